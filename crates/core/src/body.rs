@@ -1,0 +1,181 @@
+//! Request bodies read into one piece within bounds, and response bodies written as one piece.
+
+use std::convert::Infallible;
+use std::io::Read;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::bufread::GzDecoder;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// Bounds on what a client may send as a body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// The largest body, in bytes, before and after decompression.
+    pub max_bytes: usize,
+    /// How long to wait for the next part of a body.
+    pub part_timeout: Duration,
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// It is larger than the limit, or says that it will be.
+    TooLarge,
+    /// Its next part did not come in time.
+    TooSlow,
+    /// The client broke off, or broke the rules of its protocol.
+    Broken,
+}
+
+/// Memory that a declared length may claim before any byte of it has arrived.
+const MAX_ADVANCE: usize = 1 << 20;
+
+/// Reads a body to its end. A body that arrives in one piece is not copied.
+pub(crate) async fn read(mut body: Incoming, limits: BodyLimits) -> Result<Bytes, BodyError> {
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if declared > limits.max_bytes {
+        return Err(BodyError::TooLarge);
+    }
+    let mut whole = Bytes::new();
+    let mut parts = BytesMut::new();
+    while let Some(part) = next_part(&mut body, limits.part_timeout).await? {
+        if whole.len() + parts.len() + part.len() > limits.max_bytes {
+            return Err(BodyError::TooLarge);
+        }
+        if whole.is_empty() && parts.is_empty() {
+            whole = part;
+            continue;
+        }
+        if parts.is_empty() {
+            parts.reserve(declared.min(MAX_ADVANCE).max(whole.len() + part.len()));
+            parts.extend_from_slice(&whole);
+            whole = Bytes::new();
+        }
+        parts.extend_from_slice(&part);
+    }
+    Ok(if parts.is_empty() { whole } else { parts.freeze() })
+}
+
+async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
+    loop {
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| BodyError::TooSlow)?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(BodyError::Broken),
+            Some(Ok(frame)) => {
+                // Frames without data are trailers, or nothing; neither ends the body.
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// A response body that is there as a whole: one piece of data, then trailers if the protocol has them.
+#[derive(Debug, Default)]
+pub struct WholeBody {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl WholeBody {
+    /// A body without trailers.
+    pub(crate) fn new(data: impl Into<Bytes>) -> Self {
+        Self { data: Some(data.into()).filter(|data| !data.is_empty()), trailers: None }
+    }
+
+    /// A body that ends with trailers.
+    pub(crate) fn with_trailers(data: impl Into<Bytes>, trailers: HeaderMap) -> Self {
+        Self { trailers: Some(trailers), ..Self::new(data) }
+    }
+}
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+/// The most that a compressed body may grow to, in bytes; what TensorFlow Serving allows.
+const MAX_DECOMPRESSED_BYTES: usize = 100 * 1024 * 1024;
+
+/// Unpacks a body that has to be one complete gzip member and nothing else.
+pub(crate) fn gunzip(compressed: &[u8], max_bytes: usize) -> Result<Bytes, String> {
+    let limit = max_bytes.min(MAX_DECOMPRESSED_BYTES);
+    let mut rest = compressed;
+    let mut plain = Vec::new();
+    GzDecoder::new(&mut rest)
+        .take(limit as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(|error| format!("the body is not valid gzip: {error}"))?;
+    if plain.len() > limit {
+        return Err(format!("the body is larger than {limit} bytes when decompressed"));
+    }
+    if !rest.is_empty() {
+        return Err(format!("the body has {} bytes after its end as gzip", rest.len()));
+    }
+    Ok(plain.into())
+}
+
+/// Bodies beyond this many bytes are decoded with the other work of the thread moved away.
+const LARGE: usize = 1 << 20;
+
+/// Does work that grows with a body without holding up the other connections of the thread.
+pub(crate) fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes > LARGE { tokio::task::block_in_place(work) } else { work() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(plain).expect("memory takes it");
+        encoder.finish().expect("memory takes it")
+    }
+
+    #[test]
+    fn gunzip_takes_exactly_one_whole_member() {
+        let packed = gzip(b"hello");
+        assert_eq!(gunzip(&packed, 100).as_deref(), Ok(&b"hello"[..]));
+        assert_eq!(gunzip(&packed, 5).as_deref(), Ok(&b"hello"[..]));
+        let wrong = |bytes: &[u8], max| gunzip(bytes, max).expect_err("a broken body");
+        assert_eq!(wrong(&packed, 4), "the body is larger than 4 bytes when decompressed");
+        assert!(wrong(&packed[..packed.len() - 1], 100).starts_with("the body is not valid gzip"));
+        assert!(wrong(b"hello", 100).starts_with("the body is not valid gzip"));
+        assert_eq!(wrong(&[&packed[..], b"xy"].concat(), 100), "the body has 2 bytes after its end as gzip");
+        let mut damaged = packed.clone();
+        let crc = damaged.len() - 6;
+        damaged[crc] ^= 1;
+        assert!(wrong(&damaged, 100).starts_with("the body is not valid gzip"));
+    }
+}

@@ -1,0 +1,313 @@
+//! Predict responses, and the body of an error.
+//!
+//! The layout is that of the original's pretty-printer, which is set to write arrays on one line for row format, and
+//! set back before a row closes. Clients have no need of it, but their recorded answers do.
+
+use super::string::write_string;
+use super::{Format, base64, float};
+use crate::error::{Result, ServingError};
+use crate::tensor::{DType, Elements, Tensor};
+
+/// The body of an error response.
+pub fn error_body(message: &[u8]) -> Vec<u8> {
+    let mut out = b"{\n    \"error\": ".to_vec();
+    write_string(&mut out, message);
+    out.extend(b"\n}");
+    out
+}
+
+/// The body of a predict response: the output tensors by name, in any order.
+///
+/// String tensors whose name ends in `_bytes` are written as base64. Names are left out where there is one output;
+/// where there are more, they are sorted.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT` if there is no output, a dtype has no JSON form, or, in row format, the outputs do not agree on
+/// how many rows there are.
+pub fn encode_predict(format: Format, outputs: &[(&str, &Tensor)]) -> Result<Vec<u8>> {
+    if outputs.is_empty() {
+        return Err(ServingError::invalid_argument("Cannot convert empty tensor map to JSON"));
+    }
+    let mut outputs: Vec<Output<'_>> = outputs.iter().map(|&(name, tensor)| Output::new(name, tensor)).collect();
+    outputs.sort_unstable_by_key(|output| output.name);
+    let rows = if format == Format::Row { common_rows(&outputs)? } else { 0 };
+    outputs.iter().try_for_each(Output::check_writable)?;
+
+    let mut writer = Writer { out: Vec::with_capacity(estimate(&outputs)), depth: 1, is_single_line: false };
+    match format {
+        Format::Row => writer.write_rows(&outputs, rows),
+        Format::Columnar => writer.write_columns(&outputs),
+    }
+    Ok(writer.out)
+}
+
+/// The first dimension of all outputs.
+fn common_rows(outputs: &[Output<'_>]) -> Result<i64> {
+    let mut common = None;
+    for Output { name, tensor, .. } in outputs {
+        let Some(&rows) = tensor.shape().first() else {
+            return Err(ServingError::invalid_argument(format!("Tensor name: {name} has no shape information ")));
+        };
+        let expected = *common.get_or_insert(rows);
+        if rows != expected {
+            return Err(ServingError::invalid_argument(format!(
+                "Tensor name: {name} has inconsistent batch size: {rows} expecting: {expected}"
+            )));
+        }
+    }
+    Ok(common.unwrap_or(0))
+}
+
+/// A guess at the size of the response that is seldom too small.
+fn estimate(outputs: &[Output<'_>]) -> usize {
+    let elements = |output: &Output<'_>| match output.tensor.elements() {
+        Elements::Numbers(_) => 14 * output.tensor.len(),
+        Elements::Strings(strings) => strings.iter().map(|string| string.len() * 4 / 3 + 8).sum(),
+    };
+    64 + outputs.iter().map(|output| elements(output) + output.name.len() + 16).sum::<usize>()
+}
+
+/// One output tensor.
+struct Output<'t> {
+    name: &'t str,
+    tensor: &'t Tensor,
+    /// Strings go out as base64 objects.
+    is_base64: bool,
+}
+
+impl<'t> Output<'t> {
+    fn new(name: &'t str, tensor: &'t Tensor) -> Self {
+        Self { name, tensor, is_base64: name.ends_with("_bytes") }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        let dtype = self.tensor.dtype();
+        let is_writable = matches!(
+            dtype,
+            DType::FLOAT
+                | DType::DOUBLE
+                | DType::INT8
+                | DType::INT16
+                | DType::INT32
+                | DType::INT64
+                | DType::UINT8
+                | DType::UINT32
+                | DType::UINT64
+                | DType::BOOL
+                | DType::STRING
+        );
+        if is_writable || self.tensor.is_empty() {
+            return Ok(());
+        }
+        let message = format!("Failed to write JSON value for tensor type: {dtype}");
+        Err(ServingError::invalid_argument(message))
+    }
+}
+
+struct Writer {
+    out: Vec<u8>,
+    /// How many containers are open.
+    depth: usize,
+    /// Whether arrays are written on one line at this moment.
+    is_single_line: bool,
+}
+
+impl Writer {
+    fn write_rows(&mut self, outputs: &[Output<'_>], rows: i64) {
+        self.out.extend(b"{\n    \"predictions\": [");
+        self.depth = 2;
+        self.is_single_line = true;
+        if let [output] = outputs {
+            self.write_elements(output, 0, 0..output.tensor.len());
+        } else {
+            for row in 0..rows as usize {
+                self.out.extend_from_slice(if row > 0 { b",\n        {" } else { b"\n        {" });
+                self.depth = 3;
+                for (index, output) in outputs.iter().enumerate() {
+                    self.write_name(index, output.name);
+                    let size = output.tensor.len() / rows as usize;
+                    self.write_value(output, 1, row * size..(row + 1) * size);
+                }
+                self.out.extend(b"\n        }");
+            }
+        }
+        self.depth = 1;
+        self.out.extend_from_slice(if rows > 0 { b"\n    ]\n}" } else { b"]\n}" });
+    }
+
+    fn write_columns(&mut self, outputs: &[Output<'_>]) {
+        self.out.extend(b"{\n    \"outputs\": ");
+        if let [output] = outputs {
+            self.write_value(output, 0, 0..output.tensor.len());
+        } else {
+            self.out.push(b'{');
+            self.depth = 2;
+            for (index, output) in outputs.iter().enumerate() {
+                self.write_name(index, output.name);
+                self.write_value(output, 0, 0..output.tensor.len());
+            }
+            self.out.extend(b"\n    }");
+        }
+        self.out.extend(b"\n}");
+    }
+
+    fn new_line(&mut self) {
+        self.out.push(b'\n');
+        self.out.resize(self.out.len() + 4 * self.depth, b' ');
+    }
+
+    fn write_name(&mut self, index: usize, name: &str) {
+        if index > 0 {
+            self.out.push(b',');
+        }
+        self.new_line();
+        write_string(&mut self.out, name.as_bytes());
+        self.out.extend(b": ");
+    }
+
+    /// Writes a part of a tensor: everything at this position of the dimensions before `dimension`.
+    fn write_value(&mut self, output: &Output<'_>, dimension: usize, elements: std::ops::Range<usize>) {
+        let Some(&size) = output.tensor.shape().get(dimension) else {
+            self.write_leaves(output, elements, b"");
+            return;
+        };
+        self.out.push(b'[');
+        self.depth += 1;
+        self.write_elements(output, dimension, elements);
+        self.depth -= 1;
+        if size > 0 && !self.is_single_line {
+            self.new_line();
+        }
+        self.out.push(b']');
+    }
+
+    /// Writes what stands between the brackets of such a part.
+    fn write_elements(&mut self, output: &Output<'_>, dimension: usize, elements: std::ops::Range<usize>) {
+        let shape = output.tensor.shape();
+        let size = shape[dimension] as usize;
+        if size == 0 {
+            return;
+        }
+        let separator = if self.is_single_line {
+            b", ".to_vec()
+        } else {
+            self.new_line();
+            [b",\n".to_vec(), vec![b' '; 4 * self.depth]].concat()
+        };
+        if dimension + 1 == shape.len() {
+            self.write_leaves(output, elements, &separator);
+            return;
+        }
+        let stride = elements.len() / size;
+        for index in 0..size {
+            if index > 0 {
+                self.out.extend_from_slice(&separator);
+            }
+            let start = elements.start + index * stride;
+            self.write_value(output, dimension + 1, start..start + stride);
+        }
+    }
+
+    fn write_leaves(&mut self, output: &Output<'_>, elements: std::ops::Range<usize>, separator: &[u8]) {
+        let buffer = match output.tensor.elements() {
+            Elements::Numbers(buffer) => buffer.as_ref(),
+            Elements::Strings(strings) => {
+                for index in elements.clone() {
+                    if index > elements.start {
+                        self.out.extend_from_slice(separator);
+                    }
+                    self.write_text(strings.get(index), output.is_base64);
+                }
+                return;
+            }
+        };
+        let Some(size) = output.tensor.dtype().size() else { return };
+        let bytes = &buffer[elements.start * size..elements.end * size];
+        let out = &mut self.out;
+        match output.tensor.dtype() {
+            DType::FLOAT => join(out, bytes, separator, |out, bytes| float::write_f32(out, f32::from_le_bytes(bytes))),
+            DType::DOUBLE => join(out, bytes, separator, |out, bytes| float::write_f64(out, f64::from_le_bytes(bytes))),
+            DType::INT8 => join(out, bytes, separator, |out, bytes| write_signed(out, i8::from_le_bytes(bytes))),
+            DType::INT16 => join(out, bytes, separator, |out, bytes| write_signed(out, i16::from_le_bytes(bytes))),
+            DType::INT32 => join(out, bytes, separator, |out, bytes| write_signed(out, i32::from_le_bytes(bytes))),
+            DType::INT64 => join(out, bytes, separator, |out, bytes| write_signed(out, i64::from_le_bytes(bytes))),
+            DType::UINT8 => join(out, bytes, separator, |out, [byte]| write_unsigned(out, u64::from(byte))),
+            DType::UINT32 => join(out, bytes, separator, |out, bytes| {
+                write_unsigned(out, u64::from(u32::from_le_bytes(bytes)));
+            }),
+            DType::UINT64 => join(out, bytes, separator, |out, bytes| write_unsigned(out, u64::from_le_bytes(bytes))),
+            DType::BOOL => join(out, bytes, separator, |out, [byte]| {
+                out.extend_from_slice(if byte == 0 { b"false" } else { b"true" });
+            }),
+            // Other dtypes were let through because they have no elements.
+            _ => {}
+        }
+    }
+
+    fn write_text(&mut self, text: &[u8], is_base64: bool) {
+        if !is_base64 {
+            write_string(&mut self.out, text);
+            return;
+        }
+        self.out.push(b'{');
+        self.depth += 1;
+        self.new_line();
+        self.out.extend(b"\"b64\": \"");
+        base64::encode(text, &mut self.out);
+        self.out.push(b'"');
+        self.depth -= 1;
+        self.new_line();
+        self.out.push(b'}');
+    }
+}
+
+/// Writes numbers, given as the bytes of all of them, with a separator between them.
+#[inline]
+fn join<const SIZE: usize>(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    separator: &[u8],
+    write: impl Fn(&mut Vec<u8>, [u8; SIZE]),
+) {
+    let (numbers, _) = bytes.as_chunks::<SIZE>();
+    let Some((&first, others)) = numbers.split_first() else { return };
+    write(out, first);
+    let mut padded = [0; 32];
+    if let Some(start) = padded.get_mut(..separator.len()) {
+        start.copy_from_slice(separator);
+        for &number in others {
+            float::append(out, &padded, separator.len());
+            write(out, number);
+        }
+    } else {
+        for &number in others {
+            out.extend_from_slice(separator);
+            write(out, number);
+        }
+    }
+}
+
+#[inline]
+fn write_signed(out: &mut Vec<u8>, value: impl Into<i64>) {
+    let value = value.into();
+    if value < 0 {
+        out.push(b'-');
+    }
+    write_unsigned(out, value.unsigned_abs());
+}
+
+#[inline]
+fn write_unsigned(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}

@@ -1,0 +1,334 @@
+//! Reading numbers exactly as `RapidJSON` 1.1.0 reads them in its normal precision.
+//!
+//! That conversion is not correctly rounded: up to 17 or so digits are gathered, then scaled by one power of ten, with
+//! a rounding at each step. The original also runs with subnormal numbers flushed to zero. Clients have come to see
+//! the results of both, so both are kept to the last bit.
+
+use super::powers;
+use super::syntax::{Fault, SyntaxError, peek};
+
+/// A number, by the kinds that the type checks know.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Number {
+    /// Written as an integer, not negative. `-0` is one of these.
+    Unsigned(u64),
+    /// Written as an integer, below zero.
+    Negative(i64),
+    /// Written with a fraction or exponent, or as NaN or infinity, or an integer that fits neither of the above.
+    Double(f64),
+}
+
+impl Number {
+    /// The value as a double, rounded where an integer has more than 53 bits.
+    pub(super) fn as_f64(self) -> f64 {
+        match self {
+            Self::Unsigned(value) => value as f64,
+            Self::Negative(value) => value as f64,
+            Self::Double(value) => value,
+        }
+    }
+}
+
+/// The greatest significand that still takes another fraction digit without rounding.
+const GREATEST_EXACT: u64 = (1 << 53) - 1;
+/// How many significant digits a fraction adds to, counted without the first digit of the integer part.
+const SIGNIFICANT_DIGITS: u32 = 17;
+/// Further digits of a larger exponent are skipped.
+const EXPONENT_LIMIT: i32 = 214_748_364;
+
+/// Reads the number at `start`; returns it with the position after it.
+pub(super) fn scan(body: &[u8], start: usize) -> Result<(Number, usize), SyntaxError> {
+    let mut at = start;
+    let negative = peek(body, at) == b'-';
+    at += usize::from(negative);
+    let Integer { value: integer, digits, overflowed, special, next } = match peek(body, at) {
+        b'0'..=b'9' => scan_integer(body, at, start, negative)?,
+        b'N' | b'I' => scan_special(body, at, negative)?,
+        _ => return Err(Fault::InvalidValue.at(at)),
+    };
+    at = next;
+
+    let mut double = overflowed;
+    let mut fraction_exponent = 0;
+    if peek(body, at) == b'.' {
+        at += 1;
+        if digit(body, at).is_none() {
+            return Err(Fault::MissingFraction.at(at));
+        }
+        let (value, exponent, next) = scan_fraction(body, at, integer, overflowed, digits);
+        (double, fraction_exponent, at) = (Some(value), exponent, next);
+    }
+
+    let mut exponent = 0;
+    if matches!(peek(body, at), b'e' | b'E') {
+        (exponent, at) = scan_exponent(body, at + 1, start, fraction_exponent)?;
+        double = Some(double.unwrap_or(integer as f64));
+    }
+
+    let number = match (double, special) {
+        (Some(significand), _) => {
+            let value = scale(significand, exponent.saturating_add(fraction_exponent));
+            Number::Double(if negative { -value } else { value })
+        }
+        (None, Some(special)) => Number::Double(special),
+        (None, None) if negative && integer != 0 => Number::Negative((integer as i64).wrapping_neg()),
+        (None, None) => Number::Unsigned(integer),
+    };
+    Ok((number, at))
+}
+
+/// What stands before a point or exponent.
+struct Integer {
+    value: u64,
+    /// How many digits there are behind the first.
+    digits: u32,
+    /// The value, if it is not one of the integers that JSON values can be.
+    overflowed: Option<f64>,
+    /// NaN or an infinity. The original forgets it when a fraction or an exponent follows, and goes on from zero.
+    special: Option<f64>,
+    next: usize,
+}
+
+fn scan_integer(body: &[u8], start: usize, sign: usize, negative: bool) -> Result<Integer, SyntaxError> {
+    let limit = if negative { 1 << 63 } else { u64::MAX };
+    let mut value = u64::from(peek(body, start) - b'0');
+    let mut at = start + 1;
+    let mut digits = 0;
+    let mut overflowed = None;
+    // Nothing follows a leading zero: what comes next is for the grammar to reject.
+    while value != 0
+        && overflowed.is_none()
+        && let Some(digit) = digit(body, at)
+    {
+        match value.checked_mul(10).and_then(|tenfold| tenfold.checked_add(digit)) {
+            Some(longer) if longer <= limit => {
+                value = longer;
+                at += 1;
+                digits += 1;
+            }
+            _ => overflowed = Some(value as f64),
+        }
+    }
+    if let Some(value) = &mut overflowed {
+        while let Some(digit) = digit(body, at) {
+            if *value >= 1.797_693_134_862_315_7e307 {
+                return Err(Fault::NumberTooBig.at(sign));
+            }
+            *value = *value * 10.0 + digit as f64;
+            at += 1;
+        }
+    }
+    Ok(Integer { value, digits, overflowed, special: None, next: at })
+}
+
+#[inline]
+fn digit(body: &[u8], at: usize) -> Option<u64> {
+    let digit = peek(body, at).wrapping_sub(b'0');
+    (digit < 10).then_some(u64::from(digit))
+}
+
+/// Adds the digits after the point at `at` to what stands before it.
+///
+/// Returns the significand, the power of ten to scale it by, and the position after the last digit.
+fn scan_fraction(
+    body: &[u8],
+    mut at: usize,
+    mut integer: u64,
+    overflowed: Option<f64>,
+    mut digits: u32,
+) -> (f64, i32, usize) {
+    let mut exponent = 0;
+    let mut value = if let Some(value) = overflowed {
+        value
+    } else {
+        while integer <= GREATEST_EXACT
+            && let Some(digit) = digit(body, at)
+        {
+            integer = integer * 10 + digit;
+            at += 1;
+            exponent -= 1;
+            digits += u32::from(integer != 0);
+        }
+        integer as f64
+    };
+    while let Some(digit) = digit(body, at) {
+        if digits < SIGNIFICANT_DIGITS {
+            value = value * 10.0 + digit as f64;
+            exponent -= 1;
+            digits += u32::from(value > 0.0);
+        }
+        at += 1;
+    }
+    (value, exponent, at)
+}
+
+/// Reads what follows the `e`; returns the exponent and the position after it.
+fn scan_exponent(
+    body: &[u8],
+    mut at: usize,
+    start: usize,
+    fraction_exponent: i32,
+) -> Result<(i32, usize), SyntaxError> {
+    let negative = peek(body, at) == b'-';
+    at += usize::from(matches!(peek(body, at), b'-' | b'+'));
+    let Some(first) = digit(body, at) else { return Err(Fault::MissingExponent.at(at)) };
+    at += 1;
+    let mut exponent = first as i32;
+    while let Some(digit) = digit(body, at) {
+        at += 1;
+        if negative && exponent >= EXPONENT_LIMIT {
+            continue;
+        }
+        exponent = exponent * 10 + digit as i32;
+        if !negative && exponent > 308 - fraction_exponent {
+            return Err(Fault::NumberTooBig.at(start));
+        }
+    }
+    Ok((if negative { -exponent } else { exponent }, at))
+}
+
+/// Reads `NaN`, `Inf` or `Infinity` at `at`, behind the sign.
+///
+/// The original tries the letters of `NaN` one by one and then those of `Inf` from wherever it got to, so `NInf` and
+/// `NaInf` are infinities.
+fn scan_special(body: &[u8], mut at: usize, negative: bool) -> Result<Integer, SyntaxError> {
+    let consume = |at: &mut usize, letters: &[u8]| {
+        letters.iter().all(|&letter| {
+            let matches = peek(body, *at) == letter;
+            *at += usize::from(matches);
+            matches
+        })
+    };
+    let special = if consume(&mut at, b"NaN") {
+        f64::NAN
+    } else if consume(&mut at, b"Inf") && (peek(body, at) != b'i' || consume(&mut at, b"inity")) {
+        if negative { f64::NEG_INFINITY } else { f64::INFINITY }
+    } else {
+        return Err(Fault::InvalidValue.at(at));
+    };
+    Ok(Integer { value: 0, digits: 0, overflowed: None, special: Some(special), next: at })
+}
+
+/// `significand` * 10^`exponent` with the roundings of the original.
+fn scale(significand: f64, exponent: i32) -> f64 {
+    match exponent {
+        0.. => significand * powers::double(exponent.min(308) as usize),
+        -308..0 => divide(significand, powers::double(-exponent as usize)),
+        -616..-308 => divide(divide(significand, powers::double(308)), powers::double((-exponent - 308) as usize)),
+        _ => 0.0,
+    }
+}
+
+/// A quotient of numbers that are not negative, with results below the normal range flushed to zero.
+///
+/// The processor decides what is too small after rounding to 53 bits but before it gives up bits to the subnormal
+/// range, so a quotient that only the latter would lift to the least normal number is flushed as well.
+fn divide(dividend: f64, divisor: f64) -> f64 {
+    const SPARE: f64 = 18_446_744_073_709_551_616.0;
+    let quotient = dividend / divisor;
+    if quotient > f64::MIN_POSITIVE || quotient == 0.0 {
+        return quotient;
+    }
+    let is_tiny = (dividend * SPARE) / divisor < f64::MIN_POSITIVE * SPARE;
+    if is_tiny { 0.0 } else { quotient }
+}
+
+/// A double rounded to single precision; results below the normal range become zero, as the original has it.
+#[inline]
+pub(super) fn to_f32(value: f64) -> f32 {
+    // Half a step of the 24-bit grid below the least normal number: from here on, rounding reaches that number.
+    const LEAST: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / 33_554_432.0);
+    if value.abs() < LEAST { 0.0_f32.copysign(value as f32) } else { value as f32 }
+}
+
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// Up to eight decimal digits at `at`: their value and how many there are. `None` near the end of the body.
+#[inline]
+fn eight_digits(body: &[u8], at: usize) -> Option<(u64, u32)> {
+    let chunk = u64::from_le_bytes(*body.get(at..)?.first_chunk::<8>()?) ^ ZEROS;
+    // The top bit of each byte that is not a digit; the sum cannot carry into the next byte.
+    let others = (((chunk & 0x7f7f_7f7f_7f7f_7f7f) + 0x7676_7676_7676_7676) | chunk) & 0x8080_8080_8080_8080;
+    let count = others.trailing_zeros() / 8;
+    if count == 0 {
+        return Some((0, 0));
+    }
+    // Digits move to the end of the chunk, zeros before them; then neighbours are joined in pairs, fours, and eight.
+    let digits = chunk << (64 - 8 * count);
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some(((fours * 10_000 + (fours >> 32)) & 0xffff_ffff, count))
+}
+
+const SMALL_POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// Digits at `at` appended to `value`: the new value, the number of digits, the position after them.
+///
+/// `None` if there may be more digits than a `u64` holds, or near the end of the body.
+#[inline]
+fn append_digits(body: &[u8], mut at: usize, mut value: u64, room: u32) -> Option<(u64, u32, usize)> {
+    let mut total = 0;
+    loop {
+        let (part, count) = eight_digits(body, at)?;
+        total += count;
+        if total > room {
+            return None;
+        }
+        value = value * SMALL_POWERS[count as usize] + part;
+        at += count as usize;
+        if count < 8 {
+            return Some((value, total, at));
+        }
+    }
+}
+
+/// What [`scan`] reads, as a double: quick for ordinary numbers, and never different.
+///
+/// `None` where `scan` finds an error.
+#[inline]
+pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
+    match scan_plain(body, start) {
+        Some(found) => Some(found),
+        None => scan(body, start).ok().map(|(number, next)| (number.as_f64(), next)),
+    }
+}
+
+/// Digits, perhaps with a fraction, that take one rounding at most; `None` for whatever else.
+#[inline]
+fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
+    let negative = peek(body, start) == b'-';
+    let first = start + usize::from(negative);
+    let (integer, integer_digits, at) = append_digits(body, first, 0, 18)?;
+    if integer_digits == 0 || (peek(body, first) == b'0' && integer_digits > 1) {
+        return None;
+    }
+    let (value, next) = match peek(body, at) {
+        b'.' => {
+            let (significand, count, next) = append_digits(body, at + 1, integer, 19 - integer_digits)?;
+            if count == 0 || significand / 10 > GREATEST_EXACT || matches!(peek(body, next), b'e' | b'E') {
+                return None;
+            }
+            let value = significand as f64 / powers::double(count as usize);
+            (if negative { -value } else { value }, next)
+        }
+        b'e' | b'E' => return None,
+        // An integer: its zero has no sign.
+        _ if negative && integer != 0 => (-(integer as f64), at),
+        _ => (integer as f64, at),
+    };
+    Some((value, next))
+}
+
+/// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
+/// `10^18`, or where [`scan`] finds an error.
+#[inline]
+pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
+    let negative = peek(body, start) == b'-';
+    let first = start + usize::from(negative);
+    let (magnitude, count, next) = append_digits(body, first, 0, 18)?;
+    if count == 0 || (peek(body, first) == b'0' && count > 1) || matches!(peek(body, next), b'.' | b'e' | b'E') {
+        return None;
+    }
+    let value = magnitude as i64;
+    Some((if negative { -value } else { value }, next))
+}

@@ -1,0 +1,168 @@
+//! The grammar: a body to a [`Document`], or the error that `RapidJSON`'s iterative parser reports.
+
+use super::number;
+use super::string;
+use super::syntax::{Fault, SyntaxError, peek, skip_white_space};
+use super::tape::{Document, Node};
+
+/// What was read last, and so what may follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Start,
+    ObjectStart,
+    Name,
+    Colon,
+    Member,
+    MemberComma,
+    ArrayStart,
+    Element,
+    ElementComma,
+}
+
+impl State {
+    /// What is wrong if neither this state's next token nor a closing bracket follows.
+    fn fault(self) -> Fault {
+        match self {
+            Self::Start => Fault::DocumentEmpty,
+            Self::ObjectStart | Self::MemberComma => Fault::MissingName,
+            Self::Name => Fault::MissingColon,
+            Self::Member => Fault::MissingCommaOrBrace,
+            Self::Colon | Self::ArrayStart | Self::ElementComma => Fault::InvalidValue,
+            Self::Element => Fault::MissingCommaOrBracket,
+        }
+    }
+}
+
+/// Parses the first value of a body; whatever follows it is not looked at.
+///
+/// Nesting of any depth takes no stack: an open container keeps the index of the one around it where its end will be.
+pub(super) fn parse(body: &[u8]) -> Result<Document<'_>, SyntaxError> {
+    Parser {
+        document: Document { body, block: Vec::new(), nodes: Vec::new() },
+        at: skip_byte_order_mark(body),
+        open: None,
+        state: State::Start,
+    }
+    .run()
+}
+
+/// The original skips each of the mark's three bytes if it is there, whether or not the others are.
+fn skip_byte_order_mark(body: &[u8]) -> usize {
+    [0xef, 0xbb, 0xbf].into_iter().fold(0, |at, byte| at + usize::from(peek(body, at) == byte))
+}
+
+struct Parser<'b> {
+    document: Document<'b>,
+    at: usize,
+    /// The node of the innermost open container.
+    open: Option<usize>,
+    state: State,
+}
+
+/// Stands for "no container around this one".
+const OUTERMOST: u64 = u64::MAX;
+
+impl<'b> Parser<'b> {
+    fn run(mut self) -> Result<Document<'b>, SyntaxError> {
+        loop {
+            self.at = skip_white_space(self.document.body, self.at);
+            if self.step()? {
+                return Ok(self.document);
+            }
+        }
+    }
+
+    /// Reads one token; true if the document is complete with it.
+    fn step(&mut self) -> Result<bool, SyntaxError> {
+        let token = peek(self.document.body, self.at);
+        match (self.state, token) {
+            (_, 0) => Err(self.state.fault().at(self.at)),
+            (State::ObjectStart | State::MemberComma, b'"') => {
+                self.string()?;
+                Ok(self.advance_to(State::Name, 0))
+            }
+            (State::Name, b':') => Ok(self.advance_to(State::Colon, 1)),
+            (State::Member, b',') => Ok(self.advance_to(State::MemberComma, 1)),
+            (State::Element, b',') => Ok(self.advance_to(State::ElementComma, 1)),
+            (State::ObjectStart | State::Member, b'}') | (State::ArrayStart | State::Element, b']') => Ok(self.close()),
+            (State::Start | State::Colon | State::ArrayStart | State::ElementComma, _) => self.value(token),
+            (state, _) => Err(state.fault().at(self.at)),
+        }
+    }
+
+    fn advance_to(&mut self, state: State, bytes: usize) -> bool {
+        self.at += bytes;
+        self.state = state;
+        false
+    }
+
+    fn value(&mut self, token: u8) -> Result<bool, SyntaxError> {
+        match token {
+            b'{' => Ok(self.open(Node::Object, State::ObjectStart)),
+            b'[' => Ok(self.open(Node::Array, State::ArrayStart)),
+            b'}' | b']' | b',' | b':' => Err(self.state.fault().at(self.at)),
+            b'"' => self.string().map(|()| self.completed()),
+            b't' => self.literal(b"true", Node::Bool(true)),
+            b'f' => self.literal(b"false", Node::Bool(false)),
+            b'n' => self.literal(b"null", Node::Null),
+            _ => {
+                let (number, next) = number::scan(self.document.body, self.at)?;
+                self.document.push_number(number);
+                self.at = next;
+                Ok(self.completed())
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<(), SyntaxError> {
+        let (span, next) = string::scan(self.document.body, self.at, &mut self.document.block)?;
+        self.document.push_string(span);
+        self.at = next;
+        Ok(())
+    }
+
+    fn literal(&mut self, text: &[u8], node: Node) -> Result<bool, SyntaxError> {
+        for &letter in text {
+            if peek(self.document.body, self.at) != letter {
+                return Err(Fault::InvalidValue.at(self.at));
+            }
+            self.at += 1;
+        }
+        self.document.nodes.push(node);
+        Ok(self.completed())
+    }
+
+    fn open(&mut self, container: fn(u64, u32) -> Node, state: State) -> bool {
+        let around = self.open.map_or(OUTERMOST, |index| index as u64);
+        self.open = Some(self.document.nodes.len());
+        self.document.nodes.push(container(around, 0));
+        self.advance_to(state, 1)
+    }
+
+    fn close(&mut self) -> bool {
+        self.at += 1;
+        let end = self.document.nodes.len() as u64;
+        let node = self.open.map(|index| &mut self.document.nodes[index]);
+        let Some(Node::Array(link, _) | Node::Object(link, _)) = node else { return true };
+        let around = std::mem::replace(link, end);
+        self.open = (around != OUTERMOST).then_some(around as usize);
+        self.completed()
+    }
+
+    /// Counts a value that is complete with its container; true if it is the whole document.
+    fn completed(&mut self) -> bool {
+        match self.open.map(|index| &mut self.document.nodes[index]) {
+            Some(Node::Array(_, count)) => {
+                *count += 1;
+                self.state = State::Element;
+                false
+            }
+            Some(Node::Object(_, count)) => {
+                *count += 1;
+                self.state = State::Member;
+                false
+            }
+            _ => true,
+        }
+    }
+}

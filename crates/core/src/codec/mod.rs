@@ -1,0 +1,9 @@
+//! Bytes to tensors and back: no I/O, no models.
+
+pub mod crc32c;
+pub mod example;
+pub mod json;
+pub mod metadata;
+pub mod schema;
+pub mod tensor_proto;
+pub mod wire;

@@ -1,0 +1,47 @@
+//! The seam between the request path and whatever runs a model.
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::signature::Signature;
+use crate::tensor::Tensor;
+
+/// How one run is to be carried out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// When the caller gives up; `None` for never. An executor that cannot interrupt a run may ignore it.
+    pub deadline: Option<Instant>,
+}
+
+/// Runs a loaded model.
+///
+/// The request path promises: `signature` is one of those the model was published with (or is composed of their tensor
+/// specs); `inputs` holds one tensor for each of `signature.inputs`, in that order, of any dtype and shape (a mismatch
+/// is the executor's to report); `outputs` are distinct positions in `signature.outputs`.
+///
+/// The executor promises: `run` may be called from any number of threads at once; it blocks until the result is there;
+/// it keeps no reference to the inputs after it returns; it returns one tensor for each of `outputs`, in that order.
+/// It is dropped only after the last call has returned.
+pub trait Executor: Send + Sync + 'static {
+    /// Runs one batch.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` where an input is not what the model can take; otherwise whatever code and text the runtime
+    /// reports. The client sees both.
+    fn run(
+        &self,
+        signature: &Signature,
+        inputs: Vec<Tensor>,
+        outputs: &[usize],
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>>;
+
+    /// How many runs it wants at most at once, on threads that do nothing else; `None` to be run wherever it is quickest.
+    ///
+    /// For an executor whose runs may wait for something that is not theirs, such as a lock or another process: they
+    /// would hold up the requests of other models. Asked once, before the first run.
+    fn own_threads(&self) -> Option<usize> {
+        None
+    }
+}

@@ -1,0 +1,77 @@
+//! `PredictionService.Classify`, `Regress` and `MultiInference` (`spec/grpc_api.md` §6 to §9).
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use super::framing::new_message;
+use super::models::{malformed, missing_spec};
+use super::predict::resolve;
+use crate::body;
+use crate::codec::example;
+use crate::error::Result;
+use crate::proto::tensorflow::serving::ModelSpec;
+use crate::proto::tensorflow::serving::model_spec::VersionChoice;
+use crate::service::examples::{self, Head, Kind, Task};
+use crate::service::{Service, resolved_signature_name};
+use crate::serving_map::Resolved;
+use crate::traffic::Caller;
+
+/// `Classify` or `Regress`: their messages differ in nothing but what is computed.
+pub(super) async fn infer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    message: Bytes,
+    kind: Kind,
+    deadline: Option<Instant>,
+) -> Result<BytesMut> {
+    let request =
+        body::work_on(message.len(), || example::decode_examples_request(&message)).map_err(|_| malformed())?;
+    let spec = request.model_spec.ok_or_else(missing_spec)?;
+    let Resolved { version, handle, .. } = resolve(service, &spec, caller)?;
+    let signature_name = resolved_signature_name(spec.signature_name);
+    let head = Head::find(&handle, kind, signature_name.as_bytes(), service.options.check_method_names)?;
+    let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
+    let inference = examples::infer(&handle, &head, tensor, deadline).await?;
+    let model_spec = model_spec(spec.name, version, signature_name);
+    let mut reply = new_message(0);
+    // Replies grow as requests do, by the example.
+    body::work_on(message.len(), || example::encode_inference(&inference, &model_spec, &mut reply));
+    Ok(reply)
+}
+
+/// `MultiInference`: several heads of one model, computed together.
+pub(super) async fn multi_inference(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    message: Bytes,
+    deadline: Option<Instant>,
+) -> Result<BytesMut> {
+    let request =
+        body::work_on(message.len(), || example::decode_multi_inference_request(&message)).map_err(|_| malformed())?;
+    // The first task says which version of the model is asked.
+    let spec = request.tasks().next().unwrap_or_default().model_spec;
+    let Resolved { version, handle, .. } = resolve(service, &spec, caller)?;
+    let tasks = request.tasks().map(|task| Task {
+        model: task.model_spec.name,
+        signature_name: resolved_signature_name(task.model_spec.signature_name),
+        method_name: task.method_name,
+    });
+    let heads = examples::heads(&handle, tasks, service.options.check_method_names)?;
+    let specs: Vec<ModelSpec> = heads.iter().map(|(name, _)| model_spec(spec.name, version, name)).collect();
+    let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
+    let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
+    let inferences = examples::infer_all(&handle, &heads, tensor, deadline).await?;
+    let mut reply = new_message(0);
+    body::work_on(message.len(), || example::encode_multi_inference(specs.iter().zip(&inferences), &mut reply));
+    Ok(reply)
+}
+
+/// What answered, as replies name it.
+fn model_spec(name: &str, version: i64, signature_name: &str) -> ModelSpec {
+    ModelSpec {
+        name: name.to_owned(),
+        version_choice: Some(VersionChoice::Version(version)),
+        signature_name: signature_name.to_owned(),
+    }
+}

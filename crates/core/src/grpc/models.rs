@@ -1,0 +1,110 @@
+//! `ModelService`, and the metadata half of `PredictionService`: answers from published state, and the reload.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use prost_types::Any;
+
+use super::framing::new_message;
+use crate::codec::schema;
+use crate::error::{Result, ServingError};
+use crate::proto::tensorflow::serving::metric::ValueIncrease;
+use crate::proto::tensorflow::serving::model_spec::VersionChoice as Choice;
+use crate::proto::tensorflow::serving::{
+    GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, Metric, ModelSpec, ReloadConfigRequest,
+    ReloadConfigResponse, StatusProto,
+};
+use crate::service::Service;
+use crate::serving_map::{Resolved, VersionChoice};
+use crate::traffic::Caller;
+
+/// The one kind of metadata there is.
+const SIGNATURE_DEF: &str = "signature_def";
+
+/// `PredictionService.GetModelMetadata` (`spec/grpc_api.md` §10).
+pub(super) fn metadata(service: &Service, caller: &dyn Caller, message: Bytes) -> Result<BytesMut> {
+    let request =
+        GetModelMetadataRequest::decode(conform(message, schema::GET_MODEL_METADATA)?).map_err(|_| malformed())?;
+    let spec = request.model_spec.ok_or_else(missing_spec)?;
+    if request.metadata_field.is_empty() {
+        let text = "GetModelMetadataRequest must specify at least one metadata_field";
+        return Err(ServingError::invalid_argument(text));
+    }
+    if let Some(field) = request.metadata_field.iter().find(|field| *field != SIGNATURE_DEF) {
+        return Err(ServingError::invalid_argument(format!("Metadata field {field} is not supported")));
+    }
+    let choice = match &spec.version_choice {
+        None => VersionChoice::Latest,
+        Some(Choice::Version(number)) => VersionChoice::Number(*number),
+        Some(Choice::VersionLabel(label)) => VersionChoice::Label(label.as_bytes()),
+    };
+    let Resolved { version, handle, .. } = service.serving_map.resolve(spec.name.as_bytes(), choice, caller)?;
+    let signature_defs = Any {
+        type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".to_owned(),
+        value: handle.signature_defs().to_vec(),
+    };
+    Ok(encode(&GetModelMetadataResponse {
+        model_spec: Some(ModelSpec {
+            name: spec.name,
+            version_choice: Some(Choice::Version(version)),
+            ..ModelSpec::default()
+        }),
+        metadata: BTreeMap::from([(SIGNATURE_DEF.to_owned(), signature_defs)]),
+    }))
+}
+
+/// `ModelService.GetModelStatus` (`spec/grpc_api.md` §11).
+pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
+    let request =
+        GetModelStatusRequest::decode(conform(message, schema::GET_MODEL_STATUS)?).map_err(|_| malformed())?;
+    let spec = request.model_spec.ok_or_else(missing_spec)?;
+    let number = match &spec.version_choice {
+        Some(Choice::Version(number)) => Some(*number),
+        Some(Choice::VersionLabel(_)) | None => None,
+    };
+    Ok(encode(&service.model_status(spec.name.as_bytes(), number)?))
+}
+
+/// `ModelService.HandleReloadConfigRequest` (`spec/grpc_api.md` §13): hands the configuration to the control plane.
+///
+/// The reload goes on if the client does not wait for its end.
+pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes) -> Result<BytesMut> {
+    let request = ReloadConfigRequest::decode(conform(message, schema::RELOAD_CONFIG)?).map_err(|_| malformed())?;
+    let config = request.config.unwrap_or_default().encode_to_vec().into();
+    let service = Arc::clone(service);
+    tokio::task::spawn_blocking(move || service.reload.reload(config))
+        .await
+        .map_err(|failed| ServingError::internal(failed.to_string()))??;
+    let names: BTreeSet<String> = request.metric_names.into_iter().collect();
+    Ok(encode(&ReloadConfigResponse {
+        status: Some(StatusProto::default()),
+        metric: names.into_iter().map(unknown_metric).collect(),
+    }))
+}
+
+/// The answer for a counter that does not exist: it has not grown.
+fn unknown_metric(name: String) -> Metric {
+    Metric { name, value_increase: Some(ValueIncrease::Int64ValueIncrease(0)) }
+}
+
+/// The message without what prost would refuse in it although the original takes it.
+fn conform(message: Bytes, schema: &schema::Schema) -> Result<Bytes> {
+    schema::conform(message, schema).map_err(|_| malformed())
+}
+
+/// What a message that is not protobuf gets, as gRPC's C++ library has it: no text.
+pub(super) fn malformed() -> ServingError {
+    ServingError::internal("")
+}
+
+pub(super) fn missing_spec() -> ServingError {
+    ServingError::invalid_argument("Missing ModelSpec")
+}
+
+fn encode(message: &impl Message) -> BytesMut {
+    let mut reply = new_message(message.encoded_len());
+    message.encode(&mut reply).expect("a buffer that grows");
+    reply
+}

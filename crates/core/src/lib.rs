@@ -1,0 +1,23 @@
+//! The request path of a model server that speaks TensorFlow Serving's API.
+//!
+//! Everything that happens once per request lives here: sockets, REST, gRPC, codecs, the serving map and the call
+//! into a servable. The crate knows nothing of Python and nothing of TensorFlow; what runs a model stands behind
+//! [`executor::Executor`].
+
+mod activity;
+pub mod body;
+pub mod codec;
+pub mod error;
+pub mod executor;
+mod grpc;
+pub mod inference;
+pub mod listen;
+pub mod proto;
+pub mod rest;
+pub mod servable;
+pub mod service;
+pub mod serving_map;
+pub mod signature;
+pub mod tensor;
+pub mod traffic;
+pub mod warm_up;

@@ -1,0 +1,36 @@
+//! `:classify` and `:regress` (`spec/rest_api.md` §10).
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::routes::Route;
+use super::{RestOptions, choice};
+use crate::body;
+use crate::codec::json;
+use crate::error::Result;
+use crate::service::Service;
+use crate::service::examples::{self, Head, Kind};
+use crate::signature::DEFAULT_SIGNATURE;
+use crate::traffic::Caller;
+
+pub(super) async fn infer(
+    service: &Service,
+    options: RestOptions,
+    route: &Route<'_>,
+    caller: &(dyn Caller + Sync),
+    body: &[u8],
+    kind: Kind,
+) -> Result<Bytes> {
+    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    let request = body::work_on(body.len(), || json::decode_examples(body))?;
+    let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
+    let name = match &request.signature_name[..] {
+        b"" => DEFAULT_SIGNATURE.as_bytes(),
+        name => name,
+    };
+    let head = Head::find(&handle, kind, name, service.options.check_method_names)?;
+    let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
+    let inference = examples::infer(&handle, &head, tensor, deadline).await?;
+    body::work_on(body.len(), || json::encode_results(&inference)).map(Bytes::from)
+}

@@ -1,0 +1,198 @@
+//! TensorFlow Serving's REST API: decode, call the service, encode.
+
+mod examples;
+mod reply;
+pub mod routes;
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, EXPECT, ORIGIN};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request};
+use hyper::body::Incoming;
+
+use crate::body::{self, BodyError, BodyLimits};
+use crate::codec::{json, metadata};
+use crate::error::{Result, ServingError};
+use crate::servable::Servable;
+use crate::service::examples::Kind;
+use crate::service::{self, Service};
+use crate::serving_map::{Handle, Resolved, VersionChoice};
+use crate::signature::{DEFAULT_SIGNATURE, Signature};
+use crate::tensor::Tensor;
+use crate::traffic::{Caller, shadow};
+use reply::Reply;
+use routes::{Api, Route, Version};
+
+/// Switches of the REST API.
+#[derive(Clone, Copy, Debug)]
+pub struct RestOptions {
+    /// How long a run may take; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// Send the CORS headers on every API answer.
+    pub cors: bool,
+}
+
+/// The methods that have a meaning somewhere; any other is answered with 501.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::POST, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH];
+
+/// Answers one request.
+pub(crate) async fn serve(
+    service: &Service,
+    options: RestOptions,
+    limits: BodyLimits,
+    request: Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    if !METHODS.contains(&head.method) {
+        return reply::page(501, "Not Implemented");
+    }
+    if head.headers.get(EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return reply::page(417, "Expectation Failed");
+    }
+    let body = match body::read(body, limits).await {
+        Ok(body) => body,
+        Err(BodyError::TooLarge) => return reply::page(413, "Request Entity Too Large"),
+        Err(BodyError::TooSlow) => return reply::page(408, "Request Timeout"),
+        Err(BodyError::Broken) => return reply::page(400, "Bad Request"),
+    };
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !routes::is_well_formed(target) {
+        return reply::page(400, "Bad Request");
+    }
+    if !routes::is_api_path(head.uri.path()) {
+        return reply::page(404, "Not Found");
+    }
+    if head.method == Method::OPTIONS {
+        return reply::options(names_a_web_page(&head.headers), options.cors);
+    }
+    let answer = match body_of(&head.headers, body, limits.max_bytes) {
+        Ok(body) => answer(service, options, &head, target, &body).await,
+        Err(error) => Err(error),
+    };
+    reply::api(answer, options.cors)
+}
+
+fn names_a_web_page(headers: &HeaderMap) -> bool {
+    headers.get(ORIGIN).is_some_and(|origin| {
+        let origin = String::from_utf8_lossy(origin.as_bytes());
+        origin.contains("http://") || origin.contains("https://")
+    })
+}
+
+/// The body as the API reads it: unpacked where the client says that it is packed.
+fn body_of(headers: &HeaderMap, body: Bytes, max_bytes: usize) -> Result<Bytes> {
+    let is_packed = headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| String::from_utf8_lossy(encoding.as_bytes()).contains("gzip"));
+    if !is_packed {
+        return Ok(body);
+    }
+    body::work_on(body.len(), || body::gunzip(&body, max_bytes)).map_err(ServingError::invalid_argument)
+}
+
+async fn answer(service: &Service, options: RestOptions, head: &Parts, target: &str, body: &[u8]) -> Result<Bytes> {
+    let route = match head.method {
+        Method::GET => routes::parse_get(target)?,
+        Method::POST => routes::parse_post(target)?,
+        _ => return Err(routes::malformed(head.method.as_str(), target)),
+    };
+    let caller = &head.headers;
+    match route.api {
+        Api::Predict => predict(service, options, &route, caller, body).await,
+        Api::Classify => examples::infer(service, options, &route, caller, body, Kind::Classify).await,
+        Api::Regress => examples::infer(service, options, &route, caller, body, Kind::Regress).await,
+        Api::Status => status(service, &route),
+        Api::Metadata => model_metadata(service, &route, caller),
+    }
+}
+
+/// The servable and the signature that a request runs.
+struct Target {
+    handle: Handle,
+    signature: Arc<Signature>,
+    /// Set where the request is copied, with the name of the signature.
+    shadow: Option<(shadow::Claim, String)>,
+}
+
+impl Deref for Target {
+    type Target = Signature;
+
+    fn deref(&self) -> &Signature {
+        &self.signature
+    }
+}
+
+async fn predict(
+    service: &Service,
+    options: RestOptions,
+    route: &Route<'_>,
+    caller: &(dyn Caller + Sync),
+    body: &[u8],
+) -> Result<Bytes> {
+    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    let mut request = body::work_on(body.len(), || {
+        json::decode_predict(body, |signature_name| {
+            let resolved = service.serving_map.resolve(&route.model, choice(&route.version), caller)?;
+            let signature = predict_signature(&resolved.handle, signature_name)?;
+            let name = || String::from_utf8_lossy(or_default(signature_name)).into_owned();
+            let shadow = resolved.shadow.map(|shadow| (shadow, name()));
+            Ok(Target { handle: resolved.handle, signature, shadow })
+        })
+    })?;
+    let Target { handle, signature, shadow } = request.signature;
+    service::check_predict_method(&signature, service.options)?;
+    let copy = shadow.map(|(shadow, name)| shadow.copy(&name, &signature, &mut request.inputs));
+    let all: Vec<usize> = (0..signature.outputs.len()).collect();
+    let outputs = service::run(&handle, &signature, request.inputs, all, deadline).await?;
+    let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
+    let named: Vec<_> = aliases().zip(&outputs).collect();
+    let size = outputs.iter().map(Tensor::size_in_bytes).sum();
+    let answer = body::work_on(size, || json::encode_predict(request.format, &named)).map(Bytes::from)?;
+    if let Some(copy) = copy {
+        copy.compare_with(aliases().zip(outputs));
+    }
+    Ok(answer)
+}
+
+/// The signature that a REST predict asks for; REST has its own code and text for one that is not there.
+pub(crate) fn predict_signature(servable: &Servable, name: Option<&[u8]>) -> Result<Arc<Signature>> {
+    let name = or_default(name);
+    let signature = std::str::from_utf8(name).ok().and_then(|name| servable.signature(name));
+    signature.cloned().ok_or_else(|| {
+        let text: [&[u8]; 3] = [b"Serving signature name: \"", name, b"\" not found in signature def"];
+        ServingError::invalid_argument(text.concat())
+    })
+}
+
+/// The name of the signature that a request asks for.
+fn or_default(name: Option<&[u8]>) -> &[u8] {
+    name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_SIGNATURE.as_bytes())
+}
+
+fn status(service: &Service, route: &Route<'_>) -> Result<Bytes> {
+    let number = match route.version {
+        Version::Number(number) => Some(number),
+        Version::Latest | Version::Label(_) => None,
+    };
+    Ok(metadata::status_json(&service.model_status(&route.model, number)?).into())
+}
+
+fn model_metadata(service: &Service, route: &Route<'_>, caller: &dyn Caller) -> Result<Bytes> {
+    let Resolved { version, handle, .. } = service.serving_map.resolve(&route.model, choice(&route.version), caller)?;
+    let name = String::from_utf8_lossy(&route.model);
+    Ok(metadata::metadata_json(&name, version, handle.signature_defs())?.into())
+}
+
+fn choice<'a>(version: &'a Version<'_>) -> VersionChoice<'a> {
+    match version {
+        Version::Latest => VersionChoice::Latest,
+        Version::Number(number) => VersionChoice::Number(*number),
+        Version::Label(label) => VersionChoice::Label(label),
+    }
+}

@@ -1,0 +1,63 @@
+//! REST answers: JSON for the API, and the small HTML pages for what never reaches it (`spec/rest_api.md` §2.4, §4).
+
+use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN};
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
+
+use crate::body::WholeBody;
+use crate::codec::json;
+use crate::error::{Code, Result};
+
+pub(super) type Reply = Response<WholeBody>;
+
+/// The answer of an API: the body it made, or its error as JSON.
+pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
+    let (code, body) = match result {
+        Ok(body) => (Code::Ok, body),
+        Err(error) => (error.code, json::error_body(&error.message).into()),
+    };
+    let (status, reason) = code.http_status();
+    let mut reply = with_status(status, reason, body, "application/json");
+    if cors {
+        add_cors(&mut reply);
+    }
+    reply
+}
+
+/// The answer to OPTIONS: nothing but headers.
+pub(super) fn options(is_from_a_page: bool, cors: bool) -> Reply {
+    let (status, reason) = if is_from_a_page { Code::Ok } else { Code::FailedPrecondition }.http_status();
+    let mut reply = with_status(status, reason, Bytes::new(), "text/html; charset=ISO-8859-1");
+    if cors {
+        add_cors(&mut reply);
+    }
+    reply
+}
+
+/// A page for what is no API request; the connection is closed after it.
+pub(super) fn page(status: u16, reason: &'static str) -> Reply {
+    let body =
+        format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n");
+    let mut reply = with_status(status, reason, body.into(), "text/html");
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
+    let mut reply = Response::new(WholeBody::new(body));
+    *reply.status_mut() = StatusCode::from_u16(status).expect("a status of the table");
+    if reply.status().canonical_reason() != Some(reason) {
+        reply.extensions_mut().insert(ReasonPhrase::from_static(reason.as_bytes()));
+    }
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+fn add_cors(reply: &mut Reply) {
+    let headers = reply.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type"));
+}

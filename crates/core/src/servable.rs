@@ -1,0 +1,318 @@
+//! One loaded version, and the claims that keep it alive.
+//!
+//! The control plane owns a [`Servable`]. Publishing it makes a [`Published`], which the serving map and every request
+//! that uses the version share; when the last of them lets go, the version is idle and may be unloaded. Counting by
+//! ownership costs a request nothing but the reference it has to take anyway.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+use crate::executor::Executor;
+use crate::signature::Signature;
+
+/// A loaded version of a model, ready to run.
+pub struct Servable {
+    signatures: BTreeMap<String, Arc<Signature>>,
+    signature_defs: Bytes,
+    executor: Box<dyn Executor>,
+    own_threads: Option<OwnThreads>,
+    pace: Pace,
+    publications: Publications,
+}
+
+impl Servable {
+    /// A servable that is not published yet.
+    ///
+    /// `signature_defs` is the serialized `SignatureDefMap` that `GetModelMetadata` answers with.
+    pub fn new(
+        signatures: BTreeMap<String, Signature>,
+        signature_defs: Bytes,
+        executor: Box<dyn Executor>,
+    ) -> Arc<Self> {
+        let signatures = signatures.into_iter().map(|(name, signature)| (name, Arc::new(signature))).collect();
+        Arc::new(Self {
+            signatures,
+            signature_defs,
+            own_threads: executor.own_threads().map(OwnThreads::new),
+            executor,
+            pace: Pace::default(),
+            publications: Publications::default(),
+        })
+    }
+
+    /// The signature of this name.
+    pub fn signature(&self, name: &str) -> Option<&Arc<Signature>> {
+        self.signatures.get(name)
+    }
+
+    /// All signatures by their names.
+    pub fn signatures(&self) -> impl Iterator<Item = (&str, &Arc<Signature>)> {
+        self.signatures.iter().map(|(name, signature)| (name.as_str(), signature))
+    }
+
+    /// The serialized `tensorflow.serving.SignatureDefMap`, as the model stores it.
+    pub fn signature_defs(&self) -> &Bytes {
+        &self.signature_defs
+    }
+
+    /// What runs it.
+    pub fn executor(&self) -> &dyn Executor {
+        &*self.executor
+    }
+
+    /// The threads for its runs, where it is to have some of its own.
+    pub(crate) fn own_threads(&self) -> Option<&OwnThreads> {
+        self.own_threads.as_ref()
+    }
+
+    /// How long its runs take.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Makes it available to requests, for as long as the result or a clone of it lives.
+    pub fn publish(self: &Arc<Self>) -> Arc<Published> {
+        *self.publications.live() += 1;
+        Arc::new(Published { servable: Arc::clone(self) })
+    }
+
+    /// Waits until nothing published holds it; says whether that came true within `timeout` (`None`: no limit).
+    pub fn wait_until_idle(&self, timeout: Option<Duration>) -> bool {
+        let busy = |live: &mut usize| *live > 0;
+        let idle = &self.publications.idle;
+        let live = self.publications.live();
+        match timeout {
+            None => *idle.wait_while(live, busy).unwrap_or_else(PoisonError::into_inner) == 0,
+            Some(timeout) => {
+                let (live, _) = idle.wait_timeout_while(live, timeout, busy).unwrap_or_else(PoisonError::into_inner);
+                *live == 0
+            }
+        }
+    }
+}
+
+/// Threads that run one servable and nothing else; started when they are needed, ended after a while without work.
+///
+/// Work beyond their number waits in order, and is not begun if its caller goes away first.
+pub(crate) struct OwnThreads(Option<Runtime>);
+
+impl OwnThreads {
+    fn new(count: usize) -> Self {
+        // Without drivers and workers a runtime is just its pool of blocking threads.
+        let pool = Builder::new_current_thread().max_blocking_threads(count.max(1)).thread_name("servable-run").build();
+        Self(Some(pool.expect("a runtime without drivers takes nothing from the system")))
+    }
+
+    /// Runs `work` on one of the threads.
+    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.0.as_ref().expect("it is taken only on drop").spawn_blocking(work)
+    }
+}
+
+impl Drop for OwnThreads {
+    /// Lets the threads end by themselves: this may be one of them, or one that must not block.
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take() {
+            pool.shutdown_background();
+        }
+    }
+}
+
+/// How many [`Published`] of one servable are alive.
+#[derive(Default)]
+struct Publications {
+    count: Mutex<usize>,
+    idle: Condvar,
+}
+
+impl Publications {
+    fn live(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A servable that requests may be routed to; holding one keeps the version loaded.
+pub struct Published {
+    servable: Arc<Servable>,
+}
+
+impl Deref for Published {
+    type Target = Servable;
+
+    fn deref(&self) -> &Servable {
+        &self.servable
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let publications = &self.servable.publications;
+        let mut live = publications.live();
+        *live -= 1;
+        if *live == 0 {
+            publications.idle.notify_all();
+        }
+    }
+}
+
+/// The recent run times of a servable, as one number: a maximum that decays.
+///
+/// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
+/// threads in one direction, and a stalled connection for one run in the other.
+#[derive(Debug)]
+pub struct Pace {
+    nanoseconds: AtomicU64,
+}
+
+/// Nothing is known before the first run, so that one is taken to be slow.
+impl Default for Pace {
+    fn default() -> Self {
+        Self { nanoseconds: AtomicU64::new(Self::UNKNOWN) }
+    }
+}
+
+impl Pace {
+    /// Runs at most this long are done where the request was decoded.
+    const QUICK: Duration = Duration::from_micros(300);
+
+    /// Each run moves the number by this fraction of its distance to a smaller run time.
+    const DECAY: u64 = 16;
+
+    /// Before the first run.
+    const UNKNOWN: u64 = u64::MAX;
+
+    /// After a first run that took long, which says nothing: runtimes put off work until then.
+    const STILL_UNKNOWN: u64 = u64::MAX - 1;
+
+    /// Whether the next run can be expected to be short.
+    pub fn is_quick(&self) -> bool {
+        self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
+    }
+
+    /// Notes a run that began at `start` and has just ended.
+    pub fn record(&self, start: Instant) {
+        self.update(start, |before, took| {
+            let decayed = before - before.saturating_sub(took) / Self::DECAY;
+            if before == Self::STILL_UNKNOWN { took } else { decayed.max(took) }
+        });
+    }
+
+    /// Notes a run of a warm-up. It may be the first one of its kind, so that only the quickest counts.
+    pub fn record_warm_up(&self, start: Instant) {
+        self.update(start, u64::min);
+    }
+
+    fn update(&self, start: Instant, combined: impl FnOnce(u64, u64) -> u64) {
+        let took = start.elapsed().as_nanos() as u64;
+        let before = self.nanoseconds.load(Ordering::Relaxed);
+        let now = match before {
+            Self::UNKNOWN if took >= Self::QUICK.as_nanos() as u64 => Self::STILL_UNKNOWN,
+            Self::UNKNOWN => took,
+            before => combined(before, took),
+        };
+        // Two runs that end at once may lose one of the two samples, which does no harm.
+        if now != before {
+            self.nanoseconds.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+    use crate::executor::RunOptions;
+    use crate::tensor::Tensor;
+
+    struct Nothing;
+
+    impl Executor for Nothing {
+        fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn servable() -> Arc<Servable> {
+        Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Nothing))
+    }
+
+    #[test]
+    fn a_servable_is_idle_until_published_and_again_after_the_last_claim() {
+        let servable = servable();
+        assert!(servable.wait_until_idle(Some(Duration::ZERO)));
+        let in_map = servable.publish();
+        let in_request = Arc::clone(&in_map);
+        drop(in_map);
+        assert!(!servable.wait_until_idle(Some(Duration::ZERO)));
+        let waiter = std::thread::spawn({
+            let servable = Arc::clone(&servable);
+            move || servable.wait_until_idle(None)
+        });
+        drop(in_request);
+        assert!(waiter.join().expect("the waiter ends"));
+    }
+
+    #[test]
+    fn publishing_twice_needs_both_to_be_dropped() {
+        let servable = servable();
+        let (first, second) = (servable.publish(), servable.publish());
+        drop(first);
+        assert!(!servable.wait_until_idle(Some(Duration::ZERO)));
+        drop(second);
+        assert!(servable.wait_until_idle(Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn the_first_run_counts_as_slow_and_one_slow_run_is_forgotten_after_many_quick_ones() {
+        let pace = Pace::default();
+        assert!(!pace.is_quick());
+        pace.record(Instant::now());
+        assert!(pace.is_quick());
+        pace.record(long_ago());
+        assert!(!pace.is_quick());
+        for _ in 0..100 {
+            pace.record(Instant::now());
+        }
+        assert!(pace.is_quick());
+    }
+
+    #[test]
+    fn a_slow_first_run_says_nothing_and_a_slow_second_one_does() {
+        let pace = Pace::default();
+        pace.record(long_ago());
+        assert!(!pace.is_quick());
+        pace.record(Instant::now());
+        assert!(pace.is_quick());
+
+        let pace = Pace::default();
+        pace.record(long_ago());
+        pace.record(long_ago());
+        pace.record(Instant::now());
+        assert!(!pace.is_quick());
+    }
+
+    #[test]
+    fn of_a_warm_up_the_quickest_run_counts() {
+        let pace = Pace::default();
+        pace.record_warm_up(long_ago());
+        pace.record_warm_up(long_ago());
+        assert!(!pace.is_quick());
+        pace.record_warm_up(Instant::now());
+        pace.record_warm_up(long_ago());
+        assert!(pace.is_quick());
+        pace.record(long_ago());
+        assert!(!pace.is_quick(), "a run for a request counts in full");
+    }
+
+    /// The start of a run that took 5 ms.
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(Duration::from_millis(5)).expect("the clock is not at its start")
+    }
+}

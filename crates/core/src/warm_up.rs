@@ -1,0 +1,346 @@
+//! Runs before a version becomes available, so that the first requests do not pay for what runtimes put off until then.
+//!
+//! Recorded requests go through the same code as those of clients, on the calling thread; their results are checked
+//! and dropped. Where records come from, and what a failure means for the version, is the control plane's business.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::codec::example::{self, ExamplesRequest};
+use crate::codec::json;
+use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
+use crate::codec::wire::Malformed;
+use crate::error::{Result, ServingError};
+use crate::grpc::predict;
+use crate::proto::tensorflow::Example;
+use crate::proto::tensorflow::serving::prediction_log::LogType;
+use crate::proto::tensorflow::serving::{
+    ClassificationRequest, ClassifyLog, ExampleList, Input, ModelSpec, PredictLog, PredictRequest, PredictionLog,
+    RegressLog, RegressionRequest, input,
+};
+use crate::rest;
+use crate::servable::Servable;
+use crate::service::examples::{self, Head, Kind, Task};
+use crate::service::{ServiceOptions, resolved_signature_name, run_to_warm_up};
+use crate::signature::{Signature, TensorSpec};
+use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count};
+
+/// A `tensorflow.serving.PredictionLog`, of which the request counts.
+#[derive(Clone, Debug)]
+pub struct Record {
+    log: Option<LogType>,
+}
+
+impl Record {
+    /// Reads a serialized record.
+    ///
+    /// # Errors
+    ///
+    /// If it is not such a message, the parts that are not used included.
+    pub fn parse(record: &[u8]) -> Result<Self, Malformed> {
+        let log = PredictionLog::decode(record).map_err(|_| Malformed)?;
+        Ok(Self { log: log.log_type })
+    }
+
+    /// Runs the request; a record without one runs nothing. Model names and versions in it mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// What a client would get; `UNIMPLEMENTED` for kinds of requests that are not replayed.
+    pub fn replay(&self, servable: &Servable, options: ServiceOptions) -> Result<()> {
+        match &self.log {
+            None => Ok(()),
+            Some(LogType::PredictLog(log)) => predict(servable, &message(log.request.as_ref()), options),
+            Some(LogType::ClassifyLog(log)) => infer(servable, &message(log.request.as_ref()), Kind::Classify, options),
+            Some(LogType::RegressLog(log)) => infer(servable, &message(log.request.as_ref()), Kind::Regress, options),
+            Some(LogType::MultiInferenceLog(log)) => multi_inference(servable, &message(log.request.as_ref()), options),
+            Some(LogType::SessionRunLog(_)) => Err(unsupported(5)),
+            Some(LogType::PredictStreamedLog(_)) => Err(unsupported(7)),
+        }
+    }
+}
+
+fn unsupported(field: u32) -> ServingError {
+    ServingError::unimplemented(format!("Unsupported log_type for warmup: {field}"))
+}
+
+/// The request as a client would send it.
+fn message<M: Message + Default + Clone>(request: Option<&M>) -> Bytes {
+    request.cloned().unwrap_or_default().encode_to_vec().into()
+}
+
+fn predict(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
+    let request = decode_predict_request(message).map_err(|_| unreadable())?;
+    let run = predict::arrange(servable, &request, message.len(), options)?;
+    run_to_warm_up(servable, &run.signature, run.inputs, &run.outputs).map(drop)
+}
+
+fn infer(servable: &Servable, message: &Bytes, kind: Kind, options: ServiceOptions) -> Result<()> {
+    let ExamplesRequest { model_spec, examples } =
+        example::decode_examples_request(message).map_err(|_| unreadable())?;
+    let name = resolved_signature_name(model_spec.unwrap_or_default().signature_name);
+    let head = Head::find(servable, kind, name.as_bytes(), options.check_method_names)?;
+    examples::infer_to_warm_up(servable, &[head], examples.into_tensor()?).map(drop)
+}
+
+fn multi_inference(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
+    let request = example::decode_multi_inference_request(message).map_err(|_| unreadable())?;
+    let tasks = request.tasks().map(|task| Task {
+        model: task.model_spec.name,
+        signature_name: resolved_signature_name(task.model_spec.signature_name),
+        method_name: task.method_name,
+    });
+    let heads = examples::heads(servable, tasks, options.check_method_names)?;
+    let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
+    examples::infer_to_warm_up(servable, &heads, request.examples.into_tensor()?).map(drop)
+}
+
+/// What was read as a whole and written again can be read in parts.
+fn unreadable() -> ServingError {
+    ServingError::internal("a request that was just written cannot be read")
+}
+
+/// The record that replays a REST request: `:predict`, or `:classify` and `:regress` if `is_examples`, which the
+/// method name of the signature tells apart.
+///
+/// # Errors
+///
+/// What a client would get for this body.
+pub fn record_of_rest(servable: &Servable, body: &[u8], is_examples: bool) -> Result<Vec<u8>> {
+    let log = if is_examples { examples_log(servable, body)? } else { predict_log(servable, body)? };
+    Ok(PredictionLog { log_metadata: None, log_type: Some(log) }.encode_to_vec())
+}
+
+fn predict_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
+    let request = json::decode_predict(body, |name| rest::predict_signature(servable, name))?;
+    let names = request.signature.inputs.iter().map(|spec| spec.alias.clone());
+    let request = PredictRequest {
+        model_spec: Some(model_spec(&request.signature_name)),
+        inputs: names.zip(request.inputs.iter().map(tensor_to_proto)).collect(),
+        ..PredictRequest::default()
+    };
+    Ok(LogType::PredictLog(PredictLog { request: Some(request), response: None }))
+}
+
+fn examples_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
+    let request = json::decode_examples(body)?;
+    let name = String::from_utf8_lossy(&request.signature_name);
+    let signature = servable.signature(resolved_signature_name(&name));
+    let kind = signature.and_then(|signature| Kind::from_method_name(&signature.method_name).ok());
+    let Elements::Strings(strings) = request.examples.into_tensor()?.into_parts().2 else { return Err(unreadable()) };
+    let examples = strings.iter().map(Example::decode).collect::<Result<_, _>>().map_err(|_| unreadable())?;
+    let model_spec = Some(model_spec(&request.signature_name));
+    let input = Some(Input { kind: Some(input::Kind::ExampleList(ExampleList { examples })) });
+    Ok(if kind == Some(Kind::Regress) {
+        let request = Some(RegressionRequest { model_spec, input });
+        LogType::RegressLog(RegressLog { request, response: None })
+    } else {
+        let request = Some(ClassificationRequest { model_spec, input });
+        LogType::ClassifyLog(ClassifyLog { request, response: None })
+    })
+}
+
+fn model_spec(signature_name: &[u8]) -> ModelSpec {
+    ModelSpec { signature_name: String::from_utf8_lossy(signature_name).into_owned(), ..ModelSpec::default() }
+}
+
+/// Runs each signature so many times on zeros and empty strings of its declared shape, with 1 where a size is free.
+///
+/// Returns the name of each signature and whether it ran. One that takes no input is left out, as it is there for its
+/// effect or its state; so is one with an input of unknown rank, or of a dtype or a size that cannot be made up.
+pub fn run_on_zeros(servable: &Servable, iterations: usize) -> Vec<(String, Result<()>)> {
+    let run = |signature: &Arc<Signature>| {
+        let inputs = zeros(signature)?;
+        let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
+        (0..iterations).try_for_each(|_| run_to_warm_up(servable, signature, inputs.clone(), &outputs).map(drop))
+    };
+    servable.signatures().map(|(name, signature)| (name.to_owned(), run(signature))).collect()
+}
+
+fn zeros(signature: &Signature) -> Result<Vec<Tensor>> {
+    if signature.inputs.is_empty() {
+        return Err(ServingError::invalid_argument("the signature takes no inputs"));
+    }
+    let input = |spec: &TensorSpec| match signature.defaults.get(&spec.alias) {
+        Some(default) => Ok(default.clone()),
+        None => zero(spec).map_err(|fault| ServingError::invalid_argument(format!("input {}: {fault}", spec.alias))),
+    };
+    signature.inputs.iter().map(input).collect()
+}
+
+fn zero(spec: &TensorSpec) -> Result<Tensor, String> {
+    let shape: Vec<i64> = spec
+        .shape
+        .as_ref()
+        .ok_or("its rank is not declared")?
+        .iter()
+        .map(|&size| if size < 0 { 1 } else { size })
+        .collect();
+    // A string takes its place in a list, even if it is empty.
+    let size = match spec.dtype {
+        DType::STRING => size_of::<(usize, usize)>(),
+        dtype => dtype.size().ok_or_else(|| format!("there are no zeros of {dtype}"))?,
+    };
+    let count = element_count(&shape).filter(|&count| count.saturating_mul(size) <= MemoryBudget::FLOOR);
+    let count = count.ok_or("its declared shape is too large")?;
+    Ok(if spec.dtype == DType::STRING {
+        Tensor::from_strings(shape, Strings::new(Bytes::new(), vec![(0, 0); count]))
+    } else {
+        let bytes = AlignedBytes::from_iter(ALIGNMENT, std::iter::repeat_n(0, count * size));
+        Tensor::from_numbers(spec.dtype, shape, Buffer::Owned(bytes))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::error::Code;
+    use crate::executor::{Executor, RunOptions};
+    use crate::proto::tensorflow::serving::{PredictStreamedLog, SessionRunLog};
+
+    /// Notes what it is run with, and echoes.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<String>>>);
+
+    impl Executor for Notes {
+        fn run(
+            &self,
+            signature: &Signature,
+            inputs: Vec<Tensor>,
+            outputs: &[usize],
+            _: &RunOptions,
+        ) -> Result<Vec<Tensor>> {
+            let shown = signature
+                .inputs
+                .iter()
+                .zip(&inputs)
+                .map(|(spec, tensor)| format!("{} {}{:?}", spec.alias, tensor.dtype(), tensor.shape()));
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            self.0.lock().expect("no panic").push(format!("{shown} -> {outputs:?}"));
+            Ok(outputs.iter().map(|_| inputs[0].clone()).collect())
+        }
+    }
+
+    fn spec(alias: &str, dtype: DType, shape: Option<&[i64]>) -> TensorSpec {
+        TensorSpec {
+            alias: alias.to_owned(),
+            tensor_name: format!("{alias}:0"),
+            dtype,
+            shape: shape.map(<[i64]>::to_vec),
+        }
+    }
+
+    fn signature(inputs: Vec<TensorSpec>, outputs: &[&str], method: &str) -> Signature {
+        let outputs = outputs.iter().map(|alias| spec(alias, DType::FLOAT, None)).collect();
+        let method_name = format!("tensorflow/serving/{method}");
+        Signature { inputs, outputs, method_name, defaults: BTreeMap::new() }
+    }
+
+    fn servable() -> (Arc<Servable>, Notes) {
+        let notes = Notes::default();
+        let examples = || vec![spec("inputs", DType::STRING, Some(&[-1]))];
+        let signatures = [
+            ("serving_default", signature(vec![spec("x", DType::FLOAT, Some(&[-1, 2]))], &["y", "z"], "predict")),
+            ("labels", signature(examples(), &["classes"], "classify")),
+            ("value", signature(examples(), &["outputs"], "regress")),
+            ("effect", signature(vec![], &["y"], "predict")),
+            ("any_rank", signature(vec![spec("x", DType::FLOAT, None)], &["y"], "predict")),
+            ("huge", signature(vec![spec("x", DType::INT8, Some(&[1 << 20, 1 << 20]))], &["y"], "predict")),
+            ("handle", signature(vec![spec("x", DType::RESOURCE, Some(&[]))], &["y"], "predict")),
+        ];
+        let by_name = signatures.map(|(name, signature)| (name.to_owned(), signature)).into_iter().collect();
+        (Servable::new(by_name, Bytes::new(), Box::new(notes.clone())), notes)
+    }
+
+    fn replayed(record: &[u8]) -> (Result<(), String>, Vec<String>) {
+        let (servable, notes) = servable();
+        let record = Record::parse(record).expect("it is a record");
+        let result = record.replay(&servable, ServiceOptions::default()).map_err(|error| error.to_string());
+        let runs = notes.0.lock().expect("no panic").clone();
+        (result, runs)
+    }
+
+    fn encoded(log: LogType) -> Vec<u8> {
+        PredictionLog { log_metadata: None, log_type: Some(log) }.encode_to_vec()
+    }
+
+    #[test]
+    fn a_rest_body_becomes_a_record_that_runs_the_same() {
+        let (servable, _) = servable();
+        let record = record_of_rest(&servable, br#"{"instances": [[1, 2], [3, 4]]}"#, false).expect("it is valid");
+        assert_eq!(replayed(&record), (Ok(()), vec!["x float[2, 2] -> [0, 1]".to_owned()]));
+
+        let body = br#"{"signature_name": "labels", "examples": [{"a": 1.0}, {"a": 2.0}]}"#;
+        let record = record_of_rest(&servable, body, true).expect("it is valid");
+        // Echoed strings are no table of labels, which shows that results are looked at.
+        let error = "INVALID_ARGUMENT: Expected Tensor shape: [batch_size num_classes] but got [2]";
+        assert_eq!(replayed(&record), (Err(error.to_owned()), vec!["inputs:0 string[2] -> [0]".to_owned()]));
+
+        let body = br#"{"signature_name": "value", "context": {"b": 1}, "examples": [{"a": 1.0}]}"#;
+        let record = record_of_rest(&servable, body, true).expect("it is valid");
+        let log = PredictionLog::decode(&record[..]).expect("it is a record").log_type;
+        let Some(LogType::RegressLog(log)) = log else { panic!("the signature says regress: {log:?}") };
+        let input = log.request.and_then(|request| request.input).and_then(|input| input.kind);
+        let Some(input::Kind::ExampleList(list)) = input else { panic!("a list: {input:?}") };
+        let features = list.examples[0].features.as_ref().expect("it has some");
+        assert_eq!(features.feature.keys().collect::<Vec<_>>(), ["a", "b"]);
+
+        let error = record_of_rest(&servable, br#"{"instances": ["a"]}"#, false).expect_err("x is a float");
+        assert_eq!(error.code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn output_filters_and_signature_names_count_and_the_rest_of_the_model_spec_does_not() {
+        let (servable, _) = servable();
+        let record = record_of_rest(&servable, br#"{"inputs": [[1, 2]]}"#, false).expect("it is valid");
+        let log = PredictionLog::decode(&record[..]).expect("it is a record").log_type;
+        let Some(LogType::PredictLog(PredictLog { request: Some(mut request), .. })) = log else { panic!("{log:?}") };
+        request.output_filter = vec!["z".to_owned()];
+        request.model_spec.get_or_insert_default().name = "another".to_owned();
+        let with = |request| encoded(LogType::PredictLog(PredictLog { request: Some(request), response: None }));
+        assert_eq!(replayed(&with(request.clone())), (Ok(()), vec!["x float[1, 2] -> [1]".to_owned()]));
+        request.model_spec.get_or_insert_default().signature_name = "none".to_owned();
+        let error = "FAILED_PRECONDITION: Serving signature key \"none\" not found.";
+        assert_eq!(replayed(&with(request)), (Err(error.to_owned()), vec![]));
+    }
+
+    #[test]
+    fn records_without_a_request_run_nothing_and_some_kinds_are_not_replayed() {
+        assert_eq!(replayed(b""), (Ok(()), vec![]));
+        let unsupported = |field| (Err(format!("UNIMPLEMENTED: Unsupported log_type for warmup: {field}")), vec![]);
+        assert_eq!(replayed(&encoded(LogType::SessionRunLog(SessionRunLog::default()))), unsupported(5));
+        assert_eq!(replayed(&encoded(LogType::PredictStreamedLog(PredictStreamedLog::default()))), unsupported(7));
+        assert!(Record::parse(b"\xff\xff").is_err());
+        // The response is not used, but a record in which it is broken is broken.
+        assert!(Record::parse(&[0x32, 4, 0x12, 2, 0x0a, 5]).is_err());
+    }
+
+    #[test]
+    fn zeros_fit_the_declared_shapes_and_what_cannot_be_made_up_is_left_out() {
+        let (servable, notes) = servable();
+        let results: Vec<_> = run_on_zeros(&servable, 2)
+            .into_iter()
+            .map(|(name, result)| (name, result.err().map(|error| error.text().to_string())))
+            .collect();
+        let expected = [
+            ("any_rank", Some("input x: its rank is not declared")),
+            ("effect", Some("the signature takes no inputs")),
+            ("handle", Some("input x: there are no zeros of resource")),
+            ("huge", Some("input x: its declared shape is too large")),
+            ("labels", None),
+            ("serving_default", None),
+            ("value", None),
+        ];
+        let shown: Vec<_> = results.iter().map(|(name, fault)| (name.as_str(), fault.as_deref())).collect();
+        assert_eq!(shown, expected);
+        let runs = notes.0.lock().expect("no panic");
+        let expected = ["inputs string[1] -> [0]", "x float[1, 2] -> [0, 1]", "inputs string[1] -> [0]"];
+        assert_eq!(*runs, expected.into_iter().flat_map(|run| [run; 2]).collect::<Vec<_>>());
+        assert!(servable.pace().is_quick(), "the pace is known");
+    }
+}

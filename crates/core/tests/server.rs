@@ -1,0 +1,198 @@
+//! The request path over real sockets, with an executor of our own and neither Python nor TensorFlow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use servable_core::body::BodyLimits;
+use servable_core::error::{Code, Result, ServingError};
+use servable_core::executor::{Executor, RunOptions};
+use servable_core::listen::{ListenOptions, Listening};
+use servable_core::rest::RestOptions;
+use servable_core::servable::Servable;
+use servable_core::service::{ReloadConfig, Service, ServiceOptions};
+use servable_core::serving_map::{Model, ServingMap, State, Version};
+use servable_core::signature::{Signature, TensorSpec};
+use servable_core::tensor::{DType, Elements, Tensor};
+
+/// Gives back its input, after as many milliseconds as its first element says.
+struct SlowEcho;
+
+impl Executor for SlowEcho {
+    fn run(&self, _: &Signature, inputs: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+        let Elements::Numbers(buffer) = inputs[0].elements() else {
+            return Err(ServingError::invalid_argument("numbers are wanted"));
+        };
+        let first = buffer.as_ref().first_chunk::<4>().map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
+        thread::sleep(Duration::from_millis(first as u64));
+        Ok(inputs)
+    }
+}
+
+struct NoReload;
+
+impl ReloadConfig for NoReload {
+    fn reload(&self, _: Bytes) -> Result<()> {
+        Err(ServingError::unimplemented("no reloads here"))
+    }
+}
+
+fn service() -> Arc<Service> {
+    let spec = |alias: &str| TensorSpec {
+        alias: alias.to_owned(),
+        tensor_name: format!("{alias}:0"),
+        dtype: DType::FLOAT,
+        shape: None,
+    };
+    let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() };
+    let signatures = BTreeMap::from([("serving_default".to_owned(), signature)]);
+    let servable = Servable::new(signatures, Bytes::new(), Box::new(SlowEcho));
+    let version = Version {
+        number: 1,
+        state: State::Available,
+        error_code: Code::Ok,
+        error_message: String::new(),
+        published: Some(servable.publish()),
+    };
+    let serving_map = ServingMap::default();
+    serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
+    Arc::new(Service { serving_map, options: ServiceOptions::default(), reload: Box::new(NoReload) })
+}
+
+const PATIENT: Duration = Duration::from_secs(30);
+const IMPATIENT: Duration = Duration::from_millis(100);
+
+fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
+    ListenOptions {
+        addresses: vec![address.to_owned()],
+        worker_threads: 2,
+        max_connections: 16,
+        idle_timeout,
+        body: BodyLimits { max_bytes: 10_000, part_timeout: idle_timeout },
+        rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false },
+    }
+}
+
+fn start(idle_timeout: Duration) -> Listening {
+    Listening::start(service(), options("127.0.0.1:0", idle_timeout)).expect("a loopback port is free")
+}
+
+fn connect(server: &Listening) -> TcpStream {
+    let stream = TcpStream::connect(server.addresses()[0]).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENT)).expect("a legal time-out");
+    stream
+}
+
+fn predict(body: &str) -> String {
+    format!("POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Everything that comes until the server closes.
+fn rest_of(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("the server closes within the time-out");
+    String::from_utf8(answer).expect("the answers here are ASCII")
+}
+
+/// The answers to these bytes, sent on one connection that is then half closed.
+fn answers(server: &Listening, bytes: &str) -> String {
+    let mut stream = connect(server);
+    stream.write_all(bytes.as_bytes()).expect("the server reads");
+    stream.shutdown(Shutdown::Write).expect("it is connected");
+    rest_of(stream)
+}
+
+#[test]
+fn a_client_that_closes_its_side_still_gets_its_answers_in_order() {
+    let server = start(PATIENT);
+    let two = predict(r#"{"instances":[30.0]}"#) + &predict(r#"{"inputs":2.5}"#);
+    let answers = answers(&server, &two);
+    let first = answers.find("\"predictions\": [30.0").expect("the first answer");
+    let second = answers.find("\"outputs\": 2.5").expect("the second answer");
+    assert!(first < second);
+    assert!(server.drain(PATIENT));
+}
+
+#[test]
+fn bodies_beyond_the_limit_are_refused() {
+    let server = start(PATIENT);
+    let head = "POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n";
+    assert!(answers(&server, head).starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"));
+    let chunk = format!("800\r\n{}\r\n", "x".repeat(0x800));
+    let head = "POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert!(answers(&server, &(head.to_owned() + &chunk.repeat(6))).starts_with("HTTP/1.1 413"));
+}
+
+#[test]
+fn idle_and_trickling_connections_are_closed_and_busy_ones_are_not() {
+    let server = start(IMPATIENT);
+    let silent = connect(&server);
+    let mut trickling = connect(&server);
+    let mut busy = connect(&server);
+    busy.write_all(predict(r#"{"instances":[400.0]}"#).as_bytes()).expect("the server reads");
+    let began = Instant::now();
+    let trickler = thread::spawn({
+        let mut stream = trickling.try_clone().expect("a second handle");
+        move || {
+            // Each byte comes well within the time-out; the head as a whole never does.
+            while stream.write_all(b"G").is_ok() && began.elapsed() < PATIENT {
+                thread::sleep(IMPATIENT / 4);
+            }
+        }
+    });
+    assert_eq!(rest_of(silent), "");
+    let mut nothing = [0; 1];
+    assert!(matches!(trickling.read(&mut nothing), Ok(0) | Err(_)), "closed without an answer");
+    assert!(began.elapsed() < PATIENT);
+    trickler.join().expect("it stops when it cannot write");
+    busy.shutdown(Shutdown::Write).expect("it is connected");
+    assert!(rest_of(busy).contains("\"predictions\": [400.0"));
+}
+
+#[test]
+fn a_body_that_stops_coming_gets_408() {
+    let server = start(IMPATIENT);
+    let mut stream = connect(&server);
+    let head = "POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"inst";
+    stream.write_all(head.as_bytes()).expect("the server reads");
+    assert!(rest_of(stream).starts_with("HTTP/1.1 408 Request Timeout\r\n"));
+}
+
+#[test]
+fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
+    let server = start(PATIENT);
+    let address = server.addresses()[0];
+    let _idle = connect(&server);
+    let mut stream = connect(&server);
+    stream.write_all(predict(r#"{"instances":[300.0]}"#).as_bytes()).expect("the server reads");
+    thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    assert!(server.drain(PATIENT));
+    assert!(began.elapsed() < Duration::from_secs(5), "an idle connection does not hold it up");
+    let answer = rest_of(stream);
+    assert!(answer.contains("\"predictions\": [300.0"), "{answer}");
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn draining_gives_up_after_its_time() {
+    let server = start(PATIENT);
+    let mut stream = connect(&server);
+    stream.write_all(predict(r#"{"instances":[3000.0]}"#).as_bytes()).expect("the server reads");
+    thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    assert!(!server.drain(Duration::from_millis(50)));
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_it() {
+    let server = start(PATIENT);
+    let address = server.addresses()[0].to_string();
+    let error = Listening::start(service(), options(&address, PATIENT)).err().expect("the port is taken");
+    assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+}

@@ -1,0 +1,130 @@
+//! What each fuzz target does with a piece of input: parse it, and check what must hold whatever it is.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use servable_core::codec::example::{self, Examples};
+use servable_core::codec::json;
+use servable_core::codec::metadata::{metadata_json, signatures_from_meta_graph};
+use servable_core::codec::tensor_proto::{MemoryBudget, PredictResponse, decode_predict_request};
+use servable_core::codec::wire::{Field, Reader};
+use servable_core::inference::{Classification, Inference};
+use servable_core::proto::tensorflow::Example;
+use servable_core::proto::tensorflow::serving::ModelSpec;
+use servable_core::rest::routes;
+use servable_core::signature::{Signature, TensorSpec};
+use servable_core::tensor::{DType, Elements, Tensor};
+
+/// A signature for each dtype that JSON can carry, one of two inputs, and one of a dtype that it cannot.
+fn signature(name: Option<&[u8]>) -> Arc<Signature> {
+    let spec = |alias: &str, dtype| TensorSpec {
+        alias: alias.to_owned(),
+        tensor_name: format!("{alias}:0"),
+        dtype,
+        shape: None,
+    };
+    let inputs = match name {
+        Some(b"two") => vec![spec("a", DType::INT64), spec("b", DType::STRING)],
+        Some([dtype, ..]) => vec![spec("x", DType(i32::from(dtype - b'a')))],
+        Some([]) | None => vec![spec("x", DType::FLOAT)],
+    };
+    let outputs = inputs.clone();
+    Arc::new(Signature { inputs, outputs, ..Signature::default() })
+}
+
+/// The body of a REST predict: what is accepted can be answered.
+pub fn json_predict(data: &[u8]) {
+    let resolve = |name: Option<&[u8]>| Ok(signature(name.filter(|name| name.first() >= Some(&b'a'))));
+    match json::decode_predict(data, resolve) {
+        Err(error) => drop(json::error_body(&error.message)),
+        Ok(request) => {
+            let outputs: Vec<(&str, &Tensor)> =
+                request.signature.inputs.iter().map(|spec| spec.alias.as_str()).zip(&request.inputs).collect();
+            assert_eq!(outputs.len(), request.signature.inputs.len(), "one tensor for each input");
+            for (spec, tensor) in request.signature.inputs.iter().zip(&request.inputs) {
+                assert_eq!(spec.dtype, tensor.dtype(), "tensors have the dtype that was asked for");
+            }
+            drop(json::encode_predict(request.format, &outputs));
+        }
+    }
+}
+
+/// A gRPC Predict message: what is accepted, tensor by tensor, comes back out in the length that was announced.
+pub fn grpc_predict(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    let Ok(request) = decode_predict_request(&body) else { return };
+    let mut budget = MemoryBudget::for_message(body.len());
+    let tensors: Vec<(&str, Tensor)> =
+        request.inputs.iter().filter_map(|(alias, tensor)| Some((*alias, tensor.decode(&mut budget).ok()?))).collect();
+    for as_tensor_content in [false, true] {
+        let outputs = tensors.iter().map(|(alias, tensor)| (*alias, tensor));
+        let response = PredictResponse::new(outputs, "model", 1, "serving_default", as_tensor_content);
+        let mut message = Vec::with_capacity(response.encoded_len());
+        response.encode(&mut message);
+        assert_eq!(message.len(), response.encoded_len(), "the announced length is the real one");
+    }
+}
+
+/// The body of a REST classify or regress: what is accepted becomes examples that others can read.
+pub fn json_examples(data: &[u8]) {
+    match json::decode_examples(data) {
+        Err(error) => drop(json::error_body(&error.message)),
+        Ok(request) => {
+            assert!(!request.examples.is_empty(), "a request has an example");
+            // Names of features are what the client sent, be it UTF-8 or not or half of a surrogate pair, so that not
+            // every reader would take them.
+            let is_text = std::str::from_utf8(data).is_ok_and(|text| !text.contains("\\u"));
+            check_examples(request.examples, is_text);
+        }
+    }
+}
+
+/// A gRPC Classify, Regress or `MultiInference` message: examples that are accepted are examples to every reader.
+pub fn grpc_examples(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    if let Ok(request) = example::decode_examples_request(&body) {
+        check_examples(request.examples, true);
+    }
+    if let Ok(request) = example::decode_multi_inference_request(&body) {
+        assert!(request.tasks().count() <= data.len(), "a task takes a byte");
+        check_examples(request.examples, true);
+    }
+}
+
+/// Examples can be fed, and labels of as many bytes can be answered.
+fn check_examples(examples: Examples, is_text: bool) {
+    let count = examples.len();
+    let Ok(tensor) = examples.into_tensor() else { return };
+    assert_eq!(tensor.len(), count, "one string for each example");
+    let (_, _, Elements::Strings(strings)) = tensor.into_parts() else { panic!("examples are strings") };
+    if is_text {
+        assert!(strings.iter().all(|example| Example::decode(example).is_ok()), "an example is a message");
+    }
+    let labels = Tensor::from_strings(vec![count as i64, 1], strings);
+    let classification = Classification::new(Some(labels), None, count).expect("a row for each example");
+    let inference = Inference::Classification(classification);
+    assert!(json::encode_results(&inference).is_ok(), "there are results");
+    let mut message = BytesMut::new();
+    example::encode_inference(&inference, &ModelSpec::default(), &mut message);
+    let result = Reader::new(&message).next_field();
+    assert!(matches!(result, Ok(Some(Field { number: 1, .. }))), "a reply is a message");
+}
+
+/// What a model file says about itself: its signatures can be printed.
+pub fn meta_graph(data: &[u8]) {
+    if let Ok(signatures) = signatures_from_meta_graph(data) {
+        let body = metadata_json("model", 1, &signatures.signature_defs);
+        assert!(body.is_ok(), "signatures that were read can be printed");
+    }
+}
+
+/// The path of a REST request.
+pub fn rest_path(data: &[u8]) {
+    if let Ok(path) = std::str::from_utf8(data) {
+        let _ = routes::is_well_formed(path);
+        let _ = routes::is_api_path(path);
+        let _ = routes::parse_get(path);
+        let _ = routes::parse_post(path);
+    }
+}
