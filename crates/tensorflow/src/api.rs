@@ -1,0 +1,194 @@
+//! The C functions that the crate calls, looked up once in the installed wheel's libraries.
+//!
+//! Declarations follow the wheel's headers (`tensorflow/c/c_api.h`, `tf_tensor.h`, `tf_status.h`, `tf_buffer.h`), which
+//! TensorFlow keeps compatible within major version 2. Who owns what is said where a function is used.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::path::{Path, PathBuf};
+
+use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+
+/// Names of the runtime's two libraries: the operations' registry and tensors, and everything else.
+#[cfg(not(target_os = "macos"))]
+const LIBRARIES: (&str, &str) = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2");
+#[cfg(target_os = "macos")]
+const LIBRARIES: (&str, &str) = ("libtensorflow_framework.2.dylib", "libtensorflow_cc.2.dylib");
+
+/// Opaque objects of the C API; only pointers to them exist here.
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        pub(crate) struct $name {
+            _opaque: [u8; 0],
+        }
+    )*};
+}
+
+opaque! {
+    /// `TF_Graph`.
+    RawGraph
+    /// `TF_Library`.
+    RawLibrary
+    /// `TF_Operation`; owned by its graph.
+    RawOperation
+    /// `TF_Session`.
+    RawSession
+    /// `TF_SessionOptions`.
+    RawSessionOptions
+    /// `TF_Status`.
+    RawStatus
+    /// `TF_Tensor`.
+    RawTensor
+}
+
+/// `TF_Buffer`: bytes, usually a serialized message, and how to free them.
+#[repr(C)]
+pub(crate) struct RawBuffer {
+    pub(crate) data: *const c_void,
+    pub(crate) length: usize,
+    pub(crate) deallocator: Option<unsafe extern "C" fn(*mut c_void, usize)>,
+}
+
+/// `TF_Output`: an output of an operation, which is what a tensor name `operation:index` means.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct RawOutput {
+    pub(crate) operation: *mut RawOperation,
+    pub(crate) index: c_int,
+}
+
+/// Called once by the runtime when it needs the memory of a tensor no longer: memory, length, argument.
+pub(crate) type Deallocator = unsafe extern "C" fn(*mut c_void, usize, *mut c_void);
+
+/// Defines the table and its look-up from one list, so that the two cannot differ.
+macro_rules! functions {
+    ($($field:ident = $symbol:literal ($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        /// The functions; each field is named after its symbol.
+        pub(crate) struct Api {
+            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+        }
+
+        impl Api {
+            /// Looks every function up.
+            ///
+            /// # Safety
+            ///
+            /// `library` must be TensorFlow's, and must stay loaded as long as the result is used.
+            unsafe fn look_up(library: &Library, path: &Path) -> Result<Self, OpenError> {
+                Ok(Self {$(
+                    $field: {
+                        // SAFETY: the symbol, if it exists, is the function that TensorFlow's headers declare so.
+                        let symbol = unsafe { library.get(concat!($symbol, "\0").as_bytes()) };
+                        *symbol.map_err(|_| OpenError::Symbol { library: path.to_owned(), name: $symbol })?
+                    },
+                )*})
+            }
+        }
+    };
+}
+
+functions! {
+    version = "TF_Version" () -> *const c_char;
+
+    new_status = "TF_NewStatus" () -> *mut RawStatus;
+    delete_status = "TF_DeleteStatus" (*mut RawStatus);
+    get_code = "TF_GetCode" (*const RawStatus) -> c_int;
+    message = "TF_Message" (*const RawStatus) -> *const c_char;
+
+    new_buffer = "TF_NewBuffer" () -> *mut RawBuffer;
+    delete_buffer = "TF_DeleteBuffer" (*mut RawBuffer);
+
+    new_tensor = "TF_NewTensor" (
+        c_int, *const i64, c_int, *mut c_void, usize, Option<Deallocator>, *mut c_void,
+    ) -> *mut RawTensor;
+    delete_tensor = "TF_DeleteTensor" (*mut RawTensor);
+    tensor_type = "TF_TensorType" (*const RawTensor) -> c_int;
+    num_dims = "TF_NumDims" (*const RawTensor) -> c_int;
+    dim = "TF_Dim" (*const RawTensor, c_int) -> i64;
+    tensor_byte_size = "TF_TensorByteSize" (*const RawTensor) -> usize;
+    tensor_data = "TF_TensorData" (*const RawTensor) -> *mut c_void;
+
+    new_graph = "TF_NewGraph" () -> *mut RawGraph;
+    delete_graph = "TF_DeleteGraph" (*mut RawGraph);
+    graph_operation_by_name = "TF_GraphOperationByName" (*mut RawGraph, *const c_char) -> *mut RawOperation;
+
+    new_session_options = "TF_NewSessionOptions" () -> *mut RawSessionOptions;
+    delete_session_options = "TF_DeleteSessionOptions" (*mut RawSessionOptions);
+    set_config = "TF_SetConfig" (*mut RawSessionOptions, *const c_void, usize, *mut RawStatus);
+    new_session = "TF_NewSession" (*mut RawGraph, *const RawSessionOptions, *mut RawStatus) -> *mut RawSession;
+    load_session_from_saved_model = "TF_LoadSessionFromSavedModel" (
+        *const RawSessionOptions, *const RawBuffer, *const c_char, *const *const c_char, c_int, *mut RawGraph,
+        *mut RawBuffer, *mut RawStatus,
+    ) -> *mut RawSession;
+    close_session = "TF_CloseSession" (*mut RawSession, *mut RawStatus);
+    delete_session = "TF_DeleteSession" (*mut RawSession, *mut RawStatus);
+    session_run = "TF_SessionRun" (
+        *mut RawSession, *const RawBuffer, *const RawOutput, *const *mut RawTensor, c_int, *const RawOutput,
+        *mut *mut RawTensor, c_int, *const *const RawOperation, c_int, *mut RawBuffer, *mut RawStatus,
+    );
+
+    load_library = "TF_LoadLibrary" (*const c_char, *mut RawStatus) -> *mut RawLibrary;
+    delete_library_handle = "TF_DeleteLibraryHandle" (*mut RawLibrary);
+}
+
+impl Api {
+    /// Loads the libraries below `directory`, for the rest of the life of the process, and finds the functions.
+    pub(crate) fn open(directory: &Path) -> Result<&'static Self, OpenError> {
+        // The second library depends on the first. It is loaded here all the same, so that the error can name it.
+        load(&directory.join(LIBRARIES.0))?;
+        let path = directory.join(LIBRARIES.1);
+        let library = load(&path)?;
+        // Functions of the framework library are found too, as it is a dependency of this one.
+        // SAFETY: this is TensorFlow's library by its name, and `load` leaves it loaded for ever.
+        let api = unsafe { Self::look_up(&library, &path)? };
+        Ok(Box::leak(Box::new(api)))
+    }
+}
+
+/// Loads one library and never unloads it: it has started threads, and registered what other libraries refer to.
+///
+/// Its symbols stay local. Libraries of more operations are linked against the framework library and find it by its
+/// name; everything else in the process must not find the protobuf and absl that these libraries export.
+fn load(path: &Path) -> Result<ManuallyDrop<Library>, OpenError> {
+    // SAFETY: loading runs the library's initialisers, which TensorFlow's libraries are made for.
+    let library = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
+    library.map(ManuallyDrop::new).map_err(|error| {
+        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        // The dynamic linker usually begins with the path itself.
+        let reason = reason.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&reason).to_owned();
+        OpenError::Library { path: path.to_owned(), reason }
+    })
+}
+
+/// Why the runtime cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// A library is missing or cannot be loaded.
+    Library {
+        /// The file.
+        path: PathBuf,
+        /// What the dynamic linker says.
+        reason: String,
+    },
+    /// A library lacks a function: it is too old, or not TensorFlow's.
+    Symbol {
+        /// The file in which, and in whose dependencies, the function was looked for.
+        library: PathBuf,
+        /// The function.
+        name: &'static str,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Library { path, reason } => write!(f, "cannot load {}: {reason}", path.display()),
+            Self::Symbol { library, name } => write!(f, "{} does not export {name}", library.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}

@@ -1,0 +1,24 @@
+//! TensorFlow's C API, loaded at run time from the libraries of an installed wheel, behind [`servable_core::executor`].
+//!
+//! Start with [`Runtime::open`]; it finds the C functions. [`Runtime::load_saved_model`] makes a [`Session`], which is
+//! an [`Executor`](servable_core::executor::Executor). Nothing is linked: a process without TensorFlow starts, and gets
+//! an [`OpenError`] that says what is missing. The crate knows nothing of servers and nothing of Python.
+//!
+//! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects
+//! into Rust's and back; `denormals` keeps kernels that run in a caller's thread to the arithmetic they have in
+//! TensorFlow's own; `session` and `runtime` are what a caller sees.
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");
+
+mod api;
+mod denormals;
+mod runtime;
+mod session;
+mod status;
+mod string;
+mod tensor;
+
+pub use api::OpenError;
+pub use runtime::{LoadOptions, LoadedModel, Runtime};
+pub use session::Session;

@@ -1,0 +1,221 @@
+//! The runtime of one installed wheel: its libraries, and the models that are loaded through them.
+
+use std::ffi::{CStr, CString, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use servable_core::error::{Result, ServingError};
+
+use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
+use crate::session::{Graph, Session};
+use crate::status::Status;
+
+/// TensorFlow, as an installed wheel has it.
+///
+/// Libraries are loaded into the process for good; opening the same directory twice is cheap and gives the same
+/// runtime. The runtime writes to standard error as the environment variable `TF_CPP_MIN_LOG_LEVEL` says, which it reads
+/// when it is loaded; setting it is left to the caller.
+pub struct Runtime {
+    api: &'static Api,
+    have_started_threads: Mutex<bool>,
+}
+
+/// How a model is loaded and run.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The tags of the meta graph that is wanted; exactly these, in any order.
+    pub tags: Vec<String>,
+    /// A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
+    pub session_config: Vec<u8>,
+    /// Whether runs execute in the thread that asks for them instead of the runtime's pool.
+    pub run_in_caller_thread: bool,
+}
+
+/// A model that was loaded.
+pub struct LoadedModel {
+    /// The serialized `tensorflow.MetaGraphDef`: signatures, and much else.
+    pub meta_graph: Vec<u8>,
+    /// What runs it.
+    pub session: Session,
+}
+
+impl Runtime {
+    /// Loads the runtime from a directory with its two libraries, such as `site-packages/tensorflow`.
+    ///
+    /// # Errors
+    ///
+    /// An [`OpenError`] that names the file or the function that is missing.
+    pub fn open(library_directory: &Path) -> Result<Arc<Self>, OpenError> {
+        Ok(Arc::new(Self { api: Api::open(library_directory)?, have_started_threads: Mutex::default() }))
+    }
+
+    /// The version of TensorFlow, such as `2.21.0`.
+    pub fn version(&self) -> String {
+        // SAFETY: the text ends in a NUL and lives for ever.
+        let version = unsafe { CStr::from_ptr((self.api.version)()) };
+        version.to_string_lossy().into_owned()
+    }
+
+    /// Loads a library with more operations. They are there for every model that is loaded afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `NOT_FOUND` if the library is missing or cannot be loaded, with the dynamic linker's reason.
+    pub fn load_library(&self, path: &Path) -> Result<()> {
+        let path = c_path(path)?;
+        let mut status = Status::new(self.api);
+        // SAFETY: the path ends in a NUL; the library runs its initialisers, which the caller asked for.
+        let library = unsafe { (self.api.load_library)(path.as_ptr(), status.as_mut_ptr()) };
+        status.check()?;
+        // SAFETY: frees the handle, not the library.
+        unsafe { (self.api.delete_library_handle)(library) };
+        Ok(())
+    }
+
+    /// Has the runtime start the threads that all sessions share, if it has not yet.
+    ///
+    /// They inherit the priority of the calling thread, and their numbers are those of `session_config`; otherwise it
+    /// is the first model to be loaded that decides both.
+    ///
+    /// # Errors
+    ///
+    /// What the runtime reports, such as a configuration that is no `tensorflow.ConfigProto`.
+    pub fn start_threads(&self, session_config: &[u8]) -> Result<()> {
+        let mut have_started = self.have_started_threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if *have_started {
+            return Ok(());
+        }
+        let session_options = SessionOptions::new(self.api, session_config)?;
+        let mut graph = Graph::new(self.api);
+        let mut status = Status::new(self.api);
+        // SAFETY: all arguments are alive. The session gets a reference to the graph.
+        let session = unsafe { (self.api.new_session)(graph.as_mut_ptr(), session_options.raw, status.as_mut_ptr()) };
+        status.check()?;
+        let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        // SAFETY: the session was just made on this graph, and is ours; that it is dropped closes it.
+        drop(unsafe { Session::from_raw(self.api, session, graph, true) });
+        *have_started = true;
+        Ok(())
+    }
+
+    /// Loads a `SavedModel`: reads the graph, restores the variables, and runs the initialisation operation.
+    ///
+    /// Takes as long as that takes; may be called from several threads at once.
+    ///
+    /// # Errors
+    ///
+    /// `NOT_FOUND` if there is no `SavedModel` in `directory` or it has no meta graph with these tags; `UNIMPLEMENTED`
+    /// for the format that came before it; otherwise the runtime's code and text. An operation that is not registered
+    /// is `NOT_FOUND` too, with a text that begins `Op type not registered '<type>'`.
+    pub fn load_saved_model(&self, directory: &Path, options: &LoadOptions) -> Result<LoadedModel> {
+        check_saved_model_files(directory)?;
+        let path = c_path(directory)?;
+        let tags: Vec<CString> = options.tags.iter().map(|tag| c_string(tag.as_bytes())).collect::<Result<_>>()?;
+        let tag_pointers: Vec<_> = tags.iter().map(|tag| tag.as_ptr()).collect();
+        let session_options = SessionOptions::new(self.api, &options.session_config)?;
+        let mut graph = Graph::new(self.api);
+        let meta_graph = MessageBuffer::new(self.api);
+        let mut status = Status::new(self.api);
+        // SAFETY: all arguments are alive, strings end in a NUL, the array of tags is as long as is said, and the
+        // graph is new. The runtime keeps none of them but the graph, to which the session gets a reference.
+        let session = unsafe {
+            (self.api.load_session_from_saved_model)(
+                session_options.raw,
+                ptr::null(),
+                path.as_ptr(),
+                tag_pointers.as_ptr(),
+                tag_pointers.len() as c_int,
+                graph.as_mut_ptr(),
+                meta_graph.raw,
+                status.as_mut_ptr(),
+            )
+        };
+        status.check()?;
+        let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        // SAFETY: the session was just made on this graph, and is ours.
+        let session = unsafe { Session::from_raw(self.api, session, graph, options.run_in_caller_thread) };
+        Ok(LoadedModel { meta_graph: meta_graph.to_vec(), session })
+    }
+}
+
+/// Fails as TensorFlow Serving does, before the runtime is asked, where the directory holds no `SavedModel`.
+fn check_saved_model_files(directory: &Path) -> Result<()> {
+    if directory.join("export.meta").exists() {
+        return Err(ServingError::unimplemented("Session Bundle is deprecated and removed."));
+    }
+    if ["saved_model.pb", "saved_model.pbtxt"].iter().any(|name| directory.join(name).exists()) {
+        return Ok(());
+    }
+    let mut text = b"Specified file path does not appear to contain a SavedModel bundle (should have a file called \
+        `saved_model.pb`)\nSpecified file path: "
+        .to_vec();
+    text.extend_from_slice(directory.as_os_str().as_bytes());
+    Err(ServingError::not_found(text))
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    c_string(path.as_os_str().as_bytes())
+}
+
+fn c_string(text: &[u8]) -> Result<CString> {
+    CString::new(text).map_err(|_| ServingError::invalid_argument("a path or tag has a NUL byte in it"))
+}
+
+/// A `TF_SessionOptions` that is freed when it goes.
+struct SessionOptions {
+    api: &'static Api,
+    raw: *mut RawSessionOptions,
+}
+
+impl SessionOptions {
+    fn new(api: &'static Api, config: &[u8]) -> Result<Self> {
+        // SAFETY: takes nothing; the result is ours.
+        let options = Self { api, raw: unsafe { (api.new_session_options)() } };
+        if !config.is_empty() {
+            let mut status = Status::new(api);
+            // SAFETY: the message is as long as is said, and is parsed before the function returns.
+            unsafe { (api.set_config)(options.raw, config.as_ptr().cast(), config.len(), status.as_mut_ptr()) };
+            status.check()?;
+        }
+        Ok(options)
+    }
+}
+
+impl Drop for SessionOptions {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used after.
+        unsafe { (self.api.delete_session_options)(self.raw) }
+    }
+}
+
+/// A `TF_Buffer` that the runtime fills with a message, freed when it goes.
+struct MessageBuffer {
+    api: &'static Api,
+    raw: *mut RawBuffer,
+}
+
+impl MessageBuffer {
+    fn new(api: &'static Api) -> Self {
+        // SAFETY: takes nothing; the result is ours.
+        Self { api, raw: unsafe { (api.new_buffer)() } }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        // SAFETY: the buffer is alive, and nobody writes to it any more.
+        let RawBuffer { data, length, .. } = unsafe { &*self.raw };
+        if data.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: a buffer with data has that many bytes.
+        unsafe { std::slice::from_raw_parts(data.cast::<u8>(), *length) }.to_vec()
+    }
+}
+
+impl Drop for MessageBuffer {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used after.
+        unsafe { (self.api.delete_buffer)(self.raw) }
+    }
+}

@@ -1,0 +1,276 @@
+//! One loaded `SavedModel`: runs its signatures, and closes its session when dropped.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_int};
+use std::ptr::{self, NonNull};
+use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
+
+use servable_core::error::{Code, Result, ServingError};
+use servable_core::executor::{Executor, RunOptions};
+use servable_core::signature::{Signature, TensorSpec};
+use servable_core::tensor::Tensor;
+
+use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
+use crate::denormals;
+use crate::status::Status;
+use crate::tensor::{OutputSlots, RuntimeTensor};
+
+/// A TensorFlow session with the graph that it runs.
+///
+/// Runs may come from any number of threads at once; the runtime asks for no locking. Dropping the session frees what
+/// it holds: variables, tables, constants.
+///
+/// A run in the caller's thread executes every operation there, except where an operation itself spreads its work over
+/// the runtime's threads, and costs a fraction of the hand-over to the runtime's pool. Subnormal numbers are flushed to
+/// zero as they are in the pool. Graphs that span several devices use the pool all the same; that is the runtime's
+/// choice.
+pub struct Session {
+    api: &'static Api,
+    raw: NonNull<RawSession>,
+    graph: Graph,
+    run_in_caller_thread: bool,
+    /// Outputs of the graph by the tensor names in signatures. Only names that exist are kept, and signatures come
+    /// from the model, so the map stays small.
+    endpoints: RwLock<HashMap<Box<str>, Endpoint>>,
+}
+
+/// An output of an operation in a graph that lives as long as the session.
+#[derive(Clone, Copy)]
+struct Endpoint(RawOutput);
+
+// SAFETY: the pointer is to an operation of the session's own graph, which nobody changes after loading.
+unsafe impl Send for Endpoint {}
+// SAFETY: as above.
+unsafe impl Sync for Endpoint {}
+
+// SAFETY: `TF_SessionRun` may be called from several threads at once, as may the graph's look-ups, and neither session
+// nor graph is tied to the thread that made it.
+unsafe impl Send for Session {}
+// SAFETY: as above; closing takes the session by value.
+unsafe impl Sync for Session {}
+
+impl Session {
+    /// Takes over a session that was loaded into `graph`.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be a session on `graph` that is nobody else's.
+    pub(crate) unsafe fn from_raw(
+        api: &'static Api,
+        raw: NonNull<RawSession>,
+        graph: Graph,
+        run_in_caller_thread: bool,
+    ) -> Self {
+        Self { api, raw, graph, run_in_caller_thread, endpoints: RwLock::default() }
+    }
+
+    /// Finds the graph's outputs that signature entries name.
+    fn resolve<'a>(&self, specs: impl Iterator<Item = &'a TensorSpec>) -> Result<Vec<RawOutput>> {
+        let known = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        let mut unknown = Vec::new();
+        let mut resolved = Vec::with_capacity(specs.size_hint().0);
+        for spec in specs {
+            let name = spec.tensor_name.as_str();
+            let endpoint = if let Some(endpoint) = known.get(name) {
+                *endpoint
+            } else {
+                let endpoint = Endpoint(self.graph.output(name)?);
+                unknown.push((name.into(), endpoint));
+                endpoint
+            };
+            resolved.push(endpoint.0);
+        }
+        drop(known);
+        if !unknown.is_empty() {
+            self.endpoints.write().unwrap_or_else(PoisonError::into_inner).extend(unknown);
+        }
+        Ok(resolved)
+    }
+}
+
+impl Executor for Session {
+    /// Runs the graph.
+    ///
+    /// The runtime checks dtypes, and shapes as far as operations care; its codes and texts are returned unchanged.
+    /// The runtime gives up at the deadline where it runs in its pool, at the next operation that it can cancel; a run
+    /// in the caller's thread goes on to its end. A deadline that has passed before the run starts is reported in
+    /// both cases.
+    fn run(
+        &self,
+        signature: &Signature,
+        inputs: Vec<Tensor>,
+        outputs: &[usize],
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        let message = RunOptionsMessage::new(self.run_in_caller_thread, options.deadline)?;
+        // The runtime compiles and keeps a plan for each combination of feeds and fetches, by their order. Clients
+        // choose the order in which they filter outputs; ordered here, n! plans are one.
+        let mut fetched = outputs.to_vec();
+        fetched.sort_unstable();
+        let feed_outputs = self.resolve(signature.inputs.iter())?;
+        let fetch_outputs = self.resolve(fetched.iter().map(|&position| &signature.outputs[position]))?;
+        if inputs.len() != feed_outputs.len() {
+            let text = format!("{} inputs for a signature of {}", inputs.len(), feed_outputs.len());
+            return Err(ServingError::internal(text));
+        }
+
+        let feeds = inputs.into_iter().map(|input| RuntimeTensor::new(self.api, input)).collect::<Result<Vec<_>>>()?;
+        let feed_values: Vec<_> = feeds.iter().map(RuntimeTensor::as_ptr).collect();
+        let mut slots = OutputSlots::new(self.api, fetch_outputs.len());
+        let mut status = Status::new(self.api);
+        let run_options = message.buffer();
+        let mut run = || {
+            // SAFETY: session and tensors are alive, the outputs are of the session's graph, every array is as long as
+            // is said, and the runtime copies the message. It keeps no pointer to any of them.
+            unsafe {
+                (self.api.session_run)(
+                    self.raw.as_ptr(),
+                    &raw const run_options,
+                    feed_outputs.as_ptr(),
+                    feed_values.as_ptr(),
+                    feed_values.len() as c_int,
+                    fetch_outputs.as_ptr(),
+                    slots.as_mut_ptr(),
+                    fetch_outputs.len() as c_int,
+                    ptr::null(),
+                    0,
+                    ptr::null_mut(),
+                    status.as_mut_ptr(),
+                );
+            }
+        };
+        if self.run_in_caller_thread {
+            denormals::flushed(run);
+        } else {
+            run();
+        }
+        status.check()?;
+        let missing = || ServingError::internal("the runtime returned no tensor for an output");
+        let take = |position| {
+            let slot = fetched.binary_search(position).map_err(|_| missing())?;
+            slots.take(slot).ok_or_else(missing)?.into_tensor()
+        };
+        outputs.iter().map(take).collect()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut status = Status::new(self.api);
+        // SAFETY: ours, and not used after; runs borrow the session, so none is going on. Errors are of no
+        // consequence: local resources are freed in any case.
+        unsafe {
+            (self.api.close_session)(self.raw.as_ptr(), status.as_mut_ptr());
+            (self.api.delete_session)(self.raw.as_ptr(), status.as_mut_ptr());
+        }
+    }
+}
+
+/// A `TF_Graph` that is freed when it goes. The session on it holds a reference of its own.
+pub(crate) struct Graph {
+    api: &'static Api,
+    raw: *mut RawGraph,
+}
+
+impl Graph {
+    pub(crate) fn new(api: &'static Api) -> Self {
+        // SAFETY: takes nothing; the result is ours.
+        Self { api, raw: unsafe { (api.new_graph)() } }
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut RawGraph {
+        self.raw
+    }
+
+    /// The output that a tensor name means: `operation:index`, or `operation` for index 0. Whether the operation has
+    /// that many outputs is left to the runtime, which says so in a run.
+    fn output(&self, tensor_name: &str) -> Result<RawOutput> {
+        let numbered = tensor_name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse::<u16>().ok()?)));
+        let (name, index) = numbered.unwrap_or((tensor_name, 0));
+        let operation = CString::new(name).map_or(ptr::null_mut(), |name| {
+            // SAFETY: the graph is alive and the name ends in a NUL.
+            unsafe { (self.api.graph_operation_by_name)(self.raw, name.as_ptr()) }
+        });
+        if operation.is_null() {
+            // What the runtime says where names are not looked up beforehand, as here, but in the run.
+            let text = format!(
+                "Tensor {name}:{index}, specified in either feed_devices or fetch_devices was not found in the Graph"
+            );
+            return Err(ServingError::invalid_argument(text));
+        }
+        Ok(RawOutput { operation, index: c_int::from(index) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used after.
+        unsafe { (self.api.delete_graph)(self.raw) }
+    }
+}
+
+/// A serialized `tensorflow.RunOptions`, in the bytes of this value itself.
+struct RunOptionsMessage {
+    bytes: [u8; 22],
+    length: usize,
+}
+
+impl RunOptionsMessage {
+    /// `inter_op_thread_pool` (field 3) as -1, which means the caller's thread: the ten bytes of a negative varint.
+    const CALLER_THREAD: [u8; 11] = [0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    /// The tag of `timeout_in_ms` (field 2).
+    const TIMEOUT_IN_MS: u8 = 0x10;
+
+    fn new(run_in_caller_thread: bool, deadline: Option<Instant>) -> Result<Self> {
+        let mut message = Self { bytes: [0; 22], length: 0 };
+        if run_in_caller_thread {
+            message.push(&Self::CALLER_THREAD);
+        }
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification"));
+            }
+            // Rounded up, as 0 means no timeout; within the range that the original server uses for "never".
+            let mut rest = (left.as_millis() + 1).min(i32::MAX as u128) as u32;
+            message.push(&[Self::TIMEOUT_IN_MS]);
+            while rest >= 0x80 {
+                message.push(&[rest as u8 | 0x80]);
+                rest >>= 7;
+            }
+            message.push(&[rest as u8]);
+        }
+        Ok(message)
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn buffer(&self) -> RawBuffer {
+        RawBuffer { data: self.bytes.as_ptr().cast(), length: self.length, deallocator: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn run_options_are_the_bytes_that_protobuf_writes() {
+        let bytes = |message: &RunOptionsMessage| message.bytes[..message.length].to_vec();
+        assert_eq!(bytes(&RunOptionsMessage::new(false, None).unwrap()), []);
+        let caller = RunOptionsMessage::new(true, None).unwrap();
+        assert_eq!(bytes(&caller), b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01");
+
+        let far = Some(Instant::now() + Duration::from_secs(1 << 30));
+        assert_eq!(bytes(&RunOptionsMessage::new(false, far).unwrap()), b"\x10\xff\xff\xff\xff\x07");
+        assert_eq!(bytes(&RunOptionsMessage::new(true, far).unwrap()).len(), 17);
+        let past = Some(Instant::now());
+        assert_eq!(RunOptionsMessage::new(false, past).err().unwrap().code, Code::DeadlineExceeded);
+    }
+}
