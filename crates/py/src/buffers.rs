@@ -1,0 +1,120 @@
+//! Tensors as memory: lent to Python going in, copied once coming out.
+//!
+//! Memory crosses by `NumPy`'s array interface rather than by the buffer protocol, which extensions for the stable ABI
+//! of Python 3.10 cannot speak. Strings cross as `list[bytes]`.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
+
+/// A tensor of numbers whose memory Python may read for as long as it holds this object.
+///
+/// The tensor lives in the object, and an array made of it keeps the object: memory that a model holds on to after its
+/// run stays valid, at the cost of the memory only.
+#[pyclass(name = "LentTensor", module = "servable._core", frozen)]
+pub(crate) struct LentTensor {
+    buffer: Buffer,
+    shape: Vec<i64>,
+    type_string: &'static str,
+}
+
+#[pymethods]
+impl LentTensor {
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let is_read_only = true;
+        let interface = PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("typestr", self.type_string)?;
+        interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
+        interface.set_item("data", (self.buffer.as_ref().as_ptr() as usize, is_read_only))?;
+        Ok(interface)
+    }
+}
+
+/// What Python gets for a tensor: a [`LentTensor`], or the shape and the elements of a tensor of strings.
+pub(crate) fn lend(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
+    let (dtype, shape, elements) = tensor.into_parts();
+    match elements {
+        Elements::Strings(strings) => {
+            let elements = PyList::new(py, strings.iter().map(|string| PyBytes::new(py, string)))?;
+            Ok((PyTuple::new(py, shape)?, elements).into_pyobject(py)?.into_any())
+        }
+        Elements::Numbers(buffer) => {
+            let type_string = type_string(dtype)
+                .ok_or_else(|| PyTypeError::new_err(format!("{dtype} tensors cannot be lent to Python")))?;
+            Ok(Bound::new(py, LentTensor { buffer, shape, type_string })?.into_any())
+        }
+    }
+}
+
+/// How the array interface calls a dtype; `None` for those that Python servables cannot have.
+///
+/// `NumPy` has no name for bfloat16, so that it crosses as two bytes, and Python gives the array its dtype.
+fn type_string(dtype: DType) -> Option<&'static str> {
+    Some(match dtype {
+        DType::FLOAT => "<f4",
+        DType::DOUBLE => "<f8",
+        DType::HALF => "<f2",
+        DType::BFLOAT16 => "|V2",
+        DType::INT8 => "|i1",
+        DType::INT16 => "<i2",
+        DType::INT32 => "<i4",
+        DType::INT64 => "<i8",
+        DType::UINT8 => "|u1",
+        DType::UINT16 => "<u2",
+        DType::UINT32 => "<u4",
+        DType::UINT64 => "<u8",
+        DType::BOOL => "|b1",
+        DType::COMPLEX64 => "<c8",
+        DType::COMPLEX128 => "<c16",
+        _ => return None,
+    })
+}
+
+/// Whether Python servables can have tensors of this dtype.
+pub(crate) fn is_supported(dtype: DType) -> bool {
+    dtype == DType::STRING || type_string(dtype).is_some()
+}
+
+/// The part of the array interface that says where and how an array's memory lies.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ArrayInterface {
+    typestr: String,
+    shape: Vec<i64>,
+    strides: Option<Vec<i64>>,
+    data: (usize, bool),
+}
+
+/// Copies what a model returned: an array for numbers, a list of `bytes` for strings.
+///
+/// # Errors
+///
+/// An exception, if the object is not an array of that dtype and shape without gaps, or not that many strings.
+pub(crate) fn copy(object: &Bound<'_, PyAny>, dtype: DType, shape: Vec<i64>) -> PyResult<Tensor> {
+    let count: usize = shape.iter().map(|&size| size as usize).product();
+    if dtype == DType::STRING {
+        let strings: Vec<PyBackedBytes> = object.extract()?;
+        if strings.len() != count {
+            return Err(PyValueError::new_err(format!("{} strings for a tensor of {count}", strings.len())));
+        }
+        return Ok(Tensor::from_strings(shape, Strings::from_iter(strings)));
+    }
+    let array: ArrayInterface = object.getattr("__array_interface__")?.extract()?;
+    if Some(array.typestr.as_str()) != type_string(dtype) || array.shape != shape || array.strides.is_some() {
+        return Err(PyValueError::new_err("an array is not laid out as its description says"));
+    }
+    let len = count * dtype.size().expect("a dtype of numbers, as it has a type string");
+    let mut bytes = AlignedBytes::with_capacity(ALIGNMENT, len);
+    if len > 0 {
+        // SAFETY: the array interface promises that an array without strides has its elements, of which there are
+        // `count` by the shape and each as long as its type string says, one behind another from this address on, for as
+        // long as the array lives. The caller holds the array. That its elements do not change under the copy is the
+        // model's promise, as with every array that one thread of Python returns to another.
+        bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(array.data.0 as *const u8, len) });
+    }
+    Ok(Tensor::from_numbers(dtype, shape, Buffer::Owned(bytes)))
+}

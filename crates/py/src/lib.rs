@@ -1,0 +1,32 @@
+//! `servable._core`: the names that Python sees. `_core.pyi` declares and documents them.
+#![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
+
+mod buffers;
+mod errors;
+mod options;
+mod python_executor;
+mod servable;
+mod server;
+mod tensorflow;
+
+use pyo3::prelude::*;
+
+/// The checksum of `TFRecord` files.
+#[pyfunction]
+fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
+    py.detach(|| servable_core::codec::crc32c::crc32c(data))
+}
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::buffers::LentTensor;
+    #[pymodule_export]
+    use super::crc32c;
+    #[pymodule_export]
+    use super::servable::PyServable;
+    #[pymodule_export]
+    use super::server::PyServer;
+    #[pymodule_export]
+    use super::tensorflow::PyTensorFlow;
+}

@@ -1,0 +1,73 @@
+//! Option structs filled from the Python dataclasses, field by field.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use servable_core::body::BodyLimits;
+use servable_core::listen::ListenOptions;
+use servable_core::rest::RestOptions;
+use servable_core::service::ServiceOptions;
+use servable_tensorflow::LoadOptions;
+
+/// `servable.config.server_options.ServerOptions`.
+#[derive(FromPyObject)]
+pub(crate) struct ServerOptions {
+    listen: Vec<String>,
+    worker_threads: usize,
+    rest_timeout_seconds: f64,
+    enable_cors: bool,
+    tensor_content_responses: bool,
+    check_method_names: bool,
+    max_body_bytes: usize,
+    max_connections: usize,
+    header_timeout_seconds: f64,
+    body_timeout_seconds: f64,
+}
+
+impl ServerOptions {
+    pub(crate) fn service_options(&self) -> ServiceOptions {
+        ServiceOptions {
+            tensor_content_responses: self.tensor_content_responses,
+            check_method_names: self.check_method_names,
+        }
+    }
+
+    pub(crate) fn listen_options(&self) -> PyResult<ListenOptions> {
+        let timeout = self.rest_timeout_seconds;
+        Ok(ListenOptions {
+            addresses: self.listen.clone(),
+            worker_threads: self.worker_threads,
+            max_connections: self.max_connections,
+            idle_timeout: seconds(self.header_timeout_seconds)?,
+            body: BodyLimits { max_bytes: self.max_body_bytes, part_timeout: seconds(self.body_timeout_seconds)? },
+            rest: RestOptions {
+                timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
+                cors: self.enable_cors,
+            },
+        })
+    }
+}
+
+/// `servable.loaders.saved_model.SavedModelOptions`.
+#[derive(FromPyObject)]
+pub(crate) struct SavedModelOptions {
+    tags: Vec<String>,
+    session_config: Vec<u8>,
+    run_in_caller_thread: bool,
+}
+
+impl From<SavedModelOptions> for LoadOptions {
+    fn from(options: SavedModelOptions) -> Self {
+        Self {
+            tags: options.tags,
+            session_config: options.session_config,
+            run_in_caller_thread: options.run_in_caller_thread,
+        }
+    }
+}
+
+/// A duration from Python's seconds; negative, infinite and absurd ones are refused.
+pub(crate) fn seconds(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| pyo3::exceptions::PyValueError::new_err(format!("{seconds} seconds: {error}")))
+}

@@ -1,0 +1,123 @@
+//! `Servable`: a loaded version in the hands of the control plane.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use servable_core::codec::metadata;
+use servable_core::error::{Code, ServingError};
+use servable_core::servable::Servable;
+use servable_core::service::ServiceOptions;
+use servable_core::warm_up::{self, Record};
+
+use crate::errors;
+use crate::options::seconds;
+use crate::python_executor::{DeclaredSignature, PythonExecutor};
+
+/// Python's hold on a loaded version; empty once it is unloaded.
+#[pyclass(name = "Servable", module = "servable._core", frozen)]
+pub(crate) struct PyServable {
+    servable: Mutex<Option<Arc<Servable>>>,
+}
+
+impl PyServable {
+    pub(crate) fn new(servable: Arc<Servable>) -> Self {
+        Self { servable: Mutex::new(Some(servable)) }
+    }
+
+    /// The servable, to publish it.
+    pub(crate) fn loaded(&self) -> Result<Arc<Servable>, ServingError> {
+        self.get().ok_or_else(|| ServingError::new(Code::FailedPrecondition, "the servable was unloaded"))
+    }
+
+    fn get(&self) -> Option<Arc<Servable>> {
+        self.servable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[pymethods]
+impl PyServable {
+    #[staticmethod]
+    fn from_python(
+        name: String,
+        signatures: BTreeMap<String, DeclaredSignature>,
+        run: Py<PyAny>,
+        threads: usize,
+    ) -> PyResult<Self> {
+        let signatures: BTreeMap<_, _> = signatures
+            .into_iter()
+            .map(|(name, declared)| declared.into_signature(&name).map(|signature| (name, signature)))
+            .collect::<Result<_, _>>()
+            .map_err(PyValueError::new_err)?;
+        let signature_defs = metadata::signature_defs(&signatures);
+        let executor = PythonExecutor { name, run, signatures: signatures.clone(), threads };
+        Ok(Self::new(Servable::new(signatures, signature_defs, Box::new(executor))))
+    }
+
+    #[pyo3(signature = (prediction_log, iterations, check_method_names=false))]
+    fn warm_up(
+        &self,
+        py: Python<'_>,
+        prediction_log: &[u8],
+        iterations: usize,
+        check_method_names: bool,
+    ) -> PyResult<()> {
+        let options = ServiceOptions { check_method_names, ..ServiceOptions::default() };
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        let record = py
+            .detach(|| Record::parse(prediction_log))
+            .map_err(|_| PyValueError::new_err("not a serialized tensorflow.serving.PredictionLog"))?;
+        py.detach(|| (0..iterations).try_for_each(|_| record.replay(&servable, options)))
+            .map_err(|error| errors::to_python(py, &error))
+    }
+
+    fn warm_up_with_zeros(&self, py: Python<'_>, iterations: usize) -> PyResult<BTreeMap<String, Option<String>>> {
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        let results = py.detach(|| warm_up::run_on_zeros(&servable, iterations));
+        Ok(results.into_iter().map(|(name, result)| (name, result.err().map(|error| error.to_string()))).collect())
+    }
+
+    fn prediction_log<'py>(&self, py: Python<'py>, body: &[u8], is_examples: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        let record = py
+            .detach(|| warm_up::record_of_rest(&servable, body, is_examples))
+            .map_err(|error| errors::to_python(py, &error))?;
+        Ok(PyBytes::new(py, &record))
+    }
+
+    #[pyo3(signature = (timeout_seconds=None))]
+    fn wait_until_idle(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
+        let timeout = timeout_seconds.map(seconds).transpose()?;
+        let servable = self.get();
+        Ok(py.detach(|| servable.is_none_or(|servable| servable.wait_until_idle(timeout))))
+    }
+
+    fn unload(&self, py: Python<'_>) -> PyResult<()> {
+        let in_use = py.detach(|| {
+            let mut held = self.servable.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.as_ref().is_some_and(|servable| !servable.wait_until_idle(Some(std::time::Duration::ZERO))) {
+                return true;
+            }
+            drop(held.take());
+            release_free_memory();
+            false
+        });
+        if in_use {
+            let message = "the servable is published, or a request holds it";
+            return Err(errors::to_python(py, &ServingError::new(Code::FailedPrecondition, message)));
+        }
+        Ok(())
+    }
+}
+
+/// Gives memory that the allocator keeps for later back to the system.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn release_free_memory() {
+    // SAFETY: the function takes no pointers and may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn release_free_memory() {}

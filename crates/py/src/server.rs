@@ -1,0 +1,180 @@
+//! `Server`: start, publish, drain.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use servable_core::error::{Code, ServingError};
+use servable_core::listen::{ListenOptions, Listening};
+use servable_core::service::{ReloadConfig, Service};
+use servable_core::serving_map::{Model, ServingMap, State, Version};
+use servable_core::traffic::Traffic;
+use servable_core::traffic::shadow::Shadow;
+use servable_core::traffic::split::{Split, Weighted};
+
+use crate::errors;
+use crate::options::{ServerOptions, seconds};
+use crate::servable::PyServable;
+
+/// The request path, from its options to its end.
+#[pyclass(name = "Server", module = "servable._core", frozen)]
+pub(crate) struct PyServer {
+    service: Arc<Service>,
+    options: ListenOptions,
+    listening: Mutex<Option<Listening>>,
+}
+
+#[pymethods]
+impl PyServer {
+    #[new]
+    fn new(options: ServerOptions, reload_config: Py<PyAny>) -> PyResult<Self> {
+        let service = Service {
+            serving_map: ServingMap::default(),
+            options: options.service_options(),
+            reload: Box::new(PythonReload { reload_config, turn: Mutex::new(()) }),
+        };
+        Ok(Self { service: Arc::new(service), options: options.listen_options()?, listening: Mutex::new(None) })
+    }
+
+    fn start(&self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        let listening = py
+            .detach(|| Listening::start(Arc::clone(&self.service), self.options.clone()))
+            .map_err(|error| errors::named(py, "ConfigError", &error.to_string()))?;
+        let ports = listening.addresses().iter().map(std::net::SocketAddr::port).collect();
+        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
+        Ok(ports)
+    }
+
+    fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {
+        let models: Vec<(Vec<u8>, Model)> = models
+            .into_iter()
+            .map(PublishedModel::into_model)
+            .collect::<Result<_, _>>()
+            .map_err(|error| errors::to_python(py, &error))?;
+        py.detach(|| self.service.serving_map.publish(models));
+        Ok(())
+    }
+
+    fn shadow_statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let all = PyDict::new(py);
+        for (name, statistics) in self.service.serving_map.shadow_statistics() {
+            let fields = PyDict::new(py);
+            fields.set_item("version", statistics.version)?;
+            fields.set_item("matched", statistics.matched)?;
+            fields.set_item("differed", statistics.differed)?;
+            fields.set_item("failed", statistics.failed)?;
+            fields.set_item("dropped", statistics.dropped)?;
+            fields.set_item("unavailable", statistics.unavailable)?;
+            fields.set_item("last_problem", statistics.last_problem)?;
+            all.set_item(String::from_utf8_lossy(&name), fields)?;
+        }
+        Ok(all)
+    }
+
+    fn drain(&self, py: Python<'_>, timeout_seconds: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout_seconds)?;
+        Ok(py.detach(|| {
+            let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let finished = listening.is_none_or(|listening| listening.drain(timeout));
+            self.service.serving_map.clear();
+            finished
+        }))
+    }
+}
+
+/// `servable.gateway.PublishedModel`.
+#[derive(FromPyObject)]
+struct PublishedModel<'py> {
+    name: String,
+    versions: Vec<PublishedVersion<'py>>,
+    labels: HashMap<String, i64>,
+    unavailable_reason: Option<String>,
+    splits: Vec<TrafficSplit>,
+    shadow: Option<ShadowOptions>,
+}
+
+/// `servable.config.traffic.TrafficSplit`.
+#[derive(FromPyObject)]
+struct TrafficSplit {
+    label: String,
+    versions: Vec<WeightedVersion>,
+    sticky_header: String,
+}
+
+/// `servable.config.traffic.WeightedVersion`.
+#[derive(FromPyObject)]
+struct WeightedVersion {
+    version: i64,
+    weight: u32,
+}
+
+/// `servable.config.traffic.Shadow`.
+#[derive(FromPyObject)]
+struct ShadowOptions {
+    version: i64,
+    fraction: f64,
+}
+
+/// `servable.gateway.PublishedVersion`.
+#[derive(FromPyObject)]
+struct PublishedVersion<'py> {
+    version: i64,
+    state: i32,
+    servable: Option<PyRef<'py, PyServable>>,
+    error_code: i32,
+    error_message: String,
+}
+
+impl PublishedModel<'_> {
+    fn into_model(self) -> Result<(Vec<u8>, Model), ServingError> {
+        let versions = self.versions.into_iter().map(PublishedVersion::into_version).collect::<Result<_, _>>()?;
+        let labels = self.labels.into_iter().map(|(label, version)| (label.into_bytes(), version)).collect();
+        let name = self.name.into_bytes();
+        let splits = self.splits.into_iter().map(|split| split.into_split(&name)).collect();
+        let shadow = self.shadow.map(|shadow| Shadow::new(shadow.version, shadow.fraction));
+        let model = Model::new(versions, labels, self.unavailable_reason);
+        Ok((name, model.with_traffic(Traffic::new(splits, shadow))))
+    }
+}
+
+impl TrafficSplit {
+    fn into_split(self, model: &[u8]) -> Split {
+        let weighted = |version: WeightedVersion| Weighted { version: version.version, weight: version.weight };
+        let versions = self.versions.into_iter().map(weighted).collect();
+        let sticky_header = Some(self.sticky_header).filter(|header| !header.is_empty());
+        Split::new(model, self.label.into_bytes(), versions, sticky_header)
+    }
+}
+
+impl PublishedVersion<'_> {
+    fn into_version(self) -> Result<Version, ServingError> {
+        let state = State::from_number(self.state)
+            .ok_or_else(|| ServingError::invalid_argument(format!("{} is not a version state", self.state)))?;
+        let published = self.servable.map(|servable| servable.loaded()).transpose()?;
+        Ok(Version {
+            number: self.version,
+            state,
+            error_code: Code::from_number(self.error_code),
+            error_message: self.error_message,
+            published: published.map(|servable| servable.publish()),
+        })
+    }
+}
+
+/// The upward call: a reload that Python carries out, one at a time.
+struct PythonReload {
+    reload_config: Py<PyAny>,
+    turn: Mutex<()>,
+}
+
+impl ReloadConfig for PythonReload {
+    fn reload(&self, config: Bytes) -> Result<(), ServingError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        Python::attach(|py| {
+            let config = PyBytes::new(py, &config);
+            self.reload_config.call1(py, (config,)).map(drop).map_err(|error| errors::from_python(py, &error))
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! `TensorFlow`: the runtime of the installed wheel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use servable_core::codec::metadata;
+use servable_core::error::Result;
+use servable_core::servable::Servable;
+use servable_tensorflow::{LoadOptions, Runtime};
+
+use crate::errors;
+use crate::options::SavedModelOptions;
+use crate::servable::PyServable;
+
+/// The opened libraries.
+#[pyclass(name = "TensorFlow", module = "servable._core", frozen)]
+pub(crate) struct PyTensorFlow {
+    runtime: Arc<Runtime>,
+}
+
+#[pymethods]
+impl PyTensorFlow {
+    #[new]
+    fn new(py: Python<'_>, library_directory: PathBuf) -> PyResult<Self> {
+        let runtime = py
+            .detach(|| Runtime::open(&library_directory))
+            .map_err(|error| errors::named(py, "LoadError", &error.to_string()))?;
+        Ok(Self { runtime })
+    }
+
+    #[getter]
+    fn version(&self) -> String {
+        self.runtime.version()
+    }
+
+    fn start_threads(&self, py: Python<'_>, session_config: &[u8]) -> PyResult<()> {
+        py.detach(|| self.runtime.start_threads(session_config)).map_err(|error| errors::to_python(py, &error))
+    }
+
+    fn load_saved_model(&self, py: Python<'_>, path: PathBuf, options: SavedModelOptions) -> PyResult<PyServable> {
+        py.detach(|| self.load(&path, &options.into()))
+            .map(PyServable::new)
+            .map_err(|error| errors::to_python(py, &error))
+    }
+}
+
+impl PyTensorFlow {
+    fn load(&self, path: &std::path::Path, options: &LoadOptions) -> Result<Arc<Servable>> {
+        let loaded = self.runtime.load_saved_model(path, options)?;
+        let signatures = metadata::signatures_from_meta_graph(&loaded.meta_graph)?;
+        Ok(Servable::new(signatures.by_name, signatures.signature_defs, Box::new(loaded.session)))
+    }
+}

@@ -1,0 +1,216 @@
+"""The border between the control plane and the request path.
+
+Everything that crosses between Python and Rust is declared here. Options and published state cross as frozen
+dataclasses that Rust reads by field name; errors cross as a canonical code and a message and arrive as the classes of
+`servable.errors`. Every call that waits or works for longer than a few microseconds releases the interpreter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+from typing_extensions import Self
+
+from servable.config.server_options import ServerOptions
+from servable.gateway import PublishedModel
+from servable.loaders.saved_model import SavedModelOptions
+from servable.signature import Signature
+
+__all__ = ["LentTensor", "Servable", "Server", "TensorFlow", "crc32c"]
+
+def crc32c(data: bytes) -> int:
+    """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""
+
+@final
+class TensorFlow:
+    """The TensorFlow runtime of an installed wheel, used through its C API.
+
+    The libraries stay open for the life of the process. Safe to use from several threads.
+    """
+
+    def __new__(cls, library_directory: str) -> Self:
+        """Open the runtime's libraries.
+
+        Args:
+            library_directory: The directory of the installed `tensorflow` package, which holds `libtensorflow_cc.so.2`
+                and `libtensorflow_framework.so.2`.
+
+        Raises:
+            LoadError: A library is missing or lacks a function that is needed; the message names it.
+        """
+
+    @property
+    def version(self) -> str:
+        """The runtime's own version, such as `2.21.0`."""
+
+    def start_threads(self, session_config: bytes) -> None:
+        """Have the runtime start the threads that all models share, at the priority of the calling thread.
+
+        A second call does nothing. Without one, the first model to be loaded brings them up.
+
+        Args:
+            session_config: A serialized `tensorflow.ConfigProto`, which says how many there are.
+
+        Raises:
+            ServableError: What the runtime reports.
+        """
+
+    def load_saved_model(self, path: str, options: SavedModelOptions) -> Servable:
+        """Load a SavedModel: graph, variables, assets and initialisation.
+
+        Args:
+            path: The version directory, which holds `saved_model.pb`.
+            options: Tags, session options and how runs are scheduled.
+
+        Raises:
+            ServableError: What the runtime reports, with its code and text.
+        """
+
+@final
+class LentTensor:
+    """A tensor of numbers whose memory may be read, by NumPy's array interface.
+
+    The memory stays valid for as long as the object or an array made of it lives.
+    """
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """Where the elements lie, read-only and row-major; bfloat16 is described as two opaque bytes."""
+
+@final
+class Servable:
+    """One loaded version of a model, ready to be published."""
+
+    @staticmethod
+    def from_python(
+        name: str,
+        signatures: Mapping[str, Signature],
+        run: Callable[
+            [str, dict[str, LentTensor | tuple[tuple[int, ...], list[bytes]]], float | None],
+            dict[str, tuple[int, tuple[int, ...], Any]],
+        ],
+        threads: int,
+    ) -> Servable:
+        """Make a servable of a Python function.
+
+        Args:
+            name: The servable id, such as `m/3`, for error messages.
+            signatures: What it takes and returns, by the names of signatures; a `dict` of at least one.
+            run: Runs one batch. Takes the name of a signature, its inputs, which have the declared dtypes and shapes,
+                and the seconds until the caller gives up. A tensor of numbers comes as a `LentTensor`, a tensor of
+                strings as its shape and its elements. Returns all outputs of the signature, each as the number of its
+                dtype, its shape, and an array without gaps in the machine's byte order, or the `list[bytes]` of its
+                strings; they are checked and copied. What it raises is the client's answer: a `ServableError` as it
+                is, anything else as INTERNAL. Called with the interpreter held, on threads of the servable's own.
+            threads: How many calls there may be at once; further requests wait in line.
+
+        Raises:
+            ValueError: A signature cannot be served.
+        """
+
+    def warm_up(
+        self, prediction_log: bytes, iterations: int, check_method_names: bool = False
+    ) -> None:
+        """Run a recorded request on the calling thread, as if a client had sent it; nothing is published or counted.
+
+        Args:
+            prediction_log: A serialized `tensorflow.serving.PredictionLog`. Of its model spec, only the name of the
+                signature counts. Without a request in it, nothing is run.
+            iterations: How often.
+            check_method_names: Whether the method name of a signature has to fit the call.
+
+        Raises:
+            ValueError: It is not such a message.
+            ServableError: What a client would get.
+        """
+
+    def warm_up_with_zeros(self, iterations: int) -> dict[str, str | None]:
+        """Run each signature on zeros and empty strings of its declared shape, 1 where a size is free.
+
+        Args:
+            iterations: How often.
+
+        Returns:
+            By the names of the signatures: why one was not run or failed, or `None`.
+        """
+
+    def prediction_log(self, body: bytes, is_examples: bool) -> bytes:
+        """Make the record of a REST request for `warm_up`.
+
+        Args:
+            body: The JSON body.
+            is_examples: Whether it is one of `:classify` or `:regress`, which the method name of its signature tells
+                apart, and not of `:predict`.
+
+        Returns:
+            A serialized `tensorflow.serving.PredictionLog`.
+
+        Raises:
+            ServableError: What a client would get.
+        """
+
+    def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until the servable is not published and no request holds it.
+
+        Args:
+            timeout_seconds: How long to wait at most; `None` waits without limit.
+
+        Returns:
+            Whether it is idle. A servable that was never published is.
+        """
+
+    def unload(self) -> None:
+        """Release the model and its memory. The servable has to be idle; a second call does nothing.
+
+        Raises:
+            FailedPreconditionError: It is published, or a request holds it.
+        """
+
+@final
+class Server:
+    """Listens, and answers from what was last published."""
+
+    def __new__(cls, options: ServerOptions, reload_config: Callable[[bytes], None]) -> Self:
+        """Prepare a server; nothing is bound yet.
+
+        Args:
+            options: Addresses, limits and switches.
+            reload_config: Carries out a `HandleReloadConfigRequest`: takes a serialized `ModelServerConfig`, returns
+                when the reload is complete, raises a `ServableError` that the client gets. Called on a thread of the
+                server's own, one call at a time.
+        """
+
+    def start(self) -> list[int]:
+        """Bind every address and begin to accept.
+
+        Returns:
+            The port of each of `options.listen`, in order; useful where a port was 0.
+
+        Raises:
+            ConfigError: An address is taken or may not be bound.
+        """
+
+    def publish(self, models: Sequence[PublishedModel]) -> None:
+        """Replace the state of the given models, all at once.
+
+        Requests that begin after the return see the new state; requests under way keep the version they hold. Models
+        that are not named stay as they are.
+        """
+
+    def shadow_statistics(self) -> dict[str, dict[str, int | str]]:
+        """What came of the copies for each model that has a shadow.
+
+        Returns:
+            By the name of the model: `version`, and how many copies `matched` the live answer, `differed`, `failed`,
+            were `dropped` because too many waited, or found the version `unavailable`; `last_problem` says how the
+            last answer differed, or why there was none. Counting goes on until the model has another shadow or none.
+        """
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Stop accepting, let requests in flight finish, and close every connection.
+
+        Args:
+            timeout_seconds: How long to wait for the requests in flight; after that they are cut off.
+
+        Returns:
+            Whether all of them finished. A second call returns at once.
+        """

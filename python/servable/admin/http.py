@@ -1,0 +1,205 @@
+"""HTTP for the administration API: one request a connection, everything bounded.
+
+The control plane is asked rarely, so the standard library's server is enough. It gives each
+connection a thread; how many there are, how large a request is and how long it may take to arrive
+have limits, so that nobody who can reach the port can exhaust the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from servable.admin.api import AdminApi, AdminRequest, AppliedError
+from servable.errors import Code, ConfigError, ServableError
+
+_log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+"""The largest body: a model is described in a few kilobytes."""
+
+MAX_CONNECTIONS = 16
+"""How many requests are worked on at once; a change that loads a model holds one while it waits."""
+
+REQUEST_SECONDS = 10.0
+"""How long a request may take to arrive."""
+
+_LOOK_SECONDS = 0.1
+"""How soon the server notices that it is to close."""
+
+_HTTP_STATUS = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+
+
+class AdminServer:
+    """The administration API on a port of its own."""
+
+    def __init__(self, api: AdminApi, host: str, port: int) -> None:
+        """Bind the port; requests wait until `start`.
+
+        Raises:
+            ConfigError: The port is taken or may not be bound.
+        """
+        try:
+            self._server = _Server(api, host, port)
+        except OSError as error:
+            message = (
+                f"cannot listen on {host}:{port} for administration: {error.strerror or error}"
+            )
+            raise ConfigError(message) from error
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="admin-api", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop accepting; requests under way go on while the process does."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = MAX_CONNECTIONS
+
+    def __init__(self, api: AdminApi, host: str, port: int) -> None:
+        self.api = api
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # Not the parent's, which asks the name service who the address is.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that goes away is not worth a line on stderr.
+        _log.debug("A request for administration broke off", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "servable"
+    sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        # Bounds the request as a whole; a limit on each read would let a trickle go on for ever.
+        self._arrival = threading.Timer(REQUEST_SECONDS, self._give_up)
+        self._arrival.daemon = True
+        self._arrival.start()
+
+    def finish(self) -> None:
+        self._arrival.cancel()
+        super().finish()
+
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def _answer(self) -> None:
+        try:
+            request = AdminRequest(self.command, self.path, self._body())
+            self._arrival.cancel()
+            answer = self.server.api.answer(request)
+        except ServableError as error:
+            document: dict[str, Any] = {"error": error.message, "code": error.code.name}
+            if isinstance(error, AppliedError):
+                document["applied"] = True
+            self._reply(_HTTP_STATUS[error.code], document)
+        except Exception:
+            _log.exception("A request for administration failed")
+            self._reply(500, {"error": "internal error; see the log", "code": Code.INTERNAL.name})
+        else:
+            if self.command != "GET":
+                _log.info("Administration: %s %s", self.command, self.path)
+            self._reply(200, answer)
+
+    do_GET = do_PUT = do_PATCH = do_DELETE = do_POST = do_HEAD = do_OPTIONS = _answer  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Origin") is not None:
+            # Web pages can reach loopback addresses; nobody administers from one.
+            raise ServableError("Requests of web pages are refused", code=Code.PERMISSION_DENIED)
+        if self.headers.get("Transfer-Encoding") is not None:
+            raise ServableError("A body needs a Content-Length", code=Code.INVALID_ARGUMENT)
+        text = self.headers.get("Content-Length", "0")
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
+            raise ServableError(f"Content-Length is {text}", code=Code.INVALID_ARGUMENT)
+        length = int(text)
+        if length > MAX_BODY_BYTES:
+            message = f"The body has {length} bytes; the limit is {MAX_BODY_BYTES}"
+            raise ServableError(message, code=Code.INVALID_ARGUMENT)
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ServableError("The body broke off", code=Code.INVALID_ARGUMENT)
+        return body
+
+    def _reply(self, status: int, answer: dict[str, Any] | str) -> None:
+        if isinstance(answer, str):
+            body, content_type = answer.encode(), "text/plain; charset=utf-8"
+        else:
+            body, content_type = (json.dumps(answer, indent=2) + "\n").encode(), "application/json"
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no request that could be worked on."""
+        del explain
+        self.close_connection = True
+        self._reply(code, {"error": message or "Bad request"})
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing here; changes are logged where they are made."""

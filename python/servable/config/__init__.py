@@ -1,0 +1,1 @@
+"""What the command line and configuration files say, as frozen dataclasses."""

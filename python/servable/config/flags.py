@@ -1,0 +1,274 @@
+"""The command line: every flag in one table, and the parser (command_line.md §1 to §3).
+
+The syntax and the defaults are those of TensorFlow Serving, so that its command lines go on
+working: `--name=value`, bools also as `--name`, and arguments that nobody knows are reported
+without ending the start. What can only be a slip, `--port 8500`, is an error here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_INTEGER_BITS = {"int32": 32, "int64": 64}
+_NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_TRUE, _FALSE = frozenset({"true", "1"}), frozenset({"false", "0"})
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _flag(type_name: str, default: T, help_text: str) -> T:
+    metadata = {"type": type_name, "help": help_text}
+    declared: Any = field(default=default, metadata=metadata)
+    return declared  # type: ignore[no-any-return]  # a field now, a `T` in instances
+
+
+def _per_cpu_flag(factor: int, help_text: str) -> int:
+    metadata = {"type": "int32", "help": help_text}
+    declared: Any = field(default_factory=lambda: factor * _cpus(), metadata=metadata)
+    return declared  # type: ignore[no-any-return]  # as above
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The value of every flag; the fields are the table, in the order of the help text."""
+
+    port: int = _flag("int32", 8500, "TCP port for gRPC and REST on 0.0.0.0; 0 for none")
+    grpc_socket_path: str = _flag("string", "", "UNIX socket to listen on (not supported yet)")
+    rest_api_port: int = _flag(
+        "int32", 0, "a second TCP port, for REST and gRPC alike, on all addresses; 0 for none"
+    )
+    rest_api_num_threads: int = _per_cpu_flag(4, "accepted without effect; see --worker_threads")
+    rest_api_timeout_in_ms: int = _flag(
+        "int32", 30000, "longest run of one REST request; 0 or less for no limit"
+    )
+    rest_api_enable_cors_support: bool = _flag("bool", False, "send CORS headers on REST answers")
+    enable_batching: bool = _flag("bool", False, "join requests into batches (not supported yet)")
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        "bool", False, "let a new label name a version that is not available yet"
+    )
+    batching_parameters_file: str = _flag(
+        "string", "", "file with a BatchingParameters message (not supported yet)"
+    )
+    enable_per_model_batching_parameters: bool = _flag(
+        "bool", False, "read batching_params.pbtxt of each version (not supported yet)"
+    )
+    model_config_file: str = _flag(
+        "string", "", "file with a ModelServerConfig message: the models to serve; "
+        "--model_name and --model_base_path are then ignored",
+    )  # fmt: skip
+    model_config_file_poll_wait_seconds: int = _flag(
+        "int32", 0, "how often to read --model_config_file again; 0 for never"
+    )
+    model_name: str = _flag("string", "default", "name of the single model to serve")
+    model_base_path: str = _flag(
+        "string", "", "absolute path of its directory, which holds a numbered directory a version"
+    )
+    num_load_threads: int = _flag(
+        "int32", 0, "how many versions are loaded at the same time; 0 for one for each CPU"
+    )
+    num_unload_threads: int = _flag(
+        "int32", 0, "how many versions are unloaded at the same time; 0 for one for each CPU"
+    )
+    max_num_load_retries: int = _flag("int32", 5, "attempts after a failed first one to load")
+    load_retry_interval_micros: int = _flag("int64", 60_000_000, "pause before each of them")
+    file_system_poll_wait_seconds: int = _flag(
+        "int32", 1, "how often to look for new versions; 0 for once, less for never"
+    )
+    flush_filesystem_caches: bool = _flag("bool", True, "accepted without effect")
+    tensorflow_session_parallelism: int = _flag(
+        "int64", 0, "threads inside an operation and between operations; 0 for automatic"
+    )
+    tensorflow_session_config_file: str = _flag(
+        "string", "", "file with a tensorflow.ConfigProto message: options of every session"
+    )
+    tensorflow_intra_op_parallelism: int = _flag(
+        "int64", 0, "threads inside an operation; 0 for automatic"
+    )
+    tensorflow_inter_op_parallelism: int = _flag(
+        "int64", 0, "threads between operations; 0 for automatic"
+    )
+    use_alts_credentials: bool = _flag("bool", False, "use Google ALTS (not supported)")
+    ssl_config_file: str = _flag(
+        "string", "", "file with an SSLConfig message: serve TLS (not supported yet)"
+    )
+    platform_config_file: str = _flag(
+        "string", "", "file with a PlatformConfigMap message (not supported yet)"
+    )
+    per_process_gpu_memory_fraction: float = _flag(
+        "float", 0.0, "share of each GPU's memory to take; 0 leaves it to TensorFlow"
+    )
+    saved_model_tags: str = _flag(
+        "string", "serve", "comma-separated tags of the meta graph to load, matched exactly"
+    )
+    grpc_channel_arguments: str = _flag("string", "", "accepted without effect")
+    grpc_max_threads: int = _per_cpu_flag(4, "accepted without effect; see --worker_threads")
+    enable_model_warmup: bool = _flag(
+        "bool", True, "replay a version's recorded requests before it serves"
+    )
+    num_request_iterations_for_warmup: int = _flag(
+        "int32", 0, "how often each of them is replayed; 0 for once"
+    )
+    version: bool = _flag("bool", False, "print versions and exit")
+    monitoring_config_file: str = _flag(
+        "string", "", "file with a MonitoringConfig message (not supported yet)"
+    )
+    remove_unused_fields_from_bundle_metagraph: bool = _flag(
+        "bool", True, "accepted without effect: only signatures are kept in any case"
+    )
+    prefer_tflite_model: bool = _flag("bool", False, "serve model.tflite (not supported yet)")
+    num_tflite_pools: int = _per_cpu_flag(1, "accepted without effect")
+    num_tflite_interpreters_per_pool: int = _flag("int32", 1, "accepted without effect")
+    enable_signature_method_name_check: bool = _flag(
+        "bool", False, "require the method name of a signature to fit the call"
+    )
+    xla_cpu_compilation_enabled: bool = _flag("bool", False, "accepted without effect")
+    xla_gpu_compilation_enabled: bool = _flag("bool", False, "accepted without effect")
+    enable_profiler: bool = _flag("bool", True, "accepted without effect")
+    thread_pool_factory_config_file: str = _flag(
+        "string", "", "file with a ThreadPoolFactoryConfig message (not supported)"
+    )
+    mixed_precision: str = _flag("string", "", "accepted without effect")
+    skip_initialize_tpu: bool = _flag("bool", False, "accepted without effect")
+    enable_grpc_healthcheck_service: bool = _flag("bool", False, "accepted without effect")
+    enable_serialization_as_tensor_content: bool = _flag(
+        "bool", False, "answer gRPC Predict with tensor_content instead of typed fields"
+    )
+    # What TensorFlow Serving does not have.
+    drain_timeout_seconds: float = _flag(
+        "float", 30.0, "how long requests in flight may take after SIGTERM or SIGINT"
+    )
+    tensorflow_run_in_caller_thread: bool = _flag(
+        "bool", True, "run graphs in the thread that asks; false lets large graphs use a pool"
+    )
+    max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
+    servable_versions_always_present: bool = _flag(
+        "bool", False, "never unload all versions of a configured model; "
+        "implies --fail_if_no_model_versions_found",
+    )  # fmt: skip
+    fail_if_no_model_versions_found: bool = _flag(
+        "bool", False, "refuse a configuration that has a model without a version"
+    )
+    enable_automatic_warmup: bool = _flag(
+        "bool", False, "run each signature of a version without recorded requests once on zeros"
+    )
+    admin_api_port: int = _flag("int32", 0, "TCP port of the administration API; 0 for none")
+    admin_api_address: str = _flag(
+        "string", "127.0.0.1", "where that port is; who reaches it may change what is served"
+    )
+    remote_poll_wait_seconds: float = _flag(
+        "float", 60.0, "how often to look for new versions in remote base paths (s3://, gs://, "
+        "az://, hf://, https://); 0 for once, less for never",
+    )  # fmt: skip
+    remote_cache_directory: str = _flag(
+        "string", "", "where fetched versions are kept; empty for ~/.cache/servable/models"
+    )
+    remote_cache_max_bytes: int = _flag(
+        "int64", 0, "the size of it to keep to; 0 for half of its file system, less for no limit"
+    )
+    remote_verify_checksums: bool = _flag(
+        "bool", True, "compare what was fetched with the checksums that stores give"
+    )
+    worker_threads: int = _flag(
+        "int32", 0, "threads that read, decode, run and answer; 0 for one for each CPU"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedArguments:
+    """What a command line says.
+
+    Attributes:
+        flags: The value of every flag.
+        unknown: Arguments that are no flag, in order.
+        errors: Why the command line cannot be used; empty if it can.
+        help_requested: Whether it only asks for the usage text.
+    """
+
+    flags: Flags
+    unknown: tuple[str, ...]
+    errors: tuple[str, ...]
+    help_requested: bool
+
+
+def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
+    """Parse a command line, without the name of the program.
+
+    Nothing is raised: parsing goes on after an error, so that all of them can be shown at once.
+    """
+    types = {f.name: f.metadata["type"] for f in dataclasses.fields(Flags)}
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    errors: list[str] = []
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            unknown.extend(arguments[position:])
+            break
+        name, has_value, text = argument[2:].partition("=")
+        type_name = types.get(name) if argument.startswith("--") else None
+        if type_name is None:
+            unknown.append(argument)
+        elif not has_value and type_name != "bool":
+            following = arguments[position + 1 : position + 2]
+            example = following[0] if following and following[0][:1] != "-" else "VALUE"
+            errors.append(f"--{name} needs its value after an equals sign: --{name}={example}")
+        else:
+            value = _parse_value(type_name, text if has_value else "true")
+            if value is None:
+                errors.append(f"Couldn't interpret value {text} for flag {name}.")
+            else:
+                values[name] = value
+    return ParsedArguments(
+        Flags(**values), tuple(unknown), tuple(errors), unknown[:1] == ["--help"]
+    )
+
+
+def usage(program: str) -> str:
+    """The help text: every flag with its default, its type and what it does."""
+    lines = [f"usage: {program}", "Flags:"]
+    defaults = Flags()
+    for flag in dataclasses.fields(Flags):
+        type_name = flag.metadata["type"]
+        default = _shown(type_name, getattr(defaults, flag.name))
+        shown = f"--{flag.name}={default}"
+        lines.append(f"\t{shown:<33}\t{type_name}\t{flag.metadata['help']}")
+    return "\n".join(lines) + "\n"
+
+
+def _parse_value(type_name: str, text: str) -> bool | int | float | str | None:
+    match type_name:
+        case "bool":
+            lower = text.lower()
+            return True if lower in _TRUE else False if lower in _FALSE else None
+        case "string":
+            return text
+        case "float":
+            try:
+                return float(text) if "_" not in text and text == text.strip() else None
+            except ValueError:
+                return None
+        case _:
+            if _NUMBER.fullmatch(text) is None:
+                return None
+            number, half = int(text), 1 << (_INTEGER_BITS[type_name] - 1)
+            return number if -half <= number < half else None
+
+
+def _shown(type_name: str, value: Any) -> str:
+    match type_name:
+        case "bool":
+            return "true" if value else "false"
+        case "string":
+            return f'"{value}"'
+        case "float":
+            return f"{value:f}"
+        case _:
+            return str(value)

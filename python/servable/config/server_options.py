@@ -1,0 +1,42 @@
+"""Options of the request path: addresses, limits and switches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What the request path needs to know before it starts.
+
+    Rust reads the fields by name; a test compares the two lists.
+
+    Attributes:
+        listen: Addresses as `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4.
+            Each serves REST over HTTP/1.1 and HTTP/2 and gRPC.
+        worker_threads: Threads that read, decode, run small models and answer.
+        rest_timeout_seconds: How long the run of one REST request may take; 0 or less for no limit
+            (`--rest_api_timeout_in_ms`).
+        enable_cors: Send the CORS headers on REST answers (`--rest_api_enable_cors_support`).
+        tensor_content_responses: Answer gRPC with `tensor_content` instead of typed fields
+            (`--enable_serialization_as_tensor_content`).
+        check_method_names: Require signatures' method names to fit the call
+            (`--enable_signature_method_name_check`).
+        max_body_bytes: The largest request body that is taken, after decompression too.
+        max_connections: How many connections may be open at once; further ones wait to be accepted.
+        header_timeout_seconds: How long a client may take to send the head of a request, and how long a connection may
+            be idle.
+        body_timeout_seconds: How long a client may take between two parts of a body.
+    """
+
+    listen: tuple[str, ...]
+    worker_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    rest_timeout_seconds: float = 30.0
+    enable_cors: bool = False
+    tensor_content_responses: bool = False
+    check_method_names: bool = False
+    max_body_bytes: int = 2**31 - 1
+    max_connections: int = 16384
+    header_timeout_seconds: float = 50.0
+    body_timeout_seconds: float = 50.0

@@ -1,0 +1,153 @@
+"""Every exception of the package, with the canonical code that a client sees.
+
+```
+ServableError
+├── InvalidInputError        INVALID_ARGUMENT     400
+├── NotFoundError            NOT_FOUND            404
+├── FailedPreconditionError  FAILED_PRECONDITION  400
+├── OverloadedError          RESOURCE_EXHAUSTED   429
+├── UnavailableError         UNAVAILABLE          503
+├── DeadlineExceededError    DEADLINE_EXCEEDED    504
+├── UnimplementedError       UNIMPLEMENTED        501
+├── CancelledError           CANCELLED            499
+├── BackendError             INTERNAL             500
+├── LoadError                any: a version's health, never a response of its own
+└── ConfigError              INVALID_ARGUMENT by default: start-up, or a refused reload
+```
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Code(enum.IntEnum):
+    """A canonical status code, with the numbers of `google.rpc.Code`."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class ServableError(Exception):
+    """Anything that goes wrong in this package; one `except` catches them all.
+
+    Attributes:
+        code: The canonical code.
+        message: What was found and what was wanted.
+    """
+
+    default_code: ClassVar[Code] = Code.UNKNOWN
+
+    def __init__(self, message: str, *, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = self.default_code if code is None else Code(code)
+
+    def __str__(self) -> str:
+        """The message alone: what a person reads."""
+        return self.message
+
+
+class InvalidInputError(ServableError):
+    """A request is wrong whatever the state of the server: JSON, dtype, shape, input names, an unknown label."""
+
+    default_code = Code.INVALID_ARGUMENT
+
+
+class NotFoundError(ServableError):
+    """There is no such model or version, or it is not available yet or no longer."""
+
+    default_code = Code.NOT_FOUND
+
+
+class FailedPreconditionError(ServableError):
+    """The state of a version or of the server does not allow what was asked."""
+
+    default_code = Code.FAILED_PRECONDITION
+
+
+class OverloadedError(ServableError):
+    """A limit on resources or admission was reached."""
+
+    default_code = Code.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(ServableError):
+    """Not now, perhaps later: a queue is full, the server starts or drains."""
+
+    default_code = Code.UNAVAILABLE
+
+
+class DeadlineExceededError(ServableError):
+    """The caller's time ran out."""
+
+    default_code = Code.DEADLINE_EXCEEDED
+
+
+class UnimplementedError(ServableError):
+    """A feature of TensorFlow Serving that this server does not have."""
+
+    default_code = Code.UNIMPLEMENTED
+
+
+class CancelledError(ServableError):
+    """The work was given up because nobody wants it any more."""
+
+    default_code = Code.CANCELLED
+
+
+class BackendError(ServableError):
+    """The framework raised, or this package has a bug."""
+
+    default_code = Code.INTERNAL
+
+
+class LoadError(ServableError):
+    """A version could not be loaded; its status carries the code and the message."""
+
+
+class ConfigError(ServableError):
+    """A flag, a configuration file or a reload request cannot be carried out."""
+
+    default_code = Code.INVALID_ARGUMENT
+
+
+_BY_CODE: dict[Code, type[ServableError]] = {
+    cls.default_code: cls
+    for cls in (
+        InvalidInputError,
+        NotFoundError,
+        FailedPreconditionError,
+        OverloadedError,
+        UnavailableError,
+        DeadlineExceededError,
+        UnimplementedError,
+        CancelledError,
+        BackendError,
+    )
+}
+
+
+def from_code(code: int, message: str) -> ServableError:
+    """The exception for a canonical code, as the request path reports errors.
+
+    A code without a class of its own becomes a plain `ServableError` that carries it.
+    """
+    canonical = Code(code)
+    return _BY_CODE.get(canonical, ServableError)(message, code=canonical)

@@ -1,0 +1,83 @@
+"""Which versions are loaded, and when: sources, loaders, policies, managers.
+
+No files, no frameworks and no network: the same parts can serve look-up tables. Each part can be
+used alone.
+
+| what | names |
+|---|---|
+| one version of a stream | `ServableId` |
+| who finds versions, and who takes them | `Source`, `Target`, `AspiredVersion` |
+| what stands between them | `SourceAdapter`, `SourceRouter` and its two kinds, `ErrorSourceAdapter` |
+| how a version is loaded, what it needs | `Loader`, `Preparable`, `Servable`, `ObjectLoader`, `ResourceTracker` |
+| one version's state machine, with retries | `LoaderHarness`, `HarnessState`, `RetryPolicy` |
+| the next step of a stream | `AspiredVersionPolicy` and its two kinds, `VersionSnapshot`, `Action` |
+| who acts | `AspiredVersionsManager`, `CachingManager`, `StaticManager` |
+| who is told | `Publisher`, `ServableHandles`, `EventBus`, `StateMonitor` |
+"""
+
+from servable.lifecycle.caching_manager import CachingManager, LoaderFactory, StaticManager
+from servable.lifecycle.handles import Handle, ObjectLoader, ObjectServable, ServableHandles
+from servable.lifecycle.harness import LoaderHarness, RetryPolicy
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.loader import Loader, Preparable, Servable
+from servable.lifecycle.manager import AspiredVersionsManager, Publisher
+from servable.lifecycle.monitor import EventBus, RecordedState, StateMonitor
+from servable.lifecycle.policy import (
+    Action,
+    ActionKind,
+    AspiredVersionPolicy,
+    VersionSnapshot,
+    availability_preserving_policy,
+    resource_preserving_policy,
+)
+from servable.lifecycle.resources import ResourceTracker
+from servable.lifecycle.router import (
+    DynamicSourceRouter,
+    ErrorSourceAdapter,
+    SourceRouter,
+    StaticSourceRouter,
+)
+from servable.lifecycle.source import AspiredVersion, Source, SourceAdapter, Target
+from servable.lifecycle.states import HarnessState, ServableEvent, ServableState
+from servable.lifecycle.workers import Workers, WorkerThreads
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "AspiredVersion",
+    "AspiredVersionPolicy",
+    "AspiredVersionsManager",
+    "CachingManager",
+    "DynamicSourceRouter",
+    "ErrorSourceAdapter",
+    "EventBus",
+    "Handle",
+    "HarnessState",
+    "Loader",
+    "LoaderFactory",
+    "LoaderHarness",
+    "ObjectLoader",
+    "ObjectServable",
+    "Preparable",
+    "Publisher",
+    "RecordedState",
+    "ResourceTracker",
+    "RetryPolicy",
+    "Servable",
+    "ServableEvent",
+    "ServableHandles",
+    "ServableId",
+    "ServableState",
+    "Source",
+    "SourceAdapter",
+    "SourceRouter",
+    "StateMonitor",
+    "StaticManager",
+    "StaticSourceRouter",
+    "Target",
+    "VersionSnapshot",
+    "WorkerThreads",
+    "Workers",
+    "availability_preserving_policy",
+    "resource_preserving_policy",
+]

@@ -1,0 +1,19 @@
+"""One file for each kind of servable."""
+
+from servable.loaders.python_callable import (
+    PythonCallableAdapter,
+    PythonCallableLoader,
+    PythonOptions,
+)
+from servable.loaders.saved_model import SavedModelAdapter, SavedModelLoader, SavedModelOptions
+from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+
+__all__ = [
+    "PythonCallableAdapter",
+    "PythonCallableLoader",
+    "PythonOptions",
+    "SavedModelAdapter",
+    "SavedModelLoader",
+    "SavedModelOptions",
+    "TensorFlowRuntime",
+]

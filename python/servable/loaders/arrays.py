@@ -1,0 +1,132 @@
+"""Tensors of the border as NumPy arrays, and back.
+
+The only module that needs NumPy; it is imported when the first Python servable is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from servable.errors import BackendError, Code, LoadError, ServableError
+from servable.signature import DATA_TYPES, Signature
+
+try:
+    import numpy as np
+except ImportError as error:
+    raise LoadError(
+        "NumPy is not installed, and Python servables need it; install it with `pip install numpy`",
+        code=Code.FAILED_PRECONDITION,
+    ) from error
+
+_log = logging.getLogger(__name__)
+
+Arrays = Mapping[str, Any]
+"""NumPy arrays by name."""
+
+
+class Run(Protocol):
+    """Runs one batch of a signature on arrays."""
+
+    def __call__(self, signature_name: str, inputs: Arrays, deadline: float) -> Any:
+        """Return all outputs of the signature, as arrays by name; it is checked.
+
+        Args:
+            signature_name: Which signature.
+            inputs: One array for each of its inputs, read-only.
+            deadline: When the caller gives up, in seconds on `time.monotonic()`; may be infinite.
+        """
+
+
+def for_border(
+    name: str, signatures: Mapping[str, Signature], run: Run
+) -> Callable[[str, dict[str, Any], float | None], dict[str, tuple[int, tuple[int, ...], Any]]]:
+    """What `Servable.from_python` calls, made of what runs on arrays.
+
+    Args:
+        name: The servable id, for messages.
+        signatures: What it takes and returns.
+        run: Runs one batch.
+    """
+    if any(spec.dtype == "bfloat16" for s in signatures.values() for spec in s.inputs.values()):
+        _import_ml_dtypes()
+
+    def run_lent(
+        signature_name: str, inputs: dict[str, Any], timeout: float | None
+    ) -> dict[str, tuple[int, tuple[int, ...], Any]]:
+        specs = signatures[signature_name].inputs
+        arrays = {alias: _array(lent, specs[alias].dtype) for alias, lent in inputs.items()}
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            outputs = run(signature_name, arrays, deadline)
+        except ServableError:
+            raise
+        except Exception:
+            _log.exception("%s failed to run signature %s", name, signature_name)
+            raise
+        if not isinstance(outputs, Mapping):
+            found = type(outputs).__name__
+            raise BackendError(f"outputs of {name}: got {found}, want a dict of arrays by name")
+        return {
+            alias: _elements(f'output "{alias}" of {name}', value)
+            for alias, value in outputs.items()
+        }
+
+    return run_lent
+
+
+def _array(lent: Any, dtype: str) -> Any:
+    if dtype == "bytes":
+        shape, elements = lent
+        array = np.empty(len(elements), object)
+        array[:] = elements
+        array = array.reshape(shape)
+        array.flags.writeable = False
+        return array
+    array = np.asarray(lent)
+    return array.view(_import_ml_dtypes().bfloat16) if dtype == "bfloat16" else array
+
+
+def _elements(what: str, value: Any) -> tuple[int, tuple[int, ...], Any]:
+    """An output as the number of its dtype, its shape, and its elements as the border takes them."""
+    array = np.asarray(value)
+    dtype = array.dtype
+    if dtype.kind in "OSU":
+        strings = [_bytes(what, element) for element in array.reshape(-1).tolist()]
+        return DATA_TYPES["bytes"], array.shape, strings
+    number = DATA_TYPES.get(dtype.name)
+    if number is None:
+        raise BackendError(f"{what}: got dtype {dtype}, want one of {', '.join(DATA_TYPES)}")
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
+    if not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    if dtype.name == "bfloat16":
+        array = array.view("V2")
+    return number, array.shape, array
+
+
+def _bytes(what: str, element: Any) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    if isinstance(element, str):
+        return element.encode()
+    raise BackendError(f"{what}: got an element of type {type(element).__name__}, want bytes")
+
+
+def _import_ml_dtypes() -> Any:
+    loaded = sys.modules.get("ml_dtypes")
+    if loaded is not None:
+        return loaded
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise LoadError(
+            "bfloat16 needs the package ml_dtypes; install it with `pip install ml_dtypes`",
+            code=Code.FAILED_PRECONDITION,
+        ) from error
+    return ml_dtypes

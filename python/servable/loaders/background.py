@@ -1,0 +1,50 @@
+"""Work that must not take the CPU from requests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_NICENESS = 10
+"""Of a tenth of the weight of a thread that serves; where CPUs are idle, it costs nothing."""
+
+
+def run_in_background(name: str, task: Callable[[], T]) -> T:
+    """Run a task at low CPU priority, and wait for it.
+
+    It gets a thread of its own, since an unprivileged process cannot raise a priority again.
+    Threads that the task starts inherit the priority: what it must not slow down has to exist
+    before. Only Linux has priorities of threads.
+
+    Args:
+        name: What the task does, for people who look at threads.
+        task: What to run.
+
+    Returns:
+        What the task returns; what it raises is raised.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        if sys.platform == "linux":
+            # A process that is less important than this as a whole stays so.
+            with contextlib.suppress(OSError):
+                thread = threading.get_native_id()
+                niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        try:
+            future.set_result(task())
+        except BaseException as raised:  # for the caller, whatever it is
+            future.set_exception(raised)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join()
+    return future.result()

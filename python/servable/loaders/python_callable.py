@@ -1,0 +1,130 @@
+"""Loads servables that are written in Python, into this process or into processes of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servable.errors import FailedPreconditionError, LoadError, NotFoundError
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.source import SourceAdapter
+from servable.loaders.python_model import PythonModel, load_python_model
+from servable.loaders.python_workers import WorkerPool
+
+if TYPE_CHECKING:
+    from servable.gateway import Servable
+
+IN_PROCESS_THREADS = 8
+"""How many calls of one servable may be under way in the server's own process.
+
+One at a time holds the interpreter; the others may wait for something outside, or compute in code
+that has let go of it.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonOptions:
+    """How a Python servable is run.
+
+    Attributes:
+        workers: How many processes of its own it has, each of which runs one batch at a time; 0
+            runs it in the server's process.
+    """
+
+    workers: int = 0
+
+
+class PythonCallableLoader:
+    """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
+
+    def __init__(self, servable_id: ServableId, path: str, options: PythonOptions) -> None:
+        """Describe the load; nothing is read or started yet.
+
+        Args:
+            servable_id: The version, for messages.
+            path: The version directory; `servable.loaders.python_model` says what it holds.
+            options: How it is run.
+        """
+        self._name = f"{servable_id.name}/{servable_id.version}"
+        self._path = Path(path)
+        self._options = options
+        self._model: PythonModel | WorkerPool | None = None
+        self._servable: Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """The size of all files of the version, in each process: what code needs nobody knows."""
+        total = 0
+        try:
+            for directory, _, files in os.walk(self._path, onerror=_raise):
+                total += sum(os.stat(os.path.join(directory, file)).st_size for file in files)
+        except OSError as error:
+            raise NotFoundError(f"{error.filename}: {error.strerror}") from error
+        return total * max(self._options.workers, 1)
+
+    def load(self) -> None:
+        """Import the model, here or in workers.
+
+        Raises:
+            LoadError: NumPy is missing, or the model cannot be imported or made.
+        """
+        from servable.gateway import Servable
+        from servable.loaders.arrays import for_border
+
+        model: PythonModel | WorkerPool
+        if self._options.workers:
+            model = WorkerPool(self._name, self._path, self._options.workers)
+            threads = self._options.workers
+        else:
+            model = load_python_model(self._path)
+            threads = IN_PROCESS_THREADS
+        try:
+            run = for_border(self._name, model.signatures, model.run)
+            self._servable = Servable.from_python(self._name, model.signatures, run, threads)
+        except ValueError as error:
+            model.close()
+            raise LoadError(f"cannot load {self._path}: {error}") from error
+        except BaseException:
+            model.close()
+            raise
+        self._model = model
+
+    def unload(self) -> None:
+        """Close the model, and end its workers."""
+        servable, self._servable = self._servable, None
+        model, self._model = self._model, None
+        if servable is not None:
+            servable.unload()
+        if model is not None:
+            model.close()
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded model."""
+        if self._servable is None:
+            raise FailedPreconditionError(f"{self._path} is not loaded")
+        return self._servable
+
+
+class PythonCallableAdapter(SourceAdapter[str, Loader]):
+    """Turns paths of version directories into loaders of Python servables."""
+
+    def __init__(self, options: Callable[[str], PythonOptions] = lambda name: PythonOptions()):
+        """Take what says how servables are run.
+
+        Args:
+            options: The options of a stream, asked at each list of versions.
+        """
+        super().__init__()
+        self._options = options
+
+    def adapt(self, servable_id: ServableId, item: str) -> PythonCallableLoader:
+        """Make the loader of one version directory."""
+        return PythonCallableLoader(servable_id, item, self._options(servable_id.name))
+
+
+def _raise(error: OSError) -> None:
+    raise error

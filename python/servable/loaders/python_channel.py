@@ -1,0 +1,82 @@
+"""Messages between the server and a worker process: Python objects, with arrays as they lie in memory.
+
+A message is a frame of lengths, a pickle, and the buffers that pickle protocol 5 leaves out of it.
+Both ends are ours, and nobody else can reach the socket.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import socket
+import struct
+import time
+from typing import Any
+
+_LENGTH = struct.Struct("<Q")
+_MAX_PARTS = 512
+"""How many parts a system call takes for sure."""
+
+
+class Channel:
+    """One end of a connection; used by one thread at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Take over a connected stream socket."""
+        self._socket = connection
+
+    def send(self, message: object, deadline: float = math.inf) -> None:
+        """Send a message.
+
+        Raises:
+            TimeoutError: The other end did not take it until the deadline (`time.monotonic()`).
+            OSError: The other end is gone.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+        parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+        lengths = [_LENGTH.pack(part.nbytes) for part in parts]
+        unsent = [memoryview(_LENGTH.pack(len(parts)) + b"".join(lengths)), *parts]
+        while unsent:
+            self._limit(deadline)
+            sent = self._socket.sendmsg(unsent[:_MAX_PARTS])
+            while unsent and sent >= unsent[0].nbytes:
+                sent -= unsent.pop(0).nbytes
+            if sent:
+                unsent[0] = unsent[0][sent:]
+
+    def receive(self, deadline: float = math.inf) -> Any:
+        """Wait for a message; arrays in it are read-only.
+
+        Raises:
+            EOFError: The other end is gone.
+            TimeoutError: No message came until the deadline (`time.monotonic()`).
+            OSError: The connection broke.
+        """
+        (count,) = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
+        lengths = self._take(count * _LENGTH.size, deadline)
+        pickled, *buffers = [self._take(n, deadline) for (n,) in _LENGTH.iter_unpack(lengths)]
+        return pickle.loads(pickled, buffers=[buffer.toreadonly() for buffer in buffers])
+
+    def close(self) -> None:
+        """Close this end; the other one reads its end."""
+        self._socket.close()
+
+    def _take(self, length: int, deadline: float) -> memoryview:
+        data = memoryview(bytearray(length))
+        taken = 0
+        while taken < length:
+            self._limit(deadline)
+            received = self._socket.recv_into(data[taken:])
+            if received == 0:
+                raise EOFError
+            taken += received
+        return data
+
+    def _limit(self, deadline: float) -> None:
+        if deadline == math.inf:
+            if self._socket.gettimeout() is not None:
+                self._socket.settimeout(None)
+        else:
+            # A timeout of 0 would mean not to wait at all, and to fail with another error.
+            self._socket.settimeout(max(deadline - time.monotonic(), 1e-6))

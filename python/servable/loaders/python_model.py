@@ -1,0 +1,206 @@
+"""Makes something that runs of a version directory that holds Python code.
+
+The directory holds `model.py`, or `entry_point.txt` with one line `module:name` that names
+something importable. The module, or what is named, provides one of
+
+- a class `Model` with an attribute `signatures` and a method `run`; it is made once, with the
+  version directory as its argument, and closed by its method `close` if it has one;
+- functions that are declared with `servable.signature.serves`, each for one signature.
+
+A model file is imported under a name of its own, so that each version has its own code, and so do
+modules beside it that it imports relatively (`from . import vocabulary`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import itertools
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from servable.errors import Code, LoadError, ServableError
+from servable.signature import Signature, declared_signature
+
+MODEL_FILE = "model.py"
+ENTRY_POINT_FILE = "entry_point.txt"
+
+_TRACEBACK_LINES = 4
+_numbers = itertools.count(1)
+
+
+def is_python_model(directory: str) -> bool:
+    """Whether a version directory holds what `load_python_model` begins with."""
+    path = Path(directory)
+    return (path / MODEL_FILE).is_file() or (path / ENTRY_POINT_FILE).is_file()
+
+
+class PythonModel:
+    """A model that was imported and made.
+
+    Attributes:
+        signatures: What it takes and returns, by the names of signatures.
+    """
+
+    def __init__(
+        self,
+        signatures: Mapping[str, Signature],
+        functions: Mapping[str, Callable[..., Any]],
+        resources: contextlib.ExitStack,
+    ) -> None:
+        """Join what was found; for `load_python_model`."""
+        self.signatures = dict(signatures)
+        self._functions = {
+            name: (function, _keywords(function)) for name, function in functions.items()
+        }
+        self._resources = resources
+
+    def run(self, signature_name: str, inputs: Mapping[str, Any], deadline: float) -> Any:
+        """Run one batch; `servable.loaders.arrays.Run` describes it."""
+        function, keywords = self._functions[signature_name]
+        if not keywords:
+            return function(inputs)
+        offered = {"signature_name": signature_name, "deadline": deadline}
+        return function(inputs, **{name: offered[name] for name in keywords})
+
+    def close(self) -> None:
+        """Close the model, and forget its code."""
+        self._functions.clear()
+        self._resources.close()
+
+
+def load_python_model(directory: Path) -> PythonModel:
+    """Import and make the model of a version directory.
+
+    Raises:
+        LoadError: There is none, it cannot be used, or its code raised; the message ends with the
+            last lines of the traceback.
+    """
+    resources = contextlib.ExitStack()
+    try:
+        return _make(_import(directory, resources), directory, resources)
+    except ServableError:
+        resources.close()
+        raise
+    # A model file may also exit, or be interrupted; neither may end the server.
+    except BaseException as error:
+        resources.close()
+        raise LoadError(
+            f"cannot load {directory}: {_last_lines(error)}", code=Code.INTERNAL
+        ) from error
+
+
+def _import(directory: Path, resources: contextlib.ExitStack) -> Any:
+    """The module, or the object that an entry point names."""
+    file, entry_point = directory / MODEL_FILE, directory / ENTRY_POINT_FILE
+    if entry_point.is_file():
+        module_name, _, attribute = entry_point.read_text().strip().partition(":")
+        found: Any = importlib.import_module(module_name)
+        for name in filter(None, attribute.split(".")):
+            found = getattr(found, name)
+        return found
+    if not file.is_file():
+        raise LoadError(
+            f"{directory} holds neither {MODEL_FILE} nor {ENTRY_POINT_FILE}", code=Code.NOT_FOUND
+        )
+    name = f"servable_model_{next(_numbers)}"
+    resources.callback(_forget, name)
+    return _import_file(name, file)
+
+
+def _import_file(name: str, file: Path) -> ModuleType:
+    # A package, so that the modules beside it can be imported relatively.
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(file.parent)]
+    )
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _no_bytecode():
+        # Compiled here, not by the module's loader: bytecode that lies beside the file may be
+        # older than it, and its directory is not ours to write to.
+        exec(compile(file.read_bytes(), file, "exec"), module.__dict__)
+    return module
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _forget(name: str) -> None:
+    for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        sys.modules.pop(module, None)
+
+
+def _make(code: Any, directory: Path, resources: contextlib.ExitStack) -> PythonModel:
+    if isinstance(code, ModuleType):
+        functions = dict(_declared_functions(code))
+        if not hasattr(code, "Model"):
+            if not functions:
+                raise LoadError(
+                    f"{code.__file__} has neither a class Model nor a function that is declared "
+                    "with servable.signature.serves",
+                    code=Code.INVALID_ARGUMENT,
+                )
+            return _of_functions(functions, resources)
+        code = code.Model
+    elif (declared := declared_signature(code)) is not None:
+        name, signature = declared
+        return _of_functions({name: (signature, code)}, resources)
+    make: Callable[[Path], Any] = code
+    model = make(directory) if inspect.isclass(code) else code
+    if callable(close := getattr(model, "close", None)):
+        resources.callback(close)
+    signatures, run = getattr(model, "signatures", None), getattr(model, "run", None)
+    are_signatures = isinstance(signatures, Mapping) and all(
+        isinstance(signature, Signature) for signature in signatures.values()
+    )
+    if not (signatures and are_signatures and callable(run)):
+        raise LoadError(
+            f"{directory}: a model needs an attribute `signatures`, a dict of at least one "
+            f"servable.signature.Signature by name, and a method `run`; got {model!r}",
+            code=Code.INVALID_ARGUMENT,
+        )
+    return PythonModel(signatures, dict.fromkeys(signatures, run), resources)
+
+
+def _declared_functions(
+    module: ModuleType,
+) -> Iterator[tuple[str, tuple[Signature, Callable[..., Any]]]]:
+    for value in vars(module).values():
+        declared = declared_signature(value) if callable(value) else None
+        if declared is not None:
+            yield declared[0], (declared[1], value)
+
+
+def _of_functions(
+    functions: Mapping[str, tuple[Signature, Callable[..., Any]]], resources: contextlib.ExitStack
+) -> PythonModel:
+    return PythonModel(
+        {name: signature for name, (signature, _) in functions.items()},
+        {name: function for name, (_, function) in functions.items()},
+        resources,
+    )
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of the optional arguments a function takes."""
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return tuple(name for name in ("signature_name", "deadline") if takes_all or name in parameters)
+
+
+def _last_lines(error: BaseException) -> str:
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return "\n".join(lines[-_TRACEBACK_LINES:])

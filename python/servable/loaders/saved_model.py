@@ -1,0 +1,141 @@
+"""Loads TensorFlow SavedModels through the C API of the installed wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from servable.config.text_proto import parse_bytes
+from servable.errors import FailedPreconditionError, NotFoundError
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.source import SourceAdapter
+from servable.loaders.background import run_in_background
+from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+
+if TYPE_CHECKING:
+    from servable.gateway import Servable
+
+_RAM_PER_FILE_BYTE = 1.2
+_GRAPHS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
+_SHARD = re.compile(r"variables\.data-[0-9]+-of-([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModelOptions:
+    """How a SavedModel is loaded and run.
+
+    Rust reads the fields by name; a test compares the two lists.
+
+    Attributes:
+        tags: The tag set of the meta graph to load, matched exactly (`--saved_model_tags`).
+        session_config: A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
+        run_in_caller_thread: Run graphs in the thread that asks, without the runtime's inter-op
+            pool: several times less CPU for small graphs. `False` lets parallel branches of large
+            graphs use the pool.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    session_config: bytes = b""
+    run_in_caller_thread: bool = True
+
+
+class SavedModelLoader:
+    """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
+
+    def __init__(self, path: str, runtime: TensorFlowRuntime, options: SavedModelOptions) -> None:
+        """Describe the load; nothing is read yet.
+
+        Args:
+            path: The version directory, which holds `saved_model.pb`.
+            runtime: The TensorFlow to load it with.
+            options: How to load and run it.
+        """
+        self._path = path
+        self._runtime = runtime
+        self._options = options
+        self._servable: Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """The size of all files of the version, and a fifth more (lifecycle.md §5)."""
+        total = 0
+        try:
+            for directory, _, files in os.walk(self._path, onerror=_raise):
+                total += sum(os.stat(os.path.join(directory, file)).st_size for file in files)
+        except OSError as error:
+            raise NotFoundError(f"{error.filename}: {error.strerror}") from error
+        return int(total * _RAM_PER_FILE_BYTE)
+
+    def load(self) -> None:
+        """Load the graph, restore its variables and run its initialisation, at a low CPU priority."""
+        runtime = self._runtime.get()
+        if _has_threads_of_its_own(self._options.session_config):
+            self._servable = runtime.load_saved_model(self._path, self._options)
+            return
+        # Requests will run in these threads too, which must not be of the load's priority.
+        runtime.start_threads(self._options.session_config)
+        self._servable = run_in_background(
+            "load", lambda: runtime.load_saved_model(self._path, self._options)
+        )
+
+    def unload(self) -> None:
+        """Close the session; its memory goes back to the system."""
+        servable, self._servable = self._servable, None
+        if servable is not None:
+            servable.unload()
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded model."""
+        if self._servable is None:
+            raise FailedPreconditionError(f"{self._path} is not loaded")
+        return self._servable
+
+
+class SavedModelAdapter(SourceAdapter[str, Loader]):
+    """Turns paths of version directories into loaders that share a runtime and options."""
+
+    def __init__(self, runtime: TensorFlowRuntime, options: SavedModelOptions) -> None:
+        """Take what the loaders share."""
+        super().__init__()
+        self._runtime = runtime
+        self._options = options
+
+    def adapt(self, servable_id: ServableId, item: str) -> SavedModelLoader:
+        """Make the loader of one version directory."""
+        del servable_id
+        return SavedModelLoader(item, self._runtime, self._options)
+
+
+def is_saved_model(path: str) -> bool:
+    """Whether a directory holds all the files of a SavedModel, as far as their names can tell."""
+    names = _names(path)
+    if names.isdisjoint(_GRAPHS):
+        return False
+    variables = _names(os.path.join(path, "variables")) if "variables" in names else frozenset()
+    shards = [match for name in variables if (match := _SHARD.fullmatch(name))]
+    if not shards:
+        return "variables.index" not in variables
+    # Each shard says how many there are; the index is written after them.
+    return "variables.index" in variables and len(shards) >= max(int(m[1]) for m in shards)
+
+
+def _names(directory: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(directory))
+    except OSError:
+        return frozenset()
+
+
+def _has_threads_of_its_own(session_config: bytes) -> bool:
+    """Whether each session starts threads that its runs are to use."""
+    if not session_config:
+        return False
+    config: Any = parse_bytes(session_config, "tensorflow.ConfigProto")
+    return bool(config.use_per_session_threads or config.session_inter_op_thread_pool)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,241 @@
+"""Reads object stores and web servers through fsspec: directories, manifests, bytes.
+
+fsspec and its drivers are imported at the first use of a URL. Credentials, endpoints and proxies
+are those that the driver finds by its own rules.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from servable.errors import Code, LoadError
+from servable.remote.errors import PERMANENT, store_error
+from servable.remote.manifest import Manifest, RemoteFile, check_path, describe
+from servable.remote.urls import missing_driver, scheme_of, shown
+
+T = TypeVar("T")
+
+_LISTING_SECONDS = 60.0
+_READ_SECONDS = 120.0
+"""How long one range may take; a connection that has died silently must not hold a load."""
+_RANGE_BYTES = 8 << 20
+_SMALL_RANGE_BYTES = 1 << 20
+_RANGES_AT_ONCE = 4
+_STREAM_BYTES = 1 << 20
+_HTTP = ("http", "https")
+
+
+class RemoteStore:
+    """The remote places of one server. Safe to use from several threads.
+
+    Every method raises `ServableError` with a code that tells what is missing: `NOT_FOUND`,
+    `UNAUTHENTICATED`, `PERMISSION_DENIED`, `FAILED_PRECONDITION` for a driver that is not
+    installed, `UNAVAILABLE` for what may pass.
+    """
+
+    def __init__(self) -> None:
+        """Import and open nothing yet."""
+        self._lock = threading.Lock()
+        self._file_systems: dict[tuple[str, str], Any] = {}
+
+    def directories(self, base_url: str) -> list[str]:
+        """The names of the directories right below a base path.
+
+        Raises:
+            ServableError: See the class; a base path that does not exist is `NOT_FOUND`.
+        """
+
+        def list_names(file_system: Any) -> list[str]:
+            file_system.invalidate_cache()
+            root = _root(file_system, base_url)
+            entries = file_system.ls(root, detail=True, **_limit(file_system, _LISTING_SECONDS))
+            names = (_relative(str(entry["name"]), root) for entry in _directories(entries))
+            return sorted(name for name in names if name and "/" not in name)
+
+        return self._ask(base_url, "list", list_names)
+
+    def manifest(self, url: str) -> Manifest:
+        """List the files of a version.
+
+        Raises:
+            ServableError: See the class; a version without files is `NOT_FOUND`.
+        """
+        scheme = scheme_of(url)
+        # The ETags of S3's directory buckets are no hashes, but look like them.
+        has_md5_etags = not urlsplit(url).netloc.endswith("--x-s3")
+
+        def list_files(file_system: Any) -> Manifest:
+            file_system.invalidate_cache()
+            root = _root(file_system, url)
+            limit = _limit(file_system, _LISTING_SECONDS)
+            found = file_system.find(root, detail=True, **limit)
+            files = []
+            for name, info in found.items():
+                path = _relative(name, root)
+                if not path or path.endswith("/"):
+                    continue  # the empty objects that some tools make in place of directories
+                if scheme in _HTTP:
+                    if "?" in path or "#" in path:
+                        continue  # links that sort the listing
+                    path = unquote(path)
+                    info = {**info, **file_system.info(name, **limit), "name": name}
+                check_path(path, url)
+                files.append(describe(scheme, path, info, has_md5_etags))
+            if not files:
+                raise LoadError(f"There are no files in {shown(url)}", code=Code.NOT_FOUND)
+            return Manifest(url, tuple(sorted(files, key=lambda file: file.path)))
+
+        return self._ask(url, "list", list_files)
+
+    def read(
+        self, url: str, file: RemoteFile, offset: int, *, gently: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """Read a file of the version at `url`, from an offset to its end.
+
+        Args:
+            url: The version's directory.
+            file: One of its manifest.
+            offset: Where to begin.
+            gently: Ask for little at a time: what a slow or shaky connection still gets through.
+
+        Yields:
+            Blocks, with the offset of each. The first one may start at 0 instead of where it was
+            asked to, if the server cannot do otherwise.
+
+        Raises:
+            ServableError: See the class; nothing is tried twice here.
+        """
+        file_system = self._ask(url, "open", lambda opened: opened)
+        try:
+            if scheme_of(url) in _HTTP:
+                yield from _stream(file_system, file, offset)
+            elif file.size is None:
+                yield offset, bytes(file_system.cat_file(file.location, start=offset))
+            else:
+                count, size = (1, _SMALL_RANGE_BYTES) if gently else (_RANGES_AT_ONCE, _RANGE_BYTES)
+                yield from _ranges(file_system, file, offset, count, size)
+        except Exception as raised:  # the driver's border
+            raise store_error(raised, f"fetch {file.path} of", url) from raised
+
+    def checksum_counts(self, url: str, file: RemoteFile) -> bool:
+        """Whether a checksum that does not fit proves that the content is wrong.
+
+        The ETag of an object that S3 encrypts with a key of its customer looks like an MD5 hash,
+        but is none; only the object itself tells.
+        """
+        if scheme_of(url) not in ("s3", "s3a"):
+            return True
+        bucket, _, key = file.location.partition("/")
+
+        def head(file_system: Any) -> bool:
+            answer = file_system.call_s3("head_object", Bucket=bucket, Key=key)
+            is_plain = answer.get("ServerSideEncryption") in (None, "AES256")
+            return is_plain and not answer.get("SSECustomerAlgorithm")
+
+        return self._ask(url, "look at", head)
+
+    def _ask(self, url: str, doing: str, question: Callable[[Any], T]) -> T:
+        key = (scheme_of(url), urlsplit(url).netloc)
+        try:
+            return question(self._file_system(key, url))
+        except Exception as raised:  # the driver's border
+            error = store_error(raised, doing, url)
+            if error.code in PERMANENT:
+                with self._lock:
+                    # Credentials are read once by most drivers; better ones may come.
+                    self._file_systems.pop(key, None)
+            if error is raised:
+                raise
+            raise error from raised
+
+    def _file_system(self, key: tuple[str, str], url: str) -> Any:
+        with self._lock:
+            if key not in self._file_systems:
+                self._file_systems[key] = _open(url)
+            return self._file_systems[key]
+
+
+def _open(url: str) -> Any:
+    try:
+        import fsspec.config
+        from fsspec.core import url_to_fs
+
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+        scheme = scheme_of(url)
+        if scheme in _HTTP and "client_kwargs" not in fsspec.config.conf.get(scheme, {}):
+            from aiohttp import ClientTimeout
+
+            # Its default is five minutes for a whole file, however large.
+            timeout = ClientTimeout(total=None, sock_connect=30, sock_read=_READ_SECONDS)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+        return url_to_fs(url, **options)[0]
+    except ImportError as raised:
+        raise missing_driver(url, str(raised)) from raised
+    except ValueError as raised:
+        if "rotocol not known" in str(raised):
+            raise missing_driver(url, str(raised)) from raised
+        raise
+
+
+def _root(file_system: Any, url: str) -> str:
+    return str(file_system._strip_protocol(url)).rstrip("/")
+
+
+def _relative(name: str, root: str) -> str:
+    """The path of an entry below the root; empty for the root itself."""
+    prefix = root + "/"
+    if not name.startswith(prefix):
+        return ""
+    relative = name[len(prefix) :]
+    return relative[:-1] if relative.endswith("/") and relative.count("/") == 1 else relative
+
+
+def _directories(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (entry for entry in entries if entry.get("type") == "directory")
+
+
+def _limit(file_system: Any, seconds: float) -> dict[str, Any]:
+    """The keyword that bounds a call, for drivers on fsspec's event loop; others have their own."""
+    return {"timeout": seconds} if file_system.async_impl else {}
+
+
+def _ranges(
+    file_system: Any, file: RemoteFile, offset: int, count: int, range_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """The file in order, `count` ranges asked for at a time."""
+    size = file.size or 0
+    limit = _limit(file_system, _READ_SECONDS)
+    while offset < size:
+        end = min(size, offset + count * range_bytes)
+        starts = list(range(offset, end, range_bytes))
+        ends = [*starts[1:], end]
+        # Returned, not raised: what comes before the first failure is worth keeping.
+        blocks = file_system.cat_ranges(
+            [file.location] * len(starts), starts, ends, on_error="return", **limit
+        )
+        for start, stop, block in zip(starts, ends, blocks, strict=True):
+            if isinstance(block, BaseException):
+                raise block
+            yield start, bytes(block)
+            if len(block) != stop - start:
+                raise EOFError(f"{len(block)} of {stop - start} bytes at offset {start}")
+        offset = end
+
+
+def _stream(file_system: Any, file: RemoteFile, offset: int) -> Iterator[tuple[int, bytes]]:
+    """One request for all the rest, since not every web server knows ranges."""
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if file.revision:
+            headers["If-Range"] = file.revision
+    opened = file_system.open(file.location, "rb", block_size=0, size=1, headers=headers)
+    with opened as stream:
+        if offset and getattr(getattr(stream, "r", None), "status", 206) != 206:
+            offset = 0
+        while block := stream.read(_STREAM_BYTES):
+            yield offset, block
+            offset += len(block)

@@ -1,0 +1,275 @@
+"""`ModelServer`: joins the parts, starts, drains, stops."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from servable.admin import AdminApi, AdminServer
+from servable.config.flags import Flags
+from servable.config.models import (
+    PYTHON_PLATFORM,
+    TENSORFLOW_PLATFORM,
+    ModelConfig,
+    parse_reload_config,
+    read_model_config_file,
+    validate_models,
+)
+from servable.config.options import (
+    check_flags,
+    initial_models,
+    remote_options,
+    retry_policy,
+    saved_model_options,
+    server_options,
+    slots,
+    warm_up_options,
+)
+from servable.errors import ConfigError, ServableError
+from servable.gateway import Server
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.source import SourceAdapter
+from servable.loaders.python_callable import PythonCallableAdapter
+from servable.loaders.python_model import is_python_model
+from servable.loaders.saved_model import SavedModelAdapter, is_saved_model
+from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+from servable.publisher import ModelPublisher
+from servable.server_core import CoreOptions, ServerCore
+from servable.sources.settling import SettleTimes
+from servable.startup import StartupWatch
+from servable.traffic_report import TrafficReport
+from servable.warmup import WarmUpAdapter, WarmUpOptions
+
+_log = logging.getLogger(__name__)
+
+_UNLOAD_SECONDS = 5.0
+"""How long unloading may take at the end: the process's memory goes back with the process."""
+
+
+_REPORT_SECONDS = 10.0
+"""How often splits and shadows are looked at for something to log."""
+
+_SETTLE_SECONDS = 1.0
+"""How long nothing in a version directory may have changed before it is served, unless it was
+renamed into its place."""
+
+
+class ModelServer:
+    """A server for the models that its flags name.
+
+    Ports open at once; until a model has its first available version, requests for it get
+    UNAVAILABLE with the reason. `run` does everything a command needs; `start` and `stop` are for
+    programs that have a main loop of their own.
+    """
+
+    def __init__(self, flags: Flags) -> None:
+        """Check the flags and join the parts; nothing is bound or loaded yet.
+
+        Raises:
+            ConfigError: The flags, or a file that they name, cannot be used.
+            LoadError: TensorFlow is not installed.
+        """
+        check_flags(flags)
+        self._flags = flags
+        self._models = initial_models(flags)
+        options = saved_model_options(flags)
+        runtime = TensorFlowRuntime()
+        if self._models:
+            validate_models(self._models)
+            if any(model.platform == TENSORFLOW_PLATFORM for model in self._models):
+                # A retry would not help, and a server that answers nothing helps nobody.
+                runtime.require_installed()
+        self._server = Server(server_options(flags), self.reload_config)
+        self._core = ServerCore(
+            ModelPublisher(self._server.publish),
+            {
+                TENSORFLOW_PLATFORM: self._warming_up(SavedModelAdapter(runtime, options)),
+                PYTHON_PLATFORM: self._warming_up(
+                    PythonCallableAdapter(lambda name: self._core.python_options(name))
+                ),
+            },
+            CoreOptions(
+                poll_wait_seconds=flags.file_system_poll_wait_seconds,
+                retry=retry_policy(flags),
+                load_slots=slots(flags.num_load_threads),
+                unload_slots=slots(flags.num_unload_threads),
+                allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+                servable_versions_always_present=flags.servable_versions_always_present,
+                fail_if_zero_versions=flags.fail_if_no_model_versions_found,
+                settle_times=SettleTimes(complete_seconds=_SETTLE_SECONDS),
+                is_complete={
+                    TENSORFLOW_PLATFORM: is_saved_model,
+                    PYTHON_PLATFORM: is_python_model,
+                },
+                remote=remote_options(flags),
+            ),
+        )
+        self._ports: list[int] = []
+        self._admin: AdminServer | None = None
+        self._stopping = threading.Event()
+        self._signals = 0
+        # What `run` waits for. A simple queue may be filled by a signal handler at any moment.
+        self._happened: queue.SimpleQueue[int | ServableError | None] = queue.SimpleQueue()
+
+    @property
+    def ports(self) -> Sequence[int]:
+        """The ports that are really open, `--port` first."""
+        return tuple(self._ports)
+
+    def start(self) -> None:
+        """Open the ports and begin to load.
+
+        Raises:
+            ServableError: A port is taken, or the configuration is refused.
+        """
+        names = [model.name for model in self._models or ()]
+        self._core.expect(names)
+        self._ports = self._server.start()
+        if self._flags.admin_api_port:
+            self._admin = self._bind_admin()
+        for address in server_options(self._flags).listen:
+            _log.info("Listening on %s, while models are loaded", address)
+        StartupWatch(self._core, names, self._log_ready, self._happened.put)
+        self._core.start(self._models)
+        if self._admin is not None:
+            # Not earlier: a change waits for what it loads, and nothing would be loaded yet.
+            self._admin.start()
+        if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds > 0:
+            threading.Thread(
+                target=self._poll_model_config, name="model-config-poll", daemon=True
+            ).start()
+        report = TrafficReport(self._core, self._server.shadow_statistics)
+        threading.Thread(
+            target=report.run,
+            args=(self._stopping, _REPORT_SECONDS),
+            name="traffic-report",
+            daemon=True,
+        ).start()
+
+    def run(self) -> None:
+        """Serve until a signal ends it.
+
+        The first SIGTERM or SIGINT stops accepting, lets requests in flight finish, unloads and
+        returns; a second one ends the process at once. For the main thread only.
+
+        Raises:
+            ServableError: The start failed, also later: when every model has failed to load for
+                good.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self.start()
+        happened = self._happened.get()
+        if isinstance(happened, ServableError):
+            raise happened
+        # Not on this thread, which has to see the second signal.
+        threading.Thread(target=self._stop_and_tell, name="shutdown", daemon=True).start()
+        while self._happened.get() is not None:
+            pass
+
+    def stop(self) -> bool:
+        """Drain and unload, within the time that the flags grant.
+
+        Returns:
+            Whether all requests in flight finished.
+        """
+        self._stopping.set()
+        if self._admin is not None:
+            self._admin.close()
+        deadline = time.monotonic() + self._flags.drain_timeout_seconds
+        drained = self._server.drain(self._flags.drain_timeout_seconds)
+        if not drained:
+            _log.warning("Requests in flight did not finish in time and were cut off")
+        self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
+        return drained
+
+    def reload_config(self, config: bytes) -> None:
+        """Carry out a `HandleReloadConfigRequest`.
+
+        Args:
+            config: A serialized `ModelServerConfig`.
+
+        Raises:
+            ServableError: What the client gets.
+        """
+        try:
+            models = parse_reload_config(config)
+            _log_entries(models)
+            self._core.reload(models)
+        except ServableError as error:
+            _log.error("ReloadConfig failed: %s", error)
+            raise
+
+    def _warming_up(self, adapter: SourceAdapter[str, Loader]) -> WarmUpAdapter:
+        """The loaders of an adapter, and a warm-up after each load."""
+
+        def options(name: str) -> WarmUpOptions:
+            is_automatic = self._core.warms_up_automatically(name)
+            return warm_up_options(self._flags, is_automatic=is_automatic)
+
+        return WarmUpAdapter(adapter, options)
+
+    def _poll_model_config(self) -> None:
+        flags = self._flags
+        # What is in the file of what is served, as far as it could be carried out.
+        applied: tuple[ModelConfig, ...] | None = self._models
+        while True:
+            try:
+                models = read_model_config_file(flags.model_config_file)
+            except ConfigError as error:
+                _log.error("Failed to read ModelServerConfig file: %s", error)
+            else:
+                try:
+                    # Beside the administration API, a file that says nothing new changes nothing.
+                    if self._admin is None or models != applied:
+                        self._core.reload(models)
+                        applied = models
+                except ServableError as error:
+                    _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
+            if self._stopping.wait(flags.model_config_file_poll_wait_seconds):
+                return
+
+    def _bind_admin(self) -> AdminServer:
+        api = AdminApi(self._core, self._server.shadow_statistics)
+        admin = AdminServer(api, self._flags.admin_api_address, self._flags.admin_api_port)
+        _log.info("Administration API on %s:%d", self._flags.admin_api_address, admin.port)
+        return admin
+
+    def _log_ready(self) -> None:
+        flags, ports = self._flags, self._ports
+        if flags.port:
+            _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", ports[0])
+        if flags.rest_api_port:
+            if flags.rest_api_port == flags.port:
+                _log.info("--rest_api_port is --port: one port serves REST and gRPC")
+            _log.info("Exporting HTTP/REST API at:localhost:%d ...", ports[-1])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(128 + number)
+        self._happened.put(number)
+
+    def _stop_and_tell(self) -> None:
+        try:
+            self.stop()
+        finally:
+            self._happened.put(None)
+
+
+def _log_entries(models: Sequence[ModelConfig]) -> None:
+    for index, model in enumerate(models):
+        _log.info(
+            "\nConfig entry\n\tindex : %d\n\tpath : %s\n\tname : %s\n\tplatform : %s",
+            index,
+            model.base_path,
+            model.name,
+            model.platform,
+        )

@@ -1,0 +1,373 @@
+"""What is served: the configured models, from their base paths to the request path.
+
+Joins source, adapter, manager and publisher, and carries out changes of the configuration
+(lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
+model goes its own way. It waits for models that are new, but never for what cannot come: a model
+without a version is reported, and is served once a version appears.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from servable.config.models import (
+    ModelConfig,
+    models_by_path,
+    validate_models,
+)
+from servable.errors import (
+    ConfigError,
+    FailedPreconditionError,
+    NotFoundError,
+    ServableError,
+    UnavailableError,
+)
+from servable.lifecycle.harness import RetryPolicy
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.manager import AspiredVersionsManager
+from servable.lifecycle.monitor import EventBus, StateMonitor
+from servable.lifecycle.router import DynamicSourceRouter, ErrorSourceAdapter
+from servable.lifecycle.source import SourceAdapter
+from servable.lifecycle.states import ServableState, status_text
+from servable.loaders.python_callable import PythonOptions
+from servable.publisher import ModelPublisher, Traffic
+from servable.remote.options import RemoteOptions
+from servable.remote.urls import is_remote, local_path
+from servable.remote_models import RemoteModels
+from servable.sources.filesystem import FileSystemSource, MonitoredServable
+from servable.sources.settling import IsComplete, SettleTimes
+
+_log = logging.getLogger(__name__)
+
+_RECHECK_SECONDS = 1.0
+"""How often a waiting reload looks whether its models still have versions to wait for."""
+
+_TURN_SECONDS = 10.0
+"""How long a change waits for another one to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """How versions are found and loaded.
+
+    Attributes:
+        poll_wait_seconds: The period of the file-system source.
+        retry: How often a failed load is repeated.
+        load_slots: How many loads work at the same time.
+        unload_slots: How many unloads work at the same time.
+        allow_labels_for_unavailable: Let a new label name a version that is not available.
+        servable_versions_always_present: Never unload all versions of a configured model.
+        fail_if_zero_versions: Refuse configurations with models that have no version.
+        settle_times: How long versions are held back that are still being written.
+        is_complete: What tells complete versions from incomplete ones, by platform.
+        remote: How remote base paths are looked after.
+    """
+
+    poll_wait_seconds: float = 1.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    load_slots: int = 4
+    unload_slots: int = 4
+    allow_labels_for_unavailable: bool = False
+    servable_versions_always_present: bool = False
+    fail_if_zero_versions: bool = False
+    settle_times: SettleTimes = field(default_factory=SettleTimes)
+    is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
+
+
+class ServerCore:
+    """The models that a server serves, and their configuration."""
+
+    def __init__(
+        self,
+        publisher: ModelPublisher,
+        adapters: Mapping[str, SourceAdapter[str, Loader]],
+        options: CoreOptions,
+    ) -> None:
+        """Join the parts; nothing runs yet.
+
+        Args:
+            publisher: Where states of versions and labels go.
+            adapters: What makes loaders of version directories, by the platform of their models.
+            options: How versions are found and loaded.
+        """
+        self.bus = EventBus()
+        self.monitor = StateMonitor(self.bus)
+        self._publisher = publisher
+        self._options = options
+        self._manager = AspiredVersionsManager(
+            publisher,
+            self.bus,
+            retry=options.retry,
+            load_slots=options.load_slots,
+            unload_slots=options.unload_slots,
+        )
+        self._adapters = adapters
+        self._ports = {platform: port for port, platform in enumerate(adapters)}
+        self._router = DynamicSourceRouter[str](len(adapters) + 1)
+        self._source = FileSystemSource(
+            poll_wait_seconds=options.poll_wait_seconds,
+            servable_versions_always_present=options.servable_versions_always_present,
+            fail_if_zero_versions=options.fail_if_zero_versions,
+            settle_times=options.settle_times,
+        )
+        self._remote = RemoteModels(options.remote, self._adapt, publisher.explain)
+        self._reload_lock = threading.Lock()
+        self._is_stopping = threading.Event()
+        self._models: tuple[ModelConfig, ...] | None = None
+        self._sourced: frozenset[str] = frozenset()
+        self._labels: Mapping[str, Mapping[str, int]] = {}
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Let requests for models that will be loaded first know so; for before the start."""
+        self._publisher.expect(names)
+
+    def start(self, models: Sequence[ModelConfig] | None) -> None:
+        """Begin to find and load the versions of the first configuration; waits for none of them.
+
+        Args:
+            models: The models; `None` where the configuration sets no list.
+
+        Raises:
+            ConfigError: The configuration is refused; nothing is loaded.
+            FailedPreconditionError: A label is.
+        """
+        with self._reload_lock:
+            if models is None:
+                _log.info("Taking no action for empty config.")
+            else:
+                self._check(models)
+                self._assign_labels(models)
+                self._apply(models)
+            self._connect()
+            self._manager.start()
+
+    def reload(self, models: Sequence[ModelConfig] | None) -> None:
+        """Replace the configuration, and wait until each model that is new serves or has failed.
+
+        Models that are no longer named answer nothing from the return on, but requests in flight
+        keep what they hold. One reload at a time; others wait for their turn.
+
+        Args:
+            models: All models that are to be served from now on.
+
+        Raises:
+            ConfigError: The configuration is refused and nothing has changed.
+            FailedPreconditionError: A label is refused; models are not touched.
+            NotFoundError: A new model has no version; it is served once it has one.
+            ServableError: A new model failed to load; the others are served.
+        """
+        with self._reload_lock:
+            if models is None:
+                if self._models is not None:
+                    raise _illegal_transition()
+                _log.info("Taking no action for empty config.")
+                return
+            self._replace(models)
+
+    def change(self, edit: Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]) -> None:
+        """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
+
+        Raises:
+            UnavailableError: Another change has been under way for too long; nothing has changed.
+            ServableError: What `edit` raises, and then nothing has changed, or what `reload` raises.
+        """
+        if not self._reload_lock.acquire(timeout=_TURN_SECONDS):
+            raise UnavailableError("Another change of the configuration is under way")
+        try:
+            self._replace(edit(self._models or ()))
+        finally:
+            self._reload_lock.release()
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The configuration in force."""
+        return self._models or ()
+
+    def problems(self) -> Mapping[str, ServableError]:
+        """Why models have no versions, as far as their base paths tell."""
+        return {**self._source.problems(), **self._remote.problems()}
+
+    def _replace(self, models: Sequence[ModelConfig]) -> None:
+        self._check(models)
+        self._assign_labels(models)
+        names = [model.name for model in models]
+        added = [name for name in names if name not in self._sourced]
+        removed = self._sourced.difference(names)
+        fresh = StateMonitor(self.bus)
+        try:
+            self._apply(models)
+            self._wait_until(lambda: not any(map(self._is_served, removed)), self.monitor)
+            self._wait_for(added, fresh)
+        finally:
+            fresh.close()
+        _log.info("Finished adding/updating models")
+
+    def python_options(self, name: str) -> PythonOptions:
+        """How a model is run if it is a Python servable."""
+        models = self._models or ()
+        return next((m.python for m in models if m.name == name), PythonOptions())
+
+    def warms_up_automatically(self, name: str) -> bool:
+        """Whether the configuration of a model wants versions without recorded requests warmed up."""
+        return any(m.automatic_warm_up for m in self._models or () if m.name == name)
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Unload everything.
+
+        Returns:
+            Whether it was done in time.
+        """
+        self._is_stopping.set()
+        self._remote.close(0)
+        self._source.close(timeout_seconds)
+        return self._manager.stop(timeout_seconds)
+
+    def _check(self, models: Sequence[ModelConfig]) -> None:
+        validate_models(models, self._models or ())
+        self._source.check(self._monitored(models))
+        if tuple(models) != self._models:
+            for path, names in models_by_path(models).items():
+                _log.warning("Models %s share the base path %s", ", ".join(names), path)
+
+    def _assign_labels(self, models: Sequence[ModelConfig]) -> None:
+        for model in models:
+            if model.labels_when_available:
+                continue
+            known = self._labels.get(model.name, {})
+            for label, version in model.labels.items():
+                recorded = self.monitor.state(ServableId(model.name, version))
+                is_available = recorded and recorded.state is ServableState.AVAILABLE
+                is_new = known.get(label, version) == version
+                if not is_available and not (self._options.allow_labels_for_unavailable and is_new):
+                    raise FailedPreconditionError(
+                        f"Request to assign label to version {version} of model {model.name}, "
+                        "which is not currently available for inference"
+                    )
+        # From here on this is the configuration, even if a model cannot be loaded.
+        self._models = tuple(models)
+        self._labels = {model.name: model.labels for model in models if model.labels}
+        self._publisher.set_labels(
+            self._labels,
+            [model.name for model in models if model.labels_when_available],
+            {
+                model.name: Traffic(model.splits, model.shadow)
+                for model in models
+                if model.splits or model.shadow
+            },
+        )
+
+    def _apply(self, models: Sequence[ModelConfig]) -> None:
+        _log.info("Adding/updating models.")
+        for model in models:
+            _log.info(" (Re-)adding model: %s", model.name)
+        names = frozenset(model.name for model in models)
+        self._publisher.forget_expected(self._sourced - names)
+        # Models on their way out still have lists to come: their routes stay.
+        routes = {model.name: self._ports[model.platform] for model in models}
+        self._router.update_routes({**self._router.routes, **routes})
+        self._sourced = names
+        # Before the other source, so that a model that moves to a remote base path is not emptied.
+        self._remote.update(models)
+        self._source.update(self._monitored(models))
+
+    def _connect(self) -> None:
+        outputs = self._router.outputs
+        for output, adapter in zip(
+            outputs, [*self._adapters.values(), ErrorSourceAdapter()], strict=True
+        ):
+            adapter.connect(self._manager)
+            output.connect(adapter)
+        self._source.connect(self._remote.without_remote(self._router))
+        self._remote.connect(self._manager)
+
+    def _adapt(self, servable_id: ServableId, path: str) -> Loader:
+        """Make the loader of a version directory, by the platform of its model."""
+        adapters: Sequence[SourceAdapter[str, Loader]]
+        adapters = [*self._adapters.values(), ErrorSourceAdapter()]
+        return adapters[self._router.route(servable_id.name)].adapt(servable_id, path)
+
+    def _monitored(self, models: Sequence[ModelConfig]) -> Sequence[MonitoredServable]:
+        return [
+            MonitoredServable(
+                model.name,
+                local_path(model.base_path),
+                model.version_policy,
+                keep_last_version=model.keep_last_version,
+                is_complete=self._options.is_complete.get(model.platform),
+            )
+            for model in models
+            if not is_remote(model.base_path)
+        ]
+
+    def _wait_for(self, names: Sequence[str], monitor: StateMonitor) -> None:
+        """Wait until each model has a version that serves, or none that could come to serve."""
+        outcomes: dict[str, _Outcome] = {}
+
+        def all_settled() -> bool:
+            for name in names:
+                if name not in outcomes and (outcome := self._outcome(name, monitor)):
+                    outcomes[name] = outcome
+            return len(outcomes) == len(names)
+
+        self._wait_until(all_settled, monitor)
+        failed = [outcome for outcome in outcomes.values() if outcome.error is not None]
+        if failed and all(outcome.version is None for outcome in failed):
+            raise NotFoundError("; ".join(str(outcome.error) for outcome in failed))
+        if failed:
+            raise did_not_become_available("model", [(o.subject, o.error) for o in failed])
+
+    def _wait_until(self, condition: Callable[[], bool], monitor: StateMonitor) -> None:
+        while not monitor.wait_for(condition, _RECHECK_SECONDS):
+            if self._is_stopping.is_set():
+                raise UnavailableError("The server is shutting down")
+
+    def _is_served(self, name: str) -> bool:
+        states = self.monitor.states(name).values()
+        return any(recorded.state is ServableState.AVAILABLE for recorded in states)
+
+    def _outcome(self, name: str, monitor: StateMonitor) -> _Outcome | None:
+        states = monitor.states(name)
+        if any(recorded.state is ServableState.AVAILABLE for recorded in states.values()):
+            return _Outcome(name)
+        if any(recorded.state is not ServableState.END for recorded in states.values()):
+            return None
+        # An end without an error is that of a version which was on its way out.
+        for version, recorded in states.items():
+            if recorded.error is not None:
+                return _Outcome(name, version, recorded.error)
+        problem = self.problems().get(name)
+        return None if problem is None else _Outcome(name, None, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    name: str
+    version: int | None = None
+    error: ServableError | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.name if self.version is None else str(ServableId(self.name, self.version))
+
+
+def did_not_become_available(
+    what: str, failed: Sequence[tuple[str, ServableError | None]]
+) -> ServableError:
+    """The error that lists what failed, in the words of the original."""
+    entries = "".join(
+        f"{{{subject} due to error: {status_text(error)}}}, " for subject, error in failed
+    )
+    return ServableError(f"{len(failed)} {what}(s) did not become available: {{{entries}}}")
+
+
+def _illegal_transition() -> ConfigError:
+    return ConfigError(
+        "Cannot transition to requested config. It is only legal to transition from one "
+        "ModelConfigList to another.",
+        code=FailedPreconditionError.default_code,
+    )

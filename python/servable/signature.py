@@ -1,0 +1,133 @@
+"""What a servable takes and returns, as the code of a servable declares it.
+
+```python
+from servable.signature import TensorSpec, serves
+
+@serves(inputs={"x": TensorSpec("float32", [None])}, outputs={"y": TensorSpec("float32", [None])})
+def half_plus_two(inputs):
+    return {"y": inputs["x"] * 0.5 + 2}
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+DEFAULT_SIGNATURE = "serving_default"
+"""The signature that is meant when a request names none."""
+
+DATA_TYPES: Mapping[str, int] = MappingProxyType(
+    {
+        "float32": 1,
+        "float64": 2,
+        "int32": 3,
+        "uint8": 4,
+        "int16": 5,
+        "int8": 6,
+        "bytes": 7,
+        "complex64": 8,
+        "int64": 9,
+        "bool": 10,
+        "bfloat16": 14,
+        "uint16": 17,
+        "complex128": 18,
+        "float16": 19,
+        "uint32": 22,
+        "uint64": 23,
+    }
+)
+"""The numbers of `tensorflow.DataType` by NumPy's names; `bytes` is `DT_STRING`."""
+
+_SIGNATURE_ATTRIBUTE = "__servable_signature__"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's dtype and shape.
+
+    Attributes:
+        dtype: NumPy's name, such as `float32`. `bytes`, or `string`, is for strings: arrays of
+            dtype `object` whose elements are `bytes`. `bfloat16` needs the package `ml_dtypes`.
+        shape: The sizes of the axes, `None` where a size is free. Axis 0 is the batch, and usually
+            free. `None` in place of the whole leaves even the number of axes free.
+    """
+
+    dtype: str
+    shape: Sequence[int | None] | None = None
+
+    def __post_init__(self) -> None:
+        """Bring both into one form.
+
+        Raises:
+            ValueError: There is no such dtype, or a size is negative.
+        """
+        if self.dtype == "string":
+            object.__setattr__(self, "dtype", "bytes")
+        if self.dtype not in DATA_TYPES:
+            known = ", ".join(DATA_TYPES)
+            raise ValueError(f"got dtype {self.dtype!r}, want one of {known}")
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))
+            if any(size is not None and size < 0 for size in self.shape):
+                raise ValueError(f"got shape {self.shape}, want sizes from 0, or None where free")
+
+    @property
+    def data_type(self) -> int:
+        """The number of the dtype in `tensorflow.DataType`."""
+        return DATA_TYPES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One way to call a servable.
+
+    Attributes:
+        inputs: What it takes, by name.
+        outputs: What it returns, by name; at least one.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+    def __post_init__(self) -> None:
+        """Keep copies that nobody else changes.
+
+        Raises:
+            ValueError: There is no output.
+        """
+        object.__setattr__(self, "inputs", dict(self.inputs))
+        object.__setattr__(self, "outputs", dict(self.outputs))
+        if not self.outputs:
+            raise ValueError("a signature needs an output at least")
+
+
+def serves(
+    *,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    name: str = DEFAULT_SIGNATURE,
+) -> Callable[[Function], Function]:
+    """Declare that a function of a model file is what runs a signature.
+
+    Args:
+        inputs: What the function takes, by name, as one dictionary of arrays.
+        outputs: What it returns, by name, as one dictionary of arrays.
+        name: What requests call the signature.
+    """
+
+    def declare(function: Function) -> Function:
+        setattr(function, _SIGNATURE_ATTRIBUTE, (name, Signature(inputs, outputs)))
+        return function
+
+    return declare
+
+
+def declared_signature(function: object) -> tuple[str, Signature] | None:
+    """The name and the signature that `serves` gave to a function, if it did."""
+    declared: tuple[str, Signature] | None = getattr(function, _SIGNATURE_ATTRIBUTE, None)
+    return declared

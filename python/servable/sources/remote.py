@@ -1,0 +1,293 @@
+"""Finds versions as numbered directories below remote base paths, and emits their URLs.
+
+Every stream is listed on a thread of its own, so that a store that hangs holds up one model only. A
+store that cannot be listed changes nothing that is served. Most stores do not know empty
+directories: a base path from which everything was deleted is missing, and changes nothing either.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from servable.errors import Code, LoadError, NotFoundError, ServableError
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.source import AspiredVersion, Target
+from servable.remote.store import RemoteStore
+from servable.remote.urls import shown
+from servable.sources.filesystem import parse_version
+from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
+
+_log = logging.getLogger(__name__)
+
+_SLOW_LISTING_SECONDS = 30.0
+"""A first listing that takes longer counts as a problem until it ends: a reload waits no longer."""
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteServable:
+    """A stream to look after.
+
+    Attributes:
+        name: The stream.
+        base_url: What holds a directory for each version, such as `s3://bucket/models/m`.
+        version_policy: Which of them are wanted.
+        poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream
+            is listed until that has succeeded once; with less never.
+        keep_last_version: Never ask to unload all versions because none is found any more.
+    """
+
+    name: str
+    base_url: str
+    version_policy: VersionPolicy = field(default_factory=Latest)
+    poll_wait_seconds: float = 60.0
+    keep_last_version: bool = False
+
+
+class RemoteSource:
+    """Lists remote base paths and emits the URLs of versions. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: RemoteStore,
+        servables: Iterable[RemoteServable] = (),
+        *,
+        report: Callable[[str, ServableError], None] = lambda name, problem: None,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
+        """Prepare a source; nothing is listed before it is connected.
+
+        Args:
+            store: What lists.
+            servables: What to look after.
+            report: Told, after a listing, why no version of a stream could be found.
+            wait: How to pause between listings.
+        """
+        self._store = store
+        self._wait = wait
+        self._report = report
+        self._lock = threading.Lock()
+        self._watches = {s.name: self._watch(s) for s in servables}
+        self._target: Target[str] | None = None
+
+    def connect(self, target: Target[str]) -> None:
+        """Say where the URLs go, and begin to list."""
+        with self._lock:
+            if self._target is not None:
+                raise RuntimeError("a source has one target, and it is already connected")
+            self._target = target
+            for watch in self._watches.values():
+                watch.start()
+
+    def update(self, servables: Iterable[RemoteServable]) -> None:
+        """Replace what is looked after; waits for no store.
+
+        Streams that are no longer named are emptied before the return.
+        """
+        named = {servable.name: servable for servable in servables}
+        with self._lock:
+            for name in [*self._watches]:
+                if self._watches[name].servable != named.get(name):
+                    self._watches.pop(name).stop()
+                    if name not in named and self._target is not None:
+                        self._target.set_aspired_versions(name, [])
+            for name in named.keys() - self._watches.keys():
+                watch = self._watch(named[name])
+                self._watches[name] = watch
+                if self._target is not None:
+                    watch.start()
+
+    def looks_after(self, name: str) -> bool:
+        """Whether a stream is one of those that were named last."""
+        return name in self._watches
+
+    def problems(self) -> Mapping[str, ServableError]:
+        """Which streams have no version that could be found, and why."""
+        with self._lock:
+            watches = list(self._watches.values())
+        return {w.servable.name: problem for w in watches if (problem := w.problem) is not None}
+
+    def close(self, timeout_seconds: float | None = None) -> None:
+        """Stop to list; what was emitted stays in force.
+
+        Args:
+            timeout_seconds: How long to wait for listings under way; `None` waits without limit.
+        """
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        with self._lock:
+            watches = list(self._watches.values())
+        for watch in watches:
+            watch.stop()
+        for watch in watches:
+            watch.join(None if end is None else max(0.0, end - time.monotonic()))
+
+    def _watch(self, servable: RemoteServable) -> _Watch:
+        return _Watch(servable, self._store, self._emit, self._report, self._wait)
+
+    def _emit(self, watch: _Watch, versions: list[AspiredVersion[str]]) -> None:
+        with self._lock:
+            # A listing that was under way when its stream was dropped says nothing any more.
+            if self._target is not None and self._watches.get(watch.servable.name) is watch:
+                self._target.set_aspired_versions(watch.servable.name, versions)
+
+
+class _Watch:
+    """Lists one stream again and again."""
+
+    def __init__(
+        self,
+        servable: RemoteServable,
+        store: RemoteStore,
+        emit: Callable[[_Watch, list[AspiredVersion[str]]], None],
+        report: Callable[[str, ServableError], None],
+        wait: Callable[[threading.Event, float], object],
+    ) -> None:
+        self.servable = servable
+        self._store = store
+        self._emit = emit
+        self._report = report
+        self._wait = wait
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._started: float | None = None
+        self._has_listed = False
+        self._problem: ServableError | None = None
+        self._digests: dict[str, str] = {}
+        self._logged: tuple[str, ...] = ()
+        if servable.poll_wait_seconds < 0:
+            self._problem = NotFoundError(
+                f"No version of servable {servable.name} is looked for, since polling is off"
+            )
+
+    @property
+    def problem(self) -> ServableError | None:
+        if self._problem is None and not self._has_listed and self._started is not None:
+            seconds = time.monotonic() - self._started
+            if seconds > _SLOW_LISTING_SECONDS:
+                return LoadError(
+                    f"{shown(self.servable.base_url)} has not been listed within {seconds:.0f} s",
+                    code=Code.UNAVAILABLE,
+                )
+        return self._problem
+
+    def start(self) -> None:
+        if self.servable.poll_wait_seconds >= 0:
+            self._started = time.monotonic()
+            self._thread = threading.Thread(
+                target=self._run, name=f"remote-source {self.servable.name}", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def join(self, timeout_seconds: float | None) -> None:
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        period = self.servable.poll_wait_seconds
+        retry = _FIRST_RETRY_SECONDS
+        while not self._stop.is_set():
+            has_listed = self._list()
+            if self._problem is not None and not self._stop.is_set():
+                self._report(self.servable.name, self._problem)
+            if has_listed:
+                if period == 0:
+                    return
+                pause, retry = period, _FIRST_RETRY_SECONDS
+            else:
+                pause = min(retry, period or _LAST_RETRY_SECONDS)
+                retry = min(2 * retry, _LAST_RETRY_SECONDS)
+            self._wait(self._stop, pause)
+
+    def _list(self) -> bool:
+        """List once.
+
+        Returns:
+            Whether the base path could be listed.
+        """
+        base_url, name = self.servable.base_url, self.servable.name
+        warnings: list[str] = []
+        try:
+            names = self._store.directories(base_url)
+            found = _wanted(self.servable, names, warnings)
+            versions = [self._version(number, directory) for number, directory in found]
+        except ServableError as error:
+            self._problem = error
+            self._log(logging.ERROR, [f"Servable {name} cannot be looked for: {error}"])
+            return False
+        except Exception as raised:  # a driver's border: the thread must outlive it
+            self._problem = LoadError(f"{type(raised).__name__}: {raised}", code=Code.INTERNAL)
+            self._log(logging.ERROR, [f"Listing {shown(base_url)} failed: {self._problem}"])
+            return False
+        self._has_listed = True
+        self._problem = None
+        if not versions:
+            self._problem = NotFoundError(
+                f"Unable to find a numerical version path for servable {name} at: {shown(base_url)}"
+            )
+        self._log(logging.WARNING, warnings)
+        if versions or not self.servable.keep_last_version:
+            self._emit(self, versions)
+        return True
+
+    def _version(self, number: int, directory: str) -> AspiredVersion[str]:
+        servable_id = ServableId(self.servable.name, number)
+        url = f"{self.servable.base_url.rstrip('/')}/{directory}"
+        try:
+            self._digests[url] = self._store.manifest(url).digest
+        except ServableError as error:
+            if url not in self._digests:
+                return AspiredVersion(servable_id, error)
+            # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
+        return AspiredVersion(servable_id, url, self._digests[url])
+
+    def _log(self, level: int, messages: list[str]) -> None:
+        if self._logged != tuple(messages):
+            self._logged = tuple(messages)
+            for message in messages:
+                _log.log(level, "%s", message)
+
+
+def _wanted(
+    servable: RemoteServable, names: Iterable[str], warnings: list[str]
+) -> list[tuple[int, str]]:
+    """The versions that the policy picks, with the names of their directories."""
+    by_number: dict[int, str] = {}
+    for name in sorted(names):
+        number = parse_version(name)
+        if number is None:
+            continue
+        if number in by_number:
+            warnings.append(
+                f"Duplicate version directories detected. Version {number} will be loaded from "
+                f"{name}, {by_number[number]} will be ignored."
+            )
+        by_number[number] = name
+    if not by_number:
+        warnings.append(
+            f"No versions of servable {servable.name} found under base path "
+            f"{shown(servable.base_url)}. Did you forget to name your leaf directory as a number "
+            "(eg. '/1/')?"
+        )
+    match servable.version_policy:
+        case All():
+            chosen = sorted(by_number)
+        case Latest(num_versions):
+            chosen = sorted(by_number, reverse=True)[: max(num_versions, 1)]
+        case Specific(versions):
+            chosen = [number for number in versions if number in by_number]
+            warnings.extend(
+                f"Version {number} of servable {servable.name}, which was requested to be served "
+                "as a 'specific' version in the servable's version policy, was not found at "
+                f"{shown(servable.base_url)}"
+                for number in versions
+                if number not in by_number
+            )
+    return [(number, by_number[number]) for number in chosen]

@@ -1,0 +1,23 @@
+"""What tests need: ours, and those of people who write sources, loaders and servables."""
+
+from servable.testing.fakes import (
+    FakeClock,
+    FakeLoader,
+    FakeServable,
+    FakeWorkers,
+    RecordingPublisher,
+    RecordingTarget,
+)
+from servable.testing.running_server import RunningServer, free_port, running_server
+
+__all__ = [
+    "FakeClock",
+    "FakeLoader",
+    "FakeServable",
+    "FakeWorkers",
+    "RecordingPublisher",
+    "RecordingTarget",
+    "RunningServer",
+    "free_port",
+    "running_server",
+]
