@@ -1,0 +1,114 @@
+# Every command of the project; `make` lists them. PYTHON chooses the interpreter of the environment in .venv.
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+STEP := scripts/step
+MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(BIN)):$(PATH)" $(BIN)/maturin
+# GNU make of some systems is 3.81: no multi-target patterns, no .ONESHELL.
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
+PYTHON_SOURCES := python tests examples scripts benchmarks
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check dev build fmt format-check lint types test-rust test-python test-all bench stress fuzz \
+        protos protos-check lock clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ---- what most people need
+
+run: $(STAMPS)/extension $(STAMPS)/demo ## Set up, and serve the demo models on ports 8500 and 8501
+	@exec $(BIN)/python scripts/run_demo.py .demo
+
+test: test-rust test-python ## Set up, and run the Rust and the Python tests
+
+check: format-check lint types protos-check test ## What CI runs: format, lint, types, generated code, tests
+
+# ---- the single steps
+
+dev: $(STAMPS)/extension ## Set up a contributor's environment in .venv, without running anything
+
+build: $(STAMPS)/requirements ## Build a wheel into dist/
+	@$(STEP) "Building the wheel" $(MATURIN) build --release --out dist
+	@ls -1 dist/*.whl
+
+fmt: $(STAMPS)/requirements ## Format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+	$(BIN)/ruff check --fix-only --quiet $(PYTHON_SOURCES)
+
+format-check: $(STAMPS)/requirements
+	@$(STEP) "Checking the format of Rust" cargo fmt --all --check
+	@$(STEP) "Checking the format of Python" $(BIN)/ruff format --diff $(PYTHON_SOURCES)
+
+lint: $(STAMPS)/requirements ## Clippy and ruff
+	@$(STEP) "Linting Rust" cargo clippy --workspace --all-targets --locked -- -D warnings
+	@$(STEP) "Linting Python" $(BIN)/ruff check $(PYTHON_SOURCES)
+
+types: $(STAMPS)/extension ## mypy, and whether _core.pyi tells the truth about the extension
+	@$(STEP) "Checking types" $(BIN)/mypy
+	@$(STEP) "Comparing the stub with the extension" $(BIN)/stubtest servable._core
+
+test-rust: $(STAMPS)/runtime-models ## Only the Rust tests
+	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models
+
+test-python: $(STAMPS)/extension ## Only the Python tests
+	$(BIN)/python -m pytest
+
+test-all: test-rust $(STAMPS)/extension ## Every test, the slow ones and the chaos included
+	$(BIN)/python -m pytest -m "not gpu"
+
+bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes less than a minute
+	@$(BIN)/python benchmarks/serving/run.py $(if $(QUICK),--quick)
+
+stress: $(STAMPS)/extension ## Change, swap and load models for half an hour; QUICK=1 takes a few minutes
+	@failed=0; \
+	for program in "swaps.py$(if $(QUICK), --swaps=12)" "many_models.py$(if $(QUICK), --models=200)" \
+	        "load_unload.py$(if $(QUICK), --cycles=50)" "chaos.py$(if $(QUICK), --seconds=60)"; do \
+	    echo "== $$program"; $(BIN)/python benchmarks/stress/$$program || failed=1; \
+	done; exit $$failed
+
+fuzz: ## Fuzz every parser for FUZZ_SECONDS=60 each, or only TARGET; needs cargo-fuzz and nightly Rust
+	@scripts/fuzz "$(TARGET)" "$(FUZZ_SECONDS)"
+
+protos: ## Generate the protocol code anew from protos/
+	cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml
+
+protos-check:
+	@$(STEP) "Comparing the generated protocol code" \
+	    cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml -- --check
+
+lock: $(STAMPS)/requirements ## Resolve requirements-dev.lock anew
+	$(BIN)/python scripts/lock_requirements.py
+
+clean: ## Remove everything that was built: environment, extension, demo models
+	rm -rf $(VENV) .demo dist target fuzz/target python/servable/*.so .pytest_cache .mypy_cache .ruff_cache
+
+# ---- the environment, remade where what it is made from has changed
+
+$(STAMPS)/environment:
+	@scripts/check-tools "$(PYTHON)"
+	@$(STEP) "Creating $(VENV)" "$(PYTHON)" -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/requirements: requirements-dev.lock $(STAMPS)/environment
+	@$(STEP) "Installing TensorFlow and the tools" $(BIN)/python -m pip install --no-deps -r requirements-dev.lock
+	@touch $@
+
+$(STAMPS)/extension: $(RUST_SOURCES) pyproject.toml $(STAMPS)/requirements
+	@scripts/check-tools "$(BIN)/python"
+	@$(STEP) "Building the extension" $(MATURIN) develop --release
+	@touch $@
+
+$(STAMPS)/demo: examples/demo_models/export.py $(STAMPS)/requirements
+	@$(STEP) "Exporting the demo models" $(BIN)/python examples/demo_models/export.py .demo turtle3 turtle5
+	@touch $@
+
+$(STAMPS)/runtime-models: tests/testdata/export_runtime_models.py $(STAMPS)/requirements
+	@$(STEP) "Exporting models for the tests" $(BIN)/python $< $(VENV)/runtime-models
+	@touch $@
