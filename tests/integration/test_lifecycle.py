@@ -1,0 +1,338 @@
+"""Versions that come and go under a running server."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support import models
+from support.grpc_client import GrpcClient
+from support.server_process import ServerProcess, StartServer, steps_that_take
+
+SWAPS = 20
+
+
+@pytest.fixture
+def base_path(tmp_path: Path, half_plus_two_version: Path) -> Path:
+    """A model with version 1, which answers x / 2 + 1."""
+    path = tmp_path / "model"
+    path.mkdir()
+    models.add_version(path, 1, half_plus_two_version, offset=1)
+    return path
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def predict(server: ServerProcess, model: str = "m") -> float:
+    """What the model makes of 0, which is its version's offset."""
+    reply = server.predict(model, {"instances": [0.0]})
+    assert reply.status == 200, reply.body
+    return float(reply.json()["predictions"][0])
+
+
+class RestLoad:
+    """Predicts again and again over connections that stay open, until it is stopped."""
+
+    def __init__(self, port: int, threads: int) -> None:
+        self.answers: Counter[float] = Counter()
+        self.errors: Counter[str] = Counter()
+        self._port = port
+        self._is_stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._work) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        while not self._is_stopped.is_set():
+            try:
+                connection.request("POST", "/v1/models/m:predict", b'{"instances": [0.0]}')
+                answer = connection.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.errors[repr(error)] += 1
+                connection.close()
+                continue
+            if answer.status == 200:
+                self.answers[float(body.split(b"[")[1].split(b"\n")[0])] += 1
+            else:
+                self.errors[body.decode()] += 1
+        connection.close()
+
+    def stop(self) -> None:
+        """Stop, and wait for the last answers."""
+        self._is_stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_no_request_fails_while_versions_are_swapped(
+    start_server: StartServer,
+    base_path: Path,
+    half_plus_two_version: Path,
+    tmp_path: Path,
+    grpc_client: GrpcClient,
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+    stop_file = tmp_path / "stop"
+    over_grpc: dict[str, Counter[object]] = {}
+
+    def load_over_grpc() -> None:
+        over_grpc.update(
+            grpc_client.call(
+                "predict_until",
+                *(server.port, "m", {"x": np.array([0.0], np.float32)}, "y", str(stop_file), 2),
+            )
+        )
+
+    grpc_load = threading.Thread(target=load_over_grpc)
+    grpc_load.start()
+    rest_load = RestLoad(server.rest_port, threads=2)
+    last = 1 + SWAPS
+    try:
+        for version in range(2, last + 1):
+            models.add_version(base_path, version, half_plus_two_version, offset=version)
+            shutil.rmtree(base_path / str(version - 1))
+            server.wait_until_available("m", version=version)
+        wait_for(lambda: server.states("m").get(last - 1) == "END")
+    finally:
+        rest_load.stop()
+        stop_file.touch()
+        grpc_load.join()
+
+    assert rest_load.errors == Counter()
+    assert over_grpc["errors"] == Counter()
+    # Both saw the first and the last version, and nothing but versions.
+    assert {1.0, float(last)} <= set(rest_load.answers) <= {float(v) for v in range(1, last + 1)}
+    assert {(1.0,), (float(last),)} <= set(over_grpc["answers"])
+    assert predict(server) == last
+    assert server.states("m")[last] == "AVAILABLE"
+
+
+def test_a_newer_version_replaces_the_older_one(
+    start_server: StartServer, base_path: Path, half_plus_two_version: Path
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+    assert predict(server) == 1
+    models.add_version(base_path, 2, half_plus_two_version, offset=2)
+    wait_for(lambda: server.states("m") == {2: "AVAILABLE", 1: "END"})
+    assert predict(server) == 2
+    reply = server.predict("m/versions/1", {"instances": [0.0]})
+    assert (reply.status, reply.error) == (404, "Servable not found for request: Specific(m, 1)")
+
+
+def test_a_version_that_fails_to_load_leaves_the_older_one_serving(
+    start_server: StartServer, base_path: Path
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+    models.add_corrupt_version(base_path, 2)
+    wait_for(lambda: server.states("m").get(2) == "END")
+    failed, served = server.get("/v1/models/m").json()["model_version_status"]
+    assert failed["version"] == "2"
+    assert failed["status"]["error_code"] != "OK"
+    assert failed["status"]["error_message"]
+    assert served == {
+        "version": "1",
+        "state": "AVAILABLE",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+    assert predict(server) == 1
+
+
+def test_a_good_version_after_a_failed_one_is_served(
+    start_server: StartServer, base_path: Path, half_plus_two_version: Path
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+    models.add_corrupt_version(base_path, 2)
+    wait_for(lambda: server.states("m").get(2) == "END")
+    models.add_version(base_path, 3, half_plus_two_version, offset=3)
+    server.wait_until_available("m", version=3)
+    assert predict(server) == 3
+
+
+def test_a_failed_version_that_was_replaced_is_tried_again(
+    start_server: StartServer, base_path: Path, half_plus_two_version: Path
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+    corrupt = models.add_corrupt_version(base_path, 2)
+    wait_for(lambda: server.states("m").get(2) == "END")
+    corrupt.rename(base_path / "corrupt")
+    models.add_version(base_path, 2, half_plus_two_version, offset=2)
+    server.wait_until_available("m", version=2)
+    assert predict(server) == 2
+
+
+def test_unloading_waits_for_requests_in_flight(
+    start_server: StartServer, runtime_models: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "steps"
+    shutil.copytree(runtime_models / "steps/1", path / "1")
+    server = start_server({"steps": path})
+    server.wait_until_available("steps")
+    steps = steps_that_take(server, 5)
+    answers: list[int] = []
+
+    def ask() -> None:
+        reply = server.predict("steps/versions/1", {"inputs": steps})
+        answers.append(reply.json()["outputs"])
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.3)
+    shutil.copytree(runtime_models / "steps/1", path / "writing")
+    (path / "writing").rename(path / "2")
+    server.wait_until_available("steps", version=2)
+    wait_for(lambda: server.states("steps")[1] != "AVAILABLE")
+    assert asking.is_alive(), "the request was too quick for this test"
+    assert server.states("steps")[1] == "UNLOADING"
+    asking.join()
+    assert answers == [steps]
+    wait_for(lambda: server.states("steps")[1] == "END")
+
+
+class TestBasePaths:
+    def test_an_empty_one_is_waited_for(
+        self, start_server: StartServer, tmp_path: Path, half_plus_two_version: Path
+    ) -> None:
+        path = tmp_path / "empty"
+        path.mkdir()
+        server = start_server({"m": path})
+        server.wait_until_answers()
+        reply = server.predict("m", {"instances": [0.0]})
+        assert reply.status == 503
+        assert "m" in reply.error
+        models.add_version(path, 7, half_plus_two_version, offset=7)
+        server.wait_until_available("m")
+        assert predict(server) == 7
+
+    def test_a_missing_one_is_waited_for(
+        self, start_server: StartServer, tmp_path: Path, half_plus_two_version: Path
+    ) -> None:
+        path = tmp_path / "missing"
+        server = start_server({"m": path})
+        server.wait_until_answers()
+        assert server.predict("m", {"instances": [0.0]}).status == 503
+        wait_for(lambda: str(path) in server.log)
+        path.mkdir()
+        models.add_version(path, 1, half_plus_two_version, offset=1)
+        server.wait_until_available("m")
+
+    def test_a_missing_one_does_not_hurt_another_model(
+        self,
+        start_server: StartServer,
+        base_path: Path,
+        tmp_path: Path,
+        half_plus_two_version: Path,
+    ) -> None:
+        server = start_server({"missing": tmp_path / "missing", "m": base_path})
+        server.wait_until_available("m")
+        models.add_version(base_path, 2, half_plus_two_version, offset=2)
+        server.wait_until_available("m", version=2)
+        assert predict(server) == 2
+
+    def test_one_that_is_taken_away_unloads_nothing(
+        self, start_server: StartServer, base_path: Path
+    ) -> None:
+        server = start_server({"m": base_path})
+        server.wait_until_available("m")
+        base_path.rename(base_path.with_name("elsewhere"))
+        wait_for(lambda: str(base_path) in server.log)
+        time.sleep(1.5)
+        assert predict(server) == 1
+
+    def test_one_that_is_emptied_unloads_its_versions(
+        self, start_server: StartServer, base_path: Path
+    ) -> None:
+        server = start_server({"m": base_path})
+        server.wait_until_available("m")
+        shutil.rmtree(base_path / "1")
+        wait_for(lambda: server.states("m") == {1: "END"})
+        reply = server.predict("m", {"instances": [0.0]})
+        assert (reply.status, reply.error) == (404, "Servable not found for request: Latest(m)")
+
+    def test_what_is_not_a_version_is_ignored(
+        self, start_server: StartServer, base_path: Path
+    ) -> None:
+        for name in ("temp-3", "v4", "5.partial", "notes"):
+            (base_path / name).mkdir()
+        server = start_server({"m": base_path})
+        server.wait_until_available("m")
+        assert server.states("m") == {1: "AVAILABLE"}
+
+
+class TestCopying:
+    def test_a_version_that_is_still_being_copied_is_not_loaded(
+        self, start_server: StartServer, base_path: Path, half_plus_two_version: Path
+    ) -> None:
+        server = start_server({"m": base_path})
+        server.wait_until_available("m")
+        copy = base_path / "2"
+        shutil.copytree(half_plus_two_version / "assets", copy / "assets")
+        for _ in range(25):  # longer than a complete version is held back
+            time.sleep(0.1)
+            with (copy / "assets/offset.txt").open("a") as file:
+                file.write("0")
+        assert server.states("m") == {1: "AVAILABLE"}
+        shutil.copytree(half_plus_two_version, copy, dirs_exist_ok=True)
+        wait_for(lambda: server.states("m") == {1: "END", 2: "AVAILABLE"})
+        assert server.log.count("Loading servable version {name: m version: 2}") == 1
+
+    def test_a_base_path_that_is_a_model_is_version_1(
+        self, start_server: StartServer, half_plus_two_version: Path
+    ) -> None:
+        server = start_server({"m": half_plus_two_version})
+        server.wait_until_available("m")
+        assert server.states("m") == {1: "AVAILABLE"}
+        assert "it is served as version 1" in server.log
+
+
+class TestStartUp:
+    def test_a_corrupt_model_alone_ends_the_server(
+        self, start_server: StartServer, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "corrupt"
+        models.add_corrupt_version(path, 1)
+        server = start_server({"m": path})
+        assert server.wait() == 255
+        assert "Failed to start server. Error:" in server.log
+        assert "1 servable(s) did not become available: {{{name: m version: 1}" in server.log
+
+    def test_a_corrupt_model_beside_a_good_one_is_reported(
+        self, start_server: StartServer, base_path: Path, tmp_path: Path
+    ) -> None:
+        corrupt = tmp_path / "corrupt"
+        models.add_corrupt_version(corrupt, 1)
+        server = start_server({"bad": corrupt, "m": base_path})
+        server.wait_until_available("m")
+        wait_for(lambda: server.states("bad") == {1: "END"})
+        assert predict(server) == 1
+        assert server.predict("bad", {"instances": [0.0]}).status in (404, 503)
+
+    def test_a_version_directory_without_a_model_is_reported(
+        self, start_server: StartServer, tmp_path: Path
+    ) -> None:
+        (tmp_path / "hollow/1").mkdir(parents=True)
+        os.utime(tmp_path / "hollow/1", (1, 1))  # nobody is writing it any more
+        server = start_server({"m": tmp_path / "hollow"})
+        assert server.wait() == 255
+        assert "does not appear to contain a SavedModel" in server.log

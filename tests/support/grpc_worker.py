@@ -1,0 +1,197 @@
+"""A gRPC client that nobody here wrote: grpcio with the stubs of tensorflow-serving-api.
+
+Run as a program, in a process of its own: importing the stubs imports TensorFlow. Reads pickled `(method, arguments)`
+from standard input and answers pickled results on standard output, one after another.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Client:
+    """The methods that the tests call; each takes the port first."""
+
+    def __init__(self) -> None:
+        self._channels: dict[int, grpc.Channel] = {}
+
+    def wait_until_imported(self) -> None:
+        """Do nothing: who gets the answer knows that TensorFlow is imported."""
+
+    def _channel(self, port: int) -> grpc.Channel:
+        if port not in self._channels:
+            self._channels[port] = grpc.insecure_channel(f"127.0.0.1:{port}", options=NO_LIMIT)
+        return self._channels[port]
+
+    def predict(
+        self,
+        port: int,
+        model: str,
+        inputs: dict[str, Any],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+        signature: str = "",
+        output_filter: tuple[str, ...] = (),
+        as_content: bool = True,
+        timeout: float = 60,
+    ) -> dict[str, Any]:
+        """Predict; arrays in, arrays out.
+
+        Args:
+            port: Of the server.
+            model: Its name.
+            inputs: Arrays by input name.
+            version: A version number, or the latest.
+            label: A version label, or none.
+            metadata: What goes along with the call.
+            signature: A signature, or the default.
+            output_filter: The outputs wanted, or all.
+            as_content: Send values as `tensor_content`, else in the typed fields.
+            timeout: The deadline in seconds.
+
+        Returns:
+            The output arrays under `outputs`, and the version that answered under `version`.
+        """
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model
+        request.model_spec.signature_name = signature
+        if version is not None:
+            request.model_spec.version.value = version
+        if label is not None:
+            request.model_spec.version_label = label
+        request.output_filter.extend(output_filter)
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(value, as_content=as_content))
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel(port))
+        response = stub.Predict(request, timeout=timeout, wait_for_ready=False, metadata=metadata)
+        return {
+            "version": response.model_spec.version.value,
+            "outputs": {name: tf.make_ndarray(value) for name, value in response.outputs.items()},
+        }
+
+    def call_raw(self, port: int, method: str, body: bytes) -> bytes:
+        """Send bytes to a method of PredictionService, and return those that come back."""
+        path = f"/tensorflow.serving.PredictionService/{method}"
+        answer: bytes = self._channel(port).unary_unary(path)(body, timeout=60)
+        return answer
+
+    def status(self, port: int, model: str) -> dict[str, Any]:
+        """GetModelStatus as its JSON mapping."""
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel(port))
+        response = stub.GetModelStatus(request, timeout=60)
+        return json_format.MessageToDict(response, preserving_proto_field_name=True)
+
+    def metadata(self, port: int, model: str) -> dict[str, Any]:
+        """The signatures that GetModelMetadata lists, as their JSON mapping."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest()
+        request.model_spec.name = model
+        request.metadata_field.append("signature_def")
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel(port))
+        packed = stub.GetModelMetadata(request, timeout=60).metadata["signature_def"]
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        packed.Unpack(signatures)
+        mapping = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
+        signature_def: dict[str, Any] = mapping["signature_def"]
+        return signature_def
+
+    def predict_until(
+        self,
+        port: int,
+        model: str,
+        inputs: dict[str, Any],
+        output: str,
+        stop_file: str,
+        threads: int,
+    ) -> dict[str, Counter[Any]]:
+        """Predict again and again from several threads until the file exists.
+
+        Returns:
+            How often each value of the output was answered, and how often each error.
+        """
+        answers: Counter[Any] = Counter()
+        errors: Counter[Any] = Counter()
+
+        def work() -> None:
+            while not Path(stop_file).exists():
+                try:
+                    outputs = self.predict(port, model, inputs)["outputs"]
+                except grpc.RpcError as error:
+                    errors[f"{error.code().name}: {error.details()}"] += 1
+                    time.sleep(0.01)
+                else:
+                    answers[tuple(outputs[output].tolist())] += 1
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return {"answers": answers, "errors": errors}
+
+
+def to_proto(value: Any, *, as_content: bool) -> Any:
+    """Convert an array to a TensorProto."""
+    array = np.asarray(value)
+    proto = tf.make_tensor_proto(array, dtype=tf.as_dtype(array.dtype))
+    if as_content or not proto.tensor_content:
+        return proto
+    # `make_tensor_proto` packs arrays into tensor_content, and single values into the typed fields.
+    typed = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
+    for element in array.reshape(-1):
+        single = tf.make_tensor_proto(element, dtype=tf.as_dtype(array.dtype))
+        for field, values in single.ListFields():
+            if field.name.endswith("_val"):
+                getattr(typed, field.name).extend(values)
+    return typed
+
+
+def main() -> None:
+    """Answer calls until standard input ends."""
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    client = Client()
+    while True:
+        try:
+            method, arguments, options = pickle.load(calls)
+        except EOFError:
+            return
+        try:
+            answer: Any = ("ok", getattr(client, method)(*arguments, **options))
+        except grpc.RpcError as error:
+            answer = ("rpc error", (error.code().name, error.details()))
+        except Exception as error:
+            answer = ("failed", repr(error))
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

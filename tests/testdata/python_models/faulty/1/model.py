@@ -1,0 +1,44 @@
+"""Raises and returns what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from servable import errors
+from servable.signature import TensorSpec, serves
+
+WRONG = {
+    "none": None,
+    "missing": {},
+    "other names": {"a": np.zeros(1), "b": np.zeros(1)},
+    "dtype": {"y": np.zeros(1, np.float64)},
+    "no dtype": {"y": np.zeros(1, "datetime64[s]")},
+    "shape": {"y": np.zeros((1, 2), np.float32)},
+    "string": {"y": np.array([b"x"], object)},
+    "object": {"y": np.array([1], object)},
+    "lambda": {"y": lambda: 0},
+}
+
+
+@serves(inputs={"what": TensorSpec("string", [None])}, outputs={"y": TensorSpec("float32", [None])})
+def fail(inputs: Mapping[str, Any]) -> Any:
+    what = inputs["what"][0].decode()
+    if what in WRONG:
+        return WRONG[what]
+    if what == "ValueError":
+        raise ValueError("not that one")
+    if what == "SystemExit":
+        raise SystemExit(3)
+    if what == "HTTPError":
+        # Looks like an error of ours, and is none.
+        error = RuntimeError("upstream")
+        error.code, error.message = 4, "deadline"  # type: ignore[attr-defined]
+        raise error
+    if what.startswith("code "):
+        raise errors.from_code(int(what.removeprefix("code ")), "as told")
+    if what:
+        raise getattr(errors, what)("as told")
+    return {"y": np.zeros(1, np.float32)}

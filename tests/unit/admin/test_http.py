@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from servable.admin import http as admin_http
+from servable.admin.api import AdminRequest, AppliedError
+from servable.admin.http import AdminServer
+from servable.errors import Code, ConfigError, NotFoundError
+
+
+class Api:
+    """Answers what it got; some paths fail."""
+
+    def answer(self, request: AdminRequest) -> Any:
+        if request.path == "/missing":
+            raise NotFoundError("there is none")
+        if request.path == "/late":
+            raise AppliedError("it failed", code=Code.DATA_LOSS)
+        if request.path == "/text":
+            return "text\n"
+        if request.path == "/bug":
+            raise RuntimeError("secret")
+        return {"method": request.method, "body": request.body.decode()}
+
+
+@pytest.fixture
+def server() -> Iterator[AdminServer]:
+    made = AdminServer(Api(), "127.0.0.1", 0)  # type: ignore[arg-type]  # it answers
+    made.start()
+    yield made
+    made.close()
+
+
+def call(
+    server: AdminServer, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, data
+
+
+def raw(server: AdminServer, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(data)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_answers_are_json(server: AdminServer, method: str) -> None:
+    status, body = call(server, method, "/x", b"hello")
+    assert (status, json.loads(body)) == (200, {"method": method, "body": "hello"})
+    assert call(server, "GET", "/text") == (200, b"text\n")
+
+
+def test_errors_carry_code_text_and_status(server: AdminServer) -> None:
+    status, body = call(server, "GET", "/missing")
+    assert (status, json.loads(body)) == (404, {"error": "there is none", "code": "NOT_FOUND"})
+    status, body = call(server, "GET", "/late")
+    assert (status, json.loads(body)) == (
+        500,
+        {"error": "it failed", "code": "DATA_LOSS", "applied": True},
+    )
+    status, body = call(server, "GET", "/bug")
+    assert status == 500
+    assert b"secret" not in body
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(admin_http._HTTP_STATUS) == set(Code)
+
+
+def test_requests_of_web_pages_are_refused(server: AdminServer) -> None:
+    assert call(server, "PUT", "/x", b"{}", Origin="http://evil")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 1048577\r\n",
+        b"Content-Length: -1\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Content-Length: x\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+    ],
+)
+def test_bodies_without_a_fit_length_are_refused(server: AdminServer, head: bytes) -> None:
+    assert raw(server, b"PUT /x HTTP/1.1\r\n" + head + b"\r\n").startswith(b"HTTP/1.0 400 ")
+
+
+def test_a_request_that_does_not_arrive_is_given_up(
+    server: AdminServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_http, "REQUEST_SECONDS", 0.05)
+    assert b"The body broke off" in raw(server, b"PUT /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nab")
+    assert b'"error"' in raw(server, b"PUT /x HTT")
+    assert raw(server, b"PUT /x HTTP/1.1\r\nContent-Len") != b""
+    assert raw(server, b"") == b""
+
+
+def test_connections_beyond_the_limit_are_closed(server: AdminServer) -> None:
+    held = [
+        socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        for _ in range(admin_http.MAX_CONNECTIONS)
+    ]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as beyond:
+        assert beyond.recv(1) == b""
+    for connection in held:
+        connection.sendall(b"GET /text HTTP/1.0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.0 200 ")
+        connection.close()
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it(server: AdminServer) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{server.port} for admin"):
+        AdminServer(Api(), "127.0.0.1", server.port)  # type: ignore[arg-type]  # never asked

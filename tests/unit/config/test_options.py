@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servable.config.flags import Flags
+from servable.config.models import ModelConfig
+from servable.config.options import (
+    check_flags,
+    initial_models,
+    retry_policy,
+    saved_model_options,
+    server_options,
+    slots,
+    with_environment,
+)
+from servable.config.text_proto import parse_bytes
+from servable.errors import Code, ConfigError
+
+SERVED = Flags(model_base_path="/m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"port": 0}, Code.INVALID_ARGUMENT, "At least one of server_options.grpc_port"),
+        ({"model_base_path": ""}, Code.INVALID_ARGUMENT, "are empty!"),
+        (
+            {"use_alts_credentials": True, "ssl_config_file": "x"},
+            Code.INVALID_ARGUMENT,
+            "Either use_alts_credentials must be false or ssl_config_file must be empty.",
+        ),
+        (
+            {"batching_parameters_file": "x"},
+            Code.INVALID_ARGUMENT,
+            "without setting server_options.enable_batching to true.",
+        ),
+        ({"port": 70000}, Code.INVALID_ARGUMENT, "70000"),
+        ({"rest_api_port": -1}, Code.INVALID_ARGUMENT, "-1"),
+        ({"ssl_config_file": "x"}, Code.UNIMPLEMENTED, "--ssl_config_file: TLS"),
+        ({"grpc_socket_path": "x"}, Code.UNIMPLEMENTED, "--grpc_socket_path"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(changes: dict[str, Any], code: Code, text: str) -> None:
+    with pytest.raises(ConfigError) as info:
+        check_flags(replace(SERVED, **changes))
+    assert info.value.code is code
+    assert text in info.value.message
+
+
+def test_what_has_no_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    check_flags(replace(SERVED, enable_batching=True, monitoring_config_file="x"))
+    assert "--enable_batching is accepted but has no effect yet" in caplog.text
+    assert "--monitoring_config_file is accepted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("port", "rest_api_port", "listen"),
+    [
+        (8500, 0, ("0.0.0.0:8500",)),
+        (8500, 8501, ("0.0.0.0:8500", "[::]:8501")),
+        (8500, 8500, ("0.0.0.0:8500",)),
+        (0, 8501, ("[::]:8501",)),
+    ],
+)
+def test_every_port_is_listened_on_once(
+    port: int, rest_api_port: int, listen: tuple[str, ...]
+) -> None:
+    flags = replace(SERVED, port=port, rest_api_port=rest_api_port)
+    assert server_options(flags).listen == listen
+
+
+def test_options_of_the_request_path() -> None:
+    options = server_options(
+        replace(
+            SERVED,
+            rest_api_timeout_in_ms=1500,
+            enable_serialization_as_tensor_content=True,
+            worker_threads=3,
+            max_body_bytes=10,
+        )
+    )
+    assert options.rest_timeout_seconds == 1.5
+    assert options.tensor_content_responses
+    assert (options.worker_threads, options.max_body_bytes) == (3, 10)
+    assert server_options(SERVED).worker_threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ("default", "")),
+        ({"MODEL_NAME": "a"}, ("a", "/models/a")),
+        ({"MODEL_BASE_PATH": "/srv"}, ("model", "/srv/model")),
+        ({"MODEL_NAME": "a", "MODEL_BASE_PATH": "/srv"}, ("a", "/srv/a")),
+    ],
+)
+def test_the_environment_names_a_model_as_in_the_container(
+    environment: dict[str, str], expected: tuple[str, str]
+) -> None:
+    flags = with_environment(Flags(), environment)
+    assert (flags.model_name, flags.model_base_path) == expected
+
+
+@pytest.mark.parametrize(
+    "flags", [SERVED, Flags(model_name="x"), Flags(model_config_file="/models.config")]
+)
+def test_flags_win_over_the_environment(flags: Flags) -> None:
+    assert with_environment(flags, {"MODEL_NAME": "a"}) is flags
+
+
+def test_the_models_come_from_the_flags_or_from_the_file(tmp_path: Path) -> None:
+    assert initial_models(SERVED) == (ModelConfig("default", "/m"),)
+    file = tmp_path / "models.config"
+    file.write_text("model_config_list {}")
+    assert initial_models(replace(SERVED, model_config_file=str(file))) == ()
+
+
+def session_config(**changes: Any) -> Any:
+    data = saved_model_options(replace(SERVED, **changes)).session_config
+    return parse_bytes(data, "tensorflow.ConfigProto")
+
+
+def test_session_options_come_from_flags() -> None:
+    assert saved_model_options(SERVED).session_config == b""
+    both = session_config(tensorflow_session_parallelism=300)
+    assert (both.intra_op_parallelism_threads, both.inter_op_parallelism_threads) == (300, 300)
+    one = session_config(tensorflow_intra_op_parallelism=2, tensorflow_session_parallelism=9)
+    assert (one.intra_op_parallelism_threads, one.inter_op_parallelism_threads) == (2, 0)
+    gpu = session_config(per_process_gpu_memory_fraction=0.25)
+    assert gpu.gpu_options.per_process_gpu_memory_fraction == 0.25
+
+
+def test_flags_overwrite_the_session_file_even_with_zero(tmp_path: Path) -> None:
+    file = tmp_path / "session.config"
+    file.write_text("intra_op_parallelism_threads: 7 allow_soft_placement: true")
+    config = session_config(tensorflow_session_config_file=str(file))
+    assert config.allow_soft_placement
+    assert config.intra_op_parallelism_threads == 0
+
+
+def test_parallelism_is_set_in_one_way() -> None:
+    with pytest.raises(ConfigError, match="You cannot configure all"):
+        session_config(
+            tensorflow_session_parallelism=1,
+            tensorflow_intra_op_parallelism=1,
+            tensorflow_inter_op_parallelism=1,
+        )
+
+
+def test_tags_are_split_and_not_trimmed() -> None:
+    tags = {text: saved_model_options(replace(SERVED, saved_model_tags=text)).tags
+            for text in ("serve", "serve,gpu", "a, b", "")}  # fmt: skip
+    assert list(tags.values()) == [("serve",), ("serve", "gpu"), ("a", " b"), ("serve",)]
+
+
+def test_retries_and_slots() -> None:
+    retry = retry_policy(
+        replace(SERVED, max_num_load_retries=2, load_retry_interval_micros=500_000)
+    )
+    assert (retry.max_retries, retry.interval_seconds) == (2, 0.5)
+    assert slots(3) == 3
+    assert slots(0) >= 1

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from servable.errors import (
+    BackendError,
+    CancelledError,
+    Code,
+    FailedPreconditionError,
+    LoadError,
+    ServableError,
+)
+from servable.lifecycle import HarnessState, LoaderHarness, RetryPolicy, ServableId
+from servable.lifecycle.states import LEGAL_TRANSITIONS
+from servable.testing import FakeClock, FakeLoader
+
+ID = ServableId("m", 1)
+
+
+def approved(
+    loader: FakeLoader, retry: RetryPolicy | None = None, clock: FakeClock | None = None
+) -> LoaderHarness:
+    harness = LoaderHarness(ID, loader, retry=retry, wait=(clock or FakeClock()).wait)
+    harness.request_load()
+    harness.approve_load()
+    return harness
+
+
+def ready(loader: FakeLoader) -> LoaderHarness:
+    harness = approved(loader)
+    harness.load(lambda: None)
+    return harness
+
+
+def test_a_whole_life() -> None:
+    loader = FakeLoader()
+    harness = LoaderHarness(ID, loader)
+    seen = [harness.state]
+    harness.request_load()
+    seen.append(harness.state)
+    harness.approve_load()
+    seen.append(harness.state)
+    harness.load(lambda: seen.append(harness.state))
+    seen.append(harness.state)
+    harness.request_unload()
+    seen.append(harness.state)
+    harness.start_quiescing()
+    seen.append(harness.state)
+    harness.done_quiescing()
+    seen.append(harness.state)
+    harness.unload()
+    seen.append(harness.state)
+    assert [state.value for state in seen] == [
+        "new",
+        "load-requested",
+        "load-approved",
+        "loading",
+        "ready",
+        "unload-requested",
+        "quiescing",
+        "quiesced",
+        "disabled",
+    ]
+    assert (loader.loads, loader.unloads) == (1, 1)
+
+
+def test_an_error_in_place_of_a_loader_is_an_error_from_the_start() -> None:
+    error = LoadError("no such platform", code=Code.INTERNAL)
+    harness = LoaderHarness(ID, error)
+    assert harness.state is HarnessState.ERROR
+    assert harness.error is error
+    with pytest.raises(FailedPreconditionError, match="Duplicate load request"):
+        harness.request_load()
+
+
+def test_a_second_load_request_is_refused_and_changes_nothing() -> None:
+    harness = LoaderHarness(ID, FakeLoader())
+    harness.request_load()
+    with pytest.raises(FailedPreconditionError, match="Duplicate load request"):
+        harness.request_load()
+    assert harness.state is HarnessState.LOAD_REQUESTED
+
+
+def test_unload_is_refused_unless_ready() -> None:
+    harness = LoaderHarness(ID, FakeLoader())
+    with pytest.raises(FailedPreconditionError, match="Servable not loaded, or unload already"):
+        harness.request_unload()
+    loaded = ready(FakeLoader())
+    loaded.request_unload()
+    with pytest.raises(FailedPreconditionError):
+        loaded.request_unload()
+
+
+def test_an_illegal_transition_is_an_internal_error() -> None:
+    harness = LoaderHarness(ID, FakeLoader())
+    with pytest.raises(
+        BackendError, match="Illegal request to transition from state new to quiescing"
+    ):
+        harness.start_quiescing()
+    assert harness.state is HarnessState.ERROR
+
+
+def test_final_states_lead_nowhere() -> None:
+    for state in HarnessState:
+        assert (not LEGAL_TRANSITIONS[state]) == state.is_final
+
+
+@pytest.mark.parametrize(
+    ("max_retries", "failures", "attempts", "succeeds"),
+    [
+        (5, 0, 1, True),
+        (5, 2, 3, True),
+        (5, 5, 6, True),
+        (5, 6, 6, False),
+        (0, 0, 1, True),
+        (0, 1, 1, False),
+        (-1, 1, 1, False),
+    ],
+)
+def test_attempts_are_one_and_the_retries(
+    max_retries: int, failures: int, attempts: int, succeeds: bool
+) -> None:
+    clock = FakeClock()
+    loader = FakeLoader([LoadError(f"failure {n}") for n in range(failures)])
+    harness = approved(loader, RetryPolicy(max_retries, 60.0), clock)
+    if succeeds:
+        harness.load(lambda: None)
+        assert harness.state is HarnessState.READY
+    else:
+        with pytest.raises(LoadError, match=f"failure {failures - 1}"):
+            harness.load(lambda: None)
+        assert harness.state is HarnessState.ERROR
+        assert str(harness.error) == f"failure {failures - 1}"
+    assert loader.loads == attempts
+    assert clock.waits == [60.0] * (attempts - 1)
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0])
+def test_without_an_interval_there_is_no_pause(interval: float) -> None:
+    clock = FakeClock()
+    harness = approved(FakeLoader([LoadError("once")]), RetryPolicy(1, interval), clock)
+    harness.load(lambda: None)
+    assert clock.waits == []
+
+
+def test_any_exception_becomes_an_internal_error_that_names_it() -> None:
+    harness = approved(FakeLoader([ZeroDivisionError("by zero")]), RetryPolicy(0))
+    with pytest.raises(BackendError, match="ZeroDivisionError: by zero"):
+        harness.load(lambda: None)
+
+
+def test_cancelling_during_a_pause_ends_it_without_another_attempt() -> None:
+    clock = FakeClock()
+    loader = FakeLoader(always_fails=LoadError("broken"))
+    harness = approved(loader, RetryPolicy(5, 60.0), clock)
+    clock.on_wait = lambda seconds: harness.cancel_load()
+    with pytest.raises(LoadError, match="broken"):
+        harness.load(lambda: None)
+    assert loader.loads == 1
+    assert harness.state is HarnessState.ERROR
+    assert clock.now == 0
+
+
+def test_a_load_that_succeeds_after_it_was_cancelled_is_undone() -> None:
+    made_available: list[bool] = []
+    loader = FakeLoader(on_load=lambda: harness.cancel_load())
+    harness = approved(loader)
+    with pytest.raises(CancelledError, match="Loading of servable cancelled"):
+        harness.load(lambda: made_available.append(True))
+    assert harness.state is HarnessState.DISABLED
+    assert not made_available
+    assert (loader.loads, loader.unloads, loader.is_loaded) == (1, 1, False)
+
+
+def test_a_load_that_was_cancelled_before_its_first_attempt_makes_none() -> None:
+    loader = FakeLoader()
+    harness = approved(loader)
+    harness.cancel_load()
+    with pytest.raises(CancelledError):
+        harness.load(lambda: None)
+    assert loader.loads == 0
+
+
+def test_new_content_ends_the_pause_and_counts_attempts_afresh() -> None:
+    clock = FakeClock()
+    loader = FakeLoader([LoadError("half written")] * 8)
+    harness = approved(loader, RetryPolicy(2, 60.0), clock)
+    contents = itertools.count()
+
+    def while_it_is_written(seconds: float) -> None:
+        if next(contents) < 7:
+            harness.hasten_retry("more")
+
+    clock.on_wait = while_it_is_written
+    harness.load(lambda: None)
+    assert harness.state is HarnessState.READY
+    assert loader.loads == 9
+    assert clock.now == 60.0, "only the last pause was waited for"
+
+
+def test_a_loader_that_cannot_unload_is_disabled_all_the_same() -> None:
+    class Stubborn(FakeLoader):
+        def unload(self) -> None:
+            raise OSError("busy")
+
+    harness = ready(Stubborn())
+    harness.request_unload()
+    harness.start_quiescing()
+    harness.done_quiescing()
+    with pytest.raises(ServableError, match="OSError: busy"):
+        harness.unload()
+    assert harness.state is HarnessState.DISABLED

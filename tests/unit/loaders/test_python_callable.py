@@ -1,0 +1,129 @@
+"""The loader, and the border that it hands a model to."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from servable.errors import BackendError, FailedPreconditionError, LoadError, NotFoundError
+from servable.gateway import Servable
+from servable.lifecycle import ServableId
+from servable.loaders.arrays import for_border
+from servable.loaders.python_callable import PythonCallableAdapter, PythonOptions
+from servable.signature import Signature, TensorSpec
+
+MODEL = """
+from servable.signature import TensorSpec, serves
+
+@serves(inputs={"x": TensorSpec("float32")}, outputs={"y": TensorSpec("float32")}, name=NAME)
+def echo(inputs):
+    return {"y": inputs["x"]}
+"""
+
+
+def loader(path: Path, workers: int = 0) -> Any:
+    adapter = PythonCallableAdapter(lambda name: PythonOptions(workers))
+    return adapter.adapt(ServableId("m", 1), str(path))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_version_is_loaded_and_unloaded(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(f"NAME = 'one'\n{MODEL}")
+    version = loader(tmp_path, workers)
+    with pytest.raises(FailedPreconditionError, match="is not loaded"):
+        _ = version.servable
+    for _ in range(2):
+        version.load()
+        assert version.servable.wait_until_idle(0)
+        version.unload()
+    version.unload()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signature_that_cannot_be_served_is_refused(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(f"NAME = 'a/b'\n{MODEL}")
+    before = set(sys.modules)
+    with pytest.raises(LoadError, match='signature "a/b": its name must not contain'):
+        loader(tmp_path, workers).load()
+    assert not {name for name in set(sys.modules) - before if "model" in name}
+
+
+def test_the_estimate_is_the_size_of_the_files_in_each_process(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"x" * 100)
+    assert loader(tmp_path).estimate_resources() == 100
+    assert loader(tmp_path, 3).estimate_resources() == 300
+    with pytest.raises(NotFoundError, match="gone: No such file or directory"):
+        loader(tmp_path / "gone").estimate_resources()
+
+
+def test_without_numpy_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without_numpy(name: str, *arguments: Any) -> Any:
+        if name == "numpy":
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+        return real(name, *arguments)
+
+    monkeypatch.delitem(sys.modules, "servable.loaders.arrays")
+    monkeypatch.setattr(builtins, "__import__", without_numpy)
+    with pytest.raises(LoadError, match="install it with `pip install numpy`"):
+        loader(tmp_path).load()
+
+
+def test_the_border_refuses_a_dtype_that_it_does_not_know() -> None:
+    class Odd:
+        data_type, shape = 20, None
+
+    signature = Signature({}, {"y": TensorSpec("int8")})
+    signature.outputs["y"] = Odd()  # type: ignore[index]
+    with pytest.raises(ValueError, match="resource is not supported"):
+        Servable.from_python("m/1", {"s": signature}, lambda *call: {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "number", "elements"),
+    [
+        (np.array([[1, 2], [3, 4]], ">i4").T, 3, [[1, 3], [2, 4]]),
+        (np.float64(1.5), 2, 1.5),
+        ([True, False], 10, [True, False]),
+        (["é", b"x"], 7, ["é".encode(), b"x"]),
+        ("one", 7, [b"one"]),
+        (np.array(["ab", "c"]), 7, [b"ab", b"c"]),
+        ([], 2, []),
+    ],
+)
+def test_outputs_are_brought_into_the_form_of_the_border(
+    output: Any, number: int, elements: Any
+) -> None:
+    run = for_border(
+        "m/1", {"s": Signature({}, {"y": TensorSpec("int8")})}, lambda *_: {"y": output}
+    )
+    found_number, shape, found = run("s", {}, None)["y"]
+    assert (found_number, shape) == (number, np.shape(output))
+    if number == 7:
+        assert found == elements
+    else:
+        assert found.tolist() == elements
+        assert found.flags.c_contiguous
+        assert found.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        ([1], "outputs of m/1: got list, want a dict of arrays by name"),
+        ({"y": np.zeros(1, "datetime64[s]")}, 'output "y" of m/1: got dtype datetime64'),
+        ({"y": np.array([1], object)}, "got an element of type int, want bytes"),
+    ],
+)
+def test_outputs_that_are_no_tensors_are_refused(output: Any, complaint: str) -> None:
+    run = for_border("m/1", {"s": Signature({}, {"y": TensorSpec("int8")})}, lambda *_: output)
+    with pytest.raises(BackendError, match=complaint):
+        run("s", {}, 1.0)

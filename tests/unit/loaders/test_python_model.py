@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servable.errors import Code, InvalidInputError, LoadError
+from servable.loaders.python_model import is_python_model, load_python_model
+
+HEAD = """
+from servable.signature import Signature, TensorSpec, serves
+Y = {"y": TensorSpec("int64")}
+"""
+
+
+def write(directory: Path, body: str, name: str = "model.py") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text(HEAD + body)
+    return directory
+
+
+def run(model: Any, signature: str = "serving_default") -> Any:
+    return model.run(signature, {"x": 1}, deadline=5.0)
+
+
+def test_functions_are_found_by_their_declaration(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "@serves(inputs={}, outputs=Y)\ndef first(inputs): return 'first', inputs\n"
+        "@serves(inputs={}, outputs=Y, name='b')\n"
+        "def second(inputs, deadline): return 'second', deadline\n"
+        "@serves(inputs={}, outputs=Y, name='c')\ndef third(inputs, **more): return more\n"
+        "def helper(): pass\n",
+    )
+    model = load_python_model(tmp_path)
+    assert set(model.signatures) == {"serving_default", "b", "c"}
+    assert run(model) == ("first", {"x": 1})
+    assert run(model, "b") == ("second", 5.0)
+    assert run(model, "c") == {"signature_name": "c", "deadline": 5.0}
+
+
+def test_a_class_is_made_once_and_closed(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "class Model:\n"
+        "    signatures = {'s': Signature({}, Y)}\n"
+        "    def __init__(self, directory): self.directory = directory\n"
+        "    def run(self, inputs): return self.directory\n"
+        "    def close(self): (self.directory / 'closed').touch()\n",
+    )
+    model = load_python_model(tmp_path)
+    assert run(model, "s") == tmp_path
+    model.close()
+    assert (tmp_path / "closed").exists()
+
+
+def test_each_version_has_its_own_code_and_leaves_none_behind(tmp_path: Path) -> None:
+    body = (
+        "from .number import NUMBER\n@serves(inputs={}, outputs=Y)\ndef f(inputs): return NUMBER\n"
+    )
+    before = set(sys.modules)
+    models = []
+    for version in (1, 2):
+        directory = write(tmp_path / str(version), body)
+        (directory / "number.py").write_text(f"NUMBER = {version}\n")
+        models.append(load_python_model(directory))
+    write(tmp_path / "1", body + "\nraise ValueError('changed after it was loaded')\n")
+    assert [run(model) for model in models] == [1, 2]
+    assert len(set(sys.modules) - before) == 4
+    for model in models:
+        model.close()
+    assert set(sys.modules) == before
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["model.py", "number.py"]
+
+
+def test_an_entry_point_names_something_importable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path / "code",
+        "class Outer:\n"
+        "    class Model:\n"
+        "        signatures = {'s': Signature({}, Y)}\n"
+        "        def __init__(self, directory): self.directory = directory\n"
+        "        def run(self, inputs): return self.directory\n"
+        "@serves(inputs={}, outputs=Y)\ndef function(inputs): return inputs\n",
+        "importable_model.py",
+    )
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "importable_model", raising=False)
+    version = tmp_path / "1"
+    version.mkdir()
+    assert not is_python_model(str(version))
+    (version / "entry_point.txt").write_text("importable_model:Outer.Model\n")
+    assert is_python_model(str(version))
+    assert run(load_python_model(version), "s") == version
+    (version / "entry_point.txt").write_text("importable_model:function")
+    assert run(load_python_model(version)) == {"x": 1}
+    (version / "entry_point.txt").write_text("importable_model")
+    assert set(load_python_model(version).signatures) == {"serving_default"}
+    (version / "entry_point.txt").write_text("importable_model:nothing")
+    with pytest.raises(LoadError, match="has no attribute 'nothing'"):
+        load_python_model(version)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "complaint"),
+    [
+        ("import nonsense_module", Code.INTERNAL, "line 4.*No module named 'nonsense_module'"),
+        ("x = = 1", Code.INTERNAL, "SyntaxError"),
+        ("raise SystemExit(3)", Code.INTERNAL, "SystemExit: 3"),
+        ("class Model:\n  def __init__(self, d): 1 / 0", Code.INTERNAL, "ZeroDivisionError"),
+        ("", Code.INVALID_ARGUMENT, "neither a class Model nor a function"),
+        ("class Model:\n  def __init__(self, d): pass", Code.INVALID_ARGUMENT, "`signatures`"),
+        (
+            "class Model:\n  signatures = {'s': 1}\n  __init__ = run = lambda *_: None",
+            Code.INVALID_ARGUMENT,
+            "`signatures`",
+        ),
+        ("from servable.errors import *\nraise InvalidInputError('no')", Code.INVALID_ARGUMENT, ""),
+    ],
+)
+def test_what_cannot_be_loaded_says_why_and_leaves_nothing(
+    body: str, code: Code, complaint: str, tmp_path: Path
+) -> None:
+    write(tmp_path, body)
+    before = set(sys.modules)
+    with pytest.raises((LoadError, InvalidInputError), match=f"(?s){complaint}") as info:
+        load_python_model(tmp_path)
+    assert info.value.code is code
+    assert set(sys.modules) == before
+
+
+def test_an_empty_directory_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"holds neither model\.py nor entry_point\.txt") as info:
+        load_python_model(tmp_path)
+    assert info.value.code is Code.NOT_FOUND

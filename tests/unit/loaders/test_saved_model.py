@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundError
+from servable.lifecycle import AspiredVersion, ServableId
+from servable.loaders import (
+    SavedModelAdapter,
+    SavedModelLoader,
+    SavedModelOptions,
+    TensorFlowRuntime,
+)
+from servable.loaders.saved_model import is_saved_model
+from servable.testing import RecordingTarget
+
+
+class FakeModel:
+    unloads = 0
+
+    def unload(self) -> None:
+        self.unloads += 1
+
+
+class FakeTensorFlow:
+    def __init__(self) -> None:
+        self.loaded: list[tuple[str, SavedModelOptions]] = []
+        self.model = FakeModel()
+        self.calls: list[tuple[str, int]] = []
+
+    def start_threads(self, session_config: bytes) -> None:
+        self.calls.append(("start_threads", niceness()))
+
+    def load_saved_model(self, path: str, options: SavedModelOptions) -> FakeModel:
+        self.calls.append(("load_saved_model", niceness()))
+        self.loaded.append((path, options))
+        return self.model
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def runtime(tensorflow: Any) -> TensorFlowRuntime:
+    return TensorFlowRuntime(find=lambda: "/somewhere", open_runtime=lambda directory: tensorflow)
+
+
+def test_a_model_is_loaded_with_its_options_and_unloaded_once() -> None:
+    tensorflow = FakeTensorFlow()
+    options = SavedModelOptions(tags=("serve", "gpu"))
+    loader = SavedModelLoader("/models/m/1", runtime(tensorflow), options)
+    with pytest.raises(FailedPreconditionError, match="/models/m/1 is not loaded"):
+        _ = loader.servable
+    loader.load()
+    assert tensorflow.loaded == [("/models/m/1", options)]
+    assert loader.servable is tensorflow.model  # type: ignore[comparison-overlap]
+    loader.unload()
+    loader.unload()
+    assert tensorflow.model.unloads == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_a_load_has_a_low_priority_but_threads_that_serve_do_not() -> None:
+    own = niceness()
+    tensorflow = FakeTensorFlow()
+    SavedModelLoader("/models/m/1", runtime(tensorflow), SavedModelOptions()).load()
+    assert tensorflow.calls == [("start_threads", own), ("load_saved_model", max(own, 10))]
+    assert niceness() == own
+
+    tensorflow = FakeTensorFlow()
+    own_threads = SavedModelOptions(session_config=b"\x48\x01")  # use_per_session_threads
+    SavedModelLoader("/models/m/1", runtime(tensorflow), own_threads).load()
+    assert tensorflow.calls == [("load_saved_model", own)]
+
+
+def test_what_a_load_raises_is_raised() -> None:
+    class Broken(FakeTensorFlow):
+        def load_saved_model(self, path: str, options: SavedModelOptions) -> FakeModel:
+            raise NotFoundError(path)
+
+    loader = SavedModelLoader("/models/m/1", runtime(Broken()), SavedModelOptions())
+    with pytest.raises(NotFoundError, match="/models/m/1"):
+        loader.load()
+
+
+def test_the_estimate_is_the_size_of_all_files_and_a_fifth(tmp_path: Path) -> None:
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(b"x" * 100)
+    (tmp_path / "variables/data").write_bytes(b"x" * 33)
+    loader = SavedModelLoader(str(tmp_path), runtime(None), SavedModelOptions())
+    assert loader.estimate_resources() == 159
+    gone = SavedModelLoader(str(tmp_path / "gone"), runtime(None), SavedModelOptions())
+    with pytest.raises(NotFoundError, match="gone: No such file or directory"):
+        gone.estimate_resources()
+
+
+def test_the_adapter_makes_a_loader_of_each_path() -> None:
+    tensorflow = FakeTensorFlow()
+    adapter = SavedModelAdapter(runtime(tensorflow), SavedModelOptions())
+    target = RecordingTarget[Any]()
+    adapter.connect(target)
+    adapter.set_aspired_versions("m", [AspiredVersion(ServableId("m", 1), "/models/m/1")])
+    target.last("m")[0].item.load()
+    assert tensorflow.loaded[0][0] == "/models/m/1"
+
+
+def test_the_runtime_is_opened_once_when_it_is_first_needed() -> None:
+    opened: list[str] = []
+
+    def open_runtime(directory: str) -> Any:
+        opened.append(directory)
+        return object()
+
+    lazy = TensorFlowRuntime(find=lambda: "/site/tensorflow", open_runtime=open_runtime)
+    lazy.require_installed()
+    assert opened == []
+    assert lazy.get() is lazy.get()
+    assert opened == ["/site/tensorflow"]
+
+
+def test_without_tensorflow_the_error_says_what_to_install() -> None:
+    missing = TensorFlowRuntime(find=lambda: None)
+    for needing in (missing.require_installed, missing.get):
+        with pytest.raises(LoadError, match="TensorFlow is not installed; install it with") as info:
+            needing()
+        assert "pip install tensorflow-cpu" in info.value.message
+        assert info.value.code is Code.FAILED_PRECONDITION
+
+
+def test_a_tensorflow_that_does_not_fit_is_named_with_what_to_install() -> None:
+    def open_runtime(directory: str) -> Any:
+        raise LoadError(f"{directory}/libtensorflow_cc.so.2 does not export TF_SessionRun")
+
+    old = TensorFlowRuntime(find=lambda: "/site/tensorflow", open_runtime=open_runtime)
+    with pytest.raises(
+        LoadError, match=r"/site/tensorflow cannot be used: .*TF_SessionRun"
+    ) as info:
+        old.get()
+    assert "pip install tensorflow-cpu" in info.value.message
+
+
+@pytest.mark.parametrize(
+    ("files", "is_complete"),
+    [
+        ([], False),
+        (["variables/variables.index"], False),
+        (["saved_model.pb"], True),
+        (["saved_model.pbtxt"], True),
+        (["saved_model.pb", "variables/"], True),
+        (["saved_model.pb", "variables/variables.index"], False),
+        (["saved_model.pb", "variables/variables.data-00000-of-00001"], False),
+        (
+            [
+                "saved_model.pb",
+                "variables/variables.index",
+                "variables/variables.data-00000-of-00002",
+            ],
+            False,
+        ),
+        (
+            [
+                "saved_model.pb",
+                "variables/variables.index",
+                "variables/variables.data-00000-of-00002",
+                "variables/variables.data-00001-of-00002",
+            ],
+            True,
+        ),
+    ],
+)
+def test_a_saved_model_is_complete_when_all_its_files_are_there(
+    tmp_path: Path, files: list[str], is_complete: bool
+) -> None:
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        if file.endswith("/"):
+            path.mkdir()
+        else:
+            path.touch()
+    assert is_saved_model(str(tmp_path)) is is_complete

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from servable.errors import Code
+from servable.sources import All, FileSystemSource, Latest, MonitoredServable, Specific
+from servable.sources.filesystem import fingerprint, parse_version
+from servable.sources.version_policy import VersionPolicy
+from servable.testing import FakeClock, RecordingTarget
+
+
+def directories(base: Path, *names: str) -> Path:
+    for name in names:
+        (base / name).mkdir(parents=True)
+    base.mkdir(exist_ok=True)
+    return base
+
+
+class Connected:
+    """A source that is polled by hand."""
+
+    def __init__(self, *servables: MonitoredServable, always_present: bool = False) -> None:
+        self.target = RecordingTarget[str]()
+        self.source = FileSystemSource(
+            servables, poll_wait_seconds=-1, servable_versions_always_present=always_present
+        )
+        self.source.connect(self.target)
+
+    def versions(self, name: str = "m") -> list[int]:
+        self.source.poll()
+        return [version.id.version for version in self.target.last(name)]
+
+
+def connected(base: Path, policy: VersionPolicy | None = None) -> Connected:
+    return Connected(MonitoredServable("m", str(base), policy or Latest()))
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        (Latest(), [10]),
+        (Latest(0), [10]),
+        (Latest(2), [10, 2]),
+        (Latest(9), [10, 2, 1]),
+        (All(), [1, 10, 2]),
+        (Specific((1, 10)), [1, 10]),
+        (Specific((1, 5)), [1]),
+        (Specific((5,)), []),
+        (Specific(()), []),
+    ],
+)
+def test_policies_pick_as_the_table_says(
+    tmp_path: Path, policy: VersionPolicy, wanted: list[int]
+) -> None:
+    base = directories(tmp_path / "m", "1", "2", "10", "temp-11")
+    (base / "README").touch()
+    assert connected(base, policy).versions() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("1", 1),
+        ("00000123", 123),
+        ("-3", -3),
+        ("+7", 7),
+        (" 5 ", 5),
+        ("9223372036854775807", 2**63 - 1),
+        ("9223372036854775808", None),
+        ("", None),
+        ("v1", None),
+        ("1.tmp", None),
+        ("2.5", None),
+        ("1_000", None),
+        ("\N{ARABIC-INDIC DIGIT ONE}", None),
+        ("0x10", None),
+        ("temp-123", None),
+    ],
+)
+def test_a_name_is_a_version_or_not(name: str, version: int | None) -> None:
+    assert parse_version(name) == version
+
+
+def test_the_path_keeps_the_literal_name(tmp_path: Path) -> None:
+    test = connected(directories(tmp_path / "m", "00000123"))
+    test.source.poll()
+    (version,) = test.target.last("m")
+    assert (version.id.version, version.item) == (123, str(tmp_path / "m/00000123"))
+
+
+def test_stray_files_are_no_versions_but_links_to_directories_are(tmp_path: Path) -> None:
+    base = directories(tmp_path / "m", "1")
+    (base / "5").touch()
+    (base / "4").symlink_to(tmp_path / "nowhere")
+    (base / "3").symlink_to(directories(tmp_path / "elsewhere"))
+    assert connected(base, All()).versions() == [1, 3]
+
+
+def test_a_missing_base_path_concerns_its_own_model_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = directories(tmp_path / "b", "1")
+    test = Connected(
+        MonitoredServable("a", str(tmp_path / "missing")), MonitoredServable("b", str(base))
+    )
+    assert test.versions("b") == [1]
+    assert [name for name, _ in test.target.calls] == ["b"]
+    problem = test.source.problems()["a"]
+    assert problem.code is Code.INVALID_ARGUMENT
+    missing = tmp_path / "missing"
+    assert problem.message == (
+        f"Could not find base path {missing} for servable a "
+        f"with error NOT_FOUND: {missing} not found"
+    )
+    assert "FileSystemStoragePathSource encountered a filesystem access error" in caplog.text
+
+
+def test_a_base_path_that_vanishes_changes_nothing_and_an_empty_one_unloads(tmp_path: Path) -> None:
+    base = directories(tmp_path / "m", "1")
+    test = connected(base)
+    assert test.versions() == [1]
+    base.rename(tmp_path / "away")
+    test.source.poll()
+    assert len(test.target.calls) == 1
+    directories(base)
+    assert test.versions() == []
+    assert test.source.problems()["m"].message == (
+        f"Unable to find a numerical version path for servable m at: {base}"
+    )
+    (tmp_path / "away/1").rename(base / "1")
+    assert test.versions() == [1]
+    assert test.source.problems() == {}
+
+
+def test_the_last_version_is_kept_where_some_version_must_always_be_present(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = directories(tmp_path / "m", "1")
+    test = Connected(MonitoredServable("m", str(base)), always_present=True)
+    assert test.versions() == [1]
+    (base / "1").rmdir()
+    assert test.versions() == [1]
+    assert "Refusing to unload all versions for Servable: m" in caplog.text
+
+
+def test_of_two_names_of_one_version_the_last_wins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = connected(directories(tmp_path / "m", "7", "007"))
+    assert test.versions() == [7]
+    assert test.target.last("m")[0].item == str(tmp_path / "m/7")
+    assert "Duplicate version directories detected. Version 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "policy", "warning"),
+    [
+        ([], Latest(), "No versions of servable m found under base path"),
+        (["1"], Specific(()), "No specific versions requested for servable m."),
+        (["1"], Specific((1, 5)), "Version 5 of servable m, which was requested"),
+    ],
+)
+def test_what_is_odd_is_reported_once(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: Iterable[str],
+    policy: VersionPolicy,
+    warning: str,
+) -> None:
+    test = connected(directories(tmp_path / "m", *names), policy)
+    for _ in range(3):
+        test.source.poll()
+    warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warning in warnings[0]
+
+
+def test_an_update_empties_what_is_gone_and_looks_at_the_rest(tmp_path: Path) -> None:
+    base = directories(tmp_path / "m", "1", "2")
+    target = RecordingTarget[str]()
+    source = FileSystemSource([MonitoredServable("old", str(base))], poll_wait_seconds=0)
+    source.connect(target)
+    source.close()
+    source = FileSystemSource([MonitoredServable("old", str(base))], poll_wait_seconds=0)
+    source.connect(target)
+    target.calls.clear()
+    source.update([MonitoredServable("new", str(base), All())])
+    assert ("old", []) in target.calls
+    assert [version.id.version for version in target.last("new")] == [1, 2]
+    source.close()
+
+
+def test_without_polling_an_update_says_why_nothing_comes(tmp_path: Path) -> None:
+    test = connected(directories(tmp_path / "m", "1"))
+    test.source.update([MonitoredServable("new", str(tmp_path / "m"))])
+    assert test.target.calls == [("m", [])]
+    assert "polling is off" in test.source.problems()["new"].message
+
+
+def test_the_period_is_measured_from_start_to_start(tmp_path: Path) -> None:
+    base = directories(tmp_path / "m", "1")
+    clock = FakeClock()
+    polled = threading.Event()
+
+    class SlowTarget(RecordingTarget[str]):
+        def set_aspired_versions(self, name: str, versions: object) -> None:
+            clock.now += 0.25
+            if len(clock.waits) == 3:
+                polled.set()
+
+    source = FileSystemSource(
+        [MonitoredServable("m", str(base))], poll_wait_seconds=1.0, clock=clock, wait=clock.wait
+    )
+    source.connect(SlowTarget())
+    assert polled.wait(10)
+    source.close(10)
+    assert clock.waits[:3] == [0.75] * 3
+
+
+def test_a_source_has_one_target() -> None:
+    source = FileSystemSource(poll_wait_seconds=-1)
+    source.connect(RecordingTarget[str]())
+    with pytest.raises(RuntimeError, match="already connected"):
+        source.connect(RecordingTarget[str]())
+
+
+def write_model(path: Path, content: str) -> None:
+    (path / "variables").mkdir(parents=True, exist_ok=True)
+    (path / "saved_model.pb").write_text(content)
+    (path / "variables/variables.index").write_text(content)
+
+
+def test_the_fingerprint_changes_with_the_content_and_only_then(tmp_path: Path) -> None:
+    path = tmp_path / "1"
+    write_model(path, "half")
+    seen = [fingerprint(str(path))]
+    assert fingerprint(str(path)) == seen[0]
+    with (path / "variables/variables.index").open("a") as file:
+        file.write("and the rest")
+    seen.append(fingerprint(str(path)))
+    (path / "assets").mkdir()
+    seen.append(fingerprint(str(path)))
+    replacement = tmp_path / "replacement"
+    write_model(replacement, "good")
+    shutil.rmtree(path)
+    os.rename(replacement, path)
+    seen.append(fingerprint(str(path)))
+    assert len(set(seen)) == 4
+    assert fingerprint(str(tmp_path / "missing")) is None
+
+
+def test_the_fingerprint_of_a_huge_directory_is_still_quick(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / str(number)).touch()
+    found = fingerprint(str(tmp_path))
+    assert isinstance(found, tuple)
+    assert len(found) < 100

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from servable.errors import Code, LoadError, ServableError
+from servable.lifecycle.source import AspiredVersion
+from servable.remote.manifest import Manifest
+from servable.remote.store import RemoteStore
+from servable.sources import All, Latest, Specific
+from servable.sources.remote import RemoteServable, RemoteSource
+from servable.sources.version_policy import VersionPolicy
+from servable.testing import RecordingTarget
+
+fsspec = pytest.importorskip("fsspec")
+
+
+class Bench:
+    """A source whose pauses end when the test says so.
+
+    Attributes:
+        base_url: Where the stream `m` has its versions.
+        pauses: The pauses that the source has asked for.
+    """
+
+    def __init__(self, store: RemoteStore | None = None) -> None:
+        self.base_url = f"memory://{uuid.uuid4().hex}/m"
+        self.pauses: list[float] = []
+        self.target = RecordingTarget[str]()
+        self.source = RemoteSource(store or RemoteStore(), wait=self._wait)
+        self._paused = threading.Semaphore(0)
+        self._go_on = threading.Semaphore(0)
+
+    def start(self, policy: VersionPolicy | None = None, **options: object) -> None:
+        """Connect, and wait for the end of the first listing."""
+        self.source.update([self.servable(policy, **options)])
+        self.source.connect(self.target)
+        self.wait()
+
+    def servable(self, policy: VersionPolicy | None = None, **options: object) -> RemoteServable:
+        return RemoteServable("m", self.base_url, policy or Latest(), **options)  # type: ignore[arg-type]
+
+    def put(self, *names: object, file: str = "saved_model.pb", content: bytes = b"x") -> None:
+        for name in names:
+            fsspec.filesystem("memory").pipe(f"{self.base_url}/{name}/{file}", content)
+
+    def remove(self, name: object) -> None:
+        fsspec.filesystem("memory").rm(f"{self.base_url}/{name}", recursive=True)
+
+    def poll(self) -> list[AspiredVersion[str]]:
+        """Have the source list once more.
+
+        Returns:
+            The newest list of the stream.
+        """
+        self._go_on.release()
+        self.wait()
+        return self.target.last("m")
+
+    def wait(self) -> None:
+        assert self._paused.acquire(timeout=10)
+
+    def versions(self) -> list[int]:
+        return [version.id.version for version in self.target.last("m")]
+
+    def end(self) -> None:
+        for watch in range(10):
+            del watch
+            self._go_on.release()
+        self.source.close(10)
+
+    def _wait(self, stop: threading.Event, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self._paused.release()
+        if not stop.is_set():
+            assert self._go_on.acquire(timeout=10)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        (Latest(), [10]),
+        (Latest(0), [10]),
+        (Latest(2), [10, 2]),
+        (All(), [1, 2, 10]),
+        (Specific((1, 10)), [1, 10]),
+        (Specific((1, 5)), [1]),
+    ],
+)
+def test_policies_pick_as_in_a_file_system(
+    bench: Bench, policy: VersionPolicy, wanted: list[int]
+) -> None:
+    bench.put(1, 2, 10, "latest", "1a")
+    fsspec.filesystem("memory").pipe(f"{bench.base_url}/99", b"a file is no version")
+
+    bench.start(policy)
+
+    assert bench.versions() == wanted
+
+
+def test_versions_are_emitted_as_urls(bench: Bench) -> None:
+    bench.put("003")
+    bench.start()
+
+    (version,) = bench.target.last("m")
+
+    assert version.id.version == 3
+    assert version.item == f"{bench.base_url}/003"
+
+
+def test_a_new_version_is_taken_up(bench: Bench) -> None:
+    bench.put(1)
+    bench.start(poll_wait_seconds=7.0)
+    bench.put(2)
+
+    assert [version.id.version for version in bench.poll()] == [2]
+    assert bench.pauses == [7.0, 7.0]
+
+
+def test_new_content_changes_the_fingerprint_and_nothing_else_does(bench: Bench) -> None:
+    bench.put(1)
+    bench.start()
+    (before,) = bench.target.last("m")
+    (same,) = bench.poll()
+    bench.put(1, file="variables", content=b"more")
+    (after,) = bench.poll()
+
+    assert before.fingerprint is not None
+    assert same.fingerprint == before.fingerprint
+    assert after.fingerprint != before.fingerprint
+
+
+def test_a_base_path_that_is_missing_changes_nothing_and_is_told(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.put(1)
+    bench.start()
+    bench.remove("")
+    calls = len(bench.target.calls)
+
+    for _ in range(2):
+        bench.poll()
+
+    assert len(bench.target.calls) == calls
+    assert bench.source.problems()["m"].code is Code.NOT_FOUND
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1, "once, not at every listing"
+
+
+def test_a_listing_that_fails_is_soon_tried_again(bench: Bench) -> None:
+    bench.start(poll_wait_seconds=5.0)
+    for _ in range(4):
+        bench._go_on.release()
+        bench.wait()
+    assert bench.pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
+    bench.put(1)
+    bench.poll()
+    assert bench.versions() == [1]
+    assert not bench.source.problems()
+
+
+@pytest.mark.parametrize(("keep", "wanted"), [(False, []), (True, [1])])
+def test_the_last_version_is_kept_if_wished(bench: Bench, keep: bool, wanted: list[int]) -> None:
+    bench.put(1, "notes")
+    bench.start(keep_last_version=keep)
+    bench.remove(1)
+    bench.poll()
+
+    assert bench.versions() == wanted
+    assert bench.source.problems()["m"].code is Code.NOT_FOUND
+
+
+def test_with_a_period_of_0_there_is_one_good_listing() -> None:
+    bench = Bench()
+    bench.put(1)
+    bench.source.update([bench.servable(poll_wait_seconds=0)])
+    bench.source.connect(bench.target)
+    bench.source.close(10)  # waits for the thread, which does not pause
+
+    assert bench.versions() == [1]
+    assert bench.pauses == []
+
+
+def test_with_less_there_is_none() -> None:
+    bench = Bench()
+    bench.put(1)
+    bench.source.update([bench.servable(poll_wait_seconds=-1)])
+    bench.source.connect(bench.target)
+    bench.source.close(10)
+
+    assert not bench.target.calls
+    assert "polling is off" in bench.source.problems()["m"].message
+
+
+def test_a_stream_that_is_dropped_is_emptied(bench: Bench) -> None:
+    bench.put(1)
+    bench.start()
+    bench.source.update([])
+    assert bench.versions() == []
+    assert not bench.source.problems()
+
+
+def test_a_stream_that_changes_is_listed_at_once_and_not_emptied(bench: Bench) -> None:
+    bench.put(1, 2)
+    bench.start()
+    bench.source.update([bench.servable(All())])
+    bench.wait()
+    assert [[v.id.version for v in versions] for _, versions in bench.target.calls] == [[2], [1, 2]]
+
+
+class BrokenStore(RemoteStore):
+    """Cannot list one version, or hangs over one base path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: set[str] = set()
+        self.hang: Callable[[], object] = lambda: None
+
+    def directories(self, base_url: str) -> list[str]:
+        if base_url.endswith("/hangs"):
+            self.hang()
+        return super().directories(base_url)
+
+    def manifest(self, url: str) -> Manifest:
+        if url.rsplit("/", 1)[1] in self.broken:
+            raise LoadError("forbidden", code=Code.PERMISSION_DENIED)
+        return super().manifest(url)
+
+
+def test_a_version_that_cannot_be_listed_is_an_error_of_that_version() -> None:
+    store = BrokenStore()
+    bench = Bench(store)
+    bench.put(1, 2)
+    store.broken = {"2"}
+    bench.start(All())
+    one, two = bench.target.last("m")
+    assert isinstance(one.item, str)
+    assert isinstance(two.item, ServableError)
+    assert two.item.code is Code.PERMISSION_DENIED
+
+    store.broken = {"1"}
+    same, listed = bench.poll()
+
+    assert same == one, "what was listed before stays as it was"
+    assert isinstance(listed.item, str)
+    assert listed.fingerprint != two.fingerprint, "so that it is tried again"
+    bench.end()
+
+
+def test_a_store_that_hangs_holds_up_one_stream() -> None:
+    store = BrokenStore()
+    released = threading.Event()
+    store.hang = lambda: released.wait(10)
+    bench = Bench(store)
+    bench.put(1, "hangs/1")
+    hangs = RemoteServable("h", f"{bench.base_url}/hangs", poll_wait_seconds=0)
+    bench.source.update([hangs, bench.servable()])
+    bench.source.connect(bench.target)
+    bench.wait()
+
+    assert bench.versions() == [1]
+    assert "h" not in bench.source.problems(), "it is only slow so far"
+    bench.source.update([bench.servable()])  # does not wait for it either
+    (listing,) = (t for t in threading.enumerate() if t.name == "remote-source h")
+    released.set()
+    listing.join(10)
+    bench.end()
+    assert bench.target.last("h") == [], "what it says after it was dropped is not passed on"

@@ -1,0 +1,87 @@
+"""Imports run downwards, and one module alone sees the extension."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servable
+
+PACKAGE = Path(servable.__file__).parent
+
+# From the top to the bottom; a module may import from its own layer and from those below it.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"server"},
+    {"startup", "admin", "traffic_report"},
+    {"server_core"},
+    {"publisher", "remote_models"},
+    {"console", "gateway", "sources", "loaders", "warmup", "config", "telemetry"},
+    {"remote"},
+    {"lifecycle"},
+    {"signature", "errors"},
+]
+BESIDE = {"client", "batching", "testing"}
+ABOVE_LIFECYCLE = {"os", "pathlib", "socket", "google", "numpy", "subprocess", "urllib"}
+
+
+def layer(name: str) -> int:
+    return next(depth for depth, names in enumerate(LAYERS) if name in names)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each imported module, and whether the import is for type checkers only."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in for_types
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or "", id(node) in for_types
+
+
+def owner(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    own = owner(path)
+    for imported, for_types in imports(path):
+        top, _, rest = imported.partition(".")
+        if top != "servable" or not rest:
+            continue
+        name = rest.split(".")[0]
+        if name == "_core":
+            assert own == "gateway", f"{own} imports the extension; that is for gateway alone"
+        elif own in BESIDE:
+            assert name != "cli"
+        elif own != "__init__" and not for_types:
+            assert name not in BESIDE, f"{own} imports {name}, which stands beside it"
+            assert layer(own) <= layer(name), f"{own} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_lifecycle_knows_no_files_frameworks_or_networks(path: Path) -> None:
+    if owner(path) == "lifecycle":
+        assert not {imported.split(".")[0] for imported, _ in imports(path)} & ABOVE_LIFECYCLE
+
+
+def test_every_module_has_a_layer() -> None:
+    known = set().union(*LAYERS) | BESIDE | {"__init__"}
+    assert {owner(path) for path in modules()} <= known

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servable.errors import BackendError, Code, InvalidInputError, ServableError
+from servable.lifecycle import ServableId
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.source import SourceAdapter
+from servable.warmup import WARM_UP_FILE, WarmUpAdapter, WarmUpOptions, write_records
+
+
+class FakeServable:
+    """Notes what it is warmed up with."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[bytes, int, bool]] = []
+        self.zeros: list[int] = []
+
+    def warm_up(self, prediction_log: bytes, iterations: int, check_method_names: bool) -> None:
+        self.runs.append((prediction_log, iterations, check_method_names))
+        if prediction_log == b"no record":
+            raise ValueError("not a record")
+        if prediction_log == b"fails":
+            raise BackendError("it fails")
+
+    def warm_up_with_zeros(self, iterations: int) -> dict[str, str | None]:
+        self.zeros.append(iterations)
+        return {"good": None, "bad": "INTERNAL: it fails"}
+
+    def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
+        return True
+
+
+class FakeLoader:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.servable = FakeServable()
+
+    def estimate_resources(self) -> int:
+        return 7
+
+    def load(self) -> None:
+        self.calls.append("load")
+
+    def unload(self) -> None:
+        self.calls.append("unload")
+
+
+class FakeAdapter(SourceAdapter[str, Loader]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loader = FakeLoader()
+
+    def adapt(self, servable_id: ServableId, item: str) -> FakeLoader:
+        return self.loader
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A version directory, whose file of requests is yet to be written."""
+    (tmp_path / WARM_UP_FILE).parent.mkdir()
+    return tmp_path
+
+
+def load(version: Path, options: WarmUpOptions) -> FakeLoader:
+    adapter = FakeAdapter()
+    names: list[str] = []
+
+    def options_of(name: str) -> WarmUpOptions:
+        names.append(name)
+        return options
+
+    loader = WarmUpAdapter(adapter, options_of).adapt(ServableId("m", 1), str(version))
+    assert (loader.estimate_resources(), names) == (7, []), "options are asked for at the load"
+    try:
+        loader.load()
+    finally:
+        assert names == ["m"]
+    assert loader.servable is adapter.loader.servable
+    return adapter.loader
+
+
+def write(version: Path, *records: bytes) -> str:
+    path = str(version / WARM_UP_FILE)
+    write_records(path, records)
+    return path
+
+
+def test_records_are_run_in_order_with_the_options(version: Path) -> None:
+    write(version, b"a", b"b")
+    options = WarmUpOptions(iterations=3, check_method_names=True, automatic=True)
+    loader = load(version, options)
+    assert loader.servable.runs == [(b"a", 3, True), (b"b", 3, True)]
+    assert loader.servable.zeros == []
+    assert loader.calls == ["load"]
+
+
+def test_zeros_are_run_where_there_are_no_records_and_their_faults_do_not_count(
+    version: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "servable")
+    assert load(version, WarmUpOptions(iterations=2, automatic=True)).servable.zeros == [2]
+    assert f"Signature bad of {version} was not warmed up: INTERNAL: it fails" in caplog.messages
+    assert load(version, WarmUpOptions()).servable.zeros == []
+
+
+def test_records_are_ignored_where_warm_up_is_off(version: Path) -> None:
+    write(version, b"fails")
+    assert load(version, WarmUpOptions(recorded=False)).servable.runs == []
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "text"),
+    [
+        (b"fails", Code.INTERNAL, "it fails"),
+        (b"no record", Code.INVALID_ARGUMENT, "Failed to parse warmup record: no record from {}"),
+    ],
+)
+def test_a_record_that_fails_undoes_the_load(
+    version: Path, record: bytes, code: Code, text: str
+) -> None:
+    path = write(version, b"good", record, b"never run")
+    adapter = FakeAdapter()
+    loader = WarmUpAdapter(adapter, lambda _: WarmUpOptions()).adapt(
+        ServableId("m", 1), str(version)
+    )
+    with pytest.raises(ServableError) as caught:
+        loader.load()
+    assert (caught.value.code, caught.value.message) == (code, text.format(path))
+    assert adapter.loader.calls == ["load", "unload"]
+    assert [run[0] for run in adapter.loader.servable.runs] == [b"good", record]
+
+
+def test_a_damaged_file_is_data_loss(version: Path) -> None:
+    (version / WARM_UP_FILE).write_bytes(b"this is no TFRecord file")
+    with pytest.raises(ServableError) as caught:
+        load(version, WarmUpOptions())
+    assert caught.value.code is Code.DATA_LOSS
+    assert caught.value.message == (
+        "corrupted record at 0 (Is this even a TFRecord file?). "
+        "Please verify your warmup data is in TFRecord format."
+    )
+
+
+def test_a_thousand_records_are_fine_and_one_more_is_run_but_too_many(version: Path) -> None:
+    write(version, *[b"a"] * 1000)
+    assert len(load(version, WarmUpOptions()).servable.runs) == 1000
+    path = write(version, *[b"a"] * 1001)
+    with pytest.raises(InvalidInputError) as caught:
+        load(version, WarmUpOptions())
+    assert caught.value.message == (
+        f"Number of warmup records exceeds the maximum (1000) at {path}"
+    )
