@@ -1,0 +1,154 @@
+"""What is sent, and the load generator that sends it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import MODEL, PREDICT_PATH, ServerProcess
+
+INPUT = [1.0, 2.0, 5.0]
+OUTPUT = [2.5, 3.0, 4.5]
+REST_BODY = json.dumps({"instances": INPUT}).encode()
+
+# What the load generator may take on top of its time before it counts as stuck.
+GRACE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of one protocol, as files for the load generator.
+
+    Attributes:
+        protocol: `rest` or `grpc`.
+        path: The path of the request.
+        body: The file with its body; for gRPC, with its message.
+    """
+
+    protocol: str
+    path: str
+    body: Path
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What the load generator counted.
+
+    Attributes:
+        requests: Requests that were answered as they should be.
+        errors: Requests that failed, or whose answer was another one.
+        seconds: How long it took.
+        p50_micros: Half of the answers came within this time.
+        p99_micros: Of a hundred answers, all but one came within this time.
+    """
+
+    requests: int
+    errors: int
+    seconds: float
+    p50_micros: float
+    p99_micros: float
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What every answer has to be; for gRPC, the message.
+
+    Attributes:
+        answer: A file with all of it.
+        part: A file with bytes that it has to contain.
+    """
+
+    answer: Path | None = None
+    part: Path | None = None
+
+
+class LoadRun:
+    """A load generator at work."""
+
+    def __init__(
+        self,
+        program: Path,
+        server: ServerProcess,
+        call: Call,
+        expectation: Expectation,
+        *,
+        connections: int,
+        seconds: float,
+        requests: int | None = None,
+        save_answer: Path | None = None,
+    ) -> None:
+        command = [
+            str(program),
+            f"--protocol={call.protocol}",
+            f"--address=127.0.0.1:{server.port}",
+            f"--path={call.path}",
+            f"--body={call.body}",
+            f"--connections={connections}",
+            f"--seconds={seconds}",
+        ]
+        optional = {
+            "requests": requests,
+            "expect": expectation.answer,
+            "expect-part": expectation.part,
+            "save-answer": save_answer,
+        }
+        command += [f"--{name}={value}" for name, value in optional.items() if value is not None]
+        self._seconds = seconds
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    def stop(self) -> None:
+        """Let it send no more requests."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def result(self) -> LoadResult:
+        """Wait for its end and return what it counted."""
+        try:
+            output, _ = self._process.communicate(timeout=self._seconds + GRACE_SECONDS)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+        if self._process.returncode != 0:
+            raise RuntimeError("the load generator failed; see above")
+        return LoadResult(**json.loads(output))
+
+
+def write_calls(directory: Path) -> tuple[Call, Call]:
+    """Write the same predict request for REST and for gRPC."""
+    rest, grpc = directory / "request.json", directory / "request.pb"
+    rest.write_bytes(REST_BODY)
+    grpc.write_bytes(predict_request())
+    return (
+        Call("rest", PREDICT_PATH, rest),
+        Call("grpc", "/tensorflow.serving.PredictionService/Predict", grpc),
+    )
+
+
+def packed_output() -> bytes:
+    """The floats of the right answer as `float_val` has them in a protobuf message."""
+    return struct.pack(f"<{len(OUTPUT)}f", *OUTPUT)
+
+
+def predict_request() -> bytes:
+    """The `PredictRequest` that TensorFlow's own Python client sends for the input.
+
+    Written by hand so that nothing but Python is needed; every length is below 128 and takes one byte.
+    """
+
+    def message(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def varint(number: int, value: int) -> bytes:
+        return bytes([number << 3, value])
+
+    data_type_float = 1
+    shape = message(2, varint(1, len(INPUT)))
+    content = message(4, struct.pack(f"<{len(INPUT)}f", *INPUT))
+    tensor = varint(1, data_type_float) + message(2, shape) + content
+    return message(1, message(1, MODEL.encode())) + message(
+        2, message(1, b"x") + message(2, tensor)
+    )

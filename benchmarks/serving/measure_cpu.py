@@ -1,0 +1,124 @@
+"""CPU of a request, against what no server on this stack can go below."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bench import Bench, Figure, require_no_errors, save_answer
+from load import Call, Expectation, LoadResult, write_calls
+from processes import ServerProcess, running_echo
+
+WARM_UP_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class CpuSample:
+    """One measurement of a server under load."""
+
+    cpu_micros: float
+    load: LoadResult
+
+
+@dataclass
+class CpuComparison:
+    """The rounds of one protocol: the server, and the two floors."""
+
+    protocol: str
+    server: list[CpuSample] = field(default_factory=list)
+    echo: list[CpuSample] = field(default_factory=list)
+    bare_micros: list[float] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        """The median of the rounds' ratios of the server to the sum of the floors."""
+        rounds = zip(self.server, self.echo, self.bare_micros, strict=True)
+        return statistics.median(
+            server.cpu_micros / (echo.cpu_micros + bare) for server, echo, bare in rounds
+        )
+
+    def rows(self) -> list[str]:
+        """The comparison as lines of a table, see `CPU_TABLE_HEAD`."""
+
+        def row(name: str, samples: list[CpuSample]) -> str:
+            cpu = [sample.cpu_micros for sample in samples]
+            rate = statistics.median(each.load.requests / each.load.seconds for each in samples)
+            p50 = statistics.median(each.load.p50_micros for each in samples)
+            p99 = statistics.median(each.load.p99_micros for each in samples)
+            spread = f"({min(cpu):.1f}–{max(cpu):.1f})"
+            return (
+                f"  {self.protocol:<5} {name:<10} {statistics.median(cpu):>8.1f} {spread:<14}"
+                f" {rate:>10.0f} {p50:>8.0f} {p99:>8.0f}"
+            )
+
+        bare = statistics.median(self.bare_micros)
+        spread = f"({min(self.bare_micros):.1f}–{max(self.bare_micros):.1f})"
+        return [
+            row("server", self.server),
+            row("echo", self.echo),
+            f"  {'':<5} {'bare loop':<10} {bare:>8.1f} {spread}",
+        ]
+
+
+CPU_TABLE_HEAD = (
+    f"  {'':<16} {'CPU µs a request':<23} {'requests/s':>10} {'p50 µs':>8} {'p99 µs':>8}"
+)
+
+
+def measure_cpu(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
+    """CPU of a request against the floors: an echo on the same stack, and the model alone."""
+    calls = write_calls(bench.scratch)
+    comparisons = {call.protocol: CpuComparison(call.protocol) for call in calls}
+    with bench.server() as server:
+        answers = {call.protocol: save_answer(bench, server, call) for call in calls}
+        with running_echo(bench.programs / "echo", answers["rest"], answers["grpc"]) as echo:
+            for number in range(bench.effort.rounds):
+                bare = bare_loop_micros(bench)
+                for call in calls:
+                    comparison = comparisons[call.protocol]
+                    comparison.bare_micros.append(bare)
+                    expectation = Expectation(answer=answers[call.protocol])
+                    pair = [(server, comparison.server), (echo, comparison.echo)]
+                    # The order changes from round to round: neither is always the one after.
+                    for process, samples in pair if number % 2 == 0 else reversed(pair):
+                        samples.append(measure_load(bench, process, call, expectation))
+    show(CPU_TABLE_HEAD)
+    for comparison in comparisons.values():
+        for row in comparison.rows():
+            show(row)
+    names = {"rest": "REST predict", "grpc": "gRPC Predict"}
+    return [
+        Figure(
+            f"{names[protocol]}, CPU a request ÷ (echo + bare loop)", comparison.ratio(), "×", 1.6
+        )
+        for protocol, comparison in comparisons.items()
+    ]
+
+
+def measure_load(
+    bench: Bench, process: ServerProcess, call: Call, expectation: Expectation
+) -> CpuSample:
+    """Put a server under load, and read what CPU it spent on each request."""
+    bench.load(process, call, expectation, seconds=WARM_UP_SECONDS).result()
+    before = process.cpu_seconds()
+    result = bench.load(process, call, expectation).result()
+    spent = process.cpu_seconds() - before
+    require_no_errors(result)
+    return CpuSample(spent / result.requests * 1e6, result)
+
+
+def bare_loop_micros(bench: Bench) -> float:
+    """The CPU of one run of the model, in the thread that asks for it."""
+    specification = importlib.util.find_spec("tensorflow")
+    if specification is None or not specification.submodule_search_locations:
+        raise RuntimeError("TensorFlow is not installed")
+    command = [
+        str(bench.programs / "bare_loop"),
+        f"--tensorflow={specification.submodule_search_locations[0]}",
+        f"--model={bench.model}",
+        f"--runs={bench.effort.bare_runs}",
+    ]
+    finished = subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return float(finished.stdout)

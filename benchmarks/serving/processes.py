@@ -1,0 +1,160 @@
+"""The servers under measurement: processes of their own, and what the kernel says they use."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = "half_plus_two"
+PREDICT_PATH = f"/v1/models/{MODEL}:predict"
+STATUS_PATH = f"/v1/models/{MODEL}"
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.002
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def worker_threads() -> int:
+    """As many threads as a server takes by default: one for each processor it may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running server on one port of the loopback interface."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def cpu_seconds(self) -> float:
+        """The CPU that the process has used since its start, user and system, all threads.
+
+        The kernel counts in hundredths of a second, so measure over seconds.
+        """
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        # The name in parentheses may hold anything; utime and stime are the 12th and 13th fields after it.
+        user_ticks, system_ticks = stat.rpartition(")")[2].split()[11:13]
+        return (int(user_ticks) + int(system_ticks)) / TICKS_PER_SECOND
+
+    def resident_bytes(self) -> int:
+        """The memory of the process that is in RAM, libraries included."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise RuntimeError(f"process {self.process.pid} has no VmRSS")
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Send one REST request over a connection of its own; give the status and the body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def wait_until_answers(self, body: bytes, expected: object) -> None:
+        """Wait for the first correct answer to a predict request.
+
+        Args:
+            body: The request.
+            expected: What its `predictions` have to be.
+        """
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status, answer = self.request("POST", PREDICT_PATH, body)
+                if status == 200 and json.loads(answer)["predictions"] == expected:
+                    return
+            time.sleep(POLL_SECONDS)
+        raise RuntimeError("the server did not answer; run it by hand to see why")
+
+    def available_versions(self) -> set[int]:
+        """The versions that the server says are available."""
+        status, answer = self.request("GET", STATUS_PATH)
+        if status != 200:
+            raise RuntimeError(f"the status of {MODEL} is answered with {status}: {answer!r}")
+        versions = json.loads(answer)["model_version_status"]
+        return {int(each["version"]) for each in versions if each["state"] == "AVAILABLE"}
+
+
+@contextlib.contextmanager
+def running_server(base_path: Path, log: Path) -> Iterator[ServerProcess]:
+    """Run the product, as a user would, for one model; it may not answer yet.
+
+    Args:
+        base_path: The directory of the model's versions.
+        log: Where its output goes.
+    """
+    port = free_port()
+    # One port takes both protocols; the other is turned off.
+    flags = [
+        f"--model_name={MODEL}",
+        f"--model_base_path={base_path}",
+        f"--port={port}",
+        "--rest_api_port=0",
+    ]
+    with log.open("ab") as output, running([*server_command(), *flags], output.fileno()) as process:
+        yield ServerProcess(process, port)
+
+
+def server_command() -> list[str]:
+    """The installed command or, where the package is only on the path, the package."""
+    command = Path(sys.executable).with_name("servable")
+    if command.exists():
+        return [str(command)]
+    return [sys.executable, "-m", "servable"]
+
+
+@contextlib.contextmanager
+def running_echo(program: Path, rest_answer: Path, grpc_answer: Path) -> Iterator[ServerProcess]:
+    """Run the floor, which answers with the given bytes.
+
+    Args:
+        program: The executable.
+        rest_answer: A file with the body of REST answers.
+        grpc_answer: A file with the message of gRPC answers.
+    """
+    command = [
+        str(program),
+        f"--worker-threads={worker_threads()}",
+        f"--rest-answer={rest_answer}",
+        f"--grpc-answer={grpc_answer}",
+    ]
+    with running(command, subprocess.PIPE) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().decode()
+        yield ServerProcess(process, int(address.rpartition(":")[2]))
+
+
+@contextlib.contextmanager
+def running(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the block is left; then ask it to stop, and insist."""
+    process = subprocess.Popen(command, stdout=output, stderr=None if output < 0 else output)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def free_port() -> int:
+    """Find a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

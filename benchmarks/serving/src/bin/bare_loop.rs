@@ -1,0 +1,79 @@
+//! The other floor: `half_plus_two` run in a loop, by the thread that asks for it, with no server around it.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
+use servable_core::executor::{Executor, RunOptions};
+use servable_core::signature::{Signature, TensorSpec};
+use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
+use servable_tensorflow::{LoadOptions, Runtime, Session};
+
+/// Runs `half_plus_two` on three floats, and prints the CPU microseconds that one run costs.
+#[derive(Parser)]
+struct Arguments {
+    /// The directory of the installed `tensorflow` package.
+    #[arg(long)]
+    tensorflow: PathBuf,
+    /// A version directory of `half_plus_two`.
+    #[arg(long)]
+    model: PathBuf,
+    /// How many runs to measure.
+    #[arg(long, default_value_t = 100_000)]
+    runs: u32,
+}
+
+/// Runs before the measured ones: the first makes the executor, further ones fill the caches.
+const WARM_UP_RUNS: u32 = 2000;
+
+const INPUT: [f32; 3] = [1.0, 2.0, 5.0];
+const OUTPUT: [f32; 3] = [2.5, 3.0, 4.5];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let options =
+        LoadOptions { tags: vec!["serve".to_owned()], session_config: Vec::new(), run_in_caller_thread: true };
+    let session = Runtime::open(&arguments.tensorflow)?.load_saved_model(&arguments.model, &options)?.session;
+    let signature = predict_signature();
+    run(&session, &signature, WARM_UP_RUNS)?;
+    let before = cpu_time();
+    run(&session, &signature, arguments.runs)?;
+    let spent = cpu_time().saturating_sub(before);
+    println!("{:.3}", spent.as_secs_f64() * 1e6 / f64::from(arguments.runs));
+    Ok(())
+}
+
+fn run(session: &Session, signature: &Signature, runs: u32) -> Result<(), Box<dyn Error>> {
+    let (input, output) = (bytes_of(INPUT), bytes_of(OUTPUT));
+    for _ in 0..runs {
+        let buffer = Buffer::Owned(AlignedBytes::from_slice(ALIGNMENT, &input));
+        let tensor = Tensor::from_numbers(DType::FLOAT, vec![3], buffer);
+        let outputs = session.run(signature, vec![tensor], &[0], &RunOptions::default())?;
+        match outputs[0].elements() {
+            Elements::Numbers(buffer) if buffer.as_ref() == output => {}
+            _ => return Err("the model is not half_plus_two".into()),
+        }
+    }
+    Ok(())
+}
+
+fn bytes_of(values: [f32; 3]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn predict_signature() -> Signature {
+    let spec = |alias: &str| TensorSpec {
+        alias: alias.to_owned(),
+        tensor_name: format!("{alias}:0"),
+        dtype: DType::FLOAT,
+        shape: None,
+    };
+    Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() }
+}
+
+/// What the process has used of the processors, all threads together.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
+}

@@ -1,0 +1,304 @@
+//! A closed-loop load generator: every connection sends its next request when it has the answer to the last.
+//!
+//! REST goes over HTTP/1.1 with keep-alive, gRPC over HTTP/2 with one call at a time on each connection. Every answer is
+//! checked. One thread does all of it, as it shares the machine with the server that it measures. The figures are
+//! printed as one JSON object; errors are described on standard error.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use clap::{Parser, ValueEnum};
+use http::header::{CONTENT_TYPE, HOST, TE};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use memchr::memmem;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+type AnyError = Box<dyn Error>;
+
+/// Sends one request again and again over a number of connections, and checks every answer.
+///
+/// Ends when the time is over or the requests are sent, or at SIGTERM, and prints what it counted.
+#[derive(Parser)]
+struct Arguments {
+    /// How to speak to the server.
+    #[arg(long)]
+    protocol: Protocol,
+    /// The server.
+    #[arg(long)]
+    address: SocketAddr,
+    /// The path of the request, such as `/v1/models/m:predict` or `/tensorflow.serving.PredictionService/Predict`.
+    #[arg(long)]
+    path: String,
+    /// A file with the body of the request; for gRPC, the message.
+    #[arg(long)]
+    body: PathBuf,
+    /// A file with bytes that every answer has to be (gRPC: its message).
+    #[arg(long)]
+    expect: Option<PathBuf>,
+    /// A file with bytes that every answer has to contain.
+    #[arg(long)]
+    expect_part: Option<PathBuf>,
+    /// How many connections to keep open.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// How long to go on.
+    #[arg(long, default_value_t = 60.0)]
+    seconds: f64,
+    /// How many requests to send, all connections together.
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    requests: u64,
+    /// Where to write the last answer.
+    #[arg(long)]
+    save_answer: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Rest,
+    Grpc,
+}
+
+/// How long to wait for the answers that are due when the time is over.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long to wait before connecting again after an error, so that a server that is gone is not hammered.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many errors are described.
+const DESCRIBED_ERRORS: u64 = 5;
+
+/// The length of the prefix of a gRPC message.
+const PREFIX: usize = 5;
+
+/// What all connections share.
+struct Run {
+    protocol: Protocol,
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+    expect: Option<Vec<u8>>,
+    expect_part: Option<memmem::Finder<'static>>,
+    left: Cell<u64>,
+    is_over: Cell<bool>,
+    latencies: RefCell<Vec<Duration>>,
+    errors: Cell<u64>,
+    answer: RefCell<Bytes>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), AnyError> {
+    let arguments = Arguments::parse();
+    let run = Rc::new(Run::new(&arguments)?);
+    let mut interrupted = signal(SignalKind::terminate())?;
+    let started = Instant::now();
+    let tasks = LocalSet::new();
+    for _ in 0..arguments.connections {
+        let run = Rc::clone(&run);
+        tasks.spawn_local(async move { run.send_all().await });
+    }
+    let seconds = Duration::from_secs_f64(arguments.seconds);
+    tasks
+        .run_until(async {
+            tokio::select! {
+                () = tokio::time::sleep(seconds) => {}
+                _ = interrupted.recv() => {}
+                () = run.sent() => {}
+            }
+        })
+        .await;
+    run.is_over.set(true);
+    tokio::time::timeout(GRACE, tasks).await.map_err(|_| "answers are still due; the server has stalled")?;
+    if let Some(path) = &arguments.save_answer {
+        std::fs::write(path, &*run.answer.borrow())?;
+    }
+    run.report(started.elapsed());
+    Ok(())
+}
+
+impl Run {
+    fn new(arguments: &Arguments) -> Result<Self, AnyError> {
+        let body = std::fs::read(&arguments.body)?;
+        let read = |path: &Option<PathBuf>| path.as_ref().map(std::fs::read).transpose();
+        Ok(Self {
+            protocol: arguments.protocol,
+            address: arguments.address,
+            request: request(arguments, &body)?,
+            expect: read(&arguments.expect)?,
+            expect_part: read(&arguments.expect_part)?.map(|part| memmem::Finder::new(&part).into_owned()),
+            left: Cell::new(arguments.requests),
+            is_over: Cell::new(false),
+            latencies: RefCell::default(),
+            errors: Cell::new(0),
+            answer: RefCell::default(),
+        })
+    }
+
+    /// Waits until the number of requests is sent.
+    async fn sent(&self) {
+        while self.left.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Takes one request from those that are to be sent.
+    fn take(&self) -> bool {
+        let left = self.left.get();
+        let may_send = left > 0 && !self.is_over.get();
+        if may_send {
+            self.left.set(left - 1);
+        }
+        may_send
+    }
+
+    /// The life of one connection, and of those that replace it when it breaks.
+    async fn send_all(&self) {
+        let mut connection = None;
+        while self.take() {
+            let started = Instant::now();
+            match self.send_one(&mut connection).await {
+                Ok(answer) => {
+                    self.latencies.borrow_mut().push(started.elapsed());
+                    self.answer.replace(answer);
+                }
+                Err(error) => {
+                    let errors = self.errors.get() + 1;
+                    self.errors.set(errors);
+                    if errors <= DESCRIBED_ERRORS {
+                        eprintln!("load: {error}");
+                    }
+                    connection = None;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn send_one(&self, connection: &mut Option<Connection>) -> Result<Bytes, AnyError> {
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(Connection::open(self.protocol, self.address).await?),
+        };
+        let answer = self.checked(connection.send(self.request.clone()).await?).await?;
+        let is_expected = self.expect.as_ref().is_none_or(|expected| answer == expected);
+        let has_part = self.expect_part.as_ref().is_none_or(|part| part.find(&answer).is_some());
+        if is_expected && has_part {
+            Ok(answer)
+        } else {
+            Err(format!("unexpected answer: {}", excerpt(&answer)).into())
+        }
+    }
+
+    /// Reads an answer to its end and takes the protocol's word for whether it is one.
+    async fn checked(&self, response: Response<Incoming>) -> Result<Bytes, AnyError> {
+        let (head, body) = response.into_parts();
+        let whole = body.collect().await?;
+        let grpc_status = whole
+            .trailers()
+            .and_then(|trailers| trailers.get("grpc-status"))
+            .or(head.headers.get("grpc-status"))
+            .cloned();
+        let bytes = whole.to_bytes();
+        let is_success = match self.protocol {
+            Protocol::Rest => head.status.is_success(),
+            Protocol::Grpc => grpc_status.is_some_and(|status| status == "0") && bytes.len() >= PREFIX,
+        };
+        if !is_success {
+            return Err(format!("{} {:?} {}", head.status, head.headers, excerpt(&bytes)).into());
+        }
+        Ok(if self.protocol == Protocol::Grpc { bytes.slice(PREFIX..) } else { bytes })
+    }
+
+    fn report(&self, elapsed: Duration) {
+        let mut latencies = self.latencies.take();
+        latencies.sort_unstable();
+        let micros = |percent: usize| {
+            latencies.get(latencies.len() * percent / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+        };
+        println!(
+            r#"{{"requests": {}, "errors": {}, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}}}"#,
+            latencies.len(),
+            self.errors.get(),
+            elapsed.as_secs_f64(),
+            micros(50),
+            micros(99),
+        );
+    }
+}
+
+/// As much of an answer as an error message should hold.
+fn excerpt(answer: &[u8]) -> String {
+    String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned()
+}
+
+/// The one request, ready to be cloned: the bytes are shared.
+fn request(arguments: &Arguments, body: &[u8]) -> Result<Request<Full<Bytes>>, AnyError> {
+    let builder = Request::builder().method(Method::POST);
+    Ok(match arguments.protocol {
+        Protocol::Rest => builder
+            .uri(&arguments.path)
+            .header(HOST, arguments.address.to_string())
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::from(body.to_vec()))?,
+        Protocol::Grpc => {
+            let mut framed = BytesMut::with_capacity(PREFIX + body.len());
+            framed.put_u8(0);
+            framed.put_u32(u32::try_from(body.len())?);
+            framed.put_slice(body);
+            builder
+                .uri(format!("http://{}{}", arguments.address, arguments.path))
+                .header(TE, "trailers")
+                .header(CONTENT_TYPE, "application/grpc")
+                .body(Full::from(framed.freeze()))?
+        }
+    })
+}
+
+/// One connection of either protocol.
+enum Connection {
+    Rest(http1::SendRequest<Full<Bytes>>),
+    Grpc(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    async fn open(protocol: Protocol, address: SocketAddr) -> Result<Self, AnyError> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(stream);
+        // The tasks that move the bytes end with their connections; their errors come back from `send` too.
+        Ok(match protocol {
+            Protocol::Rest => {
+                let (sender, connection) = http1::handshake(io).await?;
+                tokio::task::spawn_local(connection);
+                Self::Rest(sender)
+            }
+            Protocol::Grpc => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+                tokio::task::spawn_local(connection);
+                Self::Grpc(sender)
+            }
+        })
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Rest(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Grpc(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+"""Changes of what is on disk, and what they mean for the models."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from control import Operator
+from disk import Disk
+from world import Content, Model
+
+VERSIONS = range(1, 10)
+
+BUSY_SECONDS = 5.0
+"""A model with a version that is younger than this and unfinished is left alone."""
+
+Act = Callable[[], None]
+
+
+class Notes:
+    """What was done.
+
+    Attributes:
+        rounds: How many rounds there were.
+        counts: How often each change was made.
+        recent: The last changes.
+    """
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.rounds = 0
+        self.counts: Counter[str] = Counter()
+        self.recent: deque[str] = deque(maxlen=12)
+
+    def add(self, what: str, model: Model, version: int | None = None) -> None:
+        """Note a change."""
+        self.counts[what.partition(" changed to ")[0]] += 1
+        number = "" if version is None else f"/{version}"
+        self.recent.append(f"round {self.rounds}: {what}: {model.name}{number}")
+
+    def about(self, name: str) -> str:
+        """What has happened to a model lately."""
+        return "; ".join(each for each in self.recent if name in each)
+
+
+class DiskChanges:
+    """Chooses changes.
+
+    Attributes:
+        between: Sets of versions that a model is asked to serve on the way, by name; taken by who does the change.
+        faults: Codes that any request for a model may get meanwhile, likewise.
+        killed: How many workers were killed.
+        unfinished: When a model got a version that is not finished, by name.
+    """
+
+    def __init__(self, disk: Disk, operator: Operator, notes: Notes, choose: random.Random) -> None:
+        """Choose nothing yet."""
+        self.between: dict[str, list[frozenset[int]]] = {}
+        self.faults: dict[str, frozenset[str]] = {}
+        self.killed = 0
+        self.unfinished: dict[str, float] = {}
+        self._disk = disk
+        self._operator = operator
+        self._notes = notes
+        self._random = choose
+
+    def choose(self, model: Model) -> Act:
+        """Choose a change, and write down what it makes of the model; doing it is for the caller."""
+        choose, disk = self._random, self._disk
+        if not model.is_there:
+            model.is_there = True
+            return self._noted("base path shown", model, lambda: disk.show(model))
+        may_kill = model.workers and model.served and choose.random() < 0.3
+        if may_kill and (act := self._kill(model)):
+            return act
+        absent = [v for v in VERSIONS if v not in model.versions and v not in model.served]
+        present = sorted(model.versions)
+        version = choose.choice(absent) if absent else 0
+        options = ["hide", "litter"] + ["add", "add", "copy", "corrupt"] * bool(absent)
+        if absent and not self.unfinished and choose.random() < 0.1:
+            options = ["abandon"]
+        elif present:
+            options += ["remove"] * (1 + 2 * (len(present) > 3)) + ["repair", "clear", "flap"]
+        match choose.choice(options):
+            case "hide":
+                model.is_there = False
+                return self._noted("base path hidden", model, lambda: disk.hide(model))
+            case "add":
+                model.versions[version] = Content.GOOD
+                return self._noted(
+                    "version added", model, lambda: disk.add(model, version, Content.GOOD), version
+                )
+            case "corrupt":
+                model.versions[version] = Content.CORRUPT
+                return self._noted(
+                    "corrupt version added",
+                    model,
+                    lambda: disk.add(model, version, Content.CORRUPT),
+                    version,
+                )
+            case "copy":
+                finish = disk.copy_slowly(model, version)  # until here it is nobody's business
+                model.versions[version] = Content.GOOD
+                return self._noted("version copied slowly", model, finish, version)
+            case "abandon":
+                model.versions[version] = Content.UNFINISHED
+                self.unfinished[model.name] = time.monotonic()
+                return self._noted(
+                    "version left unfinished",
+                    model,
+                    lambda: disk.add(model, version, Content.UNFINISHED),
+                    version,
+                )
+            case "repair":
+                return self._repair(model, present)
+            case "flap":
+                return self._flap(model, choose.choice(present))
+            case "clear":
+                model.versions.clear()
+                return self._noted(
+                    "all versions removed",
+                    model,
+                    lambda: disk.clear(model, present),
+                )
+            case "remove":
+                version = choose.choice(present)
+                del model.versions[version]
+                return self._noted(
+                    "version removed", model, lambda: disk.remove(model, version), version
+                )
+            case _:
+                return self._noted("litter dropped", model, lambda: disk.litter(model))
+
+    def _repair(self, model: Model, present: Sequence[int]) -> Act:
+        """Replace what is broken, or finish it."""
+        for version in present:
+            content = model.versions[version]
+            if content is Content.GOOD or version in model.served:
+                continue
+            if content is Content.ABANDONED:
+                model.versions[version] = Content.GOOD
+                finish = partial(self._disk.finish, model, version)
+                return self._noted("abandoned version finished", model, finish, version)
+            if self._passes(model, version, Content.GOOD):
+                replace = partial(self._disk.replace, model, version)
+                return self._noted("corrupt version replaced", model, replace, version)
+        return self._noted("litter dropped", model, lambda: self._disk.litter(model))
+
+    def _flap(self, model: Model, version: int) -> Act:
+        if self._passes(model, version, model.versions[version]):
+            flap = partial(self._disk.flap, model, version)
+            return self._noted("version flapped", model, flap, version)
+        return self._noted("litter dropped", model, lambda: self._disk.litter(model))
+
+    def _passes(self, model: Model, version: int, after: Content) -> bool:
+        """Let a version vanish and come back with that content, if the end is the same whether that is seen or not."""
+        before, served = model.versions, model.served
+        without = {v: content for v, content in before.items() if v != version}
+        model.versions = without
+        between = model.next_served()
+        model.versions = {**without, version: after}
+        unseen = model.next_served()
+        model.served = between
+        seen = model.next_served()
+        model.served = served
+        is_certain = unseen == seen and not model.labels_wait
+        if is_certain:
+            self.between[model.name] = [between]
+        else:
+            model.versions = before
+        return is_certain
+
+    def _kill(self, model: Model) -> Act | None:
+        """Kill some workers whose version is on disk, so that they can be replaced."""
+        if not model.served <= {v for v, c in model.versions.items() if c is Content.GOOD}:
+            return None
+        workers = self._operator.workers(model)
+        victims = self._random.sample(workers, self._random.randint(1, len(workers)))
+        self.killed += len(victims)
+        self.faults[model.name] = frozenset({"INTERNAL", "UNAVAILABLE"})
+
+        def kill() -> None:
+            for victim in victims:
+                self._operator.kill_worker(victim)
+
+        return self._noted("workers killed", model, kill)
+
+    def expire(self, models: Sequence[Model]) -> list[Model]:
+        """The models whose unfinished versions are about to be taken as they are."""
+        now = time.monotonic()
+        expired = [
+            model for model in models if now - self.unfinished.get(model.name, now) > BUSY_SECONDS
+        ]
+        for model in expired:
+            for version, content in model.versions.items():
+                if content is Content.UNFINISHED:
+                    model.versions[version] = Content.ABANDONED
+        return expired
+
+    def age(self, models: Sequence[Model]) -> float:
+        """How long ago the youngest of their unfinished versions was left alone."""
+        return time.monotonic() - max(self.unfinished[model.name] for model in models)
+
+    def _noted(self, what: str, model: Model, act: Act, version: int | None = None) -> Act:
+        self._notes.add(what, model, version)
+        return act

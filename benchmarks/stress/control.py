@@ -1,0 +1,111 @@
+"""What an operator does to the running server: reloads, looks at states, and kills of workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tensorflow_serving.apis import model_management_pb2
+
+from servable.config.text_proto import new_message
+from served import ServerProcess
+from world import Model
+
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+RELOAD_SECONDS = 60.0
+CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Operator:
+    """Talks to the server beside the clients."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        """Connect when needed first."""
+        self._server = server
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
+        # Our own options are in a field that the published stubs do not know: the request is sent as bytes.
+        self._reload = channel.unary_unary(
+            RELOAD, None, model_management_pb2.ReloadConfigResponse.FromString
+        )
+
+    def reload(self, entries: Sequence[str]) -> str:
+        """Replace the configuration.
+
+        Args:
+            entries: One for each model, in text format.
+
+        Returns:
+            The code of the answer.
+        """
+        from google.protobuf import text_format
+
+        config: Any = new_message("tensorflow.serving.ModelServerConfig")
+        text_format.Parse("model_config_list { " + " ".join(entries) + " }", config)
+        # A ReloadConfigRequest is that in its first field.
+        content = config.SerializeToString()
+        request = b"\x0a" + _varint(len(content)) + content
+        try:
+            answer = self._reload(request, timeout=RELOAD_SECONDS)
+        except grpc.RpcError as error:
+            code: str = error.code().name
+            return code
+        return CODES[answer.status.error_code]
+
+    def states(self, model: str) -> dict[int, tuple[str, str]]:
+        """The state and the error code of each version, as the status tells it."""
+        status, body = self._server.request("GET", f"/v1/models/{model}")
+        if status != 200:
+            return {}
+        return {
+            int(each["version"]): (each["state"], each["status"]["error_code"])
+            for each in json.loads(body)["model_version_status"]
+        }
+
+    def is_at_rest(self, model: Model, states: dict[int, tuple[str, str]]) -> bool:
+        """Whether the model has got where it should."""
+        by_state = {
+            state: {version for version, (seen, _) in states.items() if seen == state}
+            for state, _ in states.values()
+        }
+        available, ended = by_state.pop("AVAILABLE", set()), by_state.pop("END", set())
+        failed = {version for version in ended if states[version][1] != "OK"}
+        return (
+            not by_state
+            and available == model.served
+            and model.failing() <= failed
+            and len(self.workers(model)) == model.workers * len(model.served)
+        )
+
+    def workers(self, model: Model) -> list[int]:
+        """The processes that run a model, of those that the server has started."""
+        if not model.workers:
+            return []
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
+                command = (directory / "cmdline").read_bytes().split(b"\0")
+                if int(parent) == self._server.process.pid and any(
+                    part.startswith(os.fsencode(model.base_path)) for part in command
+                ):
+                    found.append(int(directory.name))
+        return found
+
+    def kill_worker(self, process: int) -> None:
+        """End one of them at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])

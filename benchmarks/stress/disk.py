@@ -1,0 +1,161 @@
+"""What deployments do to base paths, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from served import add_version
+from world import Content, Model
+
+KEY_FILES = {"tensorflow": "saved_model.pb", "python": "model.py"}
+"""The file without which a version is not complete."""
+
+PYTHON_MODEL = """\
+from servable.signature import Signature, TensorSpec
+
+VECTOR = TensorSpec("float32", [None])
+
+
+class Model:
+    signatures = {"serving_default": Signature({"x": VECTOR}, {"y": VECTOR})}
+
+    def __init__(self, directory):
+        self._offset = float((directory / "offset.txt").read_text())
+
+    def run(self, inputs):
+        return {"y": inputs["x"] * 0.5 + self._offset}
+"""
+
+BROKEN_PYTHON_MODELS = [b"raise RuntimeError('no')\n", b"class Model:\n", b"x = 1\n"]
+BROKEN_SAVED_MODELS = [b"this is not a SavedModel\n", b"\x0a\xff\xff\xff\xff\xff", b""]
+
+
+class Disk:
+    """Writes and removes versions. None of it tells the server or waits for it."""
+
+    def __init__(self, template: Path, scratch: Path, choose: random.Random) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            template: A version directory of `half_plus_two`.
+            scratch: A directory on the file system of the base paths.
+            choose: Decides how.
+        """
+        self._template = template
+        self._scratch = scratch
+        self._choose = choose
+        self._made = 0
+
+    def add(self, model: Model, version: int, content: Content) -> None:
+        """Put a version into its place, in one step."""
+        made = self._make(model, version, content)
+        target = model.base_path / str(version)
+        if content is Content.GOOD and self._choose.random() < 0.3:
+            target.symlink_to(made)
+        else:
+            made.rename(target)
+
+    def copy_slowly(self, model: Model, version: int) -> Callable[[], None]:
+        """Copy all of a version but the file that makes it complete, with pauses.
+
+        Returns:
+            What writes that file too, in two parts.
+        """
+        made = self._make(model, version, Content.GOOD)
+        target = model.base_path / str(version)
+        key = KEY_FILES[model.platform]
+        target.mkdir()
+        for path in sorted(made.rglob("*")):
+            copied = target / path.relative_to(made)
+            if path.is_dir():
+                copied.mkdir()
+            elif path.name != key:
+                shutil.copyfile(path, copied)
+            time.sleep(self._choose.uniform(0, 0.1))
+        content = (made / key).read_bytes()
+
+        def finish() -> None:
+            with (target / key).open("wb", buffering=0) as file:
+                file.write(content[: len(content) // 2])
+                time.sleep(self._choose.uniform(0, 0.3))
+                file.write(content[len(content) // 2 :])
+
+        return finish
+
+    def finish(self, model: Model, version: int) -> None:
+        """Make an abandoned version whole, in its place."""
+        made = self._make(model, version, Content.GOOD)
+        key = KEY_FILES[model.platform]
+        shutil.copyfile(made / key, model.base_path / str(version) / key)
+
+    def remove(self, model: Model, version: int) -> None:
+        """Remove a version: file by file, or in one step."""
+        path = model.base_path / str(version)
+        if path.is_symlink():
+            path.unlink()
+        elif self._choose.random() < 0.5:
+            shutil.rmtree(path)
+        else:
+            path.rename(self._aside())
+
+    def clear(self, model: Model, versions: Iterable[int]) -> None:
+        """Remove several versions."""
+        for version in versions:
+            self.remove(model, version)
+
+    def replace(self, model: Model, version: int) -> None:
+        """Remove a version, and put a good one into its place."""
+        self.remove(model, version)
+        self.add(model, version, Content.GOOD)
+
+    def flap(self, model: Model, version: int) -> None:
+        """Take a version away, and bring it back."""
+        path, aside = model.base_path / str(version), self._aside()
+        path.rename(aside)
+        time.sleep(self._choose.uniform(0, 1.2))
+        aside.rename(path)
+
+    def hide(self, model: Model) -> None:
+        """Take the base path away."""
+        model.base_path.rename(self._hidden(model))
+
+    def show(self, model: Model) -> None:
+        """Bring the base path back."""
+        self._hidden(model).rename(model.base_path)
+
+    def litter(self, model: Model) -> None:
+        """Leave things in the base path that are no versions; they stay."""
+        self._made += 1
+        (model.base_path / f"{self._made + 1000}").touch()
+        (model.base_path / f"tmp-{self._made}").mkdir()
+        (model.base_path / f"{self._made}.partial").mkdir()
+
+    def _make(self, model: Model, version: int, content: Content) -> Path:
+        made = self._aside()
+        if model.platform == "python":
+            made.mkdir()
+            (made / "offset.txt").write_text(str(model.offset(version)))
+            (made / KEY_FILES["python"]).write_text(PYTHON_MODEL)
+        else:
+            add_version(made, version, self._template, model.offset(version))
+            made = made / str(version)
+        key = made / KEY_FILES[model.platform]
+        if content is Content.CORRUPT:
+            broken = BROKEN_PYTHON_MODELS if model.platform == "python" else BROKEN_SAVED_MODELS
+            key.write_bytes(self._choose.choice(broken))
+        elif content is Content.UNFINISHED:
+            key.unlink()
+            os.utime(made)
+        return made
+
+    def _aside(self) -> Path:
+        self._made += 1
+        return self._scratch / f"aside-{self._made}"
+
+    def _hidden(self, model: Model) -> Path:
+        return self._scratch / f"hidden-{model.name}"

@@ -1,0 +1,163 @@
+"""Serve many models: what do they cost at the start, and what does a request for one of them cost?
+
+usage: many_models.py [--models=N] [--poll-wait-seconds=N] [--start-only]        (needs the `tensorflow` package)
+
+Every model is a link to the same small SavedModel. The start, until all of them answer, is compared with the same
+loads alone: the loader of the server in a loop, with as many threads, in a process that has opened TensorFlow
+already. Then the server with many models and one with a single model are put under the same load in turns, and the
+CPU that each spends on a request is compared. Polling the base paths is in it, unless it is turned off by 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from served import (
+    FULL,
+    Bench,
+    Expectation,
+    Figure,
+    ServerProcess,
+    build_programs,
+    config_text,
+    export_model,
+    footprint,
+    measure_load,
+    running_configured,
+    save_answer,
+    wait_until,
+    write_calls,
+)
+
+ASKED = "half_plus_two"
+ROUNDS = 7
+IDLE_SECONDS = 4.0
+
+LOADS_ALONE = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from servable.loaders import SavedModelLoader, SavedModelOptions, TensorFlowRuntime
+runtime = TensorFlowRuntime()
+loaders = [SavedModelLoader(path, runtime, SavedModelOptions()) for path in sys.argv[2:]]
+loaders.pop().load()
+start = time.monotonic()
+with ThreadPoolExecutor(int(sys.argv[1])) as pool:
+    list(pool.map(lambda loader: loader.load(), loaders))
+print(time.monotonic() - start)
+"""
+
+
+def link_models(root: Path, count: int, version: Path) -> dict[str, Path]:
+    """Make base paths whose version 1 is a link."""
+    names = [ASKED, *(f"model_{number:04}" for number in range(1, count))]
+    base_paths = {name: root / name for name in names}
+    for path in base_paths.values():
+        path.mkdir(parents=True)
+        (path / "1").symlink_to(version)
+    return base_paths
+
+
+def seconds_to_serve(server: ServerProcess, names: list[str], started: float) -> float:
+    """Wait until every model is available. Asking costs CPU: mostly the last one is asked, now and then."""
+    wait_until(lambda: is_available(server, names[-1]), pause_seconds=0.05)
+    seconds = time.monotonic() - started
+    for name in names:
+        if not is_available(server, name):
+            wait_until(lambda name=name: is_available(server, name))  # type: ignore[misc]
+            seconds = time.monotonic() - started
+    return seconds
+
+
+def is_available(server: ServerProcess, name: str) -> bool:
+    """Whether a model has an available version."""
+    status, body = server.request("GET", f"/v1/models/{name}")
+    states = json.loads(body)["model_version_status"] if status == 200 else []
+    return any(each["state"] == "AVAILABLE" for each in states)
+
+
+def loads_alone(base_paths: dict[str, Path]) -> float:
+    """Load the same models in a loop; one more, which is not counted, opens the libraries."""
+    threads = len(os.sched_getaffinity(0))
+    versions = [str(path / "1") for path in base_paths.values()]
+    command = [sys.executable, "-c", LOADS_ALONE, str(threads), *versions, versions[0]]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def idle_cpu(server: ServerProcess) -> float:
+    """The part of a processor that the server takes when nobody asks anything."""
+    before = server.cpu_seconds()
+    time.sleep(IDLE_SECONDS)
+    return (server.cpu_seconds() - before) / IDLE_SECONDS
+
+
+def main() -> int:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--poll-wait-seconds", type=int, default=1)
+    parser.add_argument("--start-only", action="store_true")
+    arguments = parser.parse_args()
+    count, ratios = arguments.models, {}
+    polling = f"--file_system_poll_wait_seconds={arguments.poll_wait_seconds}"
+    with tempfile.TemporaryDirectory(prefix="servable-many-") as directory:
+        scratch = Path(directory)
+        version = export_model()
+        bench = Bench(build_programs(), version, scratch, FULL)
+        base_paths = link_models(scratch / "models", count, version)
+        many, single = scratch / "many.config", scratch / "single.config"
+        many.write_text(config_text(base_paths))
+        single.write_text(config_text({ASKED: base_paths[ASKED]}))
+        starts = []
+        alone = [loads_alone(base_paths)]
+        started = time.monotonic()
+        with running_configured(many, bench.log, polling) as server_of_many:
+            starts.append(seconds_to_serve(server_of_many, list(base_paths), started))
+            alone.append(loads_alone(base_paths))
+            print(f"{count} models: {footprint(server_of_many.process.pid)}")
+            started = time.monotonic()
+            with running_configured(single, bench.log, polling) as server_of_one:
+                starts.append(seconds_to_serve(server_of_one, [ASKED], started))
+                if not arguments.start_only:
+                    for server in (server_of_one, server_of_many):
+                        print(f"CPU at idle: {idle_cpu(server):.3f} of a processor")
+                    ratios = compare(bench, server_of_one, server_of_many)
+    print(f"start: {starts[0]:.2f} s with {count} models, {starts[1]:.2f} s with one")
+    print(f"the loads alone: {', '.join(f'{seconds:.2f} s' for seconds in alone)}")
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    surplus = starts[0] - statistics.mean(alone)
+    figures = [Figure(f"start with {count} models, less the loads alone", surplus, "s", 1.0)]
+    for protocol, ratio in ratios.items():
+        name = f"{protocol}: CPU a request with {count} models ÷ with one"
+        figures.append(Figure(name, ratio, "×", 1.1))
+    for figure in figures:
+        print(figure.line())
+    return int(not all(figure.is_reached for figure in figures))
+
+
+def compare(bench: Bench, one: ServerProcess, many: ServerProcess) -> dict[str, float]:
+    """The CPU of a request to the server of many models to that of one, by protocol; the median of the rounds."""
+    ratios: dict[str, list[float]] = {}
+    for call in write_calls(bench.scratch):
+        expectation = Expectation(answer=save_answer(bench, one, call))
+        for number in range(ROUNDS):
+            # The order changes from round to round: neither is always the one after.
+            order = [one, many] if number % 2 == 0 else [many, one]
+            micros = {
+                id(each): measure_load(bench, each, call, expectation).cpu_micros for each in order
+            }
+            ratios.setdefault(call.protocol, []).append(micros[id(many)] / micros[id(one)])
+    for protocol, found in ratios.items():
+        print(f"{protocol}: {', '.join(f'{ratio:.2f}' for ratio in sorted(found))}")
+    return {protocol: statistics.median(found) for protocol, found in ratios.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

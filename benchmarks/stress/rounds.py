@@ -1,0 +1,232 @@
+"""Rounds of random changes: chosen, written down, done, and waited for."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from changes import VERSIONS, Act, DiskChanges, Notes
+from control import Operator
+from disk import Disk
+from world import Model, Policy
+
+LABELS = ("stable", "canary")
+
+NOTICE_SECONDS = 1.4
+"""After this time a poll of the file system has seen what was changed before."""
+ABANDONED_SECONDS = 10.6
+"""After this time an unfinished version is taken as it is."""
+REST_SECONDS = 45.0
+"""The server has to come to rest in this time."""
+
+
+class Chaos:
+    """Changes the models.
+
+    Attributes:
+        notes: What was done.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], disk: Disk, operator: Operator, choose: random.Random
+    ) -> None:
+        """Change nothing yet."""
+        self.notes = Notes()
+        self._models = models
+        self._changes = DiskChanges(disk, operator, self.notes, choose)
+        self._operator = operator
+        self._choose = choose
+        self._sourced = {model.name for model in models}
+
+    @property
+    def killed(self) -> int:
+        """How many workers were killed."""
+        return self._changes.killed
+
+    def play_round(self) -> Iterator[str]:
+        """Change some models at once, and wait until the server is at rest.
+
+        Yields:
+            What the server has done that it should not have.
+        """
+        self.notes.rounds += 1
+        choose = self._choose
+        idle = [m for m in self._models if m.name not in self._changes.unfinished]
+        changed = choose.sample(idle, choose.randint(1, min(4, len(idle)))) if idle else []
+        acts: list[Act] = []
+        reconfigured: list[Model] = []
+        for model in changed:
+            if choose.random() < 0.35:
+                self._reconfigure(model)
+                reconfigured.append(model)
+            else:
+                acts.append(self._changes.choose(model))
+        expired = self._changes.expire(self._models)
+        changed += expired
+        reloads = bool(reconfigured) or choose.random() < 0.2
+        code = "OK"
+        if reloads:
+            changed += self._choose_labels(reconfigured, changed)
+            code = self._expected_code()
+        for model in changed:
+            between = self._changes.between.pop(model.name, [])
+            faults = self._changes.faults.pop(model.name, frozenset())
+            model.begin_change(*between, faults=faults)
+        yield from self._act(acts, code if reloads else None)
+        if expired:
+            time.sleep(max(0.0, ABANDONED_SECONDS - self._changes.age(expired)))
+            for model in expired:
+                del self._changes.unfinished[model.name]
+        self.wait_for_rest(changed)
+        if choose.random() < 0.3:
+            yield from self._provoke()
+
+    def wait_for_rest(self, models: Sequence[Model]) -> None:
+        """Wait until the server says twice in a row that it is where it should be.
+
+        Raises:
+            TimeoutError: It does not come to rest.
+        """
+        end = time.monotonic() + REST_SECONDS
+        good_looks = 0
+        while good_looks < 2:
+            states = {model.name: self._operator.states(model.name) for model in models}
+            restless = [m for m in models if not self._operator.is_at_rest(m, states[m.name])]
+            good_looks = 0 if restless else good_looks + 1
+            if restless and time.monotonic() > end:
+                reasons = [
+                    f"{m.name} wants {sorted(m.served)} served and {sorted(m.failing())} failed, "
+                    f"is {states[m.name]}, workers {self._operator.workers(m)}, "
+                    f"on disk {m.versions}, {m.policy}; {self.notes.about(m.name)}"
+                    for m in restless
+                ]
+                raise TimeoutError("no rest: " + " | ".join(reasons))
+            time.sleep(0.05)
+        for model in models:
+            model.rest()
+
+    # ---- changes of the configuration
+
+    def _reconfigure(self, model: Model) -> None:
+        if not model.is_configured:
+            model.is_configured = True
+            model.desired = {}
+            self.notes.add("model configured", model)
+        elif self._choose.random() < 0.4:
+            model.is_configured = False
+            self.notes.add("model removed from the configuration", model)
+        else:
+            some = self._choose.sample(list(VERSIONS), 3)
+            policies = [Policy(1), Policy(2), Policy(), Policy(specific=tuple(some))]
+            model.policy = self._choose.choice(policies)
+            self.notes.add(f"policy changed to {model.policy}", model)
+
+    def _choose_labels(
+        self, reconfigured: Sequence[Model], changed: Sequence[Model]
+    ) -> list[Model]:
+        """Give each configured model labels that a reload has to take.
+
+        Returns:
+            The models that were not to be changed yet.
+        """
+        more = []
+        for model in self._models:
+            if not model.is_configured:
+                continue
+            labels = {k: v for k, v in model.desired.items() if self._choose.random() < 0.8}
+            if model.labels_wait:
+                targets = list(VERSIONS)
+            else:
+                # What is being changed on disk may or may not be available when the reload comes.
+                stays = model in reconfigured or model not in changed
+                available = model.served if stays else model.served & model.next_served()
+                for between in self._changes.between.get(model.name, []):
+                    available &= between
+                targets = sorted(available)
+                labels = {k: v for k, v in labels.items() if v in targets}
+            if targets and self._choose.random() < 0.5:
+                labels[self._choose.choice(LABELS)] = self._choose.choice(targets)
+            if labels != model.desired:
+                self.notes.add(f"labels changed to {labels}", model)
+                model.desired = labels
+                if model not in changed:
+                    more.append(model)
+        return more
+
+    def _expected_code(self) -> str:
+        """What the reload that is about to be made has to be answered."""
+        without_version, failed = False, False
+        for model in self._models:
+            if model.is_configured and model.name not in self._sourced:
+                if model.next_served():
+                    continue
+                failed = failed or bool(model.failing())
+                without_version = without_version or not model.failing()
+        self._sourced = {model.name for model in self._models if model.is_configured}
+        return "UNKNOWN" if failed else "NOT_FOUND" if without_version else "OK"
+
+    def _entries(self) -> list[str]:
+        return [model.entry() for model in self._models if model.is_configured]
+
+    def _act(self, acts: Sequence[Act], code: str | None) -> Iterator[str]:
+        """Do everything: the reload after the changes of the disk, or while they are made."""
+        codes: list[str] = []
+        reload = threading.Thread(
+            target=lambda: codes.append(self._operator.reload(self._entries()))
+        )
+        is_concurrent = self._choose.random() < 0.5
+        if code is not None and is_concurrent:
+            reload.start()
+        for act in acts:
+            act()
+            time.sleep(self._choose.uniform(0, 0.1))
+        if code is not None and not is_concurrent:
+            reload.start()
+        if code is not None:
+            reload.join()
+            self.notes.counts["reload"] += 1
+            if codes != [code]:
+                yield f"a reload was answered {codes}, want {code}; {'; '.join(self.notes.recent)}"
+            for model in self._models:
+                if not model.is_configured:
+                    model.rest()  # a removed model answers nothing from the return on
+        if acts and (code is None or is_concurrent):
+            time.sleep(NOTICE_SECONDS)
+
+    def _provoke(self) -> Iterator[str]:
+        """Ask for configurations that have to be refused, and to change nothing."""
+        entries = self._entries()
+        model = self._choose.choice(self._models)
+        missing = next(v for v in (99, *VERSIONS) if v not in model.served)
+        python = model.platform == "python"
+        bad = {
+            "twice": ([*entries, model.entry(), model.entry()], "INVALID_ARGUMENT"),
+            "relative path": (
+                [*entries, 'config { name: "r" base_path: "r" model_platform: "tensorflow" }'],
+                "INVALID_ARGUMENT",
+            ),
+            "unknown platform": (
+                [*entries, 'config { name: "u" base_path: "/u" model_platform: "u" }'],
+                "INVALID_ARGUMENT",
+            ),
+            "label of nothing": (
+                [each for each in entries if f'"{model.name}"' not in each]
+                + [model.entry(desired={"stable": missing})],
+                "OK" if model.labels_wait else "FAILED_PRECONDITION",
+            ),
+        }
+        if model.is_configured:
+            platform = "tensorflow" if python else "python"
+            other = f'config {{ name: "{model.name}" base_path: "/" model_platform: "{platform}" }}'
+            kept = [each for each in entries if f'"{model.name}"' not in each]
+            bad["another platform"] = ([*kept, other], "INVALID_ARGUMENT")
+        if model.labels_wait:
+            del bad["label of nothing"]
+        kind = self._choose.choice(sorted(bad))
+        sent, expected = bad[kind]
+        code = self._operator.reload(sent)
+        self.notes.counts[f"reload refused: {kind}"] += 1
+        if code != expected:
+            yield f"a reload ({kind}, {model.name}) was answered {code}, want {expected}"
