@@ -1,7 +1,7 @@
 //! The machine-readable cases of the specification, where they are at hand.
 //!
-//! `SERVABLE_SPEC_DIR`, or `shared/spec` beside the repository, is where they are looked for. Without them there is
-//! nothing to do here: the tables of the other modules stand for themselves.
+//! They are looked for in `spec` in the directory that `SERVABLE_CONFORMANCE_DIR` names, or in `shared` beside the
+//! repository. Without them there is nothing to do here: the tables of the other modules stand for themselves.
 
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,9 @@ use crate::support::{decode, dtype, signature, tensor};
 const DEVIATIONS: [&str; 3] = [r#"{"instances":[300]}"#, r#"{"instances":[-1]}"#, r#"{"instances":[256]}"#];
 
 fn cases(area: &str) -> Vec<Value> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/spec");
-    let folder = std::env::var_os("SERVABLE_SPEC_DIR").map_or_else(beside, PathBuf::from);
-    let Ok(text) = std::fs::read_to_string(folder.join("conformance_cases.json")) else { return Vec::new() };
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let folder = std::env::var_os("SERVABLE_CONFORMANCE_DIR").map_or_else(beside, PathBuf::from);
+    let Ok(text) = std::fs::read_to_string(folder.join("spec/conformance_cases.json")) else { return Vec::new() };
     let document: Value = serde_json::from_str(&text).expect("a JSON document");
     let all = document["cases"].as_array().expect("a list of cases").clone();
     all.into_iter().filter(|case| case["area"] == area).collect()
