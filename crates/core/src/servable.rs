@@ -4,8 +4,10 @@
 //! that uses the version share; when the last of them lets go, the version is idle and may be unloaded. Counting by
 //! ownership costs a request nothing but the reference it has to take anyway.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +16,10 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::executor::Executor;
+use crate::error::{Result, ServingError};
+use crate::executor::{Executor, RunOptions};
 use crate::signature::Signature;
+use crate::tensor::Tensor;
 
 /// A loaded version of a model, ready to run.
 pub struct Servable {
@@ -62,9 +66,20 @@ impl Servable {
         &self.signature_defs
     }
 
-    /// What runs it.
-    pub fn executor(&self) -> &dyn Executor {
-        &*self.executor
+    /// Runs a signature once, on the calling thread; see [`Executor::run`] for what both sides promise.
+    ///
+    /// # Errors
+    ///
+    /// What the executor reports; `INTERNAL` if it panics.
+    pub fn run(
+        &self,
+        signature: &Signature,
+        inputs: Vec<Tensor>,
+        outputs: &[usize],
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        let run = AssertUnwindSafe(|| self.executor.run(signature, inputs, outputs, options));
+        catch_unwind(run).unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
     /// The threads for its runs, where it is to have some of its own.
@@ -123,6 +138,11 @@ impl Drop for OwnThreads {
             pool.shutdown_background();
         }
     }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> ServingError {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    ServingError::internal(format!("the servable panicked: {}", text.unwrap_or("no message")))
 }
 
 /// How many [`Published`] of one servable are alive.

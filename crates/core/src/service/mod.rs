@@ -4,9 +4,7 @@
 
 pub mod examples;
 
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -245,7 +243,7 @@ fn run_here(
     options: &RunOptions,
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
-    let result = guarded(servable, signature, inputs, outputs, options);
+    let result = servable.run(signature, inputs, outputs, options);
     servable.pace().record(start);
     result
 }
@@ -262,26 +260,9 @@ pub fn run_to_warm_up(
     outputs: &[usize],
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
-    let result = guarded(servable, signature, inputs, outputs, &RunOptions::default());
+    let result = servable.run(signature, inputs, outputs, &RunOptions::default());
     servable.pace().record_warm_up(start);
     result
-}
-
-/// Runs a signature; a panic becomes an error of this run.
-fn guarded(
-    servable: &Servable,
-    signature: &Signature,
-    inputs: Vec<Tensor>,
-    outputs: &[usize],
-    options: &RunOptions,
-) -> Result<Vec<Tensor>> {
-    let run = AssertUnwindSafe(|| servable.executor().run(signature, inputs, outputs, options));
-    catch_unwind(run).unwrap_or_else(|panic| Err(ServingError::internal(panic_message(&*panic))))
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the servable panicked: {}", text.unwrap_or("no message"))
 }
 
 fn timed_out() -> ServingError {

@@ -4,8 +4,6 @@
 //! One thread of the lowest priority for each shadow runs the copies, so that a shadow that is slow or hangs costs
 //! nothing but copies that are dropped.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -233,20 +231,12 @@ fn run(
 ) -> Result<Vec<Tensor>> {
     let work = {
         let (handle, signature) = (Arc::clone(handle), Arc::clone(signature));
-        move || {
-            let run = || handle.executor().run(&signature, inputs, &outputs, &RunOptions::default());
-            catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(&*panic)))
-        }
+        move || handle.run(&signature, inputs, &outputs, &RunOptions::default())
     };
     let Some(threads) = handle.own_threads() else { return work() };
     let (sender, receiver) = sync_channel(1);
     drop(threads.spawn(move || sender.send(work())));
     receiver.recv().map_err(|_| ServingError::internal("the run was given up"))?
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> ServingError {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    ServingError::internal(format!("the servable panicked: {}", text.unwrap_or("without a text")))
 }
 
 #[cfg(test)]
