@@ -13,6 +13,7 @@ mod grpc;
 pub mod inference;
 pub mod listen;
 pub mod proto;
+pub mod readiness;
 pub mod rest;
 pub mod servable;
 pub mod service;

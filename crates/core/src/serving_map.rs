@@ -118,6 +118,11 @@ impl Model {
         &self.versions
     }
 
+    /// Why requests for it get UNAVAILABLE: it is configured, and has not had its first available version.
+    pub fn unavailable_reason(&self) -> Option<&str> {
+        self.unavailable_reason.as_deref()
+    }
+
     /// What came of the copies for its shadow, if it has one.
     pub fn shadow_statistics(&self) -> Option<Statistics> {
         self.shadow().map(shadow::Shadow::statistics)
@@ -190,31 +195,28 @@ impl ServingMap {
     /// `INVALID_ARGUMENT` without a name or for an unknown label, `NOT_FOUND` for a version that is not available,
     /// `UNAVAILABLE` for a configured model that has not had an available version yet.
     pub fn resolve(&self, name: &[u8], choice: VersionChoice<'_>, caller: &dyn Caller) -> Result<Resolved> {
-        if name.is_empty() {
-            return Err(ServingError::invalid_argument("ModelSpec has no name specified."));
-        }
         let models = self.models.load();
         let model = models.get(name);
-        let split = model.and_then(|model| model.split(choice));
-        let number = match choice {
-            VersionChoice::Number(number) => Some(number),
-            VersionChoice::Label(label) if split.is_none() => {
-                let number = model.and_then(|model| model.labels.get(label));
-                Some(*number.ok_or_else(|| unknown_label(label))?)
-            }
-            VersionChoice::Latest | VersionChoice::Label(_) => None,
-        };
-        let found = model.and_then(|model| match (split, number) {
-            (Some(split), _) => split.choose(caller, |number| model.claim(number)),
-            (None, None) => model.versions.iter().find_map(claim),
-            (None, Some(number)) => model.claim(number),
-        });
-        let (version, handle) = found.ok_or_else(|| not_available(model, name, number))?;
+        let (version, handle) = find(model, name, choice, caller)?;
         let shadow = match (choice, model.and_then(|model| model.shadow().map(|shadow| (model, shadow)))) {
             (VersionChoice::Number(_), _) | (_, None) => None,
             (_, Some((model, shadow))) => shadow.claim(version, |number| model.claim(number).map(|(_, handle)| handle)),
         };
         Ok(Resolved { version, handle, shadow })
+    }
+
+    /// The version that a request would get, for who has no request to run: nothing is copied to a shadow.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServingMap::resolve`].
+    pub fn find(&self, name: &[u8], choice: VersionChoice<'_>, caller: &dyn Caller) -> Result<(i64, Handle)> {
+        find(self.models.load().get(name), name, choice, caller)
+    }
+
+    /// Every model and its state, in no particular order.
+    pub fn models(&self) -> Vec<(Vec<u8>, Arc<Model>)> {
+        self.models.load().iter().map(|(name, model)| (name.clone(), Arc::clone(model))).collect()
     }
 
     /// What came of the copies for each model that has a shadow, by the names of the models.
@@ -248,6 +250,32 @@ impl ServingMap {
         }
         Ok(versions)
     }
+}
+
+fn find(
+    model: Option<&Arc<Model>>,
+    name: &[u8],
+    choice: VersionChoice<'_>,
+    caller: &dyn Caller,
+) -> Result<(i64, Handle)> {
+    if name.is_empty() {
+        return Err(ServingError::invalid_argument("ModelSpec has no name specified."));
+    }
+    let split = model.and_then(|model| model.split(choice));
+    let number = match choice {
+        VersionChoice::Number(number) => Some(number),
+        VersionChoice::Label(label) if split.is_none() => {
+            let number = model.and_then(|model| model.labels.get(label));
+            Some(*number.ok_or_else(|| unknown_label(label))?)
+        }
+        VersionChoice::Latest | VersionChoice::Label(_) => None,
+    };
+    let found = model.and_then(|model| match (split, number) {
+        (Some(split), _) => split.choose(caller, |number| model.claim(number)),
+        (None, None) => model.versions.iter().find_map(claim),
+        (None, Some(number)) => model.claim(number),
+    });
+    found.ok_or_else(|| not_available(model, name, number))
 }
 
 fn claim(version: &Version) -> Option<(i64, Handle)> {
