@@ -26,6 +26,8 @@ LAYERS = [
     {"signature", "errors"},
 ]
 BESIDE = {"client", "batching", "testing"}
+# Users install the client without a server's needs.
+BELOW_CLIENT = {"client", "errors", "signature"}
 ABOVE_LIFECYCLE = {"os", "pathlib", "socket", "google", "numpy", "subprocess", "urllib"}
 
 
@@ -69,6 +71,8 @@ def test_imports_run_downwards(path: Path) -> None:
         name = rest.split(".")[0]
         if name == "_core":
             assert own == "gateway", f"{own} imports the extension; that is for gateway alone"
+        elif own == "client":
+            assert name in BELOW_CLIENT, f"client imports {name}, which belongs to the server"
         elif own in BESIDE:
             assert name != "cli"
         elif own != "__init__" and not for_types:

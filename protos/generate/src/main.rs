@@ -1,5 +1,5 @@
-//! Writes what is generated from `protos/`: the Rust messages of `crates/core` and the descriptors that the Python
-//! package reads configuration files with.
+//! Writes what is generated from `protos/`: the Rust messages of `crates/core`, and the descriptors that the Python
+//! package reads configuration files with and that its client speaks with.
 //!
 //! Run it after a change of a `.proto` file:
 //!
@@ -30,9 +30,20 @@ const CONFIGURATION: [&str; 8] = [
     "tensorflow_serving/servables/tensorflow/thread_pool_factory_config.proto",
 ];
 
+/// The files whose messages the Python client sends and receives; with everything they import.
+const CLIENT: [&str; 6] = [
+    "tensorflow_serving/apis/get_model_metadata.proto",
+    "tensorflow_serving/apis/get_model_status.proto",
+    "tensorflow_serving/apis/inference.proto",
+    "tensorflow_serving/apis/model_management.proto",
+    "tensorflow_serving/apis/predict.proto",
+    "tensorflow_serving/apis/regression.proto",
+];
+
 /// Where the Rust messages go, and where the descriptors go, below the root of the repository.
 const RUST: &str = "crates/core/src/proto";
 const DESCRIPTORS: &str = "python/servable/config/descriptors.bin";
+const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
 
 /// Generated files by their path below the root of the repository.
 type Outputs = BTreeMap<PathBuf, Vec<u8>>;
@@ -64,8 +75,10 @@ fn generate(protos: &Path) -> Result<Outputs, Box<dyn Error>> {
         outputs.insert(Path::new(RUST).join(name), code.into_bytes());
     }
 
-    let configuration = protox::compile(CONFIGURATION, [protos])?;
-    outputs.insert(DESCRIPTORS.into(), without_source_info(configuration).encode_to_vec());
+    for (path, files) in [(DESCRIPTORS, &CONFIGURATION[..]), (CLIENT_DESCRIPTORS, &CLIENT[..])] {
+        let descriptors = without_source_info(protox::compile(files, [protos])?);
+        outputs.insert(path.into(), descriptors.encode_to_vec());
+    }
     Ok(outputs)
 }
 

@@ -1,0 +1,42 @@
+"""Calls a server from Python: NumPy in and out, gRPC or REST, no TensorFlow.
+
+```python
+from servable.client import Client
+
+with Client("localhost:8500") as client:
+    client.predict("half_plus_two", [1.0, 2.0]).value  # array([2.5, 3. ], dtype=float32)
+```
+
+Needs `pip install 'servable[client]'`. Only the APIs of TensorFlow Serving are used, so that it
+calls TensorFlow Serving as well.
+"""
+
+try:
+    import numpy as _numpy  # noqa: F401 - here, so that no module of the package has to say this
+except ImportError as error:
+    raise ImportError(
+        "servable.client needs NumPy; install it with `pip install 'servable[client]'`"
+    ) from error
+
+from servable.client.async_client import AsyncClient, AsyncModel
+from servable.client.client import Client, Model
+from servable.client.options import Retry, Tls
+from servable.client.results import Class, InferenceTask, Prediction, State, VersionStatus
+from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo
+
+__all__ = [
+    "AsyncClient",
+    "AsyncModel",
+    "Class",
+    "Client",
+    "InferenceTask",
+    "Model",
+    "ModelMetadata",
+    "ModelSignature",
+    "Prediction",
+    "Retry",
+    "State",
+    "TensorInfo",
+    "Tls",
+    "VersionStatus",
+]

@@ -1,0 +1,171 @@
+"""What a model says about itself: its signatures, readable in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from servable.errors import FailedPreconditionError, InvalidInputError
+from servable.signature import DEFAULT_SIGNATURE
+
+INTERNAL_PREFIX = "__"
+"""How the names of signatures begin that TensorFlow keeps for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor of a signature.
+
+    Attributes:
+        dtype: NumPy's name, such as `float32`; `bytes` is for strings. TensorFlow's own name where
+            NumPy has none, such as `DT_RESOURCE`.
+        shape: The sizes of the axes, None where a size is free; None in place of the whole where
+            even the number of axes is free.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+    def __str__(self) -> str:
+        """Such as `float32 [?, 3]`."""
+        if self.shape is None:
+            return f"{self.dtype} (any shape)"
+        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} [{sizes}]"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSignature:
+    """One way to call a model.
+
+    Attributes:
+        inputs: What it takes, by name.
+        outputs: What it returns, by name.
+        method_name: What it was exported for, such as `tensorflow/serving/predict`.
+        optional: Names of inputs that have a default value.
+    """
+
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+    method_name: str = ""
+    optional: frozenset[str] = frozenset()
+
+    def only_input(self, model: str) -> str:
+        """The name of the input, where there is one.
+
+        Raises:
+            InvalidInputError: There is none, or there are several.
+        """
+        required = [name for name in self.inputs if name not in self.optional]
+        for names in (list(self.inputs), required):
+            if len(names) == 1:
+                return names[0]
+        raise InvalidInputError(
+            f"inputs of {model}: got one value without a name, want {_names(self.inputs)}"
+        )
+
+    def check_input_names(self, model: str, names: Iterable[str], *, all_wanted: bool) -> None:
+        """Compare what is about to be sent with what the signature takes.
+
+        Args:
+            model: For messages.
+            names: Of the inputs.
+            all_wanted: Whether inputs with a default value are wanted, too.
+
+        Raises:
+            InvalidInputError: There are other inputs, or some are missing.
+        """
+        given = set(names)
+        wanted = set(self.inputs) if all_wanted else set(self.inputs) - self.optional
+        if given - set(self.inputs) or wanted - given:
+            raise InvalidInputError(
+                f"inputs of {model}: got {_names(given)}, want {_names(self.inputs)}"
+            )
+
+    def check_output_names(self, model: str, names: Iterable[str]) -> None:
+        """Compare an output filter with what the signature returns.
+
+        Raises:
+            InvalidInputError: Some outputs do not exist.
+        """
+        if unknown := set(names) - set(self.outputs):
+            raise InvalidInputError(
+                f"outputs of {model}: asked for {_names(unknown)}, there is {_names(self.outputs)}"
+            )
+
+    def __str__(self) -> str:
+        """Such as `x: float32 [?] → y: float32 [?]`."""
+        return f"{_listed(self.inputs)} → {_listed(self.outputs)}"
+
+    def _repr_html_(self) -> str:
+        return _table(_rows("", self))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """The signatures of one version.
+
+    Attributes:
+        name: Of the model.
+        version: Its number.
+        signatures: By name.
+    """
+
+    name: str
+    version: int
+    signatures: Mapping[str, ModelSignature] = field(repr=False)
+
+    def signature(self, name: str = "") -> ModelSignature:
+        """One signature; the default one if no name is given.
+
+        Raises:
+            FailedPreconditionError: There is none of that name.
+        """
+        wanted = name or DEFAULT_SIGNATURE
+        if wanted not in self.signatures:
+            raise FailedPreconditionError(
+                f'signatures of {self.name}/{self.version}: asked for "{wanted}", there is '
+                f"{_names(n for n in self.signatures if not n.startswith(INTERNAL_PREFIX))}"
+            )
+        return self.signatures[wanted]
+
+    def __repr__(self) -> str:
+        """A line for each signature, without those that are TensorFlow's own."""
+        lines = [f"{name}: {signature}" for name, signature in self._public()]
+        return "\n  ".join([f"{self.name}/{self.version}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(_rows(name, signature) for name, signature in self._public())
+        title = html.escape(f"{self.name}/{self.version}")
+        return f"<p><b>{title}</b></p>{_table(rows)}"
+
+    def _public(self) -> list[tuple[str, ModelSignature]]:
+        return [
+            (name, signature)
+            for name, signature in sorted(self.signatures.items())
+            if not name.startswith(INTERNAL_PREFIX)
+        ]
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in sorted(names)) or "none"
+
+
+def _listed(tensors: Mapping[str, TensorInfo]) -> str:
+    return ", ".join(f"{name}: {tensor}" for name, tensor in sorted(tensors.items())) or "nothing"
+
+
+def _rows(name: str, signature: ModelSignature) -> str:
+    rows = []
+    for kind, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+        for tensor_name, tensor in sorted(tensors.items()):
+            note = " (optional)" if kind == "input" and tensor_name in signature.optional else ""
+            cells = (name, kind + note, tensor_name, str(tensor))
+            rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    return "".join(f"<tr>{row}</tr>" for row in rows)
+
+
+def _table(rows: str) -> str:
+    heads = "".join(f"<th>{head}</th>" for head in ("signature", "", "tensor", "dtype and shape"))
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
