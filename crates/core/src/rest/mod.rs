@@ -4,7 +4,7 @@ mod examples;
 mod reply;
 pub mod routes;
 
-use std::ops::Deref;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use crate::error::{Result, ServingError};
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::{self, Service};
-use crate::serving_map::{Handle, Resolved, VersionChoice};
+use crate::serving_map::{Resolved, VersionChoice};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::tensor::Tensor;
-use crate::traffic::{Caller, shadow};
+use crate::traffic::Caller;
 use reply::Reply;
 use routes::{Api, Route, Version};
 
@@ -112,22 +112,6 @@ async fn answer(service: &Service, options: RestOptions, head: &Parts, target: &
     }
 }
 
-/// The servable and the signature that a request runs.
-struct Target {
-    handle: Handle,
-    signature: Arc<Signature>,
-    /// Set where the request is copied, with the name of the signature.
-    shadow: Option<(shadow::Claim, String)>,
-}
-
-impl Deref for Target {
-    type Target = Signature;
-
-    fn deref(&self) -> &Signature {
-        &self.signature
-    }
-}
-
 async fn predict(
     service: &Service,
     options: RestOptions,
@@ -136,18 +120,22 @@ async fn predict(
     body: &[u8],
 ) -> Result<Bytes> {
     let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
+    let resolved = OnceCell::new();
+    let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);
     let mut request = body::work_on(body.len(), || {
-        json::decode_predict(body, |signature_name| {
-            let resolved = service.serving_map.resolve(&route.model, choice(&route.version), caller)?;
-            let signature = predict_signature(&resolved.handle, signature_name)?;
-            let name = || String::from_utf8_lossy(or_default(signature_name)).into_owned();
-            let shadow = resolved.shadow.map(|shadow| (shadow, name()));
-            Ok(Target { handle: resolved.handle, signature, shadow })
+        json::decode_predict(body, |signature_name| match resolved.get_or_init(resolve) {
+            Ok(Resolved { handle, .. }) => predict_signature(handle, signature_name),
+            Err(error) => Err(error.clone()),
         })
     })?;
-    let Target { handle, signature, shadow } = request.signature;
+    let Resolved { handle, shadow, .. } = resolved.into_inner().unwrap_or_else(resolve)?;
+    let signature = request.signature;
     service::check_predict_method(&signature, service.options)?;
-    let copy = shadow.map(|(shadow, name)| shadow.copy(&name, &signature, &mut request.inputs));
+    let copy = shadow.map(|shadow| {
+        let name = String::from_utf8_lossy(or_default(Some(&request.signature_name)));
+        shadow.copy(&name, &signature, &mut request.inputs)
+    });
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
     let outputs = service::run(&handle, &signature, request.inputs, all, deadline).await?;
     let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
