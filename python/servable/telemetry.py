@@ -30,6 +30,8 @@ def configure_logging(environment: Mapping[str, str]) -> None:
         environment: `TF_CPP_MIN_LOG_LEVEL` says what is left out: 0 nothing (the default), 1 INFO,
             2 warnings too, 3 errors too.
     """
+    # No line shows them, and looking them up takes a good part of the time that a line takes.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TensorFlowFormatter())
     logger = logging.getLogger("servable")

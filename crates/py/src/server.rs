@@ -53,7 +53,8 @@ impl PyServer {
             .map(PublishedModel::into_model)
             .collect::<Result<_, _>>()
             .map_err(|error| errors::to_python(py, &error))?;
-        py.detach(|| self.service.serving_map.publish(models));
+        // Quicker than to let the interpreter go and get it back from threads that are busy loading.
+        self.service.serving_map.publish(models);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from servable.errors import BackendError, CancelledError, FailedPreconditionError, ServableError
 from servable.lifecycle.ids import ServableId
@@ -81,6 +81,7 @@ class LoaderHarness:
             self._state = HarnessState.ERROR
         else:
             self._loader = item
+        self._is_preparable = isinstance(item, Preparable)
 
     @property
     def state(self) -> HarnessState:
@@ -217,7 +218,7 @@ class LoaderHarness:
             error = self._prepare()
             if error is None:
                 with slot:
-                    self._begin_attempt(is_prepared=isinstance(self.loader, Preparable))
+                    self._begin_attempt(is_prepared=self._is_preparable)
                     try:
                         self.loader.load()
                         return
@@ -244,12 +245,13 @@ class LoaderHarness:
 
     def _prepare(self) -> ServableError | None:
         """The part of an attempt that needs no turn."""
-        if isinstance(self.loader, Preparable):
-            self._begin_attempt()
-            try:
-                self.loader.prepare()
-            except Exception as raised:  # the loader's border
-                return _as_servable_error(raised)
+        if not self._is_preparable:
+            return None
+        self._begin_attempt()
+        try:
+            cast("Preparable", self.loader).prepare()
+        except Exception as raised:  # the loader's border
+            return _as_servable_error(raised)
         return None
 
     def _begin_attempt(self, *, is_prepared: bool = False) -> None:

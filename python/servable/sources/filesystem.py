@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from servable.errors import Code, InvalidInputError, NotFoundError, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import AspiredVersion, Target
-from servable.sources.settling import IsComplete, SettleTimes, Settling, fingerprint
+from servable.sources.content import Fingerprints
+from servable.sources.settling import IsComplete, SettleTimes, Settling
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class FileSystemSource:
         self._always_present = servable_versions_always_present
         self._needs_versions = fail_if_zero_versions or servable_versions_always_present
         self._settling = Settling(settle_times or SettleTimes(), clock, wall_clock)
+        self._fingerprints = Fingerprints(clock, wall_clock)
         self._clock = clock
         self._wait = wait
         self._poll_lock = threading.Lock()
@@ -155,6 +157,7 @@ class FileSystemSource:
                 self._problems.pop(name, None)
                 self._reported.pop(name, None)
                 self._settling.begin(name, ())
+                self._fingerprints.forget(name)
                 if self._target is not None:
                     self._target.set_aspired_versions(name, [])
             if self._poll_wait_seconds < 0:
@@ -217,11 +220,12 @@ class FileSystemSource:
                 warnings.append(f"Refusing to unload all versions for Servable: {name}")
         self._report(name, logging.WARNING, warnings)
         if self._target is not None and (found or may_empty):
+            fingerprints = self._fingerprints.of(name, (path for _, path in found))
             self._target.set_aspired_versions(
                 name,
                 [
-                    AspiredVersion(ServableId(name, number), path, fingerprint(path))
-                    for number, path in found
+                    AspiredVersion(ServableId(name, number), path, fingerprint)
+                    for (number, path), fingerprint in zip(found, fingerprints, strict=True)
                 ],
             )
 

@@ -15,35 +15,18 @@ fails, and says why.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-_log = logging.getLogger(__name__)
+from servable.sources.content import look_at
 
-_LOOK_AT_ENTRIES = 64
+_log = logging.getLogger(__name__)
 
 IsComplete: TypeAlias = Callable[[str], bool]
 """Whether a directory holds everything that a version of some kind needs; reads as little as it can
 and raises nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a directory looks from outside.
-
-    Attributes:
-        fingerprint: Differs where the content differs: identity, size and time of the directory, of
-            what is in it and of what is one level below.
-        changed_ns: When something in it changed last, since the epoch.
-        is_sealed: Whether the directory itself was renamed or given its times after that.
-    """
-
-    fingerprint: Hashable
-    changed_ns: int
-    is_sealed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,49 +127,3 @@ class Settling:
             return True
         self._unsettled.setdefault(name, {})[path] = (look.fingerprint, since)
         return False
-
-
-def look_at(path: str) -> Look:
-    """Look at a directory, without reading a file; huge directories are looked at in part.
-
-    Raises:
-        OSError: It cannot be listed.
-    """
-    marks: list[tuple[str, int, int, int]] = []
-    newest_ns = 0
-
-    def look_into(directory: str, depth: int) -> None:
-        nonlocal newest_ns
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if len(marks) >= _LOOK_AT_ENTRIES:
-                    return
-                try:
-                    stat = entry.stat()
-                except FileNotFoundError:  # a link that leads nowhere
-                    stat = entry.stat(follow_symlinks=False)
-                marks.append((entry.path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-                newest_ns = max(newest_ns, stat.st_ctime_ns)
-                if depth and entry.is_dir():
-                    look_into(entry.path, depth - 1)
-
-    top = os.stat(path)
-    look_into(path, 1)
-    return Look(
-        fingerprint=(top.st_dev, top.st_ino, top.st_mtime_ns, *sorted(marks)),
-        changed_ns=max(newest_ns, top.st_mtime_ns),
-        is_sealed=top.st_ctime_ns > top.st_mtime_ns and top.st_ctime_ns >= newest_ns,
-    )
-
-
-def fingerprint(path: str) -> Hashable:
-    """What tells one content of a version directory from another.
-
-    Returns:
-        `Look.fingerprint`; `None` while the directory changes under our eyes: whatever it becomes
-        will look different.
-    """
-    try:
-        return look_at(path).fingerprint
-    except OSError:
-        return None

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 
 from servable.errors import Code
 from servable.sources import All, FileSystemSource, Latest, MonitoredServable, Specific
-from servable.sources.filesystem import fingerprint, parse_version
+from servable.sources.filesystem import parse_version
 from servable.sources.version_policy import VersionPolicy
 from servable.testing import FakeClock, RecordingTarget
 
@@ -229,36 +227,3 @@ def test_a_source_has_one_target() -> None:
     source.connect(RecordingTarget[str]())
     with pytest.raises(RuntimeError, match="already connected"):
         source.connect(RecordingTarget[str]())
-
-
-def write_model(path: Path, content: str) -> None:
-    (path / "variables").mkdir(parents=True, exist_ok=True)
-    (path / "saved_model.pb").write_text(content)
-    (path / "variables/variables.index").write_text(content)
-
-
-def test_the_fingerprint_changes_with_the_content_and_only_then(tmp_path: Path) -> None:
-    path = tmp_path / "1"
-    write_model(path, "half")
-    seen = [fingerprint(str(path))]
-    assert fingerprint(str(path)) == seen[0]
-    with (path / "variables/variables.index").open("a") as file:
-        file.write("and the rest")
-    seen.append(fingerprint(str(path)))
-    (path / "assets").mkdir()
-    seen.append(fingerprint(str(path)))
-    replacement = tmp_path / "replacement"
-    write_model(replacement, "good")
-    shutil.rmtree(path)
-    os.rename(replacement, path)
-    seen.append(fingerprint(str(path)))
-    assert len(set(seen)) == 4
-    assert fingerprint(str(tmp_path / "missing")) is None
-
-
-def test_the_fingerprint_of_a_huge_directory_is_still_quick(tmp_path: Path) -> None:
-    for number in range(200):
-        (tmp_path / str(number)).touch()
-    found = fingerprint(str(tmp_path))
-    assert isinstance(found, tuple)
-    assert len(found) < 100
