@@ -45,7 +45,12 @@ def blocks_of(title: str) -> list[Block]:
 
 
 FIRST_MINUTE = blocks_of("The first minute")
-(GRPC_EXAMPLE,) = [b.text for b in blocks_of("Calling it with gRPC") if b.language == "python"]
+PYTHON_EXAMPLES = [
+    block.text
+    for title in ("Calling it from Python", "Calling it with gRPC")
+    for block in blocks_of(title)
+    if block.language == "python"
+]
 
 
 def is_taken(port: int) -> bool:
@@ -121,17 +126,18 @@ def test_first_minute(
                 text=True,
             ).stdout
     assert '"state": "AVAILABLE"' in printed  # the last command asks for the status
-    example = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", GRPC_EXAMPLE],
-        cwd=directory,
-        env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    assert [float(p) for p in example.strip(" []\n").split()] == pytest.approx(
-        [0.323, 0.677], abs=1e-3
-    )
+    for example in PYTHON_EXAMPLES:
+        probabilities = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", example],
+            cwd=directory,
+            env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        assert [float(p) for p in probabilities.strip(" []\n").split()] == pytest.approx(
+            [0.323, 0.677], abs=1e-3
+        )
 
 
 def assert_same_predictions(got: dict[str, list[float]], shown: dict[str, list[float]]) -> None:

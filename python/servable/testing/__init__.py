@@ -9,6 +9,7 @@ from servable.testing.fakes import (
     RecordingTarget,
 )
 from servable.testing.running_server import RunningServer, free_port, running_server
+from servable.testing.serving import ServableServer, Served, serving
 
 __all__ = [
     "FakeClock",
@@ -18,6 +19,9 @@ __all__ = [
     "RecordingPublisher",
     "RecordingTarget",
     "RunningServer",
+    "ServableServer",
+    "Served",
     "free_port",
     "running_server",
+    "serving",
 ]

@@ -1,0 +1,3 @@
+"""Makes the fixture `servable_server` known."""
+
+pytest_plugins = ["servable.testing.pytest_plugin"]

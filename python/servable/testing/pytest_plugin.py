@@ -1,0 +1,32 @@
+"""The fixture `servable_server`, for projects that test their models and what calls them.
+
+It is not there by itself: an entry point would be imported by every test run of an environment in
+which Servable is installed. In a `conftest.py`:
+
+```python
+pytest_plugins = ["servable.testing.pytest_plugin"]
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from servable.testing.serving import ServableServer, Served, serving
+
+
+@pytest.fixture
+def servable_server() -> Iterator[ServableServer]:
+    """Serves models until the end of the test: `servable_server(path_or_code, *flags, name=…)`.
+
+    The arguments are those of `servable.testing.serving`, which makes fixtures of other scopes.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def serve(model: object, *flags: str, **options: object) -> Served:
+            return stack.enter_context(serving(model, *flags, **options))  # type: ignore[arg-type]
+
+        yield serve
