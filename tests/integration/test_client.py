@@ -29,7 +29,6 @@ from support.server_process import ServerProcess, StartServer
 ml_dtypes = pytest.importorskip("ml_dtypes")  # comes with TensorFlow
 
 PROTOCOLS = ("grpc", "rest")
-PYTHON_MODELS = Path(__file__).parents[1] / "testdata/python_models"
 ONLY_GRPC = ("float16", "bfloat16", "uint16", "complex64", "complex128")
 ARRAYS = {
     "float32": np.array([[1.5, -0.0], [np.inf, 3e38]], np.float32),
@@ -89,21 +88,6 @@ def client(
 ) -> Iterator[Client]:
     with request.param(address(server, protocol)) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Serves the models `echo`, `faulty` and `moody`."""
-    directory = tmp_path_factory.mktemp("python-server")
-    entries = "\n".join(
-        f'config {{ name: "{name}" base_path: "{PYTHON_MODELS / name}" model_platform: "python" }}'
-        for name in ("echo", "faulty", "moody")
-    )
-    config = directory / "models.config"
-    config.write_text(f"model_config_list {{ {entries} }}")
-    with ServerProcess([f"--model_config_file={config}"], directory=directory) as process:
-        process.wait_until_available("echo", "faulty", "moody")
-        yield process
 
 
 class TestPredict:
@@ -267,7 +251,7 @@ class TestDeadlines:
             start = time.monotonic()
             with pytest.raises((UnavailableError, DeadlineExceededError)):
                 client.status("m")
-            assert 0.3 < time.monotonic() - start < 2
+            assert 0.3 < time.monotonic() - start < 5
 
 
 UNUSED = {"grpc": "127.0.0.1:1", "rest": "http://127.0.0.1:1"}  # nobody listens on port 1
@@ -319,7 +303,8 @@ def test_a_restart_is_not_noticed(
 ) -> None:
     server = start_server({"m": half_plus_two_version.parent})
     server.wait_until_available("m")
-    with Client(address(server, protocol)) as client:
+    patient = Retry(attempts=100)  # a machine with much to do starts a server in its own time
+    with Client(address(server, protocol), retry=patient) as client:
         assert client.predict("m", [1.0]).value.tolist() == [2.5]
         server.kill()
         ports = (f"--port={server.port}", f"--rest_api_port={server.rest_port}")

@@ -229,7 +229,7 @@ def _fill_example(message: Any, example: object) -> None:
 
 def _classes(result: Any) -> Classes:
     return [
-        [Class(found.label, found.score) for found in example.classes]
+        [Class(found.label.decode(errors="replace"), found.score) for found in example.classes]
         for example in result.classifications
     ]
 

@@ -24,8 +24,22 @@ def pool() -> DescriptorPool:
     files = descriptor_pb2.FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes())
     private = descriptor_pool.DescriptorPool()
     for file in files.file:
+        _take_labels_as_bytes(file)
         private.Add(file)
     return private
+
+
+def _take_labels_as_bytes(file: Any) -> None:
+    """Let labels of classes be bytes, which are the same on the wire.
+
+    They come from the model, which may have any bytes there, and Python's protobuf refuses whole
+    messages for text that is no UTF-8.
+    """
+    for message in file.message_type:
+        if (file.package, message.name) == ("tensorflow.serving", "Class"):
+            for field in message.field:
+                if field.type == field.TYPE_STRING:
+                    field.type = field.TYPE_BYTES
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def decode(what: str, message: memoryview) -> Array:
         # In two steps, so that a length that does not fit is told in our words.
         if len(content) != math.prod(shape) * dtype.itemsize:
             raise BackendError(f"{what}: got {len(content)} bytes for {name} {list(shape)}")
-        array = np.empty(shape, dtype)
+        array = _empty(what, shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = np.frombuffer(content, np.uint8)
         return array
     return _fill(what, _typed_elements(name, message), shape)
@@ -135,20 +135,26 @@ def _typed_elements(name: str, message: memoryview) -> Array:
     return np.fromiter(values, dtype, len(values))
 
 
+def _empty(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    try:
+        return np.empty(shape, dtype)
+    except (ValueError, MemoryError) as error:
+        # TensorFlow's shapes may be larger; where an axis is 0, they cost nothing.
+        raise BackendError(f"{what}: NumPy cannot hold shape {list(shape)}: {error}") from error
+
+
 def _fill(what: str, elements: Array, shape: tuple[int, ...]) -> Array:
     """Elements in their shape; as in TensorFlow, the last one stands for those left out."""
-    count = math.prod(shape)
-    if elements.size == count:
-        return elements.reshape(shape)
-    if elements.size > count:
+    filled = _empty(what, shape, elements.dtype)
+    if elements.size > filled.size:
         raise BackendError(f"{what}: got {elements.size} elements for shape {list(shape)}")
-    filled = np.empty(count, elements.dtype)
-    filled[: elements.size] = elements
+    flat = filled.reshape(-1)
+    flat[: elements.size] = elements
     if elements.size:
-        filled[elements.size :] = elements[-1]
+        flat[elements.size :] = elements[-1]
     else:
-        filled[:] = b"" if elements.dtype == object else np.zeros((), elements.dtype)
-    return filled.reshape(shape)
+        flat[:] = b"" if elements.dtype == object else np.zeros((), elements.dtype)
+    return filled
 
 
 def _string_elements(

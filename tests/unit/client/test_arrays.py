@@ -201,6 +201,10 @@ class TestTensorProtos:
             (b"\x08\x14", "data type 20"),
             (b"\x08\x01\x12\x02\x18\x01", "unknown rank"),
             (b"\x08\x01\x12\x0d\x12\x0b\x08" + b"\xff" * 9 + b"\x01", "size that is not known"),
+            (
+                b"\x08\x01\x12\x0e" + (b"\x12\x05\x08" + b"\xff\xff\xff\x7f") * 2,
+                "NumPy cannot hold",
+            ),
             (b"\x22\x7f", "ends within a field"),
             (b"\x80", "ends within a number"),
             (b"\x80" * 11, "more than ten bytes"),
