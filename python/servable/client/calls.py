@@ -188,10 +188,10 @@ class Calls:
                 # What was remembered may be the signature of a version that is gone.
                 if remembered is None:
                     raise
-                metadata = await self._fetch_metadata(target, deadline)
-                if metadata.signatures == remembered.signatures:
+                fresh = await self._metadata_if_any(target, deadline)
+                if fresh is None or fresh.signatures == remembered.signatures:
                     raise
-                remembered = None
+                metadata, remembered = fresh, None
 
     def _arrays(
         self, target: Target, inputs: Inputs, outputs: Sequence[str], signature: ModelSignature
@@ -215,9 +215,8 @@ class Calls:
         deadline: Deadline,
     ) -> None:
         """Raise what the signature says about inputs that the server refused, if it does."""
-        try:
-            metadata = await self._fetch_metadata(target, deadline)
-        except ServableError:
+        metadata = await self._metadata_if_any(target, deadline)
+        if metadata is None:
             return
         try:
             self._arrays(target, arrays, outputs, metadata.signature(target.signature))
@@ -237,6 +236,13 @@ class Calls:
         key = replace(target, signature="")
         self._metadata[key] = _Remembered(metadata, time.monotonic())
         return metadata
+
+    async def _metadata_if_any(self, target: Target, deadline: Deadline) -> ModelMetadata | None:
+        """The signatures, where another error is about to be told if they cannot be had."""
+        try:
+            return await self._fetch_metadata(target, deadline)
+        except ServableError:
+            return None
 
     # ---- readiness
 

@@ -70,7 +70,8 @@ class Address:
         except ValueError as error:
             raise ConfigError(f"address {text!r}: {error}") from error
         is_rest, is_secure = scheme.startswith("http"), scheme.endswith("s")
-        if not host or parts.username or parts.query or (parts.path not in ("", "/")) > is_rest:
+        has_path = parts.path not in ("", "/")
+        if not host or parts.username or parts.query or (has_path and not is_rest):
             raise ConfigError(f"address {text!r}: want host:port after {scheme}://")
         if ":" in host:
             host = f"[{host}]"

@@ -140,6 +140,12 @@ class TestSignatures:
             finish(client.predict(M, [1.0], [], 60))
         assert finish(client.predict(M, ["a"], [], 60))["z"].tolist() == [b"a"]
 
+    def test_an_error_is_told_also_where_signatures_are_gone(self) -> None:
+        client, _ = calls(metadata(), REST_ANSWER, BackendError("it broke"), NotFoundError("gone"))
+        finish(client.predict(M, [1], [], 60))
+        with pytest.raises(BackendError, match="it broke"):
+            finish(client.predict(M, [1], [], 60))
+
     def test_what_a_remembered_signature_refuses_is_tried_with_a_fresh_one(self) -> None:
         client, transport = calls(metadata(), REST_ANSWER, metadata(k="DT_INT32"), REST_ANSWER)
         finish(client.predict(M, [1], [], 60))
