@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from servable import __version__
-from servable.config.flags import ParsedArguments, parse_flags, usage
+from servable.config.flags import ParsedArguments, parse_flags, similar_flag
+from servable.config.usage import grouped_usage, original_usage
 from servable.errors import BackendError, ServableError
 from servable.lifecycle.states import status_text
 
 _FAILURE = 255
+_ORIGINAL_NAME = "tensorflow_model_server"
+_HELP = frozenset({"--help", "-h", "help"})
 
 
 def main() -> NoReturn:
@@ -27,30 +31,53 @@ def main() -> NoReturn:
 def run(argv: list[str]) -> int:
     """Run the command.
 
+    Under its own name the command has further commands, whose names come first, and is kinder about
+    help and slips than TensorFlow Serving; under the other name it does as that does.
+
     Args:
         argv: The arguments, with the name of the program first.
 
     Returns:
         The exit status.
     """
-    # Flags begin with dashes, so a first word is free for commands. The name that TensorFlow Serving
-    # has knows flags alone.
-    if argv[1:2] == ["warmup"] and os.path.basename(argv[0]) != "tensorflow_model_server":
-        return _warm_up(argv)
+    is_original = os.path.basename(argv[0]) == _ORIGINAL_NAME
+    # Flags begin with dashes, so a first word is free for commands.
+    command = None if is_original else _COMMANDS.get("".join(argv[1:2]))
+    if command is not None:
+        return command(_program(argv), argv[2:])
     parsed = parse_flags(argv[1:])
+    if not is_original and not _HELP.isdisjoint(parsed.unknown):
+        print(grouped_usage(_program(argv)), end="")
+        return 0
     if parsed.errors or parsed.help_requested:
         for error in parsed.errors:
             print(error, file=sys.stderr)
-        print(usage(argv[0]), end="")
+        if is_original:
+            print(original_usage(argv[0]), end="")
+        else:
+            print(f"`{_program(argv)} --help` lists the flags", file=sys.stderr)
         return _FAILURE
     if parsed.flags.version:
         print(f"TensorFlow ModelServer: {__version__}")
         print(f"TensorFlow Library: {_tensorflow_version() or 'not installed'}")
         return 0
-    if parsed.unknown:
+    if parsed.unknown and is_original:
         print(f"unknown argument: {parsed.unknown[0]}")
-        print(usage(argv[0]), end="", flush=True)
+        print(original_usage(argv[0]), end="", flush=True)
+    elif parsed.unknown:
+        for argument in parsed.unknown:
+            print(f"unknown argument: {argument}{_suggestion(argument)}", flush=True)
     return _serve(parsed)
+
+
+def _program(argv: list[str]) -> str:
+    name = os.path.basename(argv[0])
+    return "python -m servable" if name == "__main__.py" else name
+
+
+def _suggestion(argument: str) -> str:
+    similar = similar_flag(argument)
+    return f" (did you mean --{similar}?)" if similar else ""
 
 
 def _serve(parsed: ParsedArguments) -> int:
@@ -72,12 +99,15 @@ def _serve(parsed: ParsedArguments) -> int:
     return 0
 
 
-def _warm_up(argv: list[str]) -> int:
+def _warm_up(program: str, arguments: list[str]) -> int:
     from servable.telemetry import configure_logging
     from servable.warmup import command
 
     configure_logging(os.environ)
-    return command.run(argv[0], argv[2:])
+    return command.run(program, arguments)
+
+
+_COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {"warmup": _warm_up}
 
 
 def _tensorflow_version() -> str | None:

@@ -79,6 +79,9 @@ def test_version_is_told() -> None:
 
 def test_help_lists_the_flags() -> None:
     told = run("--help")
+    assert told.returncode == 0
+    assert "--model_base_path=TEXT" in told.stdout
+    told = run("--help", command=SECOND_NAME)
     assert told.returncode == 255
     for flag in ("--port=8500", "--rest_api_port=0", "--model_base_path=", "--model_config_file="):
         assert flag in told.stdout

@@ -10,6 +10,7 @@ import pytest
 
 import servable
 from servable import cli
+from servable.config.flags import Flags
 from servable.errors import ConfigError
 from servable.telemetry import TensorFlowFormatter, configure_logging
 
@@ -31,18 +32,59 @@ def test_version_is_told_even_beside_unknown_arguments(capsys: pytest.CaptureFix
     assert second.startswith("TensorFlow Library: ")
 
 
-def test_help_goes_to_stdout_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["--port=1", "--x", "--help"]])
+def test_help_is_grouped_and_no_failure(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["/bin/servable", *arguments]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("usage: servable --model_base_path=DIRECTORY")
+    assert "\nWhat to serve\n" in told.out
+    assert told.err == ""
+
+
+def test_help_is_that_of_the_original_under_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["tensorflow_model_server", "--help"]) == 255
     assert capsys.readouterr().out.startswith(
         "usage: tensorflow_model_server\nFlags:\n\t--port=8500"
     )
 
 
-def test_a_wrong_value_is_told_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_value_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["servable", "--port=many"]) == 255
+    assert capsys.readouterr() == (
+        "",
+        "Couldn't interpret value many for flag port.\n`servable --help` lists the flags\n",
+    )
+    assert cli.run(["tensorflow_model_server", "--port=many"]) == 255
     told = capsys.readouterr()
     assert told.err == "Couldn't interpret value many for flag port.\n"
-    assert "usage: servable" in told.out
+    assert told.out.startswith("usage: tensorflow_model_server\nFlags:\n")
+
+
+def test_unknown_arguments_are_told_and_do_no_harm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[int] = []
+
+    class FakeServer:
+        def __init__(self, flags: Flags) -> None:
+            served.append(flags.port)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr("servable.server.ModelServer", FakeServer)
+    arguments = ["--prot=1", "--port=2", "stray"]
+    assert cli.run(["servable", *arguments]) == 0
+    assert capsys.readouterr().out == (
+        "unknown argument: --prot=1 (did you mean --port?)\nunknown argument: stray\n"
+    )
+    assert cli.run(["tensorflow_model_server", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(
+        "unknown argument: --prot=1\nusage: tensorflow_model_server\nFlags:\n"
+    )
+    assert served == [2, 2]
 
 
 def test_a_command_is_the_first_word_and_only_of_this_name(
@@ -56,7 +98,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
 
     monkeypatch.setattr("servable.warmup.command.run", run)
     assert cli.run(["/bin/servable", "warmup", "--version=1"]) == 7
-    assert ran == [("/bin/servable", ["--version=1"])]
+    assert ran == [("servable", ["--version=1"])]
     for other in (
         ["/bin/tensorflow_model_server", "warmup", "--version"],
         ["servable", "--version", "warmup"],

@@ -83,7 +83,9 @@ class Flags:
     file_system_poll_wait_seconds: int = _flag(
         "int32", 1, "how often to look for new versions; 0 for once, less for never"
     )
-    flush_filesystem_caches: bool = _flag("bool", True, "accepted without effect")
+    flush_filesystem_caches: bool = _flag(
+        "bool", True, "accepted without effect: nothing here caches files"
+    )
     tensorflow_session_parallelism: int = _flag(
         "int64", 0, "threads inside an operation and between operations; 0 for automatic"
     )
@@ -125,19 +127,27 @@ class Flags:
         "bool", True, "accepted without effect: only signatures are kept in any case"
     )
     prefer_tflite_model: bool = _flag("bool", False, "serve model.tflite (not supported yet)")
-    num_tflite_pools: int = _per_cpu_flag(1, "accepted without effect")
-    num_tflite_interpreters_per_pool: int = _flag("int32", 1, "accepted without effect")
+    num_tflite_pools: int = _per_cpu_flag(1, "with --prefer_tflite_model (not supported yet)")
+    num_tflite_interpreters_per_pool: int = _flag(
+        "int32", 1, "with --prefer_tflite_model (not supported yet)"
+    )
     enable_signature_method_name_check: bool = _flag(
         "bool", False, "require the method name of a signature to fit the call"
     )
-    xla_cpu_compilation_enabled: bool = _flag("bool", False, "accepted without effect")
-    xla_gpu_compilation_enabled: bool = _flag("bool", False, "accepted without effect")
-    enable_profiler: bool = _flag("bool", True, "accepted without effect")
+    xla_cpu_compilation_enabled: bool = _flag(
+        "bool", False, "accepted: functions that are marked for XLA are compiled in any case"
+    )
+    xla_gpu_compilation_enabled: bool = _flag("bool", False, "the same")
+    enable_profiler: bool = _flag(
+        "bool", True, "accepted without effect: there is no ProfilerService"
+    )
     thread_pool_factory_config_file: str = _flag(
         "string", "", "file with a ThreadPoolFactoryConfig message (not supported)"
     )
     mixed_precision: str = _flag("string", "", "accepted without effect")
-    skip_initialize_tpu: bool = _flag("bool", False, "accepted without effect")
+    skip_initialize_tpu: bool = _flag(
+        "bool", False, "accepted without effect: TPUs are not supported"
+    )
     enable_grpc_healthcheck_service: bool = _flag("bool", False, "accepted without effect")
     enable_serialization_as_tensor_content: bool = _flag(
         "bool", False, "answer gRPC Predict with tensor_content instead of typed fields"
@@ -231,16 +241,13 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
     )
 
 
-def usage(program: str) -> str:
-    """The help text: every flag with its default, its type and what it does."""
-    lines = [f"usage: {program}", "Flags:"]
-    defaults = Flags()
-    for flag in dataclasses.fields(Flags):
-        type_name = flag.metadata["type"]
-        default = _shown(type_name, getattr(defaults, flag.name))
-        shown = f"--{flag.name}={default}"
-        lines.append(f"\t{shown:<33}\t{type_name}\t{flag.metadata['help']}")
-    return "\n".join(lines) + "\n"
+def similar_flag(argument: str) -> str | None:
+    """The flag that an argument which is none was probably meant to be, without its dashes."""
+    import difflib  # for slips only
+
+    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    names = [flag.name for flag in dataclasses.fields(Flags)]
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.7)), None)
 
 
 def _parse_value(type_name: str, text: str) -> bool | int | float | str | None:
@@ -260,15 +267,3 @@ def _parse_value(type_name: str, text: str) -> bool | int | float | str | None:
                 return None
             number, half = int(text), 1 << (_INTEGER_BITS[type_name] - 1)
             return number if -half <= number < half else None
-
-
-def _shown(type_name: str, value: Any) -> str:
-    match type_name:
-        case "bool":
-            return "true" if value else "false"
-        case "string":
-            return f'"{value}"'
-        case "float":
-            return f"{value:f}"
-        case _:
-            return str(value)

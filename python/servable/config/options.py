@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from servable.config.flags import Flags
+from servable.config.inapplicable import inapplicable_flags
 from servable.config.models import ModelConfig, read_model_config_file
 from servable.config.server_options import ServerOptions
 from servable.config.text_proto import parse_text_file
@@ -33,15 +34,6 @@ _REFUSED = (
     ("thread_pool_factory_config_file", "thread pool factories"),
 )
 """What would be dangerous or pointless to start without."""
-
-_WITHOUT_EFFECT = (
-    "enable_batching",
-    "monitoring_config_file",
-    "prefer_tflite_model",
-    "mixed_precision",
-    "grpc_channel_arguments",
-    "enable_grpc_healthcheck_service",
-)
 
 
 def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
@@ -87,9 +79,8 @@ def check_flags(flags: Flags) -> None:
     for name, feature in _REFUSED:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)
-    for name in _WITHOUT_EFFECT:
-        if getattr(flags, name):
-            _log.warning("--%s is accepted but has no effect yet", name)
+    for name, reason in inapplicable_flags(flags).items():
+        _log.warning("--%s has no effect: %s", name, reason)
 
 
 def initial_models(flags: Flags) -> tuple[ModelConfig, ...] | None:

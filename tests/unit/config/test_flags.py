@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from servable.config.flags import Flags, parse_flags, usage
+from servable.config.flags import Flags, parse_flags, similar_flag
+from servable.config.usage import GROUPS, grouped_usage, original_usage
 
 # Name, type and default as the original prints them; those that depend on the machine left out.
 TENSORFLOW_SERVING = """
@@ -62,7 +63,7 @@ enable_serialization_as_tensor_content bool false
 def test_every_flag_of_the_original_has_its_type_and_default() -> None:
     lines = [line.split() for line in TENSORFLOW_SERVING.strip().splitlines()]
     assert len(lines) == 48
-    shown = usage("servable").splitlines()
+    shown = original_usage("servable").splitlines()
     assert shown[:2] == ["usage: servable", "Flags:"]
     for (name, type_name, *default), line in zip(lines, shown[2:], strict=False):
         flag, shown_type, help_text = line.removeprefix("\t").split("\t")
@@ -161,3 +162,27 @@ def test_help_is_asked_for_by_the_first_argument_that_is_no_flag() -> None:
     assert parse_flags(["--port=1", "--help"]).help_requested
     assert not parse_flags(["--unknown", "--help"]).help_requested
     assert not parse_flags([]).help_requested
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [
+        ("--prot=1", "port"),
+        ("-model_name=m", "model_name"),
+        ("--rest-api-port=8501", "rest_api_port"),
+        ("--something_else", None),
+        ("--", None),
+    ],
+)
+def test_a_slip_is_recognised(argument: str, flag: str | None) -> None:
+    assert similar_flag(argument) == flag
+
+
+def test_the_help_has_every_flag_under_one_heading() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    # A new flag belongs into a group of `servable.config.usage`.
+    assert sorted(grouped) == sorted(flag.name for flag in dataclasses.fields(Flags))
+    shown = grouped_usage("servable")
+    assert "\nWhere to listen\n  --port=N " in shown
+    assert "on 0.0.0.0; 0 for none (8500)\n" in shown
+    assert max(map(len, shown.splitlines())) <= 100

@@ -51,10 +51,15 @@ def test_what_cannot_be_served_is_refused(changes: dict[str, Any], code: Code, t
     assert text in info.value.message
 
 
-def test_what_has_no_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    check_flags(replace(SERVED, enable_batching=True, monitoring_config_file="x"))
-    assert "--enable_batching is accepted but has no effect yet" in caplog.text
-    assert "--monitoring_config_file is accepted" in caplog.text
+def test_what_has_no_effect_is_said_once_and_only_where_it_was_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_flags(SERVED)
+    assert caplog.messages == []
+    check_flags(replace(SERVED, grpc_max_threads=1000, flush_filesystem_caches=False))
+    threads, caches = caplog.messages
+    assert threads.startswith("--grpc_max_threads has no effect: --worker_threads says")
+    assert caches == "--flush_filesystem_caches has no effect: nothing here caches files"
 
 
 @pytest.mark.parametrize(
