@@ -54,6 +54,16 @@ class TensorFlow:
             ServableError: What the runtime reports.
         """
 
+    def load_library(self, path: str) -> None:
+        """Load a library of more operations; they are there for every model that is loaded afterwards.
+
+        Args:
+            path: The library, built for this version of TensorFlow.
+
+        Raises:
+            ServableError: It is missing or cannot be loaded, with the dynamic linker's reason.
+        """
+
     def load_saved_model(self, path: str, options: SavedModelOptions) -> Servable:
         """Load a SavedModel: graph, variables, assets and initialisation.
 

@@ -9,13 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 
 from servable.admin import AdminApi, AdminServer
 from servable.config.flags import Flags
 from servable.config.models import (
     PYTHON_PLATFORM,
-    TENSORFLOW_PLATFORM,
     ModelConfig,
     parse_reload_config,
     read_model_config_file,
@@ -24,13 +24,13 @@ from servable.config.models import (
 from servable.config.options import (
     check_flags,
     initial_models,
+    op_libraries,
     remote_options,
     retry_policy,
-    saved_model_options,
     server_options,
     slots,
-    warm_up_options,
 )
+from servable.config.platforms import python_warm_up, tensorflow_platforms
 from servable.errors import ConfigError, ServableError
 from servable.gateway import Server
 from servable.lifecycle.loader import Loader
@@ -77,21 +77,30 @@ class ModelServer:
         """
         check_flags(flags)
         self._flags = flags
-        self._models = initial_models(flags)
-        options = saved_model_options(flags)
-        runtime = TensorFlowRuntime()
+        platforms = tensorflow_platforms(flags)
+        self._platform_names = frozenset({*platforms, PYTHON_PLATFORM})
+        self._models = initial_models(flags, self._platform_names)
+        runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
         if self._models:
-            validate_models(self._models)
-            if any(model.platform == TENSORFLOW_PLATFORM for model in self._models):
+            validate_models(self._models, platforms=self._platform_names)
+            if any(model.platform in platforms for model in self._models):
                 # A retry would not help, and a server that answers nothing helps nobody.
                 runtime.require_installed()
+                if flags.op_libraries:
+                    runtime.get()
         self._server = Server(server_options(flags), self.reload_config)
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
             {
-                TENSORFLOW_PLATFORM: self._warming_up(SavedModelAdapter(runtime, options)),
+                **{
+                    name: self._warming_up(
+                        SavedModelAdapter(runtime, platform.saved_model), platform.warm_up
+                    )
+                    for name, platform in platforms.items()
+                },
                 PYTHON_PLATFORM: self._warming_up(
-                    PythonCallableAdapter(lambda name: self._core.python_options(name))
+                    PythonCallableAdapter(lambda name: self._core.python_options(name)),
+                    python_warm_up(flags),
                 ),
             },
             CoreOptions(
@@ -104,7 +113,7 @@ class ModelServer:
                 fail_if_zero_versions=flags.fail_if_no_model_versions_found,
                 settle_times=SettleTimes(complete_seconds=_SETTLE_SECONDS),
                 is_complete={
-                    TENSORFLOW_PLATFORM: is_saved_model,
+                    **dict.fromkeys(platforms, is_saved_model),
                     PYTHON_PLATFORM: is_python_model,
                 },
                 remote=remote_options(flags),
@@ -206,14 +215,16 @@ class ModelServer:
             _log.error("ReloadConfig failed: %s", error)
             raise
 
-    def _warming_up(self, adapter: SourceAdapter[str, Loader]) -> WarmUpAdapter:
+    def _warming_up(
+        self, adapter: SourceAdapter[str, Loader], options: WarmUpOptions
+    ) -> WarmUpAdapter:
         """The loaders of an adapter, and a warm-up after each load."""
 
-        def options(name: str) -> WarmUpOptions:
-            is_automatic = self._core.warms_up_automatically(name)
-            return warm_up_options(self._flags, is_automatic=is_automatic)
+        def options_of(name: str) -> WarmUpOptions:
+            is_automatic = options.automatic or self._core.warms_up_automatically(name)
+            return replace(options, automatic=is_automatic)
 
-        return WarmUpAdapter(adapter, options)
+        return WarmUpAdapter(adapter, options_of)
 
     def _poll_model_config(self) -> None:
         flags = self._flags
@@ -221,7 +232,7 @@ class ModelServer:
         applied: tuple[ModelConfig, ...] | None = self._models
         while True:
             try:
-                models = read_model_config_file(flags.model_config_file)
+                models = read_model_config_file(flags.model_config_file, self._platform_names)
             except ConfigError as error:
                 _log.error("Failed to read ModelServerConfig file: %s", error)
             else:

@@ -228,7 +228,7 @@ class ServerCore:
         return self._manager.stop(timeout_seconds)
 
     def _check(self, models: Sequence[ModelConfig]) -> None:
-        validate_models(models, self._models or ())
+        validate_models(models, self._models or (), self._adapters.keys())
         self._source.check(self._monitored(models))
         if tuple(models) != self._models:
             for path, names in models_by_path(models).items():

@@ -53,6 +53,7 @@ impl ServerOptions {
 pub(crate) struct SavedModelOptions {
     tags: Vec<String>,
     session_config: Vec<u8>,
+    load_thread_pool: Option<i32>,
     run_in_caller_thread: bool,
 }
 
@@ -61,6 +62,7 @@ impl From<SavedModelOptions> for LoadOptions {
         Self {
             tags: options.tags,
             session_config: options.session_config,
+            load_thread_pool: options.load_thread_pool,
             run_in_caller_thread: options.run_in_caller_thread,
         }
     }

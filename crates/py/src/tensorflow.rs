@@ -38,6 +38,10 @@ impl PyTensorFlow {
         py.detach(|| self.runtime.start_threads(session_config)).map_err(|error| errors::to_python(py, &error))
     }
 
+    fn load_library(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| self.runtime.load_library(&path)).map_err(|error| errors::to_python(py, &error))
+    }
+
     fn load_saved_model(&self, py: Python<'_>, path: PathBuf, options: SavedModelOptions) -> PyResult<PyServable> {
         py.detach(|| self.load(&path, &options.into()))
             .map(PyServable::new)

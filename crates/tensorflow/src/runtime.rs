@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use servable_core::error::{Result, ServingError};
 
 use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
-use crate::session::{Graph, Session};
+use crate::session::{Graph, RunOptionsMessage, Session};
 use crate::status::Status;
 
 /// TensorFlow, as an installed wheel has it.
@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub tags: Vec<String>,
     /// A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
     pub session_config: Vec<u8>,
+    /// Which of the pools in `session_config` restores and initialises the model; `None` for the first.
+    pub load_thread_pool: Option<i32>,
     /// Whether runs execute in the thread that asks for them instead of the runtime's pool.
     pub run_in_caller_thread: bool,
 }
@@ -115,6 +117,8 @@ impl Runtime {
         let tags: Vec<CString> = options.tags.iter().map(|tag| c_string(tag.as_bytes())).collect::<Result<_>>()?;
         let tag_pointers: Vec<_> = tags.iter().map(|tag| tag.as_ptr()).collect();
         let session_options = SessionOptions::new(self.api, &options.session_config)?;
+        let run_options = options.load_thread_pool.map(RunOptionsMessage::for_pool);
+        let run_options = run_options.as_ref().map(RunOptionsMessage::buffer);
         let mut graph = Graph::new(self.api);
         let meta_graph = MessageBuffer::new(self.api);
         let mut status = Status::new(self.api);
@@ -123,7 +127,7 @@ impl Runtime {
         let session = unsafe {
             (self.api.load_session_from_saved_model)(
                 session_options.raw,
-                ptr::null(),
+                run_options.as_ref().map_or(ptr::null(), ptr::from_ref),
                 path.as_ptr(),
                 tag_pointers.as_ptr(),
                 tag_pointers.len() as c_int,

@@ -211,7 +211,7 @@ impl Drop for Graph {
 }
 
 /// A serialized `tensorflow.RunOptions`, in the bytes of this value itself.
-struct RunOptionsMessage {
+pub(crate) struct RunOptionsMessage {
     bytes: [u8; 22],
     length: usize,
 }
@@ -219,8 +219,18 @@ struct RunOptionsMessage {
 impl RunOptionsMessage {
     /// `inter_op_thread_pool` (field 3) as -1, which means the caller's thread: the ten bytes of a negative varint.
     const CALLER_THREAD: [u8; 11] = [0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    /// The tag of `inter_op_thread_pool`.
+    const THREAD_POOL: u8 = 0x18;
     /// The tag of `timeout_in_ms` (field 2).
     const TIMEOUT_IN_MS: u8 = 0x10;
+
+    /// The options of a run in one of the session's own pools; a negative index means the caller's thread.
+    pub(crate) fn for_pool(index: i32) -> Self {
+        let mut message = Self { bytes: [0; 22], length: 0 };
+        message.push(&[Self::THREAD_POOL]);
+        message.push_varint(i64::from(index) as u64);
+        message
+    }
 
     fn new(run_in_caller_thread: bool, deadline: Option<Instant>) -> Result<Self> {
         let mut message = Self { bytes: [0; 22], length: 0 };
@@ -233,13 +243,8 @@ impl RunOptionsMessage {
                 return Err(ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification"));
             }
             // Rounded up, as 0 means no timeout; within the range that the original server uses for "never".
-            let mut rest = (left.as_millis() + 1).min(i32::MAX as u128) as u32;
             message.push(&[Self::TIMEOUT_IN_MS]);
-            while rest >= 0x80 {
-                message.push(&[rest as u8 | 0x80]);
-                rest >>= 7;
-            }
-            message.push(&[rest as u8]);
+            message.push_varint((left.as_millis() + 1).min(i32::MAX as u128) as u64);
         }
         Ok(message)
     }
@@ -249,7 +254,15 @@ impl RunOptionsMessage {
         self.length += bytes.len();
     }
 
-    fn buffer(&self) -> RawBuffer {
+    fn push_varint(&mut self, mut rest: u64) {
+        while rest >= 0x80 {
+            self.push(&[rest as u8 | 0x80]);
+            rest >>= 7;
+        }
+        self.push(&[rest as u8]);
+    }
+
+    pub(crate) fn buffer(&self) -> RawBuffer {
         RawBuffer { data: self.bytes.as_ptr().cast(), length: self.length, deallocator: None }
     }
 }
@@ -266,6 +279,9 @@ mod tests {
         assert_eq!(bytes(&RunOptionsMessage::new(false, None).unwrap()), []);
         let caller = RunOptionsMessage::new(true, None).unwrap();
         assert_eq!(bytes(&caller), b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01");
+
+        assert_eq!(bytes(&RunOptionsMessage::for_pool(1)), b"\x18\x01");
+        assert_eq!(bytes(&RunOptionsMessage::for_pool(-1)), RunOptionsMessage::CALLER_THREAD);
 
         let far = Some(Instant::now() + Duration::from_secs(1 << 30));
         assert_eq!(bytes(&RunOptionsMessage::new(false, far).unwrap()), b"\x10\xff\xff\xff\xff\x07");

@@ -103,7 +103,9 @@ class Flags:
         "string", "", "file with an SSLConfig message: serve TLS (not supported yet)"
     )
     platform_config_file: str = _flag(
-        "string", "", "file with a PlatformConfigMap message (not supported yet)"
+        "string",
+        "",
+        "file with a PlatformConfigMap message: ways to load models by name, in place of flags",
     )
     per_process_gpu_memory_fraction: float = _flag(
         "float", 0.0, "share of each GPU's memory to take; 0 leaves it to TensorFlow"
@@ -142,9 +144,11 @@ class Flags:
         "bool", True, "accepted without effect: there is no ProfilerService"
     )
     thread_pool_factory_config_file: str = _flag(
-        "string", "", "file with a ThreadPoolFactoryConfig message (not supported)"
+        "string", "", "file with a ThreadPoolFactoryConfig message (refused: there is no factory)"
     )
-    mixed_precision: str = _flag("string", "", "accepted without effect")
+    mixed_precision: str = _flag(
+        "string", "", "bfloat16 lets graphs be rewritten to it on processors that compute with it"
+    )
     skip_initialize_tpu: bool = _flag(
         "bool", False, "accepted without effect: TPUs are not supported"
     )
@@ -158,6 +162,9 @@ class Flags:
     )
     tensorflow_run_in_caller_thread: bool = _flag(
         "bool", True, "run graphs in the thread that asks; false lets large graphs use a pool"
+    )
+    op_libraries: str = _flag(
+        "string", "", "comma-separated libraries of operations that models need (.so files)"
     )
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
     servable_versions_always_present: bool = _flag(

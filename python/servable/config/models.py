@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
 TENSORFLOW_PLATFORM = "tensorflow"
 PYTHON_PLATFORM = "python"
 PLATFORMS = frozenset({TENSORFLOW_PLATFORM, PYTHON_PLATFORM})
+"""Those that there are unless `--platform_config_file` names others."""
 
 _MODEL_TYPE_TENSORFLOW = 1
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9.]*://")
@@ -81,8 +82,14 @@ class ModelConfigError(ConfigError):
         self.index = index
 
 
-def read_model_config_file(path: str) -> tuple[ModelConfig, ...] | None:
+def read_model_config_file(
+    path: str, platforms: Collection[str] = PLATFORMS
+) -> tuple[ModelConfig, ...] | None:
     """Read `--model_config_file`.
+
+    Args:
+        path: The file.
+        platforms: The platforms that there are.
 
     Returns:
         The models, or `None` where the file sets no list at all.
@@ -101,7 +108,7 @@ def read_model_config_file(path: str) -> tuple[ModelConfig, ...] | None:
         return None
     try:
         models = _models(message.model_config_list)
-        validate_models(models)
+        validate_models(models, platforms=platforms)
     except ModelConfigError as error:
         print(f"{path}:{_line(path, error.index)}: {error}", file=sys.stderr)
         raise
@@ -131,12 +138,17 @@ def models_by_path(models: Sequence[ModelConfig]) -> Mapping[str, Sequence[str]]
     return {path: shared for path, shared in names.items() if len(shared) > 1}
 
 
-def validate_models(models: Sequence[ModelConfig], current: Sequence[ModelConfig] = ()) -> None:
+def validate_models(
+    models: Sequence[ModelConfig],
+    current: Sequence[ModelConfig] = (),
+    platforms: Collection[str] = PLATFORMS,
+) -> None:
     """Check a list of models, for itself and as what follows another.
 
     Args:
         models: The list.
         current: What is served now.
+        platforms: The platforms that there are.
 
     Raises:
         ConfigError: A name comes twice, a path is relative, a model of the same name would change
@@ -152,7 +164,7 @@ def validate_models(models: Sequence[ModelConfig], current: Sequence[ModelConfig
             )
     _check_platforms_stay(models, current)
     for index, model in enumerate(models):
-        if model.platform not in PLATFORMS:
+        if model.platform not in platforms:
             raise ModelConfigError(
                 index, f"Model {model.name} requests unsupported platform {model.platform}"
             )

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from servable.config.any_message import check_thread_pool_factory
 from servable.config.flags import Flags
 from servable.config.inapplicable import inapplicable_flags
-from servable.config.models import ModelConfig, read_model_config_file
+from servable.config.models import PLATFORMS, ModelConfig, read_model_config_file
 from servable.config.server_options import ServerOptions
-from servable.config.text_proto import parse_text_file
 from servable.errors import Code, ConfigError
 from servable.lifecycle.harness import RetryPolicy
-from servable.loaders.saved_model import SavedModelOptions
 from servable.remote.options import RemoteOptions
-from servable.warmup.replay import WarmUpOptions
 
 _log = logging.getLogger(__name__)
-
-# Fields of tensorflow.ConfigProto, as tags on the wire.
-_INTRA_OP_THREADS, _INTER_OP_THREADS, _GPU_OPTIONS = b"\x10", b"\x28", b"\x32"
-_GPU_MEMORY_FRACTION = b"\x09"
 
 _REFUSED = (
     ("use_alts_credentials", "ALTS credentials"),
     ("ssl_config_file", "TLS"),
     ("grpc_socket_path", "UNIX sockets"),
-    ("platform_config_file", "platform configuration files"),
-    ("thread_pool_factory_config_file", "thread pool factories"),
 )
 """What would be dangerous or pointless to start without."""
 
@@ -68,7 +59,8 @@ def check_flags(flags: Flags) -> None:
         raise ConfigError(
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
         )
-    if flags.batching_parameters_file and not flags.enable_batching:
+    is_batching_wrong = flags.batching_parameters_file and not flags.enable_batching
+    if is_batching_wrong and not flags.platform_config_file:
         raise ConfigError(
             "server_options.batching_parameters_file is set without setting "
             "server_options.enable_batching to true."
@@ -79,24 +71,39 @@ def check_flags(flags: Flags) -> None:
     for name, feature in _REFUSED:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)
+    check_thread_pool_factory(flags)
+    for library in op_libraries(flags):
+        if not os.path.isfile(library):
+            raise ConfigError(f"--op_libraries: there is no file {library}", code=Code.NOT_FOUND)
     for name, reason in inapplicable_flags(flags).items():
         _log.warning("--%s has no effect: %s", name, reason)
 
 
-def initial_models(flags: Flags) -> tuple[ModelConfig, ...] | None:
+def initial_models(
+    flags: Flags, platforms: Collection[str] = PLATFORMS
+) -> tuple[ModelConfig, ...] | None:
     """The models that the flags name; `None` where a configuration file names none.
+
+    Args:
+        flags: The command line.
+        platforms: The platforms that there are.
 
     Raises:
         ConfigError: The configuration file cannot be used.
     """
     if flags.model_config_file:
-        return read_model_config_file(flags.model_config_file)
+        return read_model_config_file(flags.model_config_file, platforms)
     _log.info(
         "Building single TensorFlow model file config:  model_name: %s model_base_path: %s",
         flags.model_name,
         flags.model_base_path,
     )
     return (ModelConfig(flags.model_name, flags.model_base_path),)
+
+
+def op_libraries(flags: Flags) -> tuple[str, ...]:
+    """The libraries of operations to load into TensorFlow."""
+    return tuple(filter(None, flags.op_libraries.split(",")))
 
 
 def server_options(flags: Flags) -> ServerOptions:
@@ -115,31 +122,6 @@ def server_options(flags: Flags) -> ServerOptions:
     if flags.worker_threads > 0:
         options = replace(options, worker_threads=flags.worker_threads)
     return options
-
-
-def saved_model_options(flags: Flags) -> SavedModelOptions:
-    """How SavedModels are loaded and run.
-
-    Raises:
-        ConfigError: The session configuration cannot be read, or parallelism is set twice.
-    """
-    tags = tuple(flags.saved_model_tags.split(",")) if flags.saved_model_tags else ("serve",)
-    return SavedModelOptions(tags, _session_config(flags), flags.tensorflow_run_in_caller_thread)
-
-
-def warm_up_options(flags: Flags, *, is_automatic: bool) -> WarmUpOptions:
-    """How versions of a model are warmed up.
-
-    Args:
-        flags: The command line.
-        is_automatic: What the model's own configuration says.
-    """
-    return WarmUpOptions(
-        recorded=flags.enable_model_warmup,
-        iterations=max(1, flags.num_request_iterations_for_warmup),
-        automatic=is_automatic or flags.enable_automatic_warmup,
-        check_method_names=flags.enable_signature_method_name_check,
-    )
 
 
 def remote_options(flags: Flags) -> RemoteOptions:
@@ -170,41 +152,3 @@ def retry_policy(flags: Flags) -> RetryPolicy:
 def slots(threads: int) -> int:
     """How many loads or unloads work at the same time, from the flag that says so."""
     return threads if threads > 0 else len(os.sched_getaffinity(0))
-
-
-def _session_config(flags: Flags) -> bytes:
-    base = b""
-    if flags.tensorflow_session_config_file:
-        message = parse_text_file(flags.tensorflow_session_config_file, "tensorflow.ConfigProto")
-        base = message.SerializeToString()
-    intra, inter = flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism
-    if intra > 0 or inter > 0:
-        if intra > 0 and inter > 0 and flags.tensorflow_session_parallelism > 0:
-            raise ConfigError(
-                "Either configure server_options.tensorflow_session_parallelism or "
-                "(server_options.tensorflow_intra_op_parallelism, "
-                "server_options.tensorflow_inter_op_parallelism) separately. "
-                "You cannot configure all."
-            )
-    else:
-        intra = inter = flags.tensorflow_session_parallelism
-    fraction = flags.per_process_gpu_memory_fraction
-    if not (base or intra > 0 or inter > 0 or fraction):
-        return b""
-    # The last occurrence of a field wins, so what comes from flags is put behind the file.
-    gpu_options = _GPU_MEMORY_FRACTION + struct.pack("<d", fraction)
-    return (
-        base
-        + _INTRA_OP_THREADS + _varint(max(intra, 0))
-        + _INTER_OP_THREADS + _varint(max(inter, 0))
-        + _GPU_OPTIONS + _varint(len(gpu_options)) + gpu_options
-    )  # fmt: skip
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -51,6 +51,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "TensorFlow": (
         "saved_model_tags",
+        "op_libraries",
         "tensorflow_run_in_caller_thread",
         "tensorflow_session_parallelism",
         "tensorflow_intra_op_parallelism",

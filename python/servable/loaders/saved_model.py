@@ -16,7 +16,7 @@ from servable.loaders.background import run_in_background
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 
 if TYPE_CHECKING:
-    from servable.gateway import Servable
+    from servable.gateway import Servable, TensorFlow
 
 _RAM_PER_FILE_BYTE = 1.2
 _GRAPHS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
@@ -32,6 +32,8 @@ class SavedModelOptions:
     Attributes:
         tags: The tag set of the meta graph to load, matched exactly (`--saved_model_tags`).
         session_config: A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
+        load_thread_pool: Which of the pools in `session_config` restores and initialises a model;
+            `None` for the first.
         run_in_caller_thread: Run graphs in the thread that asks, without the runtime's inter-op
             pool: several times less CPU for small graphs. `False` lets parallel branches of large
             graphs use the pool.
@@ -39,6 +41,7 @@ class SavedModelOptions:
 
     tags: tuple[str, ...] = ("serve",)
     session_config: bytes = b""
+    load_thread_pool: int | None = None
     run_in_caller_thread: bool = True
 
 
@@ -69,14 +72,27 @@ class SavedModelLoader:
         return int(total * _RAM_PER_FILE_BYTE)
 
     def load(self) -> None:
-        """Load the graph, restore its variables and run its initialisation, at a low CPU priority."""
+        """Load the graph, restore its variables and run its initialisation, at a low CPU priority.
+
+        Operations that TensorFlow does not have are looked for in the installed packages.
+        """
         runtime = self._runtime.get()
+        missing = ""
+        while self._servable is None:
+            try:
+                self._servable = self._load(runtime)
+            except NotFoundError as error:
+                if error.message == missing:  # what was loaded did not have it
+                    raise
+                missing = error.message
+                self._runtime.provide_missing_operation(error)
+
+    def _load(self, runtime: TensorFlow) -> Servable:
         if _has_threads_of_its_own(self._options.session_config):
-            self._servable = runtime.load_saved_model(self._path, self._options)
-            return
+            return runtime.load_saved_model(self._path, self._options)
         # Requests will run in these threads too, which must not be of the load's priority.
         runtime.start_threads(self._options.session_config)
-        self._servable = run_in_background(
+        return run_in_background(
             "load", lambda: runtime.load_saved_model(self._path, self._options)
         )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from servable.errors import Code, LoadError
+from servable.errors import Code, ConfigError, LoadError, ServableError
+from servable.loaders.op_libraries import OpPackages
 
 if TYPE_CHECKING:
     from servable.gateway import TensorFlow
@@ -52,10 +53,21 @@ class TensorFlowRuntime:
         self,
         find: Callable[[], str | None] = find_tensorflow,
         open_runtime: Callable[[str], TensorFlow] = _open,
+        op_libraries: Sequence[str] = (),
+        op_packages: OpPackages | None = None,
     ) -> None:
-        """Prepare a runtime; nothing is opened yet."""
+        """Prepare a runtime; nothing is opened yet.
+
+        Args:
+            find: Finds the directory of TensorFlow.
+            open_runtime: Opens it.
+            op_libraries: Libraries of more operations, loaded when it is opened.
+            op_packages: Finds further ones where a model turns out to need them.
+        """
         self._find = find
         self._open = open_runtime
+        self._op_libraries = op_libraries
+        self._op_packages = op_packages or OpPackages()
         self._lock = threading.Lock()
         self._runtime: TensorFlow | None = None
 
@@ -74,6 +86,7 @@ class TensorFlowRuntime:
         Raises:
             LoadError: TensorFlow is not installed, or its libraries do not fit; tried again at the
                 next call.
+            ConfigError: A library of more operations does not fit.
         """
         with self._lock:
             if self._runtime is None:
@@ -81,10 +94,32 @@ class TensorFlowRuntime:
                 if directory is None:
                     raise LoadError(_NOT_INSTALLED, code=Code.FAILED_PRECONDITION)
                 try:
-                    self._runtime = self._open(directory)
+                    runtime = self._open(directory)
                 except LoadError as error:
                     raise LoadError(
                         f"The TensorFlow in {directory} cannot be used: {error.message}; {_INSTALL}",
                         code=Code.FAILED_PRECONDITION,
                     ) from error
+                self._load_op_libraries(runtime)
+                self._runtime = runtime
             return self._runtime
+
+    def provide_missing_operation(self, error: ServableError) -> None:
+        """Load the library that has what a load failed for; the load may then be tried again.
+
+        Raises:
+            ServableError: Nothing could be loaded: the error itself, with the package to install
+                where one is known.
+        """
+        self._op_packages.provide(self.get(), error)
+
+    def _load_op_libraries(self, runtime: TensorFlow) -> None:
+        for library in self._op_libraries:
+            try:
+                runtime.load_library(library)
+            except ServableError as error:
+                raise ConfigError(
+                    f"The library of operations {library} cannot be loaded into TensorFlow "
+                    f"{runtime.version}: {error.message}",
+                    code=error.code,
+                ) from error

@@ -12,12 +12,10 @@ from servable.config.options import (
     check_flags,
     initial_models,
     retry_policy,
-    saved_model_options,
     server_options,
     slots,
     with_environment,
 )
-from servable.config.text_proto import parse_bytes
 from servable.errors import Code, ConfigError
 
 SERVED = Flags(model_base_path="/m")
@@ -122,44 +120,6 @@ def test_the_models_come_from_the_flags_or_from_the_file(tmp_path: Path) -> None
     file = tmp_path / "models.config"
     file.write_text("model_config_list {}")
     assert initial_models(replace(SERVED, model_config_file=str(file))) == ()
-
-
-def session_config(**changes: Any) -> Any:
-    data = saved_model_options(replace(SERVED, **changes)).session_config
-    return parse_bytes(data, "tensorflow.ConfigProto")
-
-
-def test_session_options_come_from_flags() -> None:
-    assert saved_model_options(SERVED).session_config == b""
-    both = session_config(tensorflow_session_parallelism=300)
-    assert (both.intra_op_parallelism_threads, both.inter_op_parallelism_threads) == (300, 300)
-    one = session_config(tensorflow_intra_op_parallelism=2, tensorflow_session_parallelism=9)
-    assert (one.intra_op_parallelism_threads, one.inter_op_parallelism_threads) == (2, 0)
-    gpu = session_config(per_process_gpu_memory_fraction=0.25)
-    assert gpu.gpu_options.per_process_gpu_memory_fraction == 0.25
-
-
-def test_flags_overwrite_the_session_file_even_with_zero(tmp_path: Path) -> None:
-    file = tmp_path / "session.config"
-    file.write_text("intra_op_parallelism_threads: 7 allow_soft_placement: true")
-    config = session_config(tensorflow_session_config_file=str(file))
-    assert config.allow_soft_placement
-    assert config.intra_op_parallelism_threads == 0
-
-
-def test_parallelism_is_set_in_one_way() -> None:
-    with pytest.raises(ConfigError, match="You cannot configure all"):
-        session_config(
-            tensorflow_session_parallelism=1,
-            tensorflow_intra_op_parallelism=1,
-            tensorflow_inter_op_parallelism=1,
-        )
-
-
-def test_tags_are_split_and_not_trimmed() -> None:
-    tags = {text: saved_model_options(replace(SERVED, saved_model_tags=text)).tags
-            for text in ("serve", "serve,gpu", "a, b", "")}  # fmt: skip
-    assert list(tags.values()) == [("serve",), ("serve", "gpu"), ("a", " b"), ("serve",)]
 
 
 def test_retries_and_slots() -> None:

@@ -63,7 +63,7 @@ impl Installation {
 }
 
 pub fn options(run_in_caller_thread: bool) -> LoadOptions {
-    LoadOptions { tags: vec!["serve".to_owned()], session_config: Vec::new(), run_in_caller_thread }
+    LoadOptions { tags: vec!["serve".to_owned()], run_in_caller_thread, ..LoadOptions::default() }
 }
 
 /// A signature of `(alias, tensor name, dtype)`.

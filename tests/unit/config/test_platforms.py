@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servable.config.flags import Flags
+from servable.config.options import check_flags
+from servable.config.platforms import Platform, tensorflow_platforms
+from servable.config.text_proto import parse_bytes
+from servable.errors import Code, ConfigError
+from servable.warmup import WarmUpOptions
+
+SERVED = Flags(model_base_path="/m")
+ADAPTER = "[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig]"
+
+SSL_CONFIG = "[type.googleapis.com/tensorflow.serving.SSLConfig]"
+NO_FACTORY = (
+    "Couldn't find factory for config proto message type tensorflow.serving.SSLConfig\nconfig="
+)
+
+
+def of_flags(**changes: Any) -> Platform:
+    return tensorflow_platforms(replace(SERVED, **changes))["tensorflow"]
+
+
+def session_config(platform: Platform) -> Any:
+    return parse_bytes(platform.saved_model.session_config, "tensorflow.ConfigProto")
+
+
+def platform(name: str, adapter: str) -> str:
+    return f"platform_configs {{ key: '{name}' value {{ source_adapter_config {{ {adapter} }} }} }}"
+
+
+def of_file(directory: Path, text: str, **changes: Any) -> dict[str, Platform]:
+    file = directory / "platforms.config"
+    file.write_text(text)
+    flags = replace(SERVED, platform_config_file=str(file), **changes)
+    return dict(tensorflow_platforms(flags))
+
+
+def test_session_options_come_from_flags() -> None:
+    assert of_flags().saved_model.session_config == b""
+    both = session_config(of_flags(tensorflow_session_parallelism=300))
+    assert (both.intra_op_parallelism_threads, both.inter_op_parallelism_threads) == (300, 300)
+    one = session_config(
+        of_flags(tensorflow_intra_op_parallelism=2, tensorflow_session_parallelism=9)
+    )
+    assert (one.intra_op_parallelism_threads, one.inter_op_parallelism_threads) == (2, 0)
+    gpu = session_config(of_flags(per_process_gpu_memory_fraction=0.25))
+    assert gpu.gpu_options.per_process_gpu_memory_fraction == 0.25
+
+
+def test_flags_overwrite_the_session_file_even_with_zero(tmp_path: Path) -> None:
+    file = tmp_path / "session.config"
+    file.write_text(
+        "intra_op_parallelism_threads: 7 allow_soft_placement: true "
+        "gpu_options { allow_growth: true per_process_gpu_memory_fraction: 0.5 } "
+        "graph_options { optimizer_options { global_jit_level: ON_1 } }"
+    )
+    config = session_config(of_flags(tensorflow_session_config_file=str(file)))
+    assert config.allow_soft_placement
+    assert config.intra_op_parallelism_threads == 0
+    assert config.gpu_options.allow_growth
+    assert config.gpu_options.per_process_gpu_memory_fraction == 0
+    assert config.graph_options.optimizer_options.global_jit_level == 1
+
+
+def test_parallelism_is_set_in_one_way_and_in_range() -> None:
+    with pytest.raises(ConfigError, match="You cannot configure all"):
+        of_flags(
+            tensorflow_session_parallelism=1,
+            tensorflow_intra_op_parallelism=1,
+            tensorflow_inter_op_parallelism=1,
+        )
+    for name in ("tensorflow_session_parallelism", "tensorflow_inter_op_parallelism"):
+        with pytest.raises(ConfigError, match="up to 2147483647; got 2147483648"):
+            of_flags(**{name: 2**31})
+
+
+def test_tags_are_split_and_not_trimmed() -> None:
+    tags = [of_flags(saved_model_tags=text).saved_model.tags
+            for text in ("serve", "serve,gpu", "a, b", "")]  # fmt: skip
+    assert tags == [("serve",), ("serve", "gpu"), ("a", " b"), ("serve",)]
+
+
+def test_bfloat16_is_the_one_mixed_precision(caplog: pytest.LogCaptureFixture) -> None:
+    config = session_config(of_flags(mixed_precision="bfloat16"))
+    assert config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == 1
+    assert caplog.messages == []
+    assert not session_config(of_flags(mixed_precision="float8")).HasField("graph_options")
+    assert caplog.messages == ["mixed_precision float8 has no effect: want bfloat16"]
+
+
+def test_a_file_names_platforms_and_replaces_flags(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = platform(
+        "tensorflow",
+        ADAPTER + "{ legacy_config { session_config { intra_op_parallelism_threads: 4 } "
+        "session_run_load_threadpool_index { value: 1 } mixed_precision: 'bfloat16' } }",
+    ) + platform(
+        "gpu",
+        ADAPTER + "{ legacy_config { saved_model_tags: ['serve', 'gpu'] enable_model_warmup: true "
+        "model_warmup_options { num_request_iterations { value: 3 } } "
+        "batching_parameters { max_batch_size { value: 2 } } } }",
+    )
+    platforms = of_file(tmp_path, text, saved_model_tags="other", enable_automatic_warmup=True)
+    plain, gpu = platforms["tensorflow"], platforms["gpu"]
+    assert plain.saved_model.tags == ("serve",)
+    assert session_config(plain).intra_op_parallelism_threads == 4
+    rewriting = session_config(plain).graph_options.rewrite_options
+    assert rewriting.auto_mixed_precision_onednn_bfloat16 == 1
+    assert plain.saved_model.load_thread_pool == 1
+    assert plain.warm_up == WarmUpOptions(recorded=False, automatic=True)
+    assert (gpu.saved_model.tags, gpu.saved_model.session_config) == (("serve", "gpu"), b"")
+    assert gpu.saved_model.load_thread_pool is None
+    assert gpu.warm_up == WarmUpOptions(recorded=True, iterations=3, automatic=True)
+    assert caplog.messages == [
+        "--saved_model_tags has no effect: --platform_config_file says it all",
+        "Platform gpu: batching_parameters has no effect here",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "code", "message"),
+    [
+        ("", Code.INVALID_ARGUMENT, "Supplied config's type_url could not be parsed: "),
+        (
+            "type_url: 'x/'",
+            Code.INVALID_ARGUMENT,
+            "Supplied config's type_url could not be parsed: x/",
+        ),
+        (
+            "type_url: 'x/torch.Config'",
+            Code.INTERNAL,
+            "Unable to find compiled-in proto descriptor of type torch.Config",
+        ),
+        (
+            "type_url: 'x/tensorflow.serving.SavedModelBundleSourceAdapterConfig' value: '\\377'",
+            Code.INVALID_ARGUMENT,
+            "Malformed content of Any: ",
+        ),
+        (
+            SSL_CONFIG + " { custom_ca: 'c' }",
+            Code.INVALID_ARGUMENT,
+            f'{NO_FACTORY}custom_ca: "c"',
+        ),
+        (
+            ADAPTER + "{ legacy_config { enable_saved_model_config: true } }",
+            Code.UNIMPLEMENTED,
+            "Saved model config functionality is not implemented.",
+        ),
+        (
+            ADAPTER + "{ legacy_config { session_target: 'grpc://h:1' } }",
+            Code.UNIMPLEMENTED,
+            "Platform p: session_target grpc://h:1 is a remote runtime",
+        ),
+        ("[type.googleapis.com/torch.Config] {}", Code.INVALID_ARGUMENT, "Invalid protobuf file: "),
+    ],
+)
+def test_a_platform_that_there_is_not_is_refused(
+    tmp_path: Path, adapter: str, code: Code, message: str
+) -> None:
+    with pytest.raises(ConfigError) as info:
+        of_file(tmp_path, platform("p", adapter))
+    assert info.value.message.startswith(message)
+    assert info.value.code is code
+
+
+def test_the_platform_of_python_models_is_not_for_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot configure the platform python"):
+        of_file(tmp_path, platform("python", ADAPTER + "{}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing", "Supplied config's type_url could not be parsed: "),
+        (
+            f"thread_pool_factory_config {{ {SSL_CONFIG} {{ client_verify: true }} }}",
+            f"{NO_FACTORY}client_verify: true",
+        ),
+        ("nonsense: 1", "Invalid protobuf file: '"),
+    ],
+)
+def test_thread_pool_factories_are_refused_as_the_original_does(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "pools.config"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as info:
+        check_flags(replace(SERVED, thread_pool_factory_config_file=str(file)))
+    assert info.value.message.startswith(message)
+    with pytest.raises(ConfigError) as info:
+        check_flags(replace(SERVED, thread_pool_factory_config_file=str(tmp_path / "none")))
+    assert info.value.code is Code.NOT_FOUND
