@@ -107,7 +107,23 @@ def _warm_up(program: str, arguments: list[str]) -> int:
     return command.run(program, arguments)
 
 
-_COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {"warmup": _warm_up}
+def _inspect(program: str, arguments: list[str]) -> int:
+    from servable.commands import inspect
+
+    return inspect.run(program, arguments)
+
+
+def _check(program: str, arguments: list[str]) -> int:
+    from servable.commands import check
+
+    return check.run(program, arguments)
+
+
+_COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
+    "check": _check,
+    "inspect": _inspect,
+    "warmup": _warm_up,
+}
 
 
 def _tensorflow_version() -> str | None:

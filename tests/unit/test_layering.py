@@ -16,6 +16,7 @@ PACKAGE = Path(servable.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"server"},
     {"startup", "admin", "traffic_report"},
     {"server_core"},

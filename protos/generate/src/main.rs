@@ -19,7 +19,8 @@ use prost::Message;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 
 /// The files whose messages Python reads; with everything they import.
-const CONFIGURATION: [&str; 8] = [
+const CONFIGURATION: [&str; 9] = [
+    "servable/saved_model.proto",
     "tensorflow/core/protobuf/config.proto",
     "tensorflow_serving/config/model_server_config.proto",
     "tensorflow_serving/config/monitoring_config.proto",

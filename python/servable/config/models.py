@@ -75,11 +75,13 @@ class ModelConfigError(ConfigError):
 
     Attributes:
         index: Which one, from 0.
+        line: Where it is in the file that it was read from, from 1, if there is one.
     """
 
     def __init__(self, index: int, message: str, *, code: Code | None = None) -> None:
         super().__init__(message, code=code)
         self.index = index
+        self.line: int | None = None
 
 
 def read_model_config_file(
@@ -110,7 +112,8 @@ def read_model_config_file(
         models = _models(message.model_config_list)
         validate_models(models, platforms=platforms)
     except ModelConfigError as error:
-        print(f"{path}:{_line(path, error.index)}: {error}", file=sys.stderr)
+        error.line = line_of_model(path, error.index)
+        print(f"{path}:{error.line or '?'}: {error}", file=sys.stderr)
         raise
     return models
 
@@ -207,14 +210,14 @@ def _check_names(models: Iterable[Any]) -> None:
         names.add(model.name)
 
 
-def _line(path: str, index: int) -> str:
-    """Where the entry of a model begins in a file that parses."""
+def line_of_model(path: str, index: int) -> int | None:
+    """Where the entry of a model begins in a file that parses; `None` where that cannot be told."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):  # it has been replaced since it was parsed
-        return "?"
+        return None
     lines = message_lines(text, "model_config_list", "config")
-    return str(lines[index]) if index < len(lines) else "?"
+    return lines[index] if index < len(lines) else None
 
 
 def _model(config: Any) -> ModelConfig:

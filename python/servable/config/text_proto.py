@@ -48,6 +48,42 @@ def new_message(full_name: str) -> Message:
     return message_factory.GetMessageClass(descriptor)()
 
 
+class TextFormatError(ConfigError):
+    """A text is not the message that it should be.
+
+    Attributes:
+        line: Where, from 1, if the parser says so.
+        reason: What the parser found.
+    """
+
+    def __init__(self, message: str, line: int | None, reason: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.reason = reason
+
+
+def parse_text(text: str, full_name: str) -> Message:
+    """Read protobuf's text format.
+
+    Args:
+        text: The body of a message.
+        full_name: The type of the message.
+
+    Raises:
+        TextFormatError: It does not parse; its message has the place and the reason.
+    """
+    from google.protobuf import text_format
+
+    message = new_message(full_name)
+    try:
+        text_format.Parse(text, message, descriptor_pool=_pool())
+    except text_format.ParseError as error:
+        located, line = _located(error), getattr(error, "GetLine", lambda: None)()
+        reason = re.sub(r"^[0-9]+:[0-9]+: ", "", located)
+        raise TextFormatError(located, line, reason) from error
+    return message
+
+
 def parse_text_file(path: str, full_name: str) -> Message:
     """Read a file in protobuf's text format.
 
@@ -59,8 +95,6 @@ def parse_text_file(path: str, full_name: str) -> Message:
         ConfigError: The file cannot be read or does not parse; file, line, column and reason are
             written to stderr, where the original writes them.
     """
-    from google.protobuf import text_format
-
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -69,17 +103,14 @@ def parse_text_file(path: str, full_name: str) -> Message:
         raise ConfigError(f"{path}; {error.strerror}", code=Code.UNKNOWN) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"Invalid protobuf file: '{path}'") from error
-    message = new_message(full_name)
     if not text:
         # Somebody is about to write it; an empty configuration is written as a comment.
         raise ConfigError(f"Invalid protobuf file: '{path}'")
     try:
-        text_format.Parse(text, message, descriptor_pool=_pool())
-    except text_format.ParseError as error:
-        place = _located(error)
-        print(f"Error parsing text-format {full_name}: {place} (in {path})", file=sys.stderr)
+        return parse_text(text, full_name)
+    except TextFormatError as error:
+        print(f"Error parsing text-format {full_name}: {error} (in {path})", file=sys.stderr)
         raise ConfigError(f"Invalid protobuf file: '{path}'") from error
-    return message
 
 
 def message_lines(text: str, *path: str) -> list[int]:

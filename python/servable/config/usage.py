@@ -100,6 +100,8 @@ Serves the models of a directory over TensorFlow Serving's REST and gRPC APIs. F
 parentheses.
 
 Commands
+  check       say what would be served, and what is wrong with flags, files and models
+  inspect     print the signatures of a model, with a request to paste for each
   warmup      write requests that a version is warmed up with before it serves
 """
 _PLACEHOLDERS = {"bool": "", "string": "=TEXT", "float": "=X", "int32": "=N", "int64": "=N"}

@@ -60,3 +60,73 @@ pub struct WarmupOptions {
     #[prost(bool, tag = "1")]
     pub automatic: bool,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SavedModelView {
+    #[prost(message, repeated, tag = "2")]
+    pub meta_graphs: ::prost::alloc::vec::Vec<MetaGraphView>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MetaGraphView {
+    #[prost(message, optional, tag = "1")]
+    pub meta_info_def: ::core::option::Option<MetaInfoView>,
+    #[prost(message, optional, tag = "2")]
+    pub graph_def: ::core::option::Option<GraphView>,
+    #[prost(btree_map = "string, message", tag = "5")]
+    pub signature_def: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        super::tensorflow::SignatureDef,
+    >,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetaInfoView {
+    #[prost(string, repeated, tag = "4")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Only here for the operations that take examples apart: they know what the features are called.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GraphView {
+    #[prost(message, repeated, tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<NodeView>,
+    #[prost(message, optional, tag = "2")]
+    pub library: ::core::option::Option<FunctionLibraryView>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FunctionLibraryView {
+    #[prost(message, repeated, tag = "1")]
+    pub function: ::prost::alloc::vec::Vec<FunctionView>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FunctionView {
+    #[prost(message, repeated, tag = "3")]
+    pub node_def: ::prost::alloc::vec::Vec<NodeView>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeView {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub op: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub input: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, message", tag = "5")]
+    pub attr: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        AttributeView,
+    >,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AttributeView {
+    #[prost(message, optional, tag = "1")]
+    pub list: ::core::option::Option<ListView>,
+    #[prost(int64, tag = "3")]
+    pub i: i64,
+    #[prost(message, optional, tag = "8")]
+    pub tensor: ::core::option::Option<super::tensorflow::TensorProto>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListView {
+    #[prost(enumeration = "super::tensorflow::DataType", repeated, tag = "6")]
+    pub r#type: ::prost::alloc::vec::Vec<i32>,
+    #[prost(message, repeated, tag = "7")]
+    pub shape: ::prost::alloc::vec::Vec<super::tensorflow::TensorShapeProto>,
+}

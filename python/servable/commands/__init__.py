@@ -1,0 +1,1 @@
+"""The commands beside serving: each module has a `run`, which takes its arguments and returns the exit status."""
