@@ -156,6 +156,19 @@ class Words(tf.Module):
         return {"ids": self.table.lookup(words)}
 
 
+class Compiled(tf.Module):
+    """A function that is marked to be compiled by XLA."""
+
+    @tf.function(jit_compile=True)
+    def _compiled(self, x: tf.Tensor) -> tf.Tensor:
+        return x / 2.0 + 2.0
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def half_plus_two(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return x / 2 + 2."""
+        return {"y": self._compiled(x)}
+
+
 class Steps(tf.Module):
     """A loop of as many steps as asked for, in the TF2 way: slow, and deep where loops are run by recursion."""
 
@@ -196,6 +209,12 @@ def export_all(root: Path) -> None:
         tf.saved_model.save(
             words, str(root / "words" / "1"), signatures={"serving_default": words.look_up}
         )
+    compiled = Compiled()
+    tf.saved_model.save(
+        compiled,
+        str(root / "compiled" / "1"),
+        signatures={"serving_default": compiled.half_plus_two},
+    )
     steps = Steps()
     tf.saved_model.save(
         steps, str(root / "steps" / "1"), signatures={"serving_default": steps.count}

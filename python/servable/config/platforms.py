@@ -14,7 +14,7 @@ from typing import Any
 from servable.config.any_message import unpack
 from servable.config.flags import Flags
 from servable.config.models import PYTHON_PLATFORM, TENSORFLOW_PLATFORM
-from servable.config.session_options import apply_mixed_precision, session_config
+from servable.config.session_options import apply_mixed_precision, check_pools, session_config
 from servable.config.text_proto import parse_text_file
 from servable.errors import Code, ConfigError
 from servable.loaders.saved_model import SavedModelOptions
@@ -123,6 +123,7 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
     for field in _WITHOUT_EFFECT:
         if config.HasField(field) if field == "batching_parameters" else getattr(config, field):
             _log.warning("Platform %s: %s has no effect here", name, field)
+    check_pools(config.session_config)
     apply_mixed_precision(config.session_config, config.mixed_precision)
     has_pool = config.HasField("session_run_load_threadpool_index")
     return Platform(

@@ -30,12 +30,26 @@ def session_config(flags: Flags) -> bytes:
     config: Any = new_message(CONFIG_PROTO)
     if flags.tensorflow_session_config_file:
         config = parse_text_file(flags.tensorflow_session_config_file, CONFIG_PROTO)
+        check_pools(config)
     # As the original does, even with the zeros of flags that were not given.
     config.intra_op_parallelism_threads = intra
     config.inter_op_parallelism_threads = inter
     config.gpu_options.per_process_gpu_memory_fraction = fraction
     apply_mixed_precision(config, flags.mixed_precision)
     return bytes(config.SerializeToString())
+
+
+def check_pools(config: Any) -> None:
+    """Refuse what ends the process where TensorFlow sees it.
+
+    Raises:
+        ConfigError: A thread pool has less than no threads.
+    """
+    for pool in config.session_inter_op_thread_pool:
+        if pool.num_threads < 0:
+            raise ConfigError(
+                f"session_inter_op_thread_pool.num_threads is 0 or more; got {pool.num_threads}"
+            )
 
 
 def apply_mixed_precision(config: Any, mixed_precision: str) -> None:

@@ -80,6 +80,19 @@ def test_parallelism_is_set_in_one_way_and_in_range() -> None:
             of_flags(**{name: 2**31})
 
 
+def test_a_pool_of_less_than_no_threads_is_refused(tmp_path: Path) -> None:
+    pool = "session_inter_op_thread_pool { num_threads: -7 }"
+    file = tmp_path / "session.config"
+    file.write_text(pool)
+    with pytest.raises(ConfigError, match="num_threads is 0 or more; got -7"):
+        of_flags(tensorflow_session_config_file=str(file))
+    with pytest.raises(ConfigError, match="num_threads is 0 or more; got -7"):
+        of_file(
+            tmp_path,
+            platform("p", f"{ADAPTER} {{ legacy_config {{ session_config {{ {pool} }} }} }}"),
+        )
+
+
 def test_tags_are_split_and_not_trimmed() -> None:
     tags = [of_flags(saved_model_tags=text).saved_model.tags
             for text in ("serve", "serve,gpu", "a, b", "")]  # fmt: skip
