@@ -89,7 +89,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "version",
     ),
 }
-"""Every flag under one heading, those first that most people want."""
+"""Flags under headings, those first that most people want. What is in no group is shown after them."""
 
 _INTRODUCTION = """\
 usage: {program} --model_base_path=DIRECTORY [--flag=VALUE ...]
@@ -114,7 +114,11 @@ def grouped_usage(program: str) -> str:
     flags = {flag.name: flag for flag in dataclasses.fields(Flags)}
     defaults = Flags()
     parts = [_INTRODUCTION.format(program=program)]
-    for title, names in GROUPS.items():
+    grouped = {name for names in GROUPS.values() for name in names}
+    others = {"Others": tuple(name for name in flags if name not in grouped)}
+    for title, names in {**GROUPS, **others}.items():
+        if not names:
+            continue
         lines = [title]
         for name in names:
             default = getattr(defaults, name)
