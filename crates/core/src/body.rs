@@ -62,7 +62,8 @@ pub(crate) async fn read(mut body: Incoming, limits: BodyLimits) -> Result<Bytes
     Ok(if parts.is_empty() { whole } else { parts.freeze() })
 }
 
-async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
+/// The next piece of a body, never empty; `None` after the last.
+pub(crate) async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
     loop {
         if body.is_end_stream() {
             return Ok(None);

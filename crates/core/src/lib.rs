@@ -6,10 +6,11 @@
 
 mod activity;
 pub mod body;
+pub mod call;
 pub mod codec;
 pub mod error;
 pub mod executor;
-mod grpc;
+pub mod grpc;
 pub mod inference;
 pub mod listen;
 pub mod proto;

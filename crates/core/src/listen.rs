@@ -10,7 +10,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use http::{Request, Version};
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -22,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, Counted};
-use crate::body::{BodyLimits, WholeBody};
+use crate::body::BodyLimits;
 use crate::service::Service;
 use crate::{grpc, rest};
 
@@ -39,6 +40,8 @@ pub struct ListenOptions {
     pub idle_timeout: Duration,
     /// Bounds on reading request bodies.
     pub body: BodyLimits,
+    /// What gRPC needs to know.
+    pub grpc: grpc::GrpcOptions,
     /// What REST needs to know.
     pub rest: rest::RestOptions,
 }
@@ -65,6 +68,7 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// A server that listens.
 pub struct Listening {
     runtime: Runtime,
+    service: Arc<Service>,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
     addresses: Vec<SocketAddr>,
@@ -103,13 +107,13 @@ impl Listening {
             .collect::<io::Result<_>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        let shared = Arc::new(Shared { service, options, http: http_builder(), slots });
+        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http: http_builder(), slots });
         let (draining, drain) = watch::channel(false);
         let connections = TaskTracker::new();
         for listener in listeners {
             connections.spawn(accept(listener, Arc::clone(&shared), connections.clone(), drain.clone()));
         }
-        Ok(Self { runtime, draining, connections, addresses })
+        Ok(Self { runtime, service, draining, connections, addresses })
     }
 
     /// The addresses really bound, in the order of [`ListenOptions::addresses`].
@@ -119,6 +123,7 @@ impl Listening {
 
     /// Stops accepting, lets requests in flight finish, and stops the threads; says whether all finished in time.
     pub fn drain(self, timeout: Duration) -> bool {
+        self.service.readiness.begin_to_drain();
         self.draining.send_replace(true);
         self.connections.close();
         let finished =
@@ -197,8 +202,10 @@ async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: wa
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
         async move {
-            let response = respond(&shared, request).await;
-            drop(under_way);
+            let mut response = respond(&shared, request).await;
+            if let Either::Right(messages) = response.body_mut() {
+                messages.hold(under_way);
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -224,11 +231,11 @@ async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: wa
     }
 }
 
-async fn respond(shared: &Shared, request: Request<Incoming>) -> Response<WholeBody> {
+async fn respond(shared: &Shared, request: Request<Incoming>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
     if request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()) {
-        grpc::serve(service, options.body, request).await
+        grpc::serve(service, options.grpc, options.body, request).await
     } else {
-        rest::serve(service, options.rest, options.body, request).await
+        rest::serve(service, options.rest, options.body, request).await.map(Either::Left)
     }
 }

@@ -1,6 +1,16 @@
 //! Whether the server, or one model, would answer a request now: what the health checks of every protocol ask.
+//!
+//! Alive is whatever answers at all. A *server* is ready while it does not drain, once the models of its first
+//! configuration have settled: each has had an available version, or has failed for good. It then stays ready, whatever
+//! is configured later: a model that is added must not take a server that answers for others out of its rotation. A
+//! *model* is ready while requests for it find an available version.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
 
 use crate::error::Result;
+use crate::service::Service;
 use crate::serving_map::{Model, ServingMap, State, VersionChoice};
 use crate::traffic::Anonymous;
 
@@ -42,13 +52,89 @@ pub fn check_model(serving_map: &ServingMap, name: &[u8], choice: VersionChoice<
     serving_map.find(name, choice, &Anonymous).map(drop)
 }
 
+/// What a server remembers of its readiness, beside what the serving map says.
+#[derive(Default)]
+pub struct Readiness {
+    has_settled: AtomicBool,
+    draining: watch::Sender<bool>,
+}
+
+impl Readiness {
+    /// From now on neither the server nor any model is ready.
+    pub fn begin_to_drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether the server is about to end.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+}
+
+impl Service {
+    /// Why the server does not want requests; `None` if it does.
+    pub fn why_not_ready(&self) -> Option<String> {
+        if self.readiness.is_draining() {
+            return Some("the server is shutting down".to_owned());
+        }
+        if self.readiness.has_settled.load(Ordering::Relaxed) {
+            return None;
+        }
+        let first = awaited(&self.serving_map).into_iter().next();
+        if first.is_none() {
+            self.readiness.has_settled.store(true, Ordering::Relaxed);
+        }
+        first.map(|awaited| awaited.reason)
+    }
+
+    /// Whether requests for a model would find a version; `None` for a model that was never configured.
+    pub fn is_model_ready(&self, name: &[u8], choice: VersionChoice<'_>) -> Option<bool> {
+        self.serving_map.model(name)?;
+        Some(!self.readiness.is_draining() && check_model(&self.serving_map, name, choice).is_ok())
+    }
+
+    /// Tells of every change after which an answer of the other two may be another one.
+    pub(crate) fn readiness_changes(&self) -> Changes {
+        Changes { published: self.serving_map.changes(), draining: self.readiness.draining.subscribe() }
+    }
+}
+
+/// Wakes whoever watches the readiness of the server or of a model.
+pub(crate) struct Changes {
+    published: watch::Receiver<()>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Changes {
+    /// Waits for the next change.
+    pub(crate) async fn next(&mut self) {
+        // Both senders live as long as the service, which every watcher holds.
+        let _ = tokio::select! {
+            changed = self.published.changed() => changed,
+            changed = self.draining.changed() => changed,
+        };
+    }
+
+    /// Waits until the server drains.
+    pub(crate) async fn drained(&mut self) {
+        let _ = self.draining.wait_for(|draining| *draining).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
+
+    use bytes::Bytes;
 
     use super::*;
-    use crate::error::Code;
+    use crate::error::{Code, ServingError};
+    use crate::executor::{Executor, RunOptions};
+    use crate::servable::Servable;
+    use crate::service::{ReloadConfig, ServiceOptions};
     use crate::serving_map::Version;
+    use crate::signature::Signature;
+    use crate::tensor::Tensor;
 
     fn model(states: &[State], unavailable_reason: Option<&str>) -> Model {
         let version = |(number, &state)| Version {
@@ -88,5 +174,86 @@ mod tests {
         assert_eq!(checked(b"m", VersionChoice::Latest), Err("UNAVAILABLE: it is loading".to_owned()));
         let missing = Err("NOT_FOUND: Servable not found for request: Specific(x, 3)".to_owned());
         assert_eq!(checked(b"x", VersionChoice::Number(3)), missing);
+    }
+
+    struct Nothing;
+
+    impl ReloadConfig for Nothing {
+        fn reload(&self, _: Bytes) -> Result<()> {
+            Err(ServingError::unimplemented("no reloads here"))
+        }
+    }
+
+    impl Executor for Nothing {
+        fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn publish(service: &Service, name: &str, states: &[State], reason: Option<&str>) {
+        let servable = Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Nothing));
+        let version = |(number, state): (i64, &State)| Version {
+            number,
+            state: *state,
+            error_code: Code::Ok,
+            error_message: String::new(),
+            published: (*state == State::Available).then(|| servable.publish()),
+        };
+        let versions = (1..).zip(states).map(version).collect();
+        let labels = HashMap::from([(b"stable".to_vec(), 1)]);
+        let model = Model::new(versions, labels, reason.map(str::to_owned));
+        service.serving_map.publish([(name.as_bytes().to_vec(), model)]);
+    }
+
+    fn service() -> Service {
+        Service::new(ServiceOptions::default(), Box::new(Nothing))
+    }
+
+    #[test]
+    fn a_server_is_ready_once_every_model_has_settled_and_until_it_drains() {
+        let service = service();
+        publish(&service, "a", &[], Some("a has no version"));
+        publish(&service, "b", &[State::Loading], Some("b is loading"));
+        assert_eq!(service.why_not_ready().as_deref(), Some("a has no version"));
+        publish(&service, "a", &[State::End, State::Available], None);
+        assert_eq!(service.why_not_ready().as_deref(), Some("b is loading"));
+        publish(&service, "b", &[State::End], Some("b failed"));
+        assert_eq!(service.why_not_ready(), None, "it failed for good, and the other one serves");
+        publish(&service, "c", &[], Some("c was added"));
+        assert_eq!(service.why_not_ready(), None, "what is added later takes nothing away");
+        service.readiness.begin_to_drain();
+        assert_eq!(service.why_not_ready().as_deref(), Some("the server is shutting down"));
+    }
+
+    #[test]
+    fn a_server_without_models_is_ready() {
+        assert_eq!(service().why_not_ready(), None);
+    }
+
+    #[test]
+    fn a_model_is_ready_while_a_request_would_find_a_version() {
+        let service = service();
+        let is_ready = |choice| service.is_model_ready(b"m", choice);
+        assert_eq!(is_ready(VersionChoice::Latest), None);
+        publish(&service, "m", &[State::Loading], Some("it is loading"));
+        assert_eq!(is_ready(VersionChoice::Latest), Some(false));
+        publish(&service, "m", &[State::Available, State::Loading], None);
+        assert_eq!(is_ready(VersionChoice::Latest), Some(true));
+        assert_eq!(is_ready(VersionChoice::Number(2)), Some(false));
+        assert_eq!(is_ready(VersionChoice::Label(b"stable")), Some(true));
+        assert_eq!(is_ready(VersionChoice::Label(b"canary")), Some(false));
+        service.readiness.begin_to_drain();
+        assert_eq!(is_ready(VersionChoice::Latest), Some(false));
+    }
+
+    #[tokio::test]
+    async fn whoever_watches_is_woken_by_a_publish_and_by_the_drain() {
+        let service = service();
+        let mut changes = service.readiness_changes();
+        publish(&service, "m", &[], None);
+        changes.next().await;
+        service.readiness.begin_to_drain();
+        changes.next().await;
+        changes.drained().await;
     }
 }

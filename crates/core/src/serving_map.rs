@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use self::models::Models;
 use crate::error::{Code, Result, ServingError};
@@ -165,6 +166,8 @@ pub struct ServingMap {
     models: ArcSwap<Models>,
     /// Serialises publishers; readers never touch it.
     publishing: Mutex<()>,
+    /// Wakes those who wait for a publish.
+    changes: watch::Sender<()>,
 }
 
 impl ServingMap {
@@ -182,12 +185,19 @@ impl ServingMap {
         let before = self.models.swap(Arc::new(next));
         drop(turn);
         drop(before); // what goes with it may run anyone's code
+        self.changes.send_replace(());
     }
 
     /// Forgets every model, so that every version falls idle as its requests end.
     pub fn clear(&self) {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.models.store(Arc::default());
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every publish from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Claims the version that a request asks for (`spec/grpc_api.md` §3). `caller` is asked only where the model has a

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use servable_core::body::BodyLimits;
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
+use servable_core::grpc::GrpcOptions;
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::rest::RestOptions;
 use servable_core::servable::Servable;
 use servable_core::service::{ReloadConfig, Service, ServiceOptions};
-use servable_core::serving_map::{Model, ServingMap, State, Version};
+use servable_core::serving_map::{Model, State, Version};
 use servable_core::signature::{Signature, TensorSpec};
 use servable_core::tensor::{DType, Elements, Tensor};
 
@@ -58,9 +59,9 @@ fn service() -> Arc<Service> {
         error_message: String::new(),
         published: Some(servable.publish()),
     };
-    let serving_map = ServingMap::default();
-    serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
-    Arc::new(Service { serving_map, options: ServiceOptions::default(), reload: Box::new(NoReload) })
+    let service = Service::new(ServiceOptions::default(), Box::new(NoReload));
+    service.serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
+    Arc::new(service)
 }
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -73,6 +74,7 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
         max_connections: 16,
         idle_timeout,
         body: BodyLimits { max_bytes: 10_000, part_timeout: idle_timeout },
+        grpc: GrpcOptions::default(),
         rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false },
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use servable_core::body::BodyLimits;
+use servable_core::grpc::GrpcOptions;
 use servable_core::listen::ListenOptions;
 use servable_core::rest::RestOptions;
 use servable_core::service::ServiceOptions;
@@ -18,6 +19,7 @@ pub(crate) struct ServerOptions {
     enable_cors: bool,
     tensor_content_responses: bool,
     check_method_names: bool,
+    grpc_health_service: bool,
     max_body_bytes: usize,
     max_connections: usize,
     header_timeout_seconds: f64,
@@ -40,6 +42,7 @@ impl ServerOptions {
             max_connections: self.max_connections,
             idle_timeout: seconds(self.header_timeout_seconds)?,
             body: BodyLimits { max_bytes: self.max_body_bytes, part_timeout: seconds(self.body_timeout_seconds)? },
+            grpc: GrpcOptions { health_service: self.grpc_health_service, ..GrpcOptions::default() },
             rest: RestOptions {
                 timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
                 cors: self.enable_cors,

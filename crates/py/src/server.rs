@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict};
 use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::service::{ReloadConfig, Service};
-use servable_core::serving_map::{Model, ServingMap, State, Version};
+use servable_core::serving_map::{Model, State, Version};
 use servable_core::traffic::Traffic;
 use servable_core::traffic::shadow::Shadow;
 use servable_core::traffic::split::{Split, Weighted};
@@ -30,11 +30,8 @@ pub(crate) struct PyServer {
 impl PyServer {
     #[new]
     fn new(options: ServerOptions, reload_config: Py<PyAny>) -> PyResult<Self> {
-        let service = Service {
-            serving_map: ServingMap::default(),
-            options: options.service_options(),
-            reload: Box::new(PythonReload { reload_config, turn: Mutex::new(()) }),
-        };
+        let reload = PythonReload { reload_config, turn: Mutex::new(()) };
+        let service = Service::new(options.service_options(), Box::new(reload));
         Ok(Self { service: Arc::new(service), options: options.listen_options()?, listening: Mutex::new(None) })
     }
 

@@ -1,5 +1,5 @@
 //! Writes what is generated from `protos/`: the Rust messages of `crates/core`, and the descriptors that the Python
-//! package reads configuration files with and that its client speaks with.
+//! package reads configuration files with, that its client speaks with, and that gRPC's reflection answers with.
 //!
 //! Run it after a change of a `.proto` file:
 //!
@@ -41,10 +41,21 @@ const CLIENT: [&str; 6] = [
     "tensorflow_serving/apis/regression.proto",
 ];
 
+/// The files whose services are answered over gRPC, for reflection; with everything they import.
+const SERVED: [&str; 6] = [
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+    "grpc/reflection/v1alpha/reflection.proto",
+    "tensorflow_serving/apis/model_service.proto",
+    "tensorflow_serving/apis/prediction_service.proto",
+    "tensorflow_serving/apis/session_service.proto",
+];
+
 /// Where the Rust messages go, and where the descriptors go, below the root of the repository.
 const RUST: &str = "crates/core/src/proto";
 const DESCRIPTORS: &str = "python/servable/config/descriptors.bin";
 const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
+const SERVED_DESCRIPTORS: &str = "crates/core/src/grpc/descriptors.bin";
 
 /// Generated files by their path below the root of the repository.
 type Outputs = BTreeMap<PathBuf, Vec<u8>>;
@@ -76,7 +87,9 @@ fn generate(protos: &Path) -> Result<Outputs, Box<dyn Error>> {
         outputs.insert(Path::new(RUST).join(name), code.into_bytes());
     }
 
-    for (path, files) in [(DESCRIPTORS, &CONFIGURATION[..]), (CLIENT_DESCRIPTORS, &CLIENT[..])] {
+    let sets =
+        [(DESCRIPTORS, &CONFIGURATION[..]), (CLIENT_DESCRIPTORS, &CLIENT[..]), (SERVED_DESCRIPTORS, &SERVED[..])];
+    for (path, files) in sets {
         let descriptors = without_source_info(protox::compile(files, [protos])?);
         outputs.insert(path.into(), descriptors.encode_to_vec());
     }

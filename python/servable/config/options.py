@@ -117,6 +117,7 @@ def server_options(flags: Flags) -> ServerOptions:
         enable_cors=flags.rest_api_enable_cors_support,
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
         check_method_names=flags.enable_signature_method_name_check,
+        grpc_health_service=flags.enable_grpc_healthcheck_service,
         max_body_bytes=flags.max_body_bytes,
     )
     if flags.worker_threads > 0:

@@ -23,6 +23,7 @@ class ServerOptions:
             (`--enable_serialization_as_tensor_content`).
         check_method_names: Require signatures' method names to fit the call
             (`--enable_signature_method_name_check`).
+        grpc_health_service: Answer `grpc.health.v1.Health` (`--enable_grpc_healthcheck_service`).
         max_body_bytes: The largest request body that is taken, after decompression too.
         max_connections: How many connections may be open at once; further ones wait to be accepted.
         header_timeout_seconds: How long a client may take to send the head of a request, and how long a connection may
@@ -36,6 +37,7 @@ class ServerOptions:
     enable_cors: bool = False
     tensor_content_responses: bool = False
     check_method_names: bool = False
+    grpc_health_service: bool = False
     max_body_bytes: int = 2**31 - 1
     max_connections: int = 16384
     header_timeout_seconds: float = 50.0

@@ -1,13 +1,12 @@
 //! `PredictionService.Classify`, `Regress` and `MultiInference` (`spec/grpc_api.md` §6 to §9).
 
-use std::time::Instant;
-
 use bytes::{Bytes, BytesMut};
 
 use super::framing::new_message;
 use super::models::{malformed, missing_spec};
 use super::predict::resolve;
 use crate::body;
+use crate::call::Call;
 use crate::codec::example;
 use crate::error::Result;
 use crate::proto::tensorflow::serving::ModelSpec;
@@ -23,7 +22,7 @@ pub(super) async fn infer(
     caller: &(dyn Caller + Sync),
     message: Bytes,
     kind: Kind,
-    deadline: Option<Instant>,
+    call: Call,
 ) -> Result<BytesMut> {
     let request =
         body::work_on(message.len(), || example::decode_examples_request(&message)).map_err(|_| malformed())?;
@@ -32,7 +31,7 @@ pub(super) async fn infer(
     let signature_name = resolved_signature_name(spec.signature_name);
     let head = Head::find(&handle, kind, signature_name.as_bytes(), service.options.check_method_names)?;
     let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inference = examples::infer(&handle, &head, tensor, deadline).await?;
+    let inference = examples::infer(&handle, &head, tensor, call).await?;
     let model_spec = model_spec(spec.name, version, signature_name);
     let mut reply = new_message(0);
     // Replies grow as requests do, by the example.
@@ -45,7 +44,7 @@ pub(super) async fn multi_inference(
     service: &Service,
     caller: &(dyn Caller + Sync),
     message: Bytes,
-    deadline: Option<Instant>,
+    call: Call,
 ) -> Result<BytesMut> {
     let request =
         body::work_on(message.len(), || example::decode_multi_inference_request(&message)).map_err(|_| malformed())?;
@@ -61,7 +60,7 @@ pub(super) async fn multi_inference(
     let specs: Vec<ModelSpec> = heads.iter().map(|(name, _)| model_spec(spec.name, version, name)).collect();
     let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
     let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inferences = examples::infer_all(&handle, &heads, tensor, deadline).await?;
+    let inferences = examples::infer_all(&handle, &heads, tensor, call).await?;
     let mut reply = new_message(0);
     body::work_on(message.len(), || example::encode_multi_inference(specs.iter().zip(&inferences), &mut reply));
     Ok(reply)

@@ -1,16 +1,18 @@
-//! Unary gRPC on HTTP/2: one length-prefixed message in, one out, status in the trailers.
+//! gRPC on HTTP/2: length-prefixed messages in and out, the status in the trailers.
 //!
 //! Written here rather than taken from a library because a message that arrives in one piece must reach the tensor codec
 //! without a copy, because the limits and time-outs are those of REST, and because error texts are bytes.
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use prost::Message;
 
+use super::encoding::{self, Encoding};
 use crate::body::{self, BodyError, BodyLimits, WholeBody};
 use crate::error::{Code, Result, ServingError};
 
@@ -20,9 +22,13 @@ const PREFIX: usize = 5;
 /// The longest error text that is sent; what is cut off is marked.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
+/// The content type of every answer.
+pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
 /// Whether a request is a gRPC call.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let subtype = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
+    subtype.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Reads the one message of a unary call.
@@ -33,43 +39,92 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// body is not exactly one message.
 pub(super) async fn read_message(headers: &HeaderMap, body: Incoming, limits: BodyLimits) -> Result<Bytes> {
     let max_bytes = limits.max_bytes.saturating_add(PREFIX);
-    let framed = body::read(body, BodyLimits { max_bytes, ..limits }).await.map_err(|error| match error {
-        BodyError::TooLarge => ServingError::new(
-            Code::ResourceExhausted,
-            format!("the request message is larger than the limit of {} bytes", limits.max_bytes),
-        ),
-        BodyError::TooSlow => ServingError::new(Code::DeadlineExceeded, "the request message did not arrive in time"),
-        BodyError::Broken => ServingError::internal("the request message broke off"),
-    })?;
-    let Some((prefix, _)) = framed.split_first_chunk::<PREFIX>() else {
+    let encoding = Encoding::of_request(headers);
+    let framed =
+        body::read(body, BodyLimits { max_bytes, ..limits }).await.map_err(|error| unreadable(&error, limits))?;
+    let Some(prefix) = framed.first_chunk::<PREFIX>() else {
         return Err(ServingError::internal("the request has no message"));
     };
-    let declared = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-    let message = framed.slice(PREFIX..);
+    let (declared, message) = (declared_length(*prefix), framed.slice(PREFIX..));
     if message.len() != declared {
         return Err(ServingError::internal(format!(
             "the request declares a message of {declared} bytes and holds {}",
             message.len()
         )));
     }
-    match prefix[0] {
-        0 => Ok(message),
-        1 => unpacked(headers, &message, limits.max_bytes),
-        flag => Err(ServingError::internal(format!("the request has the compression flag {flag}; it may be 0 or 1"))),
+    plain(prefix[0], message, encoding?, limits.max_bytes)
+}
+
+fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
+    match error {
+        BodyError::TooLarge => ServingError::new(
+            Code::ResourceExhausted,
+            format!("the request message is larger than the limit of {} bytes", limits.max_bytes),
+        ),
+        BodyError::TooSlow => ServingError::new(Code::DeadlineExceeded, "the request message did not arrive in time"),
+        BodyError::Broken => ServingError::internal("the request message broke off"),
     }
 }
 
-fn unpacked(headers: &HeaderMap, message: &[u8], max_bytes: usize) -> Result<Bytes> {
-    match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
-        Some(b"gzip") => {
-            body::work_on(message.len(), || body::gunzip(message, max_bytes)).map_err(ServingError::internal)
-        }
-        Some(other) => Err(ServingError::unimplemented(format!(
-            "Content is compressed with `{}` which isn't supported",
-            String::from_utf8_lossy(other)
-        ))),
-        None => Err(ServingError::internal("the message is marked as compressed and grpc-encoding is missing")),
+/// A message without compression, from the flag in front of it.
+fn plain(flag: u8, message: Bytes, encoding: Option<Encoding>, max_bytes: usize) -> Result<Bytes> {
+    match (flag, encoding) {
+        (0, _) => Ok(message),
+        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, max_bytes)),
+        (1, None) => Err(ServingError::internal("the message is marked as compressed and grpc-encoding is missing")),
+        _ => Err(ServingError::internal(format!("the request has the compression flag {flag}; it may be 0 or 1"))),
     }
+}
+
+/// The messages of a request that is a stream, one by one.
+pub(super) struct MessageReader {
+    body: Incoming,
+    encoding: Option<Encoding>,
+    limits: BodyLimits,
+    arrived: BytesMut,
+}
+
+impl MessageReader {
+    /// Reads messages of at most `max_bytes` each, before and after decompression.
+    ///
+    /// # Errors
+    ///
+    /// `UNIMPLEMENTED` for an unknown compression.
+    pub(super) fn new(headers: &HeaderMap, body: Incoming, limits: BodyLimits, max_bytes: usize) -> Result<Self> {
+        let limits = BodyLimits { max_bytes: limits.max_bytes.min(max_bytes), ..limits };
+        Ok(Self { body, encoding: Encoding::of_request(headers)?, limits, arrived: BytesMut::new() })
+    }
+
+    /// The next message; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_message`].
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(prefix) = self.arrived.first_chunk::<PREFIX>() {
+                let (flag, length) = (prefix[0], declared_length(*prefix));
+                if length > self.limits.max_bytes {
+                    return Err(unreadable(&BodyError::TooLarge, self.limits));
+                }
+                if self.arrived.len() >= PREFIX + length {
+                    self.arrived.advance(PREFIX);
+                    let message = self.arrived.split_to(length).freeze();
+                    return plain(flag, message, self.encoding, self.limits.max_bytes).map(Some);
+                }
+            }
+            let part = body::next_part(&mut self.body, self.limits.part_timeout).await;
+            match part.map_err(|error| unreadable(&error, self.limits))? {
+                Some(part) => self.arrived.extend_from_slice(&part),
+                None if self.arrived.is_empty() => return Ok(None),
+                None => return Err(unreadable(&BodyError::Broken, self.limits)),
+            }
+        }
+    }
+}
+
+fn declared_length(prefix: [u8; PREFIX]) -> usize {
+    u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize
 }
 
 /// A reply message under construction, with room for its prefix.
@@ -79,28 +134,52 @@ pub(super) fn new_message(length: usize) -> BytesMut {
     message
 }
 
-/// The answer to a call.
-pub(super) fn reply(result: Result<BytesMut>) -> Response<WholeBody> {
-    let mut response = match result.and_then(framed) {
-        Ok(message) => {
-            let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]);
-            Response::new(WholeBody::with_trailers(message, trailers))
-        }
+/// A reply message of a generated type.
+pub(super) fn encode(message: &impl Message) -> BytesMut {
+    let mut reply = new_message(message.encoded_len());
+    message.encode(&mut reply).expect("a buffer that grows");
+    reply
+}
+
+/// The answer to a call, compressed if the caller likes.
+pub(super) fn reply(result: Result<BytesMut>, encoding: Option<Encoding>) -> Response<WholeBody> {
+    let packed = match (&result, encoding) {
+        (Ok(message), Some(encoding)) => body::work_on(message.len(), || encoding.pack(message, PREFIX)),
+        _ => None,
+    };
+    let is_packed = packed.is_some();
+    let mut response = match packed.map_or(result, Ok).and_then(|message| framed(message, is_packed)) {
+        Ok(message) => Response::new(WholeBody::with_trailers(message, trailers(&Ok(())))),
         // Without a message, the status stands in the headers.
         Err(error) => {
             let mut response = Response::new(WholeBody::default());
-            response.headers_mut().insert(STATUS, HeaderValue::from(error.code as i32));
-            response.headers_mut().insert(MESSAGE, status_message(&error.message));
+            *response.headers_mut() = trailers(&Err(error));
             response
         }
     };
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    if let Some(encoding) = encoding.filter(|_| is_packed) {
+        response.headers_mut().insert(encoding::ENCODING, HeaderValue::from_static(encoding.name()));
+    }
     response
 }
 
-fn framed(mut message: BytesMut) -> Result<BytesMut> {
+/// The status of a call, as what comes behind its messages.
+pub(super) fn trailers(status: &Result<()>) -> HeaderMap {
+    match status {
+        Ok(()) => HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]),
+        Err(error) => HeaderMap::from_iter([
+            (STATUS, HeaderValue::from(error.code as i32)),
+            (MESSAGE, status_message(&error.message)),
+        ]),
+    }
+}
+
+/// Fills in the prefix of a message.
+pub(super) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut> {
     let length = u32::try_from(message.len() - PREFIX)
         .map_err(|_| ServingError::new(Code::ResourceExhausted, "the reply is larger than 4 GiB"))?;
+    message[0] = u8::from(is_packed);
     message[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     Ok(message)
 }

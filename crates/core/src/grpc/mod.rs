@@ -1,52 +1,143 @@
-//! TensorFlow Serving's gRPC API: decode, call the service, encode.
+//! TensorFlow Serving's gRPC API, and the services of gRPC itself: decode, call the service, encode.
 
+mod encoding;
 mod examples;
 mod framing;
+mod health;
 mod models;
 pub(crate) mod predict;
+mod reflection;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::body::{BodyLimits, WholeBody};
-use crate::error::{Result, ServingError};
-use crate::service::Service;
-use crate::service::examples::Kind;
-use bytes::BytesMut;
-use http::{Request, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response};
+use http_body_util::Either;
 use hyper::body::Incoming;
 
+use crate::body::{BodyLimits, WholeBody};
+use crate::call::Call;
+use crate::error::{Code, Result, ServingError};
+use crate::service::Service;
+use crate::service::examples::Kind;
+use framing::MessageReader;
+
+pub use encoding::Encoding;
 pub(crate) use framing::is_grpc;
+pub(crate) use stream::Messages;
+
+/// Switches of the gRPC API.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GrpcOptions {
+    /// Answer `grpc.health.v1.Health`.
+    pub health_service: bool,
+    /// What replies are compressed with for every caller that takes it; the others get what they used themselves.
+    pub reply_encoding: Option<Encoding>,
+}
+
+impl GrpcOptions {
+    /// Whether a service of `descriptors.bin` is answered.
+    fn is_served(self, service: &str) -> bool {
+        match service {
+            "grpc.health.v1.Health" => self.health_service,
+            "tensorflow.serving.SessionService" => false,
+            _ => true,
+        }
+    }
+}
+
+/// The largest question that reflection takes, in bytes.
+const MAX_QUESTION_BYTES: usize = 64 * 1024;
+
+/// An answer: a message and its status, or a stream of them.
+pub(crate) type Reply = Response<Either<WholeBody, Messages>>;
 
 /// Answers one call.
 pub(crate) async fn serve(
     service: &Arc<Service>,
+    options: GrpcOptions,
     limits: BodyLimits,
     request: Request<Incoming>,
-) -> Response<WholeBody> {
-    framing::reply(call(service, limits, request).await)
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let headers = &head.headers;
+    let deadline = framing::timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout));
+    let call = Call::until(deadline);
+    let answer = match head.uri.path() {
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+            let questions = MessageReader::new(headers, body, limits, MAX_QUESTION_BYTES);
+            let is_served = move |name: &str| options.is_served(name);
+            questions.and_then(|questions| reflection::answer(service, questions, call, is_served)).map(Either::Right)
+        }
+        "/grpc.health.v1.Health/Watch" if options.health_service => {
+            let message = read_message(headers, body, limits, call).await;
+            message.and_then(|message| health::watch(service, message, call)).map(Either::Right)
+        }
+        path => {
+            // Read whatever the method is: a client that is still sending may miss an answer that comes before it is
+            // done.
+            match read_message(headers, body, limits, call).await {
+                Ok(message) => unary(service, options, path, headers, message, call).await.map(Either::Left),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    let mut reply = match answer {
+        Ok(Either::Right(stream)) => stream.map(Either::Right),
+        Ok(Either::Left(message)) => framing::reply(Ok(message), reply_encoding(options, headers)).map(Either::Left),
+        Err(error) => framing::reply(Err(error), None).map(Either::Left),
+    };
+    if headers.contains_key(encoding::ENCODING) {
+        reply.headers_mut().insert(encoding::ACCEPT, encoding::ACCEPTED);
+    }
+    reply
 }
 
-async fn call(service: &Arc<Service>, limits: BodyLimits, request: Request<Incoming>) -> Result<BytesMut> {
-    let (head, body) = request.into_parts();
-    let caller = &head.headers;
-    let deadline = framing::timeout(caller).and_then(|timeout| Instant::now().checked_add(timeout));
-    // Read whatever the method is: a client that is still sending may miss an answer that comes before it is done.
-    let message = framing::read_message(caller, body, limits).await;
-    match head.uri.path() {
-        "/tensorflow.serving.PredictionService/Predict" => predict::predict(service, caller, message?, deadline).await,
+async fn read_message(headers: &HeaderMap, body: Incoming, limits: BodyLimits, call: Call) -> Result<Bytes> {
+    let reading = framing::read_message(headers, body, limits);
+    let message = match call.deadline {
+        None => reading.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), reading)
+            .await
+            .unwrap_or_else(|_| Err(ServingError::new(Code::DeadlineExceeded, "Deadline Exceeded"))),
+    }?;
+    call.check()?;
+    Ok(message)
+}
+
+async fn unary(
+    service: &Arc<Service>,
+    options: GrpcOptions,
+    path: &str,
+    caller: &HeaderMap,
+    message: Bytes,
+    call: Call,
+) -> Result<BytesMut> {
+    match path {
+        "/tensorflow.serving.PredictionService/Predict" => predict::predict(service, caller, message, call).await,
         "/tensorflow.serving.PredictionService/Classify" => {
-            examples::infer(service, caller, message?, Kind::Classify, deadline).await
+            examples::infer(service, caller, message, Kind::Classify, call).await
         }
         "/tensorflow.serving.PredictionService/Regress" => {
-            examples::infer(service, caller, message?, Kind::Regress, deadline).await
+            examples::infer(service, caller, message, Kind::Regress, call).await
         }
         "/tensorflow.serving.PredictionService/MultiInference" => {
-            examples::multi_inference(service, caller, message?, deadline).await
+            examples::multi_inference(service, caller, message, call).await
         }
-        "/tensorflow.serving.PredictionService/GetModelMetadata" => models::metadata(service, caller, message?),
-        "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message?),
-        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => models::reload_config(service, message?).await,
+        "/tensorflow.serving.PredictionService/GetModelMetadata" => models::metadata(service, caller, message),
+        "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message),
+        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => models::reload_config(service, message).await,
+        "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),
+        "/grpc.health.v1.Health/List" if options.health_service => health::list(service),
         _ => Err(ServingError::unimplemented("")),
     }
+}
+
+/// What the reply is compressed with, if it is worth it.
+fn reply_encoding(options: GrpcOptions, headers: &HeaderMap) -> Option<Encoding> {
+    let own = || Encoding::of_request(headers).ok().flatten();
+    options.reply_encoding.or_else(own).filter(|encoding| encoding.is_accepted(headers))
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_types::Any;
 
-use super::framing::new_message;
+use super::framing::encode;
 use crate::codec::schema;
 use crate::error::{Result, ServingError};
 use crate::proto::tensorflow::serving::metric::ValueIncrease;
@@ -101,10 +101,4 @@ pub(super) fn malformed() -> ServingError {
 
 pub(super) fn missing_spec() -> ServingError {
     ServingError::invalid_argument("Missing ModelSpec")
-}
-
-fn encode(message: &impl Message) -> BytesMut {
-    let mut reply = new_message(message.encoded_len());
-    message.encode(&mut reply).expect("a buffer that grows");
-    reply
 }

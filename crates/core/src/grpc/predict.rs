@@ -1,13 +1,13 @@
 //! `PredictionService.Predict` (`spec/grpc_api.md` §5).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
 use super::framing::new_message;
 use super::models::{malformed, missing_spec};
 use crate::body;
+use crate::call::Call;
 use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
@@ -23,7 +23,7 @@ pub(super) async fn predict(
     service: &Service,
     caller: &(dyn Caller + Sync),
     message: Bytes,
-    deadline: Option<Instant>,
+    call: Call,
 ) -> Result<BytesMut> {
     let request = body::work_on(message.len(), || decode_predict_request(&message)).map_err(|_| malformed())?;
     let spec = request.model_spec.ok_or_else(missing_spec)?;
@@ -31,7 +31,7 @@ pub(super) async fn predict(
     let signature_name = service::resolved_signature_name(spec.signature_name);
     let Run { signature, mut inputs, outputs: selected } = arrange(&handle, &request, message.len(), service.options)?;
     let copy = shadow.map(|shadow| shadow.copy(signature_name, &signature, &mut inputs));
-    let tensors = service::run(&handle, &signature, inputs, selected.clone(), deadline).await?;
+    let tensors = service::run(&handle, &signature, inputs, selected.clone(), call).await?;
     let as_content = service.options.tensor_content_responses;
     let response = PredictResponse::new(
         aliases(&signature, &selected).zip(&tensors),

@@ -4,6 +4,21 @@
 //! [`codec::tensor_proto`](crate::codec::tensor_proto).
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
 
+pub mod grpc {
+    pub mod health {
+        pub mod v1 {
+            include!("grpc.health.v1.rs");
+        }
+    }
+    pub mod reflection {
+        pub mod v1 {
+            include!("grpc.reflection.v1.rs");
+        }
+        pub mod v1alpha {
+            include!("grpc.reflection.v1alpha.rs");
+        }
+    }
+}
 pub mod servable {
     include!("servable.rs");
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::routes::Route;
 use super::{RestOptions, choice};
 use crate::body;
+use crate::call::Call;
 use crate::codec::json;
 use crate::error::Result;
 use crate::service::Service;
@@ -22,7 +23,7 @@ pub(super) async fn infer(
     body: &[u8],
     kind: Kind,
 ) -> Result<Bytes> {
-    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
     let request = body::work_on(body.len(), || json::decode_examples(body))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
     let name = match &request.signature_name[..] {
@@ -31,6 +32,6 @@ pub(super) async fn infer(
     };
     let head = Head::find(&handle, kind, name, service.options.check_method_names)?;
     let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inference = examples::infer(&handle, &head, tensor, deadline).await?;
+    let inference = examples::infer(&handle, &head, tensor, call).await?;
     body::work_on(body.len(), || json::encode_results(&inference)).map(Bytes::from)
 }

@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 
 use crate::body::{self, BodyError, BodyLimits};
+use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Result, ServingError};
 use crate::servable::Servable;
@@ -65,6 +66,9 @@ pub(crate) async fn serve(
     if !routes::is_well_formed(target) {
         return reply::page(400, "Bad Request");
     }
+    if let Some(reply) = health(service, &head) {
+        return reply;
+    }
     if !routes::is_api_path(head.uri.path()) {
         return reply::page(404, "Not Found");
     }
@@ -76,6 +80,17 @@ pub(crate) async fn serve(
         Err(error) => Err(error),
     };
     reply::api(answer, options.cors)
+}
+
+/// The answers that tell an orchestrator whether to restart the server, and whether to send it requests.
+fn health(service: &Service, head: &Parts) -> Option<Reply> {
+    let problem = match head.uri.path() {
+        "/healthz" => None,
+        "/readyz" => service.why_not_ready(),
+        _ => return None,
+    };
+    let is_question = head.method == Method::GET || head.method == Method::HEAD;
+    is_question.then(|| reply::health(problem))
 }
 
 fn names_a_web_page(headers: &HeaderMap) -> bool {
@@ -119,7 +134,7 @@ async fn predict(
     caller: &(dyn Caller + Sync),
     body: &[u8],
 ) -> Result<Bytes> {
-    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
     // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
     let resolved = OnceCell::new();
     let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);
@@ -137,7 +152,7 @@ async fn predict(
         shadow.copy(&name, &signature, &mut request.inputs)
     });
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
-    let outputs = service::run(&handle, &signature, request.inputs, all, deadline).await?;
+    let outputs = service::run(&handle, &signature, request.inputs, all, call).await?;
     let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
     let named: Vec<_> = aliases().zip(&outputs).collect();
     let size = outputs.iter().map(Tensor::size_in_bytes).sum();

@@ -45,6 +45,16 @@ pub(super) fn page(status: u16, reason: &'static str) -> Reply {
     reply
 }
 
+/// The answer of a health check: whether all is well, or what is not.
+pub(super) fn health(problem: Option<String>) -> Reply {
+    let (code, text) = match problem {
+        None => (Code::Ok, "ok".to_owned()),
+        Some(problem) => (Code::Unavailable, problem),
+    };
+    let (status, reason) = code.http_status();
+    with_status(status, reason, (text + "\n").into(), "text/plain; charset=utf-8")
+}
+
 fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
     let mut reply = Response::new(WholeBody::new(body));
     *reply.status_mut() = StatusCode::from_u16(status).expect("a status of the table");

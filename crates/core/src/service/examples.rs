@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
+use crate::call::Call;
 use crate::codec::metadata::signature_text;
 use crate::error::{Result, ServingError};
 use crate::inference::{Classification, Inference, Regression};
@@ -212,8 +212,8 @@ pub fn heads<'a>(
 /// # Errors
 ///
 /// As those of [`infer_all`].
-pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, deadline: Option<Instant>) -> Result<Inference> {
-    let mut inferences = infer_all(handle, std::slice::from_ref(head), examples, deadline).await?;
+pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, call: Call) -> Result<Inference> {
+    let mut inferences = infer_all(handle, std::slice::from_ref(head), examples, call).await?;
     inferences.pop().ok_or_else(|| ServingError::internal("a run without a result"))
 }
 
@@ -222,17 +222,12 @@ pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, deadline: Opt
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run`] reports.
-pub async fn infer_all(
-    handle: &Handle,
-    heads: &[Head],
-    examples: Tensor,
-    deadline: Option<Instant>,
-) -> Result<Vec<Inference>> {
+pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
     let count = examples.len();
     let joined = Arc::new(joined(heads));
     let inputs = vec![examples; joined.inputs.len()];
     let all = (0..joined.outputs.len()).collect();
-    let tensors = super::run(handle, &joined, inputs, all, deadline).await?;
+    let tensors = super::run(handle, &joined, inputs, all, call).await?;
     answers(heads, &joined, tensors, count)
 }
 
@@ -391,7 +386,7 @@ mod tests {
         let heads = heads(&servable, tasks, false).expect("they fit");
         let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
         let examples = Tensor::from_strings(vec![2], ["a", "b"].into_iter().collect());
-        let inferences = infer_all(&servable.publish(), &heads, examples, None).await.expect("rows");
+        let inferences = infer_all(&servable.publish(), &heads, examples, Call::default()).await.expect("rows");
         assert_eq!(*runs.0.lock().expect("no panic"), ["examples other_examples -> labels scores value"]);
         let described: Vec<String> = inferences
             .iter()

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 
+use crate::call::{Call, timed_out};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
+use crate::readiness::Readiness;
 use crate::servable::Servable;
 use crate::serving_map::{Handle, ServingMap, Version};
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
@@ -47,9 +49,27 @@ pub struct Service {
     pub options: ServiceOptions,
     /// Who reloads the configuration.
     pub reload: Box<dyn ReloadConfig>,
+    /// Whether requests are wanted.
+    pub readiness: Readiness,
+    /// One permit for each call that may stay open without being worked on, such as a watch on the health.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 impl Service {
+    /// How many calls may stay open at once without being worked on.
+    pub(crate) const MAX_STREAMS: usize = 1024;
+
+    /// The state of a server that has nothing to serve yet.
+    pub fn new(options: ServiceOptions, reload: Box<dyn ReloadConfig>) -> Self {
+        Self {
+            serving_map: ServingMap::default(),
+            options,
+            reload,
+            readiness: Readiness::default(),
+            streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
+        }
+    }
+
     /// The versions of a model, highest first, or the one asked for (`spec/grpc_api.md` §11).
     ///
     /// # Errors
@@ -200,7 +220,9 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// Runs a signature once.
 ///
 /// Short runs are done on the calling thread, which is several times cheaper than handing them over; others on a thread
-/// that may block, which is the servable's own if it has such. A run that is under way at its deadline goes on, and its result is dropped.
+/// that may block, which is the servable's own if it has such. A run is not begun once its caller has gone away or its
+/// deadline has passed, however long it has waited for a thread by then; one that is under way goes on, and its result
+/// is dropped.
 ///
 /// # Errors
 ///
@@ -210,27 +232,36 @@ pub async fn run(
     signature: &Arc<Signature>,
     inputs: Vec<Tensor>,
     outputs: Vec<usize>,
-    deadline: Option<Instant>,
+    call: Call,
 ) -> Result<Vec<Tensor>> {
-    let options = RunOptions { deadline };
+    call.check()?;
     let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
     if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
-        return run_here(handle, signature, inputs, &outputs, &options);
+        return run_here(handle, signature, inputs, &outputs, call);
     }
-    let (claim, signature) = (Arc::clone(handle), Arc::clone(signature));
+    let (signature, outputs) = (Arc::clone(signature), outputs);
+    run_elsewhere(handle, call, move |servable| run_here(servable, &signature, inputs, &outputs, call)).await
+}
+
+/// Does blocking work with a servable on a thread that may block; see [`run`] for when it is not done.
+async fn run_elsewhere<T: Send + 'static>(
+    handle: &Handle,
+    call: Call,
+    work: impl FnOnce(&Servable) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (_claim, waiting) = call.hand_over();
+    let published = Arc::clone(handle);
     let work = move || {
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(timed_out());
-        }
-        run_here(&claim, &signature, inputs, &outputs, &options)
+        waiting.check()?;
+        work(&published)
     };
-    let mut elsewhere = AbortOnDrop(match handle.own_threads() {
+    let elsewhere = match handle.own_threads() {
         Some(threads) => threads.spawn(work),
         None => tokio::task::spawn_blocking(work),
-    });
-    let joined = match deadline {
-        None => (&mut elsewhere.0).await,
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), &mut elsewhere.0).await.map_err(|_| timed_out())?,
+    };
+    let joined = match call.deadline {
+        None => elsewhere.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), elsewhere).await.map_err(|_| timed_out())?,
     };
     joined.map_err(|failed| ServingError::internal(failed.to_string()))?
 }
@@ -240,10 +271,10 @@ fn run_here(
     signature: &Signature,
     inputs: Vec<Tensor>,
     outputs: &[usize],
-    options: &RunOptions,
+    call: Call,
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
-    let result = servable.run(signature, inputs, outputs, options);
+    let result = servable.run(signature, inputs, outputs, &RunOptions { deadline: call.deadline });
     servable.pace().record(start);
     result
 }
@@ -263,19 +294,6 @@ pub fn run_to_warm_up(
     let result = servable.run(signature, inputs, outputs, &RunOptions::default());
     servable.pace().record_warm_up(start);
     result
-}
-
-fn timed_out() -> ServingError {
-    ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification")
-}
-
-/// A run that is not begun if its caller goes away first.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[cfg(test)]
@@ -377,11 +395,11 @@ mod tests {
     async fn told(order: &str, deadline: Option<Duration>) -> Result<String, String> {
         let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(), Arc::new(signature(&["x"], &["x"], &[])));
-        let deadline = deadline.map(|after| Instant::now() + after);
+        let call = Call::until(deadline.map(|after| Instant::now() + after));
         // The first run is done elsewhere, the second here.
-        run(&handle, &signature, vec![scalar("warm up")], vec![0], None).await.expect("it echoes");
+        run(&handle, &signature, vec![scalar("warm up")], vec![0], Call::default()).await.expect("it echoes");
         let strings = Strings::from_iter([order]);
-        run(&handle, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], deadline)
+        run(&handle, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], call)
             .await
             .map(|outputs| text(&outputs[0]))
             .map_err(|error| error.to_string())
@@ -397,8 +415,8 @@ mod tests {
     async fn a_long_run_is_given_up_at_its_deadline() {
         let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(), Arc::new(signature(&["x"], &["x"], &[])));
-        let deadline = Instant::now() + Duration::from_millis(20);
-        let result = run(&handle, &signature, vec![scalar("sleep")], vec![0], Some(deadline)).await;
+        let soon = Call::until(Some(Instant::now() + Duration::from_millis(20)));
+        let result = run(&handle, &signature, vec![scalar("sleep")], vec![0], soon).await;
         let error = result.expect_err("it sleeps for longer");
         assert_eq!(error.to_string(), "DEADLINE_EXCEEDED: Timed out waiting for notification");
         drop(handle);
@@ -436,12 +454,12 @@ mod tests {
             let runs: Vec<_> = (0..3)
                 .map(|_| {
                     let (handle, signature) = (Arc::clone(&handle), Arc::clone(&signature));
-                    tokio::spawn(async move { run(&handle, &signature, Vec::new(), vec![0], None).await })
+                    tokio::spawn(async move { run(&handle, &signature, Vec::new(), vec![0], Call::default()).await })
                 })
                 .collect();
             assert_eq!(told("echo", Some(Duration::from_secs(10))).await, Ok("echo".to_owned()));
-            let late = Instant::now() + Duration::from_millis(20);
-            let error = run(&handle, &signature, Vec::new(), vec![0], Some(late)).await.expect_err("it waits in line");
+            let late = Call::until(Some(Instant::now() + Duration::from_millis(20)));
+            let error = run(&handle, &signature, Vec::new(), vec![0], late).await.expect_err("it waits in line");
             assert_eq!(error.code, Code::DeadlineExceeded);
             for _ in 0..3 {
                 go_on.send(()).expect("the executor waits for it");

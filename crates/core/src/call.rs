@@ -1,0 +1,115 @@
+//! A call as those see it who do its work: until when its answer is wanted, and whether anybody still waits for it.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::error::{Code, Result, ServingError};
+
+/// What a request says about its answer, whatever the protocol.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    /// When the caller gives up; `None` for never.
+    pub deadline: Option<Instant>,
+}
+
+impl Call {
+    /// A call whose answer is worthless after `deadline`.
+    pub fn until(deadline: Option<Instant>) -> Self {
+        Self { deadline }
+    }
+
+    /// Whether the answer is still wanted; without a deadline, this looks at no clock.
+    ///
+    /// # Errors
+    ///
+    /// `DEADLINE_EXCEEDED` if it is not.
+    pub fn check(self) -> Result<()> {
+        match self.deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(timed_out()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The call as work that waits for its turn sees it, and the claim that its caller has on that work.
+    ///
+    /// A protocol drops the future that answers a call when the caller goes away. Whatever waits inside that future
+    /// holds the claim; whoever does the work asks [`WaitingCall::check`] when its turn has come.
+    pub fn hand_over(self) -> (Claim, WaitingCall) {
+        let claim = Arc::new(());
+        let caller = Arc::downgrade(&claim);
+        (Claim { _alive: claim }, WaitingCall { call: self, caller })
+    }
+}
+
+/// While this lives, somebody waits for the answer to a call.
+#[derive(Debug)]
+pub struct Claim {
+    _alive: Arc<()>,
+}
+
+/// A call whose work waits: in a batch, or for a thread.
+#[derive(Clone, Debug)]
+pub struct WaitingCall {
+    call: Call,
+    caller: Weak<()>,
+}
+
+impl WaitingCall {
+    /// When the caller gives up; `None` for never.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.call.deadline
+    }
+
+    /// Whether the caller has gone away.
+    pub fn is_abandoned(&self) -> bool {
+        self.caller.strong_count() == 0
+    }
+
+    /// Whether the work is still worth doing.
+    ///
+    /// # Errors
+    ///
+    /// `DEADLINE_EXCEEDED` if the time is over, `CANCELLED` if the caller has gone away; nobody reads the latter.
+    pub fn check(&self) -> Result<()> {
+        self.call.check()?;
+        if self.is_abandoned() {
+            return Err(ServingError::new(Code::Cancelled, "the caller has gone away"));
+        }
+        Ok(())
+    }
+}
+
+/// What a caller gets whose time is over, in the words of TensorFlow's sessions.
+pub(crate) fn timed_out() -> ServingError {
+    ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn code(result: Result<()>) -> Option<Code> {
+        result.err().map(|error| error.code)
+    }
+
+    #[test]
+    fn an_answer_is_wanted_until_the_deadline() {
+        let now = Instant::now();
+        assert_eq!(code(Call::default().check()), None);
+        assert_eq!(code(Call::until(Some(now + Duration::from_secs(60))).check()), None);
+        assert_eq!(code(Call::until(Some(now)).check()), Some(Code::DeadlineExceeded));
+    }
+
+    #[test]
+    fn work_is_worth_doing_while_its_caller_waits() {
+        let (claim, waiting) = Call::default().hand_over();
+        assert_eq!(code(waiting.check()), None);
+        drop(claim);
+        assert!(waiting.is_abandoned());
+        assert_eq!(code(waiting.check()), Some(Code::Cancelled));
+        let (_claim, late) = Call::until(Some(Instant::now())).hand_over();
+        assert_eq!(code(late.check()), Some(Code::DeadlineExceeded));
+    }
+}

@@ -1,0 +1,152 @@
+//! Compression of messages: what a peer may use, and both directions of it.
+
+use std::io::{Read, Write};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::bufread::{GzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::{Code, Result, ServingError};
+
+pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(super) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+/// What requests may be compressed with, as the protocol announces it.
+pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+
+/// Shorter messages are not worth the time.
+const MIN_COMPRESSED_BYTES: usize = 1024;
+
+/// What a message may always grow to when it is unpacked, in bytes.
+const ALWAYS_ALLOWED_BYTES: usize = 100 * 1024 * 1024;
+
+/// How many times its own size a larger one may grow to. Tensors rarely shrink to less than a quarter.
+const ALLOWED_GROWTH: usize = 32;
+
+/// A way to compress messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 1950, which goes by this name in HTTP.
+    Deflate,
+}
+
+impl Encoding {
+    /// What the messages of a request may be compressed with; `None` if they are not.
+    ///
+    /// # Errors
+    ///
+    /// `UNIMPLEMENTED` for anything that is not on offer.
+    pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Self>> {
+        match headers.get(ENCODING).map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => Ok(None),
+            Some(b"gzip") => Ok(Some(Self::Gzip)),
+            Some(b"deflate") => Ok(Some(Self::Deflate)),
+            Some(other) => Err(ServingError::unimplemented(format!(
+                "Content is compressed with `{}` which isn't supported; supported are {}",
+                String::from_utf8_lossy(other),
+                ACCEPTED.to_str().expect("it is ASCII")
+            ))),
+        }
+    }
+
+    /// Whether the caller takes replies that are compressed like this.
+    pub(super) fn is_accepted(self, headers: &HeaderMap) -> bool {
+        let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        values.into_iter().any(|name| name.trim_ascii() == self.name().as_bytes())
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+
+    /// Unpacks a message.
+    ///
+    /// # Errors
+    ///
+    /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than `max_bytes`, or out of all proportion.
+    pub(super) fn unpack(self, compressed: &[u8], max_bytes: usize) -> Result<Bytes> {
+        let limit = max_bytes.min(ALWAYS_ALLOWED_BYTES.max(compressed.len().saturating_mul(ALLOWED_GROWTH)));
+        let mut plain = Vec::new();
+        let within = limit as u64 + 1;
+        match self {
+            Self::Gzip => GzDecoder::new(compressed).take(within).read_to_end(&mut plain),
+            Self::Deflate => ZlibDecoder::new(compressed).take(within).read_to_end(&mut plain),
+        }
+        .map_err(|error| ServingError::internal(format!("the message is not valid {}: {error}", self.name())))?;
+        if plain.len() > limit {
+            let text = format!("the message is larger than {limit} bytes when decompressed");
+            return Err(ServingError::new(Code::ResourceExhausted, text));
+        }
+        Ok(plain.into())
+    }
+
+    /// The message in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.
+    pub(super) fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
+        if plain.len() < skip + MIN_COMPRESSED_BYTES {
+            return None;
+        }
+        let mut packed = BytesMut::with_capacity(plain.len() / 2);
+        packed.put_bytes(0, skip);
+        let message = &plain[skip..];
+        let into = packed.writer();
+        let packed = match self {
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(into, Compression::fast());
+                encoder.write_all(message).and_then(|()| encoder.finish())
+            }
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(into, Compression::fast());
+                encoder.write_all(message).and_then(|()| encoder.finish())
+            }
+        }
+        .expect("a buffer that grows")
+        .into_inner();
+        (packed.len() < plain.len()).then_some(packed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_as_they_went_in() {
+        let plain = [&b"head."[..], &b"tensor ".repeat(1000)].concat();
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            let packed = encoding.pack(&plain, 5).expect("it is long and repeats itself");
+            assert!(packed.len() < 200, "{}", packed.len());
+            assert_eq!(encoding.unpack(&packed[5..], 7000).as_deref(), Ok(&plain[5..]));
+            let error = encoding.unpack(&packed[5..], 6999).expect_err("one byte too long");
+            assert_eq!(error.code, Code::ResourceExhausted);
+            let error = encoding.unpack(&packed[5..packed.len() - 5], 7000).expect_err("it is cut off");
+            assert_eq!(error.code, Code::Internal);
+        }
+        assert_eq!(Encoding::Gzip.pack(b"head.short", 5), None);
+    }
+
+    #[test]
+    fn a_small_message_does_not_grow_without_bound() {
+        let bomb = Encoding::Gzip.pack(&vec![0; ALWAYS_ALLOWED_BYTES + 2], 0).expect("it is long");
+        let error = Encoding::Gzip.unpack(&bomb, usize::MAX).expect_err("a thousand times its size");
+        assert_eq!(error.code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn encodings_are_read_from_headers() {
+        let headers = |name: HeaderName, value| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        let request = |value| Encoding::of_request(&headers(ENCODING, value));
+        assert_eq!(request("identity"), Ok(None));
+        assert_eq!(request("gzip"), Ok(Some(Encoding::Gzip)));
+        assert_eq!(request("snappy").expect_err("it is not on offer").code, Code::Unimplemented);
+        assert!(Encoding::Gzip.is_accepted(&headers(ACCEPT, "identity, deflate, gzip")));
+        assert!(!Encoding::Gzip.is_accepted(&headers(ACCEPT, "identity,xgzip")));
+        assert!(!Encoding::Gzip.is_accepted(&HeaderMap::new()));
+    }
+}

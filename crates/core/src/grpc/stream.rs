@@ -1,0 +1,110 @@
+//! Calls that are answered with a stream of messages: sending them one by one, within the deadline, while the caller is
+//! there and the server is not about to end.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http::header::CONTENT_TYPE;
+use http_body::{Body, Frame};
+use prost::Message;
+use tokio::sync::mpsc;
+
+use super::framing;
+use crate::activity::UnderWay;
+use crate::call::Call;
+use crate::error::{Code, Result, ServingError};
+use crate::service::Service;
+
+/// The messages of an answer as they come, and the status behind them.
+pub(crate) struct Messages {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+    under_way: Option<UnderWay>,
+}
+
+impl Messages {
+    /// Counts the call as under way until its last message has been taken.
+    pub(crate) fn hold(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
+    }
+}
+
+impl Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.frames.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+}
+
+/// The caller has gone away, so that there is nobody to send to.
+pub(super) struct Gone;
+
+/// Sends the messages of one answer.
+pub(super) struct Sender(mpsc::Sender<Frame<Bytes>>);
+
+impl Sender {
+    /// Sends a message; waits while the caller has not taken the one before.
+    pub(super) async fn send(&self, message: &impl Message) -> Result<(), Gone> {
+        let framed = framing::framed(framing::encode(message), false).expect("answers in parts are small");
+        self.0.send(Frame::data(framed.freeze())).await.map_err(|_| Gone)
+    }
+}
+
+/// Answers with what `work` sends, and ends with the status that it returns.
+///
+/// The work is dropped when the caller goes away, when the deadline passes, and when the server drains, unless it sees
+/// to that itself.
+///
+/// # Errors
+///
+/// `RESOURCE_EXHAUSTED` if as many such calls are under way as the server allows.
+pub(super) fn answer<Work>(
+    service: &Arc<Service>,
+    call: Call,
+    work: impl FnOnce(Sender) -> Work,
+) -> Result<Response<Messages>>
+where
+    Work: Future<Output = Result<Result<()>, Gone>> + Send + 'static,
+{
+    let Ok(slot) = Arc::clone(&service.streams).try_acquire_owned() else {
+        return Err(ServingError::new(
+            Code::ResourceExhausted,
+            format!("more than {} streams are open", Service::MAX_STREAMS),
+        ));
+    };
+    let (frames, taken) = mpsc::channel(1);
+    let work = work(Sender(frames.clone()));
+    tokio::spawn(async move {
+        let _slot = slot;
+        let status = tokio::select! {
+            ended = work => match ended {
+                Ok(status) => status,
+                Err(Gone) => return,
+            },
+            () = passed(call) => Err(ServingError::new(Code::DeadlineExceeded, "Deadline Exceeded")),
+            () = frames.closed() => return,
+        };
+        // If the caller has gone meanwhile, nobody needs the status.
+        let _ = frames.send(Frame::trailers(framing::trailers(&status))).await;
+    });
+    let mut response = Response::new(Messages { frames: taken, under_way: None });
+    response.headers_mut().insert(CONTENT_TYPE, framing::GRPC);
+    Ok(response)
+}
+
+async fn passed(call: Call) {
+    match call.deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What ends streams when the server is about to.
+pub(super) fn shutting_down() -> ServingError {
+    ServingError::new(Code::Unavailable, "the server is shutting down")
+}
