@@ -88,7 +88,8 @@ class ModelServer:
                 runtime.require_installed()
                 if flags.op_libraries:
                     runtime.get()
-        self._server = Server(server_options(flags), self.reload_config)
+        self._options = server_options(flags)
+        self._server = Server(self._options, self.reload_config)
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
             {
@@ -142,7 +143,7 @@ class ModelServer:
         self._ports = self._server.start()
         if self._flags.admin_api_port:
             self._admin = self._bind_admin()
-        for address in server_options(self._flags).listen:
+        for address in self._options.listen:
             _log.info("Listening on %s, while models are loaded", address)
         StartupWatch(self._core, names, self._log_ready, self._happened.put)
         self._core.start(self._models)

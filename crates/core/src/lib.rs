@@ -11,6 +11,7 @@ pub mod codec;
 pub mod error;
 pub mod executor;
 pub mod grpc;
+pub mod http2;
 pub mod inference;
 pub mod listen;
 pub mod proto;

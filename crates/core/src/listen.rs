@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, Counted};
 use crate::body::BodyLimits;
+use crate::http2::Http2Options;
 use crate::service::Service;
 use crate::{grpc, rest};
 
@@ -40,6 +41,8 @@ pub struct ListenOptions {
     pub idle_timeout: Duration,
     /// Bounds on reading request bodies.
     pub body: BodyLimits,
+    /// How connections of HTTP/2 behave.
+    pub http2: Http2Options,
     /// What gRPC needs to know.
     pub grpc: grpc::GrpcOptions,
     /// What REST needs to know.
@@ -55,15 +58,8 @@ const BACKLOG: i32 = 1024;
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Flow-control windows of HTTP/2, in bytes: large enough for tensors of megabytes to flow without a stall.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
 /// The largest read from a connection of HTTP/1.1, which also bounds the head of a request.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
-
-/// The largest head of a request over HTTP/2, in bytes.
-const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 
 /// A server that listens.
 pub struct Listening {
@@ -107,7 +103,8 @@ impl Listening {
             .collect::<io::Result<_>>()?;
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http: http_builder(), slots });
+        let shared =
+            Arc::new(Shared { http: http_builder(&options.http2), service: Arc::clone(&service), options, slots });
         let (draining, drain) = watch::channel(false);
         let connections = TaskTracker::new();
         for listener in listeners {
@@ -150,15 +147,11 @@ fn bind(address: &str) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
+fn http_builder(http2: &Http2Options) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A client may close its side once the request is sent, and still gets its answer.
     builder.http1().half_close(true).max_buf_size(READ_BUFFER_BYTES);
-    builder
-        .http2()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES);
+    http2.apply(&mut builder);
     builder
 }
 
@@ -210,8 +203,12 @@ async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: wa
         }
     });
     let mut connection = pin!(shared.http.serve_connection(io, service));
-    let mut idle_check = tokio::time::interval(shared.options.idle_timeout.max(Duration::from_millis(1)));
+    let Http2Options { max_idle, max_age, max_age_grace, .. } = shared.options.http2;
+    let idle_timeout = shared.options.idle_timeout.min(max_idle.unwrap_or(Duration::MAX));
+    let mut idle_check = tokio::time::interval(idle_timeout.max(Duration::from_millis(1)));
     idle_check.reset();
+    let mut age = pin!(after(max_age));
+    let mut grace = pin!(after(None));
     let mut is_closing = false;
     loop {
         tokio::select! {
@@ -223,11 +220,25 @@ async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: wa
                     return;
                 }
             }
+            () = age.as_mut(), if !is_closing => {
+                is_closing = true;
+                grace.set(after(max_age_grace));
+                connection.as_mut().graceful_shutdown();
+            }
+            () = grace.as_mut() => return,
             _ = drain.wait_for(|draining| *draining), if !is_closing => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// Waits so long, or for ever.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

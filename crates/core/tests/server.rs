@@ -12,6 +12,7 @@ use servable_core::body::BodyLimits;
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
 use servable_core::grpc::GrpcOptions;
+use servable_core::http2::Http2Options;
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::rest::RestOptions;
 use servable_core::servable::Servable;
@@ -74,6 +75,7 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
         max_connections: 16,
         idle_timeout,
         body: BodyLimits { max_bytes: 10_000, part_timeout: idle_timeout },
+        http2: Http2Options::default(),
         grpc: GrpcOptions::default(),
         rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false },
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use servable_core::body::BodyLimits;
-use servable_core::grpc::GrpcOptions;
+use servable_core::grpc::{Encoding, GrpcOptions};
+use servable_core::http2::Http2Options;
 use servable_core::listen::ListenOptions;
 use servable_core::rest::RestOptions;
 use servable_core::service::ServiceOptions;
@@ -19,7 +20,7 @@ pub(crate) struct ServerOptions {
     enable_cors: bool,
     tensor_content_responses: bool,
     check_method_names: bool,
-    grpc_health_service: bool,
+    grpc: PyGrpcOptions,
     max_body_bytes: usize,
     max_connections: usize,
     header_timeout_seconds: f64,
@@ -42,11 +43,59 @@ impl ServerOptions {
             max_connections: self.max_connections,
             idle_timeout: seconds(self.header_timeout_seconds)?,
             body: BodyLimits { max_bytes: self.max_body_bytes, part_timeout: seconds(self.body_timeout_seconds)? },
-            grpc: GrpcOptions { health_service: self.grpc_health_service, ..GrpcOptions::default() },
+            http2: self.grpc.http2()?,
+            grpc: self.grpc.grpc(),
             rest: RestOptions {
                 timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
                 cors: self.enable_cors,
             },
+        })
+    }
+}
+
+/// `servable.config.grpc_arguments.GrpcOptions`.
+#[derive(FromPyObject)]
+struct PyGrpcOptions {
+    health_service: bool,
+    max_receive_message_bytes: Option<usize>,
+    max_send_message_bytes: Option<usize>,
+    reply_encoding: String,
+    max_concurrent_streams: Option<u32>,
+    max_header_bytes: u32,
+    max_frame_bytes: Option<u32>,
+    stream_window_bytes: u32,
+    keepalive_time_seconds: f64,
+    keepalive_timeout_seconds: f64,
+    max_idle_seconds: Option<f64>,
+    max_age_seconds: Option<f64>,
+    max_age_grace_seconds: Option<f64>,
+}
+
+impl PyGrpcOptions {
+    fn grpc(&self) -> GrpcOptions {
+        GrpcOptions {
+            health_service: self.health_service,
+            reply_encoding: match self.reply_encoding.as_str() {
+                "gzip" => Some(Encoding::Gzip),
+                "deflate" => Some(Encoding::Deflate),
+                _ => None,
+            },
+            max_receive_bytes: self.max_receive_message_bytes,
+            max_send_bytes: self.max_send_message_bytes,
+        }
+    }
+
+    fn http2(&self) -> PyResult<Http2Options> {
+        Ok(Http2Options {
+            max_concurrent_streams: self.max_concurrent_streams,
+            max_header_bytes: self.max_header_bytes,
+            max_frame_bytes: self.max_frame_bytes,
+            stream_window: self.stream_window_bytes,
+            keepalive_time: seconds(self.keepalive_time_seconds)?,
+            keepalive_timeout: seconds(self.keepalive_timeout_seconds)?,
+            max_idle: self.max_idle_seconds.map(seconds).transpose()?,
+            max_age: self.max_age_seconds.map(seconds).transpose()?,
+            max_age_grace: self.max_age_grace_seconds.map(seconds).transpose()?,
         })
     }
 }

@@ -113,7 +113,10 @@ class Flags:
     saved_model_tags: str = _flag(
         "string", "serve", "comma-separated tags of the meta graph to load, matched exactly"
     )
-    grpc_channel_arguments: str = _flag("string", "", "accepted without effect")
+    grpc_channel_arguments: str = _flag(
+        "string", "", "comma-separated key=value settings of gRPC's C++ library; those that mean "
+        "nothing here are named in the log",
+    )  # fmt: skip
     grpc_max_threads: int = _per_cpu_flag(4, "accepted without effect; see --worker_threads")
     enable_model_warmup: bool = _flag(
         "bool", True, "replay a version's recorded requests before it serves"
@@ -152,7 +155,9 @@ class Flags:
     skip_initialize_tpu: bool = _flag(
         "bool", False, "accepted without effect: TPUs are not supported"
     )
-    enable_grpc_healthcheck_service: bool = _flag("bool", False, "accepted without effect")
+    enable_grpc_healthcheck_service: bool = _flag(
+        "bool", False, "answer grpc.health.v1.Health for the server, its services and its models"
+    )
     enable_serialization_as_tensor_content: bool = _flag(
         "bool", False, "answer gRPC Predict with tensor_content instead of typed fields"
     )

@@ -13,8 +13,6 @@ _NOT_YET = "it is not supported yet"
 _REASONS: Mapping[str, str] = {
     "rest_api_num_threads": _THREADS,
     "grpc_max_threads": _THREADS,
-    "grpc_channel_arguments": _NOT_YET,
-    "enable_grpc_healthcheck_service": _NOT_YET,
     "enable_batching": _NOT_YET,
     "enable_per_model_batching_parameters": _NOT_YET,
     "monitoring_config_file": _NOT_YET,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from servable.config.any_message import check_thread_pool_factory
 from servable.config.flags import Flags
+from servable.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable.config.inapplicable import inapplicable_flags
 from servable.config.models import PLATFORMS, ModelConfig, read_model_config_file
 from servable.config.server_options import ServerOptions
@@ -117,12 +118,24 @@ def server_options(flags: Flags) -> ServerOptions:
         enable_cors=flags.rest_api_enable_cors_support,
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
         check_method_names=flags.enable_signature_method_name_check,
-        grpc_health_service=flags.enable_grpc_healthcheck_service,
+        grpc=grpc_options(flags),
         max_body_bytes=flags.max_body_bytes,
     )
     if flags.worker_threads > 0:
         options = replace(options, worker_threads=flags.worker_threads)
     return options
+
+
+def grpc_options(flags: Flags) -> GrpcOptions:
+    """How gRPC is served; arguments of the channel that change nothing are named in the log.
+
+    Raises:
+        ConfigError: An argument has a value that it cannot have.
+    """
+    options, ignored = parse_channel_arguments(flags.grpc_channel_arguments)
+    if ignored:
+        _log.warning("--grpc_channel_arguments: without effect here: %s", ", ".join(ignored))
+    return replace(options, health_service=flags.enable_grpc_healthcheck_service)
 
 
 def remote_options(flags: Flags) -> RemoteOptions:

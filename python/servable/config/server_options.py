@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from servable.config.grpc_arguments import GrpcOptions
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -23,7 +25,7 @@ class ServerOptions:
             (`--enable_serialization_as_tensor_content`).
         check_method_names: Require signatures' method names to fit the call
             (`--enable_signature_method_name_check`).
-        grpc_health_service: Answer `grpc.health.v1.Health` (`--enable_grpc_healthcheck_service`).
+        grpc: How gRPC calls, and connections of HTTP/2, are served.
         max_body_bytes: The largest request body that is taken, after decompression too.
         max_connections: How many connections may be open at once; further ones wait to be accepted.
         header_timeout_seconds: How long a client may take to send the head of a request, and how long a connection may
@@ -37,7 +39,7 @@ class ServerOptions:
     enable_cors: bool = False
     tensor_content_responses: bool = False
     check_method_names: bool = False
-    grpc_health_service: bool = False
+    grpc: GrpcOptions = field(default_factory=GrpcOptions)
     max_body_bytes: int = 2**31 - 1
     max_connections: int = 16384
     header_timeout_seconds: float = 50.0

@@ -134,6 +134,11 @@ pub(super) fn new_message(length: usize) -> BytesMut {
     message
 }
 
+/// The length of a reply message, without its prefix.
+pub(super) fn message_len(message: &BytesMut) -> usize {
+    message.len() - PREFIX
+}
+
 /// A reply message of a generated type.
 pub(super) fn encode(message: &impl Message) -> BytesMut {
     let mut reply = new_message(message.encoded_len());

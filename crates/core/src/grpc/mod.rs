@@ -35,9 +35,23 @@ pub struct GrpcOptions {
     pub health_service: bool,
     /// What replies are compressed with for every caller that takes it; the others get what they used themselves.
     pub reply_encoding: Option<Encoding>,
+    /// The largest request message, in bytes, if that is less than the largest body.
+    pub max_receive_bytes: Option<usize>,
+    /// The largest reply message, in bytes.
+    pub max_send_bytes: Option<usize>,
 }
 
 impl GrpcOptions {
+    /// The message, if it is not too large to be sent.
+    fn sendable(self, message: BytesMut) -> Result<BytesMut> {
+        let (found, limit) = (framing::message_len(&message), self.max_send_bytes.unwrap_or(usize::MAX));
+        if found <= limit {
+            return Ok(message);
+        }
+        let text = format!("SERVER: Sent message larger than max ({found} vs. {limit})");
+        Err(ServingError::new(Code::ResourceExhausted, text))
+    }
+
     /// Whether a service of `descriptors.bin` is answered.
     fn is_served(self, service: &str) -> bool {
         match service {
@@ -61,6 +75,8 @@ pub(crate) async fn serve(
     limits: BodyLimits,
     request: Request<Incoming>,
 ) -> Reply {
+    let max_bytes = limits.max_bytes.min(options.max_receive_bytes.unwrap_or(usize::MAX));
+    let limits = BodyLimits { max_bytes, ..limits };
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     let deadline = framing::timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout));
@@ -87,7 +103,9 @@ pub(crate) async fn serve(
     };
     let mut reply = match answer {
         Ok(Either::Right(stream)) => stream.map(Either::Right),
-        Ok(Either::Left(message)) => framing::reply(Ok(message), reply_encoding(options, headers)).map(Either::Left),
+        Ok(Either::Left(message)) => {
+            framing::reply(options.sendable(message), reply_encoding(options, headers)).map(Either::Left)
+        }
         Err(error) => framing::reply(Err(error), None).map(Either::Left),
     };
     if headers.contains_key(encoding::ENCODING) {
