@@ -3,8 +3,9 @@
 //! The layout is that of the original's pretty-printer, which is set to write arrays on one line for row format, and
 //! set back before a row closes. Clients have no need of it, but their recorded answers do.
 
+use super::float::{self, Text, double_text, single_text, split_eight_digits};
 use super::string::write_string;
-use super::{Format, base64, float};
+use super::{Format, base64};
 use crate::error::{Result, ServingError};
 use crate::tensor::{DType, Elements, Tensor};
 
@@ -226,19 +227,22 @@ impl Writer {
         let bytes = &buffer[elements.start * size..elements.end * size];
         let out = &mut self.out;
         match output.tensor.dtype() {
-            DType::FLOAT => join(out, bytes, separator, |out, bytes| float::write_f32(out, f32::from_le_bytes(bytes))),
-            DType::DOUBLE => join(out, bytes, separator, |out, bytes| float::write_f64(out, f64::from_le_bytes(bytes))),
-            DType::INT8 => join(out, bytes, separator, |out, bytes| write_signed(out, i8::from_le_bytes(bytes))),
-            DType::INT16 => join(out, bytes, separator, |out, bytes| write_signed(out, i16::from_le_bytes(bytes))),
-            DType::INT32 => join(out, bytes, separator, |out, bytes| write_signed(out, i32::from_le_bytes(bytes))),
-            DType::INT64 => join(out, bytes, separator, |out, bytes| write_signed(out, i64::from_le_bytes(bytes))),
-            DType::UINT8 => join(out, bytes, separator, |out, [byte]| write_unsigned(out, u64::from(byte))),
-            DType::UINT32 => join(out, bytes, separator, |out, bytes| {
-                write_unsigned(out, u64::from(u32::from_le_bytes(bytes)));
-            }),
-            DType::UINT64 => join(out, bytes, separator, |out, bytes| write_unsigned(out, u64::from_le_bytes(bytes))),
-            DType::BOOL => join(out, bytes, separator, |out, [byte]| {
-                out.extend_from_slice(if byte == 0 { b"false" } else { b"true" });
+            DType::FLOAT => join(out, bytes, separator, |text, bytes| single_text(text, f32::from_le_bytes(bytes))),
+            DType::DOUBLE => join(out, bytes, separator, |text, bytes| double_text(text, f64::from_le_bytes(bytes))),
+            DType::INT8 => join(out, bytes, separator, |text, bytes| signed_text(text, i8::from_le_bytes(bytes))),
+            DType::INT16 => join(out, bytes, separator, |text, bytes| signed_text(text, i16::from_le_bytes(bytes))),
+            DType::INT32 => join(out, bytes, separator, |text, bytes| signed_text(text, i32::from_le_bytes(bytes))),
+            DType::INT64 => join(out, bytes, separator, |text, bytes| signed_text(text, i64::from_le_bytes(bytes))),
+            DType::UINT8 => join(out, bytes, separator, |text, [byte]| unsigned_text(text, 0, u64::from(byte))),
+            DType::UINT32 => {
+                join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from(u32::from_le_bytes(bytes))));
+            }
+            DType::UINT64 => {
+                join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from_le_bytes(bytes)));
+            }
+            DType::BOOL => join(out, bytes, separator, |text, [byte]| {
+                text[..8].copy_from_slice(if byte == 0 { b"false   " } else { b"true    " });
+                5 - usize::from(byte != 0)
             }),
             // Other dtypes were let through because they have no elements.
             _ => {}
@@ -268,46 +272,65 @@ fn join<const SIZE: usize>(
     out: &mut Vec<u8>,
     bytes: &[u8],
     separator: &[u8],
-    write: impl Fn(&mut Vec<u8>, [u8; SIZE]),
+    write: impl Fn(&mut Text, [u8; SIZE]) -> usize,
 ) {
+    /// How many numbers room is made for at a time: enough to do so seldom, few enough to stay in the cache.
+    const CHUNK: usize = 64;
     let (numbers, _) = bytes.as_chunks::<SIZE>();
-    let Some((&first, others)) = numbers.split_first() else { return };
-    write(out, first);
-    let mut padded = [0; 32];
-    if let Some(start) = padded.get_mut(..separator.len()) {
-        start.copy_from_slice(separator);
-        for &number in others {
-            float::append(out, &padded, separator.len());
-            write(out, number);
-        }
-    } else {
-        for &number in others {
-            out.extend_from_slice(separator);
-            write(out, number);
-        }
+    if numbers.is_empty() {
+        return;
     }
+    let mut padded: Text = [0; _];
+    let is_short = padded.get_mut(..separator.len()).map(|start| start.copy_from_slice(separator)).is_some();
+    for numbers in numbers.chunks(CHUNK) {
+        let start = out.len();
+        out.resize(start + numbers.len() * (float::LONGEST + separator.len()) + 2 * padded.len(), 0);
+        let room = &mut out[start..];
+        let mut at = 0;
+        for &number in numbers {
+            at += write(text_at(room, at), number);
+            if is_short {
+                *text_at(room, at) = padded;
+            } else {
+                room[at..at + separator.len()].copy_from_slice(separator);
+            }
+            at += separator.len();
+        }
+        out.truncate(start + at);
+    }
+    out.truncate(out.len() - separator.len());
 }
 
 #[inline]
-fn write_signed(out: &mut Vec<u8>, value: impl Into<i64>) {
+fn text_at(room: &mut [u8], at: usize) -> &mut Text {
+    room[at..].first_chunk_mut().expect("room was made")
+}
+
+/// Writes an integer; returns the length of its text.
+#[inline]
+fn signed_text(text: &mut Text, value: impl Into<i64>) -> usize {
     let value = value.into();
-    if value < 0 {
-        out.push(b'-');
-    }
-    write_unsigned(out, value.unsigned_abs());
+    text[0] = b'-';
+    unsigned_text(text, usize::from(value < 0), value.unsigned_abs())
 }
 
+/// Writes an integer at this position; returns where its text ends.
 #[inline]
-fn write_unsigned(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+fn unsigned_text(text: &mut Text, at: usize, value: u64) -> usize {
+    const ASCII: u64 = u64::from_ne_bytes([b'0'; 8]);
+    const EIGHT_DIGITS: u64 = 100_000_000;
+    if value < EIGHT_DIGITS {
+        let digits = split_eight_digits(value);
+        let zeros = (digits.trailing_zeros() / 8).min(7);
+        text[at..at + 8].copy_from_slice(&((digits | ASCII) >> (8 * zeros)).to_le_bytes());
+        return at + 8 - zeros as usize;
     }
-    out.extend_from_slice(&digits[at..]);
+    let at = long_text(text, at, value / EIGHT_DIGITS);
+    text[at..at + 8].copy_from_slice(&(split_eight_digits(value % EIGHT_DIGITS) | ASCII).to_le_bytes());
+    at + 8
+}
+
+#[inline(never)]
+fn long_text(text: &mut Text, at: usize, value: u64) -> usize {
+    unsigned_text(text, at, value)
 }

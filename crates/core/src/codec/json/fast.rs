@@ -10,7 +10,7 @@ use std::ops::Deref;
 use memchr::memmem;
 
 use super::column::Column;
-use super::leaves::Leaves;
+use super::lists::{Dimensions, read_value};
 use super::string::{self, Span};
 use super::syntax::{peek, skip_white_space};
 use super::{Format, PredictInput};
@@ -18,8 +18,6 @@ use crate::error::Result;
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::{ALIGNMENT, AlignedBytes, DType, Tensor};
 
-/// Deeper nesting is left to the exact way; this one recurses.
-const GREATEST_RANK: usize = 32;
 /// How many bytes of JSON an element takes at least, to guess how much memory a tensor will need. A space or a point
 /// is rarely missing; where the guess is wrong, the buffer grows.
 const BYTES_PER_ELEMENT: usize = 4;
@@ -68,32 +66,6 @@ where
 pub(super) struct Reader<'b> {
     pub(super) body: &'b [u8],
     pub(super) at: usize,
-}
-
-/// What the lists of one input have shown of its shape.
-#[derive(Default)]
-struct Dimensions {
-    /// The length of the lists of each level; [`Self::OPEN`] while the first of a level is being read.
-    sizes: Vec<i64>,
-    /// Known from the first leaf or empty list on.
-    rank: Option<usize>,
-}
-
-impl Dimensions {
-    const OPEN: i64 = -1;
-
-    /// Fixes the rank, or checks it.
-    fn settle_rank(&mut self, rank: usize) -> Option<()> {
-        (*self.rank.get_or_insert(rank) == rank).then_some(())
-    }
-
-    /// Fixes the length of the lists of a level, or checks it.
-    fn settle_size(&mut self, level: usize, size: i64) -> Option<()> {
-        if self.sizes[level] == Self::OPEN {
-            self.sizes[level] = size;
-        }
-        (self.sizes[level] == size).then_some(())
-    }
 }
 
 impl<'b> Reader<'b> {
@@ -201,7 +173,7 @@ impl<'b> Reader<'b> {
                 if std::mem::replace(&mut seen[input], rows) == rows || specs[input].alias == "b64" {
                     return None;
                 }
-                self.value(&mut dimensions[input], 0, &mut columns[input])?;
+                read_value(self, &mut dimensions[input], &mut columns[input])?;
                 if self.another(b'}')? != (given + 1 < specs.len()) {
                     return None;
                 }
@@ -251,50 +223,8 @@ impl<'b> Reader<'b> {
     fn whole_tensor(&mut self, spec: &TensorSpec, is_only_input: bool) -> Option<Tensor> {
         let mut dimensions = Dimensions::default();
         let mut column = self.column(spec, is_only_input)?;
-        self.value(&mut dimensions, 0, &mut column)?;
+        read_value(self, &mut dimensions, &mut column)?;
         column.finish(spec, dimensions.sizes).ok()
-    }
-
-    /// A leaf or list at this level.
-    fn value(&mut self, dimensions: &mut Dimensions, level: usize, column: &mut Column) -> Option<()> {
-        if self.peek() == b'[' {
-            return self.list(dimensions, level, column);
-        }
-        dimensions.settle_rank(level)?;
-        let mut one = Leaves { reader: self, is_one: true };
-        one.read(column).map(|_| ())
-    }
-
-    fn list(&mut self, dimensions: &mut Dimensions, level: usize, column: &mut Column) -> Option<()> {
-        if level == GREATEST_RANK || dimensions.rank.is_some_and(|rank| rank <= level) {
-            return None;
-        }
-        self.at += 1;
-        if dimensions.sizes.len() == level {
-            dimensions.sizes.push(Dimensions::OPEN);
-        }
-        let mut size = 0;
-        match self.peek() {
-            b']' => {
-                self.at += 1;
-                dimensions.settle_rank(level + 1)?;
-            }
-            b'[' => loop {
-                if self.peek() != b'[' {
-                    return None;
-                }
-                self.list(dimensions, level + 1, column)?;
-                size += 1;
-                if !self.another(b']')? {
-                    break;
-                }
-            },
-            _ => {
-                dimensions.settle_rank(level + 1)?;
-                size = Leaves { reader: self, is_one: false }.read(column)?;
-            }
-        }
-        dimensions.settle_size(level, size)
     }
 
     /// Whether a base64 object starts here; does not move.

@@ -17,6 +17,7 @@
 
 mod base64;
 mod column;
+mod double;
 mod dump;
 mod encode;
 mod exact;
@@ -25,10 +26,13 @@ mod fast;
 mod float;
 mod grisu;
 mod leaves;
+mod lists;
 mod number;
 mod parse;
+mod plain_number;
 mod powers;
 mod results;
+mod single;
 mod string;
 mod syntax;
 mod tape;

@@ -30,7 +30,7 @@ impl Number {
 }
 
 /// The greatest significand that still takes another fraction digit without rounding.
-const GREATEST_EXACT: u64 = (1 << 53) - 1;
+pub(super) const GREATEST_EXACT: u64 = (1 << 53) - 1;
 /// How many significant digits a fraction adds to, counted without the first digit of the integer part.
 const SIGNIFICANT_DIGITS: u32 = 17;
 /// Further digits of a larger exponent are skipped.
@@ -239,96 +239,4 @@ pub(super) fn to_f32(value: f64) -> f32 {
     // Half a step of the 24-bit grid below the least normal number: from here on, rounding reaches that number.
     const LEAST: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / 33_554_432.0);
     if value.abs() < LEAST { 0.0_f32.copysign(value as f32) } else { value as f32 }
-}
-
-const ZEROS: u64 = 0x3030_3030_3030_3030;
-
-/// Up to eight decimal digits at `at`: their value and how many there are. `None` near the end of the body.
-#[inline]
-fn eight_digits(body: &[u8], at: usize) -> Option<(u64, u32)> {
-    let chunk = u64::from_le_bytes(*body.get(at..)?.first_chunk::<8>()?) ^ ZEROS;
-    // The top bit of each byte that is not a digit; the sum cannot carry into the next byte.
-    let others = (((chunk & 0x7f7f_7f7f_7f7f_7f7f) + 0x7676_7676_7676_7676) | chunk) & 0x8080_8080_8080_8080;
-    let count = others.trailing_zeros() / 8;
-    if count == 0 {
-        return Some((0, 0));
-    }
-    // Digits move to the end of the chunk, zeros before them; then neighbours are joined in pairs, fours, and eight.
-    let digits = chunk << (64 - 8 * count);
-    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some(((fours * 10_000 + (fours >> 32)) & 0xffff_ffff, count))
-}
-
-const SMALL_POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-
-/// Digits at `at` appended to `value`: the new value, the number of digits, the position after them.
-///
-/// `None` if there may be more digits than a `u64` holds, or near the end of the body.
-#[inline]
-fn append_digits(body: &[u8], mut at: usize, mut value: u64, room: u32) -> Option<(u64, u32, usize)> {
-    let mut total = 0;
-    loop {
-        let (part, count) = eight_digits(body, at)?;
-        total += count;
-        if total > room {
-            return None;
-        }
-        value = value * SMALL_POWERS[count as usize] + part;
-        at += count as usize;
-        if count < 8 {
-            return Some((value, total, at));
-        }
-    }
-}
-
-/// What [`scan`] reads, as a double: quick for ordinary numbers, and never different.
-///
-/// `None` where `scan` finds an error.
-#[inline]
-pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
-    match scan_plain(body, start) {
-        Some(found) => Some(found),
-        None => scan(body, start).ok().map(|(number, next)| (number.as_f64(), next)),
-    }
-}
-
-/// Digits, perhaps with a fraction, that take one rounding at most; `None` for whatever else.
-#[inline]
-fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
-    let negative = peek(body, start) == b'-';
-    let first = start + usize::from(negative);
-    let (integer, integer_digits, at) = append_digits(body, first, 0, 18)?;
-    if integer_digits == 0 || (peek(body, first) == b'0' && integer_digits > 1) {
-        return None;
-    }
-    let (value, next) = match peek(body, at) {
-        b'.' => {
-            let (significand, count, next) = append_digits(body, at + 1, integer, 19 - integer_digits)?;
-            if count == 0 || significand / 10 > GREATEST_EXACT || matches!(peek(body, next), b'e' | b'E') {
-                return None;
-            }
-            let value = significand as f64 / powers::double(count as usize);
-            (if negative { -value } else { value }, next)
-        }
-        b'e' | b'E' => return None,
-        // An integer: its zero has no sign.
-        _ if negative && integer != 0 => (-(integer as f64), at),
-        _ => (integer as f64, at),
-    };
-    Some((value, next))
-}
-
-/// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
-/// `10^18`, or where [`scan`] finds an error.
-#[inline]
-pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
-    let negative = peek(body, start) == b'-';
-    let first = start + usize::from(negative);
-    let (magnitude, count, next) = append_digits(body, first, 0, 18)?;
-    if count == 0 || (peek(body, first) == b'0' && count > 1) || matches!(peek(body, next), b'.' | b'e' | b'E') {
-        return None;
-    }
-    let value = magnitude as i64;
-    Some((if negative { -value } else { value }, next))
 }

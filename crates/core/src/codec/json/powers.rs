@@ -19,12 +19,12 @@ static DOUBLES: [f64; 309] = doubles();
 pub(super) const GREATEST_EXACT: i32 = 55;
 
 /// The 128 leading bits of 10^`exponent`, cut off below; the first of them is set.
-pub(super) fn significand(exponent: i32) -> u128 {
+pub(super) const fn significand(exponent: i32) -> u128 {
     SIGNIFICANDS[(exponent - LEAST) as usize]
 }
 
 /// The exponent of the power of two that the last of those bits stands for.
-pub(super) fn binary_exponent(exponent: i32) -> i32 {
+pub(super) const fn binary_exponent(exponent: i32) -> i32 {
     // 217706 / 2^16 is log2(10), close enough for the floor to be right throughout the table.
     ((exponent * 217_706) >> 16) - 127
 }

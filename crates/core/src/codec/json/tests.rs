@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::number::{Number, scan, scan_f64, scan_i64, to_f32};
+use super::number::{Number, scan, to_f32};
+use super::plain_number::{scan_f64, scan_i64};
 use super::{Format, PredictInput, decode_exactly, fast, float, grisu};
 use crate::error::ServingError;
 use crate::signature::{Signature, TensorSpec};

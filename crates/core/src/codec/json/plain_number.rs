@@ -1,0 +1,139 @@
+//! Ordinary numbers, read eight bytes at a time: quick, and never other than [`super::number::scan`] reads them.
+//!
+//! How many digits a number has differs from one to the next, so that a processor cannot foresee it. [`scan_plain`]
+//! therefore looks at sixteen bytes, whatever they hold, and hardly branches.
+
+use super::number::{GREATEST_EXACT, scan};
+use super::powers;
+use super::syntax::peek;
+
+/// What [`scan`] reads, as a double.
+///
+/// `None` where `scan` finds an error.
+#[inline]
+pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
+    match scan_plain(body, start) {
+        Some(found) => Some(found),
+        None => scan(body, start).ok().map(|(number, next)| (number.as_f64(), next)),
+    }
+}
+
+/// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
+/// `10^18`, or where [`scan`] finds an error.
+#[inline]
+pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
+    let negative = peek(body, start) == b'-';
+    let first = start + usize::from(negative);
+    let (magnitude, count, next) = append_digits(body, first, 0, 18)?;
+    if count == 0 || (peek(body, first) == b'0' && count > 1) || matches!(peek(body, next), b'.' | b'e' | b'E') {
+        return None;
+    }
+    let value = magnitude as i64;
+    Some((if negative { -value } else { value }, next))
+}
+
+/// At most seven digits, perhaps with a fraction, that take one rounding at most; `None` for whatever else, and near
+/// the end of the body.
+#[inline]
+fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
+    let negative = peek(body, start) == b'-';
+    let first = start + usize::from(negative);
+    let text = body.get(first..)?.first_chunk::<17>()?;
+    let (words, _) = text.as_chunks::<8>();
+    let (low, high) = (load(words[0]), load(words[1]));
+    let whole = leading_digits(low);
+    if whole == 0 || whole == 8 || (low as u8 == 0 && whole > 1) {
+        return None;
+    }
+    if text[whole as usize] != b'.' {
+        if matches!(text[whole as usize], b'e' | b'E') {
+            return None;
+        }
+        let integer = value_at_end(low << (64 - 8 * whole));
+        // An integer: its zero has no sign.
+        let value = signed(integer as i64 as f64, negative && integer != 0);
+        return Some((value, first + whole as usize));
+    }
+    // The same without the point: eight bytes, and then seven in the upper bytes of `high`.
+    let before = (1 << (8 * whole)) - 1;
+    let joined = (low & before) | (((low >> 8) | (high << 56)) & !before);
+    let count = leading_digits(joined);
+    // None, unless all of the eight are digits.
+    let further = leading_digits((high >> 8) | (0xff << 56)) & 0_u32.wrapping_sub(count / 8);
+    let fraction = count + further - whole;
+    let behind = (count + further + 1) as usize;
+    let upper = value_at_end(joined << (64 - 8 * count));
+    let lower = value_at_end((high & !0xff) << (56 - 8 * further));
+    let significand = upper * POWERS[further as usize] + lower;
+    match text[behind] {
+        b'0'..=b'9' => scan_further(body, first + behind, significand, fraction, negative),
+        b'e' | b'E' => None,
+        _ if fraction == 0 => None,
+        // Both operands are exact, so that there is one rounding; the original's way has the same one.
+        _ => Some((signed(significand as i64 as f64 / powers::double(fraction as usize), negative), first + behind)),
+    }
+}
+
+/// Goes on behind the fifteenth digit.
+fn scan_further(body: &[u8], start: usize, significand: u64, fraction: u32, negative: bool) -> Option<(f64, usize)> {
+    let (significand, further, next) = append_digits(body, start, significand, 4)?;
+    if significand / 10 > GREATEST_EXACT || matches!(peek(body, next), b'e' | b'E') {
+        return None;
+    }
+    Some((signed(significand as f64 / powers::double((fraction + further) as usize), negative), next))
+}
+
+/// Digits at `at` appended to `value`: the new value, the number of digits, the position after them.
+///
+/// `None` if there may be more digits than a `u64` holds, or near the end of the body.
+#[inline]
+fn append_digits(body: &[u8], mut at: usize, mut value: u64, room: u32) -> Option<(u64, u32, usize)> {
+    let mut total = 0;
+    loop {
+        let chunk = load(*body.get(at..)?.first_chunk()?);
+        let count = leading_digits(chunk);
+        if count == 0 {
+            return Some((value, total, at));
+        }
+        total += count;
+        if total > room {
+            return None;
+        }
+        value = value * POWERS[count as usize] + value_at_end(chunk << (64 - 8 * count));
+        at += count as usize;
+        if count < 8 {
+            return Some((value, total, at));
+        }
+    }
+}
+
+const ZEROS: u64 = 0x3030_3030_3030_3030;
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// Eight bytes, the first in the lowest; those that are digits become their values.
+#[inline]
+fn load(text: [u8; 8]) -> u64 {
+    u64::from_le_bytes(text) ^ ZEROS
+}
+
+/// How many of these bytes, from the first on, are digits.
+#[inline]
+fn leading_digits(chunk: u64) -> u32 {
+    // The top bit of each byte that is not a digit; the sum cannot carry into the next byte.
+    let others = (((chunk & 0x7f7f_7f7f_7f7f_7f7f) + 0x7676_7676_7676_7676) | chunk) & 0x8080_8080_8080_8080;
+    others.trailing_zeros() / 8
+}
+
+/// The number that eight digits are; where there are fewer, they stand at the end, and zeros before them.
+#[inline]
+fn value_at_end(digits: u64) -> u64 {
+    // Neighbours are joined in pairs, fours, and eight.
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
+}
+
+#[inline]
+fn signed(magnitude: f64, negative: bool) -> f64 {
+    f64::from_bits(magnitude.to_bits() | u64::from(negative) << 63)
+}
