@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import FULL, QUICK, Bench, Figure
+from measure_codec import measure_codec
 from measure_cpu import measure_cpu
 from measure_json import measure_json
 from measure_start import measure_start
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "cpu": measure_cpu,
     "start": measure_start,
     "json": measure_json,
+    "codec": measure_codec,
     "swaps": measure_swaps,
 }
 
@@ -95,7 +97,7 @@ def locked_versions(lock: Path) -> dict[str, set[str]]:
 
 
 def build_programs() -> Path:
-    """Build the echo server, the load generator and the bare loop; give the directory they are in."""
+    """Build what measures and what is compared with; give the directory they are in."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", OUTPUT))
     command = ["cargo", "build", "--quiet", "--release", f"--target-dir={target}"]
     command += [f"--manifest-path={HERE / 'Cargo.toml'}"]
