@@ -72,8 +72,8 @@ stress: $(STAMPS)/extension ## Change, swap and load models for half an hour; QU
 	    echo "== $$program"; $(BIN)/python benchmarks/stress/$$program || failed=1; \
 	done; exit $$failed
 
-fuzz: ## Fuzz every parser for FUZZ_SECONDS=60 each, or only TARGET; needs cargo-fuzz and nightly Rust
-	@scripts/fuzz "$(TARGET)" "$(FUZZ_SECONDS)"
+fuzz: $(STAMPS)/extension ## Fuzz every parser for FUZZ_SECONDS=60 each, or only TARGET; needs cargo-fuzz
+	@PYTHON=$(BIN)/python scripts/fuzz "$(TARGET)" "$(FUZZ_SECONDS)"
 
 protos: ## Generate the protocol code anew from protos/
 	cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,10 @@ def model_from_json(document: Mapping[str, Any]) -> ModelConfig:
     message: Any = new_message(MODEL_SERVER_CONFIG)
     config = message.model_config_list.config.add()
     try:
+        # protobuf fails in ways of its own on half of a surrogate pair, which JSON may hold.
+        json.dumps(document, ensure_ascii=False).encode()
         json_format.ParseDict(dict(document), config)
-    except json_format.ParseError as error:
+    except (json_format.ParseError, UnicodeEncodeError) as error:
         raise InvalidInputError(f"Not a ModelConfig: {error}") from error
     (model,) = parse_reload_config(message.SerializeToString())
     return model

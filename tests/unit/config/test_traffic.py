@@ -119,6 +119,13 @@ def test_json_keeps_the_version_policy(policy: VersionPolicy) -> None:
 
 
 def test_json_that_is_no_model_is_refused() -> None:
-    for document in ({"nmae": "m"}, {"name": 7}, {"version_labels": {"a": "x"}}):
+    half_a_pair = "\ud800"
+    for document in (
+        {"nmae": "m"},
+        {"name": 7},
+        {"version_labels": {"a": "x"}},
+        {half_a_pair: 1},
+        {"name": half_a_pair},
+    ):
         with pytest.raises(InvalidInputError, match="Not a ModelConfig"):
             model_from_json(document)
