@@ -14,6 +14,7 @@ from servable.config.server_options import ServerOptions
 from servable.gateway import PublishedModel
 from servable.loaders.saved_model import SavedModelOptions
 from servable.signature import Signature
+from servable.telemetry.families import Family
 
 __all__ = ["LentTensor", "Servable", "Server", "TensorFlow", "crc32c"]
 
@@ -179,7 +180,12 @@ class Servable:
 class Server:
     """Listens, and answers from what was last published."""
 
-    def __new__(cls, options: ServerOptions, reload_config: Callable[[bytes], None]) -> Self:
+    def __new__(
+        cls,
+        options: ServerOptions,
+        reload_config: Callable[[bytes], None],
+        scrape: Callable[[], list[Family]],
+    ) -> Self:
         """Prepare a server; nothing is bound yet.
 
         Args:
@@ -187,6 +193,8 @@ class Server:
             reload_config: Carries out a `HandleReloadConfigRequest`: takes a serialized `ModelServerConfig`, returns
                 when the reload is complete, raises a `ServableError` that the client gets. Called on a thread of the
                 server's own, one call at a time.
+            scrape: Says what the control plane has counted, for the metrics page. Called on threads of the server's
+                own, when the page is asked for.
         """
 
     def start(self) -> list[int]:

@@ -43,6 +43,7 @@ from servable.publisher import ModelPublisher
 from servable.server_core import CoreOptions, ServerCore
 from servable.sources.settling import SettleTimes
 from servable.startup import StartupWatch
+from servable.telemetry import ControlPlaneMetrics
 from servable.traffic_report import TrafficReport
 from servable.warmup import WarmUpAdapter, WarmUpOptions
 
@@ -81,6 +82,7 @@ class ModelServer:
         self._platform_names = frozenset({*platforms, PYTHON_PLATFORM})
         self._models = initial_models(flags, self._platform_names)
         runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
+        self._metrics = ControlPlaneMetrics(runtime.version)
         if self._models:
             validate_models(self._models, platforms=self._platform_names)
             if any(model.platform in platforms for model in self._models):
@@ -89,13 +91,14 @@ class ModelServer:
                 if flags.op_libraries:
                     runtime.get()
         self._options = server_options(flags)
-        self._server = Server(self._options, self.reload_config)
+        self._server = Server(self._options, self.reload_config, self._metrics.scrape)
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
             {
                 **{
                     name: self._warming_up(
-                        SavedModelAdapter(runtime, platform.saved_model), platform.warm_up
+                        SavedModelAdapter(runtime, platform.saved_model, self._metrics),
+                        platform.warm_up,
                     )
                     for name, platform in platforms.items()
                 },
@@ -120,6 +123,7 @@ class ModelServer:
                 remote=remote_options(flags),
             ),
         )
+        self._core.bus.subscribe(self._metrics.note)
         self._ports: list[int] = []
         self._admin: AdminServer | None = None
         self._stopping = threading.Event()
@@ -209,9 +213,10 @@ class ModelServer:
             ServableError: What the client gets.
         """
         try:
-            models = parse_reload_config(config)
-            _log_entries(models)
-            self._core.reload(models)
+            with self._metrics.config_reload("rpc"):
+                models = parse_reload_config(config)
+                _log_entries(models)
+                self._core.reload(models)
         except ServableError as error:
             _log.error("ReloadConfig failed: %s", error)
             raise
@@ -225,7 +230,7 @@ class ModelServer:
             is_automatic = options.automatic or self._core.warms_up_automatically(name)
             return replace(options, automatic=is_automatic)
 
-        return WarmUpAdapter(adapter, options_of)
+        return WarmUpAdapter(adapter, options_of, self._metrics)
 
     def _poll_model_config(self) -> None:
         flags = self._flags
@@ -240,7 +245,8 @@ class ModelServer:
                 try:
                     # Beside the administration API, a file that says nothing new changes nothing.
                     if self._admin is None or models != applied:
-                        self._core.reload(models)
+                        with self._metrics.config_reload("file"):
+                            self._core.reload(models)
                         applied = models
                 except ServableError as error:
                     _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)

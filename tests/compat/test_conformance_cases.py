@@ -27,6 +27,7 @@ AREAS = (
     "json_response_classify",
     "json_response_predict",
     "json_response_regress",
+    "prometheus",
     "rest_e2e",
     "rest_http",
     "rest_route",

@@ -56,6 +56,7 @@ REPLAYS = {
         "grpc.wire",
     ),
     ("profiles", "profile.[!b]*"): ("profile.method_check", "profile.tensor_content"),
+    ("profiles", "http"): ("http",),
     ("scenarios", "scenario"): ("scenario",),
 }
 GROUPS = [(replay, group) for replay, groups in REPLAYS.items() for group in groups]

@@ -22,7 +22,7 @@ from servable.testing import FakeServable
 class FakeRequestPath:
     """What the extension's `Server` is to the control plane."""
 
-    def __init__(self, options: ServerOptions, reload_config: object) -> None:
+    def __init__(self, options: ServerOptions, reload_config: object, scrape: object) -> None:
         self.options = options
         self.models: dict[str, PublishedModel] = {}
         self.calls: list[str] = []
@@ -56,8 +56,8 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     """Neither sockets nor TensorFlow."""
     made: list[FakeRequestPath] = []
 
-    def make(options: ServerOptions, reload_config: object) -> FakeRequestPath:
-        made.append(FakeRequestPath(options, reload_config))
+    def make(options: ServerOptions, reload_config: object, scrape: object) -> FakeRequestPath:
+        made.append(FakeRequestPath(options, reload_config, scrape))
         return made[-1]
 
     def load(loader: Any) -> None:

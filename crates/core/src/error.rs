@@ -27,6 +27,9 @@ pub enum Code {
 }
 
 impl Code {
+    /// How many there are.
+    pub const COUNT: usize = 17;
+
     /// The code of this number; numbers outside the table are [`Code::Unknown`].
     pub fn from_number(number: i32) -> Self {
         match number {

@@ -44,4 +44,9 @@ pub trait Executor: Send + Sync + 'static {
     fn own_threads(&self) -> Option<usize> {
         None
     }
+
+    /// What runs the model, as the label `runtime` of metrics has it. Asked when the servable is made.
+    fn runtime(&self) -> &'static str {
+        "other"
+    }
 }

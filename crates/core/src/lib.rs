@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod http2;
 pub mod inference;
 pub mod listen;
+pub mod metrics;
 pub mod proto;
 pub mod readiness;
 pub mod rest;

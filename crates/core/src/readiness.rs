@@ -197,7 +197,7 @@ mod tests {
             state: *state,
             error_code: Code::Ok,
             error_message: String::new(),
-            published: (*state == State::Available).then(|| servable.publish()),
+            published: (*state == State::Available).then(|| servable.publish(std::sync::Arc::default())),
         };
         let versions = (1..).zip(states).map(version).collect();
         let labels = HashMap::from([(b"stable".to_vec(), 1)]);

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Result, ServingError};
 use crate::executor::{Executor, RunOptions};
+use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 
@@ -28,6 +29,9 @@ pub struct Servable {
     executor: Box<dyn Executor>,
     own_threads: Option<OwnThreads>,
     pace: Pace,
+    metrics: VersionMetrics,
+    /// Runs of the warm-up, until a model is known to count them for.
+    warm_up_runs: RunMetrics,
     publications: Publications,
 }
 
@@ -45,8 +49,10 @@ impl Servable {
             signatures,
             signature_defs,
             own_threads: executor.own_threads().map(OwnThreads::new),
+            warm_up_runs: RunMetrics::new(executor.runtime()),
             executor,
             pace: Pace::default(),
+            metrics: VersionMetrics::default(),
             publications: Publications::default(),
         })
     }
@@ -92,10 +98,22 @@ impl Servable {
         &self.pace
     }
 
-    /// Makes it available to requests, for as long as the result or a clone of it lives.
-    pub fn publish(self: &Arc<Self>) -> Arc<Published> {
+    /// What is counted of its requests.
+    pub(crate) fn metrics(&self) -> &VersionMetrics {
+        &self.metrics
+    }
+
+    /// What is counted of its runs before it is published.
+    pub(crate) fn warm_up_runs(&self) -> &RunMetrics {
+        &self.warm_up_runs
+    }
+
+    /// Makes it available to requests, for as long as the result or a clone of it lives; they are counted in `model`.
+    pub fn publish(self: &Arc<Self>, model: Arc<ModelMetrics>) -> Arc<Published> {
         *self.publications.live() += 1;
-        Arc::new(Published { servable: Arc::clone(self) })
+        let runs = model.runs(self.executor.runtime());
+        runs.absorb(&self.warm_up_runs);
+        Arc::new(Published { servable: Arc::clone(self), model, runs })
     }
 
     /// Waits until nothing published holds it; says whether that came true within `timeout` (`None`: no limit).
@@ -161,6 +179,20 @@ impl Publications {
 /// A servable that requests may be routed to; holding one keeps the version loaded.
 pub struct Published {
     servable: Arc<Servable>,
+    model: Arc<ModelMetrics>,
+    runs: Arc<RunMetrics>,
+}
+
+impl Published {
+    /// What is counted of the requests for its model.
+    pub(crate) fn model(&self) -> &ModelMetrics {
+        &self.model
+    }
+
+    /// What is counted of the runs of its model.
+    pub(crate) fn runs(&self) -> &RunMetrics {
+        &self.runs
+    }
 }
 
 impl Deref for Published {
@@ -216,21 +248,22 @@ impl Pace {
         self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
     }
 
-    /// Notes a run that began at `start` and has just ended.
-    pub fn record(&self, start: Instant) {
+    /// Notes a run that began at `start` and has just ended; says how long it took.
+    pub fn record(&self, start: Instant) -> Duration {
         self.update(start, |before, took| {
             let decayed = before - before.saturating_sub(took) / Self::DECAY;
             if before == Self::STILL_UNKNOWN { took } else { decayed.max(took) }
-        });
+        })
     }
 
     /// Notes a run of a warm-up. It may be the first one of its kind, so that only the quickest counts.
-    pub fn record_warm_up(&self, start: Instant) {
-        self.update(start, u64::min);
+    pub fn record_warm_up(&self, start: Instant) -> Duration {
+        self.update(start, u64::min)
     }
 
-    fn update(&self, start: Instant, combined: impl FnOnce(u64, u64) -> u64) {
-        let took = start.elapsed().as_nanos() as u64;
+    fn update(&self, start: Instant, combined: impl FnOnce(u64, u64) -> u64) -> Duration {
+        let elapsed = start.elapsed();
+        let took = elapsed.as_nanos() as u64;
         let before = self.nanoseconds.load(Ordering::Relaxed);
         let now = match before {
             Self::UNKNOWN if took >= Self::QUICK.as_nanos() as u64 => Self::STILL_UNKNOWN,
@@ -241,6 +274,7 @@ impl Pace {
         if now != before {
             self.nanoseconds.store(now, Ordering::Relaxed);
         }
+        elapsed
     }
 }
 
@@ -267,7 +301,7 @@ mod tests {
     fn a_servable_is_idle_until_published_and_again_after_the_last_claim() {
         let servable = servable();
         assert!(servable.wait_until_idle(Some(Duration::ZERO)));
-        let in_map = servable.publish();
+        let in_map = servable.publish(Arc::default());
         let in_request = Arc::clone(&in_map);
         drop(in_map);
         assert!(!servable.wait_until_idle(Some(Duration::ZERO)));
@@ -282,7 +316,7 @@ mod tests {
     #[test]
     fn publishing_twice_needs_both_to_be_dropped() {
         let servable = servable();
-        let (first, second) = (servable.publish(), servable.publish());
+        let (first, second) = (servable.publish(Arc::default()), servable.publish(Arc::default()));
         drop(first);
         assert!(!servable.wait_until_idle(Some(Duration::ZERO)));
         drop(second);

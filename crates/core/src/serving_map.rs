@@ -337,7 +337,7 @@ mod tests {
 
     fn version(number: i64, state: State) -> Version {
         let servable = Servable::new(BTreeMap::new(), bytes::Bytes::new(), Box::new(Nothing));
-        let published = (state == State::Available).then(|| servable.publish());
+        let published = (state == State::Available).then(|| servable.publish(Arc::default()));
         Version { number, state, error_code: Code::Ok, error_message: String::new(), published }
     }
 

@@ -14,6 +14,7 @@ use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to
 use crate::codec::wire::Malformed;
 use crate::error::{Result, ServingError};
 use crate::grpc::predict;
+use crate::metrics::Api;
 use crate::proto::tensorflow::Example;
 use crate::proto::tensorflow::serving::prediction_log::LogType;
 use crate::proto::tensorflow::serving::{
@@ -74,7 +75,7 @@ fn message<M: Message + Default + Clone>(request: Option<&M>) -> Bytes {
 fn predict(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
     let request = decode_predict_request(message).map_err(|_| unreadable())?;
     let run = predict::arrange(servable, &request, message.len(), options)?;
-    run_to_warm_up(servable, &run.signature, run.inputs, &run.outputs).map(drop)
+    run_to_warm_up(servable, Api::Predict, &run.signature, run.inputs, &run.outputs).map(drop)
 }
 
 fn infer(servable: &Servable, message: &Bytes, kind: Kind, options: ServiceOptions) -> Result<()> {
@@ -82,7 +83,7 @@ fn infer(servable: &Servable, message: &Bytes, kind: Kind, options: ServiceOptio
         example::decode_examples_request(message).map_err(|_| unreadable())?;
     let name = resolved_signature_name(model_spec.unwrap_or_default().signature_name);
     let head = Head::find(servable, kind, name.as_bytes(), options.check_method_names)?;
-    examples::infer_to_warm_up(servable, &[head], examples.into_tensor()?).map(drop)
+    examples::infer_to_warm_up(servable, kind.api(), &[head], examples.into_tensor()?).map(drop)
 }
 
 fn multi_inference(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
@@ -94,7 +95,7 @@ fn multi_inference(servable: &Servable, message: &Bytes, options: ServiceOptions
     });
     let heads = examples::heads(servable, tasks, options.check_method_names)?;
     let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
-    examples::infer_to_warm_up(servable, &heads, request.examples.into_tensor()?).map(drop)
+    examples::infer_to_warm_up(servable, Api::MultiInference, &heads, request.examples.into_tensor()?).map(drop)
 }
 
 /// What was read as a whole and written again can be read in parts.
@@ -154,7 +155,8 @@ pub fn run_on_zeros(servable: &Servable, iterations: usize) -> Vec<(String, Resu
     let run = |signature: &Arc<Signature>| {
         let inputs = zeros(signature)?;
         let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
-        (0..iterations).try_for_each(|_| run_to_warm_up(servable, signature, inputs.clone(), &outputs).map(drop))
+        (0..iterations)
+            .try_for_each(|_| run_to_warm_up(servable, Api::Predict, signature, inputs.clone(), &outputs).map(drop))
     };
     servable.signatures().map(|(name, signature)| (name.to_owned(), run(signature))).collect()
 }

@@ -58,7 +58,7 @@ fn service() -> Arc<Service> {
         state: State::Available,
         error_code: Code::Ok,
         error_message: String::new(),
-        published: Some(servable.publish()),
+        published: Some(servable.publish(Arc::default())),
     };
     let service = Service::new(ServiceOptions::default(), Box::new(NoReload));
     service.serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod errors;
+mod metrics;
 mod options;
 mod python_executor;
 mod servable;

@@ -25,6 +25,7 @@ pub(crate) struct ServerOptions {
     max_connections: usize,
     header_timeout_seconds: f64,
     body_timeout_seconds: f64,
+    metrics_path: String,
 }
 
 impl ServerOptions {
@@ -33,6 +34,10 @@ impl ServerOptions {
             tensor_content_responses: self.tensor_content_responses,
             check_method_names: self.check_method_names,
         }
+    }
+
+    pub(crate) fn metrics_path(&self) -> Option<String> {
+        Some(self.metrics_path.clone()).filter(|path| !path.is_empty())
     }
 
     pub(crate) fn listen_options(&self) -> PyResult<ListenOptions> {

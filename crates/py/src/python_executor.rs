@@ -74,6 +74,10 @@ pub(crate) struct PythonExecutor {
 }
 
 impl Executor for PythonExecutor {
+    fn runtime(&self) -> &'static str {
+        "python"
+    }
+
     fn run(
         &self,
         signature: &Signature,

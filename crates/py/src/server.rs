@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
+use servable_core::metrics::{Metrics, ModelMetrics};
 use servable_core::service::{ReloadConfig, Service};
 use servable_core::serving_map::{Model, State, Version};
 use servable_core::traffic::Traffic;
@@ -15,6 +16,7 @@ use servable_core::traffic::shadow::Shadow;
 use servable_core::traffic::split::{Split, Weighted};
 
 use crate::errors;
+use crate::metrics::PythonScrape;
 use crate::options::{ServerOptions, seconds};
 use crate::servable::PyServable;
 
@@ -29,9 +31,10 @@ pub(crate) struct PyServer {
 #[pymethods]
 impl PyServer {
     #[new]
-    fn new(options: ServerOptions, reload_config: Py<PyAny>) -> PyResult<Self> {
+    fn new(options: ServerOptions, reload_config: Py<PyAny>, scrape: Py<PyAny>) -> PyResult<Self> {
         let reload = PythonReload { reload_config, turn: Mutex::new(()) };
-        let service = Service::new(options.service_options(), Box::new(reload));
+        let service = Service::new(options.service_options(), Box::new(reload))
+            .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
         Ok(Self { service: Arc::new(service), options: options.listen_options()?, listening: Mutex::new(None) })
     }
 
@@ -47,7 +50,7 @@ impl PyServer {
     fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {
         let models: Vec<(Vec<u8>, Model)> = models
             .into_iter()
-            .map(PublishedModel::into_model)
+            .map(|model| model.into_model(&self.service.metrics))
             .collect::<Result<_, _>>()
             .map_err(|error| errors::to_python(py, &error))?;
         // Quicker than to let the interpreter go and get it back from threads that are busy loading.
@@ -126,8 +129,10 @@ struct PublishedVersion<'py> {
 }
 
 impl PublishedModel<'_> {
-    fn into_model(self) -> Result<(Vec<u8>, Model), ServingError> {
-        let versions = self.versions.into_iter().map(PublishedVersion::into_version).collect::<Result<_, _>>()?;
+    fn into_model(self, metrics: &Metrics) -> Result<(Vec<u8>, Model), ServingError> {
+        let metrics = metrics.served(self.name.as_bytes());
+        let version = |version: PublishedVersion<'_>| version.into_version(&metrics);
+        let versions = self.versions.into_iter().map(version).collect::<Result<_, _>>()?;
         let labels = self.labels.into_iter().map(|(label, version)| (label.into_bytes(), version)).collect();
         let name = self.name.into_bytes();
         let splits = self.splits.into_iter().map(|split| split.into_split(&name)).collect();
@@ -147,7 +152,7 @@ impl TrafficSplit {
 }
 
 impl PublishedVersion<'_> {
-    fn into_version(self) -> Result<Version, ServingError> {
+    fn into_version(self, metrics: &Arc<ModelMetrics>) -> Result<Version, ServingError> {
         let state = State::from_number(self.state)
             .ok_or_else(|| ServingError::invalid_argument(format!("{} is not a version state", self.state)))?;
         let published = self.servable.map(|servable| servable.loaded()).transpose()?;
@@ -156,7 +161,7 @@ impl PublishedVersion<'_> {
             state,
             error_code: Code::from_number(self.error_code),
             error_message: self.error_message,
-            published: published.map(|servable| servable.publish()),
+            published: published.map(|servable| servable.publish(Arc::clone(metrics))),
         })
     }
 }

@@ -90,6 +90,10 @@ impl Session {
 }
 
 impl Executor for Session {
+    fn runtime(&self) -> &'static str {
+        servable_core::metrics::TENSORFLOW
+    }
+
     /// Runs the graph.
     ///
     /// The runtime checks dtypes, and shapes as far as operations care; its codes and texts are returned unchanged.

@@ -126,7 +126,7 @@ class Flags:
     )
     version: bool = _flag("bool", False, "print versions and exit")
     monitoring_config_file: str = _flag(
-        "string", "", "file with a MonitoringConfig message (not supported yet)"
+        "string", "", "file with a MonitoringConfig message: whether and where metrics are shown"
     )
     remove_unused_fields_from_bundle_metagraph: bool = _flag(
         "bool", True, "accepted without effect: only signatures are kept in any case"

@@ -13,6 +13,7 @@ from servable.config.flags import Flags
 from servable.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable.config.inapplicable import inapplicable_flags
 from servable.config.models import PLATFORMS, ModelConfig, read_model_config_file
+from servable.config.monitoring import metrics_path
 from servable.config.server_options import ServerOptions
 from servable.errors import Code, ConfigError
 from servable.lifecycle.harness import RetryPolicy
@@ -108,7 +109,11 @@ def op_libraries(flags: Flags) -> tuple[str, ...]:
 
 
 def server_options(flags: Flags) -> ServerOptions:
-    """The options of the request path; equal ports become one."""
+    """The options of the request path; equal ports become one.
+
+    Raises:
+        ConfigError: The monitoring configuration cannot be read.
+    """
     ports = {f"0.0.0.0:{flags.port}": flags.port} if flags.port else {}
     if flags.rest_api_port not in (0, flags.port):
         ports[f"[::]:{flags.rest_api_port}"] = flags.rest_api_port
@@ -120,6 +125,7 @@ def server_options(flags: Flags) -> ServerOptions:
         check_method_names=flags.enable_signature_method_name_check,
         grpc=grpc_options(flags),
         max_body_bytes=flags.max_body_bytes,
+        metrics_path=metrics_path(flags.monitoring_config_file),
     )
     if flags.worker_threads > 0:
         options = replace(options, worker_threads=flags.worker_threads)

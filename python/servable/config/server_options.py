@@ -31,6 +31,7 @@ class ServerOptions:
         header_timeout_seconds: How long a client may take to send the head of a request, and how long a connection may
             be idle.
         body_timeout_seconds: How long a client may take between two parts of a body.
+        metrics_path: Where the metrics page is; empty for none (`--monitoring_config_file`).
     """
 
     listen: tuple[str, ...]
@@ -44,3 +45,4 @@ class ServerOptions:
     max_connections: int = 16384
     header_timeout_seconds: float = 50.0
     body_timeout_seconds: float = 50.0
+    metrics_path: str = ""

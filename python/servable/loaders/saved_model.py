@@ -14,6 +14,7 @@ from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
 from servable.loaders.background import run_in_background
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+from servable.telemetry import ControlPlaneMetrics
 
 if TYPE_CHECKING:
     from servable.gateway import Servable, TensorFlow
@@ -48,17 +49,25 @@ class SavedModelOptions:
 class SavedModelLoader:
     """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
 
-    def __init__(self, path: str, runtime: TensorFlowRuntime, options: SavedModelOptions) -> None:
+    def __init__(
+        self,
+        path: str,
+        runtime: TensorFlowRuntime,
+        options: SavedModelOptions,
+        metrics: ControlPlaneMetrics | None = None,
+    ) -> None:
         """Describe the load; nothing is read yet.
 
         Args:
             path: The version directory, which holds `saved_model.pb`.
             runtime: The TensorFlow to load it with.
             options: How to load and run it.
+            metrics: Where loads are counted.
         """
         self._path = path
         self._runtime = runtime
         self._options = options
+        self._metrics = metrics or ControlPlaneMetrics()
         self._servable: Servable | None = None
 
     def estimate_resources(self) -> int:
@@ -88,13 +97,15 @@ class SavedModelLoader:
                 self._runtime.provide_missing_operation(error)
 
     def _load(self, runtime: TensorFlow) -> Servable:
+        def load() -> Servable:
+            with self._metrics.saved_model_load(self._path):
+                return runtime.load_saved_model(self._path, self._options)
+
         if _has_threads_of_its_own(self._options.session_config):
-            return runtime.load_saved_model(self._path, self._options)
+            return load()
         # Requests will run in these threads too, which must not be of the load's priority.
         runtime.start_threads(self._options.session_config)
-        return run_in_background(
-            "load", lambda: runtime.load_saved_model(self._path, self._options)
-        )
+        return run_in_background("load", load)
 
     def unload(self) -> None:
         """Close the session; its memory goes back to the system."""
@@ -113,16 +124,22 @@ class SavedModelLoader:
 class SavedModelAdapter(SourceAdapter[str, Loader]):
     """Turns paths of version directories into loaders that share a runtime and options."""
 
-    def __init__(self, runtime: TensorFlowRuntime, options: SavedModelOptions) -> None:
+    def __init__(
+        self,
+        runtime: TensorFlowRuntime,
+        options: SavedModelOptions,
+        metrics: ControlPlaneMetrics | None = None,
+    ) -> None:
         """Take what the loaders share."""
         super().__init__()
         self._runtime = runtime
         self._options = options
+        self._metrics = metrics
 
     def adapt(self, servable_id: ServableId, item: str) -> SavedModelLoader:
         """Make the loader of one version directory."""
         del servable_id
-        return SavedModelLoader(item, self._runtime, self._options)
+        return SavedModelLoader(item, self._runtime, self._options, self._metrics)
 
 
 def is_saved_model(path: str) -> bool:

@@ -80,6 +80,11 @@ class TensorFlowRuntime:
         if self._find() is None:
             raise LoadError(_NOT_INSTALLED, code=Code.FAILED_PRECONDITION)
 
+    def version(self) -> str | None:
+        """The version of the runtime, once a model has asked for it."""
+        runtime = self._runtime
+        return None if runtime is None else runtime.version
+
     def get(self) -> TensorFlow:
         """The open runtime.
 

@@ -14,6 +14,7 @@ from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.loader import Servable as LoadedServable
 from servable.lifecycle.source import SourceAdapter
+from servable.telemetry import ControlPlaneMetrics
 from servable.warmup.tf_record import read_records
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ class WarmUpOptions:
     check_method_names: bool = False
 
 
-def warm_up(servable: Servable, path: str, options: WarmUpOptions) -> None:
+def warm_up(
+    servable: Servable,
+    path: str,
+    options: WarmUpOptions,
+    metrics: ControlPlaneMetrics | None = None,
+) -> None:
     """Run the requests that are stored in a version directory.
 
     Works on the calling thread. Requests are not published, counted or answered.
@@ -58,13 +64,15 @@ def warm_up(servable: Servable, path: str, options: WarmUpOptions) -> None:
         servable: The loaded version.
         path: Its directory.
         options: What to run, and how often.
+        metrics: Where replays are counted.
 
     Raises:
         ServableError: A request failed, or the file is damaged.
     """
     file = os.path.join(path, WARM_UP_FILE)
     if options.recorded and os.path.exists(file):
-        _replay(servable, path, file, options)
+        with (metrics or ControlPlaneMetrics()).warm_up(path) as count_record:
+            _replay(servable, path, file, options, count_record)
         return
     if options.recorded:
         _log.info("No warmup data file found at %s", file)
@@ -72,7 +80,13 @@ def warm_up(servable: Servable, path: str, options: WarmUpOptions) -> None:
         _run_on_zeros(servable, path, options)
 
 
-def _replay(servable: Servable, path: str, file: str, options: WarmUpOptions) -> None:
+def _replay(
+    servable: Servable,
+    path: str,
+    file: str,
+    options: WarmUpOptions,
+    count_record: Callable[[], None],
+) -> None:
     _log.info(
         "Starting to read warmup data for model at %s with model-warmup-options "
         "num_request_iterations { value: %d }",
@@ -85,6 +99,7 @@ def _replay(servable: Servable, path: str, file: str, options: WarmUpOptions) ->
         for record in read_records(file):
             _run(servable, record, file, options)
             count += 1
+            count_record()
             if count > MAX_RECORDS:
                 raise InvalidInputError(
                     f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
@@ -124,17 +139,25 @@ def _run_on_zeros(servable: Servable, path: str, options: WarmUpOptions) -> None
 class WarmUpLoader:
     """Loads a version, then warms it up; see `servable.lifecycle.Loader` for the contract."""
 
-    def __init__(self, loader: Loader, path: str, options: Callable[[], WarmUpOptions]) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        path: str,
+        options: Callable[[], WarmUpOptions],
+        metrics: ControlPlaneMetrics | None = None,
+    ) -> None:
         """Describe the load; nothing is read yet.
 
         Args:
             loader: What loads the version.
             path: The version directory.
             options: Asked at each load for how to warm up.
+            metrics: Where replays are counted.
         """
         self._loader = loader
         self._path = path
         self._options = options
+        self._metrics = metrics
 
     def estimate_resources(self) -> int:
         """What the version itself needs."""
@@ -149,7 +172,7 @@ class WarmUpLoader:
         self._loader.load()
         servable = cast("Servable", self._loader.servable)
         try:
-            warm_up(servable, self._path, self._options())
+            warm_up(servable, self._path, self._options(), self._metrics)
         except BaseException:
             self._loader.unload()
             raise
@@ -168,19 +191,24 @@ class WarmUpAdapter(SourceAdapter[str, Loader]):
     """Makes the loaders of another adapter warm their versions up."""
 
     def __init__(
-        self, adapter: SourceAdapter[str, Loader], options: Callable[[str], WarmUpOptions]
+        self,
+        adapter: SourceAdapter[str, Loader],
+        options: Callable[[str], WarmUpOptions],
+        metrics: ControlPlaneMetrics | None = None,
     ) -> None:
         """Join an adapter and the options of its models.
 
         Args:
             adapter: Makes loaders of version directories.
             options: Says how versions of a model are warmed up; asked at each load.
+            metrics: Where replays are counted.
         """
         super().__init__()
         self._adapter = adapter
         self._options = options
+        self._metrics = metrics
 
     def adapt(self, servable_id: ServableId, item: str) -> WarmUpLoader:
         """Make the loader of one version directory."""
         loader = self._adapter.adapt(servable_id, item)
-        return WarmUpLoader(loader, item, lambda: self._options(servable_id.name))
+        return WarmUpLoader(loader, item, lambda: self._options(servable_id.name), self._metrics)

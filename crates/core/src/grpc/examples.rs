@@ -7,11 +7,13 @@ use super::models::{malformed, missing_spec};
 use super::predict::resolve;
 use crate::body;
 use crate::call::Call;
-use crate::codec::example;
+use crate::codec::example::{self, ExamplesRequest};
 use crate::error::Result;
+use crate::metrics::Entry;
 use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;
 use crate::service::examples::{self, Head, Kind, Task};
+use crate::service::meter::{RequestMeter, code_of};
 use crate::service::{Service, resolved_signature_name};
 use crate::serving_map::Resolved;
 use crate::traffic::Caller;
@@ -24,18 +26,38 @@ pub(super) async fn infer(
     kind: Kind,
     call: Call,
 ) -> Result<BytesMut> {
+    let mut meter = RequestMeter::start(match kind {
+        Kind::Classify => Entry::GrpcClassify,
+        Kind::Regress => Entry::GrpcRegress,
+    });
     let request =
         body::work_on(message.len(), || example::decode_examples_request(&message)).map_err(|_| malformed())?;
+    let model = request.model_spec.unwrap_or_default().name;
+    let reply = answer(service, caller, request, message.len(), kind, call, &mut meter).await;
+    meter.finish(&service.metrics, model.as_bytes(), code_of(&reply));
+    reply
+}
+
+async fn answer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    request: ExamplesRequest<'_>,
+    message_len: usize,
+    kind: Kind,
+    call: Call,
+    meter: &mut RequestMeter,
+) -> Result<BytesMut> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let Resolved { version, handle, .. } = resolve(service, &spec, caller)?;
+    let handle = meter.claim(handle);
     let signature_name = resolved_signature_name(spec.signature_name);
-    let head = Head::find(&handle, kind, signature_name.as_bytes(), service.options.check_method_names)?;
+    let head = Head::find(handle, kind, signature_name.as_bytes(), service.options.check_method_names)?;
     let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inference = examples::infer(&handle, &head, tensor, call).await?;
+    let inference = examples::infer(handle, &head, tensor, call).await?;
     let model_spec = model_spec(spec.name, version, signature_name);
     let mut reply = new_message(0);
     // Replies grow as requests do, by the example.
-    body::work_on(message.len(), || example::encode_inference(&inference, &model_spec, &mut reply));
+    body::work_on(message_len, || example::encode_inference(&inference, &model_spec, &mut reply));
     Ok(reply)
 }
 

@@ -73,20 +73,23 @@ pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
 pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes) -> Result<BytesMut> {
     let request = ReloadConfigRequest::decode(conform(message, schema::RELOAD_CONFIG)?).map_err(|_| malformed())?;
     let config = request.config.unwrap_or_default().encode_to_vec().into();
-    let service = Arc::clone(service);
-    tokio::task::spawn_blocking(move || service.reload.reload(config))
-        .await
-        .map_err(|failed| ServingError::internal(failed.to_string()))??;
     let names: BTreeSet<String> = request.metric_names.into_iter().collect();
-    Ok(encode(&ReloadConfigResponse {
-        status: Some(StatusProto::default()),
-        metric: names.into_iter().map(unknown_metric).collect(),
-    }))
+    let service = Arc::clone(service);
+    let metric = tokio::task::spawn_blocking(move || {
+        let before = service.first_integers(&names)?;
+        service.reload.reload(config)?;
+        let after = service.first_integers(&names)?;
+        let increases = names.iter().map(|name| increase(name, before[name.as_str()], after[name.as_str()]));
+        Ok::<Vec<Metric>, ServingError>(increases.collect())
+    });
+    let metric = metric.await.map_err(|failed| ServingError::internal(failed.to_string()))??;
+    Ok(encode(&ReloadConfigResponse { status: Some(StatusProto::default()), metric }))
 }
 
-/// The answer for a counter that does not exist: it has not grown.
-fn unknown_metric(name: String) -> Metric {
-    Metric { name, value_increase: Some(ValueIncrease::Int64ValueIncrease(0)) }
+/// By how much a counter has grown; not at all if it does not exist.
+fn increase(name: &str, before: u64, after: u64) -> Metric {
+    let increase = after.wrapping_sub(before) as i64;
+    Metric { name: name.to_owned(), value_increase: Some(ValueIncrease::Int64ValueIncrease(increase)) }
 }
 
 /// The message without what prost would refuse in it although the original takes it.

@@ -12,7 +12,9 @@ use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::Result;
+use crate::metrics::{Api, Entry};
 use crate::servable::Servable;
+use crate::service::meter::{RequestMeter, code_of};
 use crate::service::{self, Service, ServiceOptions};
 use crate::serving_map::{Resolved, VersionChoice};
 use crate::signature::Signature;
@@ -25,13 +27,29 @@ pub(super) async fn predict(
     message: Bytes,
     call: Call,
 ) -> Result<BytesMut> {
+    let mut meter = RequestMeter::start(Entry::GrpcPredict);
     let request = body::work_on(message.len(), || decode_predict_request(&message)).map_err(|_| malformed())?;
+    let reply = answer(service, caller, &request, message.len(), call, &mut meter).await;
+    let model = request.model_spec.unwrap_or_default().name;
+    meter.finish(&service.metrics, model.as_bytes(), code_of(&reply));
+    reply
+}
+
+async fn answer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    request: &PredictRequest<'_>,
+    message_len: usize,
+    call: Call,
+    meter: &mut RequestMeter,
+) -> Result<BytesMut> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let Resolved { version, handle, shadow } = resolve(service, &spec, caller)?;
+    let handle = meter.claim(handle);
     let signature_name = service::resolved_signature_name(spec.signature_name);
-    let Run { signature, mut inputs, outputs: selected } = arrange(&handle, &request, message.len(), service.options)?;
+    let Run { signature, mut inputs, outputs: selected } = arrange(handle, request, message_len, service.options)?;
     let copy = shadow.map(|shadow| shadow.copy(signature_name, &signature, &mut inputs));
-    let tensors = service::run(&handle, &signature, inputs, selected.clone(), call).await?;
+    let tensors = service::run(handle, Api::Predict, &signature, inputs, selected.clone(), call).await?;
     let as_content = service.options.tensor_content_responses;
     let response = PredictResponse::new(
         aliases(&signature, &selected).zip(&tensors),

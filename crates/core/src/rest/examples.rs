@@ -12,6 +12,7 @@ use crate::codec::json;
 use crate::error::Result;
 use crate::service::Service;
 use crate::service::examples::{self, Head, Kind};
+use crate::service::meter::RequestMeter;
 use crate::signature::DEFAULT_SIGNATURE;
 use crate::traffic::Caller;
 
@@ -22,16 +23,18 @@ pub(super) async fn infer(
     caller: &(dyn Caller + Sync),
     body: &[u8],
     kind: Kind,
+    meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
     let request = body::work_on(body.len(), || json::decode_examples(body))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
+    let handle = meter.claim(handle);
     let name = match &request.signature_name[..] {
         b"" => DEFAULT_SIGNATURE.as_bytes(),
         name => name,
     };
-    let head = Head::find(&handle, kind, name, service.options.check_method_names)?;
+    let head = Head::find(handle, kind, name, service.options.check_method_names)?;
     let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inference = examples::infer(&handle, &head, tensor, call).await?;
+    let inference = examples::infer(handle, &head, tensor, call).await?;
     body::work_on(body.len(), || json::encode_results(&inference)).map(Bytes::from)
 }

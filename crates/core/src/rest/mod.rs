@@ -1,6 +1,7 @@
 //! TensorFlow Serving's REST API: decode, call the service, encode.
 
 mod examples;
+mod metrics;
 mod reply;
 pub mod routes;
 
@@ -18,9 +19,11 @@ use hyper::body::Incoming;
 use crate::body::{self, BodyError, BodyLimits};
 use crate::call::Call;
 use crate::codec::{json, metadata};
-use crate::error::{Result, ServingError};
+use crate::error::{Code, Result, ServingError};
+use crate::metrics::{Api as RunApi, Entry};
 use crate::servable::Servable;
 use crate::service::examples::Kind;
+use crate::service::meter::{RequestMeter, code_of};
 use crate::service::{self, Service};
 use crate::serving_map::{Resolved, VersionChoice};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
@@ -44,7 +47,7 @@ const METHODS: [Method; 7] =
 
 /// Answers one request.
 pub(crate) async fn serve(
-    service: &Service,
+    service: &Arc<Service>,
     options: RestOptions,
     limits: BodyLimits,
     request: Request<Incoming>,
@@ -69,15 +72,26 @@ pub(crate) async fn serve(
     if let Some(reply) = health(service, &head) {
         return reply;
     }
+    if metrics::is_page(service, head.uri.path()) {
+        return metrics::page(service, &head.uri).await;
+    }
     if !routes::is_api_path(head.uri.path()) {
         return reply::page(404, "Not Found");
     }
+    let meter = RequestMeter::start(Entry::RestOther);
     if head.method == Method::OPTIONS {
-        return reply::options(names_a_web_page(&head.headers), options.cors);
+        let is_from_a_page = names_a_web_page(&head.headers);
+        let code = if is_from_a_page { Code::Ok } else { Code::FailedPrecondition };
+        meter.finish(&service.metrics, b"", code);
+        return reply::options(code, options.cors);
     }
-    let answer = match body_of(&head.headers, body, limits.max_bytes) {
-        Ok(body) => answer(service, options, &head, target, &body).await,
-        Err(error) => Err(error),
+    let routed = body_of(&head.headers, body, limits.max_bytes).and_then(|body| Ok((body, route_of(&head, target)?)));
+    let answer = match routed {
+        Ok((body, route)) => answer(service, options, &route, &head.headers, &body, meter).await,
+        Err(error) => {
+            meter.finish(&service.metrics, b"", error.code);
+            Err(error)
+        }
     };
     reply::api(answer, options.cors)
 }
@@ -111,20 +125,38 @@ fn body_of(headers: &HeaderMap, body: Bytes, max_bytes: usize) -> Result<Bytes> 
     body::work_on(body.len(), || body::gunzip(&body, max_bytes)).map_err(ServingError::invalid_argument)
 }
 
-async fn answer(service: &Service, options: RestOptions, head: &Parts, target: &str, body: &[u8]) -> Result<Bytes> {
-    let route = match head.method {
-        Method::GET => routes::parse_get(target)?,
-        Method::POST => routes::parse_post(target)?,
-        _ => return Err(routes::malformed(head.method.as_str(), target)),
-    };
-    let caller = &head.headers;
-    match route.api {
-        Api::Predict => predict(service, options, &route, caller, body).await,
-        Api::Classify => examples::infer(service, options, &route, caller, body, Kind::Classify).await,
-        Api::Regress => examples::infer(service, options, &route, caller, body, Kind::Regress).await,
-        Api::Status => status(service, &route),
-        Api::Metadata => model_metadata(service, &route, caller),
+fn route_of<'a>(head: &Parts, target: &'a str) -> Result<Route<'a>> {
+    match head.method {
+        Method::GET => routes::parse_get(target),
+        Method::POST => routes::parse_post(target),
+        _ => Err(routes::malformed(head.method.as_str(), target)),
     }
+}
+
+/// Answers a request for a model, and counts it.
+async fn answer(
+    service: &Service,
+    options: RestOptions,
+    route: &Route<'_>,
+    caller: &(dyn Caller + Sync),
+    body: &[u8],
+    mut meter: RequestMeter,
+) -> Result<Bytes> {
+    meter.set_entry(match route.api {
+        Api::Predict => Entry::RestPredict,
+        Api::Classify => Entry::RestClassify,
+        Api::Regress => Entry::RestRegress,
+        Api::Status | Api::Metadata => Entry::RestOther,
+    });
+    let answer = match route.api {
+        Api::Predict => predict(service, options, route, caller, body, &mut meter).await,
+        Api::Classify => examples::infer(service, options, route, caller, body, Kind::Classify, &mut meter).await,
+        Api::Regress => examples::infer(service, options, route, caller, body, Kind::Regress, &mut meter).await,
+        Api::Status => status(service, route),
+        Api::Metadata => model_metadata(service, route, caller),
+    };
+    meter.finish(&service.metrics, &route.model, code_of(&answer));
+    answer
 }
 
 async fn predict(
@@ -133,6 +165,7 @@ async fn predict(
     route: &Route<'_>,
     caller: &(dyn Caller + Sync),
     body: &[u8],
+    meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
     // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
@@ -145,6 +178,7 @@ async fn predict(
         })
     })?;
     let Resolved { handle, shadow, .. } = resolved.into_inner().unwrap_or_else(resolve)?;
+    let handle = meter.claim(handle);
     let signature = request.signature;
     service::check_predict_method(&signature, service.options)?;
     let copy = shadow.map(|shadow| {
@@ -152,7 +186,7 @@ async fn predict(
         shadow.copy(&name, &signature, &mut request.inputs)
     });
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
-    let outputs = service::run(&handle, &signature, request.inputs, all, call).await?;
+    let outputs = service::run(handle, RunApi::Predict, &signature, request.inputs, all, call).await?;
     let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
     let named: Vec<_> = aliases().zip(&outputs).collect();
     let size = outputs.iter().map(Tensor::size_in_bytes).sum();

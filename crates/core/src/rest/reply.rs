@@ -27,13 +27,19 @@ pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
 }
 
 /// The answer to OPTIONS: nothing but headers.
-pub(super) fn options(is_from_a_page: bool, cors: bool) -> Reply {
-    let (status, reason) = if is_from_a_page { Code::Ok } else { Code::FailedPrecondition }.http_status();
+pub(super) fn options(code: Code, cors: bool) -> Reply {
+    let (status, reason) = code.http_status();
     let mut reply = with_status(status, reason, Bytes::new(), "text/html; charset=ISO-8859-1");
     if cors {
         add_cors(&mut reply);
     }
     reply
+}
+
+/// The answer of what is no API: text for people and for tools.
+pub(super) fn text(code: Code, body: String) -> Reply {
+    let (status, reason) = code.http_status();
+    with_status(status, reason, body.into(), "text/plain")
 }
 
 /// A page for what is no API request; the connection is closed after it.

@@ -7,6 +7,7 @@ use crate::call::Call;
 use crate::codec::metadata::signature_text;
 use crate::error::{Result, ServingError};
 use crate::inference::{Classification, Inference, Regression};
+use crate::metrics::Api;
 use crate::servable::Servable;
 use crate::serving_map::Handle;
 use crate::signature::{Signature, TensorSpec};
@@ -32,6 +33,14 @@ impl Kind {
             .into_iter()
             .find(|kind| kind.method_name() == name)
             .ok_or_else(|| ServingError::unimplemented(format!("Unsupported signature method_name: {name}")))
+    }
+
+    /// What runs for it are counted as.
+    pub fn api(self) -> Api {
+        match self {
+            Self::Classify => Api::Classify,
+            Self::Regress => Api::Regress,
+        }
     }
 
     fn method_name(self) -> &'static str {
@@ -99,6 +108,13 @@ impl Head {
         }
         let outputs = find_outputs(kind, &signature).map_err(ServingError::invalid_argument)?;
         Ok(Self { signature, outputs })
+    }
+
+    fn api(&self) -> Api {
+        match self.outputs {
+            Outputs::Classes { .. } => Api::Classify,
+            Outputs::Values(_) => Api::Regress,
+        }
     }
 
     fn inputs(&self) -> impl Iterator<Item = &TensorSpec> {
@@ -213,7 +229,7 @@ pub fn heads<'a>(
 ///
 /// As those of [`infer_all`].
 pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, call: Call) -> Result<Inference> {
-    let mut inferences = infer_all(handle, std::slice::from_ref(head), examples, call).await?;
+    let mut inferences = compute(handle, head.api(), std::slice::from_ref(head), examples, call).await?;
     inferences.pop().ok_or_else(|| ServingError::internal("a run without a result"))
 }
 
@@ -223,11 +239,18 @@ pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, call: Call) -
 ///
 /// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run`] reports.
 pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
+    compute(handle, Api::MultiInference, heads, examples, call).await
+}
+
+async fn compute(handle: &Handle, api: Api, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
     let count = examples.len();
     let joined = Arc::new(joined(heads));
     let inputs = vec![examples; joined.inputs.len()];
     let all = (0..joined.outputs.len()).collect();
-    let tensors = super::run(handle, &joined, inputs, all, call).await?;
+    let tensors = super::run(handle, api, &joined, inputs, all, call).await?;
+    if api == Api::MultiInference {
+        handle.model().count_examples(count);
+    }
     answers(heads, &joined, tensors, count)
 }
 
@@ -236,12 +259,12 @@ pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: 
 /// # Errors
 ///
 /// As those of [`infer_all`].
-pub fn infer_to_warm_up(servable: &Servable, heads: &[Head], examples: Tensor) -> Result<Vec<Inference>> {
+pub fn infer_to_warm_up(servable: &Servable, api: Api, heads: &[Head], examples: Tensor) -> Result<Vec<Inference>> {
     let count = examples.len();
     let joined = joined(heads);
     let inputs = vec![examples; joined.inputs.len()];
     let all: Vec<usize> = (0..joined.outputs.len()).collect();
-    let tensors = super::run_to_warm_up(servable, &joined, inputs, &all)?;
+    let tensors = super::run_to_warm_up(servable, api, &joined, inputs, &all)?;
     answers(heads, &joined, tensors, count)
 }
 
@@ -386,7 +409,8 @@ mod tests {
         let heads = heads(&servable, tasks, false).expect("they fit");
         let heads: Vec<Head> = heads.into_iter().map(|(_, head)| head).collect();
         let examples = Tensor::from_strings(vec![2], ["a", "b"].into_iter().collect());
-        let inferences = infer_all(&servable.publish(), &heads, examples, Call::default()).await.expect("rows");
+        let handle = servable.publish(Arc::default());
+        let inferences = infer_all(&handle, &heads, examples, Call::default()).await.expect("rows");
         assert_eq!(*runs.0.lock().expect("no panic"), ["examples other_examples -> labels scores value"]);
         let described: Vec<String> = inferences
             .iter()

@@ -3,6 +3,8 @@
 //! REST and gRPC differ in decoding, encoding and a few words; everything between stands here once.
 
 pub mod examples;
+pub(crate) mod meter;
+mod scrape;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,9 +16,10 @@ use tokio::sync::Semaphore;
 use crate::call::{Call, timed_out};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
+use crate::metrics::{Api, Metrics, Scrape};
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
-use crate::servable::Servable;
+use crate::servable::{Published, Servable};
 use crate::serving_map::{Handle, ServingMap, Version};
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use crate::tensor::Tensor;
@@ -53,6 +56,12 @@ pub struct Service {
     pub readiness: Readiness,
     /// One permit for each call that may stay open without being worked on, such as a watch on the health.
     pub(crate) streams: Arc<Semaphore>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where the metrics page is, if there is one.
+    pub metrics_path: Option<String>,
+    /// Who counts what is not counted here.
+    pub scrape: Box<dyn Scrape>,
 }
 
 impl Service {
@@ -67,7 +76,16 @@ impl Service {
             reload,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
+            metrics: Metrics::default(),
+            metrics_path: None,
+            scrape: Box::new(()),
         }
+    }
+
+    /// The same with a metrics page at this path, if there is one, and `scrape` for what is not counted here.
+    #[must_use]
+    pub fn with_metrics_page(self, path: Option<String>, scrape: Box<dyn Scrape>) -> Self {
+        Self { metrics_path: path, scrape, ..self }
     }
 
     /// The versions of a model, highest first, or the one asked for (`spec/grpc_api.md` §11).
@@ -229,6 +247,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// What the executor reports; `DEADLINE_EXCEEDED` if the time is over first; `INTERNAL` if the executor panics.
 pub async fn run(
     handle: &Handle,
+    api: Api,
     signature: &Arc<Signature>,
     inputs: Vec<Tensor>,
     outputs: Vec<usize>,
@@ -237,17 +256,18 @@ pub async fn run(
     call.check()?;
     let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
     if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
-        return run_here(handle, signature, inputs, &outputs, call);
+        return run_here(handle, api, signature, inputs, &outputs, call, None);
     }
-    let (signature, outputs) = (Arc::clone(signature), outputs);
-    run_elsewhere(handle, call, move |servable| run_here(servable, &signature, inputs, &outputs, call)).await
+    let (signature, asked) = (Arc::clone(signature), Instant::now());
+    let work = move |handle: &Published| run_here(handle, api, &signature, inputs, &outputs, call, Some(asked));
+    run_elsewhere(handle, call, work).await
 }
 
 /// Does blocking work with a servable on a thread that may block; see [`run`] for when it is not done.
 async fn run_elsewhere<T: Send + 'static>(
     handle: &Handle,
     call: Call,
-    work: impl FnOnce(&Servable) -> Result<T> + Send + 'static,
+    work: impl FnOnce(&Published) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (_claim, waiting) = call.hand_over();
     let published = Arc::clone(handle);
@@ -266,16 +286,23 @@ async fn run_elsewhere<T: Send + 'static>(
     joined.map_err(|failed| ServingError::internal(failed.to_string()))?
 }
 
+/// Runs on the calling thread; `asked` is when the request began to wait for it, if it had to.
 fn run_here(
-    servable: &Servable,
+    handle: &Published,
+    api: Api,
     signature: &Signature,
     inputs: Vec<Tensor>,
     outputs: &[usize],
     call: Call,
+    asked: Option<Instant>,
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
-    let result = servable.run(signature, inputs, outputs, &RunOptions { deadline: call.deadline });
-    servable.pace().record(start);
+    let result = handle.run(signature, inputs, outputs, &RunOptions { deadline: call.deadline });
+    let took = handle.pace().record(start);
+    if result.is_ok() {
+        handle.runs().ran(took);
+        handle.runs().waited(api, asked.map_or(took, |asked| asked.elapsed()));
+    }
     result
 }
 
@@ -286,13 +313,18 @@ fn run_here(
 /// What the executor reports; `INTERNAL` if it panics.
 pub fn run_to_warm_up(
     servable: &Servable,
+    api: Api,
     signature: &Signature,
     inputs: Vec<Tensor>,
     outputs: &[usize],
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
     let result = servable.run(signature, inputs, outputs, &RunOptions::default());
-    servable.pace().record_warm_up(start);
+    let took = servable.pace().record_warm_up(start);
+    if result.is_ok() {
+        servable.warm_up_runs().ran(took);
+        servable.warm_up_runs().waited(api, took);
+    }
     result
 }
 
@@ -394,12 +426,14 @@ mod tests {
 
     async fn told(order: &str, deadline: Option<Duration>) -> Result<String, String> {
         let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
-        let (handle, signature) = (servable.publish(), Arc::new(signature(&["x"], &["x"], &[])));
+        let (handle, signature) = (servable.publish(Arc::default()), Arc::new(signature(&["x"], &["x"], &[])));
         let call = Call::until(deadline.map(|after| Instant::now() + after));
         // The first run is done elsewhere, the second here.
-        run(&handle, &signature, vec![scalar("warm up")], vec![0], Call::default()).await.expect("it echoes");
+        run(&handle, Api::Predict, &signature, vec![scalar("warm up")], vec![0], Call::default())
+            .await
+            .expect("it echoes");
         let strings = Strings::from_iter([order]);
-        run(&handle, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], call)
+        run(&handle, Api::Predict, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], call)
             .await
             .map(|outputs| text(&outputs[0]))
             .map_err(|error| error.to_string())
@@ -414,9 +448,9 @@ mod tests {
     #[tokio::test]
     async fn a_long_run_is_given_up_at_its_deadline() {
         let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
-        let (handle, signature) = (servable.publish(), Arc::new(signature(&["x"], &["x"], &[])));
+        let (handle, signature) = (servable.publish(Arc::default()), Arc::new(signature(&["x"], &["x"], &[])));
         let soon = Call::until(Some(Instant::now() + Duration::from_millis(20)));
-        let result = run(&handle, &signature, vec![scalar("sleep")], vec![0], soon).await;
+        let result = run(&handle, Api::Predict, &signature, vec![scalar("sleep")], vec![0], soon).await;
         let error = result.expect_err("it sleeps for longer");
         assert_eq!(error.to_string(), "DEADLINE_EXCEEDED: Timed out waiting for notification");
         drop(handle);
@@ -450,16 +484,19 @@ mod tests {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            let handle = own.publish();
+            let handle = own.publish(Arc::default());
             let runs: Vec<_> = (0..3)
                 .map(|_| {
                     let (handle, signature) = (Arc::clone(&handle), Arc::clone(&signature));
-                    tokio::spawn(async move { run(&handle, &signature, Vec::new(), vec![0], Call::default()).await })
+                    tokio::spawn(async move {
+                        run(&handle, Api::Predict, &signature, Vec::new(), vec![0], Call::default()).await
+                    })
                 })
                 .collect();
             assert_eq!(told("echo", Some(Duration::from_secs(10))).await, Ok("echo".to_owned()));
             let late = Call::until(Some(Instant::now() + Duration::from_millis(20)));
-            let error = run(&handle, &signature, Vec::new(), vec![0], late).await.expect_err("it waits in line");
+            let error =
+                run(&handle, Api::Predict, &signature, Vec::new(), vec![0], late).await.expect_err("it waits in line");
             assert_eq!(error.code, Code::DeadlineExceeded);
             for _ in 0..3 {
                 go_on.send(()).expect("the executor waits for it");

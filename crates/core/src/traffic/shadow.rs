@@ -275,7 +275,7 @@ mod tests {
 
     fn echo(on_run: impl Fn() -> Result<()> + Send + Sync + 'static) -> Arc<Published> {
         let signatures = BTreeMap::from([("serving_default".to_owned(), signature())]);
-        Servable::new(signatures, Bytes::new(), Box::new(Echo(on_run))).publish()
+        Servable::new(signatures, Bytes::new(), Box::new(Echo(on_run))).publish(Arc::default())
     }
 
     fn floats(values: &[f32]) -> Tensor {

@@ -1,0 +1,175 @@
+//! What is counted of requests: by model as the original does it, and by version.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::Sharded;
+use super::histogram::{Histogram, exponential};
+use super::page::Distribution;
+use super::runs::{LATENCY, RunMetrics, micros};
+use crate::error::Code;
+
+/// Limits of numbers of examples.
+static EXAMPLES: [f64; 15] = exponential(1.0, 2.0);
+
+/// How a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Entry {
+    GrpcPredict,
+    GrpcClassify,
+    GrpcRegress,
+    RestPredict,
+    RestClassify,
+    RestRegress,
+    /// Status, metadata, and the question of browsers whether they may ask.
+    RestOther,
+}
+
+impl Entry {
+    const ALL: [Self; 7] = [
+        Self::GrpcPredict,
+        Self::GrpcClassify,
+        Self::GrpcRegress,
+        Self::RestPredict,
+        Self::RestClassify,
+        Self::RestRegress,
+        Self::RestOther,
+    ];
+
+    /// The values of the labels `API` and `entrypoint`.
+    pub(super) fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::GrpcPredict => ("Predict", "GRPC"),
+            Self::GrpcClassify => ("Classify", "GRPC"),
+            Self::GrpcRegress => ("Regress", "GRPC"),
+            Self::RestPredict => ("predict", "REST"),
+            Self::RestClassify => ("classify", "REST"),
+            Self::RestRegress => ("regress", "REST"),
+            Self::RestOther => ("", "REST"),
+        }
+    }
+}
+
+/// How many requests ended with each code.
+///
+/// What fails is rare, or somebody's mistake: its counters are shared by all threads.
+#[derive(Default)]
+struct Failures([AtomicU64; Code::COUNT]);
+
+impl Failures {
+    fn count(&self, code: Code) {
+        self.0[code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> impl Iterator<Item = (Code, u64)> {
+        (0..).map(Code::from_number).zip(&self.0).map(|(code, count)| (code, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// What is counted under the name of one model.
+///
+/// A successful request is counted by its latency alone.
+#[derive(Default)]
+pub struct ModelMetrics {
+    latency: [OnceLock<Histogram<33>>; Entry::ALL.len()],
+    failures: Failures,
+    examples: OnceLock<Histogram<15>>,
+    runs: Mutex<Vec<Arc<RunMetrics>>>,
+}
+
+impl ModelMetrics {
+    /// Notes a request that was answered.
+    pub fn answered(&self, entry: Entry, time: Duration) {
+        self.latency[entry as usize].get_or_init(Histogram::default).record(&LATENCY, micros(time));
+    }
+
+    /// Notes a request that failed.
+    pub fn count(&self, failure: Code) {
+        self.failures.count(failure);
+    }
+
+    /// Notes how many examples were in a `MultiInference` that ran.
+    pub(crate) fn count_examples(&self, examples: usize) {
+        self.examples.get_or_init(Histogram::default).record(&EXAMPLES, examples as f64);
+    }
+
+    /// Where runs on this runtime are counted.
+    pub fn runs(&self, runtime: &'static str) -> Arc<RunMetrics> {
+        let mut all = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runs) = all.iter().find(|runs| runs.runtime() == runtime) {
+            return Arc::clone(runs);
+        }
+        let runs = Arc::new(RunMetrics::new(runtime));
+        all.push(Arc::clone(&runs));
+        runs
+    }
+
+    /// How many requests ended with each code, without those that none did.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (Code, u64)> {
+        let answered = self.latencies().map(|(_, latency)| latency.count()).sum();
+        [(Code::Ok, answered)].into_iter().chain(self.failures.read()).filter(|(_, count)| *count > 0)
+    }
+
+    pub(super) fn latencies(&self) -> impl Iterator<Item = (Entry, Distribution)> {
+        let recorded = Entry::ALL.into_iter().zip(&self.latency);
+        recorded.filter_map(|(entry, latency)| Some((entry, latency.get()?.read(&LATENCY))))
+    }
+
+    pub(super) fn examples(&self) -> Option<Distribution> {
+        Some(self.examples.get()?.read(&EXAMPLES))
+    }
+
+    pub(super) fn all_runs(&self) -> Vec<Arc<RunMetrics>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What is counted of one version, and forgotten with it.
+#[derive(Default)]
+pub struct VersionMetrics {
+    answered: Sharded<AtomicU64>,
+    failures: Failures,
+}
+
+impl VersionMetrics {
+    /// Notes the end of a request that was routed to the version.
+    pub(crate) fn count(&self, code: Code) {
+        match code {
+            Code::Ok => drop(self.answered.own().fetch_add(1, Ordering::Relaxed)),
+            failure => self.failures.count(failure),
+        }
+    }
+
+    /// How many requests ended with each code, without those that none did; success is always among them.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Code, u64)> {
+        let answered = self.answered.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        [(Code::Ok, answered)].into_iter().chain(self.failures.read().filter(|(_, count)| *count > 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn successes_are_counted_over_all_entries() {
+        let metrics = ModelMetrics::default();
+        metrics.answered(Entry::GrpcPredict, Duration::from_micros(20));
+        metrics.answered(Entry::RestOther, Duration::from_secs(3600));
+        metrics.count(Code::NotFound);
+        metrics.count(Code::NotFound);
+        assert_eq!(metrics.counts().collect::<Vec<_>>(), [(Code::Ok, 2), (Code::NotFound, 2)]);
+        let entries: Vec<_> = metrics.latencies().map(|(entry, latency)| (entry, latency.sum)).collect();
+        assert_eq!(entries, [(Entry::GrpcPredict, 20.0), (Entry::RestOther, 3.6e9)]);
+    }
+
+    #[test]
+    fn a_version_counts_by_code() {
+        let metrics = VersionMetrics::default();
+        assert_eq!(metrics.counts().collect::<Vec<_>>(), [(Code::Ok, 0)]);
+        [Code::Ok, Code::Cancelled, Code::Ok].map(|code| metrics.count(code));
+        assert_eq!(metrics.counts().collect::<Vec<_>>(), [(Code::Ok, 2), (Code::Cancelled, 1)]);
+    }
+}

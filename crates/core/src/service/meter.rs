@@ -1,0 +1,64 @@
+//! Counts one request, from the moment it has arrived until its answer is written.
+
+use std::time::Instant;
+
+use crate::error::{Code, Result};
+use crate::metrics::{Entry, Metrics};
+use crate::serving_map::Handle;
+
+/// A request that is being answered.
+///
+/// It owns the claim on the version that answers, whose counters are at hand then. One that is dropped unfinished has
+/// lost its client, and counts as cancelled if a version was already at work on it.
+pub(crate) struct RequestMeter {
+    entry: Entry,
+    start: Instant,
+    handle: Option<Handle>,
+}
+
+impl RequestMeter {
+    /// Begins to measure.
+    pub(crate) fn start(entry: Entry) -> Self {
+        Self { entry, start: Instant::now(), handle: None }
+    }
+
+    /// Keeps the claim on the version that answers.
+    pub(crate) fn claim(&mut self, handle: Handle) -> &Handle {
+        self.handle.insert(handle)
+    }
+
+    /// Says how it came in, once that is known.
+    pub(crate) fn set_entry(&mut self, entry: Entry) {
+        self.entry = entry;
+    }
+
+    /// Counts the request, which named a model like this and ended with this code.
+    pub(crate) fn finish(mut self, metrics: &Metrics, model: &[u8], code: Code) {
+        match self.handle.take() {
+            Some(handle) => self.count_at(&handle, code),
+            None if code == Code::Ok => metrics.of_any(model).answered(self.entry, self.start.elapsed()),
+            None => metrics.of_any(model).count(code),
+        }
+    }
+
+    fn count_at(&self, handle: &Handle, code: Code) {
+        handle.metrics().count(code);
+        match code {
+            Code::Ok => handle.model().answered(self.entry, self.start.elapsed()),
+            failure => handle.model().count(failure),
+        }
+    }
+}
+
+/// The code that a request ends with.
+pub(crate) fn code_of<T>(answer: &Result<T>) -> Code {
+    answer.as_ref().err().map_or(Code::Ok, |error| error.code)
+}
+
+impl Drop for RequestMeter {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            self.count_at(&handle, Code::Cancelled);
+        }
+    }
+}

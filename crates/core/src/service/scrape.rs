@@ -1,0 +1,103 @@
+//! Everything that the metrics page shows: what requests have left behind, what is published, and what the control
+//! plane has counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Service;
+use crate::error::{Code, Result};
+use crate::metrics::page::{self, Family};
+use crate::serving_map::{Model, ServingMap, State, Version};
+
+impl Service {
+    /// The text of the metrics page. Blocks while the control plane is asked.
+    ///
+    /// # Errors
+    ///
+    /// What the control plane reports.
+    pub fn metrics_page(&self) -> Result<String> {
+        self.families().map(page::text)
+    }
+
+    /// The integer of the first point of each of these metrics; 0 where there is none.
+    pub(crate) fn first_integers<'a>(&self, names: &'a BTreeSet<String>) -> Result<BTreeMap<&'a str, u64>> {
+        let families = if names.is_empty() { Vec::new() } else { self.families()? };
+        let value = |name: &str| families.iter().find(|family| family.name == name).map_or(0, Family::first_integer);
+        Ok(names.iter().map(|name| (name.as_str(), value(name))).collect())
+    }
+
+    fn families(&self) -> Result<Vec<Family>> {
+        let mut families = self.metrics.families();
+        families.extend(published(&self.serving_map));
+        families.extend(shadows(&self.serving_map));
+        families.extend(self.scrape.scrape()?);
+        Ok(families)
+    }
+}
+
+/// What is known of the versions in the map.
+fn published(map: &ServingMap) -> [Family; 3] {
+    let mut versions = Family::gauge("servable_versions", &["model_name", "state"])
+        .with_help("Versions of a model by state; FAILED are those that ended with an error.");
+    let labels = ["model_name", "version"];
+    let mut in_flight =
+        Family::gauge("servable_requests_in_flight", &labels).with_help("Requests that a version is at work on.");
+    let labels = ["model_name", "version", "status"];
+    let mut requests = Family::counter("servable_version_requests_total", &labels)
+        .with_help("Requests that were routed to a version, by status. Forgotten when the version is unloaded.");
+    for (name, model) in map.models() {
+        let name = String::from_utf8_lossy(&name);
+        for (state, count) in states(&model) {
+            versions.add(&[&name, state], count);
+        }
+        for version in model.versions() {
+            let Some(handle) = &version.published else { continue };
+            let number = version.number.to_string();
+            // The map holds one claim; every other one is that of a request.
+            in_flight.add(&[&name, &number], Arc::strong_count(handle).saturating_sub(1) as u64);
+            for (code, count) in handle.metrics().counts() {
+                requests.add(&[&name, &number, code.name()], count);
+            }
+        }
+    }
+    [versions, in_flight, requests]
+}
+
+/// How many versions are in each state; none that is available is worth a point, too.
+fn states(model: &Model) -> BTreeMap<&'static str, u64> {
+    let mut counts = BTreeMap::from([(name_of(State::Available), 0)]);
+    for Version { state, error_code, .. } in model.versions() {
+        let has_failed = *state == State::End && *error_code != Code::Ok;
+        *counts.entry(if has_failed { "FAILED" } else { name_of(*state) }).or_default() += 1;
+    }
+    counts
+}
+
+fn name_of(state: State) -> &'static str {
+    match state {
+        State::Unknown => "UNKNOWN",
+        State::Start => "START",
+        State::Loading => "LOADING",
+        State::Available => "AVAILABLE",
+        State::Unloading => "UNLOADING",
+        State::End => "END",
+    }
+}
+
+fn shadows(map: &ServingMap) -> [Family; 1] {
+    let mut copies = Family::counter("servable_shadow_requests_total", &["model_name", "version", "outcome"])
+        .with_help("Copies of requests for a shadow version, by what came of them.");
+    for (name, statistics) in map.shadow_statistics() {
+        let (name, version) = (String::from_utf8_lossy(&name), statistics.version.to_string());
+        for (outcome, count) in [
+            ("matched", statistics.matched),
+            ("differed", statistics.differed),
+            ("failed", statistics.failed),
+            ("dropped", statistics.dropped),
+            ("unavailable", statistics.unavailable),
+        ] {
+            copies.add(&[&name, &version, outcome], count);
+        }
+    }
+    [copies]
+}

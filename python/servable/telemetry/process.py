@@ -1,0 +1,69 @@
+"""Figures of the server's process and of what it is built from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from servable import __version__
+from servable.telemetry.families import Family
+
+_PROCESS = Path("/proc/self")
+
+
+def process_families() -> Iterator[Family]:
+    """What the system knows of this process; nothing where it has no `/proc`."""
+    times = os.times()
+    yield _gauge(
+        "servable_process_cpu_seconds_total",
+        times.user + times.system,
+        "User and system time of the process.",
+        "counter",
+    )
+    try:
+        pages = [int(pages) for pages in (_PROCESS / "statm").read_text().split()]
+        status = (_PROCESS / "status").read_text()
+        open_files = len(os.listdir(_PROCESS / "fd"))
+        started = _start_time((_PROCESS / "stat").read_text())
+    except OSError:
+        return
+    threads = next(line.split()[1] for line in status.splitlines() if line.startswith("Threads:"))
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    for name, value, text in (
+        ("resident_memory_bytes", pages[1] * page_bytes, "Memory that the process has in RAM."),
+        ("virtual_memory_bytes", pages[0] * page_bytes, "Memory that the process has mapped."),
+        ("open_fds", open_files, "Open file descriptors."),
+        ("threads", int(threads), "Threads of the process."),
+        ("start_time_seconds", started, "When the process started, in seconds since 1970."),
+    ):
+        yield _gauge(f"servable_process_{name}", value, text)
+
+
+def build_family(tensorflow: str | None) -> Family:
+    """The versions of the server and of what it runs on.
+
+    Args:
+        tensorflow: The version of TensorFlow, if there is one.
+    """
+    values = (__version__, platform.python_version(), tensorflow or "")
+    return Family(
+        "servable_build_info",
+        "gauge",
+        ("version", "python", "tensorflow"),
+        ((values, 1),),
+        "The versions of the server, of Python and of TensorFlow.",
+    )
+
+
+def _gauge(name: str, value: float, help_text: str, kind: str = "gauge") -> Family:
+    return Family(name, kind, (), (((), value),), help_text)
+
+
+def _start_time(stat: str) -> float:
+    # The second field is a name in parentheses, which may hold anything; the 22nd is meant.
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return round(time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK"), 2)
