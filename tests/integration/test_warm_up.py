@@ -15,14 +15,13 @@ from support import models
 from support.grpc_client import GrpcClient
 from support.server_process import COMMAND, ServerProcess, StartServer
 
-SCRIPT = models.ROOT / "tests/testdata/export_warm_up_requests.py"
 FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 @pytest.fixture(scope="session")
 def requests(model_cache: Path) -> Path:
     """The files that the export script writes."""
-    return models.exported(SCRIPT, model_cache)
+    return models.exported(models.WARM_UP_EXPORT, model_cache)
 
 
 @pytest.fixture

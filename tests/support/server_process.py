@@ -136,6 +136,12 @@ class ServerProcess:
                 if "AVAILABLE" in wanted:
                     break
 
+    def wait_until_state(self, model: str, version: int, state: str) -> None:
+        """Wait until a version is in this state."""
+        for _ in self._attempts(f"{model}/{version} is not in the state {state}"):
+            if self.states(model).get(version) == state:
+                return
+
     def _attempts(self, complaint: str) -> Iterator[None]:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:

@@ -229,6 +229,29 @@ mod tests {
     }
 
     #[test]
+    fn names_and_values_are_made_fit_for_the_format() {
+        // util/prometheus_exporter_test.cc
+        let page = |name: &'static str, label: &'static str, value: &str| {
+            let mut counter = Family::counter(name, &[label]);
+            counter.add(&[value], 2);
+            text(vec![counter])
+        };
+        for (name, label, value, expected) in [
+            ("/test/path/total", "name", "abc", ":test:path:total{name=\"abc\"} 2"),
+            ("/test/path/total", "name", r#""abc\""#, r#":test:path:total{name="\"abc\\\""} 2"#),
+            ("/test/path/total", "my-name+1", "abc", r#":test:path:total{my_name_1="abc"} 2"#),
+            ("0/path-total_count", "name", "abc", r#"_0:path:total_count{name="abc"} 2"#),
+        ] {
+            let page = page(name, label, value);
+            assert_eq!(page.lines().last(), Some(expected), "{page}");
+        }
+        let mut gauge = Family::gauge("/test/path/level", &["x", "y"]);
+        gauge.add(&["abc", "def"], 5);
+        let expected = "# TYPE :test:path:level gauge\n:test:path:level{x=\"abc\",y=\"def\"} 5\n";
+        assert_eq!(text(vec![gauge]), expected);
+    }
+
+    #[test]
     fn families_and_points_are_sorted_and_the_first_point_counts_for_reloads() {
         let mut counter = Family::counter("/b", &["x", "y"]);
         counter.add(&["q", ""], 7);

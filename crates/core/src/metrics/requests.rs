@@ -169,7 +169,9 @@ mod tests {
     fn a_version_counts_by_code() {
         let metrics = VersionMetrics::default();
         assert_eq!(metrics.counts().collect::<Vec<_>>(), [(Code::Ok, 0)]);
-        [Code::Ok, Code::Cancelled, Code::Ok].map(|code| metrics.count(code));
+        for code in [Code::Ok, Code::Cancelled, Code::Ok] {
+            metrics.count(code);
+        }
         assert_eq!(metrics.counts().collect::<Vec<_>>(), [(Code::Ok, 2), (Code::Cancelled, 1)]);
     }
 }

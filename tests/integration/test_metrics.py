@@ -1,0 +1,316 @@
+"""The metrics page, read with the parser that Prometheus' own client library has."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from support import models
+from support.grpc_client import GrpcClient, RpcError
+from support.server_process import COMMAND, ServerProcess, StartServer
+
+PATH = "/monitoring/prometheus/metrics"
+SERVING = ":tensorflow:serving:"
+WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
+
+Page = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+def monitoring_flag(directory: Path, text: str = "prometheus_config { enable: true }") -> str:
+    """The flag with a file that says so."""
+    file = directory / "monitoring.config"
+    file.write_text(text)
+    return f"--monitoring_config_file={file}"
+
+
+def scrape(server: ServerProcess, path: str = PATH) -> Page:
+    """Every sample by its name and labels."""
+    reply = server.get(path)
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/plain"), reply.body
+    text = reply.body.decode()
+    declared = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    samples: Page = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            # The parser puts this behind the names of all counters.
+            name = sample.name if sample.name in declared else sample.name.removesuffix("_total")
+            points = samples.setdefault(name, {})
+            labels = tuple(sample.labels.items())
+            assert labels not in points, f"{name}{labels} twice"
+            points[labels] = sample.value
+    return samples
+
+
+def labels(**values: str) -> tuple[tuple[str, str], ...]:
+    """Labels in the order of the page."""
+    return tuple(values.items())
+
+
+@pytest.fixture(scope="module")
+def server(
+    half_plus_two_version: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with a metrics page, whose counts the tests of this module share."""
+    directory = tmp_path_factory.mktemp("metrics")
+    arguments = [
+        "--model_name=half_plus_two",
+        f"--model_base_path={half_plus_two_version.parent}",
+        monitoring_flag(directory),
+    ]
+    with ServerProcess(arguments, directory=directory) as process:
+        process.wait_until_available("half_plus_two")
+        yield process
+        assert process.is_running, process.log
+
+
+class Growth:
+    """How much the samples of a page have grown since the start of a test."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._before = scrape(server)
+
+    def __call__(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        before = self._before.get(name, {})
+        now = scrape(self._server).get(name, {})
+        grown = {labels: value - before.get(labels, 0) for labels, value in now.items()}
+        return {labels: value for labels, value in grown.items() if value}
+
+
+@pytest.fixture
+def growth(server: ServerProcess) -> Growth:
+    return Growth(server)
+
+
+def test_requests_of_both_protocols_are_counted_by_model_and_status(
+    server: ServerProcess, grpc_client: GrpcClient, growth: Growth
+) -> None:
+    instances = {"instances": [1.0, 2.0]}
+    assert server.predict("half_plus_two", instances).status == 200
+    assert server.predict("half_plus_two", {"instances": ["text"]}).status == 400
+    assert server.predict("half_plus_two", b"{").status == 400
+    assert server.predict("half_plus_two/versions/9", instances).status == 404
+    assert server.get("/v1/models/half_plus_two/metadata").status == 200
+    assert server.get("/v1/models").status == 400
+    assert server.request("PUT", "/v1/models/half_plus_two").status == 400
+    assert server.get("/nothing").status == 404, "no request to the API"
+    for _ in range(3):
+        grpc_client.predict(server.port, "half_plus_two", {"x": np.float32([1.0])})
+    with pytest.raises(RpcError, match="INVALID_ARGUMENT"):
+        grpc_client.predict(server.port, "half_plus_two", {"y": np.float32([1.0])})
+    grpc_client.call("status", server.port, "half_plus_two")
+    grpc_client.call("metadata", server.port, "half_plus_two")
+
+    assert growth(f"{SERVING}request_count") == {
+        labels(model_name="half_plus_two", status="OK"): 5,
+        labels(model_name="half_plus_two", status="INVALID_ARGUMENT"): 3,
+        labels(model_name="half_plus_two", status="NOT_FOUND"): 1,
+        labels(model_name="", status="INVALID_ARGUMENT"): 2,
+    }
+    assert growth("servable_version_requests_total") == {
+        labels(model_name="half_plus_two", version="1", status="OK"): 4,
+        labels(model_name="half_plus_two", version="1", status="INVALID_ARGUMENT"): 1,
+    }
+
+
+def test_latencies_are_those_of_successful_requests_and_of_their_runs(
+    server: ServerProcess, grpc_client: GrpcClient, growth: Growth
+) -> None:
+    server.predict("half_plus_two", {"instances": [1.0, 2.0]})
+    server.predict("half_plus_two", b"{")
+    server.get("/v1/models/half_plus_two")
+    grpc_client.predict(server.port, "half_plus_two", {"x": np.float32([1.0])})
+    example = {"signature_name": "regress_x_to_y", "examples": [{"x": 1.0}]}
+    body = json.dumps(example).encode()
+    assert server.request("POST", "/v1/models/half_plus_two:regress", body).status == 200
+
+    model = {"model_name": "half_plus_two"}
+    expected = {
+        labels(**model, API="predict", entrypoint="REST"): 1,
+        labels(**model, API="", entrypoint="REST"): 1,
+        labels(**model, API="regress", entrypoint="REST"): 1,
+        labels(**model, API="Predict", entrypoint="GRPC"): 1,
+    }
+    assert growth(f"{SERVING}request_latency_count") == expected
+    assert all(value > 1 for value in growth(f"{SERVING}request_latency_sum").values()), "in µs"
+    assert growth(f"{SERVING}runtime_latency_count") == {
+        labels(**model, API="Predict", runtime="TF1"): 2,
+        labels(**model, API="Regress", runtime="TF1"): 1,
+    }
+    assert growth(":tensorflow:core:graph_runs") == {(): 3}
+
+
+def test_histograms_have_the_limits_of_the_original_and_add_up(server: ServerProcess) -> None:
+    server.predict("half_plus_two", {"instances": [1.0]})
+    page = scrape(server)
+    point = labels(model_name="half_plus_two", API="predict", entrypoint="REST")
+    buckets = {
+        dict(key)["le"]: value
+        for key, value in page[f"{SERVING}request_latency_bucket"].items()
+        if key[:3] == point
+    }
+    limits = list(buckets)
+    assert (limits[:5], limits[-2:]) == (
+        ["10", "18", "32.4", "58.32", "104.976"],
+        ["1.47476e+09", "+Inf"],
+    )
+    assert len(limits) == 34
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert buckets["+Inf"] == page[f"{SERVING}request_latency_count"][point]
+
+
+def test_the_page_is_in_the_form_of_the_original(server: ServerProcess) -> None:
+    text = server.get(PATH).body.decode()
+    lines = text.splitlines()
+    types = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+    assert types == sorted(types)
+    assert "" not in lines
+    assert text.endswith("\n")
+    # With points or without, from the start.
+    for name, kind in (
+        ("batching_session:queuing_latency", "histogram"),
+        ("batching_session:wrapped_run_count", "counter"),
+        ("mlmd_map", "gauge"),
+        ("model_warmup_latency", "histogram"),
+        ("model_warmup_records_read", "counter"),
+        ("request_count", "counter"),
+        ("request_example_count_total", "counter"),
+        ("request_example_counts", "histogram"),
+        ("request_latency", "histogram"),
+        ("request_log_count", "counter"),
+        ("runtime_latency", "histogram"),
+    ):
+        assert f"# TYPE {SERVING}{name} {kind}" in lines
+    assert not [line for line in lines if line.startswith("# HELP :")], "the original has none"
+
+
+def test_any_method_gets_the_page_and_nothing_but_the_exact_path(server: ServerProcess) -> None:
+    for method in ("GET", "POST", "PUT", "OPTIONS"):
+        reply = server.request(method, PATH, b"body" if method == "POST" else None)
+        assert (reply.status, reply.body[:7]) == (200, b"# TYPE "), method
+    reply = server.get(f"{PATH}?name=x")
+    assert (reply.status, reply.headers["content-type"]) == (400, "text/plain")
+    assert reply.body.decode() == f"Unexpected path: {PATH}?name=x. Should be {PATH}"
+    assert server.get(f"{PATH}/").status == 404
+    before = scrape(server)[f"{SERVING}request_count"]
+    assert scrape(server)[f"{SERVING}request_count"] == before, "a scrape is not counted"
+
+
+def test_names_that_strangers_make_up_do_not_fill_the_page(server: ServerProcess) -> None:
+    for number in range(300):
+        server.get(f"/v1/models/no-such-model-{number}")
+    server.get(f"/v1/models/{'x' * 1000}")
+    server.get("/v1/models/a%22b%5C%0Ac%FF")
+    counts = scrape(server)[f"{SERVING}request_count"]
+    assert counts[labels(model_name="no-such-model-0", status="NOT_FOUND")] == 1
+    assert counts[labels(model_name="(other)", status="NOT_FOUND")] >= 200
+    assert len(counts) < 150
+
+
+def test_state_and_process_are_shown(server: ServerProcess) -> None:
+    page = scrape(server)
+    model = {"model_name": "half_plus_two"}
+    assert page["servable_versions"] == {labels(**model, state="AVAILABLE"): 1}
+    assert page["servable_requests_in_flight"] == {labels(**model, version="1"): 0}
+    assert page["servable_loads_total"] == {labels(**model, status="OK"): 1}
+    assert page["servable_process_resident_memory_bytes"][()] > 50e6
+    assert 0 < page["servable_process_cpu_seconds_total"][()] < 100
+    (build,) = page["servable_build_info"]
+    assert dict(build)["tensorflow"].count(".") == 2
+
+
+def test_loads_and_warm_ups_are_counted_by_the_path_of_the_version(
+    start_server: StartServer, half_plus_two_version: Path, model_cache: Path, tmp_path: Path
+) -> None:
+    records = models.exported(models.WARM_UP_EXPORT, model_cache) / "every_kind"
+    first, second = tmp_path / "m/1", tmp_path / "m/2"
+    shutil.copytree(half_plus_two_version, first)
+    (first / WARM_UP_FILE).parent.mkdir(exist_ok=True)
+    shutil.copyfile(records, first / WARM_UP_FILE)
+    second.mkdir()
+    (second / "saved_model.pb").write_bytes(b"no graph")
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path}/m" '
+        'model_platform: "tensorflow" model_version_policy { all {} } } }'
+    )
+    server = start_server({}, f"--model_config_file={config}", monitoring_flag(tmp_path))
+    server.wait_until_available("m", version=1)
+    server.wait_until_state("m", version=2, state="END")
+    page = scrape(server)
+    attempts = page[":tensorflow:cc:saved_model:load_attempt_count"]
+    assert attempts == {
+        labels(model_path=str(first), status="success"): 1,
+        labels(model_path=str(second), status="fail"): 1,
+    }
+    assert page[":tensorflow:cc:saved_model:load_latency"][labels(model_path=str(first))] > 100
+    warmed_up = labels(model_path=str(first), status="OK")
+    assert page[f"{SERVING}model_warmup_records_read"] == {warmed_up: 5}
+    assert page[f"{SERVING}model_warmup_latency_count"] == {warmed_up: 1}
+    runs = page[f"{SERVING}runtime_latency_count"]
+    assert {dict(key)["API"] for key in runs} == {"Predict", "Classify", "Regress"}
+    states = page["servable_versions"]
+    assert states[labels(model_name="m", state="AVAILABLE")] == 1
+    assert states[labels(model_name="m", state="FAILED")] == 1
+    loads = {dict(key)["status"]: count for key, count in page["servable_loads_total"].items()}
+    assert loads.pop("OK") == 1
+    assert list(loads.values()) == [1], "the failure, by its code"
+
+
+def test_a_page_may_have_any_path_even_one_of_the_api(
+    start_server: StartServer, half_plus_two_version: Path, tmp_path: Path
+) -> None:
+    flag = monitoring_flag(
+        tmp_path, 'prometheus_config { enable: true path: "/v1/models/half_plus_two" }'
+    )
+    server = start_server({"half_plus_two": half_plus_two_version.parent}, flag)
+    server.wait_until_answers()
+    assert "servable_versions" in scrape(server, "/v1/models/half_plus_two")
+    assert server.get(PATH).status == 404
+
+
+@pytest.mark.parametrize("text", ["", "prometheus_config { }", "prometheus_config { path: '/x' }"])
+def test_there_is_no_page_unless_it_is_enabled(
+    text: str, start_server: StartServer, half_plus_two_version: Path, tmp_path: Path
+) -> None:
+    flags = [monitoring_flag(tmp_path, text)] if text else []
+    server = start_server({"half_plus_two": half_plus_two_version.parent}, *flags)
+    server.wait_until_answers()
+    assert [server.get(path).status for path in (PATH, "/x")] == [404, 404]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("prometheus_config { enabled: true }", "Invalid protobuf file: '{}'"),
+        ("", "Invalid protobuf file: '{}'"),
+        (None, "{}; No such file or directory"),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_the_start(
+    text: str | None, error: str, demo_models: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "monitoring.config"
+    if text is not None:
+        file.write_text(text)
+    finished = subprocess.run(
+        [
+            COMMAND,
+            f"--model_base_path={demo_models / 'turtle3'}",
+            f"--monitoring_config_file={file}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 255
+    assert "Failed to start server. Error: " in finished.stdout
+    assert error.format(file) in finished.stdout
