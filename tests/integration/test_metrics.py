@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ SERVING = ":tensorflow:serving:"
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 Page = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+GUIDE = (models.ROOT / "docs/guides/metrics.md").read_text()
 
 
 def monitoring_flag(directory: Path, text: str = "prometheus_config { enable: true }") -> str:
@@ -189,6 +193,23 @@ def test_the_page_is_in_the_form_of_the_original(server: ServerProcess) -> None:
     ):
         assert f"# TYPE {SERVING}{name} {kind}" in lines
     assert not [line for line in lines if line.startswith("# HELP :")], "the original has none"
+
+
+def test_the_guide_names_what_is_there(
+    start_server: StartServer, half_plus_two_version: Path, tmp_path: Path
+) -> None:
+    (config,) = re.findall(r"(?ms)^```\n(# monitoring.config.*?)^```$", GUIDE)
+    flag = monitoring_flag(tmp_path, config)
+    server = start_server({"half_plus_two": half_plus_two_version.parent}, flag)
+    server.wait_until_answers()
+    (path,) = re.findall(r"(?m)^    metrics_path: (.*)$", GUIDE)
+    page = server.get(path).body.decode()
+    there = set(re.findall(r"(?m)^# TYPE (\S+)", page))
+    named = set(re.findall(r"`(:\w[\w:]+|servable_\w+)`", GUIDE))
+    assert len(named) > 12
+    assert named <= there
+    ours = {name for name in there if name.startswith("servable_")}
+    assert {name for name in ours if "_process_" not in name} <= named
 
 
 def test_any_method_gets_the_page_and_nothing_but_the_exact_path(server: ServerProcess) -> None:
