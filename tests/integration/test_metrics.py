@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support import models
 from support.grpc_client import GrpcClient, RpcError
-from support.server_process import COMMAND, ServerProcess, StartServer
+from support.server_process import COMMAND, ServerProcess, StartServer, model_config
 
 PATH = "/monitoring/prometheus/metrics"
 SERVING = ":tensorflow:serving:"
@@ -283,6 +283,22 @@ def test_loads_and_warm_ups_are_counted_by_the_path_of_the_version(
     loads = {dict(key)["status"]: count for key, count in page["servable_loads_total"].items()}
     assert loads.pop("OK") == 1
     assert list(loads.values()) == [1], "the failure, by its code"
+
+
+def test_a_reload_tells_by_how_much_counters_have_grown(
+    start_server: StartServer, half_plus_two_version: Path, grpc_client: GrpcClient
+) -> None:
+    served = {"half_plus_two": half_plus_two_version.parent}
+    server = start_server(served)
+    server.wait_until_available("half_plus_two")
+    names = (
+        "servable_config_reloads_total",
+        "/tensorflow/cc/saved_model/load_attempt_count",
+        "/tensorflow/serving/runtime_latency",
+        "none",
+    )
+    grown = grpc_client.call("reload", server.port, model_config(served), names)
+    assert grown == {**dict.fromkeys(names, 0), "servable_config_reloads_total": 1}
 
 
 def test_a_page_may_have_any_path_even_one_of_the_api(

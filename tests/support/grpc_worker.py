@@ -21,10 +21,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
+from google.protobuf import json_format, text_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -121,6 +122,18 @@ class Client:
         mapping = json_format.MessageToDict(signatures, preserving_proto_field_name=True)
         signature_def: dict[str, Any] = mapping["signature_def"]
         return signature_def
+
+    def reload(self, port: int, config: str, metric_names: tuple[str, ...]) -> dict[str, int]:
+        """HandleReloadConfigRequest with a configuration in text form.
+
+        Returns:
+            By how much each of the metrics has grown.
+        """
+        request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
+        text_format.Parse(config, request.config)
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel(port))
+        response = stub.HandleReloadConfigRequest(request, timeout=60)
+        return {metric.name: metric.int64_value_increase for metric in response.metric}
 
     def predict_until(
         self,
