@@ -15,7 +15,6 @@ _REASONS: Mapping[str, str] = {
     "grpc_max_threads": _THREADS,
     "enable_batching": _NOT_YET,
     "enable_per_model_batching_parameters": _NOT_YET,
-    "monitoring_config_file": _NOT_YET,
     "flush_filesystem_caches": "nothing here caches files",
     "remove_unused_fields_from_bundle_metagraph": "only signatures are kept in any case",
     "prefer_tflite_model": _TFLITE,
