@@ -117,7 +117,10 @@ impl Runtime {
         let tags: Vec<CString> = options.tags.iter().map(|tag| c_string(tag.as_bytes())).collect::<Result<_>>()?;
         let tag_pointers: Vec<_> = tags.iter().map(|tag| tag.as_ptr()).collect();
         let session_options = SessionOptions::new(self.api, &options.session_config)?;
-        let run_options = options.load_thread_pool.map(RunOptionsMessage::for_pool);
+        // Restored in threads that requests run in, variables would hold requests up. The calling thread has the
+        // priority of a load, and so have the threads that the restore of large tensors starts.
+        let pool = options.load_thread_pool.or(options.run_in_caller_thread.then_some(CALLER_THREAD));
+        let run_options = pool.map(RunOptionsMessage::for_pool);
         let run_options = run_options.as_ref().map(RunOptionsMessage::buffer);
         let mut graph = Graph::new(self.api);
         let meta_graph = MessageBuffer::new(self.api);
@@ -143,6 +146,9 @@ impl Runtime {
         Ok(LoadedModel { meta_graph: meta_graph.to_vec(), session })
     }
 }
+
+/// The thread pool that stands for the caller's thread.
+const CALLER_THREAD: i32 = -1;
 
 /// Fails as TensorFlow Serving does, before the runtime is asked, where the directory holds no `SavedModel`.
 fn check_saved_model_files(directory: &Path) -> Result<()> {

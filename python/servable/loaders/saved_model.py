@@ -108,10 +108,10 @@ class SavedModelLoader:
         return run_in_background("load", load)
 
     def unload(self) -> None:
-        """Close the session; its memory goes back to the system."""
+        """Close the session, at a low CPU priority; its memory goes back to the system."""
         servable, self._servable = self._servable, None
         if servable is not None:
-            servable.unload()
+            run_in_background("unload", servable.unload)
 
     @property
     def servable(self) -> Servable:
