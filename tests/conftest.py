@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import models
+from support import models, outside_clients
 from support.grpc_client import GrpcClient
 from support.server_process import ServerProcess, StartServer, model_config
 
@@ -95,3 +95,11 @@ def grpc_client() -> Iterator[GrpcClient]:
     client = GrpcClient()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def clients_python() -> outside_clients.Python:
+    """The environment of clients that other projects wrote: `clients_python.run(program, port)`."""
+    if not outside_clients.PYTHON.exists():
+        pytest.skip(f"no {outside_clients.PYTHON}; `make .venv/stamps/clients` installs it")
+    return outside_clients.Python(outside_clients.PYTHON)
