@@ -17,6 +17,7 @@ pub mod listen;
 pub mod metrics;
 pub mod proto;
 pub mod readiness;
+mod refusal;
 pub mod rest;
 pub mod servable;
 pub mod service;

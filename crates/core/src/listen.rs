@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::activity::{Activity, Counted};
 use crate::body::BodyLimits;
 use crate::http2::Http2Options;
+use crate::refusal::WithPages;
 use crate::service::Service;
 use crate::{grpc, rest};
 
@@ -190,7 +191,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Counted::new(stream, Arc::clone(&activity)));
+    let io = TokioIo::new(WithPages::new(Counted::new(stream, Arc::clone(&activity))));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);

@@ -30,6 +30,7 @@ use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::tensor::Tensor;
 use crate::traffic::Caller;
 use reply::Reply;
+pub(crate) use reply::html_page;
 use routes::{Api, Route, Version};
 
 /// Switches of the REST API.

@@ -44,9 +44,7 @@ pub(super) fn text(code: Code, body: String) -> Reply {
 
 /// A page for what is no API request; the connection is closed after it.
 pub(super) fn page(status: u16, reason: &'static str) -> Reply {
-    let body =
-        format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n");
-    let mut reply = with_status(status, reason, body.into(), "text/html");
+    let mut reply = with_status(status, reason, html_page(status, reason).into(), "text/html");
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
@@ -59,6 +57,11 @@ pub(super) fn health(problem: Option<String>) -> Reply {
     };
     let (status, reason) = code.http_status();
     with_status(status, reason, (text + "\n").into(), "text/plain; charset=utf-8")
+}
+
+/// The text of a page.
+pub(crate) fn html_page(status: u16, reason: &str) -> String {
+    format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n")
 }
 
 fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
