@@ -13,7 +13,7 @@ PYTHON_SOURCES := python tests examples scripts benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check dev build fmt format-check lint types test-rust test-python test-all bench stress fuzz \
+.PHONY: help run test check dev build fmt format-check lint types test-rust test-python test-all compat bench stress fuzz \
         protos protos-check lock clean
 
 help: ## List the commands
@@ -61,6 +61,10 @@ test-python: $(STAMPS)/extension $(STAMPS)/clients ## Only the Python tests
 
 test-all: test-rust $(STAMPS)/extension $(STAMPS)/clients ## Every test, the slow ones and the chaos included
 	$(BIN)/python -m pytest -m "not gpu"
+
+compat: $(STAMPS)/extension ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
+	@$(BIN)/python tests/compat/run.py $(if $(CASES),--cases "$(CASES)") \
+	    $(if $(RECORDINGS),--recordings $(RECORDINGS)) $(if $(SERVER),--server "$(SERVER)")
 
 bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes less than a minute
 	@$(BIN)/python benchmarks/serving/run.py $(if $(QUICK),--quick)

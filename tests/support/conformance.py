@@ -1,24 +1,295 @@
-"""What the compatibility tests tell of what they compared."""
+"""Compares a server with recordings and conformance cases of TensorFlow Serving, and says what came of it.
+
+The material lies outside the repository: in the directory named by SERVABLE_CONFORMANCE_DIR, or in `shared` beside the
+clone. It brings the programs that send the requests, `golden/replay.py` and `conformance/run_cases.py`; they take the
+command of any server. Here their findings are put together, and each difference is traced to its cause.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from support.models import ROOT, exported
+
+DIRECTORY = Path(os.environ.get("SERVABLE_CONFORMANCE_DIR", ROOT.parent / "shared"))
+COMPAT = ROOT / "tests/compat"
+
+# What a recording can say of the original instead of an answer. Any answer is right then, if the server lives.
+WITHOUT_ANSWER = {
+    "crash": "the original crashed",
+    "hang": "the original gave no answer",
+    "undefined": "the original answered with stray memory",
+}
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """One line of the table at the end of the test run.
+class Cause:
+    """Why answers differ from the original's.
 
     Attributes:
-        name: The group of recordings or the area of cases.
-        cases: How many there are.
-        equal: How many were answered as the original does.
-        explained: How many differ as `deviations.json` says.
-        not_checkable: How many cannot be seen from outside.
+        name: Of the cause; a key of docs/compatibility.md, or what is still to be built.
+        recordings: Patterns for the titles of differences from recordings, `id group | level: what differs`.
+        cases: Ids of conformance cases.
+        is_open: Whether the difference is to go away, rather than meant.
     """
 
     name: str
-    cases: int
-    equal: int
-    explained: int
-    not_checkable: int = 0
+    recordings: tuple[re.Pattern[str], ...]
+    cases: frozenset[str]
+    is_open: bool
+
+    def explains(self, difference: Difference) -> bool:
+        """Whether the difference is of this cause."""
+        if difference.title is None:
+            return difference.id in self.cases
+        return any(pattern.search(difference.title) for pattern in self.recordings)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which one answer differs.
+
+    Attributes:
+        id: Of the case or the recording.
+        title: What the patterns of a cause are compared with; None for a conformance case.
+        detail: What was expected, and what came.
+    """
+
+    id: str
+    title: str | None
+    detail: str
+
+
+@dataclass
+class Area:
+    """What came of one area of cases, or one group of recordings.
+
+    Attributes:
+        name: As the material calls it.
+        total: How many there are.
+        by_cause: How many differ for a listed cause; the cause of the first of their differences.
+        not_applicable: How many cannot be compared, by reason.
+        unlisted: What no cause explains.
+    """
+
+    name: str
+    total: int = 0
+    by_cause: Counter[Cause] = field(default_factory=Counter)
+    not_applicable: Counter[str] = field(default_factory=Counter)
+    unlisted: list[Difference] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """How many differ without a listed cause."""
+        return len({difference.id for difference in self.unlisted})
+
+    @property
+    def deviating(self) -> int:
+        """How many differ on purpose."""
+        return sum(n for cause, n in self.by_cause.items() if not cause.is_open)
+
+    @property
+    def open(self) -> int:
+        """How many differ in what is still to be built."""
+        return sum(n for cause, n in self.by_cause.items() if cause.is_open)
+
+    @property
+    def equal(self) -> int:
+        """How many are answered as the original does."""
+        left = self.total - self.not_applicable.total() - self.failed
+        return left - self.deviating - self.open
+
+    def add(self, differences: Iterable[Difference], causes: Iterable[Cause]) -> None:
+        """Trace differences to their causes."""
+        found: dict[str, Cause] = {}
+        for difference in differences:
+            cause = next((cause for cause in causes if cause.explains(difference)), None)
+            if cause is None:
+                self.unlisted.append(difference)
+            else:
+                found.setdefault(difference.id, cause)
+        for case in {difference.id for difference in self.unlisted}:
+            found.pop(case, None)
+        self.by_cause.update(found.values())
+
+
+def read_causes(deviations: Path = COMPAT / "deviations.json") -> list[Cause]:
+    """The causes that are known: those that are meant, and those in the part `open`."""
+    listed: dict[str, dict[str, dict[str, Any]]] = json.loads(deviations.read_text())
+    return [
+        Cause(
+            name,
+            tuple(re.compile(pattern) for pattern in entry.get("recordings", ())),
+            frozenset(entry.get("cases", ())),
+            is_open=part == "open",
+        )
+        for part, entries in listed.items()
+        for name, entry in entries.items()
+    ]
+
+
+# ---- the two runners
+
+
+def run_cases(
+    file: Path, server: str, causes: Iterable[Cause], *, directory: Path = DIRECTORY
+) -> list[Area]:
+    """Send every case of a file to a server.
+
+    Args:
+        file: Of the form of `spec/conformance_cases.json`.
+        server: The command; flags are appended.
+        causes: What may differ.
+        directory: Of the material.
+
+    Raises:
+        RuntimeError: The runner itself failed.
+    """
+    area_of = {case["id"]: case["area"] for case in json.loads(file.read_text())["cases"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) / "results.json"
+        said = _run(
+            *(directory / "conformance/run_cases.py", f"--server={server}", f"--cases={file}"),
+            *(f"--testdata={directory / 'testdata'}", f"--results={results}", "-v"),
+        )
+        outcomes: Mapping[str, str] = json.loads(results.read_text())
+    areas = {name: Area(name) for name in dict.fromkeys(area_of.values())}
+    for case in outcomes:
+        areas[area_of[case]].total += 1
+    # FAILED id: what differs, its further lines indented; NOT CHECKABLE id: why.
+    for line in re.finditer(r"(?m)^(FAILED|NOT CHECKABLE) (\S+): (.*(?:\n {6}.*)*)", said):
+        area = areas[area_of[line[2]]]
+        if line[1] == "FAILED":
+            area.add([Difference(line[2], None, line[3])], causes)
+        else:
+            area.not_applicable[line[3]] += 1
+    return list(areas.values())
+
+
+def replay(
+    file: Path,
+    server: str,
+    causes: Iterable[Cause],
+    *,
+    models: Path,
+    groups: str = "*",
+    directory: Path = DIRECTORY,
+) -> list[Area]:
+    """Send every request of a recording to a server.
+
+    Args:
+        file: Of the form of `golden/*.jsonl.gz`.
+        server: The command; flags are appended.
+        causes: What may differ.
+        models: What `golden/export_models.py` has written.
+        groups: A pattern for the groups to be replayed.
+        directory: Of the material.
+
+    Raises:
+        RuntimeError: The runner itself failed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "differences.jsonl"
+        said = _run(
+            *(directory / "golden/replay.py", file, f"--server={server}", f"--models={models}"),
+            *(f"--group={groups}", f"--json={written}", f"--log={scratch}/server.log"),
+        )
+        differences = [json.loads(line) for line in written.read_text().splitlines()]
+    origin = file.name.partition(".")[0]
+    areas = {
+        # Several files have groups of one name, such as `http` under other flags.
+        line[1]: Area(
+            line[1] if origin[:4] == line[1][:4] else f"{line[1]}, {origin}", int(line[2])
+        )
+        for line in re.finditer(r"(?m)^(\S+)\s+(\d+)\s+\d+\s+\d+$", said)
+    }
+    for name, area in areas.items():
+        area.add((_from_recording(d) for d in differences if d["group"] == name), causes)
+    differing = {difference["id"] for difference in differences}
+    with gzip.open(file, "rt", encoding="utf-8") as recorded:
+        for case in map(json.loads, recorded):
+            outcome = (case.get("response") or {}).get("outcome")
+            if case["group"] in areas and case["id"] not in differing and outcome in WITHOUT_ANSWER:
+                areas[case["group"]].not_applicable[WITHOUT_ANSWER[outcome]] += 1
+    return list(areas.values())
+
+
+def _from_recording(difference: Mapping[str, str]) -> Difference:
+    what = f"{difference['level']}: {difference['signature']}"
+    detail = f"expected {difference['expected']!r}\n      got      {difference['got']!r}"
+    title = f"{difference['id']} {difference['group']} | {what}"
+    return Difference(difference["id"], title, f"{what}\n      {detail}")
+
+
+def _run(*command: object) -> str:
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
+    )
+    if finished.returncode not in (0, 1):
+        raise RuntimeError(finished.stderr)
+    if finished.returncode and not finished.stdout:
+        raise RuntimeError(finished.stderr)
+    return finished.stdout
+
+
+def exported_models(cache: Path, directory: Path = DIRECTORY) -> Path:
+    """The models that the recordings ask for, exported once."""
+    return exported(directory / "golden/export_models.py", cache)
+
+
+# ---- what is told of it
+
+
+def unused(causes: Iterable[Cause], areas: Iterable[Area]) -> list[str]:
+    """The names of causes of which nothing differs any more."""
+    used = {cause for area in areas for cause in area.by_cause}
+    return [cause.name for cause in causes if cause not in used]
+
+
+def table(areas: Iterable[Area]) -> list[str]:
+    """The lines of a table of what was compared, and the reasons below it."""
+    areas = list(areas)
+    row = "{:26} {:>6} {:>6} {:>10} {:>5} {:>15} {:>9}".format
+    lines = [row("", "run", "equal", "deviating", "open", "not applicable", "unlisted")]
+    total = Area("total")
+    for area in areas:
+        total.total += area.total
+        total.by_cause += area.by_cause
+        total.not_applicable += area.not_applicable
+        total.unlisted += area.unlisted
+    for area in [*areas, total]:
+        not_applicable = area.not_applicable.total()
+        counts = (area.total, area.equal, area.deviating, area.open, not_applicable, area.failed)
+        lines.append(row(area.name, *counts))
+    deliberate = {cause.name: n for cause, n in total.by_cause.items() if not cause.is_open}
+    to_be_built = {cause.name: n for cause, n in total.by_cause.items() if cause.is_open}
+    for heading, counted in (
+        ("deviating, by cause (docs/compatibility.md)", deliberate),
+        ("open, to be built", to_be_built),
+        ("not applicable", total.not_applicable),
+    ):
+        lines += ["", heading] if counted else []
+        lines += [f"{n:6}  {name}" for name, n in sorted(counted.items(), key=lambda x: -x[1])]
+    return lines
+
+
+def shown(area: Area, limit: int = 10) -> str:
+    """What differs in an area without a listed cause; one example of each kind."""
+    by_title: dict[str, Difference] = {}
+    for difference in area.unlisted:
+        title = difference.title or difference.id
+        by_title.setdefault(title.partition(" ")[2] or title, difference)
+    examples = [f"{d.id}: {d.detail[:1500]}" for d in list(by_title.values())[:limit]]
+    heading = f"{area.failed} of {area.total} differ in {area.name}"
+    return "\n".join([heading, *(f"    {example}" for example in examples)])
