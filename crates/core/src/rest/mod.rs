@@ -120,8 +120,8 @@ fn body_of(headers: &HeaderMap, body: Bytes, max_bytes: usize) -> Result<Bytes> 
     let is_packed = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|encoding| String::from_utf8_lossy(encoding.as_bytes()).contains("gzip"));
-    if !is_packed {
-        return Ok(body);
+    if !is_packed || body.is_empty() {
+        return Ok(body); // nothing is nothing, packed or not
     }
     body::work_on(body.len(), || body::gunzip(&body, max_bytes)).map_err(ServingError::invalid_argument)
 }
