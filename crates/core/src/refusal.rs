@@ -153,7 +153,7 @@ mod tests {
             drop(stream);
         };
         let mut read = String::new();
-        let (_, count) = tokio::join!(write, theirs.read_to_string(&mut read));
+        let ((), count) = tokio::join!(write, theirs.read_to_string(&mut read));
         assert_eq!(count.unwrap(), read.len());
         assert!(read.ends_with("<H1>Request Header Fields Too Large</H1>\n</BODY></HTML>\n"), "{read}");
     }

@@ -4,6 +4,7 @@
 use prost::Message;
 
 use super::printer::{Members, Printer};
+use super::type_spec::type_spec;
 use crate::error::{Result, ServingError};
 use crate::proto::tensorflow::error::Code;
 use crate::proto::tensorflow::serving::model_version_status::State;
@@ -88,6 +89,9 @@ fn tensor_info(printer: &mut Printer, info: &TensorInfo) {
             }),
             Some(Encoding::CompositeTensor(composite)) => members.field("composite_tensor", |printer| {
                 printer.object(|members| {
+                    if let Some(spec) = &composite.type_spec {
+                        members.field("type_spec", |printer| type_spec(printer, spec));
+                    }
                     members.field("components", |printer| printer.list(&composite.components, tensor_info));
                 });
             }),
@@ -96,7 +100,7 @@ fn tensor_info(printer: &mut Printer, info: &TensorInfo) {
     });
 }
 
-fn optional_shape(members: &mut Members<'_>, name: &str, shape: Option<&TensorShapeProto>) {
+pub(super) fn optional_shape(members: &mut Members<'_>, name: &str, shape: Option<&TensorShapeProto>) {
     let Some(shape) = shape else { return };
     members.field(name, |printer| {
         printer.object(|members| {
@@ -113,12 +117,12 @@ fn optional_shape(members: &mut Members<'_>, name: &str, shape: Option<&TensorSh
     });
 }
 
-fn dtype(printer: &mut Printer, number: i32) {
+pub(super) fn dtype(printer: &mut Printer, number: i32) {
     enumeration(printer, DataType::try_from(number).ok().map(|dtype| dtype.as_str_name()), number);
 }
 
 /// A name, or the number of a value that has none.
-fn enumeration(printer: &mut Printer, name: Option<&str>, number: i32) {
+pub(super) fn enumeration(printer: &mut Printer, name: Option<&str>, number: i32) {
     match name {
         Some(name) => printer.text(name),
         None => printer.plain(number),
@@ -126,7 +130,7 @@ fn enumeration(printer: &mut Printer, name: Option<&str>, number: i32) {
 }
 
 /// The default value of an input.
-fn tensor(printer: &mut Printer, tensor: &TensorProto) {
+pub(super) fn tensor(printer: &mut Printer, tensor: &TensorProto) {
     printer.object(|members| {
         members.field("dtype", |printer| dtype(printer, tensor.dtype));
         optional_shape(members, "tensor_shape", tensor.tensor_shape.as_ref());

@@ -4,6 +4,7 @@
 mod bodies;
 mod printer;
 mod text;
+mod type_spec;
 
 use std::collections::BTreeMap;
 
