@@ -3,7 +3,7 @@
 usage: run.py [--cases FILE] [--recordings FILE...] [--server COMMAND]        `make compat` runs it
 
 Prints what differs, and a table of what was compared. Exits with status 1 where something differs that
-tests/compat/deviations.json does not list.
+tests/compat/deviations.json does not list, and with 2 where nothing could be compared.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ def main() -> int:
         if not file.is_file():
             print(f"run.py: no file {file}", file=sys.stderr)
             return 2
+    try:
+        return compare(options, cases, recordings, is_complete=is_complete)
+    except RuntimeError as error:  # such as a server that does not start
+        print(f"run.py: {str(error).strip()}", file=sys.stderr)
+        return 2
+
+
+def compare(
+    options: argparse.Namespace, cases: Path | None, recordings: list[Path], *, is_complete: bool
+) -> int:
+    """Run the cases and the recordings, print what came of them, and return the exit status."""
     causes = conformance.read_causes()
     areas = []
     if cases:
