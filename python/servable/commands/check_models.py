@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from servable.commands.check_batching import check_batching
 from servable.commands.model_description import SignatureDescription, read_version
 from servable.commands.report import Report, ServedModel, ServedVersion
 from servable.config.flags import Flags
@@ -116,6 +117,8 @@ def _check_version(
     try:
         if not signatures:
             report.warning("The version has no signatures, and cannot be called", path)
+        if platform is not None and platform.batching is not None:
+            check_batching(path, platform.batching, signatures, report)
         if platform is not None and runtime is not None:
             _load(path, platform, runtime)
     except ServableError as error:

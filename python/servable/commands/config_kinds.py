@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from servable.config.batching import (
+    BATCHING_PARAMETERS,
+    batching_parameters,
+    batching_problems,
+)
 from servable.config.flags import Flags
 from servable.config.text_proto import new_message, parse_text
 from servable.errors import ConfigError
 
 KINDS: Mapping[str, str] = {
     "model_config_file": "tensorflow.serving.ModelServerConfig",
-    "batching_parameters_file": "tensorflow.serving.BatchingParameters",
+    "batching_parameters_file": BATCHING_PARAMETERS,
     "monitoring_config_file": "tensorflow.serving.MonitoringConfig",
     "ssl_config_file": "tensorflow.serving.SSLConfig",
     "platform_config_file": "tensorflow.serving.PlatformConfigMap",
@@ -57,7 +62,7 @@ def parse(path: str, flag: str) -> Any:
 def problems(flag: str, message: Any) -> list[str]:
     """What is wrong with the values of a message, beyond its form."""
     if flag == "batching_parameters_file":
-        return _batching_problems(message)
+        return list(batching_problems(batching_parameters(message)))
     if flag == "monitoring_config_file" and not message.prometheus_config.enable:
         return ["prometheus_config.enable is not true: there is no metrics page"]
     return []
@@ -66,29 +71,6 @@ def problems(flag: str, message: Any) -> list[str]:
 def file_flags(flags: Flags) -> Mapping[str, str]:
     """The configuration files that a command line names, by their flags."""
     return {flag: path for flag in KINDS if (path := getattr(flags, flag))}
-
-
-def _batching_problems(message: Any) -> list[str]:
-    found = [
-        f"{name} must be positive; was {getattr(message, name).value}"
-        for name in ("num_batch_threads", "max_batch_size", "max_enqueued_batches")
-        if message.HasField(name) and getattr(message, name).value < 1
-    ]
-    sizes = list(message.allowed_batch_sizes)
-    if sizes:
-        wanted = message.max_batch_size.value if message.HasField("max_batch_size") else 1000
-        if message.enable_large_batch_splitting.value and message.HasField(
-            "max_execution_batch_size"
-        ):
-            wanted = message.max_execution_batch_size.value
-        if sizes != sorted(set(sizes)):
-            found.append(f"allowed_batch_sizes must ascend; got {sizes}")
-        if sizes[-1] != wanted:
-            found.append(
-                "Last entry in allowed_batch_sizes must match max_batch_size; "
-                f"last entry was {sizes[-1]}; expected {wanted}"
-            )
-    return found
 
 
 def _fields(text: str) -> list[str]:

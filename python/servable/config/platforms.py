@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servable.config.any_message import unpack
+from servable.config.batching import PlatformBatching, flags_batching, platform_batching
 from servable.config.flags import Flags
 from servable.config.models import PYTHON_PLATFORM, TENSORFLOW_PLATFORM
 from servable.config.session_options import apply_mixed_precision, check_pools, session_config
@@ -55,10 +56,12 @@ class Platform:
     Attributes:
         saved_model: How they are loaded and run.
         warm_up: How they are warmed up, unless their own configuration says more.
+        batching: How their requests are joined into batches, if they are.
     """
 
     saved_model: SavedModelOptions
     warm_up: WarmUpOptions
+    batching: PlatformBatching | None = None
 
 
 def tensorflow_platforms(flags: Flags) -> Mapping[str, Platform]:
@@ -99,6 +102,7 @@ def _of_flags(flags: Flags) -> Platform:
             run_in_caller_thread=flags.tensorflow_run_in_caller_thread,
         ),
         python_warm_up(flags),
+        flags_batching(flags),
     )
 
 
@@ -139,4 +143,20 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
             automatic=flags.enable_automatic_warmup,
             check_method_names=flags.enable_signature_method_name_check,
         ),
+        _batching(name, config),
+    )
+
+
+def _batching(name: str, config: Any) -> PlatformBatching | None:
+    if not config.HasField("batching_parameters"):
+        return None
+    if config.wrap_session_with_no_threading_params:
+        _log.warning(
+            "Platform %s: batching_parameters have no effect beside "
+            "wrap_session_with_no_threading_params",
+            name,
+        )
+        return None
+    return platform_batching(
+        config.batching_parameters, per_model=config.enable_per_model_batching_params
     )

@@ -1,0 +1,226 @@
+"""How requests are joined into batches: `BatchingParameters` as a dataclass, and its rules.
+
+The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`,
+or from `batching_params.pbtxt` in a version directory (batching.md §2, §3, §15).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from servable.config.flags import Flags
+from servable.config.text_proto import parse_text_file
+from servable.errors import ConfigError
+
+BATCHING_PARAMETERS = "tensorflow.serving.BatchingParameters"
+PER_MODEL_FILE = "batching_params.pbtxt"
+"""The parameters of one version, at the top of its directory."""
+
+MAX_THREADS = 4096
+"""Beyond this, a number of threads is a slip that would take the machine down."""
+
+_log = logging.getLogger(__name__)
+
+_POOL_WITHOUT_FILE = "model_server_batch_threads"
+_OF_THE_POOL = frozenset({"num_batch_threads", "thread_pool_name"})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingParameters:
+    """How requests wait for each other, with the names and the defaults of TensorFlow Serving.
+
+    A batch is counted in rows, the sizes of axis 0 of its requests' inputs.
+
+    Attributes:
+        max_batch_size: The largest request that is taken; also the largest batch, unless requests
+            are split.
+        batch_timeout_micros: How long a batch that is not full waits for more, from its first
+            request on.
+        max_enqueued_batches: How many batches may wait in a queue, with the one that is being
+            filled; beyond, requests get UNAVAILABLE.
+        num_batch_threads: How many batches run at once, of all models together.
+        thread_pool_name: How the names of these threads begin.
+        allowed_batch_sizes: The sizes, ascending, one of which a batch is padded to; empty for any.
+        pad_variable_length_inputs: Pad the other axes of inputs, so that requests whose shapes
+            differ can share a batch.
+        enable_large_batch_splitting: Let a request span batches.
+        max_execution_batch_size: The largest batch where requests are split; `None` for
+            `max_batch_size`.
+    """
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    num_batch_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    thread_pool_name: str = "batch_threads"
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int | None = None
+
+    @property
+    def largest_batch(self) -> int:
+        """How many rows a batch has at most, before it is padded."""
+        if not self.enable_large_batch_splitting or self.max_execution_batch_size is None:
+            return self.max_batch_size
+        return self.max_execution_batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformBatching:
+    """How the models of a platform are batched, which share threads.
+
+    Attributes:
+        parameters: For every model, if `per_model` does not say otherwise.
+        per_model: Of these, only the threads count; each version has the other ones in its
+            directory, or is not batched.
+    """
+
+    parameters: BatchingParameters
+    per_model: bool = False
+
+    def of_version(self, path: str) -> BatchingParameters | None:
+        """What holds for a version; `None` where it is not batched.
+
+        Args:
+            path: The version directory.
+
+        Raises:
+            ConfigError: Its file cannot be used.
+        """
+        if not self.per_model:
+            return self.parameters
+        file = os.path.join(path, PER_MODEL_FILE)
+        if not os.path.exists(file):
+            _log.info("No batching parameters at %s: the version is not batched", file)
+            return None
+        message = parse_text_file(file, BATCHING_PARAMETERS)
+        own = replace(
+            batching_parameters(message),
+            num_batch_threads=self.parameters.num_batch_threads,
+            thread_pool_name=self.parameters.thread_pool_name,
+        )
+        return usable(own)
+
+
+def flags_batching(flags: Flags) -> PlatformBatching | None:
+    """How the flags say that TensorFlow models are batched; `None` if they are not.
+
+    Raises:
+        ConfigError: The file cannot be read, or its values cannot be used.
+    """
+    if not flags.enable_batching:
+        return None
+    per_model = flags.enable_per_model_batching_parameters
+    if not flags.batching_parameters_file:
+        parameters = BatchingParameters(thread_pool_name=_POOL_WITHOUT_FILE)
+        return PlatformBatching(parameters, per_model)
+    message = parse_text_file(flags.batching_parameters_file, BATCHING_PARAMETERS)
+    return platform_batching(message, per_model=per_model)
+
+
+def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
+    """How a `BatchingParameters` message says that the models of a platform are batched.
+
+    Args:
+        message: The message.
+        per_model: Whether versions have parameters of their own.
+
+    Raises:
+        ConfigError: Its values cannot be used.
+    """
+    parameters = batching_parameters(message)
+    if not per_model:
+        return PlatformBatching(usable(parameters))
+    ignored = sorted({field.name for field, _ in message.ListFields()} - _OF_THE_POOL)
+    if ignored:
+        _log.warning(
+            "Batching parameters without effect, because each version has its own: %s",
+            ", ".join(ignored),
+        )
+    # What no queue will be made with is not looked at, as in the original.
+    threads = BatchingParameters(
+        num_batch_threads=parameters.num_batch_threads,
+        thread_pool_name=parameters.thread_pool_name,
+    )
+    return PlatformBatching(usable(threads), per_model=True)
+
+
+def batching_parameters(message: Any) -> BatchingParameters:
+    """The values of a `BatchingParameters` message, with defaults where it sets none."""
+    wrapped = {
+        field.name: value.value
+        for field, value in message.ListFields()
+        if field.message_type is not None
+    }
+    return BatchingParameters(
+        allowed_batch_sizes=tuple(message.allowed_batch_sizes),
+        pad_variable_length_inputs=message.pad_variable_length_inputs,
+        **wrapped,
+    )
+
+
+def usable(parameters: BatchingParameters) -> BatchingParameters:
+    """Check parameters, and bring them into the form that they are used in.
+
+    Raises:
+        ConfigError: They cannot be used; with the words of the original where it refuses the same.
+    """
+    for problem in batching_problems(parameters):
+        raise ConfigError(problem)
+    ignores_size = (
+        parameters.max_execution_batch_size is not None
+        and not parameters.enable_large_batch_splitting
+    )
+    if ignores_size:
+        _log.warning("max_execution_batch_size has no effect without enable_large_batch_splitting")
+    ascending = tuple(sorted(set(parameters.allowed_batch_sizes)))
+    if ascending != parameters.allowed_batch_sizes:
+        _log.warning(
+            "allowed_batch_sizes are used in ascending order; got %s",
+            list(parameters.allowed_batch_sizes),
+        )
+    return replace(
+        parameters,
+        allowed_batch_sizes=ascending,
+        # The original takes 0 for 1; with splitting it refuses it.
+        max_enqueued_batches=max(parameters.max_enqueued_batches, 1),
+    )
+
+
+def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
+    """Why parameters cannot be used, in the order in which the original looks at them."""
+    threads = parameters.num_batch_threads
+    if threads < 1:
+        yield f"num_batch_threads must be positive; was {threads}"
+    if threads > MAX_THREADS:
+        yield f"num_batch_threads must not be more than {MAX_THREADS}; was {threads}"
+    limit, splits = parameters.max_batch_size, parameters.enable_large_batch_splitting
+    sizes = parameters.allowed_batch_sizes
+    # Also where requests are split, though no batch is then larger than it is executed.
+    if sizes and sizes[-1] != limit:
+        yield (
+            "Last entry in allowed_batch_sizes must match max_batch_size; "
+            f"last entry was {sizes[-1]}; expected {limit}"
+        )
+    if sizes and min(sizes) < 1:
+        yield f"allowed_batch_sizes must be positive; got {min(sizes)}"
+    if limit < 1:
+        yield f"input_batch_size_limit must be positive; was {limit}"
+    if parameters.batch_timeout_micros < 0:
+        yield f"batch_timeout_micros must be non-negative; was {parameters.batch_timeout_micros}"
+    enqueued = parameters.max_enqueued_batches
+    if enqueued < (1 if splits else 0):
+        yield f"max_enqueued_batches must be positive; was {enqueued}"
+    if splits and parameters.largest_batch < 1:
+        yield f"max_execution_batch_size must be positive; was {parameters.largest_batch}"
+    if splits and parameters.largest_batch > limit:
+        yield (
+            "When enable_large_batch_splitting is true, input_batch_size_limit must be greater "
+            "than or equal to max_execution_batch_size. "
+            f"max_batch_size is {limit}, max_execution_batch_size {parameters.largest_batch}"
+        )

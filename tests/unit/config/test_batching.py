@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servable.config.batching import (
+    BATCHING_PARAMETERS,
+    BatchingParameters,
+    PlatformBatching,
+    batching_parameters,
+    flags_batching,
+    usable,
+)
+from servable.config.flags import Flags
+from servable.config.options import check_flags
+from servable.config.text_proto import new_message, parse_text
+from servable.errors import Code, ConfigError
+
+SERVED = Flags(model_base_path="/m", enable_batching=True)
+CPUS = BatchingParameters().num_batch_threads
+
+EVERY_FIELD = """
+max_batch_size { value: 256 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 16 }
+num_batch_threads { value: 8 }
+thread_pool_name { value: "batchers" }
+allowed_batch_sizes: 64
+allowed_batch_sizes: [128, 256]
+pad_variable_length_inputs: true
+enable_large_batch_splitting { value: true }
+max_execution_batch_size { value: 64 }
+"""
+LAST_ENTRY = "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
+RUN_BY_16 = "max_batch_size { value: 64 } max_execution_batch_size { value: 16 } "
+SPLITS = "enable_large_batch_splitting { value: true } "
+SPLITTING = (
+    "When enable_large_batch_splitting is true, input_batch_size_limit must be greater than or "
+    "equal to max_execution_batch_size. "
+)
+
+
+def of_text(text: str) -> BatchingParameters:
+    return usable(batching_parameters(parse_text(text, BATCHING_PARAMETERS)))
+
+
+def of_file(directory: Path, text: str, **changes: Any) -> PlatformBatching:
+    file = directory / "batching.config"
+    file.write_text(text)
+    flags = replace(SERVED, batching_parameters_file=str(file), **changes)
+    check_flags(flags)
+    batching = flags_batching(flags)
+    assert batching is not None
+    return batching
+
+
+def test_there_are_no_batches_unless_they_are_enabled() -> None:
+    assert flags_batching(Flags(enable_per_model_batching_parameters=True)) is None
+
+
+def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
+    without_file = flags_batching(SERVED)
+    assert without_file is not None
+    defaults = BatchingParameters(1000, 0, 10, CPUS, "batch_threads", (), False, False, None)
+    assert without_file.parameters == replace(
+        defaults, thread_pool_name="model_server_batch_threads"
+    )
+    assert of_file(tmp_path, "# nothing").parameters == defaults
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    assert of_file(tmp_path, EVERY_FIELD) == PlatformBatching(
+        BatchingParameters(256, 2000, 16, 8, "batchers", (64, 128, 256), True, True, 64)
+    )
+
+
+def test_the_dataclass_has_the_fields_of_the_message() -> None:
+    names = {field.name for field in new_message(BATCHING_PARAMETERS).DESCRIPTOR.fields}
+    assert {field.name for field in fields(BatchingParameters)} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_batch_threads {}", "num_batch_threads must be positive; was 0"),
+        ("num_batch_threads { value: -3 }", "num_batch_threads must be positive; was -3"),
+        (
+            "num_batch_threads { value: 5000000 }",
+            "num_batch_threads must not be more than 4096; was 5000000",
+        ),
+        (
+            "max_batch_size { value: 64 } allowed_batch_sizes: [8, 32]",
+            LAST_ENTRY + "32; expected 64",
+        ),
+        ("allowed_batch_sizes: [8, 32]", LAST_ENTRY + "32; expected 1000"),
+        (
+            "max_batch_size { value: 64 } allowed_batch_sizes: [64, 32]",
+            LAST_ENTRY + "32; expected 64",
+        ),
+        (
+            "max_batch_size { value: 4 } allowed_batch_sizes: [0, 4]",
+            "allowed_batch_sizes must be positive; got 0",
+        ),
+        ("max_batch_size {}", "input_batch_size_limit must be positive; was 0"),
+        ("max_batch_size { value: -1 }", "input_batch_size_limit must be positive; was -1"),
+        (
+            "batch_timeout_micros { value: -1 }",
+            "batch_timeout_micros must be non-negative; was -1",
+        ),
+        ("max_enqueued_batches { value: -1 }", "max_enqueued_batches must be positive; was -1"),
+        (
+            SPLITS + "max_enqueued_batches {}",
+            "max_enqueued_batches must be positive; was 0",
+        ),
+        (
+            SPLITS + "max_execution_batch_size {}",
+            "max_execution_batch_size must be positive; was 0",
+        ),
+        (
+            SPLITS + "max_batch_size { value: 8 } max_execution_batch_size { value: 16 }",
+            SPLITTING + "max_batch_size is 8, max_execution_batch_size 16",
+        ),
+        (
+            SPLITS + RUN_BY_16 + "allowed_batch_sizes: [8, 16]",
+            LAST_ENTRY + "16; expected 64",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused_at_start(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as info:
+        of_file(tmp_path, text)
+    assert (info.value.code, info.value.message) == (Code.INVALID_ARGUMENT, message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["max_batch_size: 4", "max_batch { value: 4 }", "pad_variable_length_inputs: maybe", ""],
+)
+def test_what_does_not_parse_is_refused_at_start(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^Invalid protobuf file: '.*/batching.config'$"):
+        of_file(tmp_path, text)
+
+
+def test_a_missing_file_is_refused_at_start() -> None:
+    with pytest.raises(ConfigError) as info:
+        flags_batching(replace(SERVED, batching_parameters_file="/nowhere/batching.config"))
+    assert info.value.code is Code.NOT_FOUND
+
+
+def test_no_batch_may_wait_means_one(caplog: pytest.LogCaptureFixture) -> None:
+    assert of_text("max_enqueued_batches {}").max_enqueued_batches == 1
+    assert caplog.messages == []
+
+
+def test_sizes_are_brought_into_order(caplog: pytest.LogCaptureFixture) -> None:
+    text = "max_batch_size { value: 8 } allowed_batch_sizes: [4, 2, 4, 8]"
+    assert of_text(text).allowed_batch_sizes == (2, 4, 8)
+    assert caplog.messages == ["allowed_batch_sizes are used in ascending order; got [4, 2, 4, 8]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "largest"),
+    [
+        ("", 1000),
+        ("max_batch_size { value: 64 }", 64),
+        (SPLITS, 1000),
+        (SPLITS + "max_batch_size { value: 64 }", 64),
+        (
+            SPLITS + RUN_BY_16 + "allowed_batch_sizes: [16, 64]",
+            16,
+        ),
+    ],
+)
+def test_the_largest_batch(text: str, largest: int) -> None:
+    assert of_text(text).largest_batch == largest
+
+
+def test_an_execution_size_without_splitting_is_said_to_have_no_effect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert of_text("max_execution_batch_size { value: 5000 }").largest_batch == 1000
+    (message,) = caplog.messages
+    assert message.startswith("max_execution_batch_size has no effect without")
+
+
+def test_each_version_may_have_parameters_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Of the common parameters only the threads count, and the rest is not even looked at.
+    text = "max_batch_size { value: -1 } num_batch_threads { value: 3 }"
+    batching = of_file(tmp_path, text, enable_per_model_batching_parameters=True)
+    assert "own: max_batch_size" in caplog.text
+    version = tmp_path / "1"
+    version.mkdir()
+    assert batching.of_version(str(version)) is None
+
+    file = version / "batching_params.pbtxt"
+    file.write_text(
+        "batch_timeout_micros { value: 7 } num_batch_threads {} thread_pool_name { value: 'x' }"
+    )
+    assert batching.of_version(str(version)) == BatchingParameters(
+        batch_timeout_micros=7, num_batch_threads=3, thread_pool_name="batch_threads"
+    )
+    file.write_text("batch_timeout_micros { value: -7 }")
+    with pytest.raises(ConfigError, match=r"batch_timeout_micros must be non-negative; was -7"):
+        batching.of_version(str(version))
+    file.write_text("batch_timeout: 7")
+    with pytest.raises(ConfigError, match=r"Invalid protobuf file: '.*/1/batching_params.pbtxt'"):
+        batching.of_version(str(version))
+
+
+def test_all_versions_share_parameters_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "batching_params.pbtxt").write_text("nonsense")
+    batching = flags_batching(SERVED)
+    assert batching is not None
+    assert batching.of_version(str(tmp_path)) is batching.parameters
