@@ -11,6 +11,7 @@ from typing import Any, final
 from typing_extensions import Self
 
 from servable.config.server_options import ServerOptions
+from servable.config.tls import TlsCredentials
 from servable.gateway import PublishedModel
 from servable.loaders.saved_model import SavedModelOptions
 from servable.signature import Signature
@@ -201,10 +202,19 @@ class Server:
         """Bind every address and begin to accept.
 
         Returns:
-            The port of each of `options.listen`, in order; useful where a port was 0.
+            The port of each TCP address of `options.endpoints`, in order; useful where a port was 0.
 
         Raises:
-            ConfigError: An address is taken or may not be bound.
+            ConfigError: An address is taken or may not be bound, or TLS is wanted and nothing was said of it.
+        """
+
+    def set_tls(self, credentials: TlsCredentials) -> None:
+        """Say what connections that are to begin with TLS begin with, from now on.
+
+        Connections under way keep what they began with, and may be resumed by nobody but themselves.
+
+        Raises:
+            ConfigError: The credentials cannot be used; the message names which of them, and why. Those before stay.
         """
 
     def publish(self, models: Sequence[PublishedModel]) -> None:

@@ -31,6 +31,8 @@ from servable.config.options import (
     slots,
 )
 from servable.config.platforms import python_warm_up, tensorflow_platforms
+from servable.config.tls import read_tls, tls_files
+from servable.credential_files import CredentialFiles, watch
 from servable.errors import ConfigError, ServableError
 from servable.gateway import Server
 from servable.lifecycle.loader import Loader
@@ -92,6 +94,7 @@ class ModelServer:
                     runtime.get()
         self._options = server_options(flags)
         self._server = Server(self._options, self.reload_config, self._metrics.scrape)
+        self._credentials = self._credential_files()
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
             {
@@ -147,8 +150,9 @@ class ModelServer:
         self._ports = self._server.start()
         if self._flags.admin_api_port:
             self._admin = self._bind_admin()
-        for address in self._options.listen:
-            _log.info("Listening on %s, while models are loaded", address)
+        for endpoint in self._options.endpoints:
+            how = " with TLS" if endpoint.tls else ""
+            _log.info("Listening on %s%s, while models are loaded", endpoint.address, how)
         StartupWatch(self._core, names, self._log_ready, self._happened.put)
         self._core.start(self._models)
         if self._admin is not None:
@@ -157,6 +161,14 @@ class ModelServer:
         if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds > 0:
             threading.Thread(
                 target=self._poll_model_config, name="model-config-poll", daemon=True
+            ).start()
+        period = self._flags.credentials_poll_wait_seconds
+        if self._credentials and period > 0:
+            threading.Thread(
+                target=watch,
+                args=(self._credentials, self._stopping, period),
+                name="credential-files",
+                daemon=True,
             ).start()
         report = TrafficReport(self._core, self._server.shadow_statistics)
         threading.Thread(
@@ -232,6 +244,29 @@ class ModelServer:
 
         return WarmUpAdapter(adapter, options_of, self._metrics)
 
+    def _credential_files(self) -> list[CredentialFiles]:
+        flags = self._flags
+        files = []
+        if of_tls := tls_files(flags):
+            files.append(CredentialFiles(of_tls, self._set_tls))
+        rest = flags.rest_api_port not in (0, flags.port) or flags.rest_api_socket_path
+        if flags.ssl_config_file and rest:
+            _log.warning(
+                "--ssl_config_file is for gRPC, as in TensorFlow Serving: REST goes without TLS; "
+                "--tls_certificate_file is for both"
+            )
+        return files
+
+    def _set_tls(self) -> None:
+        credentials = read_tls(self._flags)
+        try:
+            self._server.set_tls(credentials)
+        except ConfigError as error:
+            if not self._flags.ssl_config_file:
+                raise
+            message = f"Failed to BuildAndStart gRPC server: {error.message}"
+            raise ConfigError(message) from error
+
     def _poll_model_config(self) -> None:
         flags = self._flags
         # What is in the file of what is served, as far as it could be carried out.
@@ -263,6 +298,8 @@ class ModelServer:
         flags, ports = self._flags, self._ports
         if flags.port:
             _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", ports[0])
+        if flags.grpc_socket_path:
+            _log.info("Running gRPC ModelServer at UNIX socket %s ...", flags.grpc_socket_path)
         if flags.rest_api_port:
             if flags.rest_api_port == flags.port:
                 _log.info("--rest_api_port is --port: one port serves REST and gRPC")

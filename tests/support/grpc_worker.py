@@ -35,18 +35,46 @@ NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 
 class Client:
-    """The methods that the tests call; each takes the port first."""
+    """The methods that the tests call; each takes the port first, or what `grpc` calls the target."""
 
     def __init__(self) -> None:
-        self._channels: dict[int, grpc.Channel] = {}
+        self._channels: dict[int | str, grpc.Channel] = {}
 
     def wait_until_imported(self) -> None:
         """Do nothing: who gets the answer knows that TensorFlow is imported."""
 
-    def _channel(self, port: int) -> grpc.Channel:
+    def _channel(self, port: int | str) -> grpc.Channel:
         if port not in self._channels:
-            self._channels[port] = grpc.insecure_channel(f"127.0.0.1:{port}", options=NO_LIMIT)
+            target = port if isinstance(port, str) else f"127.0.0.1:{port}"
+            self._channels[port] = grpc.insecure_channel(target, options=NO_LIMIT)
         return self._channels[port]
+
+    def secure(
+        self, target: int | str, authority: str, certificate: str = "", key: str = ""
+    ) -> None:
+        """Use TLS for a target from now on, over a new connection.
+
+        Args:
+            target: A port, or a target.
+            authority: The file of the certificate that servers are to be signed with.
+            certificate: The file of the client's own certificate, if it has one.
+            key: The file of its key.
+        """
+
+        def content(path: str) -> bytes | None:
+            return Path(path).read_bytes() if path else None
+
+        credentials = grpc.ssl_channel_credentials(
+            content(authority), content(key), content(certificate)
+        )
+        options = [*NO_LIMIT, ("grpc.use_local_subchannel_pool", 1)]
+        if isinstance(target, str):
+            options.append(("grpc.ssl_target_name_override", "localhost"))
+        name = target if isinstance(target, str) else f"localhost:{target}"
+        before = self._channels.pop(target, None)
+        if before is not None:
+            before.close()
+        self._channels[target] = grpc.secure_channel(name, credentials, options)
 
     def predict(
         self,

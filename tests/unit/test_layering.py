@@ -22,6 +22,7 @@ LAYERS = [
     {"server_core"},
     {"publisher", "remote_models"},
     {"console", "gateway", "sources", "loaders", "warmup", "config", "telemetry"},
+    {"credential_files"},
     {"remote"},
     {"lifecycle"},
     {"signature", "errors"},

@@ -30,7 +30,7 @@ class FakeRequestPath:
 
     def start(self) -> list[int]:
         self.calls.append("start")
-        return [int(address.rpartition(":")[2]) for address in self.options.listen]
+        return [int(endpoint.address.rpartition(":")[2]) for endpoint in self.options.endpoints]
 
     def publish(self, models: Sequence[PublishedModel]) -> None:
         with self.changed:
@@ -130,7 +130,7 @@ def test_equal_ports_are_one_port_for_both(
     server = ModelServer(Flags(model_config_file=str(empty_config(tmp_path)), rest_api_port=8500))
     server.start()
     server.stop()
-    assert request_path[0].options.listen == ("0.0.0.0:8500",)
+    assert [e.address for e in request_path[0].options.endpoints] == ["0.0.0.0:8500"]
     assert "one port serves REST and gRPC" in caplog.text
     assert "Exporting HTTP/REST API at:localhost:8500 ..." in caplog.text
 

@@ -24,5 +24,6 @@ pub mod service;
 pub mod serving_map;
 pub mod signature;
 pub mod tensor;
+pub mod tls;
 pub mod traffic;
 pub mod warm_up;

@@ -1,11 +1,15 @@
 //! Sockets and connections: accept, tell REST from gRPC, bound what a stranger may hold, drain.
 //!
-//! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, and serves both protocols. What a request means is left
-//! to [`crate::rest`] and [`crate::grpc`].
+//! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, or what TLS has agreed on, and serves both protocols.
+//! What a request means is left to [`crate::rest`] and [`crate::grpc`].
+
+mod authority;
+mod endpoint;
+mod transport;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +20,32 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, Counted};
 use crate::body::BodyLimits;
+use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
 use crate::refusal::WithPages;
 use crate::service::Service;
+use crate::tls::Tls;
 use crate::{grpc, rest};
+use endpoint::Listener;
+use transport::{Socket, Transport};
+
+pub use endpoint::Endpoint;
 
 /// Addresses and limits.
 #[derive(Clone, Debug)]
 pub struct ListenOptions {
-    /// `host:port`; port 0 takes a free one, and `[::]` takes IPv4 too.
-    pub addresses: Vec<String>,
+    /// Where to listen.
+    pub endpoints: Vec<Endpoint>,
+    /// The permissions of Unix sockets; `None` leaves them to the umask.
+    pub socket_mode: Option<u32>,
+    /// What endpoints with TLS begin connections with.
+    pub tls: Arc<Tls>,
     /// Threads that serve connections and run quick models.
     pub worker_threads: usize,
     /// Connections open at once; further ones wait in the listen queue.
@@ -53,11 +65,11 @@ pub struct ListenOptions {
 /// How many threads may be busy with long runs at once, for each worker thread; further runs wait for one.
 const BLOCKING_THREADS_PER_WORKER: usize = 8;
 
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 1024;
-
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What gRPC calls get where only REST goes without TLS.
+const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
 
 /// The largest read from a connection of HTTP/1.1, which also bounds the head of a request.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
@@ -84,7 +96,8 @@ impl Listening {
     ///
     /// # Errors
     ///
-    /// An address cannot be resolved, is taken, or may not be bound; the message names it.
+    /// An address cannot be resolved, is taken, or may not be bound; the message names it. Or there are no credentials
+    /// for TLS.
     pub fn start(service: Arc<Service>, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -94,27 +107,30 @@ impl Listening {
             .enable_all()
             .build()?;
         let _inside = runtime.enter();
-        let listeners: Vec<TcpListener> = options
-            .addresses
+        if options.endpoints.iter().any(|endpoint| endpoint.tls) && options.tls.acceptor().is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
+        }
+        let listeners: Vec<(Listener, Endpoint)> = options
+            .endpoints
             .iter()
-            .map(|address| {
-                bind(address)
-                    .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-            })
+            .map(|endpoint| Ok((Listener::bind(&endpoint.address, options.socket_mode)?, endpoint.clone())))
             .collect::<io::Result<_>>()?;
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let addresses = listeners
+            .iter()
+            .filter_map(|(listener, _)| listener.tcp_address().transpose())
+            .collect::<io::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let shared =
             Arc::new(Shared { http: http_builder(&options.http2), service: Arc::clone(&service), options, slots });
         let (draining, drain) = watch::channel(false);
         let connections = TaskTracker::new();
-        for listener in listeners {
-            connections.spawn(accept(listener, Arc::clone(&shared), connections.clone(), drain.clone()));
+        for (listener, endpoint) in listeners {
+            connections.spawn(accept(listener, endpoint, Arc::clone(&shared), connections.clone(), drain.clone()));
         }
         Ok(Self { runtime, service, draining, connections, addresses })
     }
 
-    /// The addresses really bound, in the order of [`ListenOptions::addresses`].
+    /// The TCP addresses really bound, in the order of [`ListenOptions::endpoints`].
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -132,22 +148,6 @@ impl Listening {
     }
 }
 
-fn bind(address: &str) -> io::Result<TcpListener> {
-    let address = address
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the host has no address"))?;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn http_builder(http2: &Http2Options) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A client may close its side once the request is sent, and still gets its answer.
@@ -156,22 +156,35 @@ fn http_builder(http2: &Http2Options) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, mut drain: watch::Receiver<bool>) {
+async fn accept(
+    listener: Listener,
+    endpoint: Endpoint,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    mut drain: watch::Receiver<bool>,
+) {
     loop {
-        let slot = Arc::clone(&shared.slots).acquire_owned();
+        // In this order, so that a quiet listener keeps no connection from the others: at the limit, one connection of
+        // each waits here, and further ones in the listen queue.
         let accepted = async {
-            let slot = slot.await.expect("the semaphore is never closed");
-            (slot, listener.accept().await)
+            let socket = listener.accept().await?;
+            let slot = Arc::clone(&shared.slots).acquire_owned().await;
+            Ok((socket, slot.expect("the semaphore is never closed")))
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted: io::Result<_> = tokio::select! {
             accepted = accepted => accepted,
             _ = drain.wait_for(|draining| *draining) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((socket, slot)) => {
                 let (shared, drain) = (Arc::clone(&shared), drain.clone());
+                let Endpoint { tls, rest_only, .. } = endpoint;
                 tasks.spawn(async move {
-                    serve_connection(stream, &shared, drain).await;
+                    if tls {
+                        serve_secure(socket, &shared, drain).await;
+                    } else {
+                        serve_connection(Transport::Plain(socket), &shared, rest_only, drain).await;
+                    }
                     drop(slot);
                 });
             }
@@ -188,15 +201,28 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
+/// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
+async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
+    let Some(acceptor) = shared.options.tls.acceptor() else { return };
+    let handshake = tokio::time::timeout(shared.options.idle_timeout, acceptor.accept(socket));
+    let done = tokio::select! {
+        done = handshake => done,
+        _ = drain.wait_for(|draining| *draining) => return,
+    };
+    // A handshake that fails is the client's to explain; it has been told why.
+    if let Ok(Ok(stream)) = done {
+        serve_connection(Transport::Tls(Box::new(stream)), shared, false, drain).await;
+    }
+}
+
+async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bool, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
     let io = TokioIo::new(WithPages::new(Counted::new(stream, Arc::clone(&activity))));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
         async move {
-            let mut response = respond(&shared, request).await;
+            let mut response = respond(&shared, rest_only, request).await;
             if let Either::Right(messages) = response.body_mut() {
                 messages.hold(under_way);
             }
@@ -243,9 +269,12 @@ async fn after(time: Option<Duration>) {
     }
 }
 
-async fn respond(shared: &Shared, request: Request<Incoming>) -> grpc::Reply {
+async fn respond(shared: &Shared, rest_only: bool, request: Request<Incoming>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
     if request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()) {
+        if rest_only {
+            return grpc::refuse(ServingError::new(Code::Unauthenticated, NEEDS_TLS));
+        }
         grpc::serve(service, options.grpc, options.body, request).await
     } else {
         rest::serve(service, options.rest, options.body, request).await.map(Either::Left)

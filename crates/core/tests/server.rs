@@ -13,7 +13,7 @@ use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
 use servable_core::grpc::GrpcOptions;
 use servable_core::http2::Http2Options;
-use servable_core::listen::{ListenOptions, Listening};
+use servable_core::listen::{Endpoint, ListenOptions, Listening};
 use servable_core::rest::RestOptions;
 use servable_core::servable::Servable;
 use servable_core::service::{ReloadConfig, Service, ServiceOptions};
@@ -70,7 +70,9 @@ const IMPATIENT: Duration = Duration::from_millis(100);
 
 fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
     ListenOptions {
-        addresses: vec![address.to_owned()],
+        endpoints: vec![Endpoint { address: address.to_owned(), tls: false, rest_only: false }],
+        socket_mode: None,
+        tls: Arc::default(),
         worker_threads: 2,
         max_connections: 16,
         idle_timeout,

@@ -1,5 +1,6 @@
 //! Option structs filled from the Python dataclasses, field by field.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -9,12 +10,14 @@ use servable_core::http2::Http2Options;
 use servable_core::listen::ListenOptions;
 use servable_core::rest::RestOptions;
 use servable_core::service::ServiceOptions;
+use servable_core::tls::{Credentials, Pem, Tls};
 use servable_tensorflow::LoadOptions;
 
 /// `servable.config.server_options.ServerOptions`.
 #[derive(FromPyObject)]
 pub(crate) struct ServerOptions {
-    listen: Vec<String>,
+    endpoints: Vec<Endpoint>,
+    socket_mode: Option<u32>,
     worker_threads: usize,
     rest_timeout_seconds: f64,
     enable_cors: bool,
@@ -26,6 +29,14 @@ pub(crate) struct ServerOptions {
     header_timeout_seconds: f64,
     body_timeout_seconds: f64,
     metrics_path: String,
+}
+
+/// `servable.config.server_options.Endpoint`.
+#[derive(FromPyObject)]
+struct Endpoint {
+    address: String,
+    tls: bool,
+    rest_only: bool,
 }
 
 impl ServerOptions {
@@ -40,10 +51,12 @@ impl ServerOptions {
         Some(self.metrics_path.clone()).filter(|path| !path.is_empty())
     }
 
-    pub(crate) fn listen_options(&self) -> PyResult<ListenOptions> {
+    pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {
         let timeout = self.rest_timeout_seconds;
         Ok(ListenOptions {
-            addresses: self.listen.clone(),
+            endpoints: self.endpoints.iter().map(Endpoint::to_core).collect(),
+            socket_mode: self.socket_mode,
+            tls,
             worker_threads: self.worker_threads,
             max_connections: self.max_connections,
             idle_timeout: seconds(self.header_timeout_seconds)?,
@@ -102,6 +115,44 @@ impl PyGrpcOptions {
             max_age: self.max_age_seconds.map(seconds).transpose()?,
             max_age_grace: self.max_age_grace_seconds.map(seconds).transpose()?,
         })
+    }
+}
+
+impl Endpoint {
+    fn to_core(&self) -> servable_core::listen::Endpoint {
+        let Self { address, tls, rest_only } = self;
+        servable_core::listen::Endpoint { address: address.clone(), tls: *tls, rest_only: *rest_only }
+    }
+}
+
+/// `servable.config.tls.Pem`.
+#[derive(FromPyObject)]
+pub(crate) struct PemText {
+    name: String,
+    text: Vec<u8>,
+}
+
+/// `servable.config.tls.TlsCredentials`.
+#[derive(FromPyObject)]
+pub(crate) struct TlsCredentials {
+    certificate: PemText,
+    key: PemText,
+    client_ca: Option<PemText>,
+}
+
+impl From<PemText> for Pem {
+    fn from(pem: PemText) -> Self {
+        Self { name: pem.name, text: pem.text }
+    }
+}
+
+impl From<TlsCredentials> for Credentials {
+    fn from(credentials: TlsCredentials) -> Self {
+        Self {
+            certificate: credentials.certificate.into(),
+            key: credentials.key.into(),
+            client_ca: credentials.client_ca.map(Pem::from),
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use servable_core::listen::{ListenOptions, Listening};
 use servable_core::metrics::{Metrics, ModelMetrics};
 use servable_core::service::{ReloadConfig, Service};
 use servable_core::serving_map::{Model, State, Version};
+use servable_core::tls::Tls;
 use servable_core::traffic::Traffic;
 use servable_core::traffic::shadow::Shadow;
 use servable_core::traffic::split::{Split, Weighted};
 
 use crate::errors;
 use crate::metrics::PythonScrape;
-use crate::options::{ServerOptions, seconds};
+use crate::options::{ServerOptions, TlsCredentials, seconds};
 use crate::servable::PyServable;
 
 /// The request path, from its options to its end.
@@ -25,6 +26,7 @@ use crate::servable::PyServable;
 pub(crate) struct PyServer {
     service: Arc<Service>,
     options: ListenOptions,
+    tls: Arc<Tls>,
     listening: Mutex<Option<Listening>>,
 }
 
@@ -35,7 +37,9 @@ impl PyServer {
         let reload = PythonReload { reload_config, turn: Mutex::new(()) };
         let service = Service::new(options.service_options(), Box::new(reload))
             .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
-        Ok(Self { service: Arc::new(service), options: options.listen_options()?, listening: Mutex::new(None) })
+        let tls = Arc::<Tls>::default();
+        let options = options.listen_options(Arc::clone(&tls))?;
+        Ok(Self { service: Arc::new(service), options, tls, listening: Mutex::new(None) })
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<Vec<u16>> {
@@ -45,6 +49,11 @@ impl PyServer {
         let ports = listening.addresses().iter().map(std::net::SocketAddr::port).collect();
         *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
         Ok(ports)
+    }
+
+    fn set_tls(&self, py: Python<'_>, credentials: TlsCredentials) -> PyResult<()> {
+        let credentials = credentials.into();
+        py.detach(|| self.tls.set(&credentials)).map_err(|text| errors::named(py, "ConfigError", &text))
     }
 
     fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {

@@ -42,7 +42,7 @@ class Flags:
     """The value of every flag; the fields are the table, in the order of the help text."""
 
     port: int = _flag("int32", 8500, "TCP port for gRPC and REST on 0.0.0.0; 0 for none")
-    grpc_socket_path: str = _flag("string", "", "UNIX socket to listen on (not supported yet)")
+    grpc_socket_path: str = _flag("string", "", "path of a UNIX socket to listen on as well")
     rest_api_port: int = _flag(
         "int32", 0, "a second TCP port, for REST and gRPC alike, on all addresses; 0 for none"
     )
@@ -100,7 +100,7 @@ class Flags:
     )
     use_alts_credentials: bool = _flag("bool", False, "use Google ALTS (not supported)")
     ssl_config_file: str = _flag(
-        "string", "", "file with an SSLConfig message: serve TLS (not supported yet)"
+        "string", "", "file with an SSLConfig message: gRPC over TLS; see --tls_certificate_file"
     )
     platform_config_file: str = _flag(
         "string",
@@ -171,6 +171,21 @@ class Flags:
     op_libraries: str = _flag(
         "string", "", "comma-separated libraries of operations that models need (.so files)"
     )
+    rest_api_socket_path: str = _flag("string", "", "path of a UNIX socket for REST")
+    unix_socket_permissions: str = _flag(
+        "string", "", "permissions of UNIX sockets, such as 0660; empty leaves them to the umask"
+    )
+    tls_certificate_file: str = _flag(
+        "string", "", "PEM file with the server's certificate chain: TLS on every port and socket"
+    )
+    tls_key_file: str = _flag("string", "", "PEM file with the private key that belongs to it")
+    tls_client_ca_file: str = _flag(
+        "string", "", "PEM file with certificates; clients need one that one of these has signed"
+    )
+    credentials_poll_wait_seconds: float = _flag(
+        "float", 1.0, "how often to look whether files of certificates and keys have changed; "
+        "0 or less for never",
+    )  # fmt: skip
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
     servable_versions_always_present: bool = _flag(
         "bool", False, "never unload all versions of a configured model; "

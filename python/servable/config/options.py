@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from servable.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable.config.inapplicable import inapplicable_flags
 from servable.config.models import PLATFORMS, ModelConfig, read_model_config_file
 from servable.config.monitoring import metrics_path
-from servable.config.server_options import ServerOptions
+from servable.config.server_options import Endpoint, ServerOptions
+from servable.config.tls import check_tls_flags
 from servable.errors import Code, ConfigError
 from servable.lifecycle.harness import RetryPolicy
 from servable.remote.options import RemoteOptions
@@ -23,8 +25,6 @@ _log = logging.getLogger(__name__)
 
 _REFUSED = (
     ("use_alts_credentials", "ALTS credentials"),
-    ("ssl_config_file", "TLS"),
-    ("grpc_socket_path", "UNIX sockets"),
 )
 """What would be dangerous or pointless to start without."""
 
@@ -48,15 +48,13 @@ def check_flags(flags: Flags) -> None:
     Raises:
         ConfigError: With the text of the original where it refuses the same.
     """
-    if flags.port == 0 and not flags.grpc_socket_path and flags.rest_api_port == 0:
+    rest = flags.rest_api_port or flags.rest_api_socket_path
+    if flags.port == 0 and not flags.grpc_socket_path and not rest:
         raise ConfigError(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path "
             "must be set."
         )
-    if flags.use_alts_credentials and flags.ssl_config_file:
-        raise ConfigError(
-            "Either use_alts_credentials must be false or ssl_config_file must be empty."
-        )
+    check_tls_flags(flags)
     if not flags.model_base_path and not flags.model_config_file:
         raise ConfigError(
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
@@ -70,6 +68,7 @@ def check_flags(flags: Flags) -> None:
     for port in (flags.port, flags.rest_api_port, flags.admin_api_port):
         if not 0 <= port < 2**16:
             raise ConfigError(f"A port is a number up to 65535; got {port}")
+    _socket_mode(flags)
     for name, feature in _REFUSED:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)
@@ -109,16 +108,14 @@ def op_libraries(flags: Flags) -> tuple[str, ...]:
 
 
 def server_options(flags: Flags) -> ServerOptions:
-    """The options of the request path; equal ports become one.
+    """The options of the request path.
 
     Raises:
         ConfigError: The monitoring configuration cannot be read.
     """
-    ports = {f"0.0.0.0:{flags.port}": flags.port} if flags.port else {}
-    if flags.rest_api_port not in (0, flags.port):
-        ports[f"[::]:{flags.rest_api_port}"] = flags.rest_api_port
     options = ServerOptions(
-        listen=tuple(ports),
+        endpoints=endpoints(flags),
+        socket_mode=_socket_mode(flags),
         rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1000,
         enable_cors=flags.rest_api_enable_cors_support,
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
@@ -142,6 +139,41 @@ def grpc_options(flags: Flags) -> GrpcOptions:
     if ignored:
         _log.warning("--grpc_channel_arguments: without effect here: %s", ", ".join(ignored))
     return replace(options, health_service=flags.enable_grpc_healthcheck_service)
+
+
+def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
+    """Where to listen, TCP first; equal addresses become one.
+
+    `--ssl_config_file` is about gRPC alone: what is for REST stays without TLS, and is for REST only,
+    so that nobody goes round the certificates.
+    """
+    everywhere = bool(flags.tls_certificate_file)
+    for_grpc = everywhere or bool(flags.ssl_config_file)
+    rest_only = for_grpc and not everywhere
+    found = {}
+    if flags.port:
+        found[flags.port] = Endpoint(f"0.0.0.0:{flags.port}", for_grpc)
+    if flags.rest_api_port:
+        rest = Endpoint(f"[::]:{flags.rest_api_port}", everywhere, rest_only)
+        found.setdefault(flags.rest_api_port, rest)
+    sockets = {}
+    if flags.grpc_socket_path:
+        sockets[flags.grpc_socket_path] = Endpoint(f"unix:{flags.grpc_socket_path}", for_grpc)
+    if flags.rest_api_socket_path:
+        rest = Endpoint(f"unix:{flags.rest_api_socket_path}", everywhere, rest_only)
+        sockets.setdefault(flags.rest_api_socket_path, rest)
+    return (*found.values(), *sockets.values())
+
+
+def _socket_mode(flags: Flags) -> int | None:
+    text = flags.unix_socket_permissions
+    if not text:
+        return None
+    if re.fullmatch("0?[0-7]{3}", text, re.ASCII) is None:
+        raise ConfigError(
+            f"--unix_socket_permissions are three octal digits, such as 660; got {text}"
+        )
+    return int(text, 8)
 
 
 def remote_options(flags: Flags) -> RemoteOptions:

@@ -9,14 +9,29 @@ from servable.config.grpc_arguments import GrpcOptions
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen. Each serves REST over HTTP/1.1 and HTTP/2, and gRPC.
+
+    Attributes:
+        address: `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4. Or `unix:PATH`.
+        tls: Whether connections begin with TLS.
+        rest_only: Whether gRPC and administration are refused, because they are offered elsewhere under TLS.
+    """
+
+    address: str
+    tls: bool = False
+    rest_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """What the request path needs to know before it starts.
 
     Rust reads the fields by name; a test compares the two lists.
 
     Attributes:
-        listen: Addresses as `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4.
-            Each serves REST over HTTP/1.1 and HTTP/2 and gRPC.
+        endpoints: Where to listen.
+        socket_mode: The permissions of Unix sockets; `None` leaves them to the umask.
         worker_threads: Threads that read, decode, run small models and answer.
         rest_timeout_seconds: How long the run of one REST request may take; 0 or less for no limit
             (`--rest_api_timeout_in_ms`).
@@ -34,7 +49,8 @@ class ServerOptions:
         metrics_path: Where the metrics page is; empty for none (`--monitoring_config_file`).
     """
 
-    listen: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...]
+    socket_mode: int | None = None
     worker_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     rest_timeout_seconds: float = 30.0
     enable_cors: bool = False

@@ -10,12 +10,14 @@ from servable.config.flags import Flags
 from servable.config.models import ModelConfig
 from servable.config.options import (
     check_flags,
+    endpoints,
     initial_models,
     retry_policy,
     server_options,
     slots,
     with_environment,
 )
+from servable.config.server_options import Endpoint
 from servable.errors import Code, ConfigError
 
 SERVED = Flags(model_base_path="/m")
@@ -38,8 +40,17 @@ SERVED = Flags(model_base_path="/m")
         ),
         ({"port": 70000}, Code.INVALID_ARGUMENT, "70000"),
         ({"rest_api_port": -1}, Code.INVALID_ARGUMENT, "-1"),
-        ({"ssl_config_file": "x"}, Code.UNIMPLEMENTED, "--ssl_config_file: TLS"),
-        ({"grpc_socket_path": "x"}, Code.UNIMPLEMENTED, "--grpc_socket_path"),
+        ({"use_alts_credentials": True}, Code.UNIMPLEMENTED, "ALTS credentials are not supported"),
+        (
+            {"ssl_config_file": "x", "tls_certificate_file": "x", "tls_key_file": "x"},
+            Code.INVALID_ARGUMENT,
+            "Either ssl_config_file or tls_certificate_file must be empty.",
+        ),
+        ({"tls_key_file": "x"}, Code.INVALID_ARGUMENT, "need each other"),
+        ({"tls_certificate_file": "x"}, Code.INVALID_ARGUMENT, "need each other"),
+        ({"tls_client_ca_file": "x"}, Code.INVALID_ARGUMENT, "needs --tls_certificate_file"),
+        ({"unix_socket_permissions": "rw"}, Code.INVALID_ARGUMENT, "three octal digits"),
+        ({"unix_socket_permissions": "0688"}, Code.INVALID_ARGUMENT, "three octal digits"),
     ],
 )
 def test_what_cannot_be_served_is_refused(changes: dict[str, Any], code: Code, text: str) -> None:
@@ -61,19 +72,51 @@ def test_what_has_no_effect_is_said_once_and_only_where_it_was_set(
 
 
 @pytest.mark.parametrize(
-    ("port", "rest_api_port", "listen"),
+    ("changes", "expected"),
     [
-        (8500, 0, ("0.0.0.0:8500",)),
-        (8500, 8501, ("0.0.0.0:8500", "[::]:8501")),
-        (8500, 8500, ("0.0.0.0:8500",)),
-        (0, 8501, ("[::]:8501",)),
+        ({}, [Endpoint("0.0.0.0:8500")]),
+        ({"rest_api_port": 8501}, [Endpoint("0.0.0.0:8500"), Endpoint("[::]:8501")]),
+        ({"rest_api_port": 8500}, [Endpoint("0.0.0.0:8500")]),
+        ({"port": 0, "rest_api_port": 8501}, [Endpoint("[::]:8501")]),
+        ({"port": 0, "grpc_socket_path": "s"}, [Endpoint("unix:s")]),
+        ({"port": 0, "rest_api_socket_path": "/r"}, [Endpoint("unix:/r")]),
+        (
+            {"grpc_socket_path": "s", "rest_api_socket_path": "s", "rest_api_port": 8501},
+            [Endpoint("0.0.0.0:8500"), Endpoint("[::]:8501"), Endpoint("unix:s")],
+        ),
     ],
 )
-def test_every_port_is_listened_on_once(
-    port: int, rest_api_port: int, listen: tuple[str, ...]
+def test_every_address_is_listened_on_once(
+    changes: dict[str, Any], expected: list[Endpoint]
 ) -> None:
-    flags = replace(SERVED, port=port, rest_api_port=rest_api_port)
-    assert server_options(flags).listen == listen
+    flags = replace(SERVED, **changes)
+    check_flags(flags)
+    assert endpoints(flags) == tuple(expected)
+
+
+EVERYWHERE = {"grpc_socket_path": "g", "rest_api_socket_path": "r", "rest_api_port": 8501}
+
+
+def test_the_file_of_the_original_secures_grpc_and_leaves_rest_as_it_is() -> None:
+    found = endpoints(replace(SERVED, ssl_config_file="ssl.config", **EVERYWHERE))
+    assert {e.address: (e.tls, e.rest_only) for e in found} == {
+        "0.0.0.0:8500": (True, False),
+        "unix:g": (True, False),
+        "[::]:8501": (False, True),
+        "unix:r": (False, True),
+    }
+
+
+def test_our_own_flags_secure_everything() -> None:
+    found = endpoints(replace(SERVED, tls_certificate_file="c", tls_key_file="k", **EVERYWHERE))
+    assert [(e.tls, e.rest_only) for e in found] == [(True, False)] * 4
+
+
+def test_permissions_of_sockets_are_octal() -> None:
+    def mode(text: str) -> int | None:
+        return server_options(replace(SERVED, unix_socket_permissions=text)).socket_mode
+
+    assert [mode(text) for text in ("", "660", "0600")] == [None, 0o660, 0o600]
 
 
 def test_options_of_the_request_path() -> None:

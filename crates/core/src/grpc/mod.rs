@@ -114,6 +114,11 @@ pub(crate) async fn serve(
     reply
 }
 
+/// Answers a call without looking at it.
+pub(crate) fn refuse(error: ServingError) -> Reply {
+    framing::reply(Err(error), None).map(Either::Left)
+}
+
 async fn read_message(headers: &HeaderMap, body: Incoming, limits: BodyLimits, call: Call) -> Result<Bytes> {
     let reading = framing::read_message(headers, body, limits);
     let message = match call.deadline {

@@ -1,0 +1,91 @@
+//! The byte streams that connections run over, as one type: an enum costs a predictable branch a read, where a trait
+//! object would cost an indirect call and a type parameter a copy of the whole HTTP stack for each of them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+
+use super::authority::Mender;
+
+/// An accepted connection, as it came.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream, Mender),
+}
+
+/// A connection that is ready for HTTP.
+pub(super) enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream, mender) => {
+                let before = buf.filled().len();
+                let read = Pin::new(stream).poll_read(cx, buf);
+                mender.mend(&mut buf.filled_mut()[before..]);
+                read
+            }
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+/// Hands writes to whichever stream there is.
+macro_rules! delegate_writes {
+    ($type:ty, $stream:ident: $($variant:pat),*) => {
+        impl AsyncWrite for $type {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $($variant => Pin::new($stream).poll_write(cx, buf),)*
+                }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $($variant => Pin::new($stream).poll_write_vectored(cx, bufs),)*
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self {
+                    $($variant => $stream.is_write_vectored(),)*
+                }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $($variant => Pin::new($stream).poll_flush(cx),)*
+                }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    $($variant => Pin::new($stream).poll_shutdown(cx),)*
+                }
+            }
+        }
+    };
+}
+
+delegate_writes!(Socket, stream: Self::Tcp(stream), Self::Unix(stream, _));
+delegate_writes!(Transport, stream: Self::Plain(stream), Self::Tls(stream));
