@@ -10,6 +10,7 @@ from typing import Any, final
 
 from typing_extensions import Self
 
+from servable.config.api_keys import ApiKey
 from servable.config.server_options import ServerOptions
 from servable.config.tls import TlsCredentials
 from servable.gateway import PublishedModel
@@ -215,6 +216,20 @@ class Server:
 
         Raises:
             ConfigError: The credentials cannot be used; the message names which of them, and why. Those before stay.
+        """
+
+    def set_api_keys(self, keys: Sequence[ApiKey]) -> None:
+        """Put API keys in force for the requests that begin from now on; from then on, one is needed."""
+
+    def require_scope(self, scope: str, headers: Sequence[tuple[str, str]]) -> None:
+        """Look whether a request has a key that is good for a scope. Without keys, every request is let in.
+
+        Args:
+            scope: `predict` or `admin`.
+            headers: Those of the request.
+
+        Raises:
+            ServableError: UNAUTHENTICATED without a key that is known, PERMISSION_DENIED if it is of a lesser scope.
         """
 
     def publish(self, models: Sequence[PublishedModel]) -> None:

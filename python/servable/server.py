@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import FrameType
 
 from servable.admin import AdminApi, AdminServer
+from servable.config.api_keys import read_api_keys
 from servable.config.flags import Flags
 from servable.config.models import (
     PYTHON_PLATFORM,
@@ -249,6 +250,8 @@ class ModelServer:
         files = []
         if of_tls := tls_files(flags):
             files.append(CredentialFiles(of_tls, self._set_tls))
+        if flags.api_keys_file:
+            files.append(CredentialFiles((flags.api_keys_file,), self._set_api_keys))
         rest = flags.rest_api_port not in (0, flags.port) or flags.rest_api_socket_path
         if flags.ssl_config_file and rest:
             _log.warning(
@@ -256,6 +259,9 @@ class ModelServer:
                 "--tls_certificate_file is for both"
             )
         return files
+
+    def _set_api_keys(self) -> None:
+        self._server.set_api_keys(read_api_keys(self._flags.api_keys_file))
 
     def _set_tls(self) -> None:
         credentials = read_tls(self._flags)
@@ -290,9 +296,14 @@ class ModelServer:
 
     def _bind_admin(self) -> AdminServer:
         api = AdminApi(self._core, self._server.shadow_statistics)
-        admin = AdminServer(api, self._flags.admin_api_address, self._flags.admin_api_port)
+        admin = AdminServer(
+            api, self._flags.admin_api_address, self._flags.admin_api_port, self._may_administer
+        )
         _log.info("Administration API on %s:%d", self._flags.admin_api_address, admin.port)
         return admin
+
+    def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:
+        self._server.require_scope("admin", headers)
 
     def _log_ready(self) -> None:
         flags, ports = self._flags, self._ports

@@ -151,7 +151,13 @@ class Client:
         signature_def: dict[str, Any] = mapping["signature_def"]
         return signature_def
 
-    def reload(self, port: int, config: str, metric_names: tuple[str, ...]) -> dict[str, int]:
+    def reload(
+        self,
+        port: int,
+        config: str,
+        metric_names: tuple[str, ...] = (),
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> dict[str, int]:
         """HandleReloadConfigRequest with a configuration in text form.
 
         Returns:
@@ -160,7 +166,7 @@ class Client:
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel(port))
-        response = stub.HandleReloadConfigRequest(request, timeout=60)
+        response = stub.HandleReloadConfigRequest(request, timeout=60, metadata=metadata)
         return {metric.name: metric.int64_value_increase for metric in response.metric}
 
     def predict_until(

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,9 +15,20 @@ pub(crate) struct Activity {
     requests: AtomicU64,
     bytes_written: AtomicU64,
     at_last_check: AtomicU64,
+    speaks_http2: AtomicBool,
+    has_unanswered_bytes: AtomicBool,
 }
 
+/// What the preface of HTTP/2 begins with; no method of HTTP/1.1 does.
+const HTTP2: &[u8] = b"PRI ";
+
 impl Activity {
+    /// Whether the head of a request has begun over HTTP/1.1 and is not answered. To be asked where no request is under
+    /// way: then it has not ended.
+    pub(crate) fn has_begun_head(&self) -> bool {
+        self.has_unanswered_bytes.load(Ordering::Relaxed) && !self.speaks_http2.load(Ordering::Relaxed)
+    }
+
     /// Counts a request from its head until the result is dropped.
     pub(crate) fn begin_request(self: &Arc<Self>) -> UnderWay {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -44,35 +55,68 @@ impl Drop for UnderWay {
     }
 }
 
-/// A stream that counts what is written to it.
+/// A stream that counts what goes through it, and that is given back when whoever has it lets go of it.
 pub(crate) struct Counted<S> {
-    stream: S,
+    /// There until the end.
+    stream: Option<S>,
     activity: Arc<Activity>,
+    has_read: bool,
+    returned: Returned<S>,
 }
 
+/// Where a stream comes back to.
+pub(crate) type Returned<S> = Arc<Mutex<Option<S>>>;
+
 impl<S> Counted<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, returned: Returned<S>) -> Self {
+        Self { stream: Some(stream), activity, has_read: false, returned }
     }
 
-    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
             self.activity.bytes_written.fetch_add(*bytes as u64, Ordering::Relaxed);
+            self.activity.has_unanswered_bytes.store(false, Ordering::Relaxed);
         }
         written
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !self.has_read {
+            self.has_read = true;
+            self.activity.speaks_http2.store(bytes.starts_with(HTTP2), Ordering::Relaxed);
+        }
+        self.activity.has_unanswered_bytes.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<S: Unpin> Counted<S> {
+    fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(self.stream.as_mut().expect("it is there until the end"))
+    }
+}
+
+impl<S> Drop for Counted<S> {
+    fn drop(&mut self) {
+        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.stream().poll_read(cx, buf);
+        self.note_read(&buf.filled()[before..]);
+        read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(written)
+        let written = self.stream().poll_write(cx, buf);
+        self.count_written(written)
     }
 
     fn poll_write_vectored(
@@ -80,20 +124,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(written)
+        let written = self.stream().poll_write_vectored(cx, bufs);
+        self.count_written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.stream().poll_shutdown(cx)
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::Read;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use flate2::bufread::GzDecoder;
@@ -18,8 +18,20 @@ use hyper::body::Incoming;
 pub struct BodyLimits {
     /// The largest body, in bytes, before and after decompression.
     pub max_bytes: usize,
+    /// What a compressed body may grow to, in bytes, where that is less.
+    pub max_decompressed_bytes: usize,
     /// How long to wait for the next part of a body.
     pub part_timeout: Duration,
+    /// How much of a body of several parts has to come, on average; the wait for one part is on top.
+    pub min_bytes_per_second: u32,
+}
+
+impl BodyLimits {
+    /// How long to wait for the next part of a body that has come so far since then; no time if it came too slowly.
+    fn patience(&self, received: usize, since: Instant) -> Duration {
+        let earned = Duration::from_secs_f64(received as f64 / f64::from(self.min_bytes_per_second.max(1)));
+        self.part_timeout.min((self.part_timeout + earned).saturating_sub(since.elapsed()))
+    }
 }
 
 /// Why a body was not read to its end.
@@ -44,9 +56,15 @@ pub(crate) async fn read(mut body: Incoming, limits: BodyLimits) -> Result<Bytes
     }
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
-    while let Some(part) = next_part(&mut body, limits.part_timeout).await? {
+    let mut patience = limits.part_timeout;
+    let mut since = None;
+    while let Some(part) = next_part(&mut body, patience).await? {
         if whole.len() + parts.len() + part.len() > limits.max_bytes {
             return Err(BodyError::TooLarge);
+        }
+        if !body.is_end_stream() {
+            let received = whole.len() + parts.len() + part.len();
+            patience = limits.patience(received, *since.get_or_insert_with(Instant::now));
         }
         if whole.is_empty() && parts.is_empty() {
             whole = part;
@@ -121,23 +139,29 @@ impl Body for WholeBody {
     }
 }
 
-/// The most that a compressed body may grow to, in bytes; what TensorFlow Serving allows.
-const MAX_DECOMPRESSED_BYTES: usize = 100 * 1024 * 1024;
+/// Why a body could not be unpacked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unpacking {
+    /// It is not what it should be.
+    Damaged(String),
+    /// It would be larger than so many bytes.
+    TooLarge(usize),
+}
 
 /// Unpacks a body that has to be one complete gzip member and nothing else.
-pub(crate) fn gunzip(compressed: &[u8], max_bytes: usize) -> Result<Bytes, String> {
-    let limit = max_bytes.min(MAX_DECOMPRESSED_BYTES);
+pub(crate) fn gunzip(compressed: &[u8], limits: BodyLimits) -> Result<Bytes, Unpacking> {
+    let limit = limits.max_bytes.min(limits.max_decompressed_bytes);
     let mut rest = compressed;
     let mut plain = Vec::new();
     GzDecoder::new(&mut rest)
         .take(limit as u64 + 1)
         .read_to_end(&mut plain)
-        .map_err(|error| format!("the body is not valid gzip: {error}"))?;
+        .map_err(|error| Unpacking::Damaged(format!("the body is not valid gzip: {error}")))?;
     if plain.len() > limit {
-        return Err(format!("the body is larger than {limit} bytes when decompressed"));
+        return Err(Unpacking::TooLarge(limit));
     }
     if !rest.is_empty() {
-        return Err(format!("the body has {} bytes after its end as gzip", rest.len()));
+        return Err(Unpacking::Damaged(format!("the body has {} bytes after its end as gzip", rest.len())));
     }
     Ok(plain.into())
 }
@@ -164,13 +188,37 @@ mod tests {
         encoder.finish().expect("memory takes it")
     }
 
+    fn unpacked(packed: &[u8], max_decompressed_bytes: usize) -> Result<Bytes, Unpacking> {
+        let limits = BodyLimits { max_bytes: 1000, max_decompressed_bytes, ..LIMITS };
+        gunzip(packed, limits)
+    }
+
+    const LIMITS: BodyLimits = BodyLimits {
+        max_bytes: 1000,
+        max_decompressed_bytes: 1000,
+        part_timeout: Duration::from_secs(10),
+        min_bytes_per_second: 100,
+    };
+
+    #[test]
+    fn a_body_that_trickles_runs_out_of_patience() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the clock runs longer");
+        assert_eq!(LIMITS.patience(1_000_000, ago(60)), LIMITS.part_timeout);
+        assert!(LIMITS.patience(100, ago(5)) > Duration::from_secs(5));
+        assert!(LIMITS.patience(100, ago(5)) <= Duration::from_secs(6));
+        assert_eq!(LIMITS.patience(100, ago(11)), Duration::ZERO);
+    }
+
     #[test]
     fn gunzip_takes_exactly_one_whole_member() {
         let packed = gzip(b"hello");
-        assert_eq!(gunzip(&packed, 100).as_deref(), Ok(&b"hello"[..]));
-        assert_eq!(gunzip(&packed, 5).as_deref(), Ok(&b"hello"[..]));
-        let wrong = |bytes: &[u8], max| gunzip(bytes, max).expect_err("a broken body");
-        assert_eq!(wrong(&packed, 4), "the body is larger than 4 bytes when decompressed");
+        assert_eq!(unpacked(&packed, 100).as_deref(), Ok(&b"hello"[..]));
+        assert_eq!(unpacked(&packed, 5).as_deref(), Ok(&b"hello"[..]));
+        assert_eq!(unpacked(&packed, 4), Err(Unpacking::TooLarge(4)));
+        let wrong = |bytes: &[u8], max| match unpacked(bytes, max) {
+            Err(Unpacking::Damaged(text)) => text,
+            other => panic!("a broken body, and {other:?}"),
+        };
         assert!(wrong(&packed[..packed.len() - 1], 100).starts_with("the body is not valid gzip"));
         assert!(wrong(b"hello", 100).starts_with("the body is not valid gzip"));
         assert_eq!(wrong(&[&packed[..], b"xy"].concat(), 100), "the body has 2 bytes after its end as gzip");

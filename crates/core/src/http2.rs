@@ -10,8 +10,8 @@ use hyper_util::server::conn::auto;
 pub struct Http2Options {
     /// How many calls may be under way on one connection.
     pub max_concurrent_streams: Option<u32>,
-    /// The largest head of a request, in bytes.
-    pub max_header_bytes: u32,
+    /// The largest head of a request, in bytes, if that is not to follow from the limits of all heads.
+    pub max_header_bytes: Option<u32>,
     /// The largest frame that is taken, in bytes: 16 KiB to 16 MiB.
     pub max_frame_bytes: Option<u32>,
     /// How many bytes of one request may be on their way.
@@ -32,7 +32,7 @@ impl Default for Http2Options {
     fn default() -> Self {
         Self {
             max_concurrent_streams: None,
-            max_header_bytes: 64 * 1024,
+            max_header_bytes: None,
             max_frame_bytes: None,
             stream_window: 1 << 20, // large enough for tensors of megabytes to flow without a stall
             keepalive_time: Duration::from_secs(2 * 60 * 60), // as gRPC has it
@@ -59,12 +59,14 @@ impl Http2Options {
             .timer(TokioTimer::new())
             .initial_stream_window_size(self.stream_window.min(MAX_WINDOW))
             .initial_connection_window_size(connection_window)
-            .max_header_list_size(self.max_header_bytes)
             .max_frame_size(self.max_frame_bytes)
             .keep_alive_interval(self.keepalive_time)
             .keep_alive_timeout(self.keepalive_timeout);
         if let Some(streams) = self.max_concurrent_streams {
             http2.max_concurrent_streams(streams);
+        }
+        if let Some(bytes) = self.max_header_bytes {
+            http2.max_header_list_size(bytes);
         }
     }
 }

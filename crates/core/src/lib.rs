@@ -4,6 +4,7 @@
 //! into a servable. The crate knows nothing of Python and nothing of TensorFlow; what runs a model stands behind
 //! [`executor::Executor`].
 
+pub mod access;
 mod activity;
 pub mod body;
 pub mod call;

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Version};
@@ -20,11 +20,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Interval;
 use tokio_util::task::TaskTracker;
 
-use crate::activity::{Activity, Counted};
+use crate::access::RestOnly;
+use crate::activity::{Activity, Counted, Returned};
 use crate::body::BodyLimits;
 use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
@@ -50,6 +53,8 @@ pub struct ListenOptions {
     pub worker_threads: usize,
     /// Connections open at once; further ones wait in the listen queue.
     pub max_connections: usize,
+    /// Bounds on the heads of requests.
+    pub head: HeadLimits,
     /// A connection without a request under way, and without a new one begun or a byte written for this long, is closed.
     pub idle_timeout: Duration,
     /// Bounds on reading request bodies.
@@ -62,6 +67,32 @@ pub struct ListenOptions {
     pub rest: rest::RestOptions,
 }
 
+/// Bounds on the head of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// The largest head, in bytes as HTTP/2 counts them: of names and values, and 32 for each header.
+    pub max_bytes: u32,
+    /// The most headers.
+    pub max_count: usize,
+    /// How long a head, or a TLS handshake, may take.
+    pub timeout: Duration,
+}
+
+impl HeadLimits {
+    /// What a request has too much of.
+    fn exceeded_by(&self, request: &Request<Incoming>) -> Option<String> {
+        let headers = request.headers();
+        if headers.len() > self.max_count {
+            return Some(format!("the request has {} headers; the limit is {}", headers.len(), self.max_count));
+        }
+        let of_headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let bytes = of_headers + target;
+        (bytes > self.max_bytes as usize)
+            .then(|| format!("the head of the request has {bytes} bytes; the limit is {}", self.max_bytes))
+    }
+}
+
 /// How many threads may be busy with long runs at once, for each worker thread; further runs wait for one.
 const BLOCKING_THREADS_PER_WORKER: usize = 8;
 
@@ -71,8 +102,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What gRPC calls get where only REST goes without TLS.
 const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
 
-/// The largest read from a connection of HTTP/1.1, which also bounds the head of a request.
+/// The largest read from a connection of HTTP/1.1. A head that does not fit is refused before it is looked at.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
+
+/// How many times its limit the head of a request of HTTP/2 may have before it gets no answer of REST or gRPC, but a bare
+/// 431 from h2.
+const HEAD_MARGIN: u32 = 4;
+
+/// How many headers hyper keeps on the stack; for more, each request costs an allocation.
+const HEADERS_ON_STACK: usize = 100;
+
+/// The answer to a head that did not come to its end.
+const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// How long that answer may take.
+const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// A server that listens.
 pub struct Listening {
@@ -120,8 +164,8 @@ impl Listening {
             .filter_map(|(listener, _)| listener.tcp_address().transpose())
             .collect::<io::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        let shared =
-            Arc::new(Shared { http: http_builder(&options.http2), service: Arc::clone(&service), options, slots });
+        let http = http_builder(&options);
+        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http, slots });
         let (draining, drain) = watch::channel(false);
         let connections = TaskTracker::new();
         for (listener, endpoint) in listeners {
@@ -148,11 +192,15 @@ impl Listening {
     }
 }
 
-fn http_builder(http2: &Http2Options) -> auto::Builder<TokioExecutor> {
+fn http_builder(options: &ListenOptions) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A client may close its side once the request is sent, and still gets its answer.
-    builder.http1().half_close(true).max_buf_size(READ_BUFFER_BYTES);
-    http2.apply(&mut builder);
+    builder.http1().half_close(true).max_buf_size(READ_BUFFER_BYTES.max(options.head.max_bytes as usize));
+    if options.head.max_count > HEADERS_ON_STACK {
+        builder.http1().max_headers(options.head.max_count);
+    }
+    let max_header_bytes = options.http2.max_header_bytes.or(Some(options.head.max_bytes.saturating_mul(HEAD_MARGIN)));
+    Http2Options { max_header_bytes, ..options.http2 }.apply(&mut builder);
     builder
 }
 
@@ -204,7 +252,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 /// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
 async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
     let Some(acceptor) = shared.options.tls.acceptor() else { return };
-    let handshake = tokio::time::timeout(shared.options.idle_timeout, acceptor.accept(socket));
+    let handshake = tokio::time::timeout(shared.options.head.timeout, acceptor.accept(socket));
     let done = tokio::select! {
         done = handshake => done,
         _ = drain.wait_for(|draining| *draining) => return,
@@ -217,7 +265,8 @@ async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Re
 
 async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bool, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(WithPages::new(Counted::new(stream, Arc::clone(&activity))));
+    let returned = Returned::default();
+    let io = TokioIo::new(WithPages::new(Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned))));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
@@ -229,34 +278,92 @@ async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bo
             Ok::<_, Infallible>(response)
         }
     });
-    let mut connection = pin!(shared.http.serve_connection(io, service));
-    let Http2Options { max_idle, max_age, max_age_grace, .. } = shared.options.http2;
-    let idle_timeout = shared.options.idle_timeout.min(max_idle.unwrap_or(Duration::MAX));
-    let mut idle_check = tokio::time::interval(idle_timeout.max(Duration::from_millis(1)));
-    idle_check.reset();
-    let mut age = pin!(after(max_age));
-    let mut grace = pin!(after(None));
-    let mut is_closing = false;
-    loop {
-        tokio::select! {
-            biased;
-            // An error here is the client's: it went away, or did not speak HTTP.
-            _ = connection.as_mut() => return,
-            _ = idle_check.tick() => {
-                if activity.was_idle_since_last_check() {
-                    return;
+    // The connection ends with the block, and gives the stream back.
+    {
+        let mut connection = pin!(shared.http.serve_connection(io, service));
+        let mut patience = Patience::new(&shared.options);
+        let Http2Options { max_age, max_age_grace, .. } = shared.options.http2;
+        let mut age = pin!(after(max_age));
+        let mut grace = pin!(after(None));
+        let mut is_closing = false;
+        loop {
+            tokio::select! {
+                biased;
+                // An error here is the client's: it went away, or did not speak HTTP.
+                _ = connection.as_mut() => return,
+                () = patience.tick() => match patience.look(&activity) {
+                    Verdict::Wait => {}
+                    Verdict::HeadTimedOut => break,
+                    // Says so first, so that clients of HTTP/2 do not send what would be lost.
+                    Verdict::Idle if !is_closing => {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Verdict::Idle => return,
+                },
+                () = age.as_mut(), if !is_closing => {
+                    is_closing = true;
+                    grace.set(after(max_age_grace));
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = grace.as_mut() => return,
+                _ = drain.wait_for(|draining| *draining), if !is_closing => {
+                    is_closing = true;
+                    connection.as_mut().graceful_shutdown();
                 }
             }
-            () = age.as_mut(), if !is_closing => {
-                is_closing = true;
-                grace.set(after(max_age_grace));
-                connection.as_mut().graceful_shutdown();
-            }
-            () = grace.as_mut() => return,
-            _ = drain.wait_for(|draining| *draining), if !is_closing => {
-                is_closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
+        }
+    }
+    let stream = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(mut stream) = stream {
+        let parting = async {
+            stream.write_all(HEAD_TIMED_OUT).await?;
+            stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(PARTING_TIME, parting).await;
+    }
+}
+
+/// Waits for a connection on which nothing happens.
+struct Patience {
+    ticks: Interval,
+    quiet: Duration,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+}
+
+enum Verdict {
+    Wait,
+    HeadTimedOut,
+    Idle,
+}
+
+impl Patience {
+    fn new(options: &ListenOptions) -> Self {
+        let head_timeout = options.head.timeout;
+        let idle_timeout = options.idle_timeout.min(options.http2.max_idle.unwrap_or(Duration::MAX));
+        let mut ticks = tokio::time::interval(head_timeout.min(idle_timeout).max(Duration::from_millis(1)));
+        ticks.reset();
+        Self { ticks, quiet: Duration::ZERO, head_timeout, idle_timeout }
+    }
+
+    async fn tick(&mut self) {
+        self.ticks.tick().await;
+    }
+
+    /// What is to be done after a tick.
+    fn look(&mut self, activity: &Activity) -> Verdict {
+        if !activity.was_idle_since_last_check() {
+            self.quiet = Duration::ZERO;
+            return Verdict::Wait;
+        }
+        self.quiet += self.ticks.period();
+        if activity.has_begun_head() {
+            if self.quiet >= self.head_timeout { Verdict::HeadTimedOut } else { Verdict::Wait }
+        } else if self.quiet >= self.idle_timeout {
+            Verdict::Idle
+        } else {
+            Verdict::Wait
         }
     }
 }
@@ -269,13 +376,29 @@ async fn after(time: Option<Duration>) {
     }
 }
 
-async fn respond(shared: &Shared, rest_only: bool, request: Request<Incoming>) -> grpc::Reply {
+/// Says who may not, and what is too much, before anything of the body is read.
+fn refusal(shared: &Shared, rest_only: bool, request: &mut Request<Incoming>) -> Option<ServingError> {
+    let options = &shared.options;
+    if let Some(text) = options.head.exceeded_by(request) {
+        return Some(ServingError::new(Code::ResourceExhausted, text));
+    }
+    if rest_only && !rest::routes::is_api_path(request.uri().path()) {
+        request.extensions_mut().insert(RestOnly);
+    }
+    shared.service.access.admit(request.uri().path(), request.headers()).err()
+}
+
+async fn respond(shared: &Shared, rest_only: bool, mut request: Request<Incoming>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
+    let refusal = refusal(shared, rest_only, &mut request);
     if request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()) {
-        if rest_only {
-            return grpc::refuse(ServingError::new(Code::Unauthenticated, NEEDS_TLS));
+        let needs_tls = || ServingError::new(Code::Unauthenticated, NEEDS_TLS);
+        if let Some(error) = refusal.or_else(|| rest_only.then(needs_tls)) {
+            return grpc::refuse(error);
         }
         grpc::serve(service, options.grpc, options.body, request).await
+    } else if let Some(error) = refusal {
+        rest::refuse(error, &request, options.rest).map(Either::Left)
     } else {
         rest::serve(service, options.rest, options.body, request).await.map(Either::Left)
     }

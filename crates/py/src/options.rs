@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use servable_core::access::{Access, ApiKey, Scope};
 use servable_core::body::BodyLimits;
 use servable_core::grpc::{Encoding, GrpcOptions};
 use servable_core::http2::Http2Options;
-use servable_core::listen::ListenOptions;
+use servable_core::listen::{HeadLimits, ListenOptions};
 use servable_core::rest::RestOptions;
 use servable_core::service::ServiceOptions;
 use servable_core::tls::{Credentials, Pem, Tls};
@@ -25,9 +26,15 @@ pub(crate) struct ServerOptions {
     check_method_names: bool,
     grpc: PyGrpcOptions,
     max_body_bytes: usize,
+    max_decompressed_bytes: usize,
+    max_header_bytes: u32,
+    max_headers: usize,
     max_connections: usize,
+    idle_timeout_seconds: f64,
     header_timeout_seconds: f64,
     body_timeout_seconds: f64,
+    min_body_bytes_per_second: u32,
+    open_paths: Vec<String>,
     metrics_path: String,
 }
 
@@ -51,6 +58,11 @@ impl ServerOptions {
         Some(self.metrics_path.clone()).filter(|path| !path.is_empty())
     }
 
+    /// Without keys yet.
+    pub(crate) fn access(&self) -> Access {
+        Access::new(self.open_paths.clone())
+    }
+
     pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {
         let timeout = self.rest_timeout_seconds;
         Ok(ListenOptions {
@@ -59,8 +71,18 @@ impl ServerOptions {
             tls,
             worker_threads: self.worker_threads,
             max_connections: self.max_connections,
-            idle_timeout: seconds(self.header_timeout_seconds)?,
-            body: BodyLimits { max_bytes: self.max_body_bytes, part_timeout: seconds(self.body_timeout_seconds)? },
+            head: HeadLimits {
+                max_bytes: self.max_header_bytes,
+                max_count: self.max_headers,
+                timeout: seconds(self.header_timeout_seconds)?,
+            },
+            idle_timeout: seconds(self.idle_timeout_seconds)?,
+            body: BodyLimits {
+                max_bytes: self.max_body_bytes,
+                max_decompressed_bytes: self.max_decompressed_bytes,
+                part_timeout: seconds(self.body_timeout_seconds)?,
+                min_bytes_per_second: self.min_body_bytes_per_second,
+            },
             http2: self.grpc.http2()?,
             grpc: self.grpc.grpc(),
             rest: RestOptions {
@@ -79,7 +101,7 @@ struct PyGrpcOptions {
     max_send_message_bytes: Option<usize>,
     reply_encoding: String,
     max_concurrent_streams: Option<u32>,
-    max_header_bytes: u32,
+    max_header_bytes: Option<u32>,
     max_frame_bytes: Option<u32>,
     stream_window_bytes: u32,
     keepalive_time_seconds: f64,
@@ -123,6 +145,26 @@ impl Endpoint {
         let Self { address, tls, rest_only } = self;
         servable_core::listen::Endpoint { address: address.clone(), tls: *tls, rest_only: *rest_only }
     }
+}
+
+/// `servable.config.api_keys.ApiKey`.
+#[derive(FromPyObject)]
+pub(crate) struct HashedKey {
+    name: String,
+    scope: String,
+    digest: [u8; 32],
+}
+
+impl HashedKey {
+    pub(crate) fn into_core(self) -> PyResult<ApiKey> {
+        Ok(ApiKey { name: self.name, scope: scope(&self.scope)?, digest: self.digest })
+    }
+}
+
+/// The scope of this name.
+pub(crate) fn scope(name: &str) -> PyResult<Scope> {
+    let unknown = || pyo3::exceptions::PyValueError::new_err(format!("there is no scope {name}"));
+    Scope::from_name(name).ok_or_else(unknown)
 }
 
 /// `servable.config.tls.Pem`.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_core::error::{Code, ServingError};
@@ -18,7 +19,7 @@ use servable_core::traffic::split::{Split, Weighted};
 
 use crate::errors;
 use crate::metrics::PythonScrape;
-use crate::options::{ServerOptions, TlsCredentials, seconds};
+use crate::options::{self, HashedKey, ServerOptions, TlsCredentials, seconds};
 use crate::servable::PyServable;
 
 /// The request path, from its options to its end.
@@ -35,8 +36,9 @@ impl PyServer {
     #[new]
     fn new(options: ServerOptions, reload_config: Py<PyAny>, scrape: Py<PyAny>) -> PyResult<Self> {
         let reload = PythonReload { reload_config, turn: Mutex::new(()) };
-        let service = Service::new(options.service_options(), Box::new(reload))
+        let mut service = Service::new(options.service_options(), Box::new(reload))
             .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
+        service.access = options.access();
         let tls = Arc::<Tls>::default();
         let options = options.listen_options(Arc::clone(&tls))?;
         Ok(Self { service: Arc::new(service), options, tls, listening: Mutex::new(None) })
@@ -54,6 +56,21 @@ impl PyServer {
     fn set_tls(&self, py: Python<'_>, credentials: TlsCredentials) -> PyResult<()> {
         let credentials = credentials.into();
         py.detach(|| self.tls.set(&credentials)).map_err(|text| errors::named(py, "ConfigError", &text))
+    }
+
+    fn set_api_keys(&self, keys: Vec<HashedKey>) -> PyResult<()> {
+        self.service.access.set_keys(keys.into_iter().map(HashedKey::into_core).collect::<PyResult<_>>()?);
+        Ok(())
+    }
+
+    fn require_scope(&self, py: Python<'_>, scope: &str, headers: Vec<(String, String)>) -> PyResult<()> {
+        let scope = options::scope(scope)?;
+        // What is no legal header is no key either.
+        let headers = headers.iter().filter_map(|(name, value)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+        });
+        let headers = headers.collect();
+        self.service.access.require(&headers, scope).map_err(|error| errors::to_python(py, &error))
     }
 
     fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {

@@ -12,8 +12,9 @@ import json
 import logging
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
 from servable.admin.api import AdminApi, AdminRequest, AppliedError
 from servable.errors import Code, ConfigError, ServableError
@@ -28,6 +29,9 @@ MAX_CONNECTIONS = 16
 
 REQUEST_SECONDS = 10.0
 """How long a request may take to arrive."""
+
+Authorize: TypeAlias = Callable[[Sequence[tuple[str, str]]], None]
+"""Raises what the client gets, if a request with these headers may not administer."""
 
 _LOOK_SECONDS = 0.1
 """How soon the server notices that it is to close."""
@@ -56,14 +60,20 @@ _HTTP_STATUS = {
 class AdminServer:
     """The administration API on a port of its own."""
 
-    def __init__(self, api: AdminApi, host: str, port: int) -> None:
+    def __init__(self, api: AdminApi, host: str, port: int, authorize: Authorize) -> None:
         """Bind the port; requests wait until `start`.
+
+        Args:
+            api: What is asked.
+            host: Where to listen.
+            port: Which port.
+            authorize: Says who may ask.
 
         Raises:
             ConfigError: The port is taken or may not be bound.
         """
         try:
-            self._server = _Server(api, host, port)
+            self._server = _Server(api, host, port, authorize)
         except OSError as error:
             message = (
                 f"cannot listen on {host}:{port} for administration: {error.strerror or error}"
@@ -90,8 +100,9 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = MAX_CONNECTIONS
 
-    def __init__(self, api: AdminApi, host: str, port: int) -> None:
+    def __init__(self, api: AdminApi, host: str, port: int, authorize: Authorize) -> None:
         self.api = api
+        self.authorize = authorize
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         if ":" in host:
             self.address_family = socket.AF_INET6
@@ -148,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             request = AdminRequest(self.command, self.path, self._body())
+            self.server.authorize(self.headers.items())
             self._arrival.cancel()
             answer = self.server.api.answer(request)
         except ServableError as error:
@@ -191,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Bearer realm="servable"')
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -186,7 +186,39 @@ class Flags:
         "float", 1.0, "how often to look whether files of certificates and keys have changed; "
         "0 or less for never",
     )  # fmt: skip
+    api_keys_file: str = _flag(
+        "string", "", "file with a line `name:scope:key` for each API key, the scope predict or "
+        "admin; requests need one of them",
+    )  # fmt: skip
+    paths_without_api_key: str = _flag(
+        "string", "", "comma-separated paths that need none, such as that of the metrics page; "
+        "health checks never do",
+    )  # fmt: skip
+    # Limits of what strangers may ask for.
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
+    max_decompressed_bytes: int = _flag(
+        "int64", 100 * 1024 * 1024, "largest request body after decompression"
+    )
+    max_header_bytes: int = _flag(
+        "int32", 64 * 1024, "largest head of a request, with 32 bytes on top for each header"
+    )
+    max_headers: int = _flag("int32", 100, "most headers of a request")
+    max_connections: int = _flag(
+        "int32", 16384, "most connections open at once; further ones wait to be accepted"
+    )
+    max_concurrent_streams: int = _flag(
+        "int32", 1000, "most requests at once on one connection of HTTP/2"
+    )
+    idle_timeout_seconds: float = _flag(
+        "float", 120.0, "after how long a connection without requests is closed"
+    )
+    header_timeout_seconds: float = _flag(
+        "float", 50.0, "longest that the head of a request, or a TLS handshake, may take"
+    )
+    body_timeout_seconds: float = _flag("float", 50.0, "longest wait for the next part of a body")
+    min_body_bytes_per_second: int = _flag(
+        "int32", 500, "how fast bodies have to come, on average and after --body_timeout_seconds"
+    )
     servable_versions_always_present: bool = _flag(
         "bool", False, "never unload all versions of a configured model; "
         "implies --fail_if_no_model_versions_found",

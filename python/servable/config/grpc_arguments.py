@@ -24,7 +24,7 @@ class GrpcOptions:
         max_send_message_bytes: The largest message that is sent; `None` for no limit.
         reply_encoding: `gzip` or `deflate` compresses replies for every caller that takes it.
         max_concurrent_streams: How many calls may be under way on one connection; `None` for the default.
-        max_header_bytes: The largest metadata of a call.
+        max_header_bytes: The largest metadata of a call; `None` for a multiple of `max_header_bytes`.
         max_frame_bytes: The largest frame that is taken; `None` for the default.
         stream_window_bytes: How many bytes of one request may be on their way.
         keepalive_time_seconds: After how long without a sign of life the client is pinged.
@@ -39,7 +39,7 @@ class GrpcOptions:
     max_send_message_bytes: int | None = None
     reply_encoding: str = ""
     max_concurrent_streams: int | None = None
-    max_header_bytes: int = 64 * 1024
+    max_header_bytes: int | None = None
     max_frame_bytes: int | None = None
     stream_window_bytes: int = 1 << 20
     keepalive_time_seconds: float = 7200.0

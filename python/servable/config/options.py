@@ -23,10 +23,24 @@ from servable.remote.options import RemoteOptions
 
 _log = logging.getLogger(__name__)
 
-_REFUSED = (
-    ("use_alts_credentials", "ALTS credentials"),
-)
+_REFUSED = (("use_alts_credentials", "ALTS credentials"),)
 """What would be dangerous or pointless to start without."""
+
+
+_LIMITS = (
+    "max_body_bytes",
+    "max_decompressed_bytes",
+    "max_header_bytes",
+    "max_headers",
+    "max_connections",
+    "idle_timeout_seconds",
+    "header_timeout_seconds",
+    "body_timeout_seconds",
+    "min_body_bytes_per_second",
+)
+"""What strangers may ask for; flags and options have the same names."""
+
+_INT32_MAX = 2**31 - 1
 
 
 def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
@@ -69,6 +83,9 @@ def check_flags(flags: Flags) -> None:
         if not 0 <= port < 2**16:
             raise ConfigError(f"A port is a number up to 65535; got {port}")
     _socket_mode(flags)
+    for name in (*_LIMITS, "max_concurrent_streams"):
+        if not getattr(flags, name) > 0:
+            raise ConfigError(f"--{name} has to be more than 0; got {getattr(flags, name)}")
     for name, feature in _REFUSED:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)
@@ -121,9 +138,14 @@ def server_options(flags: Flags) -> ServerOptions:
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
         check_method_names=flags.enable_signature_method_name_check,
         grpc=grpc_options(flags),
-        max_body_bytes=flags.max_body_bytes,
         metrics_path=metrics_path(flags.monitoring_config_file),
+        open_paths=tuple(path for path in flags.paths_without_api_key.split(",") if path),
+        **{name: getattr(flags, name) for name in _LIMITS},
     )
+    metadata_bytes = options.grpc.max_header_bytes or 0
+    if flags.max_header_bytes == Flags().max_header_bytes < metadata_bytes:
+        # Nobody asked for less than the argument of the channel allows.
+        options = replace(options, max_header_bytes=metadata_bytes)
     if flags.worker_threads > 0:
         options = replace(options, worker_threads=flags.worker_threads)
     return options
@@ -132,13 +154,23 @@ def server_options(flags: Flags) -> ServerOptions:
 def grpc_options(flags: Flags) -> GrpcOptions:
     """How gRPC is served; arguments of the channel that change nothing are named in the log.
 
+    Where both an argument and a flag set the same limit, the lower holds.
+
     Raises:
         ConfigError: An argument has a value that it cannot have.
     """
     options, ignored = parse_channel_arguments(flags.grpc_channel_arguments)
     if ignored:
         _log.warning("--grpc_channel_arguments: without effect here: %s", ", ".join(ignored))
-    return replace(options, health_service=flags.enable_grpc_healthcheck_service)
+    streams = flags.max_concurrent_streams
+    if options.max_concurrent_streams is not None:
+        is_default = streams == Flags().max_concurrent_streams
+        streams = min(options.max_concurrent_streams, _INT32_MAX if is_default else streams)
+    return replace(
+        options,
+        health_service=flags.enable_grpc_healthcheck_service,
+        max_concurrent_streams=streams,
+    )
 
 
 def endpoints(flags: Flags) -> tuple[Endpoint, ...]:

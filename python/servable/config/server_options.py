@@ -42,10 +42,16 @@ class ServerOptions:
             (`--enable_signature_method_name_check`).
         grpc: How gRPC calls, and connections of HTTP/2, are served.
         max_body_bytes: The largest request body that is taken, after decompression too.
+        max_decompressed_bytes: The largest request body after decompression, where that is less.
+        max_header_bytes: The largest head of a request, as HTTP/2 counts: names and values, and 32 for each header.
+        max_headers: How many headers a request may have.
         max_connections: How many connections may be open at once; further ones wait to be accepted.
-        header_timeout_seconds: How long a client may take to send the head of a request, and how long a connection may
-            be idle.
+        idle_timeout_seconds: How long a connection may be idle.
+        header_timeout_seconds: How long a client may take to send the head of a request, and for a TLS handshake.
         body_timeout_seconds: How long a client may take between two parts of a body.
+        min_body_bytes_per_second: How fast a body of several parts has to come on average, `body_timeout_seconds` on
+            top.
+        open_paths: Further paths that need no API key where others do.
         metrics_path: Where the metrics page is; empty for none (`--monitoring_config_file`).
     """
 
@@ -58,7 +64,13 @@ class ServerOptions:
     check_method_names: bool = False
     grpc: GrpcOptions = field(default_factory=GrpcOptions)
     max_body_bytes: int = 2**31 - 1
+    max_decompressed_bytes: int = 100 * 1024 * 1024
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
     max_connections: int = 16384
+    idle_timeout_seconds: float = 120.0
     header_timeout_seconds: float = 50.0
     body_timeout_seconds: float = 50.0
+    min_body_bytes_per_second: int = 500
+    open_paths: tuple[str, ...] = ()
     metrics_path: str = ""

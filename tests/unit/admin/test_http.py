@@ -3,7 +3,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from servable.admin import http as admin_http
 from servable.admin.api import AdminRequest, AppliedError
 from servable.admin.http import AdminServer
-from servable.errors import Code, ConfigError, NotFoundError
+from servable.errors import Code, ConfigError, NotFoundError, ServableError
 
 
 class Api:
@@ -29,9 +29,15 @@ class Api:
         return {"method": request.method, "body": request.body.decode()}
 
 
+def authorize(headers: Sequence[tuple[str, str]]) -> None:
+    """Let in whoever does not say that he is nobody."""
+    if ("X-Who", "nobody") in headers:
+        raise ServableError("who are you?", code=Code.UNAUTHENTICATED)
+
+
 @pytest.fixture
 def server() -> Iterator[AdminServer]:
-    made = AdminServer(Api(), "127.0.0.1", 0)  # type: ignore[arg-type]  # it answers
+    made = AdminServer(Api(), "127.0.0.1", 0, authorize)  # type: ignore[arg-type]  # it answers
     made.start()
     yield made
     made.close()
@@ -62,6 +68,11 @@ def test_answers_are_json(server: AdminServer, method: str) -> None:
     status, body = call(server, method, "/x", b"hello")
     assert (status, json.loads(body)) == (200, {"method": method, "body": "hello"})
     assert call(server, "GET", "/text") == (200, b"text\n")
+
+
+def test_who_may_not_administer_gets_nowhere(server: AdminServer) -> None:
+    status, body = call(server, "PUT", "/bug", b"x", X_Who="nobody")
+    assert (status, json.loads(body)["error"]) == (401, "who are you?")
 
 
 def test_errors_carry_code_text_and_status(server: AdminServer) -> None:
@@ -124,4 +135,4 @@ def test_connections_beyond_the_limit_are_closed(server: AdminServer) -> None:
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(server: AdminServer) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{server.port} for admin"):
-        AdminServer(Api(), "127.0.0.1", server.port)  # type: ignore[arg-type]  # never asked
+        AdminServer(Api(), "127.0.0.1", server.port, authorize)  # type: ignore[arg-type]  # never asked

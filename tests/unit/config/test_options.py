@@ -49,6 +49,8 @@ SERVED = Flags(model_base_path="/m")
         ({"tls_key_file": "x"}, Code.INVALID_ARGUMENT, "need each other"),
         ({"tls_certificate_file": "x"}, Code.INVALID_ARGUMENT, "need each other"),
         ({"tls_client_ca_file": "x"}, Code.INVALID_ARGUMENT, "needs --tls_certificate_file"),
+        ({"max_headers": 0}, Code.INVALID_ARGUMENT, "--max_headers has to be more than 0; got 0"),
+        ({"idle_timeout_seconds": -1.0}, Code.INVALID_ARGUMENT, "more than 0; got -1.0"),
         ({"unix_socket_permissions": "rw"}, Code.INVALID_ARGUMENT, "three octal digits"),
         ({"unix_socket_permissions": "0688"}, Code.INVALID_ARGUMENT, "three octal digits"),
     ],
@@ -133,6 +135,36 @@ def test_options_of_the_request_path() -> None:
     assert options.tensor_content_responses
     assert (options.worker_threads, options.max_body_bytes) == (3, 10)
     assert server_options(SERVED).worker_threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "argument", "expected"),
+    [
+        (1000, None, 1000),
+        (1000, 5000, 5000),
+        (1000, 7, 7),
+        (20, 7, 7),
+        (20, 5000, 20),
+        (20, None, 20),
+    ],
+)
+def test_the_lower_of_flag_and_channel_argument_holds(
+    flag: int, argument: int | None, expected: int
+) -> None:
+    text = "" if argument is None else f"grpc.max_concurrent_streams={argument}"
+    flags = replace(SERVED, max_concurrent_streams=flag, grpc_channel_arguments=text)
+    assert server_options(flags).grpc.max_concurrent_streams == expected
+
+
+def test_a_channel_argument_makes_room_for_large_metadata() -> None:
+    def limit(**flags: int) -> int:
+        text = "grpc.max_metadata_size=1000000"
+        return server_options(
+            replace(SERVED, grpc_channel_arguments=text, **flags)
+        ).max_header_bytes
+
+    assert limit() == 1_000_000
+    assert limit(max_header_bytes=5000) == 5000
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ use flate2::bufread::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::body::BodyLimits;
 use crate::error::{Code, Result, ServingError};
 
 pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -19,10 +20,7 @@ pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,defl
 /// Shorter messages are not worth the time.
 const MIN_COMPRESSED_BYTES: usize = 1024;
 
-/// What a message may always grow to when it is unpacked, in bytes.
-const ALWAYS_ALLOWED_BYTES: usize = 100 * 1024 * 1024;
-
-/// How many times its own size a larger one may grow to. Tensors rarely shrink to less than a quarter.
+/// How many times its own size a message may grow to that is larger than the limit for all. Tensors rarely shrink to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
 
 /// A way to compress messages.
@@ -70,9 +68,10 @@ impl Encoding {
     ///
     /// # Errors
     ///
-    /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than `max_bytes`, or out of all proportion.
-    pub(super) fn unpack(self, compressed: &[u8], max_bytes: usize) -> Result<Bytes> {
-        let limit = max_bytes.min(ALWAYS_ALLOWED_BYTES.max(compressed.len().saturating_mul(ALLOWED_GROWTH)));
+    /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
+    pub(super) fn unpack(self, compressed: &[u8], limits: BodyLimits) -> Result<Bytes> {
+        let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
+        let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
         let mut plain = Vec::new();
         let within = limit as u64 + 1;
         match self {
@@ -114,7 +113,18 @@ impl Encoding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn limits(max_bytes: usize) -> BodyLimits {
+        BodyLimits {
+            max_bytes,
+            max_decompressed_bytes: usize::MAX,
+            part_timeout: Duration::from_secs(10),
+            min_bytes_per_second: 100,
+        }
+    }
 
     #[test]
     fn messages_come_out_as_they_went_in() {
@@ -122,10 +132,10 @@ mod tests {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let packed = encoding.pack(&plain, 5).expect("it is long and repeats itself");
             assert!(packed.len() < 200, "{}", packed.len());
-            assert_eq!(encoding.unpack(&packed[5..], 7000).as_deref(), Ok(&plain[5..]));
-            let error = encoding.unpack(&packed[5..], 6999).expect_err("one byte too long");
+            assert_eq!(encoding.unpack(&packed[5..], limits(7000)).as_deref(), Ok(&plain[5..]));
+            let error = encoding.unpack(&packed[5..], limits(6999)).expect_err("one byte too long");
             assert_eq!(error.code, Code::ResourceExhausted);
-            let error = encoding.unpack(&packed[5..packed.len() - 5], 7000).expect_err("it is cut off");
+            let error = encoding.unpack(&packed[5..packed.len() - 5], limits(7000)).expect_err("it is cut off");
             assert_eq!(error.code, Code::Internal);
         }
         assert_eq!(Encoding::Gzip.pack(b"head.short", 5), None);
@@ -133,8 +143,10 @@ mod tests {
 
     #[test]
     fn a_small_message_does_not_grow_without_bound() {
-        let bomb = Encoding::Gzip.pack(&vec![0; ALWAYS_ALLOWED_BYTES + 2], 0).expect("it is long");
-        let error = Encoding::Gzip.unpack(&bomb, usize::MAX).expect_err("a thousand times its size");
+        let bomb = Encoding::Gzip.pack(&vec![0; 1_000_002], 0).expect("it is long");
+        let error = Encoding::Gzip
+            .unpack(&bomb, BodyLimits { max_decompressed_bytes: 1_000_000, ..limits(usize::MAX) })
+            .expect_err("a thousand times its size");
         assert_eq!(error.code, Code::ResourceExhausted);
     }
 

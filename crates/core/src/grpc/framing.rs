@@ -52,7 +52,7 @@ pub(super) async fn read_message(headers: &HeaderMap, body: Incoming, limits: Bo
             message.len()
         )));
     }
-    plain(prefix[0], message, encoding?, limits.max_bytes)
+    plain(prefix[0], message, encoding?, limits)
 }
 
 fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
@@ -67,10 +67,10 @@ fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
 }
 
 /// A message without compression, from the flag in front of it.
-fn plain(flag: u8, message: Bytes, encoding: Option<Encoding>, max_bytes: usize) -> Result<Bytes> {
+fn plain(flag: u8, message: Bytes, encoding: Option<Encoding>, limits: BodyLimits) -> Result<Bytes> {
     match (flag, encoding) {
         (0, _) => Ok(message),
-        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, max_bytes)),
+        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, limits)),
         (1, None) => Err(ServingError::internal("the message is marked as compressed and grpc-encoding is missing")),
         _ => Err(ServingError::internal(format!("the request has the compression flag {flag}; it may be 0 or 1"))),
     }
@@ -110,7 +110,7 @@ impl MessageReader {
                 if self.arrived.len() >= PREFIX + length {
                     self.arrived.advance(PREFIX);
                     let message = self.arrived.split_to(length).freeze();
-                    return plain(flag, message, self.encoding, self.limits.max_bytes).map(Some);
+                    return plain(flag, message, self.encoding, self.limits).map(Some);
                 }
             }
             let part = body::next_part(&mut self.body, self.limits.part_timeout).await;

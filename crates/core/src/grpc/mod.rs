@@ -17,6 +17,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::Either;
 use hyper::body::Incoming;
 
+use crate::access::Scope;
 use crate::body::{BodyLimits, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
@@ -152,7 +153,10 @@ async fn unary(
         }
         "/tensorflow.serving.PredictionService/GetModelMetadata" => models::metadata(service, caller, message),
         "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message),
-        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => models::reload_config(service, message).await,
+        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
+            service.access.require(caller, Scope::Admin)?;
+            models::reload_config(service, message).await
+        }
         "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),
         "/grpc.health.v1.Health/List" if options.health_service => health::list(service),
         _ => Err(ServingError::unimplemented("")),

@@ -16,7 +16,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 
-use crate::body::{self, BodyError, BodyLimits};
+use crate::body::{self, BodyError, BodyLimits, Unpacking};
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError};
@@ -81,12 +81,19 @@ pub(crate) async fn serve(
     }
     let meter = RequestMeter::start(Entry::RestOther);
     if head.method == Method::OPTIONS {
-        let is_from_a_page = names_a_web_page(&head.headers);
-        let code = if is_from_a_page { Code::Ok } else { Code::FailedPrecondition };
+        let code = code_of_options(&head.headers);
         meter.finish(&service.metrics, b"", code);
         return reply::options(code, options.cors);
     }
-    let routed = body_of(&head.headers, body, limits.max_bytes).and_then(|body| Ok((body, route_of(&head, target)?)));
+    let body = match body_of(&head.headers, body, limits) {
+        Ok(body) => Ok(body),
+        Err(Unpacking::Damaged(text)) => Err(ServingError::invalid_argument(text)),
+        Err(Unpacking::TooLarge(limit)) => {
+            meter.finish(&service.metrics, b"", Code::ResourceExhausted);
+            return reply::too_large_when_unpacked(limit, options.cors);
+        }
+    };
+    let routed = body.and_then(|body| Ok((body, route_of(&head, target)?)));
     let answer = match routed {
         Ok((body, route)) => answer(service, options, &route, &head.headers, &body, meter).await,
         Err(error) => {
@@ -108,22 +115,34 @@ fn health(service: &Service, head: &Parts) -> Option<Reply> {
     is_question.then(|| reply::health(problem))
 }
 
-fn names_a_web_page(headers: &HeaderMap) -> bool {
-    headers.get(ORIGIN).is_some_and(|origin| {
+/// Answers a request of which nothing but the head has been looked at.
+pub(crate) fn refuse(error: ServingError, request: &Request<Incoming>, options: RestOptions) -> Reply {
+    match error.code {
+        Code::ResourceExhausted => reply::page(431, "Request Header Fields Too Large"),
+        // What a browser asks before it sends a key.
+        _ if request.method() == Method::OPTIONS => reply::options(code_of_options(request.headers()), options.cors),
+        _ => reply::api(Err(error), options.cors),
+    }
+}
+
+/// What an OPTIONS request gets: success if it says that it comes from a web page.
+fn code_of_options(headers: &HeaderMap) -> Code {
+    let is_from_a_page = headers.get(ORIGIN).is_some_and(|origin| {
         let origin = String::from_utf8_lossy(origin.as_bytes());
         origin.contains("http://") || origin.contains("https://")
-    })
+    });
+    if is_from_a_page { Code::Ok } else { Code::FailedPrecondition }
 }
 
 /// The body as the API reads it: unpacked where the client says that it is packed.
-fn body_of(headers: &HeaderMap, body: Bytes, max_bytes: usize) -> Result<Bytes> {
+fn body_of(headers: &HeaderMap, body: Bytes, limits: BodyLimits) -> Result<Bytes, Unpacking> {
     let is_packed = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|encoding| String::from_utf8_lossy(encoding.as_bytes()).contains("gzip"));
     if !is_packed || body.is_empty() {
         return Ok(body); // nothing is nothing, packed or not
     }
-    body::work_on(body.len(), || body::gunzip(&body, max_bytes)).map_err(ServingError::invalid_argument)
+    body::work_on(body.len(), || body::gunzip(&body, limits))
 }
 
 fn route_of<'a>(head: &Parts, target: &'a str) -> Result<Route<'a>> {

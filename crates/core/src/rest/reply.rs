@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN};
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
+use crate::access;
 use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result};
@@ -20,6 +21,20 @@ pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
     };
     let (status, reason) = code.http_status();
     let mut reply = with_status(status, reason, body, "application/json");
+    if let Some(challenge) = access::challenge(code) {
+        reply.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    if cors {
+        add_cors(&mut reply);
+    }
+    reply
+}
+
+/// The answer to a compressed body that would be larger than so many bytes.
+pub(super) fn too_large_when_unpacked(limit: usize, cors: bool) -> Reply {
+    let text = format!("the body is larger than {limit} bytes when decompressed");
+    let body = json::error_body(text.as_bytes()).into();
+    let mut reply = with_status(413, "Request Entity Too Large", body, "application/json");
     if cors {
         add_cors(&mut reply);
     }

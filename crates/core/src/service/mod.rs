@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::access::Access;
 use crate::call::{Call, timed_out};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
@@ -50,6 +51,8 @@ pub struct Service {
     pub serving_map: ServingMap,
     /// How to answer.
     pub options: ServiceOptions,
+    /// Who may ask for what.
+    pub access: Access,
     /// Who reloads the configuration.
     pub reload: Box<dyn ReloadConfig>,
     /// Whether requests are wanted.
@@ -73,6 +76,7 @@ impl Service {
         Self {
             serving_map: ServingMap::default(),
             options,
+            access: Access::default(),
             reload,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),

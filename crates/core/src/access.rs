@@ -1,0 +1,253 @@
+//! Who may ask for what: API keys, their scopes, and what is open to everybody.
+//!
+//! Reading the file of keys is left to the control plane. Only digests are kept: a key that leaks from memory or a dump
+//! of it is of no use. Without keys, everybody may do everything, and a request costs one look at a pointer.
+
+use std::fmt;
+
+use arc_swap::ArcSwapOption;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use subtle::ConstantTimeEq;
+
+use crate::error::{Code, Result, ServingError};
+
+/// What a key is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everything that asks: inference, metadata, status, metrics.
+    Predict,
+    /// That, and everything that changes what is served.
+    Admin,
+}
+
+impl Scope {
+    /// The scope of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "predict" => Some(Self::Predict),
+            "admin" => Some(Self::Admin),
+            _ => None,
+        }
+    }
+
+    /// How files and messages spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Predict => "predict",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A key, as far as the server knows it.
+#[derive(Clone)]
+pub struct ApiKey {
+    /// Whose it is.
+    pub name: String,
+    /// What it is good for.
+    pub scope: Scope,
+    /// The SHA-256 of what is sent.
+    pub digest: [u8; SHA256_OUTPUT_LEN],
+}
+
+/// Digests stay out of logs, too.
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+/// The rules in force.
+#[derive(Debug, Default)]
+pub struct Access {
+    keys: ArcSwapOption<Vec<ApiKey>>,
+    open_paths: Vec<String>,
+}
+
+/// Marks a request that came without TLS to a server that has it elsewhere: it administers nothing, whatever its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RestOnly;
+
+/// What needs no key: what supervisors and load balancers ask. Exact paths, so that no spelling of another path is let
+/// through. Models are not asked about here, since their names are nobody's business.
+const OPEN_PATHS: [&str; 8] = [
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+];
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+impl Access {
+    /// Rules without keys, with further paths that will need none.
+    pub fn new(open_paths: Vec<String>) -> Self {
+        Self { keys: ArcSwapOption::empty(), open_paths }
+    }
+
+    /// Puts keys in force for the requests that begin from now on; from then on, one is needed.
+    pub fn set_keys(&self, keys: Vec<ApiKey>) {
+        self.keys.store(Some(keys.into()));
+    }
+
+    /// Lets in what needs no key, and what has one. What administers has to ask [`Access::require_admin`] as well.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Access::require`].
+    pub(crate) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<()> {
+        if self.keys.load().is_none() || OPEN_PATHS.contains(&path) || self.open_paths.iter().any(|open| open == path) {
+            return Ok(());
+        }
+        self.require(headers, Scope::Predict)
+    }
+
+    /// Lets a request administer: to be asked before anything is done that changes what is served.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Access::require`]; `PERMISSION_DENIED` also where it came without TLS and the server has that elsewhere.
+    pub fn require_admin(&self, head: &Parts) -> Result<()> {
+        if head.extensions.get::<RestOnly>().is_some() {
+            let text = "administration needs TLS, which this port does not have";
+            return Err(ServingError::new(Code::PermissionDenied, text));
+        }
+        self.require(&head.headers, Scope::Admin)
+    }
+
+    /// Looks whether a request has a key that is good for a scope. Without keys, every request is let in.
+    ///
+    /// # Errors
+    ///
+    /// `UNAUTHENTICATED` without a key that is known, `PERMISSION_DENIED` if it is of a lesser scope.
+    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<()> {
+        let Some(keys) = &*self.keys.load() else { return Ok(()) };
+        let Some(sent) = sent_key(headers) else {
+            let text = "an API key is needed, as `authorization: Bearer KEY` or `x-api-key: KEY`";
+            return Err(ServingError::new(Code::Unauthenticated, text));
+        };
+        let sent = digest(&SHA256, sent);
+        // Every key is looked at in full, so that time tells nothing of how near a guess was.
+        let mut found = None;
+        for key in keys.iter() {
+            if bool::from(key.digest[..].ct_eq(sent.as_ref())) {
+                found = Some(key);
+            }
+        }
+        match found {
+            None => Err(ServingError::new(Code::Unauthenticated, "the API key is not known")),
+            Some(key) if key.scope < scope => {
+                let text = format!(
+                    "the API key of {} has the scope {}; this needs {}",
+                    key.name,
+                    key.scope.name(),
+                    scope.name()
+                );
+                Err(ServingError::new(Code::PermissionDenied, text))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// The key that a request brings along. `Basic` and other schemes may be meant for a proxy, so they are passed over.
+fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+    });
+    bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes().trim_ascii()))
+}
+
+/// What HTTP says beside 401 and 403 (RFC 6750); `None` for other codes.
+pub(crate) fn challenge(code: Code) -> Option<HeaderValue> {
+    match code {
+        Code::Unauthenticated => Some(HeaderValue::from_static("Bearer realm=\"servable\"")),
+        Code::PermissionDenied => {
+            Some(HeaderValue::from_static("Bearer realm=\"servable\", error=\"insufficient_scope\", scope=\"admin\""))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let key = |name: &str, scope, text: &[u8]| ApiKey {
+            name: name.to_owned(),
+            scope,
+            digest: digest(&SHA256, text).as_ref().try_into().expect("it has 32 bytes"),
+        };
+        let access = Access::new(vec!["/metrics".to_owned()]);
+        access.set_keys(vec![key("app", Scope::Predict, b"one"), key("ops", Scope::Admin, b"two")]);
+        access
+    }
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn a_key_is_good_for_its_scope_and_lesser_ones() {
+        let asked = |name, value, scope| access().require(&headers(name, value), scope).err().map(|error| error.code);
+        for (name, value, predict, admin) in [
+            ("authorization", "Bearer one", None, Some(Code::PermissionDenied)),
+            ("authorization", "bearer  one ", None, Some(Code::PermissionDenied)),
+            ("x-api-key", "one", None, Some(Code::PermissionDenied)),
+            ("authorization", "Bearer two", None, None),
+            ("x-api-key", "two", None, None),
+            ("authorization", "Bearer three", Some(Code::Unauthenticated), Some(Code::Unauthenticated)),
+            ("authorization", "Bearer ", Some(Code::Unauthenticated), Some(Code::Unauthenticated)),
+            ("authorization", "Basic one", Some(Code::Unauthenticated), Some(Code::Unauthenticated)),
+            ("x-api-key", "on", Some(Code::Unauthenticated), Some(Code::Unauthenticated)),
+            ("cookie", "one", Some(Code::Unauthenticated), Some(Code::Unauthenticated)),
+        ] {
+            assert_eq!(asked(name, value, Scope::Predict), predict, "{name}: {value}");
+            assert_eq!(asked(name, value, Scope::Admin), admin, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_proxy_stands_in_nobodys_way() {
+        let mut headers = headers("authorization", "Basic cHJveHk=");
+        headers.insert(X_API_KEY, HeaderValue::from_static("one"));
+        assert_eq!(access().require(&headers, Scope::Predict), Ok(()));
+    }
+
+    #[test]
+    fn only_the_very_paths_are_open() {
+        let access = access();
+        let is_open = |path| access.admit(path, &HeaderMap::new()).is_ok();
+        for path in ["/healthz", "/v2/health/ready", "/grpc.health.v1.Health/Check", "/metrics"] {
+            assert!(is_open(path), "{path}");
+        }
+        for path in ["/healthz/", "//healthz", "/HEALTHZ", "/v1/models/m", "/metrics/", "/grpc.health.v1.Health/List"] {
+            assert!(!is_open(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_keys_everything_is_open() {
+        let access = Access::default();
+        assert_eq!(access.admit("/v1/models/m", &HeaderMap::new()), Ok(()));
+        assert_eq!(access.require(&HeaderMap::new(), Scope::Admin), Ok(()));
+    }
+
+    #[test]
+    fn nobody_administers_where_tls_is_gone_round() {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        assert_eq!(Access::default().require_admin(&head), Ok(()));
+        head.extensions.insert(RestOnly);
+        let error = Access::default().require_admin(&head).expect_err("it came without TLS");
+        assert_eq!(error.code, Code::PermissionDenied);
+    }
+}

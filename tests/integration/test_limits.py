@@ -1,0 +1,173 @@
+"""What is too much, too large or too slow gets the answer that says so, and others are served."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.grpc_client import GrpcClient, RpcError
+from support.server_process import START_SECONDS, ServerProcess
+
+PREDICT = "/v1/models/half_plus_two:predict"
+GOOD = b'{"instances": [1.0]}'
+HEAD = f"POST {PREDICT} HTTP/1.1\r\nHost: h\r\n".encode()
+PATIENCE = 1.0
+
+
+@pytest.fixture(scope="module")
+def limited(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with every limit set low."""
+    directory = tmp_path_factory.mktemp("limited")
+    flags = [
+        f"--model_base_path={demo_models / 'half_plus_two'}",
+        "--model_name=half_plus_two",
+        "--max_body_bytes=100000",
+        "--max_decompressed_bytes=50000",
+        "--max_header_bytes=4000",
+        "--max_headers=20",
+        "--max_connections=8",
+        f"--header_timeout_seconds={PATIENCE}",
+        f"--idle_timeout_seconds={PATIENCE * 2}",
+        f"--body_timeout_seconds={PATIENCE}",
+        "--min_body_bytes_per_second=1000",
+    ]
+    with ServerProcess(flags, directory=directory) as server:
+        server.wait_until_available("half_plus_two")
+        yield server
+
+
+def connect(server: ServerProcess) -> socket.socket:
+    """Open a connection."""
+    return socket.create_connection(("127.0.0.1", server.rest_port), timeout=20)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    received = bytearray()
+    try:
+        while piece := connection.recv(1 << 16):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return bytes(received)
+
+
+def first_line(answer: bytes) -> bytes:
+    """The status line."""
+    return answer.partition(b"\r\n")[0]
+
+
+def test_bodies(limited: ServerProcess, grpc_client: GrpcClient) -> None:
+    assert limited.request("POST", PREDICT, b" " * 100_001).status == 413
+    packed = gzip.compress(b" " * 50_001)
+    reply = limited.request("POST", PREDICT, packed, {"Content-Encoding": "gzip"})
+    assert (reply.status, reply.error) == (
+        413,
+        "the body is larger than 50000 bytes when decompressed",
+    )
+    large = {"x": np.ones(30_000, np.float32)}
+    with pytest.raises(RpcError, match=r"RESOURCE_EXHAUSTED: .*limit of 100000 bytes"):
+        grpc_client.predict(limited.port, "half_plus_two", large)
+
+
+def test_heads(limited: ServerProcess, grpc_client: GrpcClient) -> None:
+    for headers in ({"X-Large": "x" * 4000}, {f"X-{n}": "x" for n in range(21)}):
+        assert limited.request("POST", PREDICT, GOOD, headers).status == 431
+    assert limited.get("/v1/models/" + "m" * 4000).status == 431
+    metadata = (("x-large", "x" * 4000),)
+    with pytest.raises(RpcError, match="RESOURCE_EXHAUSTED: the head of the request has"):
+        grpc_client.predict(
+            limited.port, "half_plus_two", {"x": np.ones(1, np.float32)}, metadata=metadata
+        )
+    metadata = tuple((f"x-{n}", "x") for n in range(21))
+    with pytest.raises(
+        RpcError, match=r"RESOURCE_EXHAUSTED: the request has 2\d headers; the limit is 20"
+    ):
+        grpc_client.predict(
+            limited.port, "half_plus_two", {"x": np.ones(1, np.float32)}, metadata=metadata
+        )
+
+
+def test_a_head_that_trickles_in(limited: ServerProcess) -> None:
+    with connect(limited) as connection:
+        connection.sendall(b"GET /")
+        stop = threading.Event()
+
+        def trickle() -> None:
+            while not stop.wait(PATIENCE / 5):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
+        answer = read_all(connection)
+        stop.set()
+        sender.join()
+    assert first_line(answer) == b"HTTP/1.1 408 Request Timeout"
+
+
+def test_a_body_that_stops_or_trickles_in(limited: ServerProcess) -> None:
+    head = HEAD + b"Content-Length: 5000\r\n\r\n"
+    with connect(limited) as connection:
+        connection.sendall(head + b"{")
+        assert first_line(read_all(connection)) == b"HTTP/1.1 408 Request Timeout"
+    with connect(limited) as connection:
+        connection.sendall(head)
+        start = time.monotonic()
+        connection.settimeout(PATIENCE / 5)
+        answer = b""
+        while not answer and time.monotonic() < start + 20:
+            # Each piece comes in time; at this pace, the whole would take half a minute.
+            try:
+                connection.sendall(b" " * 30)
+                answer = connection.recv(1 << 16)
+            except TimeoutError:
+                continue
+    assert first_line(answer) == b"HTTP/1.1 408 Request Timeout"
+    assert time.monotonic() - start < 10
+
+
+def test_idle_connections(limited: ServerProcess) -> None:
+    start = time.monotonic()
+    with connect(limited) as silent, connect(limited) as kept:
+        kept.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+        assert first_line(kept.recv(1 << 16)) == b"HTTP/1.1 200 OK"
+        assert read_all(silent) == b""
+        assert read_all(kept) == b""
+    assert PATIENCE < time.monotonic() - start < 15
+
+
+def test_idle_grpc_clients_notice_nothing(limited: ServerProcess, grpc_client: GrpcClient) -> None:
+    for _ in range(2):
+        answer = grpc_client.predict(
+            limited.port, "half_plus_two", {"x": np.array([1.0], np.float32)}
+        )
+        assert answer["outputs"]["y"] == [2.5]
+        time.sleep(PATIENCE * 2.5)
+
+
+def test_connections_beyond_the_limit_wait_for_their_turn(limited: ServerProcess) -> None:
+    holders = [connect(limited) for _ in range(8)]
+    try:
+        for holder in holders:
+            holder.sendall(HEAD)
+        start = time.monotonic()
+        # The holders are too slow, and lose their places.
+        assert limited.request("POST", PREDICT, GOOD).status == 200
+        assert time.monotonic() - start < START_SECONDS
+        answers = {first_line(read_all(holder)) for holder in holders}
+        assert answers <= {b"HTTP/1.1 408 Request Timeout", b""}
+    finally:
+        for holder in holders:
+            holder.close()
+    for port in (limited.port, limited.rest_port):
+        assert limited.request("POST", PREDICT, GOOD, port=port).status == 200, "no place is lost"
