@@ -16,6 +16,7 @@ use servable_tensorflow::LoadOptions;
 
 /// `servable.config.server_options.ServerOptions`.
 #[derive(FromPyObject)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct ServerOptions {
     endpoints: Vec<Endpoint>,
     socket_mode: Option<u32>,
