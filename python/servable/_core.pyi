@@ -187,6 +187,7 @@ class Server:
         options: ServerOptions,
         reload_config: Callable[[bytes], None],
         scrape: Callable[[], list[Family]],
+        repository: Callable[[str, str, str | None], None] | None = None,
     ) -> Self:
         """Prepare a server; nothing is bound yet.
 
@@ -197,6 +198,9 @@ class Server:
                 server's own, one call at a time.
             scrape: Says what the control plane has counted, for the metrics page. Called on threads of the server's
                 own, when the page is asked for.
+            repository: Changes what is served for clients of the Open Inference Protocol: takes `load` or `unload`, the
+                name of a model, and for `load` a configuration as JSON or `None`; returns when it is done, raises as
+                above. Called on threads of the server's own, from several at once. `None` refuses such requests.
         """
 
     def start(self) -> list[int]:

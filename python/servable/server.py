@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 
-from servable.admin import AdminApi, AdminServer
+from servable.admin import AdminApi, AdminServer, ModelRepository
 from servable.config.api_keys import read_api_keys
 from servable.config.flags import Flags
 from servable.config.models import (
@@ -94,7 +94,13 @@ class ModelServer:
                 if flags.op_libraries:
                     runtime.get()
         self._options = server_options(flags)
-        self._server = Server(self._options, self.reload_config, self._metrics.scrape)
+        self._server = Server(
+            self._options,
+            self.reload_config,
+            self._metrics.scrape,
+            # Made once there is a core; requests come later still.
+            (lambda *change: self._repository.change(*change)) if flags.admin_api_port else None,
+        )
         self._credentials = self._credential_files()
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
@@ -127,6 +133,7 @@ class ModelServer:
                 remote=remote_options(flags),
             ),
         )
+        self._repository = ModelRepository(self._core)
         self._core.bus.subscribe(self._metrics.note)
         self._ports: list[int] = []
         self._admin: AdminServer | None = None

@@ -37,6 +37,11 @@ pub trait Executor: Send + Sync + 'static {
         options: &RunOptions,
     ) -> Result<Vec<Tensor>>;
 
+    /// What runs the model and in which format it came, as the Open Inference Protocol names platforms.
+    fn platform(&self) -> &'static str {
+        "custom"
+    }
+
     /// How many runs it wants at most at once, on threads that do nothing else; `None` to be run wherever it is quickest.
     ///
     /// For an executor whose runs may wait for something that is not theirs, such as a lock or another process: they

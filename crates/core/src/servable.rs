@@ -72,6 +72,11 @@ impl Servable {
         &self.signature_defs
     }
 
+    /// What runs it; see [`Executor::platform`].
+    pub fn platform(&self) -> &'static str {
+        self.executor.platform()
+    }
+
     /// Runs a signature once, on the calling thread; see [`Executor::run`] for what both sides promise.
     ///
     /// # Errors

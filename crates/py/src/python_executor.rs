@@ -78,6 +78,10 @@ impl Executor for PythonExecutor {
         "python"
     }
 
+    fn platform(&self) -> &'static str {
+        "python"
+    }
+
     fn run(
         &self,
         signature: &Signature,

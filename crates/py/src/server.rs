@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict};
 use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::metrics::{Metrics, ModelMetrics};
-use servable_core::service::{ReloadConfig, Service};
+use servable_core::service::{ModelRepository, ReloadConfig, Service};
 use servable_core::serving_map::{Model, State, Version};
 use servable_core::tls::Tls;
 use servable_core::traffic::Traffic;
@@ -34,10 +34,18 @@ pub(crate) struct PyServer {
 #[pymethods]
 impl PyServer {
     #[new]
-    fn new(options: ServerOptions, reload_config: Py<PyAny>, scrape: Py<PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (options, reload_config, scrape, repository=None))]
+    fn new(
+        options: ServerOptions,
+        reload_config: Py<PyAny>,
+        scrape: Py<PyAny>,
+        repository: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let reload = PythonReload { reload_config, turn: Mutex::new(()) };
         let mut service = Service::new(options.service_options(), Box::new(reload))
             .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
+        service.repository =
+            repository.map(|change| -> Box<dyn ModelRepository> { Box::new(PythonRepository(change)) });
         service.access = options.access();
         let tls = Arc::<Tls>::default();
         let options = options.listen_options(Arc::clone(&tls))?;
@@ -205,5 +213,27 @@ impl ReloadConfig for PythonReload {
             let config = PyBytes::new(py, &config);
             self.reload_config.call1(py, (config,)).map(drop).map_err(|error| errors::from_python(py, &error))
         })
+    }
+}
+
+/// The upward call: a model that Python loads or unloads.
+struct PythonRepository(Py<PyAny>);
+
+impl PythonRepository {
+    fn change(&self, action: &str, model: &str, config: Option<&str>) -> Result<(), ServingError> {
+        Python::attach(|py| {
+            let changed = self.0.call1(py, (action, model, config));
+            changed.map(drop).map_err(|error| errors::from_python(py, &error))
+        })
+    }
+}
+
+impl ModelRepository for PythonRepository {
+    fn load(&self, model: &str, config: Option<&str>) -> Result<(), ServingError> {
+        self.change("load", model, config)
+    }
+
+    fn unload(&self, model: &str) -> Result<(), ServingError> {
+        self.change("unload", model, None)
     }
 }

@@ -94,6 +94,10 @@ impl Executor for Session {
         servable_core::metrics::TENSORFLOW
     }
 
+    fn platform(&self) -> &'static str {
+        "tensorflow_savedmodel"
+    }
+
     /// Runs the graph.
     ///
     /// The runtime checks dtypes, and shapes as far as operations care; its codes and texts are returned unchanged.

@@ -1,6 +1,7 @@
-"""The administration API: looks at the configuration and changes it, over HTTP on a port of its own."""
+"""Administration: an API over HTTP on a port of its own, and the Open Inference Protocol's repository."""
 
 from servable.admin.api import AdminApi
 from servable.admin.http import AdminServer
+from servable.admin.repository import ModelRepository
 
-__all__ = ["AdminApi", "AdminServer"]
+__all__ = ["AdminApi", "AdminServer", "ModelRepository"]

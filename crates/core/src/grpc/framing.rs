@@ -128,7 +128,7 @@ fn declared_length(prefix: [u8; PREFIX]) -> usize {
 }
 
 /// A reply message under construction, with room for its prefix.
-pub(super) fn new_message(length: usize) -> BytesMut {
+pub(crate) fn new_message(length: usize) -> BytesMut {
     let mut message = BytesMut::with_capacity(PREFIX + length);
     message.put_bytes(0, PREFIX);
     message

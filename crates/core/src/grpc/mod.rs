@@ -21,12 +21,13 @@ use crate::access::Scope;
 use crate::body::{BodyLimits, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
+use crate::oip;
 use crate::service::Service;
 use crate::service::examples::Kind;
 use framing::MessageReader;
 
 pub use encoding::Encoding;
-pub(crate) use framing::is_grpc;
+pub(crate) use framing::{is_grpc, new_message};
 pub(crate) use stream::Messages;
 
 /// Switches of the gRPC API.
@@ -159,7 +160,10 @@ async fn unary(
         }
         "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),
         "/grpc.health.v1.Health/List" if options.health_service => health::list(service),
-        _ => Err(ServingError::unimplemented("")),
+        path => match oip::grpc::method(path) {
+            Some(method) => oip::grpc::call(service, method, caller, message, call).await,
+            None => Err(ServingError::unimplemented("")),
+        },
     }
 }
 

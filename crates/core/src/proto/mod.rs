@@ -19,6 +19,9 @@ pub mod grpc {
         }
     }
 }
+pub mod inference {
+    include!("inference.rs");
+}
 pub mod servable {
     include!("servable.rs");
 }

@@ -2,7 +2,7 @@
 
 mod examples;
 mod metrics;
-mod reply;
+pub(crate) mod reply;
 pub mod routes;
 
 use std::cell::OnceCell;
@@ -21,6 +21,7 @@ use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError};
 use crate::metrics::{Api as RunApi, Entry};
+use crate::oip;
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::meter::{RequestMeter, code_of};
@@ -76,7 +77,8 @@ pub(crate) async fn serve(
     if metrics::is_page(service, head.uri.path()) {
         return metrics::page(service, &head.uri).await;
     }
-    if !routes::is_api_path(head.uri.path()) {
+    let is_oip = oip::rest::is_path(head.uri.path());
+    if !is_oip && !routes::is_api_path(head.uri.path()) {
         return reply::page(404, "Not Found");
     }
     let meter = RequestMeter::start(Entry::RestOther);
@@ -93,6 +95,9 @@ pub(crate) async fn serve(
             return reply::too_large_when_unpacked(limit, options.cors);
         }
     };
+    if is_oip {
+        return oip::rest::serve(service, options, &head, body).await;
+    }
     let routed = body.and_then(|body| Ok((body, route_of(&head, target)?)));
     let answer = match routed {
         Ok((body, route)) => answer(service, options, &route, &head.headers, &body, meter).await,

@@ -11,7 +11,7 @@ use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result};
 
-pub(super) type Reply = Response<WholeBody>;
+pub(crate) type Reply = Response<WholeBody>;
 
 /// The answer of an API: the body it made, or its error as JSON.
 pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
@@ -79,7 +79,8 @@ pub(crate) fn html_page(status: u16, reason: &str) -> String {
     format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n")
 }
 
-fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
+/// An answer with this status.
+pub(crate) fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
     let mut reply = Response::new(WholeBody::new(body));
     *reply.status_mut() = StatusCode::from_u16(status).expect("a status of the table");
     if reply.status().canonical_reason() != Some(reason) {
@@ -89,7 +90,8 @@ fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'s
     reply
 }
 
-fn add_cors(reply: &mut Reply) {
+/// Lets web pages read the answer.
+pub(crate) fn add_cors(reply: &mut Reply) {
     let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET"));

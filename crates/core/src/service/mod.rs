@@ -45,6 +45,24 @@ pub trait ReloadConfig: Send + Sync + 'static {
     fn reload(&self, config: Bytes) -> Result<()>;
 }
 
+/// Adds models to what is served and takes them away; what the control plane does for the model repository of the Open
+/// Inference Protocol. Both calls block, and are made on threads where that is allowed.
+pub trait ModelRepository: Send + Sync + 'static {
+    /// Serves a model: as `config` says, a JSON object, or else as it was served before. Returns when it is available.
+    ///
+    /// # Errors
+    ///
+    /// What the client gets.
+    fn load(&self, model: &str, config: Option<&str>) -> Result<()>;
+
+    /// Stops serving a model; returns when no further request reaches it.
+    ///
+    /// # Errors
+    ///
+    /// What the client gets.
+    fn unload(&self, model: &str) -> Result<()>;
+}
+
 /// The state of the server that requests share.
 pub struct Service {
     /// What may be called.
@@ -65,6 +83,8 @@ pub struct Service {
     pub metrics_path: Option<String>,
     /// Who counts what is not counted here.
     pub scrape: Box<dyn Scrape>,
+    /// Who loads and unloads models; `None` where administration is not enabled.
+    pub repository: Option<Box<dyn ModelRepository>>,
 }
 
 impl Service {
@@ -83,6 +103,7 @@ impl Service {
             metrics: Metrics::default(),
             metrics_path: None,
             scrape: Box::new(()),
+            repository: None,
         }
     }
 

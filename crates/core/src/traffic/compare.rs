@@ -1,5 +1,6 @@
 //! Whether two versions gave the same answer.
 
+use crate::half;
 use crate::tensor::{DType, Elements, Tensor, shape_text};
 
 /// How far apart two numbers may be: `absolute + relative × |live|`.
@@ -47,7 +48,7 @@ fn number_difference(dtype: DType, live: &[u8], shadow: &[u8]) -> Option<String>
         DType::BFLOAT16 => {
             float_difference(live, shadow, HALF, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16).into())
         }
-        DType::HALF => float_difference(live, shadow, HALF, |b| half(u16::from_le_bytes(b))),
+        DType::HALF => float_difference(live, shadow, HALF, |b| half::to_f64(u16::from_le_bytes(b))),
         _ => {
             let size = dtype.size().unwrap_or(1);
             let index = live.iter().zip(shadow).position(|(live, shadow)| live != shadow)? / size;
@@ -74,18 +75,6 @@ fn float_difference<const N: usize>(
         }
     }
     None
-}
-
-/// The value of an IEEE half-precision number.
-fn half(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 0 { 1.0 } else { -1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff));
-    sign * match exponent {
-        0 => fraction * 2_f64.powi(-24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1.0 + fraction / 1024.0) * 2_f64.powi(exponent - 15),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use super::dump::dump;
 use super::number::{Number, to_f32};
 use super::tape::{Node, Value};
 use crate::error::{Result, ServingError};
-use crate::signature::TensorSpec;
 use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Strings, Tensor, element_count};
 
 /// The greatest rank that TensorFlow has.
@@ -14,6 +13,8 @@ const GREATEST_RANK: usize = 254;
 /// The values of one input so far, in the representation of its tensor.
 pub(super) struct Column {
     dtype: DType,
+    /// Doubles are rounded correctly, and not as the original does it.
+    is_correctly_rounded: bool,
     pub(super) numbers: AlignedBytes,
     pub(super) strings: StringColumn,
 }
@@ -43,7 +44,21 @@ impl StringColumn {
 
 impl Column {
     pub(super) fn new(dtype: DType) -> Self {
-        Self { dtype, numbers: AlignedBytes::new(ALIGNMENT), strings: StringColumn::default() }
+        Self {
+            dtype,
+            is_correctly_rounded: false,
+            numbers: AlignedBytes::new(ALIGNMENT),
+            strings: StringColumn::default(),
+        }
+    }
+
+    /// A column for protocols that owe nothing to the original's arithmetic.
+    pub(super) fn correctly_rounded(dtype: DType) -> Self {
+        Self { is_correctly_rounded: true, ..Self::new(dtype) }
+    }
+
+    pub(super) fn is_correctly_rounded(&self) -> bool {
+        self.is_correctly_rounded
     }
 
     pub(super) fn dtype(&self) -> DType {
@@ -110,8 +125,8 @@ impl Column {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` if no tensor can have this rank or dtype.
-    pub(super) fn finish(mut self, spec: &TensorSpec, shape: Vec<i64>) -> Result<Tensor> {
-        let unusable = || ServingError::invalid_argument(format!("tensor parsing error: {}", spec.alias));
+    pub(super) fn finish(mut self, alias: &str, shape: Vec<i64>) -> Result<Tensor> {
+        let unusable = || ServingError::invalid_argument(format!("tensor parsing error: {alias}"));
         let count = element_count(&shape).filter(|_| shape.len() <= GREATEST_RANK).ok_or_else(unusable)?;
         if self.dtype == DType::STRING {
             self.strings.ranges.truncate(count);

@@ -7,6 +7,7 @@ use super::float::{self, Text, double_text, single_text, split_eight_digits};
 use super::string::write_string;
 use super::{Format, base64};
 use crate::error::{Result, ServingError};
+use crate::half;
 use crate::tensor::{DType, Elements, Tensor};
 
 /// The body of an error response.
@@ -225,28 +226,7 @@ impl Writer {
         };
         let Some(size) = output.tensor.dtype().size() else { return };
         let bytes = &buffer[elements.start * size..elements.end * size];
-        let out = &mut self.out;
-        match output.tensor.dtype() {
-            DType::FLOAT => join(out, bytes, separator, |text, bytes| single_text(text, f32::from_le_bytes(bytes))),
-            DType::DOUBLE => join(out, bytes, separator, |text, bytes| double_text(text, f64::from_le_bytes(bytes))),
-            DType::INT8 => join(out, bytes, separator, |text, bytes| signed_text(text, i8::from_le_bytes(bytes))),
-            DType::INT16 => join(out, bytes, separator, |text, bytes| signed_text(text, i16::from_le_bytes(bytes))),
-            DType::INT32 => join(out, bytes, separator, |text, bytes| signed_text(text, i32::from_le_bytes(bytes))),
-            DType::INT64 => join(out, bytes, separator, |text, bytes| signed_text(text, i64::from_le_bytes(bytes))),
-            DType::UINT8 => join(out, bytes, separator, |text, [byte]| unsigned_text(text, 0, u64::from(byte))),
-            DType::UINT32 => {
-                join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from(u32::from_le_bytes(bytes))));
-            }
-            DType::UINT64 => {
-                join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from_le_bytes(bytes)));
-            }
-            DType::BOOL => join(out, bytes, separator, |text, [byte]| {
-                text[..8].copy_from_slice(if byte == 0 { b"false   " } else { b"true    " });
-                5 - usize::from(byte != 0)
-            }),
-            // Other dtypes were let through because they have no elements.
-            _ => {}
-        }
+        write_numbers(&mut self.out, output.tensor.dtype(), bytes, separator);
     }
 
     fn write_text(&mut self, text: &[u8], is_base64: bool) {
@@ -263,6 +243,37 @@ impl Writer {
         self.depth -= 1;
         self.new_line();
         self.out.push(b'}');
+    }
+}
+
+/// Writes the elements of a dtype of numbers with a separator between them.
+pub(super) fn write_numbers(out: &mut Vec<u8>, dtype: DType, bytes: &[u8], separator: &[u8]) {
+    match dtype {
+        DType::FLOAT => join(out, bytes, separator, |text, bytes| single_text(text, f32::from_le_bytes(bytes))),
+        DType::DOUBLE => join(out, bytes, separator, |text, bytes| double_text(text, f64::from_le_bytes(bytes))),
+        DType::INT8 => join(out, bytes, separator, |text, bytes| signed_text(text, i8::from_le_bytes(bytes))),
+        DType::INT16 => join(out, bytes, separator, |text, bytes| signed_text(text, i16::from_le_bytes(bytes))),
+        DType::INT32 => join(out, bytes, separator, |text, bytes| signed_text(text, i32::from_le_bytes(bytes))),
+        DType::INT64 => join(out, bytes, separator, |text, bytes| signed_text(text, i64::from_le_bytes(bytes))),
+        DType::UINT8 => join(out, bytes, separator, |text, [byte]| unsigned_text(text, 0, u64::from(byte))),
+        DType::UINT32 => {
+            join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from(u32::from_le_bytes(bytes))));
+        }
+        DType::UINT64 => {
+            join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from_le_bytes(bytes)));
+        }
+        DType::BOOL => join(out, bytes, separator, |text, [byte]| {
+            text[..8].copy_from_slice(if byte == 0 { b"false   " } else { b"true    " });
+            5 - usize::from(byte != 0)
+        }),
+        DType::UINT16 => {
+            join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from(u16::from_le_bytes(bytes))));
+        }
+        DType::HALF => {
+            join(out, bytes, separator, |text, bytes| single_text(text, half::to_f64(u16::from_le_bytes(bytes)) as f32))
+        }
+        // Other dtypes are let through only where they have no elements.
+        _ => {}
     }
 }
 

@@ -163,7 +163,7 @@ impl<'s> Rows<'s> {
                 let mut shape = Vec::with_capacity(row_shape.len() + 1);
                 shape.push(rows as i64);
                 shape.extend(row_shape);
-                column.values.finish(spec, shape)
+                column.values.finish(&spec.alias, shape)
             })
             .collect()
     }
@@ -216,11 +216,11 @@ fn decode_columnar(inputs: Value<'_>, specs: &[TensorSpec]) -> Result<Vec<Tensor
         fill(&mut column, value, &shape)?;
         filled.push((column, shape));
     }
-    filled.into_iter().zip(specs).map(|((column, shape), spec)| column.finish(spec, shape)).collect()
+    filled.into_iter().zip(specs).map(|((column, shape), spec)| column.finish(&spec.alias, shape)).collect()
 }
 
 /// The shape of nested lists, taken from the first element of each level.
-fn shape_of(mut value: Value<'_>) -> Vec<i64> {
+pub(super) fn shape_of(mut value: Value<'_>) -> Vec<i64> {
     let mut shape = Vec::new();
     while value.is_array() {
         shape.push(value.len() as i64);
@@ -231,7 +231,7 @@ fn shape_of(mut value: Value<'_>) -> Vec<i64> {
 }
 
 /// Appends all leaves of a value; returns how many there are.
-fn fill(column: &mut Column, value: Value<'_>, shape: &[i64]) -> Result<usize> {
+pub(super) fn fill(column: &mut Column, value: Value<'_>, shape: &[i64]) -> Result<usize> {
     let document = value.document;
     let rank = shape.len();
     // Where each list ends that the walk is in.

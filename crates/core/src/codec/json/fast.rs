@@ -184,7 +184,7 @@ impl<'b> Reader<'b> {
         }
         let finish = |((column, dimensions), spec): ((Column, Dimensions), &TensorSpec)| {
             let shape = [&[rows], &dimensions.sizes[..]].concat();
-            column.finish(spec, shape).ok()
+            column.finish(&spec.alias, shape).ok()
         };
         columns.into_iter().zip(dimensions).zip(specs).map(finish).collect()
     }
@@ -224,7 +224,7 @@ impl<'b> Reader<'b> {
         let mut dimensions = Dimensions::default();
         let mut column = self.column(spec, is_only_input)?;
         read_value(self, &mut dimensions, &mut column)?;
-        column.finish(spec, dimensions.sizes).ok()
+        column.finish(&spec.alias, dimensions.sizes).ok()
     }
 
     /// Whether a base64 object starts here; does not move.

@@ -3,7 +3,7 @@
 use super::column::StringColumn;
 use super::fast::Reader;
 use super::number::{Number, scan, to_f32};
-use super::plain_number::{scan_f64, scan_i64};
+use super::plain_number::{scan_f64, scan_f64_correctly, scan_i64};
 use super::string::{self, Span};
 use super::syntax::{peek, skip_white_space};
 use crate::tensor::AlignedBytes;
@@ -73,6 +73,13 @@ pub(super) fn single(body: &[u8], at: usize) -> Option<([u8; 4], usize)> {
 #[inline]
 pub(super) fn double(body: &[u8], at: usize) -> Option<([u8; 8], usize)> {
     let (value, next) = scan_f64(body, at)?;
+    Some((value.to_le_bytes(), next))
+}
+
+/// A `double`, correctly rounded.
+#[inline]
+pub(super) fn correct_double(body: &[u8], at: usize) -> Option<([u8; 8], usize)> {
+    let (value, next) = scan_f64_correctly(body, at)?;
     Some((value.to_le_bytes(), next))
 }
 

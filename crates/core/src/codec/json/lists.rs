@@ -37,11 +37,14 @@ impl Dimensions {
 
 /// Reads one value, a leaf or nested lists of leaves, and appends its leaves to the column.
 pub(super) fn read_value(reader: &mut Reader<'_>, dimensions: &mut Dimensions, column: &mut Column) -> Option<()> {
-    let dtype = column.dtype();
+    let (dtype, is_correctly_rounded) = (column.dtype(), column.is_correctly_rounded());
     let numbers = &mut column.numbers;
     // What to do with a leaf is chosen here, once, and not for each innermost list: those of an image are short.
     match dtype {
         DType::FLOAT => value(reader, dimensions, &mut leaves::numbers(numbers, leaves::single)),
+        DType::DOUBLE if is_correctly_rounded => {
+            value(reader, dimensions, &mut leaves::numbers(numbers, leaves::correct_double))
+        }
         DType::DOUBLE => value(reader, dimensions, &mut leaves::numbers(numbers, leaves::double)),
         DType::INT8 => value(reader, dimensions, &mut leaves::numbers(numbers, leaves::integer(i8::to_le_bytes))),
         DType::INT16 => value(reader, dimensions, &mut leaves::numbers(numbers, leaves::integer(i16::to_le_bytes))),

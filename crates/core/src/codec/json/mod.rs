@@ -13,7 +13,9 @@
 //! - `exact` then starts over: `parse` makes a flat document of the text, which is checked and converted in the
 //!   order in which the original does it, so that the error is the one the original reports first.
 //!
-//! Both share `number` and `string`, so what a number or a string means is written down once.
+//! Requests of the Open Inference Protocol are read by `infer`, which decodes each tensor in the same two ways.
+//!
+//! All share `number` and `string`, so what a number or a string means is written down once.
 
 mod base64;
 mod column;
@@ -25,6 +27,8 @@ mod examples;
 mod fast;
 mod float;
 mod grisu;
+mod infer;
+mod infer_reply;
 mod leaves;
 mod lists;
 mod number;
@@ -43,6 +47,10 @@ use std::ops::Deref;
 
 pub use encode::{encode_predict, error_body};
 pub use float::{write_f32, write_f64};
+pub use infer::{
+    InferData, InferInput, InferOutput, InferRequest, RepositoryRequest, decode_infer, decode_repository_request,
+};
+pub use infer_reply::{InferReply, ReplyTensor, has_json_form};
 pub use results::encode_results;
 pub use string::write_string;
 

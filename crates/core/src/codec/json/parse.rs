@@ -37,13 +37,14 @@ impl State {
 ///
 /// Nesting of any depth takes no stack: an open container keeps the index of the one around it where its end will be.
 pub(super) fn parse(body: &[u8]) -> Result<Document<'_>, SyntaxError> {
-    Parser {
-        document: Document { body, block: Vec::new(), nodes: Vec::new() },
-        at: skip_byte_order_mark(body),
-        open: None,
-        state: State::Start,
-    }
-    .run()
+    parse_at(body, skip_byte_order_mark(body)).map(|(document, _)| document)
+}
+
+/// Parses the value that begins at a position of a body, or after white space there; returns it with the position after
+/// it.
+pub(super) fn parse_at(body: &[u8], at: usize) -> Result<(Document<'_>, usize), SyntaxError> {
+    let document = Document { body, block: Vec::new(), nodes: Vec::new() };
+    Parser { document, at, open: None, state: State::Start }.run()
 }
 
 /// The original skips each of the mark's three bytes if it is there, whether or not the others are.
@@ -63,11 +64,11 @@ struct Parser<'b> {
 const OUTERMOST: u64 = u64::MAX;
 
 impl<'b> Parser<'b> {
-    fn run(mut self) -> Result<Document<'b>, SyntaxError> {
+    fn run(mut self) -> Result<(Document<'b>, usize), SyntaxError> {
         loop {
             self.at = skip_white_space(self.document.body, self.at);
             if self.step()? {
-                return Ok(self.document);
+                return Ok((self.document, self.at));
             }
         }
     }

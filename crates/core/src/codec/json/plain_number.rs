@@ -18,6 +18,20 @@ pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
     }
 }
 
+/// The double nearest to the number at `start`, and the position after it; `None` where [`scan`] finds an error.
+#[inline]
+pub(super) fn scan_f64_correctly(body: &[u8], start: usize) -> Option<(f64, usize)> {
+    /// So many digits and a power of ten of their number are doubles themselves: one rounding is all there is.
+    const EXACT_DIGITS: usize = 15;
+    let (value, next) = scan_f64(body, start)?;
+    let text = &body[start..next];
+    if text.len() <= EXACT_DIGITS && !text.iter().any(|byte| matches!(byte, b'e' | b'E')) {
+        return Some((value, next));
+    }
+    let nearest = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    Some((nearest.unwrap_or(value), next))
+}
+
 /// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
 /// `10^18`, or where [`scan`] finds an error.
 #[inline]

@@ -1,0 +1,225 @@
+//! `ModelInfer`: tensors in typed fields, or as bytes beside them.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+use super::super::infer::{Answer, Request, infer as run};
+use super::{contents, malformed, reply};
+use crate::body;
+use crate::call::Call;
+use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
+use crate::codec::wire::{self, Field, Malformed, Reader, Value};
+use crate::error::{Result, ServingError};
+use crate::metrics::Entry;
+use crate::proto::inference::infer_parameter::ParameterChoice;
+use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::proto::inference::model_infer_response::InferOutputTensor;
+use crate::proto::inference::{InferParameter, ModelInferResponse};
+use crate::service::Service;
+use crate::service::meter::{RequestMeter, code_of};
+use crate::tensor::Tensor;
+use crate::traffic::Caller;
+
+pub(super) async fn infer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    message: Bytes,
+    call: Call,
+) -> Result<BytesMut> {
+    let mut meter = RequestMeter::start(Entry::GrpcPredict);
+    let mut request = body::work_on(message.len(), || decode_call(&message))?;
+    let reply = answer(service, caller, &mut request, call, &mut meter).await;
+    meter.finish(&service.metrics, request.model_name.as_bytes(), code_of(&reply));
+    reply
+}
+
+async fn answer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    request: &mut InferCall,
+    call: Call,
+    meter: &mut RequestMeter,
+) -> Result<BytesMut> {
+    let inputs = std::mem::take(&mut request.inputs);
+    let wanted = Request {
+        model: request.model_name.as_bytes(),
+        version: request.model_version.as_bytes(),
+        signature_name: Some(&request.signature_name),
+        inputs,
+        outputs: request.outputs.iter().map(String::as_str).collect(),
+        call,
+    };
+    let answer = run(service, caller, wanted, meter, |_, _| Ok(())).await?;
+    let size = answer.outputs().map(|(_, tensor)| tensor.size_in_bytes()).sum();
+    body::work_on(size, || reply(&response(&answer, request)?))
+}
+
+/// An answer with all tensors as bytes if the request's were, or if one of them has no typed field.
+fn response(answer: &Answer, request: &InferCall) -> Result<ModelInferResponse> {
+    let is_raw = request.is_raw || answer.outputs().any(|(_, tensor)| !contents::has_field(tensor.dtype()));
+    let mut response = ModelInferResponse {
+        model_name: request.model_name.clone(),
+        model_version: answer.version.to_string(),
+        id: request.id.clone(),
+        ..ModelInferResponse::default()
+    };
+    for (name, tensor) in answer.outputs() {
+        let dtype = tensor.dtype();
+        let datatype = datatype(dtype)
+            .ok_or_else(|| ServingError::invalid_argument(format!("output {name:?}: no datatype for {dtype}")))?;
+        if is_raw {
+            response.raw_output_contents.push(raw_bytes(tensor)?);
+        }
+        response.outputs.push(InferOutputTensor {
+            name: name.to_owned(),
+            datatype: datatype.to_owned(),
+            shape: tensor.shape().to_vec(),
+            contents: (!is_raw).then(|| contents::contents(tensor)),
+            ..InferOutputTensor::default()
+        });
+    }
+    Ok(response)
+}
+
+/// A decoded `ModelInferRequest`.
+#[derive(Debug, Default)]
+pub struct InferCall {
+    model_name: String,
+    model_version: String,
+    id: String,
+    signature_name: String,
+    /// The inputs by name, in the order they were sent.
+    pub inputs: Vec<(String, Tensor)>,
+    outputs: Vec<String>,
+    is_raw: bool,
+}
+
+/// More inputs or outputs than any model has; each of them takes memory, and two bytes of a message.
+const MAX_TENSORS: usize = 4096;
+
+/// Reads a `ModelInferRequest`.
+///
+/// By hand as far as repeated messages go: a message of empty tensors must not take many times its size.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT` if it is none, or a tensor's data does not fit its datatype and shape.
+pub fn decode_call(message: &Bytes) -> Result<InferCall> {
+    let parts = Parts::split(message)?;
+    let mut call = InferCall {
+        model_name: parts.model_name.to_owned(),
+        model_version: parts.model_version.to_owned(),
+        id: parts.id.to_owned(),
+        signature_name: parts.signature_name,
+        inputs: Vec::with_capacity(parts.inputs.len()),
+        outputs: Vec::with_capacity(parts.outputs.len()),
+        is_raw: !parts.raw.is_empty(),
+    };
+    if call.is_raw && parts.raw.len() != parts.inputs.len() {
+        let (raw, inputs) = (parts.raw.len(), parts.inputs.len());
+        let text = format!("raw_input_contents has {raw} entries, want one for each of the {inputs} inputs");
+        return Err(ServingError::invalid_argument(text));
+    }
+    for (index, input) in parts.inputs.iter().enumerate() {
+        let input = InferInputTensor::decode(message.slice_ref(input)).map_err(|error| malformed(&error))?;
+        let name = input.name;
+        refuse_extensions(&name, input.parameters.keys())?;
+        let dtype = dtype(&input.datatype).ok_or_else(|| {
+            let text = format!("input {name:?}: {:?} is not a datatype of the protocol", input.datatype);
+            ServingError::invalid_argument(text)
+        })?;
+        let tensor = match parts.raw.get(index) {
+            Some(_) if input.contents.is_some() => {
+                let text = format!("input {name:?} has contents beside raw_input_contents");
+                return Err(ServingError::invalid_argument(text));
+            }
+            Some(raw) => raw_tensor(&name, dtype, input.shape, message, message.slice_ref(raw))?,
+            None => contents::tensor(&name, dtype, input.shape, input.contents.unwrap_or_default())?,
+        };
+        call.inputs.push((name, tensor));
+    }
+    for output in parts.outputs {
+        let output =
+            InferRequestedOutputTensor::decode(message.slice_ref(output)).map_err(|error| malformed(&error))?;
+        refuse_extensions(&output.name, output.parameters.keys())?;
+        call.outputs.push(output.name);
+    }
+    Ok(call)
+}
+
+/// Refuses parameters that would change the meaning of a tensor, of extensions that are not here.
+fn refuse_extensions<'a>(tensor: &str, mut parameters: impl Iterator<Item = &'a String>) -> Result<()> {
+    match parameters.find(|name| ["shared_memory_region", "classification"].contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(ServingError::invalid_argument(format!(
+            "{tensor:?} has the parameter {name:?}, of an extension that is not available"
+        ))),
+    }
+}
+
+/// The fields of a `ModelInferRequest`, nested messages still encoded.
+#[derive(Default)]
+struct Parts<'a> {
+    model_name: &'a str,
+    model_version: &'a str,
+    id: &'a str,
+    signature_name: String,
+    inputs: Vec<&'a [u8]>,
+    outputs: Vec<&'a [u8]>,
+    raw: Vec<&'a [u8]>,
+}
+
+impl<'a> Parts<'a> {
+    fn split(message: &'a [u8]) -> Result<Self> {
+        let mut parts = Self::default();
+        parts.read(message).map_err(|_| malformed(&"its fields cannot be read"))?;
+        if [&parts.inputs, &parts.outputs, &parts.raw].iter().any(|list| list.len() > MAX_TENSORS) {
+            return Err(ServingError::invalid_argument(format!("more than {MAX_TENSORS} inputs or outputs")));
+        }
+        Ok(parts)
+    }
+
+    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut fields = Reader::new(message);
+        while let Some(Field { number, value }) = fields.next_field()? {
+            let Value::Length(content) = value else { continue };
+            match number {
+                1 => self.model_name = wire::text(content)?,
+                2 => self.model_version = wire::text(content)?,
+                3 => self.id = wire::text(content)?,
+                4 => self.read_parameter(fields.entry(content))?,
+                5 => push(&mut self.inputs, content),
+                6 => push(&mut self.outputs, content),
+                7 => push(&mut self.raw, content),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the parameters only one means something here.
+    fn read_parameter(&mut self, mut entry: Reader<'a>) -> Result<(), Malformed> {
+        let (mut key, mut value): (&[u8], &[u8]) = (b"", b"");
+        while let Some(Field { number, value: content }) = entry.next_field()? {
+            match (number, content) {
+                (1, Value::Length(content)) => key = content,
+                (2, Value::Length(content)) => value = content,
+                _ => {}
+            }
+        }
+        if key == b"signature_name" {
+            let parameter = InferParameter::decode(value).map_err(|_| Malformed)?;
+            if let Some(ParameterChoice::StringParam(name)) = parameter.parameter_choice {
+                self.signature_name = name;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends what is within the limit and one beyond, which tells that it was passed.
+fn push<'a>(list: &mut Vec<&'a [u8]>, content: &'a [u8]) {
+    if list.len() <= MAX_TENSORS {
+        list.push(content);
+    }
+}

@@ -1,0 +1,108 @@
+//! The protocol over gRPC.
+
+mod contents;
+mod infer;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use prost::Message;
+
+use super::{choice, metadata, repository};
+use crate::access::Scope;
+use crate::call::Call;
+use crate::error::{Code, Result, ServingError};
+use crate::grpc::new_message;
+use crate::proto::inference::model_repository_parameter::ParameterChoice;
+use crate::proto::inference::{
+    ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
+};
+use crate::readiness;
+use crate::service::Service;
+
+pub use infer::{InferCall, decode_call};
+
+/// The method that a path names, if it is one of this protocol's service.
+pub(crate) fn method(path: &str) -> Option<&str> {
+    path.strip_prefix("/inference.GRPCInferenceService/")
+}
+
+/// Answers one call.
+pub(crate) async fn call(
+    service: &Arc<Service>,
+    method: &str,
+    caller: &HeaderMap,
+    message: Bytes,
+    call: Call,
+) -> Result<BytesMut> {
+    match method {
+        "ModelInfer" => infer::infer(service, caller, message, call).await,
+        "ServerLive" => reply(&ServerLiveResponse { live: true }),
+        "ServerReady" => reply(&ServerReadyResponse { ready: service.why_not_ready().is_none() }),
+        "ModelReady" => model_ready(service, &decode(message)?),
+        "ServerMetadata" => reply(&metadata::of_server(service)),
+        "ModelMetadata" => {
+            let ModelMetadataRequest { name, version } = decode(message)?;
+            reply(&metadata::of_model(service, name.as_bytes(), version.as_bytes(), caller)?)
+        }
+        "RepositoryIndex" | "RepositoryModelLoad" | "RepositoryModelUnload" => {
+            service.access.require(caller, Scope::Admin)?;
+            administer(service, method, message).await
+        }
+        _ => Err(ServingError::unimplemented(format!("there is no method {method} in the Open Inference Protocol"))),
+    }
+}
+
+/// Answers a call about the model repository, of somebody who may make it.
+async fn administer(service: &Arc<Service>, method: &str, message: Bytes) -> Result<BytesMut> {
+    match method {
+        "RepositoryIndex" => {
+            let RepositoryIndexRequest { ready, .. } = decode(message)?;
+            reply(&RepositoryIndexResponse { models: repository::index(service, ready)? })
+        }
+        "RepositoryModelLoad" => load(service, message).await,
+        _ => {
+            let RepositoryModelUnloadRequest { model_name, .. } = decode(message)?;
+            repository::unload(service, model_name).await?;
+            reply(&RepositoryModelUnloadResponse {})
+        }
+    }
+}
+
+/// A model that is known and not ready is no error here, as opposed to one that there is not.
+fn model_ready(service: &Service, request: &ModelReadyRequest) -> Result<BytesMut> {
+    let (name, version) = (request.name.as_bytes(), choice(request.version.as_bytes()));
+    match readiness::check_model(&service.serving_map, name, version) {
+        Ok(()) => reply(&ModelReadyResponse { ready: true }),
+        Err(error) if error.code == Code::Unavailable => reply(&ModelReadyResponse { ready: false }),
+        Err(error) => Err(error),
+    }
+}
+
+async fn load(service: &Arc<Service>, message: Bytes) -> Result<BytesMut> {
+    let RepositoryModelLoadRequest { model_name, mut parameters, .. } = decode(message)?;
+    let config = match parameters.remove("config").and_then(|parameter| parameter.parameter_choice) {
+        Some(ParameterChoice::StringParam(config)) => Some(config),
+        Some(_) => return Err(ServingError::invalid_argument("config has to be a string_param")),
+        None => None,
+    };
+    repository::load(service, model_name, config).await?;
+    reply(&RepositoryModelLoadResponse {})
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M> {
+    M::decode(message).map_err(|error| malformed(&error))
+}
+
+fn malformed(error: &dyn std::fmt::Display) -> ServingError {
+    ServingError::invalid_argument(format!("the message is not one of this method: {error}"))
+}
+
+fn reply(message: &impl Message) -> Result<BytesMut> {
+    let mut reply = new_message(message.encoded_len());
+    message.encode(&mut reply).map_err(|error| ServingError::internal(error.to_string()))?;
+    Ok(reply)
+}

@@ -1,0 +1,134 @@
+//! One inference, from decoded tensors to those that are to be encoded: what both faces of the protocol share.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use crate::call::Call;
+use crate::codec::open_inference::datatype;
+use crate::error::{Code, Result, ServingError};
+use crate::metrics::Api;
+use crate::servable::Servable;
+use crate::service::meter::RequestMeter;
+use crate::service::{self, Service};
+use crate::serving_map::Resolved;
+use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
+use crate::tensor::{Tensor, shape_text};
+use crate::traffic::Caller;
+
+/// What is to be run.
+pub(super) struct Request<'a> {
+    pub(super) model: &'a [u8],
+    pub(super) version: &'a [u8],
+    /// The parameter `signature_name`.
+    pub(super) signature_name: Option<&'a str>,
+    pub(super) inputs: Vec<(String, Tensor)>,
+    /// The outputs asked for; all if empty.
+    pub(super) outputs: Vec<&'a str>,
+    pub(super) call: Call,
+}
+
+/// What came of it.
+pub(super) struct Answer {
+    /// The version that answered.
+    pub(super) version: i64,
+    signature: Arc<Signature>,
+    selected: Vec<usize>,
+    tensors: Vec<Tensor>,
+}
+
+impl Answer {
+    /// The outputs with their names.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.selected.iter().map(|&position| self.signature.outputs[position].alias.as_str()).zip(&self.tensors)
+    }
+}
+
+/// Runs a model once. `check` sees each output's spec before the run, with its place among those asked for.
+pub(super) async fn infer(
+    service: &Service,
+    caller: &(dyn Caller + Sync),
+    request: Request<'_>,
+    meter: &mut RequestMeter,
+    check: impl Fn(usize, &TensorSpec) -> Result<()>,
+) -> Result<Answer> {
+    let Resolved { version, handle, shadow } =
+        service.serving_map.resolve(request.model, super::choice(request.version), caller)?;
+    let handle = meter.claim(handle);
+    let (name, signature) = signature(handle, request.signature_name)?;
+    service::check_predict_method(&signature, service.options)?;
+    let fault = |kind: &str, alias: &str, text: String| {
+        let model = String::from_utf8_lossy(request.model);
+        ServingError::invalid_argument(format!("{kind} {alias:?} of {model}/{version}: {text}"))
+    };
+    let mut inputs = arrange(&signature, request.inputs, |alias, text| fault("input", alias, text))?;
+    let selected = service::select_outputs(&signature, request.outputs.iter().copied())?;
+    for (index, &position) in selected.iter().enumerate() {
+        let spec = &signature.outputs[position];
+        if datatype(spec.dtype.base()).is_none() {
+            let text = format!("the protocol has no datatype for {}; ask for other outputs", spec.dtype);
+            return Err(fault("output", &spec.alias, text));
+        }
+        check(index, spec)?;
+    }
+    let copy = shadow.map(|shadow| shadow.copy(&name, &signature, &mut inputs));
+    let tensors = service::run(handle, Api::Predict, &signature, inputs, selected.clone(), request.call).await?;
+    let answer = Answer { version, signature, selected, tensors };
+    if let Some(copy) = copy {
+        copy.compare_with(answer.outputs().map(|(alias, tensor)| (alias, tensor.clone())));
+    }
+    Ok(answer)
+}
+
+/// The signature that a request means: the one it names, else `serving_default`, else the only one there is.
+pub(super) fn signature(servable: &Servable, name: Option<&str>) -> Result<(String, Arc<Signature>)> {
+    let name = name.filter(|name| !name.is_empty());
+    if let Some(signature) = servable.signature(name.unwrap_or(DEFAULT_SIGNATURE)) {
+        return Ok((name.unwrap_or(DEFAULT_SIGNATURE).to_owned(), Arc::clone(signature)));
+    }
+    let mut all = servable.signatures();
+    if let (None, Some((only, signature)), None) = (name, all.next(), all.next()) {
+        return Ok((only.to_owned(), Arc::clone(signature)));
+    }
+    let names: Vec<&str> = servable.signatures().map(|(name, _)| name).collect();
+    let text = match name {
+        Some(name) => format!("there is no signature {name:?}"),
+        None => format!("there is no signature {DEFAULT_SIGNATURE:?}, and the parameter signature_name is not set"),
+    };
+    Err(ServingError::new(Code::FailedPrecondition, format!("{text}; there are: {}", names.join(", "))))
+}
+
+/// Puts the inputs into the order of the signature, once each of them is what it declares.
+fn arrange(
+    signature: &Signature,
+    inputs: Vec<(String, Tensor)>,
+    fault: impl Fn(&str, String) -> ServingError,
+) -> Result<Vec<Tensor>> {
+    let mut sent: Vec<(&str, Cell<Option<Tensor>>)> = Vec::with_capacity(inputs.len());
+    let (names, tensors): (Vec<String>, Vec<Tensor>) = inputs.into_iter().unzip();
+    for (name, tensor) in names.iter().zip(tensors) {
+        if let Some(position) = signature.input(name.as_bytes()) {
+            let spec = &signature.inputs[position];
+            check_input(spec, &tensor).map_err(|text| fault(name, text))?;
+            if sent.iter().any(|(other, _)| other == name) {
+                return Err(fault(name, "it is there twice".to_owned()));
+            }
+        }
+        sent.push((name, Cell::new(Some(tensor))));
+    }
+    service::arrange_inputs(signature, &sent, |position, tensor| {
+        // Each input is asked for once: its name stands in the signature once, and in the request.
+        tensor.take().ok_or_else(|| fault(&signature.inputs[position].alias, "it is needed twice".to_owned()))
+    })
+}
+
+fn check_input(spec: &TensorSpec, tensor: &Tensor) -> Result<(), String> {
+    let wanted = spec.dtype.base();
+    if tensor.dtype() != wanted {
+        let name = |dtype| datatype(dtype).map_or_else(|| dtype.name(), str::to_owned);
+        return Err(format!("got {}, want {}", name(tensor.dtype()), name(wanted)));
+    }
+    let Some(shape) = &spec.shape else { return Ok(()) };
+    let fits = shape.len() == tensor.shape().len()
+        && shape.iter().zip(tensor.shape()).all(|(&wanted, &size)| wanted < 0 || wanted == size);
+    if fits { Ok(()) } else { Err(format!("got shape {}, want {}", shape_text(tensor.shape()), shape_text(shape))) }
+}

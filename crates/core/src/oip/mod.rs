@@ -1,0 +1,47 @@
+//! The Open Inference Protocol (`KServe` v2) beside TensorFlow Serving's: the same models and ports, over REST and gRPC,
+//! with the extensions for binary tensors and for a model repository.
+//!
+//! A model name without a version means what it means elsewhere: the split of the model, or its highest version. The
+//! protocol's version, which is any text, is a number or else a label.
+
+pub(crate) mod grpc;
+mod infer;
+mod metadata;
+mod repository;
+pub mod rest;
+
+pub use grpc::{InferCall, decode_call};
+pub use rest::decode_body;
+
+use crate::serving_map::VersionChoice;
+
+/// The version that a text names; an empty one names none.
+fn choice(version: &[u8]) -> VersionChoice<'_> {
+    if version.is_empty() {
+        return VersionChoice::Latest;
+    }
+    let number = std::str::from_utf8(version).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.and_then(|digits| digits.parse().ok()) {
+        Some(number) => VersionChoice::Number(number),
+        None => VersionChoice::Label(version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbers_or_labels() {
+        for (version, expected) in [
+            ("", VersionChoice::Latest),
+            ("7", VersionChoice::Number(7)),
+            ("007", VersionChoice::Number(7)),
+            ("stable", VersionChoice::Label(b"stable")),
+            ("-7", VersionChoice::Label(b"-7")),
+            ("99999999999999999999", VersionChoice::Label(b"99999999999999999999")),
+        ] {
+            assert_eq!(choice(version.as_bytes()), expected, "{version}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The model repository: which models there are, and the loading and unloading of them, where administration is enabled.
+//! That the caller may administer has been seen to before any of this is called.
+
+use std::sync::Arc;
+
+use crate::error::{Code, Result, ServingError};
+use crate::proto::inference::repository_index_response::ModelIndex;
+use crate::service::{ModelRepository, Service};
+use crate::serving_map::{Model, State, Version};
+
+/// The way to everything here.
+///
+/// # Errors
+///
+/// `UNIMPLEMENTED` where administration is not enabled; the text says how to enable it.
+fn administration(service: &Service) -> Result<&dyn ModelRepository> {
+    service.repository.as_deref().ok_or_else(|| {
+        ServingError::unimplemented(
+            "the model repository is not enabled; start the server with --admin_api_port to enable administration",
+        )
+    })
+}
+
+/// Every version of every model with its state, or only those that answer requests.
+///
+/// # Errors
+///
+/// `UNIMPLEMENTED` where administration is not enabled.
+pub(super) fn index(service: &Service, only_ready: bool) -> Result<Vec<ModelIndex>> {
+    administration(service)?;
+    let mut models = service.serving_map.models();
+    models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let entries = models.iter().flat_map(|(name, model)| entries(&String::from_utf8_lossy(name), model));
+    Ok(entries.filter(|entry| !only_ready || entry.state == "READY").collect())
+}
+
+fn entries(name: &str, model: &Model) -> Vec<ModelIndex> {
+    let entry = |version: String, state: &str, reason: &str| ModelIndex {
+        name: name.to_owned(),
+        version,
+        state: state.to_owned(),
+        reason: reason.to_owned(),
+    };
+    if model.versions().is_empty() {
+        return vec![entry(String::new(), "UNAVAILABLE", model.unavailable_reason().unwrap_or("unloaded"))];
+    }
+    let of_version = |version: &Version| {
+        let (state, reason) = match version.state {
+            State::Available => ("READY", ""),
+            State::Start | State::Loading => ("LOADING", ""),
+            State::Unloading => ("UNLOADING", ""),
+            State::End if version.error_message.is_empty() => ("UNAVAILABLE", "unloaded"),
+            State::End => ("UNAVAILABLE", version.error_message.as_str()),
+            State::Unknown => ("UNKNOWN", ""),
+        };
+        entry(version.number.to_string(), state, reason)
+    };
+    model.versions().iter().rev().map(of_version).collect()
+}
+
+/// Loads a model.
+///
+/// # Errors
+///
+/// As [`index`], and what the control plane reports.
+pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<String>) -> Result<()> {
+    change(service, move |repository| repository.load(&model, config.as_deref())).await
+}
+
+/// Unloads a model.
+///
+/// # Errors
+///
+/// As [`load`].
+pub(super) async fn unload(service: &Arc<Service>, model: String) -> Result<()> {
+    change(service, move |repository| repository.unload(&model)).await
+}
+
+/// Makes a change that goes on if the client does not wait for its end.
+async fn change(
+    service: &Arc<Service>,
+    make: impl FnOnce(&dyn ModelRepository) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    administration(service)?;
+    let service = Arc::clone(service);
+    tokio::task::spawn_blocking(move || make(administration(&service)?))
+        .await
+        .map_err(|failed| ServingError::new(Code::Internal, failed.to_string()))?
+}

@@ -1,0 +1,131 @@
+//! `POST …/infer`: tensors in JSON, behind it, or both.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+
+use super::super::infer::{Request, infer as run};
+use super::JSON_LENGTH;
+use super::routes::Model;
+use crate::body;
+use crate::call::Call;
+use crate::codec::json::{InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
+use crate::codec::open_inference::raw_tensor;
+use crate::error::{Result, ServingError};
+use crate::metrics::Entry;
+use crate::rest::RestOptions;
+use crate::rest::reply::{self, Reply};
+use crate::service::Service;
+use crate::service::meter::{RequestMeter, code_of};
+use crate::signature::TensorSpec;
+use crate::tensor::Tensor;
+
+pub(super) async fn infer(
+    service: &Service,
+    options: RestOptions,
+    headers: &HeaderMap,
+    model: &Model<'_>,
+    body: &Bytes,
+) -> Result<Reply> {
+    let mut meter = RequestMeter::start(Entry::RestPredict);
+    let reply = answer(service, options, headers, model, body, &mut meter).await;
+    meter.finish(&service.metrics, &model.name, code_of(&reply));
+    reply
+}
+
+async fn answer(
+    service: &Service,
+    options: RestOptions,
+    headers: &HeaderMap,
+    model: &Model<'_>,
+    body: &Bytes,
+    meter: &mut RequestMeter,
+) -> Result<Reply> {
+    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
+    let json_length = json_length(headers, body.len())?;
+    let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length))?;
+    let wanted = std::mem::take(&mut request.outputs);
+    let is_binary =
+        |index: usize| wanted.get(index).and_then(|output| output.binary_data).unwrap_or(request.binary_data_output);
+    let run_request = Request {
+        model: &model.name,
+        version: &model.version,
+        signature_name: request.signature_name.as_deref(),
+        inputs,
+        outputs: wanted.iter().map(|output| output.name.as_str()).collect(),
+        call,
+    };
+    let check = |index: usize, spec: &TensorSpec| {
+        if is_binary(index) || has_json_form(spec.dtype.base()) {
+            return Ok(());
+        }
+        let text = format!("output {:?} can only be answered as binary data; ask for binary_data", spec.alias);
+        Err(ServingError::invalid_argument(text))
+    };
+    let answer = run(service, headers, run_request, meter, check).await?;
+    let outputs = answer.outputs().enumerate();
+    let reply = InferReply {
+        model_name: &model.name,
+        model_version: answer.version,
+        id: request.id.as_deref(),
+        outputs: outputs
+            .map(|(index, (name, tensor))| ReplyTensor { name, tensor, is_binary: is_binary(index) })
+            .collect(),
+    };
+    let size = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
+    let (body, json_length) = body::work_on(size, || reply.encode())?;
+    Ok(match json_length {
+        None => reply::with_status(200, "OK", body.into(), "application/json"),
+        Some(length) => {
+            let mut reply = reply::with_status(200, "OK", body.into(), "application/octet-stream");
+            reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
+            reply
+        }
+    })
+}
+
+/// How many bytes of the body are JSON.
+fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(body_length) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.filter(|&length| length <= body_length).ok_or_else(|| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let text = format!("Inference-Header-Content-Length is {value:?}, and the body has {body_length} bytes");
+        ServingError::invalid_argument(text)
+    })
+}
+
+/// Reads the JSON, and makes tensors of what follows it.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT` if either is not as the protocol wants it, or bytes are missing or left over.
+///
+/// # Panics
+///
+/// If the body is shorter than its JSON.
+pub fn decode_body(body: &Bytes, json_length: usize) -> Result<(InferRequest, Vec<(String, Tensor)>)> {
+    let mut request = decode_infer(&body[..json_length])?;
+    let mut rest = body.slice(json_length..);
+    let mut inputs = Vec::with_capacity(request.inputs.len());
+    for input in std::mem::take(&mut request.inputs) {
+        let tensor = match input.data {
+            InferData::Tensor(tensor) => tensor,
+            InferData::Binary { dtype, shape, size } => {
+                if size > rest.len() {
+                    let (name, left) = (&input.name, rest.len());
+                    let text = format!("input {name:?} has a binary_data_size of {size}, and {left} bytes are left");
+                    return Err(ServingError::invalid_argument(text));
+                }
+                raw_tensor(&input.name, dtype, shape, body, rest.split_to(size))?
+            }
+        };
+        inputs.push((input.name, tensor));
+    }
+    if rest.is_empty() {
+        return Ok((request, inputs));
+    }
+    let text = format!("{} bytes of binary data belong to no input", rest.len());
+    Err(ServingError::invalid_argument(text))
+}

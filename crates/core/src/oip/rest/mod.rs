@@ -1,0 +1,142 @@
+//! The protocol over REST.
+
+mod infer;
+mod json;
+pub mod routes;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, ORIGIN, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::{choice, metadata, repository};
+use crate::access;
+use crate::codec::json::{decode_repository_request, error_body};
+use crate::error::{Code, Result, ServingError};
+use crate::readiness;
+use crate::rest::RestOptions;
+use crate::rest::reply::{self, Reply};
+use crate::service::Service;
+pub use infer::decode_body;
+use routes::{Api, Model};
+
+/// The length of the JSON in front of binary data.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Whether a path belongs to this protocol.
+pub(crate) fn is_path(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
+/// Answers one request, whose body may have been impossible to unpack.
+pub(crate) async fn serve(service: &Arc<Service>, options: RestOptions, head: &Parts, body: Result<Bytes>) -> Reply {
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let mut reply = match routes::parse(target) {
+        None => error(&ServingError::not_found(format!("there is no {target} in the Open Inference Protocol"))),
+        Some(api) if !is_method(&api, &head.method) => wrong_method(&api, &head.method),
+        Some(api) => match body {
+            Ok(body) => answer(service, options, head, &api, body).await.unwrap_or_else(|fault| error(&fault)),
+            Err(fault) => error(&fault),
+        },
+    };
+    if options.cors {
+        reply::add_cors(&mut reply);
+    }
+    reply
+}
+
+async fn answer(
+    service: &Arc<Service>,
+    options: RestOptions,
+    head: &Parts,
+    api: &Api<'_>,
+    body: Bytes,
+) -> Result<Reply> {
+    let headers = &head.headers;
+    if api.is_administrative() {
+        refuse_web_pages(headers)?;
+        service.access.require_admin(head)?;
+    }
+    match api {
+        Api::Server => Ok(json(Code::Ok, json::server(&metadata::of_server(service)))),
+        Api::ServerLive => Ok(json(Code::Ok, b"{\"live\":true}".to_vec())),
+        Api::ServerReady => Ok(server_ready(service)),
+        Api::Model(model) => {
+            let metadata = metadata::of_model(service, &model.name, &model.version, headers)?;
+            Ok(json(Code::Ok, json::model(&metadata)))
+        }
+        Api::ModelReady(model) => model_ready(service, model),
+        Api::Infer(model) => infer::infer(service, options, headers, model, &body).await,
+        Api::RepositoryIndex => {
+            let index = repository::index(service, decode_repository_request(&body)?.only_ready)?;
+            Ok(json(Code::Ok, json::index(&index)))
+        }
+        Api::Load(name) => {
+            repository::load(service, text(name)?, decode_repository_request(&body)?.config).await?;
+            Ok(json(Code::Ok, Vec::new()))
+        }
+        Api::Unload(name) => {
+            repository::unload(service, text(name)?).await?;
+            Ok(json(Code::Ok, Vec::new()))
+        }
+    }
+}
+
+fn is_method(api: &Api<'_>, method: &Method) -> bool {
+    if api.is_post() { method == Method::POST } else { method == Method::GET || method == Method::HEAD }
+}
+
+fn wrong_method(api: &Api<'_>, method: &Method) -> Reply {
+    let allowed = if api.is_post() { "POST" } else { "GET, HEAD" };
+    let text = format!("{method} is not possible here; use {allowed}");
+    let mut reply = reply::with_status(405, "Method Not Allowed", error_body(text.as_bytes()).into(), JSON);
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    reply
+}
+
+/// Why not is said to people; the status is what probes look at.
+fn server_ready(service: &Service) -> Reply {
+    let problem = service.why_not_ready();
+    let code = if problem.is_none() { Code::Ok } else { Code::Unavailable };
+    json(code, json::server_ready(problem.as_deref()))
+}
+
+fn model_ready(service: &Service, model: &Model<'_>) -> Result<Reply> {
+    match readiness::check_model(&service.serving_map, &model.name, choice(&model.version)) {
+        Ok(()) => Ok(json(Code::Ok, json::model_ready(&model.name, None))),
+        Err(error) if error.code == Code::Unavailable => {
+            Ok(json(Code::Unavailable, json::model_ready(&model.name, Some(&error.text()))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Web pages can reach loopback addresses; nobody administers from one.
+fn refuse_web_pages(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key(ORIGIN) {
+        return Err(ServingError::new(Code::PermissionDenied, "requests of web pages are refused"));
+    }
+    Ok(())
+}
+
+fn text(name: &[u8]) -> Result<String> {
+    String::from_utf8(name.to_vec()).map_err(|_| ServingError::invalid_argument("the model's name is not UTF-8"))
+}
+
+const JSON: &str = "application/json";
+
+fn json(code: Code, body: Vec<u8>) -> Reply {
+    let (status, reason) = code.http_status();
+    reply::with_status(status, reason, body.into(), JSON)
+}
+
+fn error(error: &ServingError) -> Reply {
+    let mut reply = json(error.code, error_body(error.text().as_bytes()));
+    if let Some(challenge) = access::challenge(error.code) {
+        reply.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    reply
+}

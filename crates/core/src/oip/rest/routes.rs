@@ -1,0 +1,125 @@
+//! Which API of the protocol a request line asks for.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode;
+
+/// A model as a path names it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Model<'a> {
+    /// Its name, decoded; any bytes.
+    pub name: Cow<'a, [u8]>,
+    /// The version, decoded; empty if there is none.
+    pub version: Cow<'a, [u8]>,
+}
+
+/// What a path stands for.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of the protocol")]
+pub enum Api<'a> {
+    Server,
+    ServerLive,
+    ServerReady,
+    Model(Model<'a>),
+    ModelReady(Model<'a>),
+    Infer(Model<'a>),
+    RepositoryIndex,
+    Load(Cow<'a, [u8]>),
+    Unload(Cow<'a, [u8]>),
+}
+
+impl Api<'_> {
+    /// Whether it is asked for with POST, and not with GET.
+    pub fn is_post(&self) -> bool {
+        matches!(self, Self::Infer(_)) || self.is_administrative()
+    }
+
+    /// Whether it is about the model repository.
+    pub fn is_administrative(&self) -> bool {
+        matches!(self, Self::RepositoryIndex | Self::Load(_) | Self::Unload(_))
+    }
+}
+
+/// Understands a target that begins with `/v2`; its query means nothing here.
+pub fn parse(target: &str) -> Option<Api<'_>> {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let rest = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+    let segments: Vec<&str> = rest.strip_suffix('/').unwrap_or(rest).split('/').skip(1).collect();
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return None;
+    }
+    Some(match segments[..] {
+        [] => Api::Server,
+        ["health", "live"] => Api::ServerLive,
+        ["health", "ready"] => Api::ServerReady,
+        ["repository", "index"] => Api::RepositoryIndex,
+        ["repository", "models", name, "load"] => Api::Load(decoded(name)),
+        ["repository", "models", name, "unload"] => Api::Unload(decoded(name)),
+        ["models", name, "versions", version, ref rest @ ..] => of_model(name, version, rest)?,
+        ["models", name, ref rest @ ..] => of_model(name, "", rest)?,
+        _ => return None,
+    })
+}
+
+fn of_model<'a>(name: &'a str, version: &'a str, rest: &[&str]) -> Option<Api<'a>> {
+    let model = Model { name: decoded(name), version: decoded(version) };
+    Some(match rest {
+        [] => Api::Model(model),
+        ["ready"] => Api::ModelReady(model),
+        ["infer"] => Api::Infer(model),
+        _ => return None,
+    })
+}
+
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    percent_decode(text.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(target: &str) -> String {
+        let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let model = |what: &str, model: &Model<'_>| format!("{what} {} {}", name(&model.name), name(&model.version));
+        match parse(target) {
+            None => "none".to_owned(),
+            Some(Api::Model(found)) => model("metadata", &found),
+            Some(Api::ModelReady(found)) => model("ready", &found),
+            Some(Api::Infer(found)) => model("infer", &found),
+            Some(Api::Load(found)) => format!("load {}", name(&found)),
+            Some(Api::Unload(found)) => format!("unload {}", name(&found)),
+            Some(other) => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths_are_those_of_the_protocol() {
+        for (target, expected) in [
+            ("/v2", "Server"),
+            ("/v2/", "Server"),
+            ("/v2?x=/y", "Server"),
+            ("/v2/health/live", "ServerLive"),
+            ("/v2/health/ready/", "ServerReady"),
+            ("/v2/models/m", "metadata m "),
+            ("/v2/models/a%2Fb%20c/versions/stable", "metadata a/b c stable"),
+            ("/v2/models/m/ready", "ready m "),
+            ("/v2/models/m/versions/3/ready?a=b", "ready m 3"),
+            ("/v2/models/m/infer", "infer m "),
+            ("/v2/models/m/versions/3/infer", "infer m 3"),
+            ("/v2/models/versions/infer", "infer versions "),
+            ("/v2/repository/index", "RepositoryIndex"),
+            ("/v2/repository/models/m/load", "load m"),
+            ("/v2/repository/models/m/unload", "unload m"),
+            ("/v2/models", "none"),
+            ("/v2/models//infer", "none"),
+            ("/v2/models/m/config", "none"),
+            ("/v2/models/m/versions", "none"),
+            ("/v2x/health/live", "none"),
+            ("/v2/health", "none"),
+            ("/v1/models/m", "none"),
+        ] {
+            assert_eq!(text(target), expected, "{target}");
+        }
+    }
+}

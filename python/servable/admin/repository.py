@@ -1,0 +1,121 @@
+"""The model repository of the Open Inference Protocol, on top of `ServerCore`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+
+from servable.admin.edits import with_model, without_model
+from servable.config.model_messages import model_from_json
+from servable.config.models import ModelConfig
+from servable.errors import InvalidInputError, NotFoundError, UnavailableError
+from servable.lifecycle.states import ServableState
+from servable.server_core import ServerCore
+
+_log = logging.getLogger(__name__)
+
+_LOAD_SECONDS = 60.0
+"""How long a load waits for a model that is configured, and is being loaded, already."""
+
+
+class ModelRepository:
+    """Loads and unloads models, and knows those that it has unloaded. Safe to use from several threads."""
+
+    def __init__(self, core: ServerCore) -> None:
+        """Change what a core serves."""
+        self._core = core
+        self._lock = threading.Lock()
+        self._unloaded: dict[str, ModelConfig] = {}
+
+    def change(self, action: str, name: str, config: str | None) -> None:
+        """Carry out one request.
+
+        Args:
+            action: `load` or `unload`.
+            name: The model.
+            config: For `load`: how to serve it, as the administration API takes it; `None` for as before.
+
+        Raises:
+            ServableError: What the client gets.
+        """
+        _log.info("Model repository: %s %s", action, name)
+        if action == "load":
+            self.load(name, config)
+        else:
+            self.unload(name)
+
+    def load(self, name: str, config: str | None = None) -> None:
+        """Serve a model, and wait until it has a version that answers.
+
+        Args:
+            name: The model.
+            config: A `ModelConfig` as JSON, of which a `base_path` is enough; without one the model is served as it was
+                before it was unloaded.
+
+        Raises:
+            NotFoundError: Nothing is known of such a model, or it has no version.
+            InvalidInputError: The configuration cannot be understood.
+            UnavailableError: It is configured, and has no version that answers yet.
+            ServableError: It failed to load.
+        """
+        if config is not None:
+            model = _parsed(name, config)
+        elif any(known.name == name for known in self._core.models):
+            self._wait_for(name)
+            return
+        else:
+            with self._lock:
+                remembered = self._unloaded.get(name)
+            if remembered is None:
+                raise NotFoundError(
+                    f"Model {name} is not in the repository; load it with the parameter config, such as "
+                    '{"base_path": "/models/m"}'
+                )
+            model = remembered
+        self._core.change(with_model(model))
+        with self._lock:
+            self._unloaded.pop(name, None)
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model. It can be loaded again without saying how.
+
+        Raises:
+            NotFoundError: It is not served.
+            ServableError: Another change is under way.
+        """
+        removed: list[ModelConfig] = []
+
+        def edit(models: Sequence[ModelConfig]) -> Sequence[ModelConfig]:
+            removed.extend(model for model in models if model.name == name)
+            return without_model(name)(models)
+
+        self._core.change(edit)
+        with self._lock:
+            self._unloaded.update((model.name, model) for model in removed)
+
+    def _wait_for(self, name: str) -> None:
+        monitor = self._core.monitor
+
+        def is_available() -> bool:
+            states = monitor.states(name).values()
+            return any(recorded.state is ServableState.AVAILABLE for recorded in states)
+
+        if not monitor.wait_for(is_available, _LOAD_SECONDS):
+            problem = self._core.problems().get(name)
+            reason = "" if problem is None else f": {problem.message}"
+            raise UnavailableError(f"Model {name} has no version that answers{reason}")
+
+
+def _parsed(name: str, config: str) -> ModelConfig:
+    try:
+        document = json.loads(config)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"The configuration is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidInputError("The configuration has to be a JSON object")
+    model = model_from_json({"name": name, "model_platform": "tensorflow", **document})
+    if model.name != name:
+        raise InvalidInputError(f"The path names model {name}, the configuration {model.name}")
+    return model
