@@ -5,11 +5,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use servable_core::codec::example::{self, Examples};
-use servable_core::codec::json;
+use servable_core::codec::json::{self, InferReply, ReplyTensor};
 use servable_core::codec::metadata::{metadata_json, signatures_from_meta_graph};
+use servable_core::codec::open_inference::{raw_bytes, raw_len, raw_tensor};
 use servable_core::codec::tensor_proto::{MemoryBudget, PredictResponse, decode_predict_request};
 use servable_core::codec::wire::{Field, Reader};
 use servable_core::inference::{Classification, Inference};
+use servable_core::oip;
 use servable_core::proto::tensorflow::Example;
 use servable_core::proto::tensorflow::serving::ModelSpec;
 use servable_core::rest::routes;
@@ -126,5 +128,46 @@ pub fn rest_path(data: &[u8]) {
         let _ = routes::is_api_path(path);
         let _ = routes::parse_get(path);
         let _ = routes::parse_post(path);
+    }
+}
+
+/// A REST infer request of the Open Inference Protocol: two bytes for the length of its JSON, then the body. What is
+/// accepted can be answered, in JSON as far as that can carry it, and as binary data that is read as the same tensor.
+pub fn oip_rest(data: &[u8]) {
+    let Some((length, body)) = data.split_first_chunk::<2>() else { return };
+    let body = Bytes::copy_from_slice(body);
+    let json_length = usize::from(u16::from_le_bytes(*length)).min(body.len());
+    match oip::decode_body(&body, json_length) {
+        Err(error) => drop(json::error_body(&error.message)),
+        Ok((request, inputs)) => {
+            check_raw(&inputs);
+            for is_binary in [false, true] {
+                let outputs = inputs.iter().map(|(name, tensor)| ReplyTensor { name, tensor, is_binary }).collect();
+                let reply = InferReply { model_name: b"m", model_version: 1, id: request.id.as_deref(), outputs };
+                match reply.encode() {
+                    Ok((body, json)) => assert!(json.unwrap_or(body.len()) <= body.len(), "JSON comes first"),
+                    Err(_) => assert!(!is_binary, "binary data carries everything"),
+                }
+            }
+        }
+    }
+    let _ = json::decode_repository_request(&body);
+}
+
+/// A `ModelInferRequest`: what is accepted is made of tensors.
+pub fn oip_grpc(data: &[u8]) {
+    if let Ok(call) = oip::decode_call(&Bytes::copy_from_slice(data)) {
+        check_raw(&call.inputs);
+    }
+}
+
+/// Tensors as bytes are read as the same tensors.
+fn check_raw(tensors: &[(String, Tensor)]) {
+    for (name, tensor) in tensors {
+        let bytes = raw_bytes(tensor).expect("what was sent is short enough");
+        assert_eq!(bytes.len(), raw_len(tensor), "the announced length is the real one");
+        let again = raw_tensor(name, tensor.dtype(), tensor.shape().to_vec(), &bytes, bytes.clone())
+            .expect("what was written is read");
+        assert_eq!(raw_bytes(&again).expect("as before"), bytes, "as the same elements");
     }
 }

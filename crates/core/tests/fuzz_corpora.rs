@@ -46,3 +46,13 @@ fn json_examples() {
 fn grpc_examples() {
     replay("grpc_examples", targets::grpc_examples);
 }
+
+#[test]
+fn oip_rest() {
+    replay("oip_rest", targets::oip_rest);
+}
+
+#[test]
+fn oip_grpc() {
+    replay("oip_grpc", targets::oip_grpc);
+}

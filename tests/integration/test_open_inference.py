@@ -1,0 +1,136 @@
+"""The Open Inference Protocol over REST, where its own clients send nothing unusual."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from support.server_process import Reply, ServerProcess
+
+X = {"name": "x", "shape": [1], "datatype": "FP32"}
+
+
+def post(
+    server: ServerProcess, path: str, body: Any = b"", headers: dict[str, str] | None = None
+) -> Reply:
+    """POST to the protocol's part of the server."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return server.request("POST", f"/v2/{path}", data, headers or {})
+
+
+def infer(server: ServerProcess, body: Any, headers: dict[str, str] | None = None) -> Reply:
+    """POST an infer request to half_plus_two."""
+    return post(server, "models/half_plus_two/infer", body, headers)
+
+
+def with_binary(document: dict[str, Any], data: bytes) -> tuple[bytes, dict[str, str]]:
+    """A body of JSON and binary data, and the header that it needs."""
+    head = json.dumps(document).encode()
+    return head + data, {"Inference-Header-Content-Length": str(len(head))}
+
+
+def binary_input(size: int) -> dict[str, Any]:
+    """The JSON of a request whose one input follows after it."""
+    return {"inputs": [{**X, "parameters": {"binary_data_size": size}}]}
+
+
+def test_a_compressed_body_with_binary_data_is_answered_as_binary_data_where_asked(
+    server: ServerProcess,
+) -> None:
+    document = {**binary_input(4), "parameters": {"binary_data_output": True}}
+    body, headers = with_binary(document, struct.pack("<f", 3))
+    reply = infer(server, gzip.compress(body), {**headers, "Content-Encoding": "gzip"})
+    assert reply.status == 200
+    length = int(reply.headers["inference-header-content-length"])
+    assert reply.headers["content-type"] == "application/octet-stream"
+    (output,) = json.loads(reply.body[:length])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 4}
+    assert struct.unpack("<f", reply.body[length:]) == (3.5,)
+
+
+@pytest.mark.parametrize(
+    ("size", "data", "header", "expected"),
+    [
+        (4, b"123", None, 'input "x" has a binary_data_size of 4, and 3 bytes are left'),
+        (4, b"12345", None, "1 bytes of binary data belong to no input"),
+        (8, b"12345678", None, 'input "x": got 8 bytes of data, want 1 elements of 4 for [1]'),
+        (2**63, b"", None, f'input "x" has a binary_data_size of {2**63}, and 0 bytes are left'),
+        (4, b"1234", "999", 'Inference-Header-Content-Length is "999", and the body has'),
+        (4, b"1234", "-1", 'Inference-Header-Content-Length is "-1", and the body has'),
+        (4, b"1234", "3", "JSON Parse error: "),
+    ],
+)
+def test_binary_data_that_does_not_fit_is_refused_and_says_why(
+    server: ServerProcess, size: int, data: bytes, header: str | None, expected: str
+) -> None:
+    body, headers = with_binary(binary_input(size), data)
+    if header is not None:
+        headers = {"Inference-Header-Content-Length": header}
+    reply = infer(server, body, headers)
+    assert reply.status == 400
+    assert reply.error.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ([], "the request has to be an object; got []"),
+        ({}, 'the request has no "inputs"'),
+        ({"inputs": [{**X, "data": [1, 2]}]}, 'input "x": got data of shape [2], want [1]'),
+        ({"inputs": [{**X, "data": ["a"]}]}, 'input "x": JSON Value: "a" Type: String is not'),
+        ({"inputs": [{**X, "data": [1]}] * 2}, 'input "x" of half_plus_two/1: it is there twice'),
+        ({"inputs": []}, "input size does not match signature: 0!=1"),
+        (
+            {"inputs": [{**X, "data": [1]}], "outputs": [{"name": "y"}, {"name": "y"}]},
+            "duplicate output tensor alias: y",
+        ),
+    ],
+)
+def test_requests_that_are_wrong_are_told_how(
+    server: ServerProcess, document: Any, expected: str
+) -> None:
+    reply = infer(server, document)
+    assert reply.status == 400
+    assert reply.error.startswith(expected)
+
+
+def test_strings_that_are_not_text_have_to_be_asked_for_as_binary_data(
+    server: ServerProcess,
+) -> None:
+    text = b"\xff\xfe"
+    document = {
+        "parameters": {"signature_name": "string"},
+        "inputs": [
+            {"name": "x", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 6}}
+        ],
+    }
+    body, headers = with_binary(document, struct.pack("<I", 2) + text)
+    reply = post(server, "models/dtypes/infer", body, headers)
+    assert (reply.status, reply.error) == (
+        400,
+        'output "y": string 0 is not UTF-8, which JSON cannot carry; ask for binary_data',
+    )
+
+
+def test_a_dtype_that_the_protocol_does_not_have_is_an_error(server: ServerProcess) -> None:
+    document = {"parameters": {"signature_name": "complex64"}, "inputs": [{**X, "data": [1]}]}
+    reply = post(server, "models/dtypes/infer", document)
+    assert (reply.status, reply.error) == (
+        400,
+        'input "x" of dtypes/1: got FP32, want complex64',
+    )
+
+
+def test_what_is_not_there_is_not_found_and_says_so_in_json(server: ServerProcess) -> None:
+    assert server.request("GET", "/v2/models").status == 404
+    assert server.request("GET", "/v2/nothing?x").error == (
+        "there is no /v2/nothing?x in the Open Inference Protocol"
+    )
+    reply = server.request("GET", "/v2/models/half_plus_two/infer")
+    assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    assert post(server, "models/half_plus_two").status == 405
+    assert post(server, "repository/index", headers={"Origin": "http://a.example"}).status == 403

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servable.admin import ModelRepository
+from servable.config.models import TENSORFLOW_PLATFORM
+from servable.errors import Code, InvalidInputError, LoadError, NotFoundError, ServableError
+from servable.lifecycle import Loader, RetryPolicy, ServableId, SourceAdapter
+from servable.publisher import ModelPublisher
+from servable.server_core import CoreOptions, ServerCore
+from servable.testing import FakeLoader
+
+
+class FakeAdapter(SourceAdapter[str, Loader]):
+    """Loads directories that hold nothing; a file named `broken` makes the load fail."""
+
+    def adapt(self, servable_id: ServableId, item: str) -> Loader:
+        def on_load() -> None:
+            if Path(item, "broken").exists():
+                raise LoadError("cannot parse it", code=Code.DATA_LOSS)
+
+        return FakeLoader(on_load=on_load)
+
+
+@pytest.fixture
+def core() -> Iterator[ServerCore]:
+    """A core that serves nothing yet."""
+    core = ServerCore(
+        ModelPublisher(lambda models: None),
+        {TENSORFLOW_PLATFORM: FakeAdapter()},
+        CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(0)),
+    )
+    core.start(())
+    yield core
+    core.stop(5)
+
+
+@pytest.fixture
+def base_path(tmp_path: Path) -> Path:
+    """A base path with version 1."""
+    path = tmp_path / "m"
+    (path / "1").mkdir(parents=True)
+    return path
+
+
+def served(core: ServerCore) -> list[str]:
+    return [model.name for model in core.models]
+
+
+def test_a_new_model_needs_a_configuration_and_an_unloaded_one_does_not(
+    core: ServerCore, base_path: Path
+) -> None:
+    repository = ModelRepository(core)
+    with pytest.raises(NotFoundError, match="Model m is not in the repository"):
+        repository.change("load", "m", None)
+    config = f'{{"base_path": "{base_path}", "version_labels": {{}}}}'
+    repository.change("load", "m", config)
+    (before,) = core.models
+    repository.change("load", "m", None)
+    repository.change("unload", "m", None)
+    assert served(core) == []
+    repository.change("load", "m", None)
+    assert core.models == (before,)
+
+
+def test_what_is_no_configuration_is_refused_and_changes_nothing(
+    core: ServerCore, base_path: Path
+) -> None:
+    repository = ModelRepository(core)
+    for config, text in [
+        ("{", "The configuration is not JSON"),
+        ("[]", "has to be a JSON object"),
+        ('{"name": "n", "base_path": "/m"}', "The path names model m, the configuration n"),
+    ]:
+        with pytest.raises(InvalidInputError, match=text):
+            repository.load("m", config)
+    with pytest.raises(NotFoundError, match="Model m is not configured"):
+        repository.unload("m")
+    assert served(core) == []
+
+
+def test_a_model_that_cannot_be_loaded_says_why(core: ServerCore, base_path: Path) -> None:
+    (base_path / "1/broken").touch()
+    with pytest.raises(ServableError, match="cannot parse it"):
+        ModelRepository(core).load("m", f'{{"base_path": "{base_path}"}}')
