@@ -130,6 +130,8 @@ def test_what_is_not_there_is_not_found_and_says_so_in_json(server: ServerProces
     assert server.request("GET", "/v2/nothing?x").error == (
         "there is no /v2/nothing?x in the Open Inference Protocol"
     )
+    reply = post(server, "models/half_plus_two:predict")
+    assert (reply.status, reply.headers["content-type"]) == (404, "text/html")
     reply = server.request("GET", "/v2/models/half_plus_two/infer")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
     assert post(server, "models/half_plus_two").status == 405

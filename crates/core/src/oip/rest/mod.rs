@@ -27,8 +27,11 @@ use routes::{Api, Model};
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// Whether a path belongs to this protocol.
+///
+/// One with a colon does not: the verbs of TensorFlow Serving stand behind colons, and get its answer whatever the
+/// version in front. In the name of a model it is percent-encoded.
 pub(crate) fn is_path(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/")
+    (path == "/v2" || path.starts_with("/v2/")) && !path.contains(':')
 }
 
 /// Answers one request, whose body may have been impossible to unpack.
