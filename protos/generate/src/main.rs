@@ -42,10 +42,11 @@ const CLIENT: [&str; 6] = [
 ];
 
 /// The files whose services are answered over gRPC, for reflection; with everything they import.
-const SERVED: [&str; 6] = [
+const SERVED: [&str; 7] = [
     "grpc/health/v1/health.proto",
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",
+    "open_inference/inference.proto",
     "tensorflow_serving/apis/model_service.proto",
     "tensorflow_serving/apis/prediction_service.proto",
     "tensorflow_serving/apis/session_service.proto",

@@ -24,10 +24,11 @@ use crate::service::Service;
 use crate::serving_map::VersionChoice;
 
 /// The services whose health may be asked, by the names that TensorFlow Serving registers and by their own.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "ModelService",
     "PredictionService",
+    "inference.GRPCInferenceService",
     "tensorflow.serving.ModelService",
     "tensorflow.serving.PredictionService",
 ];
