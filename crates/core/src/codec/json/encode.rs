@@ -270,7 +270,9 @@ pub(super) fn write_numbers(out: &mut Vec<u8>, dtype: DType, bytes: &[u8], separ
             join(out, bytes, separator, |text, bytes| unsigned_text(text, 0, u64::from(u16::from_le_bytes(bytes))));
         }
         DType::HALF => {
-            join(out, bytes, separator, |text, bytes| single_text(text, half::to_f64(u16::from_le_bytes(bytes)) as f32))
+            join(out, bytes, separator, |text, bytes| {
+                single_text(text, half::to_f64(u16::from_le_bytes(bytes)) as f32)
+            });
         }
         // Other dtypes are let through only where they have no elements.
         _ => {}
