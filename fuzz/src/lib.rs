@@ -166,8 +166,8 @@ fn check_raw(tensors: &[(String, Tensor)]) {
     for (name, tensor) in tensors {
         let bytes = raw_bytes(tensor).expect("what was sent is short enough");
         assert_eq!(bytes.len(), raw_len(tensor), "the announced length is the real one");
-        let again = raw_tensor(name, tensor.dtype(), tensor.shape().to_vec(), &bytes, bytes.clone())
-            .expect("what was written is read");
+        let again =
+            raw_tensor(name, tensor.dtype(), tensor.shape().to_vec(), bytes.clone()).expect("what was written is read");
         assert_eq!(raw_bytes(&again).expect("as before"), bytes, "as the same elements");
     }
 }

@@ -17,15 +17,14 @@ const LENGTH: usize = 4;
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` if the bytes are not exactly those of such a tensor; `name` is the input's.
-pub fn raw_tensor(name: &str, dtype: DType, shape: Vec<i64>, body: &Bytes, part: Bytes) -> Result<Tensor> {
+pub fn raw_tensor(name: &str, dtype: DType, shape: Vec<i64>, part: Bytes) -> Result<Tensor> {
     let fault = |text: String| ServingError::invalid_argument(format!("input {name:?}: {text}"));
     let count = element_count(&shape)
         .filter(|_| shape.len() <= MAX_RANK)
         .ok_or_else(|| fault(format!("{} is not the shape of a tensor", shape_text(&shape))))?;
     if dtype == DType::STRING {
-        let start = part.as_ptr().addr() - body.as_ptr().addr();
-        let ranges = string_ranges(&part, start, count).map_err(fault)?;
-        return Ok(Tensor::from_strings(shape, Strings::new(body.clone(), ranges)));
+        let ranges = string_ranges(&part, count).map_err(fault)?;
+        return Ok(Tensor::from_strings(shape, Strings::new(part, ranges)));
     }
     let size = dtype.size().ok_or_else(|| fault(format!("tensors of {dtype} cannot be sent")))?;
     if count.checked_mul(size) != Some(part.len()) {
@@ -41,8 +40,8 @@ pub fn raw_tensor(name: &str, dtype: DType, shape: Vec<i64>, body: &Bytes, part:
     Ok(Tensor::from_numbers(dtype, shape, buffer))
 }
 
-/// Where the strings of a tensor are, which begins at `start` of its body.
-fn string_ranges(part: &[u8], start: usize, count: usize) -> Result<Vec<(usize, usize)>, String> {
+/// Where the strings of a tensor are.
+fn string_ranges(part: &[u8], count: usize) -> Result<Vec<(usize, usize)>, String> {
     if count > part.len() / LENGTH {
         return Err(format!("got {} bytes of data, want {count} strings, each behind its length", part.len()));
     }
@@ -56,7 +55,7 @@ fn string_ranges(part: &[u8], start: usize, count: usize) -> Result<Vec<(usize, 
         let Some((string, behind)) = behind.split_at_checked(length) else {
             return Err(format!("string {index} of {count} has {length} bytes by its length, and {}", behind.len()));
         };
-        let begin = start + part.len() - behind.len() - string.len();
+        let begin = part.len() - behind.len() - string.len();
         ranges.push((begin, begin + length));
         rest = behind;
     }
@@ -110,8 +109,7 @@ mod tests {
     use super::*;
 
     fn tensor(dtype: DType, shape: &[i64], data: &[u8]) -> Result<Tensor, String> {
-        let body = Bytes::copy_from_slice(data);
-        raw_tensor("x", dtype, shape.to_vec(), &body, body.clone()).map_err(|error| error.text().into_owned())
+        raw_tensor("x", dtype, shape.to_vec(), Bytes::copy_from_slice(data)).map_err(|error| error.text().into_owned())
     }
 
     #[test]

@@ -127,7 +127,7 @@ mod tests {
                 _ => &[0xff, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0x3f][..2 * dtype.size().expect("numbers")],
             };
             let body = bytes::Bytes::copy_from_slice(data);
-            let original = raw_tensor("x", dtype, vec![2], &body, body.clone()).expect("well-formed data");
+            let original = raw_tensor("x", dtype, vec![2], body).expect("well-formed data");
             let back = tensor("x", dtype, vec![2], contents(&original)).expect("it was a tensor");
             let bytes = |tensor: &Tensor| crate::codec::open_inference::raw_bytes(tensor).expect("short strings");
             assert_eq!(bytes(&back), bytes(&original), "{dtype}");

@@ -133,7 +133,7 @@ pub fn decode_call(message: &Bytes) -> Result<InferCall> {
                 let text = format!("input {name:?} has contents beside raw_input_contents");
                 return Err(ServingError::invalid_argument(text));
             }
-            Some(raw) => raw_tensor(&name, dtype, input.shape, message, message.slice_ref(raw))?,
+            Some(raw) => raw_tensor(&name, dtype, input.shape, message.slice_ref(raw))?,
             None => contents::tensor(&name, dtype, input.shape, input.contents.unwrap_or_default())?,
         };
         call.inputs.push((name, tensor));

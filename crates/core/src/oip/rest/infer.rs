@@ -118,7 +118,7 @@ pub fn decode_body(body: &Bytes, json_length: usize) -> Result<(InferRequest, Ve
                     let text = format!("input {name:?} has a binary_data_size of {size}, and {left} bytes are left");
                     return Err(ServingError::invalid_argument(text));
                 }
-                raw_tensor(&input.name, dtype, shape, body, rest.split_to(size))?
+                raw_tensor(&input.name, dtype, shape, rest.split_to(size))?
             }
         };
         inputs.push((input.name, tensor));
