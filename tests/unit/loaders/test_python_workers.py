@@ -127,7 +127,8 @@ def test_a_model_that_cannot_be_loaded_leaves_no_process(directory: Path) -> Non
     threads, processes = threading.active_count(), children()
     with pytest.raises(LoadError, match="OSError: broken"):
         WorkerPool("m/1", directory, 2)
-    assert threading.active_count() == threads
+    # Threads of other tests may end meanwhile.
+    assert threading.active_count() <= threads
     (directory / "model.py").write_text("import os; os._exit(9)")
     with pytest.raises(LoadError, match="the worker exited with status 9"):
         WorkerPool("m/1", directory, 2)
