@@ -187,7 +187,7 @@ class Server:
         options: ServerOptions,
         reload_config: Callable[[bytes], None],
         scrape: Callable[[], list[Family]],
-        repository: Callable[[str, str, str | None], None] | None = None,
+        repository: Callable[[str, str, str | None], None] | None,
     ) -> Self:
         """Prepare a server; nothing is bound yet.
 

@@ -94,6 +94,24 @@ def test_a_body_that_is_not_allowed_is_not_read(guarded: Guarded) -> None:
     connection.close()
 
 
+def test_the_model_repository_is_administration(guarded: Guarded, grpc_client: GrpcClient) -> None:
+    for path in ("index", "models/half_plus_two/load", "models/half_plus_two/unload"):
+        target = f"/v2/repository/{path}"
+        refused = guarded.server.request("POST", target, headers={"x-api-key": APP})
+        assert refused.status == 403, path
+        assert "the scope predict; this needs admin" in refused.error
+    index = guarded.server.request("POST", "/v2/repository/index", headers={"x-api-key": OPS})
+    assert [model["state"] for model in index.json()] == ["READY"]
+    service = "/inference.GRPCInferenceService"
+    for method in ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"):
+        call = ("call_raw", guarded.server.port, method, b"")
+        with pytest.raises(RpcError, match="PERMISSION_DENIED"):
+            grpc_client.call(*call, service=service, metadata=(("x-api-key", APP),))
+    metadata = (("x-api-key", OPS),)
+    call = ("call_raw", guarded.server.port, "RepositoryIndex", b"")
+    assert b"READY" in grpc_client.call(*call, service=service, metadata=metadata)
+
+
 def test_grpc_asks_for_a_key(guarded: Guarded, grpc_client: GrpcClient) -> None:
     def predict(*metadata: tuple[str, str], values: int = 1) -> object:
         inputs = {"x": np.ones(values, np.float32)}

@@ -124,10 +124,18 @@ class Client:
             "outputs": {name: tf.make_ndarray(value) for name, value in response.outputs.items()},
         }
 
-    def call_raw(self, port: int, method: str, body: bytes) -> bytes:
-        """Send bytes to a method of PredictionService, and return those that come back."""
-        path = f"/tensorflow.serving.PredictionService/{method}"
-        answer: bytes = self._channel(port).unary_unary(path)(body, timeout=60)
+    def call_raw(
+        self,
+        port: int,
+        method: str,
+        body: bytes,
+        *,
+        service: str = "/tensorflow.serving.PredictionService",
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> bytes:
+        """Send bytes to a method of a service, and return those that come back."""
+        call = self._channel(port).unary_unary(f"{service}/{method}")
+        answer: bytes = call(body, timeout=60, metadata=metadata)
         return answer
 
     def status(self, port: int, model: str) -> dict[str, Any]:

@@ -56,7 +56,10 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     """Neither sockets nor TensorFlow."""
     made: list[FakeRequestPath] = []
 
-    def make(options: ServerOptions, reload_config: object, scrape: object) -> FakeRequestPath:
+    def make(
+        options: ServerOptions, reload_config: object, scrape: object, repository: object
+    ) -> FakeRequestPath:
+        assert repository is None
         made.append(FakeRequestPath(options, reload_config, scrape))
         return made[-1]
 

@@ -34,7 +34,7 @@ pub(crate) struct PyServer {
 #[pymethods]
 impl PyServer {
     #[new]
-    #[pyo3(signature = (options, reload_config, scrape, repository=None))]
+    #[pyo3(signature = (options, reload_config, scrape, repository))]
     fn new(
         options: ServerOptions,
         reload_config: Py<PyAny>,
