@@ -18,8 +18,9 @@ class Look:
     """How a directory looks from outside.
 
     Attributes:
-        fingerprint: Differs where the content differs: identity, size and time of the directory, of
-            what is in it and of what is one level below.
+        fingerprint: Differs where the content differs, or who may read it: identity, owner,
+            permissions, size and time of the directory, of what is in it and of what is one level
+            below.
         changed_ns: When something in it changed last, since the epoch.
         is_sealed: Whether the directory itself was renamed or given its times after that.
     """
@@ -35,7 +36,7 @@ def look_at(path: str) -> Look:
     Raises:
         OSError: It cannot be listed.
     """
-    marks: list[tuple[str, int, int, int]] = []
+    marks: list[tuple[str, int, int, int, int, int, int]] = []
     newest_ns = 0
 
     def look_into(directory: str, depth: int) -> None:
@@ -48,7 +49,7 @@ def look_at(path: str) -> Look:
                     stat = entry.stat()
                 except FileNotFoundError:  # a link that leads nowhere
                     stat = entry.stat(follow_symlinks=False)
-                marks.append((entry.path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+                marks.append((entry.path, *_access(stat), stat.st_mtime_ns, stat.st_size))
                 newest_ns = max(newest_ns, stat.st_ctime_ns)
                 if depth and entry.is_dir():
                     look_into(entry.path, depth - 1)
@@ -56,16 +57,21 @@ def look_at(path: str) -> Look:
     top = os.stat(path)
     look_into(path, 1)
     return Look(
-        fingerprint=(top.st_dev, top.st_ino, top.st_mtime_ns, *sorted(marks)),
+        fingerprint=(top.st_dev, *_access(top), top.st_mtime_ns, *sorted(marks)),
         changed_ns=max(newest_ns, top.st_mtime_ns),
         is_sealed=top.st_ctime_ns > top.st_mtime_ns and top.st_ctime_ns >= newest_ns,
     )
 
 
+def _access(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What file it is, and who may read it: a version that could not be is tried again when that changes."""
+    return stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     fingerprint: Hashable
-    directory: tuple[int, int, int]
+    directory: tuple[int, ...]
     good_until: float
 
 
@@ -118,7 +124,7 @@ class Fingerprints:
     def _look_again(self, path: str, before: _Seen | None, now: float) -> _Seen | None:
         try:
             stat = os.stat(path)
-            directory = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+            directory = (stat.st_dev, *_access(stat), stat.st_mtime_ns)
             if before is not None and before.directory == directory and now < before.good_until:
                 return before
             look = look_at(path)

@@ -59,6 +59,20 @@ def test_the_fingerprint_changes_with_the_content_and_only_then(tmp_path: Path) 
     assert len(set(seen)) == 4
 
 
+def test_the_fingerprint_changes_with_the_permissions(tmp_path: Path) -> None:
+    path, clocks = tmp_path / "1", Clocks()
+    write_model(path, "half")
+    complete(path)
+    fingerprints = clocks.fingerprints(changed=path / "saved_model.pb", ago=60)
+    seen = [one(fingerprints, path)]
+    (path / "saved_model.pb").chmod(0)
+    clocks.seconds = 11.0
+    seen.append(one(fingerprints, path))
+    path.chmod(0o711)
+    seen.append(one(fingerprints, path))
+    assert len(set(seen)) == 3
+
+
 def test_a_look_at_a_huge_directory_is_still_quick(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / str(number)).touch()
