@@ -172,6 +172,9 @@ class ServerCore:
     def change(self, edit: Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]) -> None:
         """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
 
+        Labels that stay where they are need no available version: what happened to the model of
+        one must not hold up changes of another.
+
         Raises:
             UnavailableError: Another change has been under way for too long; nothing has changed.
             ServableError: What `edit` raises, and then nothing has changed, or what `reload` raises.
@@ -179,7 +182,7 @@ class ServerCore:
         if not self._reload_lock.acquire(timeout=_TURN_SECONDS):
             raise UnavailableError("Another change of the configuration is under way")
         try:
-            self._replace(edit(self._models or ()))
+            self._replace(edit(self._models or ()), keeps_labels=True)
         finally:
             self._reload_lock.release()
 
@@ -192,9 +195,9 @@ class ServerCore:
         """Why models have no versions, as far as their base paths tell."""
         return {**self._source.problems(), **self._remote.problems()}
 
-    def _replace(self, models: Sequence[ModelConfig]) -> None:
+    def _replace(self, models: Sequence[ModelConfig], *, keeps_labels: bool = False) -> None:
         self._check(models)
-        self._assign_labels(models)
+        self._assign_labels(models, keeps_labels=keeps_labels)
         names = [model.name for model in models]
         added = [name for name in names if name not in self._sourced]
         removed = self._sourced.difference(names)
@@ -234,12 +237,14 @@ class ServerCore:
             for path, names in models_by_path(models).items():
                 _log.warning("Models %s share the base path %s", ", ".join(names), path)
 
-    def _assign_labels(self, models: Sequence[ModelConfig]) -> None:
+    def _assign_labels(self, models: Sequence[ModelConfig], *, keeps_labels: bool = False) -> None:
         for model in models:
             if model.labels_when_available:
                 continue
             known = self._labels.get(model.name, {})
             for label, version in model.labels.items():
+                if keeps_labels and known.get(label) == version:
+                    continue
                 recorded = self.monitor.state(ServableId(model.name, version))
                 is_available = recorded and recorded.state is ServableState.AVAILABLE
                 is_new = known.get(label, version) == version

@@ -32,7 +32,6 @@ from servable.config.model_messages import model_from_json, model_json, models_t
 from servable.config.models import ModelConfig
 from servable.errors import (
     Code,
-    DeadlineExceededError,
     InvalidInputError,
     NotFoundError,
     ServableError,
@@ -261,8 +260,10 @@ class AdminApi:
             return state is None or state.state >= ServableState.UNLOADING
 
         if not monitor.wait_for(is_gone, seconds):
-            raise DeadlineExceededError(
-                f"Version {number} of model {name} is still being taken away"
+            raise AppliedError(
+                f"Version {number} of model {name} is still served after {seconds:g} s; it goes "
+                "once its requests have ended and another version can take its place",
+                code=Code.DEADLINE_EXCEEDED,
             )
         return self._described(self._configured(name))
 

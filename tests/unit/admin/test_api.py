@@ -172,6 +172,30 @@ def test_a_version_that_cannot_be_loaded_is_reported_and_stays_wanted(admin: Adm
     assert admin.states("m")["2"] == "AVAILABLE"
 
 
+def test_the_last_version_that_works_stays_and_the_request_says_so(admin: Administered) -> None:
+    base_path = admin.base_path("m", 1, 2)
+    Path(base_path, "1/broken").touch()
+    admin.call("PUT", "/models/m", {"base_path": base_path})
+    with pytest.raises(AppliedError):
+        admin.call("PUT", "/models/m/versions/1")
+    with pytest.raises(AppliedError, match=r"Version 2 of model m is still served") as caught:
+        admin.call("DELETE", "/models/m/versions/2?timeout_seconds=0.01")
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    assert admin.states("m")["2"] == "AVAILABLE"
+
+
+def test_a_label_whose_version_has_gone_holds_up_no_other_change(three: Administered) -> None:
+    three.call("PUT", "/models/m/labels/stable", {"version": 3})
+    three.call("PATCH", "/models/m", {"model_version_policy": {"specific": {"versions": [1]}}})
+    monitor = three.core.monitor
+    assert monitor.wait_for(lambda: three.states("m").get("3") == "END", 10)
+    three.call("PUT", "/models/n", {"base_path": three.base_path("n", 1)})
+    three.call("PUT", "/models/m/labels/canary", {"version": 1})
+    with pytest.raises(FailedPreconditionError, match="version 3 of model m"):
+        three.call("PUT", "/models/m/labels/canary", {"version": 3})
+    assert three.published["m"].labels == {"stable": 3, "canary": 1}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "document", "error"),
     [
