@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +38,10 @@ _numbers = itertools.count(1)
 
 def is_python_model(directory: str) -> bool:
     """Whether a version directory holds what `load_python_model` begins with."""
-    path = Path(directory)
-    return (path / MODEL_FILE).is_file() or (path / ENTRY_POINT_FILE).is_file()
+    # Not those of Path, which raise where the directory may not be searched.
+    return any(
+        os.path.isfile(os.path.join(directory, name)) for name in (MODEL_FILE, ENTRY_POINT_FILE)
+    )
 
 
 class PythonModel:
@@ -91,8 +94,10 @@ def load_python_model(directory: Path) -> PythonModel:
     # A model file may also exit, or be interrupted; neither may end the server.
     except BaseException as error:
         resources.close()
+        is_denied = isinstance(error, PermissionError)
         raise LoadError(
-            f"cannot load {directory}: {_last_lines(error)}", code=Code.INTERNAL
+            f"cannot load {directory}: {_last_lines(error)}",
+            code=Code.PERMISSION_DENIED if is_denied else Code.INTERNAL,
         ) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servable.config.text_proto import parse_bytes
-from servable.errors import FailedPreconditionError, NotFoundError
+from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
@@ -84,7 +84,11 @@ class SavedModelLoader:
         """Load the graph, restore its variables and run its initialisation, at a low CPU priority.
 
         Operations that TensorFlow does not have are looked for in the installed packages.
+
+        Raises:
+            ServableError: TensorFlow cannot load it, or it may not be read.
         """
+        self._require_permission()
         runtime = self._runtime.get()
         missing = ""
         while self._servable is None:
@@ -95,6 +99,17 @@ class SavedModelLoader:
                     raise
                 missing = error.message
                 self._runtime.provide_missing_operation(error)
+
+    def _require_permission(self) -> None:
+        try:
+            os.stat(os.path.join(self._path, "saved_model.pb"))
+        except PermissionError as error:
+            # TensorFlow would say that there is no model.
+            raise LoadError(
+                f"{self._path} may not be read: {error.strerror}", code=Code.PERMISSION_DENIED
+            ) from error
+        except OSError:
+            pass  # it is for TensorFlow to say what is missing
 
     def _load(self, runtime: TensorFlow) -> Servable:
         def load() -> Servable:

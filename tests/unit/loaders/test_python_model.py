@@ -119,6 +119,7 @@ def test_an_entry_point_names_something_importable(
             Code.INVALID_ARGUMENT,
             "`signatures`",
         ),
+        ("raise PermissionError('not for you')", Code.PERMISSION_DENIED, "not for you"),
         ("from servable.errors import *\nraise InvalidInputError('no')", Code.INVALID_ARGUMENT, ""),
     ],
 )

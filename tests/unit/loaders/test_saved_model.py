@@ -184,3 +184,19 @@ def test_a_saved_model_is_complete_when_all_its_files_are_there(
         else:
             path.touch()
     assert is_saved_model(str(tmp_path)) is is_complete
+
+
+def test_a_version_that_may_not_be_read_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    tensorflow = FakeTensorFlow()
+    loader = SavedModelLoader("/models/m/1", runtime(tensorflow), SavedModelOptions())
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refuse)
+        with pytest.raises(LoadError, match="/models/m/1 may not be read") as info:
+            loader.load()
+    assert info.value.code is Code.PERMISSION_DENIED
+    assert tensorflow.loaded == []
