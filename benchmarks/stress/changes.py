@@ -10,7 +10,8 @@ from functools import partial
 
 from control import Operator
 from disk import Disk
-from world import Content, Model
+from splits import Split
+from world import LABELS, Content, Model, Policy
 
 VERSIONS = range(1, 10)
 
@@ -79,10 +80,13 @@ class DiskChanges:
         absent = [v for v in VERSIONS if v not in model.versions and v not in model.served]
         present = sorted(model.versions)
         version = choose.choice(absent) if absent else 0
-        options = ["hide", "litter"] + ["add", "add", "copy", "corrupt"] * bool(absent)
-        if absent and not self.unfinished and choose.random() < 0.1:
+        options = ["litter"] + ["add", "add", "copy", "corrupt", "unusable"] * bool(absent)
+        if model.is_steady:
+            options = [each for each in options if each not in ("copy", "unusable")]
+        elif absent and not (self.unfinished or model.origin) and choose.random() < 0.1:
             options = ["abandon"]
         elif present:
+            options += ["hide"]
             options += ["remove"] * (1 + 2 * (len(present) > 3)) + ["repair", "clear", "flap"]
         match choose.choice(options):
             case "hide":
@@ -99,6 +103,16 @@ class DiskChanges:
                     "corrupt version added",
                     model,
                     lambda: disk.add(model, version, Content.CORRUPT),
+                    version,
+                )
+            case "unusable":
+                remote = [Content.OVERSIZED, Content.UNREADABLE]
+                content = choose.choice(remote) if model.origin else Content.FORBIDDEN
+                model.versions[version] = content
+                return self._noted(
+                    f"{content.value} version added",
+                    model,
+                    lambda: disk.add(model, version, content),
                     version,
                 )
             case "copy":
@@ -144,9 +158,13 @@ class DiskChanges:
                 model.versions[version] = Content.GOOD
                 finish = partial(self._disk.finish, model, version)
                 return self._noted("abandoned version finished", model, finish, version)
+            if content is Content.FORBIDDEN:
+                model.versions[version] = Content.GOOD
+                give_back = partial(self._disk.allow, model, version)
+                return self._noted("permissions given back", model, give_back, version)
             if self._passes(model, version, Content.GOOD):
                 replace = partial(self._disk.replace, model, version)
-                return self._noted("corrupt version replaced", model, replace, version)
+                return self._noted(f"{content.value} version replaced", model, replace, version)
         return self._noted("litter dropped", model, lambda: self._disk.litter(model))
 
     def _flap(self, model: Model, version: int) -> Act:
@@ -207,3 +225,21 @@ class DiskChanges:
     def _noted(self, what: str, model: Model, act: Act, version: int | None = None) -> Act:
         self._notes.add(what, model, version)
         return act
+
+
+def random_policy(choose: random.Random) -> Policy:
+    """A policy that wants some versions, which may be there or not."""
+    some = choose.sample(list(VERSIONS), 3)
+    return choose.choice([Policy(1), Policy(2), Policy(), Policy(specific=tuple(some))])
+
+
+def random_split(model: Model, choose: random.Random) -> Split:
+    """A split over some versions, which may be served or not."""
+    versions = choose.sample(list(VERSIONS), choose.randint(0, 2))
+    served = choose.sample(sorted(model.served), min(len(model.served), 2))
+    weights = {v: choose.choice([1, 1, 10, 99]) for v in [*versions, *served]} or {1: 1}
+    if choose.random() < 0.3:
+        weights |= {choose.choice(VERSIONS): 0}
+    if not any(weights.values()):
+        weights[1] = 1
+    return Split(model.name, choose.choice(("", "", *LABELS)), weights, choose.random() < 0.5)

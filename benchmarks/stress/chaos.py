@@ -2,12 +2,10 @@
 
 usage: chaos.py [--seconds=N] [--seed=N] [--template=DIR]        (needs grpcio and tensorflow-serving-api)
 
-Rounds of random changes to several models at once: versions that come, go, flap, are corrupt, half copied or
-abandoned half copied; base paths that vanish and come back; reloads of the configuration that add and remove models,
-change policies and move labels; reloads that have to be refused; workers of Python servables that are killed. After
-each round the server has to come to rest where `world.py` says. Two clients, REST and gRPC, ask all the time, and
-`oracle.py` says what they may be answered. The exit status is 1 if there was a wrong answer, a wrong code, a broken
-connection or a crash.
+Rounds of random changes to several models at once, on disk, on a web server, in the configuration and to worker
+processes; README.md lists them. After each round the server has to come to rest where `world.py` says. Two clients,
+REST and gRPC, ask all the time, a third one provokes Python servables, and `oracle.py` says what they may be answered.
+The exit status is 1 if there was a wrong answer, a wrong code, a broken connection or a crash.
 
 The changes follow from the seed; how they meet the server does not.
 """
@@ -16,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import http.client
 import random
 import sys
@@ -23,26 +22,54 @@ import tempfile
 import time
 from pathlib import Path
 
+from admin_calls import Administration
 from clients import GrpcClient, Referee, RestClient, asking
+from contents import OVERSIZED_BYTES
 from control import Operator
 from disk import Disk
+from moods import HARMLESS, LETHAL, Mood
+from nuisance import REST_TIMEOUT_SECONDS, Nuisance
+from origin import Origin
 from rounds import Chaos
-from served import START_SECONDS, ServerProcess, export_model, footprint, running_configured
+from served import (
+    START_SECONDS,
+    ServerProcess,
+    export_model,
+    footprint,
+    free_port,
+    running_configured,
+)
 from world import Content, Model, Policy
 
 STOP_SECONDS = 30.0
 
+FLAGS = [
+    f"--rest_api_timeout_in_ms={REST_TIMEOUT_SECONDS * 1000:.0f}",
+    "--remote_poll_wait_seconds=0.3",
+    f"--remote_cache_max_bytes={OVERSIZED_BYTES // 8}",
+]
 
-def make_models(root: Path) -> list[Model]:
+PR_CAPBSET_DROP = 24
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+
+
+def make_models(root: Path, origin: str) -> list[Model]:
     """The models, each with what makes it different from the others."""
+    two, python = Policy(latest=2), "python"
+    bearable = tuple(mood for mood in Mood if mood not in LETHAL)
+    everything = tuple(Mood)
     return [
         Model("plain", 1, root),
-        Model("wide", 2, root, policy=Policy(latest=2)),
-        Model("desired", 3, root, labels_wait=True, policy=Policy(latest=2)),
+        Model("wide", 2, root, policy=two),
+        Model("desired", 3, root, labels_wait=True, policy=two),
         Model("keeping", 4, root, keeps_last=True),
         Model("late", 5, root),
-        Model("python", 6, root, platform="python"),
-        Model("workers", 7, root, platform="python", workers=2),
+        Model("python", 6, root, platform=python, moods=HARMLESS),
+        Model("workers", 7, root, platform=python, workers=2, moods=bearable),
+        Model("remote", 8, root, origin=origin, policy=two),
+        Model("remote_python", 9, root, origin=origin, platform=python, keeps_last=True),
+        Model("split", 10, root, policy=Policy()),
+        Model("rude", 11, root, platform=python, workers=2, is_steady=True, moods=everything),
     ]
 
 
@@ -59,12 +86,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="servable-chaos-") as directory:
         root = Path(directory)
         log = root / "server.log"
-        models, disk = prepare(root, template, choose)
+        origin = Origin(root / "models")
+        models, disk = prepare(root, template, origin, choose)
         config = root / "models.config"
         entries = "\n".join(model.entry() for model in models)
         config.write_text(f"model_config_list {{\n{entries}\n}}\n")
-        with running_configured(config, log) as server:
-            chaos = Chaos(models, disk, Operator(server), choose)
+        admin_port = free_port()
+        give_up_reading_everything()
+        flags = [*FLAGS, f"--admin_api_port={admin_port}", f"--remote_cache_directory={root}/cache"]
+        with origin.serving(), running_configured(config, log, *flags) as server:
+            administration = Administration(admin_port)
+            chaos = Chaos(models, disk, Operator(server), administration, choose)
             referee = Referee(chaos.notes.about)
             try:
                 run(chaos, server, models, referee, arguments.seconds, arguments.seed)
@@ -83,16 +115,18 @@ def main() -> int:
             kept = Path(tempfile.gettempdir()) / f"servable-chaos-{arguments.seed}.log"
             kept.write_text("\n".join(lines))
             print(f"the server's log is kept in {kept}")
-    report(chaos, referee)
+    report(chaos, origin, referee)
     return int(referee.offences > 0)
 
 
-def prepare(root: Path, template: Path, choose: random.Random) -> tuple[list[Model], Disk]:
+def prepare(
+    root: Path, template: Path, origin: Origin, choose: random.Random
+) -> tuple[list[Model], Disk]:
     """Put one version of each model in its place; `late` gets none."""
     scratch, base_paths = root / "scratch", root / "models"
     scratch.mkdir()
-    models = make_models(base_paths)
-    disk = Disk(template, scratch, choose)
+    models = make_models(base_paths, origin.url)
+    disk = Disk(template, scratch, origin, choose)
     for model in models:
         model.base_path.mkdir(parents=True)
         if model.name != "late":
@@ -119,14 +153,22 @@ def run(
     indices = {model.name: model.index for model in models}
     clients = [RestClient(server.port, indices), GrpcClient(server.port, indices)]
     end = time.monotonic() + seconds
-    with asking(clients, ledgers, referee, seed):
+    nuisance = Nuisance(server.port, models, referee, random.Random(f"{seed} nuisance"))
+    with asking(clients, ledgers, referee, seed), nuisance.asking():
         while time.monotonic() < end:
             for complaint in chaos.play_round():
                 referee.report(complaint)
-    lost = sum(count for (_, code), count in referee.counts.items() if code == "INTERNAL")
+    lost = sum(referee.counts[protocol, "INTERNAL"] for protocol in ("REST", "gRPC"))
     if lost > chaos.killed:
         referee.report(f"{lost} requests were lost to {chaos.killed} workers that were killed")
     print(f"at the end: {footprint(server.process.pid)}")
+
+
+def give_up_reading_everything() -> None:
+    """Take from the server, if this is root, the right to read what permissions do not allow to anybody."""
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        # Holds for what is executed from here on; others than root cannot do it, and need not.
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability)
 
 
 def wait_until_listens(server: ServerProcess) -> None:
@@ -140,11 +182,14 @@ def wait_until_listens(server: ServerProcess) -> None:
     raise RuntimeError("the server does not listen; see its log")
 
 
-def report(chaos: Chaos, referee: Referee) -> None:
+def report(chaos: Chaos, origin: Origin, referee: Referee) -> None:
     """Print what was done and what was answered."""
     print(f"{chaos.notes.rounds} rounds")
     for change, count in sorted(chaos.notes.counts.items()):
         print(f"  {count:6} × {change}")
+    for outcome, count in chaos.copies.items():
+        print(f"  {count:6} × copy for a shadow {outcome}")
+    print(f"  {origin.broken:6} × broken answer of the web server")
     for (protocol, code), count in sorted(referee.counts.items()):
         print(f"  {count:6} × {protocol} {code}")
     print(f"{sum(referee.counts.values())} answers, {referee.offences} offences")

@@ -16,10 +16,13 @@ import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from oracle import OK, Ledger, Outcome, Question
+from splits import STICKY_HEADER
 from world import OFFSET_STEP
 
 TIMEOUT_SECONDS = 30.0
 SHOWN_EVENTS = 10
+
+CALLERS = ("ada", "bob", "carol@example.com", "d" * 200)
 
 HTTP_CODES = {
     400: "INVALID_ARGUMENT",
@@ -34,6 +37,7 @@ class Client(ABC):
     """Asks one question at a time."""
 
     protocol: str
+    timeout_seconds = TIMEOUT_SECONDS
 
     def __init__(self, port: int, indices: Mapping[str, int]) -> None:
         """Connect when asked first.
@@ -78,10 +82,11 @@ class RestClient(Client):
         body = json.dumps({"instances": [{name: x} for x in inputs]})
         if self._connection is None:
             self._connection = http.client.HTTPConnection(
-                "127.0.0.1", self._port, timeout=TIMEOUT_SECONDS
+                "127.0.0.1", self._port, timeout=self.timeout_seconds
             )
         try:
-            self._connection.request("POST", f"{path}:predict", body)
+            headers = {STICKY_HEADER: question.caller} if question.caller else {}
+            self._connection.request("POST", f"{path}:predict", body, headers)
             reply = self._connection.getresponse()
             document = json.loads(reply.read())
             if reply.status == 200:
@@ -116,7 +121,8 @@ class GrpcClient(Client):
         tensor.tensor_shape.dim.add().size = len(inputs)
         tensor.float_val.extend(inputs)
         try:
-            response = self._stub.Predict(request, timeout=TIMEOUT_SECONDS)
+            metadata = [(STICKY_HEADER, question.caller)] if question.caller else []
+            response = self._stub.Predict(request, timeout=self.timeout_seconds, metadata=metadata)
         except grpc.RpcError as error:
             code, details = error.code().name, error.details() or ""
             return Outcome(f"BROKEN: {details}" if is_broken(code, details) else code)
@@ -158,12 +164,27 @@ class Referee:
         self._lock = threading.Lock()
 
     def judge(
-        self, client: Client, question: Question, outcome: Outcome, ledger: Ledger, begun: int
+        self,
+        client: Client,
+        question: Question,
+        outcome: Outcome,
+        ledger: Ledger,
+        begun: int,
+        why: str = "",
     ) -> None:
-        """Judge the answer to a question that was asked when the ledger had come so far."""
+        """Judge the answer to a question that was asked when the ledger had come so far.
+
+        Args:
+            client: Who asked.
+            question: What was asked.
+            outcome: What was answered.
+            ledger: Of the model that was asked.
+            begun: How far it had come when the question was asked.
+            why: What the model was to do wrong, if it was.
+        """
         allowed = ledger.allowed(question, begun)
         with self._lock:
-            self.counts[client.protocol, outcome.code] += 1
+            self.counts[f"{client.protocol} {why}".rstrip(), outcome.code] += 1
             if outcome not in allowed:
                 expected = " or ".join(sorted(map(str, allowed)))
                 self._offend(
@@ -221,11 +242,12 @@ def asking(
 def random_question(choose: random.Random, model: str) -> Question:
     """A question about a model; some ask for what is not there, and some are malformed."""
     is_malformed = choose.random() < 0.1
+    caller = choose.choice(["", "", *CALLERS])
     match choose.randrange(4):
         case 0:
-            return Question(model, version=choose.randint(1, 9), is_malformed=is_malformed)
+            return Question(model, choose.randint(1, 9), None, caller, is_malformed)
         case 1:
             label = choose.choice(["stable", "canary", "unknown"])
-            return Question(model, label=label, is_malformed=is_malformed)
+            return Question(model, None, label, caller, is_malformed)
         case _:
-            return Question(model, is_malformed=is_malformed)
+            return Question(model, None, None, caller, is_malformed)

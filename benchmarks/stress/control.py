@@ -75,10 +75,12 @@ class Operator:
         }
         available, ended = by_state.pop("AVAILABLE", set()), by_state.pop("END", set())
         failed = {version for version in ended if states[version][1] != "OK"}
+        failing = model.failing()
         return (
             not by_state
             and available == model.served
-            and model.failing() <= failed
+            and failing.keys() <= failed
+            and all(states[v][1] in codes for v, codes in failing.items() if codes)
             and len(self.workers(model)) == model.workers * len(model.served)
         )
 

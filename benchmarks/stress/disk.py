@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from served import add_version
+from contents import KEY_FILES, allow, make_version
+from origin import ALWAYS, Origin, Outage
 from world import Content, Model
-
-KEY_FILES = {"tensorflow": "saved_model.pb", "python": "model.py"}
-"""The file without which a version is not complete."""
-
-PYTHON_MODEL = """\
-from servable.signature import Signature, TensorSpec
-
-VECTOR = TensorSpec("float32", [None])
-
-
-class Model:
-    signatures = {"serving_default": Signature({"x": VECTOR}, {"y": VECTOR})}
-
-    def __init__(self, directory):
-        self._offset = float((directory / "offset.txt").read_text())
-
-    def run(self, inputs):
-        return {"y": inputs["x"] * 0.5 + self._offset}
-"""
-
-BROKEN_PYTHON_MODELS = [b"raise RuntimeError('no')\n", b"class Model:\n", b"x = 1\n"]
-BROKEN_SAVED_MODELS = [b"this is not a SavedModel\n", b"\x0a\xff\xff\xff\xff\xff", b""]
 
 
 class Disk:
     """Writes and removes versions. None of it tells the server or waits for it."""
 
-    def __init__(self, template: Path, scratch: Path, choose: random.Random) -> None:
+    def __init__(
+        self, template: Path, scratch: Path, origin: Origin, choose: random.Random
+    ) -> None:
         """Prepare; nothing is written yet.
 
         Args:
             template: A version directory of `half_plus_two`.
             scratch: A directory on the file system of the base paths.
+            origin: The web server in front of some of them.
             choose: Decides how.
         """
         self._template = template
         self._scratch = scratch
+        self._origin = origin
         self._choose = choose
         self._made = 0
 
@@ -55,6 +37,11 @@ class Disk:
         """Put a version into its place, in one step."""
         made = self._make(model, version, content)
         target = model.base_path / str(version)
+        if content is Content.UNREADABLE:
+            self._origin.cuts[target / KEY_FILES[model.platform]] = ALWAYS
+        elif model.origin and self._choose.random() < 0.3:
+            # The fetch goes on, as long as not every connection breaks.
+            self._origin.cuts[target / KEY_FILES[model.platform]] = self._choose.randint(1, 3)
         if content is Content.GOOD and self._choose.random() < 0.3:
             target.symlink_to(made)
         else:
@@ -96,6 +83,9 @@ class Disk:
     def remove(self, model: Model, version: int) -> None:
         """Remove a version: file by file, or in one step."""
         path = model.base_path / str(version)
+        self._origin.cuts.pop(path / KEY_FILES[model.platform], None)
+        if not path.is_symlink():
+            allow(path, model)
         if path.is_symlink():
             path.unlink()
         elif self._choose.random() < 0.5:
@@ -120,13 +110,27 @@ class Disk:
         time.sleep(self._choose.uniform(0, 1.2))
         aside.rename(path)
 
+    def allow(self, model: Model, version: int) -> None:
+        """Give back the permissions of a version."""
+        allow(model.base_path / str(version), model)
+
     def hide(self, model: Model) -> None:
-        """Take the base path away."""
-        model.base_path.rename(self._hidden(model))
+        """Take the base path away, or everything that can be done with it."""
+        if model.origin:
+            self._origin.outages[model.name] = self._choose.choice(list(Outage))
+        elif self._choose.random() < 0.3:
+            model.base_path.chmod(0)
+        else:
+            model.base_path.rename(self._hidden(model))
 
     def show(self, model: Model) -> None:
         """Bring the base path back."""
-        self._hidden(model).rename(model.base_path)
+        if model.origin:
+            del self._origin.outages[model.name]
+        elif model.base_path.exists():
+            model.base_path.chmod(0o755)
+        else:
+            self._hidden(model).rename(model.base_path)
 
     def litter(self, model: Model) -> None:
         """Leave things in the base path that are no versions; they stay."""
@@ -137,21 +141,7 @@ class Disk:
 
     def _make(self, model: Model, version: int, content: Content) -> Path:
         made = self._aside()
-        if model.platform == "python":
-            made.mkdir()
-            (made / "offset.txt").write_text(str(model.offset(version)))
-            (made / KEY_FILES["python"]).write_text(PYTHON_MODEL)
-        else:
-            add_version(made, version, self._template, model.offset(version))
-            made = made / str(version)
-        key = made / KEY_FILES[model.platform]
-        if content is Content.CORRUPT:
-            broken = BROKEN_PYTHON_MODELS if model.platform == "python" else BROKEN_SAVED_MODELS
-            key.write_bytes(self._choose.choice(broken))
-        elif content is Content.UNFINISHED:
-            key.unlink()
-            os.utime(made)
-        return made
+        return make_version(made, self._template, model, version, content, self._choose)
 
     def _aside(self) -> Path:
         self._made += 1

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from splits import Split
+
 OK = "OK"
 UNKNOWN_LABEL = "INVALID_ARGUMENT"
 MALFORMED = "INVALID_ARGUMENT"
@@ -23,13 +25,17 @@ class Question:
         model: The model asked.
         version: The version asked for, if one is.
         label: The label asked for, if one is.
+        caller: The value of the header that splits stick to, if it is sent.
         is_malformed: Whether it names an input that no model has.
+        code: What who asks it gets from whichever version answers, for questions that make a model fail.
     """
 
     model: str
     version: int | None = None
     label: str | None = None
+    caller: str = ""
     is_malformed: bool = False
+    code: str = OK
 
 
 @dataclass(frozen=True, order=True)
@@ -54,12 +60,14 @@ class Moment:
     Attributes:
         served: The sets of served versions that it passes through; one of them if it is at rest.
         labels: The tables of labels that it passes through.
+        splits: The tables of splits that it passes through, by label.
         refusals: The codes for versions that are not served.
         faults: Further codes that any request may get, such as that of a worker that is killed.
     """
 
     served: tuple[frozenset[int], ...] = (frozenset(),)
     labels: tuple[Mapping[str, int], ...] = ({},)
+    splits: tuple[Mapping[str, Split], ...] = ({},)
     refusals: frozenset[str] = frozenset({"NOT_FOUND"})
     faults: frozenset[str] = frozenset()
 
@@ -67,20 +75,40 @@ class Moment:
         """Every outcome that a request may have."""
         if question.version is not None:
             outcomes = self._specific(question.version)
-        elif question.label is None:
-            outcomes = self._latest()
         else:
-            targets = {labels.get(question.label) for labels in self.labels}
+            found = {splits.get(question.label or "") for splits in self.splits}
             outcomes = {
                 outcome
-                for target in targets
+                for split in found
                 for outcome in (
-                    {Outcome(UNKNOWN_LABEL)} if target is None else self._specific(target)
+                    self._unsplit(question.label)
+                    if split is None
+                    else self._split(split, question.caller)
                 )
             }
         if question.is_malformed:
             outcomes = {Outcome(MALFORMED) if each.code == OK else each for each in outcomes}
+        elif question.code != OK:
+            outcomes = {Outcome(question.code) if each.code == OK else each for each in outcomes}
         return outcomes | {Outcome(code) for code in self.faults}
+
+    def _unsplit(self, label: str | None) -> set[Outcome]:
+        if label is None:
+            return self._latest()
+        targets = {labels.get(label) for labels in self.labels}
+        return {
+            outcome
+            for target in targets
+            for outcome in ({Outcome(UNKNOWN_LABEL)} if target is None else self._specific(target))
+        }
+
+    def _split(self, split: Split, caller: str) -> set[Outcome]:
+        throughout = frozenset.intersection(*self.served)
+        winners = split.winners(caller, throughout, frozenset.union(*self.served))
+        outcomes = {Outcome(OK, version) for version in winners}
+        if split.is_empty_without(throughout):
+            outcomes.update(map(Outcome, self.refusals))
+        return outcomes
 
     def _specific(self, version: int) -> set[Outcome]:
         outcomes = set()

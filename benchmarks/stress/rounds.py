@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from changes import VERSIONS, Act, DiskChanges, Notes
+from admin_calls import Administration, Call, expected_configuration
+from administration import Administrator
+from changes import VERSIONS, Act, DiskChanges, Notes, random_policy, random_split
 from control import Operator
 from disk import Disk
-from world import Model, Policy
-
-LABELS = ("stable", "canary")
+from shadows import Shadows
+from world import LABELS, Model
 
 NOTICE_SECONDS = 1.4
 """After this time a poll of the file system has seen what was changed before."""
@@ -20,6 +22,10 @@ ABANDONED_SECONDS = 10.6
 """After this time an unfinished version is taken as it is."""
 REST_SECONDS = 45.0
 """The server has to come to rest in this time."""
+
+
+Change = Callable[[], str | None]
+"""Changes the configuration, and says what was wrong about the answer."""
 
 
 class Chaos:
@@ -30,15 +36,28 @@ class Chaos:
     """
 
     def __init__(
-        self, models: Sequence[Model], disk: Disk, operator: Operator, choose: random.Random
+        self,
+        models: Sequence[Model],
+        disk: Disk,
+        operator: Operator,
+        administration: Administration,
+        choose: random.Random,
     ) -> None:
         """Change nothing yet."""
         self.notes = Notes()
         self._models = models
         self._changes = DiskChanges(disk, operator, self.notes, choose)
         self._operator = operator
+        self._administration = administration
+        self._administrator = Administrator(self.notes, choose)
+        self._shadows = Shadows(administration)
         self._choose = choose
         self._sourced = {model.name for model in models}
+
+    @property
+    def copies(self) -> Mapping[str, int]:
+        """What came of the copies for shadows."""
+        return self._shadows.counts
 
     @property
     def killed(self) -> int:
@@ -55,31 +74,39 @@ class Chaos:
         choose = self._choose
         idle = [m for m in self._models if m.name not in self._changes.unfinished]
         changed = choose.sample(idle, choose.randint(1, min(4, len(idle)))) if idle else []
+        others = [model for model in idle if model not in changed]
+        is_administered = bool(others) and choose.random() < 0.6
         acts: list[Act] = []
         reconfigured: list[Model] = []
         for model in changed:
-            if choose.random() < 0.35:
+            if not is_administered and choose.random() < (0.35 if model.is_configured else 0.8):
                 self._reconfigure(model)
                 reconfigured.append(model)
             else:
                 acts.append(self._changes.choose(model))
         expired = self._changes.expire(self._models)
         changed += expired
-        reloads = bool(reconfigured) or choose.random() < 0.2
-        code = "OK"
-        if reloads:
+        change: Change | None = None
+        if is_administered:
+            model = choose.choice(others)
+            changed.append(model)
+            change = self._administer(self._administrator.change(model))
+        elif reconfigured or choose.random() < 0.2:
             changed += self._choose_labels(reconfigured, changed)
-            code = self._expected_code()
+            change = self._reload(self._expected_code())
         for model in changed:
             between = self._changes.between.pop(model.name, [])
             faults = self._changes.faults.pop(model.name, frozenset())
             model.begin_change(*between, faults=faults)
-        yield from self._act(acts, code if reloads else None)
+        yield from self._act(acts, change)
         if expired:
             time.sleep(max(0.0, ABANDONED_SECONDS - self._changes.age(expired)))
             for model in expired:
                 del self._changes.unfinished[model.name]
         self.wait_for_rest(changed)
+        yield from self._shadows.complaints(self._models)
+        if is_administered:
+            yield from self._compare_configurations()
         if choose.random() < 0.3:
             yield from self._provoke()
 
@@ -118,10 +145,24 @@ class Chaos:
             model.is_configured = False
             self.notes.add("model removed from the configuration", model)
         else:
-            some = self._choose.sample(list(VERSIONS), 3)
-            policies = [Policy(1), Policy(2), Policy(), Policy(specific=tuple(some))]
-            model.policy = self._choose.choice(policies)
-            self.notes.add(f"policy changed to {model.policy}", model)
+            if not model.is_steady:
+                model.policy = random_policy(self._choose)
+                self.notes.add(f"policy changed to {model.policy}", model)
+            self._spread(model)
+
+    def _spread(self, model: Model) -> None:
+        """Change the splits and the shadow, or leave them."""
+        match self._choose.randrange(4):
+            case 0:
+                model.wanted_splits, model.shadow = {}, None
+                self.notes.add("splits and shadow taken away", model)
+            case 1:
+                split = random_split(model, self._choose)
+                model.wanted_splits = {**model.wanted_splits, split.label: split}
+                self.notes.add(f"split changed to {split}", model)
+            case 2:
+                model.shadow = self._choose.choice(VERSIONS)
+                self.notes.add(f"shadow changed to {model.shadow}", model)
 
     def _choose_labels(
         self, reconfigured: Sequence[Model], changed: Sequence[Model]
@@ -170,33 +211,67 @@ class Chaos:
     def _entries(self) -> list[str]:
         return [model.entry() for model in self._models if model.is_configured]
 
-    def _act(self, acts: Sequence[Act], code: str | None) -> Iterator[str]:
-        """Do everything: the reload after the changes of the disk, or while they are made."""
-        codes: list[str] = []
-        reload = threading.Thread(
-            target=lambda: codes.append(self._operator.reload(self._entries()))
-        )
+    def _reload(self, expected: str) -> Change:
+        """Replace the whole configuration, over gRPC."""
+        entries = self._entries()
+
+        def reload() -> str | None:
+            code = self._operator.reload(entries)
+            self.notes.counts["reload"] += 1
+            if code == expected:
+                return None
+            recent = "; ".join(self.notes.recent)
+            return f"a reload was answered {code}, want {expected}; {recent}"
+
+        return reload
+
+    def _administer(self, call: Call) -> Change:
+        """Change one model, by the administration API."""
+        code = self._expected_code()
+        if code != "OK":
+            call = replace(call, codes=frozenset({code}), is_applied=True)
+
+        def administer() -> str | None:
+            complaint, _ = self._administration.send(call)
+            return complaint and f"{complaint}; {'; '.join(self.notes.recent)}"
+
+        return administer
+
+    def _act(self, acts: Sequence[Act], change: Change | None) -> Iterator[str]:
+        """Do everything: the change of the configuration after those of the disk, or meanwhile."""
+        complaints: list[str | None] = []
+        changing = threading.Thread(target=lambda: complaints.append(change and change()))
         is_concurrent = self._choose.random() < 0.5
-        if code is not None and is_concurrent:
-            reload.start()
+        if is_concurrent:
+            changing.start()
         for act in acts:
             act()
             time.sleep(self._choose.uniform(0, 0.1))
-        if code is not None and not is_concurrent:
-            reload.start()
-        if code is not None:
-            reload.join()
-            self.notes.counts["reload"] += 1
-            if codes != [code]:
-                yield f"a reload was answered {codes}, want {code}; {'; '.join(self.notes.recent)}"
+        if not is_concurrent:
+            changing.start()
+        changing.join()
+        yield from filter(None, complaints or ["a change of the configuration failed"])
+        if change is not None:
             for model in self._models:
                 if not model.is_configured:
                     model.rest()  # a removed model answers nothing from the return on
-        if acts and (code is None or is_concurrent):
+        if acts and (change is None or is_concurrent):
             time.sleep(NOTICE_SECONDS)
+
+    def _compare_configurations(self) -> Iterator[str]:
+        found, wanted = self._administration.configuration(), expected_configuration(self._models)
+        if found != wanted:
+            odd = [each for each in found if each not in wanted]
+            lacking = [each for each in wanted if each not in found]
+            yield f"the configuration in force has {odd}, want {lacking}"
 
     def _provoke(self) -> Iterator[str]:
         """Ask for configurations that have to be refused, and to change nothing."""
+        if self._choose.random() < 0.6:
+            complaint, _ = self._administration.send(self._administrator.refused(self._models))
+            yield from filter(None, [complaint])
+            yield from self._compare_configurations()
+            return
         entries = self._entries()
         model = self._choose.choice(self._models)
         missing = next(v for v in (99, *VERSIONS) if v not in model.served)

@@ -47,6 +47,7 @@ __all__ = [
     "config_text",
     "export_model",
     "footprint",
+    "free_port",
     "measure_load",
     "packed_output",
     "running_configured",

@@ -7,11 +7,15 @@ that are served at rest. It knows nothing of how the server gets there.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moods import Mood
 from oracle import Ledger, Moment
+from splits import Split
+
+LABELS = ("stable", "canary")
 
 OFFSET_STEP = 64
 """Offsets of the models are so far apart: an answer tells its model and its version."""
@@ -24,6 +28,17 @@ class Content(enum.Enum):
     CORRUPT = "corrupt"  # complete to look at, and fails to load
     UNFINISHED = "unfinished"  # lacks a file; held back, until it has not changed for ten seconds
     ABANDONED = "abandoned"  # the same after that; fails to load
+    FORBIDDEN = "forbidden"  # may not be read
+    OVERSIZED = "oversized"  # too large for the cache of fetched versions
+    UNREADABLE = "unreadable"  # its web server breaks off in the middle of a file, again and again
+
+
+FAILURES = {
+    Content.FORBIDDEN: frozenset({"PERMISSION_DENIED"}),
+    Content.OVERSIZED: frozenset({"RESOURCE_EXHAUSTED"}),
+    Content.UNREADABLE: frozenset({"UNAVAILABLE"}),
+}
+"""The codes in the status of what fails for a reason that can be told; of the rest, any."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,13 @@ class Policy:
         if self.specific is not None:
             return settled.intersection(self.specific)
         return set(sorted(settled)[-self.latest :] if self.latest else settled)
+
+    def with_version(self, version: int, served: Collection[int]) -> Policy:
+        """What it becomes when a version is to be loaded beside those that are served."""
+        if self.specific is None and not self.latest:
+            return self
+        wanted = served if self.specific is None else self.specific
+        return Policy(specific=tuple(sorted({*wanted, version})))
 
     def __str__(self) -> str:
         if self.specific is not None:
@@ -57,12 +79,18 @@ class Model:
         workers: Processes that run it, if it is a Python servable.
         keeps_last: Whether its last version serves on when it vanishes.
         labels_wait: Whether labels attach when their versions become available.
+        origin: The URL of the web server that its versions are fetched from, if they are.
+        is_steady: Whether its versions stay on disk for good.
+        moods: What its versions can be asked to do wrong.
         versions: What is on disk, by version.
         is_there: Whether the base path is.
         policy: Which versions are configured.
         is_configured: Whether the configuration in force names it.
         desired: The labels of the configuration in force.
         labels: Those of them that are attached.
+        wanted_splits: The splits of the configuration, by label, whether it is in force or not.
+        splits: Those that are in force.
+        shadow: The version that gets copies of requests.
         served: The versions that are served at rest.
         is_awaited: Whether the server says UNAVAILABLE because there never was a version.
         ledger: What requests may be answered.
@@ -75,12 +103,18 @@ class Model:
     workers: int = 0
     keeps_last: bool = False
     labels_wait: bool = False
+    origin: str = ""
+    is_steady: bool = False
+    moods: tuple[Mood, ...] = ()
     versions: dict[int, Content] = field(default_factory=dict)
     is_there: bool = True
     policy: Policy = Policy(latest=1)
     is_configured: bool = True
     desired: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    wanted_splits: dict[str, Split] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    shadow: int | None = None
     served: frozenset[int] = frozenset()
     is_awaited: bool = True
     ledger: Ledger = field(default_factory=Ledger)
@@ -89,6 +123,11 @@ class Model:
     def base_path(self) -> Path:
         """Where its versions are, while the base path is there."""
         return self.root / self.name
+
+    @property
+    def configured_path(self) -> str:
+        """The base path of the configuration."""
+        return f"{self.origin}/{self.name}" if self.origin else str(self.base_path)
 
     def offset(self, version: int) -> float:
         """What a version adds to x / 2; no other version of any model adds the same."""
@@ -99,11 +138,12 @@ class Model:
         settled = {v for v, content in self.versions.items() if content is not Content.UNFINISHED}
         return self.policy.pick(settled)
 
-    def failing(self) -> set[int]:
-        """The versions that are asked for and cannot be loaded."""
+    def failing(self) -> dict[int, frozenset[str]]:
+        """The versions that are asked for and cannot be loaded, and the codes that tell why, if that is certain."""
         if not (self.is_configured and self.is_there):
-            return set()
-        return {v for v in self.wanted() if not self._loads(v)}
+            return {}
+        failing = {v for v in self.wanted() if not self._loads(v)}
+        return {v: FAILURES.get(self.versions[v], frozenset()) for v in failing}
 
     def next_served(self) -> frozenset[int]:
         """The versions that will be served at rest, after those that were served before."""
@@ -140,10 +180,12 @@ class Model:
                 f"keep_last_version: {str(self.keeps_last).lower()}",
                 f"labels_when_available: {str(self.labels_wait).lower()}",
                 f"python {{ workers: {self.workers} }}",
+                *(split.entry() for split in self.wanted_splits.values()),
+                f"shadow {{ version: {self.shadow} fraction: 1 }}" if self.shadow else "",
             ]
         )
         return (
-            f'config {{ name: "{self.name}" base_path: "{self.base_path}" '
+            f'config {{ name: "{self.name}" base_path: "{self.configured_path}" '
             f'model_platform: "{self.platform}" model_version_policy {{ {policy or self.policy} }} '
             f"{labels} servable_options {{ {options} }} }}"
         )
@@ -157,22 +199,29 @@ class Model:
         """
         after = self.next_served()
         labels = self.next_labels(self.served | after)
+        splits = dict(self.wanted_splits) if self.is_configured else {}
         was_awaited = self.is_awaited
         self.ledger.write(
             Moment(
                 served=(self.served, *between, after),
                 labels=(self.labels, labels),
+                splits=(self.splits, splits),
                 refusals=self._refusals(was_awaited) | self._refusals(self._stays_awaited(after)),
                 faults=faults,
             )
         )
-        self.labels, self.served = labels, after
+        self.labels, self.splits, self.served = labels, splits, after
         self.is_awaited = self._stays_awaited(after)
 
     def rest(self) -> None:
         """Allow only what is so at rest; called when the server has got there."""
         self.ledger.write(
-            Moment((self.served,), (self.labels,), refusals=self._refusals(self.is_awaited))
+            Moment(
+                (self.served,),
+                (self.labels,),
+                (self.splits,),
+                refusals=self._refusals(self.is_awaited),
+            )
         )
 
     def _loads(self, version: int) -> bool:

@@ -1,0 +1,150 @@
+"""The web server that some models are fetched from, and everything that breaks there."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+ALWAYS = 1_000_000
+
+
+class Outage(enum.Enum):
+    """What a web server does instead of answering."""
+
+    GONE = 404
+    FORBIDDEN = 403
+    FAILING = 500
+    BUSY = 503
+    CLOSING = 0  # the connection, without a word
+    TRUNCATING = -1  # every answer
+
+
+class Origin:
+    """Serves the directories below a root, listings included.
+
+    Attributes:
+        outages: What is wrong with whole base paths, by the name of the model.
+        cuts: How many answers break off half-way for each file from here on.
+        broken: How many answers were not as they should have been.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Listen on a free port of the loopback interface."""
+        self.outages: dict[str, Outage] = {}
+        self.cuts: Counter[Path] = Counter()
+        self.broken = 0
+        self._lock = threading.Lock()
+        origin = self
+
+        class Handler(_Handler):
+            def look(self) -> tuple[Path, Outage | None]:
+                path = root / unquote(self.path.partition("?")[0]).strip("/")
+                name = path.relative_to(root).parts[:1]
+                outage = origin.outages.get(name[0]) if name else None
+                return path, outage or origin._cut(path, self.command)
+
+            def note_broken(self) -> None:
+                with origin._lock:
+                    origin.broken += 1
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer until the block is left."""
+        thread = threading.Thread(target=self._server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+    def _cut(self, path: Path, method: str) -> Outage | None:
+        """Whether this answer is one of those that break off."""
+        if method != "GET":
+            return None
+        with self._lock:
+            if not self.cuts[path]:
+                return None
+            self.cuts[path] -= 1
+        return Outage.TRUNCATING
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def look(self) -> tuple[Path, Outage | None]:
+        raise NotImplementedError
+
+    def note_broken(self) -> None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        path, outage = self.look()
+        if outage is not None:
+            self.note_broken()
+        if outage is Outage.CLOSING:
+            self.close_connection = True
+            return
+        if outage is not None and outage is not Outage.TRUNCATING:
+            self._send(outage.value, b"", "")
+            return
+        try:
+            if path.is_dir():
+                names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+                body = "".join(f'<a href="{name}">{name}</a>\n' for name in names).encode()
+                self._send(200, body, "", is_cut=outage is not None)
+            else:
+                stat = path.stat()
+                tag = f'"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"'
+                is_head = self.command == "HEAD"
+                self._send(
+                    200,
+                    b"" if is_head else path.read_bytes(),
+                    tag,
+                    stat.st_size,
+                    outage is not None,
+                )
+        except OSError:
+            self._send(404, b"", "")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _send(
+        self, status: int, body: bytes, tag: str, size: int | None = None, is_cut: bool = False
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if size is None else size))
+        if tag:
+            self.send_header("ETag", tag)
+        else:
+            self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if is_cut:
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+            self.wfile.flush()
+            if is_cut:
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
