@@ -33,8 +33,7 @@ const OUTPUT: [f32; 3] = [2.5, 3.0, 4.5];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let options =
-        LoadOptions { tags: vec!["serve".to_owned()], session_config: Vec::new(), run_in_caller_thread: true };
+    let options = LoadOptions { tags: vec!["serve".to_owned()], run_in_caller_thread: true, ..LoadOptions::default() };
     let session = Runtime::open(&arguments.tensorflow)?.load_saved_model(&arguments.model, &options)?.session;
     let signature = predict_signature();
     run(&session, &signature, WARM_UP_RUNS)?;
