@@ -1,16 +1,41 @@
-"""How the content of version directories looks from outside, without a file being read."""
+"""How version directories look from outside, without a file being read."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 _LOOK_AT_ENTRIES = 64
 
-_TRUSTED_SECONDS = 10.0
-"""How long a look at what has been quiet is good for."""
+_TRUSTED_SECONDS = 5.0
+"""For how long at most the time of a directory is trusted to tell of its entries: some file systems have it wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory at a moment: another one in its place differs, and so does this one with other entries or access."""
+
+    path: str
+    device: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def at(cls, path: str) -> Directory:
+        """Look at a directory, but not into it.
+
+        Raises:
+            OSError: It is not there.
+        """
+        return cls.of(path, os.stat(path))
+
+    @classmethod
+    def of(cls, path: str, stat: os.stat_result) -> Directory:
+        """What `stat` told of a directory."""
+        return cls(path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +48,13 @@ class Look:
             below.
         changed_ns: When something in it changed last, since the epoch.
         is_sealed: Whether the directory itself was renamed or given its times after that.
+        directory: The directory itself, before it was looked into.
     """
 
     fingerprint: Hashable
     changed_ns: int
     is_sealed: bool
+    directory: Directory
 
 
 def look_at(path: str) -> Look:
@@ -60,6 +87,7 @@ def look_at(path: str) -> Look:
         fingerprint=(top.st_dev, *_access(top), top.st_mtime_ns, *sorted(marks)),
         changed_ns=max(newest_ns, top.st_mtime_ns),
         is_sealed=top.st_ctime_ns > top.st_mtime_ns and top.st_ctime_ns >= newest_ns,
+        directory=Directory.of(path, top),
     )
 
 
@@ -69,18 +97,16 @@ def _access(stat: os.stat_result) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    fingerprint: Hashable
-    directory: tuple[int, ...]
+class _Still:
+    directories: Sequence[Directory]
     good_until: float
 
 
-class Fingerprints:
-    """The fingerprints of many versions, polled again and again at a small cost.
+class Stillness:
+    """Knows where nothing has changed, so that polling thousands of base paths is cheap.
 
-    The directory of a version is asked every time whether it is another one, or has got other entries. It is looked
-    into again when it has, and otherwise after as long as nothing in it had changed at the last look, but after 10 s
-    at the latest.
+    Directories in which nothing had changed for a while are trusted for as long, up to 5 s, to be as they were when
+    their identity and time are: that takes one look at each instead of a listing of all that is in them.
 
     For one thread at a time.
     """
@@ -98,37 +124,29 @@ class Fingerprints:
         """
         self._clock = clock
         self._wall_clock = wall_clock
-        self._seen: dict[str, dict[str, _Seen]] = {}
+        self._still: dict[str, _Still] = {}
 
-    def of(self, name: str, paths: Iterable[str]) -> list[Hashable]:
-        """The fingerprints of the versions of a stream; those of others of its versions are forgotten.
+    def remember(self, name: str, directories: Sequence[Directory], changed_ns: int) -> None:
+        """Take for known what is in some directories.
 
         Args:
-            name: The stream.
-            paths: The directories of its versions.
-
-        Returns:
-            `Look.fingerprint` of each; `None` while the directory changes under our eyes: whatever it becomes will
-            look different.
+            name: What they belong to, such as a stream.
+            directories: As they were before it was looked at what is in them.
+            changed_ns: When something in them changed last, since the epoch.
         """
-        before = self._seen.get(name, {})
-        now = self._clock()
-        seen = {path: self._look_again(path, before.get(path), now) for path in paths}
-        self._seen[name] = {path: found for path, found in seen.items() if found is not None}
-        return [None if found is None else found.fingerprint for found in seen.values()]
+        quiet_seconds = min(self._wall_clock() - changed_ns / 1e9, _TRUSTED_SECONDS)
+        self._still[name] = _Still(directories, self._clock() + quiet_seconds)
 
     def forget(self, name: str) -> None:
-        """Forget a stream."""
-        self._seen.pop(name, None)
+        """Have `is_as_remembered` say no."""
+        self._still.pop(name, None)
 
-    def _look_again(self, path: str, before: _Seen | None, now: float) -> _Seen | None:
+    def is_as_remembered(self, name: str) -> bool:
+        """Whether what was remembered is still true, as far as it can be trusted."""
+        still = self._still.get(name)
+        if still is None or self._clock() >= still.good_until:
+            return False
         try:
-            stat = os.stat(path)
-            directory = (stat.st_dev, *_access(stat), stat.st_mtime_ns)
-            if before is not None and before.directory == directory and now < before.good_until:
-                return before
-            look = look_at(path)
+            return all(Directory.at(each.path) == each for each in still.directories)
         except OSError:
-            return None
-        quiet_seconds = self._wall_clock() - look.changed_ns / 1e9
-        return _Seen(look.fingerprint, directory, now + min(quiet_seconds, _TRUSTED_SECONDS))
+            return False

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from servable.errors import Code, InvalidInputError, NotFoundError, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import AspiredVersion, Target
-from servable.sources.content import Fingerprints
+from servable.sources.content import Directory, Look, Stillness, look_at
 from servable.sources.settling import IsComplete, SettleTimes, Settling
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
@@ -93,7 +93,7 @@ class FileSystemSource:
         self._always_present = servable_versions_always_present
         self._needs_versions = fail_if_zero_versions or servable_versions_always_present
         self._settling = Settling(settle_times or SettleTimes(), clock, wall_clock)
-        self._fingerprints = Fingerprints(clock, wall_clock)
+        self._stillness = Stillness(clock, wall_clock)
         self._clock = clock
         self._wait = wait
         self._poll_lock = threading.Lock()
@@ -153,11 +153,12 @@ class FileSystemSource:
         with self._poll_lock:
             previous = self._servables
             self._servables = {servable.name: servable for servable in servables}
+            for name in {*previous, *self._servables}:
+                self._stillness.forget(name)
             for name in previous.keys() - self._servables.keys():
                 self._problems.pop(name, None)
                 self._reported.pop(name, None)
                 self._settling.begin(name, ())
-                self._fingerprints.forget(name)
                 if self._target is not None:
                     self._target.set_aspired_versions(name, [])
             if self._poll_wait_seconds < 0:
@@ -173,12 +174,13 @@ class FileSystemSource:
         return dict(self._problems)
 
     def poll(self) -> None:
-        """Look at every base path once and emit what is wanted."""
+        """Look at every base path once and emit what is wanted, where it may have changed."""
         with self._poll_lock:
             for name in sorted(self._servables):
                 if self._stop.is_set():
                     return
-                self._poll_one(self._servables[name])
+                if not self._stillness.is_as_remembered(name):
+                    self._poll_one(self._servables[name])
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -193,7 +195,9 @@ class FileSystemSource:
     def _poll_one(self, servable: MonitoredServable) -> None:
         warnings: list[str] = []
         name = servable.name
+        self._stillness.forget(name)
         try:
+            base = Directory.at(servable.base_path)
             found = self._wanted_versions(servable, warnings)
         except OSError as error:
             self._settling.begin(name, ())
@@ -220,14 +224,23 @@ class FileSystemSource:
                 warnings.append(f"Refusing to unload all versions for Servable: {name}")
         self._report(name, logging.WARNING, warnings)
         if self._target is not None and (found or may_empty):
-            fingerprints = self._fingerprints.of(name, (path for _, path in found))
+            looks = [_look_at(path) for _, path in found]
             self._target.set_aspired_versions(
                 name,
                 [
-                    AspiredVersion(ServableId(name, number), path, fingerprint)
-                    for (number, path), fingerprint in zip(found, fingerprints, strict=True)
+                    AspiredVersion(ServableId(name, number), path, look and look.fingerprint)
+                    for (number, path), look in zip(found, looks, strict=True)
                 ],
             )
+            if found and not is_awaited:
+                self._remember(name, base, looks)
+
+    def _remember(self, name: str, base: Directory, looks: list[Look | None]) -> None:
+        """Look again only when something has changed, if nothing changes at this moment."""
+        seen = [look for look in looks if look is not None]
+        if len(seen) == len(looks):
+            changed_ns = max(base.modified_ns, *(look.changed_ns for look in seen))
+            self._stillness.remember(name, [base, *(look.directory for look in seen)], changed_ns)
 
     def _wanted_versions(
         self, servable: MonitoredServable, warnings: list[str]
@@ -235,10 +248,9 @@ class FileSystemSource:
         """The versions that the policy picks of those that have settled, with their paths.
 
         Raises:
-            OSError: The base path cannot be read.
+            OSError: The base path cannot be listed.
         """
         policy = servable.version_policy
-        os.stat(servable.base_path)
         if isinstance(policy, Specific):
             found = _specific_versions(servable, policy, warnings)
             self._settling.begin(servable.name, (path for _, path in found))
@@ -326,6 +338,14 @@ def _specific_versions(
     if not found:
         warnings.append(_no_versions(servable))
     return found
+
+
+def _look_at(path: str) -> Look | None:
+    """How a version looks; `None` while it goes, or changes, under our eyes."""
+    try:
+        return look_at(path)
+    except OSError:
+        return None
 
 
 def _children(base_path: str) -> list[tuple[int, str]]:

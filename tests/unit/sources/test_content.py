@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Hashable
+from collections.abc import Callable
 from pathlib import Path
 
-from servable.sources.content import Fingerprints, look_at
+import pytest
+
+from servable.sources.content import Stillness, look_at
 
 
 class Clocks:
@@ -17,9 +19,13 @@ class Clocks:
     def monotonic(self) -> float:
         return self.seconds
 
-    def fingerprints(self, *, changed: Path, ago: float) -> Fingerprints:
-        start = changed.stat().st_ctime
-        return Fingerprints(self.monotonic, lambda: start + ago + self.seconds)
+    def stillness_of(self, path: Path, quiet_seconds: float) -> Stillness:
+        """What remembers a directory in which nothing had changed for so long."""
+        look = look_at(str(path))
+        now = look.changed_ns / 1e9 + quiet_seconds
+        stillness = Stillness(self.monotonic, lambda: now + self.seconds)
+        stillness.remember("m", [look.directory], look.changed_ns)
+        return stillness
 
 
 def write_model(path: Path, content: str) -> None:
@@ -40,11 +46,6 @@ def replace(path: Path) -> None:
     os.rename(replacement, path)
 
 
-def one(fingerprints: Fingerprints, path: Path) -> Hashable:
-    (found,) = fingerprints.of("m", [str(path)])
-    return found
-
-
 def test_the_fingerprint_changes_with_the_content_and_only_then(tmp_path: Path) -> None:
     path = tmp_path / "1"
     write_model(path, "half")
@@ -60,16 +61,13 @@ def test_the_fingerprint_changes_with_the_content_and_only_then(tmp_path: Path) 
 
 
 def test_the_fingerprint_changes_with_the_permissions(tmp_path: Path) -> None:
-    path, clocks = tmp_path / "1", Clocks()
+    path = tmp_path / "1"
     write_model(path, "half")
-    complete(path)
-    fingerprints = clocks.fingerprints(changed=path / "saved_model.pb", ago=60)
-    seen = [one(fingerprints, path)]
+    seen = [look_at(str(path)).fingerprint]
     (path / "saved_model.pb").chmod(0)
-    clocks.seconds = 11.0
-    seen.append(one(fingerprints, path))
+    seen.append(look_at(str(path)).fingerprint)
     path.chmod(0o711)
-    seen.append(one(fingerprints, path))
+    seen.append(look_at(str(path)).fingerprint)
     assert len(set(seen)) == 3
 
 
@@ -81,46 +79,47 @@ def test_a_look_at_a_huge_directory_is_still_quick(tmp_path: Path) -> None:
     assert len(found) < 100
 
 
-def test_what_is_missing_has_no_fingerprint(tmp_path: Path) -> None:
-    assert one(Fingerprints(), tmp_path / "missing") is None
+def test_what_has_changed_of_late_is_not_trusted_for_long(tmp_path: Path) -> None:
+    clocks = Clocks()
+    write_model(tmp_path / "1", "good")
+    stillness = clocks.stillness_of(tmp_path / "1", quiet_seconds=0.5)
+    assert stillness.is_as_remembered("m")
+    clocks.seconds = 0.5
+    assert not stillness.is_as_remembered("m")
 
 
-def test_what_has_changed_of_late_is_looked_into_every_time(tmp_path: Path) -> None:
-    path, clocks = tmp_path / "1", Clocks()
-    write_model(path, "half")
-    fingerprints = clocks.fingerprints(changed=path / "variables/variables.index", ago=0.5)
-    before = one(fingerprints, path)
-    complete(path)
-    clocks.seconds = 1.0
-    assert one(fingerprints, path) != before
+def test_what_was_quiet_is_trusted_for_a_while(tmp_path: Path) -> None:
+    clocks = Clocks()
+    write_model(tmp_path / "1", "good")
+    stillness = clocks.stillness_of(tmp_path / "1", quiet_seconds=3600)
+    clocks.seconds = 4.9
+    assert stillness.is_as_remembered("m")
+    clocks.seconds = 5.0
+    assert not stillness.is_as_remembered("m")
 
 
-def test_what_was_quiet_is_looked_into_now_and_then(tmp_path: Path) -> None:
-    path, clocks = tmp_path / "1", Clocks()
-    write_model(path, "half")
-    fingerprints = clocks.fingerprints(changed=path / "variables/variables.index", ago=3600)
-    before = one(fingerprints, path)
-    complete(path)
-    clocks.seconds = 9.0
-    assert one(fingerprints, path) == before
-    clocks.seconds = 10.0
-    assert one(fingerprints, path) != before
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace,
+        shutil.rmtree,
+        lambda path: (path / "new").touch(),
+        lambda path: path.chmod(0o711),
+    ],
+)
+def test_another_directory_entry_or_permission_is_seen_at_once(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    write_model(tmp_path / "1", "good")
+    stillness = Clocks().stillness_of(tmp_path / "1", quiet_seconds=3600)
+    assert stillness.is_as_remembered("m")
+    change(tmp_path / "1")
+    assert not stillness.is_as_remembered("m")
 
 
-def test_another_directory_in_the_same_place_is_seen_at_once(tmp_path: Path) -> None:
-    path, clocks = tmp_path / "1", Clocks()
-    write_model(path, "half")
-    fingerprints = clocks.fingerprints(changed=path / "variables/variables.index", ago=3600)
-    before = one(fingerprints, path)
-    replace(path)
-    assert one(fingerprints, path) != before
-
-
-def test_a_forgotten_stream_is_looked_at_anew(tmp_path: Path) -> None:
-    path, clocks = tmp_path / "1", Clocks()
-    write_model(path, "half")
-    fingerprints = clocks.fingerprints(changed=path / "variables/variables.index", ago=3600)
-    before = one(fingerprints, path)
-    complete(path)
-    fingerprints.forget("m")
-    assert one(fingerprints, path) != before
+def test_what_is_forgotten_or_was_never_seen_is_not_still(tmp_path: Path) -> None:
+    write_model(tmp_path / "1", "good")
+    stillness = Clocks().stillness_of(tmp_path / "1", quiet_seconds=3600)
+    assert not stillness.is_as_remembered("other")
+    stillness.forget("m")
+    assert not stillness.is_as_remembered("m")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -227,3 +228,30 @@ def test_a_source_has_one_target() -> None:
     source.connect(RecordingTarget[str]())
     with pytest.raises(RuntimeError, match="already connected"):
         source.connect(RecordingTarget[str]())
+
+
+def test_a_base_path_where_nothing_changes_is_listed_now_and_then(tmp_path: Path) -> None:
+    clock = FakeClock()
+    base = directories(tmp_path / "m", "1/variables")
+    target = RecordingTarget[str]()
+    source = FileSystemSource(
+        [MonitoredServable("m", str(base))],
+        poll_wait_seconds=-1,
+        clock=clock,
+        wall_clock=lambda: time.time() + 3600,
+    )
+    source.connect(target)
+    for _ in range(10):
+        source.poll()
+    assert len(target.calls) == 1
+    (base / "1/variables/data").touch()  # which the times of `m` and of `1` do not show
+    clock.now += 5.0
+    source.poll()
+    before, after = (versions for _, versions in target.calls)
+    assert before[0].fingerprint != after[0].fingerprint
+    directories(base, "2")
+    source.poll()
+    assert [version.id.version for version in target.last("m")] == [2], "seen at once"
+    source.update([MonitoredServable("m", str(base), Specific((1,)))])
+    source.poll()
+    assert [version.id.version for version in target.last("m")] == [1], "another configuration too"
