@@ -83,6 +83,9 @@ def test_what_is_asked_before_a_key_is_there_is_answered(guarded: Guarded) -> No
     origin = {"Origin": "http://example.org", "Access-Control-Request-Headers": "authorization"}
     preflight = guarded.server.request("OPTIONS", f"{MODEL}:predict", headers=origin)
     assert preflight.status == 200
+    assert preflight.headers["access-control-allow-headers"] == (
+        "Content-Type, Authorization, X-API-Key"
+    )
 
 
 def test_a_body_that_is_not_allowed_is_not_read(guarded: Guarded) -> None:

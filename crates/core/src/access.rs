@@ -6,7 +6,7 @@
 use std::fmt;
 
 use arc_swap::ArcSwapOption;
-use http::header::AUTHORIZATION;
+use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -120,6 +120,15 @@ impl Access {
             return Err(ServingError::new(Code::PermissionDenied, text));
         }
         self.require(&head.headers, Scope::Admin)
+    }
+
+    /// Lets web pages send keys along with the requests that an answer of REST allows them.
+    pub(crate) fn allow_keys_of_pages(&self, answer: &mut HeaderMap) {
+        if self.keys.load().is_some()
+            && let Some(allowed) = answer.get_mut(ACCESS_CONTROL_ALLOW_HEADERS)
+        {
+            *allowed = HeaderValue::from_static("Content-Type, Authorization, X-API-Key");
+        }
     }
 
     /// Looks whether a request has a key that is good for a scope. Without keys, every request is let in.

@@ -397,9 +397,12 @@ async fn respond(shared: &Shared, rest_only: bool, mut request: Request<Incoming
             return grpc::refuse(error);
         }
         grpc::serve(service, options.grpc, options.body, request).await
-    } else if let Some(error) = refusal {
-        rest::refuse(error, &request, options.rest).map(Either::Left)
     } else {
-        rest::serve(service, options.rest, options.body, request).await.map(Either::Left)
+        let mut reply = match refusal {
+            Some(error) => rest::refuse(error, &request, options.rest),
+            None => rest::serve(service, options.rest, options.body, request).await,
+        };
+        service.access.allow_keys_of_pages(reply.headers_mut());
+        reply.map(Either::Left)
     }
 }
