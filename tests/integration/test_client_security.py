@@ -21,6 +21,8 @@ import trustme
 from servable.client import Client, Retry, State, Tls
 from servable.client.messages import message_class
 from servable.errors import Code, ServableError, UnavailableError
+from support.certificates import Authority
+from support.server_process import StartServer
 
 ONCE = Retry(attempts=1)
 
@@ -225,3 +227,39 @@ def test_grpc_over_a_unix_socket(tmp_path: Path) -> None:
         Client(where) as client,
     ):
         assert client.status("m")[0].version == 3
+
+
+def test_our_own_server_is_called_with_certificates_and_a_key(
+    start_server: StartServer, demo_models: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    server_identity, client_identity = authority.server(), authority.client()
+    keys = tmp_path / "keys"
+    keys.write_text("app:predict:app-key-0123456789\n")
+    server = start_server(
+        {"half_plus_two": demo_models / "half_plus_two"},
+        f"--tls_certificate_file={server_identity.certificate}",
+        f"--tls_key_file={server_identity.key}",
+        f"--tls_client_ca_file={authority.file}",
+        f"--api_keys_file={keys}",
+    )
+    trusted = Tls(ca=authority.file)
+    mutual = Tls(
+        ca=authority.file, certificate=client_identity.certificate, key=client_identity.key
+    )
+    patient = Retry(attempts=100)
+    addresses = (f"grpcs://localhost:{server.port}", f"https://localhost:{server.rest_port}")
+    for address in addresses:
+        with Client(address, tls=mutual, api_key="app-key-0123456789", retry=patient) as client:
+            assert client.predict("half_plus_two", [1.0]).value.tolist() == [2.5]
+        with (
+            Client(address, tls=mutual, api_key="another-key", retry=ONCE) as client,
+            pytest.raises(ServableError) as unknown,
+        ):
+            client.predict("half_plus_two", [1.0])
+        assert unknown.value.code is Code.UNAUTHENTICATED
+        with (
+            Client(address, tls=trusted, api_key="app-key-0123456789", retry=ONCE) as client,
+            pytest.raises(UnavailableError),
+        ):
+            client.predict("half_plus_two", [1.0])
