@@ -38,7 +38,7 @@ fn signature(name: Option<&[u8]>) -> Arc<Signature> {
 /// The body of a REST predict: what is accepted can be answered.
 pub fn json_predict(data: &[u8]) {
     let resolve = |name: Option<&[u8]>| Ok(signature(name.filter(|name| name.first() >= Some(&b'a'))));
-    match json::decode_predict(data, resolve) {
+    match json::decode_predict(data, json::DEFAULT_MAX_NESTING, resolve) {
         Err(error) => drop(json::error_body(&error.message)),
         Ok(request) => {
             let outputs: Vec<(&str, &Tensor)> =
@@ -70,7 +70,7 @@ pub fn grpc_predict(data: &[u8]) {
 
 /// The body of a REST classify or regress: what is accepted becomes examples that others can read.
 pub fn json_examples(data: &[u8]) {
-    match json::decode_examples(data) {
+    match json::decode_examples(data, json::DEFAULT_MAX_NESTING) {
         Err(error) => drop(json::error_body(&error.message)),
         Ok(request) => {
             assert!(!request.examples.is_empty(), "a request has an example");
@@ -137,7 +137,7 @@ pub fn oip_rest(data: &[u8]) {
     let Some((length, body)) = data.split_first_chunk::<2>() else { return };
     let body = Bytes::copy_from_slice(body);
     let json_length = usize::from(u16::from_le_bytes(*length)).min(body.len());
-    match oip::decode_body(&body, json_length) {
+    match oip::decode_body(&body, json_length, json::DEFAULT_MAX_NESTING) {
         Err(error) => drop(json::error_body(&error.message)),
         Ok((request, inputs)) => {
             check_raw(&inputs);
@@ -151,7 +151,7 @@ pub fn oip_rest(data: &[u8]) {
             }
         }
     }
-    let _ = json::decode_repository_request(&body);
+    let _ = json::decode_repository_request(&body, json::DEFAULT_MAX_NESTING);
 }
 
 /// A `ModelInferRequest`: what is accepted is made of tensors.

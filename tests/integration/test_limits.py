@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -32,6 +33,9 @@ def limited(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--max_decompressed_bytes=50000",
         "--max_header_bytes=4000",
         "--max_headers=20",
+        "--max_json_nesting=64",
+        "--max_concurrent_streams=7",
+        "--enable_grpc_healthcheck_service",
         "--max_connections=8",
         f"--header_timeout_seconds={PATIENCE}",
         f"--idle_timeout_seconds={PATIENCE * 2}",
@@ -75,6 +79,37 @@ def test_bodies(limited: ServerProcess, grpc_client: GrpcClient) -> None:
     large = {"x": np.ones(30_000, np.float32)}
     with pytest.raises(RpcError, match=r"RESOURCE_EXHAUSTED: .*limit of 100000 bytes"):
         grpc_client.predict(limited.port, "half_plus_two", large)
+
+
+def test_messages_of_grpc_that_grow(limited: ServerProcess) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{limited.port}") as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(bytes(60_000), timeout=20, compression=grpc.Compression.Gzip)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.value.details() == "the message is larger than 50000 bytes when decompressed"
+
+
+def test_nesting(limited: ServerProcess) -> None:
+    def body(depth: int) -> bytes:
+        return b'{"instances": [1.0], "more": %s}' % (b"[" * (depth - 1) + b"]" * (depth - 1))
+
+    assert limited.request("POST", PREDICT, body(64)).status == 200
+    reply = limited.request("POST", PREDICT, body(65))
+    assert reply.status == 400
+    assert "Nested more than 64 levels deep" in reply.error
+
+
+def test_streams_of_one_connection(limited: ServerProcess) -> None:
+    empty_settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    with socket.create_connection(("127.0.0.1", limited.port), timeout=20) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        stream = connection.makefile("rb")
+        head = stream.read(9)
+        payload = stream.read(int.from_bytes(head[:3], "big"))
+    assert head[3] == 4, "settings come first"
+    pairs = [payload[at : at + 6] for at in range(0, len(payload), 6)]
+    assert bytes([0, 3, 0, 0, 0, 7]) in pairs
 
 
 def test_heads(limited: ServerProcess, grpc_client: GrpcClient) -> None:
@@ -153,6 +188,18 @@ def test_idle_grpc_clients_notice_nothing(limited: ServerProcess, grpc_client: G
         )
         assert answer["outputs"]["y"] == [2.5]
         time.sleep(PATIENCE * 2.5)
+
+
+def test_a_health_watch_outlives_the_idle_time_out(limited: ServerProcess) -> None:
+    serving = b"\x08\x01"  # status: SERVING
+    with grpc.insecure_channel(f"127.0.0.1:{limited.port}") as channel:
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=PATIENCE * 6)
+        assert next(watch) == serving
+        start = time.monotonic()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(watch)
+    assert ended.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - start > PATIENCE * 4
 
 
 def test_connections_beyond_the_limit_wait_for_their_turn(limited: ServerProcess) -> None:

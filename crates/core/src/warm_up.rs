@@ -115,7 +115,8 @@ pub fn record_of_rest(servable: &Servable, body: &[u8], is_examples: bool) -> Re
 }
 
 fn predict_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
-    let request = json::decode_predict(body, |name| rest::predict_signature(servable, name))?;
+    let request =
+        json::decode_predict(body, json::DEFAULT_MAX_NESTING, |name| rest::predict_signature(servable, name))?;
     let names = request.signature.inputs.iter().map(|spec| spec.alias.clone());
     let request = PredictRequest {
         model_spec: Some(model_spec(&request.signature_name)),
@@ -126,7 +127,7 @@ fn predict_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
 }
 
 fn examples_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
-    let request = json::decode_examples(body)?;
+    let request = json::decode_examples(body, json::DEFAULT_MAX_NESTING)?;
     let name = String::from_utf8_lossy(&request.signature_name);
     let signature = servable.signature(resolved_signature_name(&name));
     let kind = signature.and_then(|signature| Kind::from_method_name(&signature.method_name).ok());

@@ -85,7 +85,7 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
         },
         http2: Http2Options::default(),
         grpc: GrpcOptions::default(),
-        rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false },
+        rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false, max_nesting: 64 },
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) struct ServerOptions {
     max_decompressed_bytes: usize,
     max_header_bytes: u32,
     max_headers: usize,
+    max_json_nesting: usize,
     max_connections: usize,
     idle_timeout_seconds: f64,
     header_timeout_seconds: f64,
@@ -89,6 +90,7 @@ impl ServerOptions {
             rest: RestOptions {
                 timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
                 cors: self.enable_cors,
+                max_nesting: self.max_json_nesting,
             },
         })
     }

@@ -32,6 +32,7 @@ _LIMITS = (
     "max_decompressed_bytes",
     "max_header_bytes",
     "max_headers",
+    "max_json_nesting",
     "max_connections",
     "idle_timeout_seconds",
     "header_timeout_seconds",
@@ -41,6 +42,9 @@ _LIMITS = (
 """What strangers may ask for; flags and options have the same names."""
 
 _INT32_MAX = 2**31 - 1
+
+_LEAST_MAX_JSON_NESTING = 64
+"""The quick reading of tensors takes that much without counting."""
 
 
 def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
@@ -86,6 +90,11 @@ def check_flags(flags: Flags) -> None:
     for name in (*_LIMITS, "max_concurrent_streams"):
         if not getattr(flags, name) > 0:
             raise ConfigError(f"--{name} has to be more than 0; got {getattr(flags, name)}")
+    if flags.max_json_nesting < _LEAST_MAX_JSON_NESTING:
+        raise ConfigError(
+            f"--max_json_nesting has to be at least {_LEAST_MAX_JSON_NESTING}; "
+            f"got {flags.max_json_nesting}"
+        )
     for name, feature in _REFUSED:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)

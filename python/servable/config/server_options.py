@@ -45,6 +45,7 @@ class ServerOptions:
         max_decompressed_bytes: The largest request body after decompression, where that is less.
         max_header_bytes: The largest head of a request, as HTTP/2 counts: names and values, and 32 for each header.
         max_headers: How many headers a request may have.
+        max_json_nesting: How deeply the JSON of a request may be nested.
         max_connections: How many connections may be open at once; further ones wait to be accepted.
         idle_timeout_seconds: How long a connection may be idle.
         header_timeout_seconds: How long a client may take to send the head of a request, and for a TLS handshake.
@@ -67,6 +68,7 @@ class ServerOptions:
     max_decompressed_bytes: int = 100 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
     max_headers: int = 100
+    max_json_nesting: int = 1_000_000
     max_connections: int = 16384
     idle_timeout_seconds: float = 120.0
     header_timeout_seconds: float = 50.0

@@ -53,6 +53,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "max_decompressed_bytes",
         "max_header_bytes",
         "max_headers",
+        "max_json_nesting",
         "max_connections",
         "max_concurrent_streams",
         "idle_timeout_seconds",

@@ -26,7 +26,7 @@ pub(super) async fn infer(
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
-    let request = body::work_on(body.len(), || json::decode_examples(body))?;
+    let request = body::work_on(body.len(), || json::decode_examples(body, options.max_nesting))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
     let handle = meter.claim(handle);
     let name = match &request.signature_name[..] {

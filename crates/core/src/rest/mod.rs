@@ -41,6 +41,8 @@ pub struct RestOptions {
     pub timeout: Option<Duration>,
     /// Send the CORS headers on every API answer.
     pub cors: bool,
+    /// How deeply JSON may be nested.
+    pub max_nesting: usize,
 }
 
 /// The methods that have a meaning somewhere; any other is answered with 501.
@@ -197,7 +199,7 @@ async fn predict(
     let resolved = OnceCell::new();
     let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);
     let mut request = body::work_on(body.len(), || {
-        json::decode_predict(body, |signature_name| match resolved.get_or_init(resolve) {
+        json::decode_predict(body, options.max_nesting, |signature_name| match resolved.get_or_init(resolve) {
             Ok(Resolved { handle, .. }) => predict_signature(handle, signature_name),
             Err(error) => Err(error.clone()),
         })

@@ -1,6 +1,6 @@
 //! What a request is told that is wrong. But for the one deviation, the texts are those of the original.
 
-use servable_core::codec::json::decode_predict;
+use servable_core::codec::json::{DEFAULT_MAX_NESTING, decode_predict};
 use servable_core::error::{Code, ServingError};
 use servable_core::signature::Signature;
 
@@ -172,7 +172,7 @@ fn the_first_of_several_mistakes_is_reported() {
     let no_inputs = Signature::default();
     let none = |_: Option<&[u8]>| Ok(&no_inputs);
     let error = |body: &str, resolve: &dyn Fn(Option<&[u8]>) -> Result<_, ServingError>| {
-        decode_predict(body.as_bytes(), resolve).unwrap_err().text().into_owned()
+        decode_predict(body.as_bytes(), DEFAULT_MAX_NESTING, resolve).unwrap_err().text().into_owned()
     };
 
     let syntax = error(r#"{"instances":[1"#, &not_found);

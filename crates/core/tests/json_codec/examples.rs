@@ -1,7 +1,7 @@
 //! Classify and regress: JSON to serialized examples, and results to JSON.
 
 use prost::Message;
-use servable_core::codec::json::{decode_examples, encode_results};
+use servable_core::codec::json::{DEFAULT_MAX_NESTING, decode_examples, encode_results};
 use servable_core::inference::{Classification, Inference, Regression};
 use servable_core::proto::tensorflow::Example;
 use servable_core::proto::tensorflow::feature::Kind;
@@ -11,7 +11,7 @@ use crate::support::tensor;
 
 /// The examples as a graph would parse them: `x=[1.5] y=int[1] z=`, one text for each.
 fn decoded(body: &[u8]) -> Result<Vec<String>, String> {
-    let input = decode_examples(body).map_err(|error| error.text().into_owned())?;
+    let input = decode_examples(body, DEFAULT_MAX_NESTING).map_err(|error| error.text().into_owned())?;
     let tensor = input.examples.into_tensor().map_err(|error| error.text().into_owned())?;
     let Elements::Strings(strings) = tensor.elements() else { panic!("examples are strings") };
     Ok(strings.iter().map(describe).collect())
@@ -50,7 +50,7 @@ fn elements_decide_what_a_feature_is() {
     ] {
         let body = format!(r#"{{"signature_name":"s","examples":[{example},{{}}]}}"#);
         assert_eq!(decoded(body.as_bytes()), Ok(vec![expected.to_owned(), String::new()]), "{example}");
-        assert_eq!(decode_examples(body.as_bytes()).expect("examples").signature_name, b"s");
+        assert_eq!(decode_examples(body.as_bytes(), DEFAULT_MAX_NESTING).expect("examples").signature_name, b"s");
     }
 }
 

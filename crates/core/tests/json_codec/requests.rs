@@ -1,6 +1,6 @@
 //! Requests that are right, some of them oddly so.
 
-use servable_core::codec::json::decode_predict;
+use servable_core::codec::json::{DEFAULT_MAX_NESTING, decode_predict};
 use servable_core::error::ServingError;
 use servable_core::signature::Signature;
 use servable_core::tensor::{ALIGNMENT, Buffer, Elements};
@@ -123,7 +123,7 @@ fn a_signature_name_is_found_wherever_it_stands() {
             *last.borrow_mut() = name.unwrap_or_default().to_vec();
             Ok::<&Signature, ServingError>(&signature)
         };
-        let input = decode_predict(body.as_bytes(), resolve).unwrap();
+        let input = decode_predict(body.as_bytes(), DEFAULT_MAX_NESTING, resolve).unwrap();
         assert_eq!(input.signature_name, expected, "{body}");
         assert_eq!(*last.borrow(), expected, "{body}");
     }
@@ -152,11 +152,22 @@ fn ranks_go_up_to_254() {
 }
 
 #[test]
-fn nesting_of_any_depth_is_parsed() {
+fn nesting_is_parsed_up_to_the_limit() {
     let signature = signature("x:float");
-    let (opening, closing) = ("[".repeat(500_000), "]".repeat(500_000));
-    let deep = format!("{{\"instances\":[1],\"extra\":{opening}{closing}}}");
-    assert_eq!(describe(&decode(&signature, deep.as_bytes()).unwrap()), "row x float[1] 1");
-    let error = decode(&signature, opening.as_bytes()).unwrap_err();
-    assert_eq!(error.text(), "JSON Parse error: Invalid value. at offset: 500000");
+    let deep = |depth: usize| {
+        let (opening, closing) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+        format!("{{\"instances\":[1],\"extra\":{opening}{closing},\"more\":[[]]}}")
+    };
+    let decode = |body: &str, limit| decode_predict(body.as_bytes(), limit, |_| Ok::<_, ServingError>(&signature));
+    for limit in [64, 1000, DEFAULT_MAX_NESTING] {
+        assert_eq!(describe(&decode(&deep(limit), limit).unwrap()), "row x float[1] 1");
+        let error = decode(&deep(limit + 1), limit).unwrap_err();
+        let offset = r#"{"instances":[1],"extra":"#.len() + limit - 1;
+        assert_eq!(
+            error.text(),
+            format!("JSON Parse error: Nested more than {limit} levels deep. at offset: {offset}")
+        );
+    }
+    let unclosed = decode(&"[".repeat(500_000), 500_000).unwrap_err();
+    assert_eq!(unclosed.text(), "JSON Parse error: Invalid value. at offset: 500000");
 }

@@ -1,6 +1,6 @@
 //! Signatures and tensors in few words.
 
-use servable_core::codec::json::{Format, PredictInput, decode_predict};
+use servable_core::codec::json::{DEFAULT_MAX_NESTING, Format, PredictInput, decode_predict};
 use servable_core::error::{Result, ServingError};
 use servable_core::signature::{Signature, TensorSpec};
 use servable_core::tensor::{Buffer, DType, Elements, Tensor, shape_text};
@@ -23,7 +23,7 @@ pub(crate) fn signature(inputs: &str) -> Signature {
 
 /// Decodes a body for a servable with this one signature, under whatever name the body has for it.
 pub(crate) fn decode<'s>(signature: &'s Signature, body: &[u8]) -> Result<PredictInput<&'s Signature>> {
-    decode_predict(body, |_| Ok::<_, ServingError>(signature))
+    decode_predict(body, DEFAULT_MAX_NESTING, |_| Ok::<_, ServingError>(signature))
 }
 
 /// The format and the tensors: `row x float[2] 1 2`.

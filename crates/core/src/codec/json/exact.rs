@@ -19,12 +19,12 @@ pub(super) struct Request<'b> {
 }
 
 impl<'b> Request<'b> {
-    /// Parses a body.
-    pub(super) fn parse(body: &'b [u8]) -> Result<Self> {
+    /// Parses a body that is nested at most so deeply.
+    pub(super) fn parse(body: &'b [u8], max_nesting: usize) -> Result<Self> {
         if body.is_empty() {
             return Err(ServingError::invalid_argument("JSON Parse error: The document is empty"));
         }
-        let request = Self { document: parse::parse(body)? };
+        let request = Self { document: parse::parse(body, max_nesting)? };
         if request.document.root().is_object() { Ok(request) } else { Err(request.fault(b" Is not object")) }
     }
 

@@ -72,9 +72,9 @@ pub struct InferOutput {
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` if it is not one, or a tensor's data does not fit its datatype and shape.
-pub fn decode_infer(body: &[u8]) -> Result<InferRequest> {
+pub fn decode_infer(body: &[u8], max_nesting: usize) -> Result<InferRequest> {
     check_size(body)?;
-    let mut walk = Walk { reader: Reader { body, at: 0 } };
+    let mut walk = Walk { reader: Reader { body, at: 0 }, max_nesting };
     let mut request = InferRequest::default();
     let mut has_inputs = false;
     walk.object("the request", |walk, member| {
@@ -131,13 +131,13 @@ pub struct RepositoryRequest {
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` if it is something else than such a request.
-pub fn decode_repository_request(body: &[u8]) -> Result<RepositoryRequest> {
+pub fn decode_repository_request(body: &[u8], max_nesting: usize) -> Result<RepositoryRequest> {
     check_size(body)?;
     let mut request = RepositoryRequest::default();
     if body.is_empty() {
         return Ok(request);
     }
-    let mut walk = Walk { reader: Reader { body, at: 0 } };
+    let mut walk = Walk { reader: Reader { body, at: 0 }, max_nesting };
     walk.object("the request", |walk, member| {
         match member {
             b"ready" => request.only_ready = boolean(walk.value()?.root(), "ready")?,
@@ -170,6 +170,8 @@ const UNKNOWN_EXTENSIONS: [&[u8]; 2] = [b"shared_memory_region", b"classificatio
 /// A walk over the text.
 struct Walk<'b> {
     reader: Reader<'b>,
+    /// How deeply each value may be nested.
+    max_nesting: usize,
 }
 
 impl<'b> Walk<'b> {
@@ -228,7 +230,7 @@ impl<'b> Walk<'b> {
 
     /// Reads any value.
     fn value(&mut self) -> Result<Document<'b>> {
-        let (document, next) = parse::parse_at(self.reader.body, self.reader.at)?;
+        let (document, next) = parse::parse_at(self.reader.body, self.reader.at, self.max_nesting)?;
         self.reader.at = next;
         Ok(document)
     }
@@ -242,7 +244,7 @@ impl<'b> Walk<'b> {
 
     /// What the body's first syntax error is, by the parser that knows their texts.
     fn syntax_error(&self) -> ServingError {
-        match parse::parse(self.reader.body) {
+        match parse::parse(self.reader.body, self.max_nesting) {
             Err(error) => error.into(),
             Ok(_) => wrong(format!("the request is not JSON at byte {}", self.reader.at)),
         }
@@ -446,11 +448,12 @@ fn misfit(what: &str, found: Value<'_>, wanted: &str) -> ServingError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::json::DEFAULT_MAX_NESTING;
 
     /// The tensor of a request of one input.
     fn tensor(input: &str) -> Result<Tensor, String> {
         let body = format!("{{\"inputs\": [{input}]}}");
-        let request = decode_infer(body.as_bytes()).map_err(|error| error.text().into_owned())?;
+        let request = decode_infer(body.as_bytes(), DEFAULT_MAX_NESTING).map_err(|error| error.text().into_owned())?;
         match request.inputs.into_iter().next().map(|input| input.data) {
             Some(InferData::Tensor(tensor)) => Ok(tensor),
             other => panic!("a tensor in the JSON, not {other:?}"),
@@ -523,7 +526,7 @@ mod tests {
                 "an output has the parameter \"classification\", of an extension that is not available",
             ),
         ] {
-            let error = decode_infer(text.as_bytes()).expect_err("it is wrong");
+            let error = decode_infer(text.as_bytes(), DEFAULT_MAX_NESTING).expect_err("it is wrong");
             assert_eq!(error.text(), expected, "{text}");
         }
         for (text, expected) in [
@@ -562,7 +565,7 @@ mod tests {
             br#" {"outputs": [{"parameters": {"binary_data": true}, "name": "y"}, {"name": "z"}], "unknown": [{}],
             "parameters": {"signature_name": "s", "binary_data_output": true, "other": 1}, "id": "\u0061b",
             "inputs": [{"name": "x", "shape": [1], "datatype": "BF16", "parameters": {"binary_data_size": 2}}]} "#;
-        let request = decode_infer(body).expect("a request");
+        let request = decode_infer(body, DEFAULT_MAX_NESTING).expect("a request");
         assert_eq!((request.id.as_deref(), request.signature_name.as_deref()), (Some("ab"), Some("s")));
         assert!(request.binary_data_output);
         let output = |name: &str, binary_data| InferOutput { name: name.to_owned(), binary_data };
@@ -573,8 +576,9 @@ mod tests {
 
     #[test]
     fn requests_to_the_repository_may_be_empty() {
-        let decoded =
-            |body: &str| decode_repository_request(body.as_bytes()).map_err(|error| error.text().into_owned());
+        let decoded = |body: &str| {
+            decode_repository_request(body.as_bytes(), DEFAULT_MAX_NESTING).map_err(|error| error.text().into_owned())
+        };
         assert_eq!(decoded(""), Ok(RepositoryRequest::default()));
         let config = Some("{}".to_owned());
         let expected = RepositoryRequest { only_ready: true, config };

@@ -82,6 +82,13 @@ pub struct PredictInput<S> {
     pub inputs: Vec<Tensor>,
 }
 
+/// How deeply bodies may be nested where nobody has said otherwise. The original knows no limit, and none is needed: a level
+/// takes no stack, and no more memory than any other value.
+pub const DEFAULT_MAX_NESTING: usize = 1_000_000;
+
+/// The least limit on nesting: below it, bodies would be read that are beyond it.
+pub const LEAST_MAX_NESTING: usize = 64;
+
 /// The largest body that the decoder takes; offsets within it fit 32 bits.
 const GREATEST_BODY_BYTES: usize = u32::MAX as usize;
 
@@ -91,7 +98,8 @@ const GREATEST_BODY_BYTES: usize = u32::MAX as usize;
 /// looked up, or reports why there is no such signature or no such servable. It should be cheap and without effects: it
 /// may be called twice, and only what it returned last counts.
 ///
-/// Memory use is bounded by a multiple of the body's length, and no document is nested too deeply.
+/// Memory use is bounded by a multiple of the body's length. What is nested more than `max_nesting` levels deep is refused
+/// unless its values are a tensor's; [`LEAST_MAX_NESTING`] or more have room for those.
 ///
 /// # Errors
 ///
@@ -101,14 +109,18 @@ const GREATEST_BODY_BYTES: usize = u32::MAX as usize;
 /// 2. whatever `resolve` returns;
 /// 3. the signature has no inputs, or the tensors are missing, irregular or not of its dtypes: `INVALID_ARGUMENT`;
 ///    `UNIMPLEMENTED` for a columnar request to an input whose dtype has no JSON form.
-pub fn decode_predict<S>(body: &[u8], resolve: impl Fn(Option<&[u8]>) -> Result<S>) -> Result<PredictInput<S>>
+pub fn decode_predict<S>(
+    body: &[u8],
+    max_nesting: usize,
+    resolve: impl Fn(Option<&[u8]>) -> Result<S>,
+) -> Result<PredictInput<S>>
 where
     S: Deref<Target = Signature>,
 {
     check_size(body)?;
     match fast::decode(body, &resolve) {
         Some(input) => Ok(input),
-        None => decode_exactly(body, &resolve),
+        None => decode_exactly(body, max_nesting, &resolve),
     }
 }
 
@@ -120,11 +132,15 @@ fn check_size(body: &[u8]) -> Result<()> {
     Err(ServingError::new(Code::ResourceExhausted, message))
 }
 
-fn decode_exactly<S>(body: &[u8], resolve: &impl Fn(Option<&[u8]>) -> Result<S>) -> Result<PredictInput<S>>
+fn decode_exactly<S>(
+    body: &[u8],
+    max_nesting: usize,
+    resolve: &impl Fn(Option<&[u8]>) -> Result<S>,
+) -> Result<PredictInput<S>>
 where
     S: Deref<Target = Signature>,
 {
-    let request = exact::Request::parse(body)?;
+    let request = exact::Request::parse(body, max_nesting)?;
     let name = request.signature_name()?;
     let signature = resolve(Some(name).filter(|name| !name.is_empty()))?;
     if signature.inputs.is_empty() {
@@ -151,9 +167,9 @@ pub struct ExamplesInput {
 ///
 /// `INVALID_ARGUMENT` if the body is not JSON, is not an object, its `signature_name` is not a string, or it does not
 /// hold examples.
-pub fn decode_examples(body: &[u8]) -> Result<ExamplesInput> {
+pub fn decode_examples(body: &[u8], max_nesting: usize) -> Result<ExamplesInput> {
     check_size(body)?;
-    let request = exact::Request::parse(body)?;
+    let request = exact::Request::parse(body, max_nesting)?;
     let signature_name = request.signature_name()?.to_vec();
     Ok(ExamplesInput { signature_name, examples: request.examples()? })
 }

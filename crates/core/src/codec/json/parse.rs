@@ -35,16 +35,17 @@ impl State {
 
 /// Parses the first value of a body; whatever follows it is not looked at.
 ///
-/// Nesting of any depth takes no stack: an open container keeps the index of the one around it where its end will be.
-pub(super) fn parse(body: &[u8]) -> Result<Document<'_>, SyntaxError> {
-    parse_at(body, skip_byte_order_mark(body)).map(|(document, _)| document)
+/// Nesting takes no stack: an open container keeps the index of the one around it where its end will be. What is nested
+/// more than `max_nesting` levels deep is refused all the same.
+pub(super) fn parse(body: &[u8], max_nesting: usize) -> Result<Document<'_>, SyntaxError> {
+    parse_at(body, skip_byte_order_mark(body), max_nesting).map(|(document, _)| document)
 }
 
 /// Parses the value that begins at a position of a body, or after white space there; returns it with the position after
 /// it.
-pub(super) fn parse_at(body: &[u8], at: usize) -> Result<(Document<'_>, usize), SyntaxError> {
+pub(super) fn parse_at(body: &[u8], at: usize, max_nesting: usize) -> Result<(Document<'_>, usize), SyntaxError> {
     let document = Document { body, block: Vec::new(), nodes: Vec::new() };
-    Parser { document, at, open: None, state: State::Start }.run()
+    Parser { document, at, open: None, state: State::Start, levels_left: max_nesting, max_nesting }.run()
 }
 
 /// The original skips each of the mark's three bytes if it is there, whether or not the others are.
@@ -58,6 +59,9 @@ struct Parser<'b> {
     /// The node of the innermost open container.
     open: Option<usize>,
     state: State,
+    /// How many more containers may be open.
+    levels_left: usize,
+    max_nesting: usize,
 }
 
 /// Stands for "no container around this one".
@@ -99,8 +103,8 @@ impl<'b> Parser<'b> {
 
     fn value(&mut self, token: u8) -> Result<bool, SyntaxError> {
         match token {
-            b'{' => Ok(self.open(Node::Object, State::ObjectStart)),
-            b'[' => Ok(self.open(Node::Array, State::ArrayStart)),
+            b'{' => self.open(Node::Object, State::ObjectStart),
+            b'[' => self.open(Node::Array, State::ArrayStart),
             b'}' | b']' | b',' | b':' => Err(self.state.fault().at(self.at)),
             b'"' => self.string().map(|()| self.completed()),
             b't' => self.literal(b"true", Node::Bool(true)),
@@ -133,15 +137,18 @@ impl<'b> Parser<'b> {
         Ok(self.completed())
     }
 
-    fn open(&mut self, container: fn(u64, u32) -> Node, state: State) -> bool {
+    fn open(&mut self, container: fn(u64, u32) -> Node, state: State) -> Result<bool, SyntaxError> {
+        self.levels_left =
+            self.levels_left.checked_sub(1).ok_or_else(|| Fault::TooDeep(self.max_nesting).at(self.at))?;
         let around = self.open.map_or(OUTERMOST, |index| index as u64);
         self.open = Some(self.document.nodes.len());
         self.document.nodes.push(container(around, 0));
-        self.advance_to(state, 1)
+        Ok(self.advance_to(state, 1))
     }
 
     fn close(&mut self) -> bool {
         self.at += 1;
+        self.levels_left += 1;
         let end = self.document.nodes.len() as u64;
         let node = self.open.map(|index| &mut self.document.nodes[index]);
         let Some(Node::Array(link, _) | Node::Object(link, _)) = node else { return true };

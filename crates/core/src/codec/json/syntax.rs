@@ -1,5 +1,7 @@
 //! What can be wrong with a document's syntax, in `RapidJSON`'s words.
 
+use std::borrow::Cow;
+
 use crate::error::ServingError;
 
 /// A kind of syntax error.
@@ -18,11 +20,13 @@ pub(super) enum Fault {
     NumberTooBig,
     MissingFraction,
     MissingExponent,
+    /// More containers within each other than so many. The original takes any number.
+    TooDeep(usize),
 }
 
 impl Fault {
-    fn text(self) -> &'static str {
-        match self {
+    fn text(self) -> Cow<'static, str> {
+        let text = match self {
             Self::DocumentEmpty => "The document is empty.",
             Self::InvalidValue => "Invalid value.",
             Self::MissingName => "Missing a name for object member.",
@@ -36,7 +40,9 @@ impl Fault {
             Self::NumberTooBig => "Number too big to be stored in double.",
             Self::MissingFraction => "Miss fraction part in number.",
             Self::MissingExponent => "Miss exponent in number.",
-        }
+            Self::TooDeep(limit) => return format!("Nested more than {limit} levels deep.").into(),
+        };
+        text.into()
     }
 
     /// The fault, found at this byte of the document.

@@ -51,7 +51,7 @@ fn agree(signature: &Signature, body: &[u8]) -> Result<bool, TestCaseError> {
         _ => Ok(signature),
     };
     let fast: Option<PredictInput<&Signature>> = fast::decode(body, &resolve);
-    let exact = decode_exactly(body, &resolve);
+    let exact = decode_exactly(body, super::DEFAULT_MAX_NESTING, &resolve);
     let Some(fast) = fast else { return Ok(false) };
     let exact = exact.map_err(|error| TestCaseError::fail(format!("accepted, but {error}")))?;
     prop_assert_eq!(fast.format, exact.format);
@@ -269,7 +269,8 @@ fn singles_below_the_normal_range_become_zero() {
 #[test]
 fn formats_are_told_apart() {
     let signature = signature(&[("a", DType::FLOAT)]);
-    let format = |body: &str| decode_exactly(body.as_bytes(), &|_| Ok(&signature)).unwrap().format;
+    let format =
+        |body: &str| decode_exactly(body.as_bytes(), super::DEFAULT_MAX_NESTING, &|_| Ok(&signature)).unwrap().format;
     assert_eq!(format(r#"{"instances":[1]}"#), Format::Row);
     assert_eq!(format(r#"{"inputs":[1]}"#), Format::Columnar);
 }

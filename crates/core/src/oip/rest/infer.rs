@@ -44,7 +44,7 @@ async fn answer(
 ) -> Result<Reply> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
     let json_length = json_length(headers, body.len())?;
-    let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length))?;
+    let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))?;
     let wanted = std::mem::take(&mut request.outputs);
     let is_binary =
         |index: usize| wanted.get(index).and_then(|output| output.binary_data).unwrap_or(request.binary_data_output);
@@ -105,8 +105,12 @@ fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
 /// # Panics
 ///
 /// If the body is shorter than its JSON.
-pub fn decode_body(body: &Bytes, json_length: usize) -> Result<(InferRequest, Vec<(String, Tensor)>)> {
-    let mut request = decode_infer(&body[..json_length])?;
+pub fn decode_body(
+    body: &Bytes,
+    json_length: usize,
+    max_nesting: usize,
+) -> Result<(InferRequest, Vec<(String, Tensor)>)> {
+    let mut request = decode_infer(&body[..json_length], max_nesting)?;
     let mut rest = body.slice(json_length..);
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in std::mem::take(&mut request.inputs) {

@@ -74,11 +74,12 @@ async fn answer(
         Api::ModelReady(model) => model_ready(service, model),
         Api::Infer(model) => infer::infer(service, options, headers, model, &body).await,
         Api::RepositoryIndex => {
-            let index = repository::index(service, decode_repository_request(&body)?.only_ready)?;
+            let index = repository::index(service, decode_repository_request(&body, options.max_nesting)?.only_ready)?;
             Ok(json(Code::Ok, json::index(&index)))
         }
         Api::Load(name) => {
-            repository::load(service, text(name)?, decode_repository_request(&body)?.config).await?;
+            repository::load(service, text(name)?, decode_repository_request(&body, options.max_nesting)?.config)
+                .await?;
             Ok(json(Code::Ok, Vec::new()))
         }
         Api::Unload(name) => {
