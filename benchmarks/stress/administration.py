@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from admin_calls import Call, entry_json
-from changes import VERSIONS, Notes, random_policy, random_split
+from changes import VERSIONS, Notes, random_policy, random_shadow, random_split
 from splits import STICKY_HEADER
 from world import LABELS, Model, Policy
 
@@ -35,13 +35,14 @@ class Administrator:
         options: list[Callable[[Model], Call | None]]
         options = [
             self._label,
-            self._unlabel,
             self._split,
-            self._unsplit,
+            self._split,
             self._shadow,
-            self._unshadow,
+            self._shadow,
         ]
-        if model.is_there and not model.is_steady:
+        if self._choose.random() < 0.3:
+            options = [self._unlabel, self._unsplit, self._unshadow]
+        elif model.is_there and not model.is_steady:
             options += [self._policy, self._load, self._load, self._unload, self._unload]
         if self._choose.random() < 0.15:
             options = [self._remove]
@@ -125,7 +126,7 @@ class Administrator:
         return self._call("split removed", model, "DELETE", _split_path(label), None, code)
 
     def _shadow(self, model: Model) -> Call:
-        model.shadow = self._choose.choice(VERSIONS)
+        model.shadow = random_shadow(model, self._choose)
         return self._call("shadow", model, "PUT", "/shadow", {"version": model.shadow})
 
     def _unshadow(self, model: Model) -> Call:

@@ -243,3 +243,8 @@ def random_split(model: Model, choose: random.Random) -> Split:
     if not any(weights.values()):
         weights[1] = 1
     return Split(model.name, choose.choice(("", "", *LABELS)), weights, choose.random() < 0.5)
+
+
+def random_shadow(model: Model, choose: random.Random) -> int:
+    """A version to get copies, mostly one that can."""
+    return choose.choice([*sorted(model.served) * 9, *VERSIONS])

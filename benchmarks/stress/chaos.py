@@ -39,6 +39,7 @@ from served import (
     free_port,
     running_configured,
 )
+from splits import Split
 from world import Content, Model, Policy
 
 STOP_SECONDS = 30.0
@@ -58,6 +59,7 @@ def make_models(root: Path, origin: str) -> list[Model]:
     two, python = Policy(latest=2), "python"
     bearable = tuple(mood for mood in Mood if mood not in LETHAL)
     everything = tuple(Mood)
+    splits = {"": Split("split", "", {1: 9, 2: 10, 3: 1}, True)}
     return [
         Model("plain", 1, root),
         Model("wide", 2, root, policy=two),
@@ -68,7 +70,7 @@ def make_models(root: Path, origin: str) -> list[Model]:
         Model("workers", 7, root, platform=python, workers=2, moods=bearable),
         Model("remote", 8, root, origin=origin, policy=two),
         Model("remote_python", 9, root, origin=origin, platform=python, keeps_last=True),
-        Model("split", 10, root, policy=Policy()),
+        Model("split", 10, root, policy=Policy(), is_steady=True, wanted_splits=splits, shadow=3),
         Model("rude", 11, root, platform=python, workers=2, is_steady=True, moods=everything),
     ]
 
@@ -122,16 +124,17 @@ def main() -> int:
 def prepare(
     root: Path, template: Path, origin: Origin, choose: random.Random
 ) -> tuple[list[Model], Disk]:
-    """Put one version of each model in its place; `late` gets none."""
+    """Put the first versions of each model in their place; `late` gets none."""
     scratch, base_paths = root / "scratch", root / "models"
     scratch.mkdir()
     models = make_models(base_paths, origin.url)
     disk = Disk(template, scratch, origin, choose)
     for model in models:
         model.base_path.mkdir(parents=True)
-        if model.name != "late":
-            disk.add(model, 1, Content.GOOD)
-            model.versions[1] = Content.GOOD
+        first = {"late": (), "split": (1, 2, 3)}.get(model.name, (1,))
+        for version in first:
+            disk.add(model, version, Content.GOOD)
+            model.versions[version] = Content.GOOD
     return models, disk
 
 

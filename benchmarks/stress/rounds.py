@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from admin_calls import Administration, Call, expected_configuration
 from administration import Administrator
-from changes import VERSIONS, Act, DiskChanges, Notes, random_policy, random_split
+from changes import VERSIONS, Act, DiskChanges, Notes, random_policy, random_shadow, random_split
 from control import Operator
 from disk import Disk
 from shadows import Shadows
@@ -141,7 +141,7 @@ class Chaos:
             model.is_configured = True
             model.desired = {}
             self.notes.add("model configured", model)
-        elif self._choose.random() < 0.4:
+        elif self._choose.random() < 0.25:
             model.is_configured = False
             self.notes.add("model removed from the configuration", model)
         else:
@@ -161,7 +161,7 @@ class Chaos:
                 model.wanted_splits = {**model.wanted_splits, split.label: split}
                 self.notes.add(f"split changed to {split}", model)
             case 2:
-                model.shadow = self._choose.choice(VERSIONS)
+                model.shadow = random_shadow(model, self._choose)
                 self.notes.add(f"shadow changed to {model.shadow}", model)
 
     def _choose_labels(
