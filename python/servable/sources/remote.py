@@ -233,7 +233,9 @@ class _Watch:
                 f"Unable to find a numerical version path for servable {name} at: {shown(base_url)}"
             )
         self._log(logging.WARNING, warnings)
-        if versions or not self.servable.keep_last_version:
+        # Who asks for none does not want the last one kept.
+        wants_none = self.servable.version_policy == Specific(())
+        if versions or wants_none or not self.servable.keep_last_version:
             self._emit(self, versions)
         return True
 

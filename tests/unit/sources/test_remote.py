@@ -181,6 +181,16 @@ def test_the_last_version_is_kept_if_wished(bench: Bench, keep: bool, wanted: li
     assert bench.source.problems()["m"].code is Code.NOT_FOUND
 
 
+def test_the_last_version_is_not_kept_if_none_is_asked_for(bench: Bench) -> None:
+    bench.put(1)
+    bench.start(Specific((1,)), keep_last_version=True)
+    assert bench.versions() == [1]
+    bench.source.update([bench.servable(Specific(()), keep_last_version=True)])
+    bench.wait()
+
+    assert bench.versions() == []
+
+
 def test_with_a_period_of_0_there_is_one_good_listing() -> None:
     bench = Bench()
     bench.put(1)
