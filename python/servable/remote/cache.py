@@ -128,9 +128,10 @@ class VersionCache:
             partial = self.directory / "partial" / digest
             content = partial / "content"
             content.mkdir(parents=True, exist_ok=True)
-            _write_manifest(partial / "manifest.json", manifest)
             with exclusive(self._lock_path("room"), cancelled):
                 self._make_room(manifest, content)
+                # From here on it counts when others look for room; what is refused never does.
+                _write_manifest(partial / "manifest.json", manifest)
             yield content
 
     def publish(self, manifest: Manifest) -> Path:
@@ -161,28 +162,37 @@ class VersionCache:
         have = sum(path.stat().st_size for path in content.rglob("*") if path.is_file())
         missing = max(0, manifest.total_bytes - have)
         limit = self._max_bytes or shutil.disk_usage(self.directory).total // 2
-        entries = sorted(self._entries(), key=lambda entry: entry.last_used)
-        excess = sum(entry.total_bytes for entry in entries) - limit if limit >= 0 else 0
+        if 0 <= limit < manifest.total_bytes:
+            # No other version is evicted for one that does not fit all the same.
+            self.drop_partial(manifest.digest)
+            raise self._no_room(manifest, f"its limit is {limit} bytes")
+        others = [entry for entry in self._entries() if entry.digest != manifest.digest]
+        others.sort(key=lambda entry: entry.last_used)
+        taken = sum(entry.total_bytes for entry in others) + manifest.total_bytes
+        excess = taken - limit if limit >= 0 else 0
         shortage = missing - shutil.disk_usage(self.directory).free
-        for entry in entries:
+        for entry in others:
             if excess <= 0 and shortage <= 0:
                 return
-            if entry.digest != manifest.digest and self._evict(entry):
+            if self._evict(entry):
                 excess -= entry.total_bytes
                 shortage = missing - shutil.disk_usage(self.directory).free
         if excess > 0 or shortage > 0:
             if not have:
                 self.drop_partial(manifest.digest)
-            raise LoadError(
-                f"There is no room for {shown(manifest.url)} with {manifest.total_bytes} bytes in "
-                f"the cache {self.directory}: "
-                + (
-                    f"versions in use leave too little of its limit of {limit} bytes"
-                    if excess > 0
-                    else f"the disk lacks {shortage} bytes"
-                ),
-                code=Code.RESOURCE_EXHAUSTED,
+            raise self._no_room(
+                manifest,
+                f"versions in use leave too little of its limit of {limit} bytes"
+                if excess > 0
+                else f"the disk lacks {shortage} bytes",
             )
+
+    def _no_room(self, manifest: Manifest, reason: str) -> LoadError:
+        return LoadError(
+            f"There is no room for {shown(manifest.url)} with {manifest.total_bytes} bytes in "
+            f"the cache {self.directory}: {reason}",
+            code=Code.RESOURCE_EXHAUSTED,
+        )
 
     def _evict(self, entry: _Entry) -> bool:
         lock = LockFile(self._lock_path(entry.digest, "claim"))

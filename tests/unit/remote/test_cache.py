@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from servable.errors import CancelledError, Code, LoadError
 from servable.remote.cache import VersionCache
+from servable.remote.locks import exclusive
 from servable.remote.manifest import Manifest, RemoteFile
 
 NEVER = threading.Event()
@@ -126,6 +128,41 @@ def test_another_server_respects_the_claim(tmp_path: Path) -> None:
     put(mine, manifest("b"))
 
     assert not has(mine, version)
+
+
+def test_a_version_larger_than_the_cache_is_refused_and_evicts_nobody(tmp_path: Path) -> None:
+    cache = VersionCache(tmp_path, max_bytes=20)
+    small, large = manifest("small"), manifest("large", 21)
+    put(cache, small)
+    with (
+        pytest.raises(LoadError, match="its limit is 20 bytes") as raised,
+        cache.fetching(large, NEVER),
+    ):
+        pass
+    assert raised.value.code is Code.RESOURCE_EXHAUSTED
+    assert has(cache, small)
+    assert cache.total_bytes() == 10
+
+
+def test_a_version_counts_only_once_it_has_found_room(tmp_path: Path) -> None:
+    cache = VersionCache(tmp_path, max_bytes=20)
+    refused: list[Code] = []
+
+    def fetch_large() -> None:
+        try:
+            with cache.fetching(manifest("large", 21), NEVER):
+                pass
+        except LoadError as error:
+            refused.append(error.code)
+
+    with exclusive(cache._lock_path("room"), NEVER):
+        thread = threading.Thread(target=fetch_large)
+        thread.start()
+        while not list(tmp_path.glob("partial/*/content")):
+            time.sleep(0.001)
+        assert cache.total_bytes() == 0, "others would find no room"
+    thread.join(10)
+    assert refused == [Code.RESOURCE_EXHAUSTED]
 
 
 def test_an_abandoned_partial_version_makes_room(tmp_path: Path) -> None:
