@@ -3,7 +3,7 @@
 //! The map is immutable and replaced whole, so a request reads it without a lock and sees one consistent state. Outside
 //! the word is *model*; from here on inwards it is *servable*.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -122,6 +122,18 @@ impl Model {
     /// Why requests for it get UNAVAILABLE: it is configured, and has not had its first available version.
     pub fn unavailable_reason(&self) -> Option<&str> {
         self.unavailable_reason.as_deref()
+    }
+
+    /// Every label that a request may name, in order.
+    pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
+        let split = self.traffic.iter().flat_map(|traffic| traffic.labels());
+        let attached = self.labels.keys().map(Vec::as_slice);
+        split.chain(attached).collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// Whether requests that name neither a version nor a label are spread over versions.
+    pub fn is_split(&self) -> bool {
+        self.split(VersionChoice::Latest).is_some()
     }
 
     /// What came of the copies for its shadow, if it has one.

@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn run_options_are_the_bytes_that_protobuf_writes() {
         let bytes = |message: &RunOptionsMessage| message.bytes[..message.length].to_vec();
-        assert_eq!(bytes(&RunOptionsMessage::new(false, None).unwrap()), []);
+        assert!(bytes(&RunOptionsMessage::new(false, None).unwrap()).is_empty());
         let caller = RunOptionsMessage::new(true, None).unwrap();
         assert_eq!(bytes(&caller), b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01");
 

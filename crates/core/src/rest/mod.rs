@@ -2,6 +2,7 @@
 
 mod examples;
 mod metrics;
+mod openapi;
 pub(crate) mod reply;
 pub mod routes;
 
@@ -79,6 +80,9 @@ pub(crate) async fn serve(
     if metrics::is_page(service, head.uri.path()) {
         return metrics::page(service, &head.uri).await;
     }
+    if is_question(&head) && openapi::is_document(head.uri.path()) {
+        return reply::api(openapi::answer(service, &head.uri).await, options.cors);
+    }
     let is_oip = oip::rest::is_path(head.uri.path());
     if !is_oip && !routes::is_api_path(head.uri.path()) {
         return reply::page(404, "Not Found");
@@ -118,8 +122,11 @@ fn health(service: &Service, head: &Parts) -> Option<Reply> {
         "/readyz" => service.why_not_ready(),
         _ => return None,
     };
-    let is_question = head.method == Method::GET || head.method == Method::HEAD;
-    is_question.then(|| reply::health(problem))
+    is_question(head).then(|| reply::health(problem))
+}
+
+fn is_question(head: &Parts) -> bool {
+    head.method == Method::GET || head.method == Method::HEAD
 }
 
 /// Answers a request of which nothing but the head has been looked at.

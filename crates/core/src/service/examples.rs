@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    fn method_name(self) -> &'static str {
+    pub(crate) fn method_name(self) -> &'static str {
         match self {
             Self::Classify => "tensorflow/serving/classify",
             Self::Regress => "tensorflow/serving/regress",

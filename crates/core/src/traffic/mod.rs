@@ -47,6 +47,11 @@ impl Traffic {
     pub(crate) fn split(&self, label: &[u8]) -> Option<&Split> {
         self.splits.iter().find(|split| split.label() == label)
     }
+
+    /// The labels that have a split.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &[u8]> {
+        self.splits.iter().map(Split::label).filter(|label| !label.is_empty())
+    }
 }
 
 /// Spreads every bit of `value` over all bits of the result (the finaliser of `SplitMix64`).
