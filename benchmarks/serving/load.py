@@ -133,22 +133,31 @@ def packed_output() -> bytes:
     return struct.pack(f"<{len(OUTPUT)}f", *OUTPUT)
 
 
-def predict_request() -> bytes:
-    """The `PredictRequest` that TensorFlow's own Python client sends for the input.
+def predict_request(floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT)) -> bytes:
+    """The `PredictRequest` that TensorFlow's own Python client sends for a vector.
 
-    Written by hand so that nothing but Python is needed; every length is below 128 and takes one byte.
+    Written by hand so that nothing but Python is needed.
+
+    Args:
+        floats: The elements of the vector, four bytes each.
     """
 
-    def message(number: int, content: bytes) -> bytes:
-        return bytes([number << 3 | 2, len(content)]) + content
+    def varint(value: int) -> bytes:
+        encoded = bytearray()
+        while value > 0x7F:
+            encoded.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*encoded, value])
 
-    def varint(number: int, value: int) -> bytes:
-        return bytes([number << 3, value])
+    def message(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2]) + varint(len(content)) + content
+
+    def integer(number: int, value: int) -> bytes:
+        return bytes([number << 3]) + varint(value)
 
     data_type_float = 1
-    shape = message(2, varint(1, len(INPUT)))
-    content = message(4, struct.pack(f"<{len(INPUT)}f", *INPUT))
-    tensor = varint(1, data_type_float) + message(2, shape) + content
+    shape = message(2, integer(1, len(floats) // 4))
+    tensor = integer(1, data_type_float) + message(2, shape) + message(4, floats)
     return message(1, message(1, MODEL.encode())) + message(
         2, message(1, b"x") + message(2, tensor)
     )

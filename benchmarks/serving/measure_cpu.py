@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench import Bench, Figure, require_no_errors, save_answer
+from bench import CONNECTIONS, Bench, Figure, require_no_errors, save_answer
 from load import Call, Expectation, LoadResult, write_calls
 from processes import ServerProcess, running_echo
 
@@ -98,12 +98,18 @@ def measure_cpu(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
 
 
 def measure_load(
-    bench: Bench, process: ServerProcess, call: Call, expectation: Expectation
+    bench: Bench,
+    process: ServerProcess,
+    call: Call,
+    expectation: Expectation,
+    connections: int = CONNECTIONS,
 ) -> CpuSample:
     """Put a server under load, and read what CPU it spent on each request."""
-    bench.load(process, call, expectation, seconds=WARM_UP_SECONDS).result()
+    bench.load(
+        process, call, expectation, connections=connections, seconds=WARM_UP_SECONDS
+    ).result()
     before = process.cpu_seconds()
-    result = bench.load(process, call, expectation).result()
+    result = bench.load(process, call, expectation, connections=connections).result()
     spent = process.cpu_seconds() - before
     require_no_errors(result)
     return CpuSample(spent / result.requests * 1e6, result)

@@ -22,6 +22,7 @@ from bench import FULL, QUICK, Bench, Figure
 from measure_codec import measure_codec
 from measure_cpu import measure_cpu
 from measure_json import measure_json
+from measure_large import measure_large
 from measure_start import measure_start
 from measure_swaps import measure_swaps
 from processes import MODEL, worker_threads
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "start": measure_start,
     "json": measure_json,
     "codec": measure_codec,
+    "large": measure_large,
     "swaps": measure_swaps,
 }
 

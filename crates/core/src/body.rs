@@ -1,17 +1,26 @@
 //! Request bodies read into one piece within bounds, and response bodies written as one piece.
 
+mod collect;
+mod memory;
+
 use std::convert::Infallible;
 use std::io::Read;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::bufread::GzDecoder;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+
+use collect::Collected;
+
+pub(crate) use collect::Layout;
+pub(crate) use memory::BodyMemory;
 
 /// Bounds on what a client may send as a body.
 #[derive(Clone, Copy, Debug)]
@@ -45,39 +54,48 @@ pub(crate) enum BodyError {
     Broken,
 }
 
-/// Memory that a declared length may claim before any byte of it has arrived.
-const MAX_ADVANCE: usize = 1 << 20;
-
 /// Reads a body to its end. A body that arrives in one piece is not copied.
-pub(crate) async fn read(mut body: Incoming, limits: BodyLimits) -> Result<Bytes, BodyError> {
+pub(crate) async fn read(body: Incoming, limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes, BodyError> {
+    read_as(body, limits, memory, |_| Layout::default()).await
+}
+
+/// Reads a body to its end, into memory as its first part asks for it. A body that arrives in one piece is not copied.
+pub(crate) async fn read_as(
+    mut body: Incoming,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+    layout: impl Fn(&[u8]) -> Layout,
+) -> Result<Bytes, BodyError> {
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if declared > limits.max_bytes {
         return Err(BodyError::TooLarge);
     }
     let mut whole = Bytes::new();
-    let mut parts = BytesMut::new();
+    let mut parts: Option<Collected> = None;
     let mut patience = limits.part_timeout;
     let mut since = None;
     while let Some(part) = next_part(&mut body, patience).await? {
-        if whole.len() + parts.len() + part.len() > limits.max_bytes {
+        let received = whole.len() + parts.as_ref().map_or(0, Collected::len) + part.len();
+        if received > limits.max_bytes {
             return Err(BodyError::TooLarge);
         }
         if !body.is_end_stream() {
-            let received = whole.len() + parts.len() + part.len();
             patience = limits.patience(received, *since.get_or_insert_with(Instant::now));
         }
-        if whole.is_empty() && parts.is_empty() {
+        if received == part.len() {
             whole = part;
             continue;
         }
-        if parts.is_empty() {
-            parts.reserve(declared.min(MAX_ADVANCE).max(whole.len() + part.len()));
-            parts.extend_from_slice(&whole);
-            whole = Bytes::new();
-        }
-        parts.extend_from_slice(&part);
+        let parts = parts.get_or_insert_with(|| {
+            let guess = layout(&whole);
+            let length = declared.max(guess.length).min(limits.max_bytes);
+            let mut parts = Collected::new(memory, Layout { length, ..guess });
+            parts.push(&std::mem::take(&mut whole));
+            parts
+        });
+        parts.push(&part);
     }
-    Ok(if parts.is_empty() { whole } else { parts.freeze() })
+    Ok(parts.map_or(whole, Collected::into_bytes))
 }
 
 /// The next piece of a body, never empty; `None` after the last.
@@ -102,17 +120,25 @@ pub(crate) async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<
     }
 }
 
-/// A response body that is there as a whole: one piece of data, then trailers if the protocol has them.
+/// A response body that is there as a whole: pieces of data, nearly always one, then trailers if the protocol has them.
 #[derive(Debug, Default)]
 pub struct WholeBody {
     data: Option<Bytes>,
+    /// What follows, the last piece first.
+    others: Vec<Bytes>,
     trailers: Option<HeaderMap>,
 }
 
 impl WholeBody {
     /// A body without trailers.
     pub(crate) fn new(data: impl Into<Bytes>) -> Self {
-        Self { data: Some(data.into()).filter(|data| !data.is_empty()), trailers: None }
+        Self { data: Some(data.into()).filter(|data| !data.is_empty()), ..Self::default() }
+    }
+
+    /// The same body with more pieces, none of them empty.
+    pub(crate) fn followed_by(mut self, pieces: impl DoubleEndedIterator<Item = Bytes>) -> Self {
+        self.others = pieces.rev().collect();
+        self
     }
 
     /// A body that ends with trailers.
@@ -126,16 +152,17 @@ impl Body for WholeBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
+        let data = self.data.take().or_else(|| self.others.pop());
+        let frame = data.map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_none() && self.trailers.is_none()
+        self.data.is_none() && self.others.is_empty() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.as_ref().map_or(0, Bytes::len) as u64)
+        SizeHint::with_exact(self.data.iter().chain(&self.others).map(Bytes::len).sum::<usize>() as u64)
     }
 }
 

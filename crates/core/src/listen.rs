@@ -168,6 +168,7 @@ impl Listening {
         let shared = Arc::new(Shared { service: Arc::clone(&service), options, http, slots });
         let (draining, drain) = watch::channel(false);
         let connections = TaskTracker::new();
+        runtime.spawn(Arc::clone(&service.body_memory).give_back_unused());
         for (listener, endpoint) in listeners {
             connections.spawn(accept(listener, endpoint, Arc::clone(&shared), connections.clone(), drain.clone()));
         }

@@ -3,6 +3,7 @@
 //! Written here rather than taken from a library because a message that arrives in one piece must reach the tensor codec
 //! without a copy, because the limits and time-outs are those of REST, and because error texts are bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -13,7 +14,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use prost::Message;
 
 use super::encoding::{self, Encoding};
-use crate::body::{self, BodyError, BodyLimits, WholeBody};
+use crate::body::{self, BodyError, BodyLimits, BodyMemory, Layout, WholeBody};
+use crate::codec::tensor_proto::find_content;
 use crate::error::{Code, Result, ServingError};
 
 /// The five bytes in front of every message: a flag for compression and the length.
@@ -37,11 +39,17 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 ///
 /// `RESOURCE_EXHAUSTED` if it is larger than the limit, `UNIMPLEMENTED` for an unknown compression, `INTERNAL` if the
 /// body is not exactly one message.
-pub(super) async fn read_message(headers: &HeaderMap, body: Incoming, limits: BodyLimits) -> Result<Bytes> {
+pub(super) async fn read_message(
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Bytes> {
     let max_bytes = limits.max_bytes.saturating_add(PREFIX);
     let encoding = Encoding::of_request(headers);
-    let framed =
-        body::read(body, BodyLimits { max_bytes, ..limits }).await.map_err(|error| unreadable(&error, limits))?;
+    let framed = body::read_as(body, BodyLimits { max_bytes, ..limits }, memory, layout)
+        .await
+        .map_err(|error| unreadable(&error, limits))?;
     let Some(prefix) = framed.first_chunk::<PREFIX>() else {
         return Err(ServingError::internal("the request has no message"));
     };
@@ -53,6 +61,12 @@ pub(super) async fn read_message(headers: &HeaderMap, body: Incoming, limits: Bo
         )));
     }
     plain(prefix[0], message, encoding?, limits)
+}
+
+/// What the first part of a framed message says about all of it.
+fn layout(part: &[u8]) -> Layout {
+    let Some((prefix, message)) = part.split_first_chunk::<PREFIX>() else { return Layout::default() };
+    Layout { length: PREFIX + declared_length(*prefix), aligned: PREFIX + find_content(message).unwrap_or(0) }
 }
 
 fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
@@ -134,9 +148,37 @@ pub(crate) fn new_message(length: usize) -> BytesMut {
     message
 }
 
-/// The length of a reply message, without its prefix.
-pub(super) fn message_len(message: &BytesMut) -> usize {
-    message.len() - PREFIX
+/// A reply message: its beginning, with room for the prefix, and pieces that follow it, none of them empty.
+pub(super) struct ReplyMessage {
+    pub(super) first: BytesMut,
+    pub(super) others: Vec<Bytes>,
+}
+
+impl From<BytesMut> for ReplyMessage {
+    fn from(first: BytesMut) -> Self {
+        Self { first, others: Vec::new() }
+    }
+}
+
+impl ReplyMessage {
+    /// The length of the message, without its prefix.
+    pub(super) fn len(&self) -> usize {
+        self.first.len() - PREFIX + self.others.iter().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The message compressed, if that is worth it.
+    fn packed(&self, encoding: Encoding) -> Option<BytesMut> {
+        body::work_on(self.len(), || match &self.others[..] {
+            [] => encoding.pack(&self.first, PREFIX),
+            others => encoding.pack(&[&self.first[..], &others.concat()].concat(), PREFIX),
+        })
+    }
+
+    /// Fills in the prefix.
+    fn framed(mut self, is_packed: bool) -> Result<Self> {
+        put_prefix(&mut self.first, self.others.iter().map(Bytes::len).sum(), is_packed)?;
+        Ok(self)
+    }
 }
 
 /// A reply message of a generated type.
@@ -147,14 +189,14 @@ pub(super) fn encode(message: &impl Message) -> BytesMut {
 }
 
 /// The answer to a call, compressed if the caller likes.
-pub(super) fn reply(result: Result<BytesMut>, encoding: Option<Encoding>) -> Response<WholeBody> {
-    let packed = match (&result, encoding) {
-        (Ok(message), Some(encoding)) => body::work_on(message.len(), || encoding.pack(message, PREFIX)),
-        _ => None,
-    };
+pub(super) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) -> Response<WholeBody> {
+    let packed = result.as_ref().ok().zip(encoding).and_then(|(message, encoding)| message.packed(encoding));
     let is_packed = packed.is_some();
-    let mut response = match packed.map_or(result, Ok).and_then(|message| framed(message, is_packed)) {
-        Ok(message) => Response::new(WholeBody::with_trailers(message, trailers(&Ok(())))),
+    let message = packed.map_or(result, |packed| Ok(packed.into()));
+    let mut response = match message.and_then(|message| message.framed(is_packed)) {
+        Ok(ReplyMessage { first, others }) => {
+            Response::new(WholeBody::with_trailers(first, trailers(&Ok(()))).followed_by(others.into_iter()))
+        }
         // Without a message, the status stands in the headers.
         Err(error) => {
             let mut response = Response::new(WholeBody::default());
@@ -182,11 +224,17 @@ pub(super) fn trailers(status: &Result<()>) -> HeaderMap {
 
 /// Fills in the prefix of a message.
 pub(super) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut> {
-    let length = u32::try_from(message.len() - PREFIX)
+    put_prefix(&mut message, 0, is_packed)?;
+    Ok(message)
+}
+
+/// Fills in the prefix of a message of which so many bytes are elsewhere.
+fn put_prefix(message: &mut BytesMut, elsewhere: usize, is_packed: bool) -> Result<()> {
+    let length = u32::try_from(message.len() - PREFIX + elsewhere)
         .map_err(|_| ServingError::new(Code::ResourceExhausted, "the reply is larger than 4 GiB"))?;
     message[0] = u8::from(is_packed);
     message[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-    Ok(message)
+    Ok(())
 }
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");

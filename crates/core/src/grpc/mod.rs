@@ -12,7 +12,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -24,7 +24,7 @@ use crate::error::{Code, Result, ServingError};
 use crate::oip;
 use crate::service::Service;
 use crate::service::examples::Kind;
-use framing::MessageReader;
+use framing::{MessageReader, ReplyMessage};
 
 pub use encoding::Encoding;
 pub(crate) use framing::{is_grpc, new_message};
@@ -45,8 +45,8 @@ pub struct GrpcOptions {
 
 impl GrpcOptions {
     /// The message, if it is not too large to be sent.
-    fn sendable(self, message: BytesMut) -> Result<BytesMut> {
-        let (found, limit) = (framing::message_len(&message), self.max_send_bytes.unwrap_or(usize::MAX));
+    fn sendable(self, message: ReplyMessage) -> Result<ReplyMessage> {
+        let (found, limit) = (message.len(), self.max_send_bytes.unwrap_or(usize::MAX));
         if found <= limit {
             return Ok(message);
         }
@@ -91,13 +91,13 @@ pub(crate) async fn serve(
             questions.and_then(|questions| reflection::answer(service, questions, call, is_served)).map(Either::Right)
         }
         "/grpc.health.v1.Health/Watch" if options.health_service => {
-            let message = read_message(headers, body, limits, call).await;
+            let message = read_message(service, headers, body, limits, call).await;
             message.and_then(|message| health::watch(service, message, call)).map(Either::Right)
         }
         path => {
             // Read whatever the method is: a client that is still sending may miss an answer that comes before it is
             // done.
-            match read_message(headers, body, limits, call).await {
+            match read_message(service, headers, body, limits, call).await {
                 Ok(message) => unary(service, options, path, headers, message, call).await.map(Either::Left),
                 Err(error) => Err(error),
             }
@@ -121,8 +121,14 @@ pub(crate) fn refuse(error: ServingError) -> Reply {
     framing::reply(Err(error), None).map(Either::Left)
 }
 
-async fn read_message(headers: &HeaderMap, body: Incoming, limits: BodyLimits, call: Call) -> Result<Bytes> {
-    let reading = framing::read_message(headers, body, limits);
+async fn read_message(
+    service: &Service,
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: BodyLimits,
+    call: Call,
+) -> Result<Bytes> {
+    let reading = framing::read_message(headers, body, limits, &service.body_memory);
     let message = match call.deadline {
         None => reading.await,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), reading)
@@ -140,9 +146,11 @@ async fn unary(
     caller: &HeaderMap,
     message: Bytes,
     call: Call,
-) -> Result<BytesMut> {
-    match path {
-        "/tensorflow.serving.PredictionService/Predict" => predict::predict(service, caller, message, call).await,
+) -> Result<ReplyMessage> {
+    let reply = match path {
+        "/tensorflow.serving.PredictionService/Predict" => {
+            return predict::predict(service, caller, message, call).await;
+        }
         "/tensorflow.serving.PredictionService/Classify" => {
             examples::infer(service, caller, message, Kind::Classify, call).await
         }
@@ -164,7 +172,8 @@ async fn unary(
             Some(method) => oip::grpc::call(service, method, caller, message, call).await,
             None => Err(ServingError::unimplemented("")),
         },
-    }
+    };
+    reply.map(ReplyMessage::from)
 }
 
 /// What the reply is compressed with, if it is worth it.

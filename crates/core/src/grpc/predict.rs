@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::framing::new_message;
+use super::framing::{ReplyMessage, new_message};
 use super::models::{malformed, missing_spec};
 use crate::body;
 use crate::call::Call;
@@ -26,7 +26,7 @@ pub(super) async fn predict(
     caller: &(dyn Caller + Sync),
     message: Bytes,
     call: Call,
-) -> Result<BytesMut> {
+) -> Result<ReplyMessage> {
     let mut meter = RequestMeter::start(Entry::GrpcPredict);
     let request = body::work_on(message.len(), || decode_predict_request(&message)).map_err(|_| malformed())?;
     let reply = answer(service, caller, &request, message.len(), call, &mut meter).await;
@@ -42,7 +42,7 @@ async fn answer(
     message_len: usize,
     call: Call,
     meter: &mut RequestMeter,
-) -> Result<BytesMut> {
+) -> Result<ReplyMessage> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let Resolved { version, handle, shadow } = resolve(service, &spec, caller)?;
     let handle = meter.claim(handle);
@@ -58,12 +58,12 @@ async fn answer(
         signature_name,
         as_content,
     );
-    let mut reply = new_message(response.encoded_len());
-    body::work_on(response.encoded_len(), || response.encode(&mut reply));
+    let copied_len = response.encoded_len() - response.lent_len();
+    let (first, others) = body::work_on(copied_len, || response.encode_lending(new_message(copied_len)));
     if let Some(copy) = copy {
         copy.compare_with(aliases(&signature, &selected).zip(tensors));
     }
-    Ok(reply)
+    Ok(ReplyMessage { first, others })
 }
 
 fn aliases<'a>(signature: &'a Signature, outputs: &'a [usize]) -> impl Iterator<Item = &'a str> {

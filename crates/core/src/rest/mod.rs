@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     if head.headers.get(EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return reply::page(417, "Expectation Failed");
     }
-    let body = match body::read(body, limits).await {
+    let body = match body::read(body, limits, &service.body_memory).await {
         Ok(body) => body,
         Err(BodyError::TooLarge) => return reply::page(413, "Request Entity Too Large"),
         Err(BodyError::TooSlow) => return reply::page(408, "Request Timeout"),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::access::Access;
+use crate::body::BodyMemory;
 use crate::call::{Call, timed_out};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
@@ -77,6 +78,8 @@ pub struct Service {
     pub readiness: Readiness,
     /// One permit for each call that may stay open without being worked on, such as a watch on the health.
     pub(crate) streams: Arc<Semaphore>,
+    /// Where the memory of large requests comes from.
+    pub(crate) body_memory: Arc<BodyMemory>,
     /// What is counted.
     pub metrics: Metrics,
     /// Where the metrics page is, if there is one.
@@ -100,6 +103,7 @@ impl Service {
             reload,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
+            body_memory: Arc::default(),
             metrics: Metrics::default(),
             metrics_path: None,
             scrape: Box::new(()),

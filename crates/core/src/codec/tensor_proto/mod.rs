@@ -16,6 +16,7 @@ use crate::tensor::DType;
 pub use crate::codec::wire::Malformed;
 pub use convert::{tensor_from_proto, tensor_to_proto};
 pub use encoded::EncodedTensor;
+pub(crate) use request::find_content;
 pub use request::{ModelSpec, PredictRequest, RequestedVersion, decode_predict_request};
 pub use response::PredictResponse;
 

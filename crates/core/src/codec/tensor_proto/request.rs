@@ -122,3 +122,32 @@ fn decode_entry<'a>(body: &'a Bytes, mut fields: Reader<'a>) -> Result<(&'a str,
     }
     Ok((alias, tensor))
 }
+
+/// Shorter contents are quickly copied.
+const LARGE_CONTENT: u64 = 64 << 10;
+
+/// Where the raw content of the first large input begins in a message of which only this beginning is there.
+///
+/// A guess, to put a message into memory so that its content can stay where it is. `None` if it is not found.
+pub(crate) fn find_content(beginning: &[u8]) -> Option<usize> {
+    /// An input, its tensor, and the content of that, each as the tag of a field within the one before.
+    const PATH: [u64; 3] = [2 << 3 | 2, 2 << 3 | 2, 4 << 3 | 2];
+    let mut reader = Reader::new(beginning);
+    let mut path = PATH.iter().peekable();
+    while let Some(&&wanted) = path.peek() {
+        let tag = reader.varint().ok()?;
+        let length = match tag & 7 {
+            0 => reader.varint().ok().map(|_| 0)?,
+            1 => 8,
+            2 => reader.varint().ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        if tag != wanted || (path.len() == 1 && length < LARGE_CONTENT) {
+            reader.take(usize::try_from(length).ok()?).ok()?;
+        } else {
+            path.next();
+        }
+    }
+    Some(beginning.len() - reader.rest().len())
+}

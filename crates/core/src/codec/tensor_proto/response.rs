@@ -1,11 +1,14 @@
 //! `PredictResponse`: measured first, so that the buffer is right from the start and lengths stand before what they
 //! measure, then written in one go.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::values::{Integer, Layout, field_of};
 use crate::codec::wire::{length_field_len, put_length_field, put_length_tag, put_varint, varint_len};
-use crate::tensor::{DType, Elements, Strings, Tensor};
+use crate::tensor::{Buffer, DType, Elements, Strings, Tensor};
+
+/// Fewer elements, in bytes, are quicker copied than kept apart.
+const LEAST_LENT: usize = 64 << 10;
 
 const OUTPUTS: u32 = 1;
 const MODEL_SPEC: u32 = 2;
@@ -64,11 +67,45 @@ impl<'a> PredictResponse<'a> {
     /// If `out` has no room for it.
     pub fn encode(&self, out: &mut impl BufMut) {
         for output in &self.outputs {
-            put_length_tag(out, OUTPUTS, output.entry_len);
-            put_length_field(out, 1, output.alias.as_bytes());
-            put_length_tag(out, 2, output.tensor.len);
-            output.tensor.encode(out);
+            output.encode_head(out);
+            output.tensor.form.encode(output.tensor.tensor, out);
         }
+        self.encode_model_spec(out);
+    }
+
+    /// Writes the message behind what `out` holds, but for large elements that lie in memory as they go out: these are
+    /// not copied, and become pieces of their own. Returns the first piece and those that follow.
+    pub fn encode_lending(&self, mut out: BytesMut) -> (BytesMut, Vec<Bytes>) {
+        let mut first = None;
+        let mut others = Vec::new();
+        for output in &self.outputs {
+            output.encode_head(&mut out);
+            let TensorMessage { tensor, form, .. } = output.tensor;
+            let Some((number, elements)) = form.lent(tensor) else {
+                form.encode(tensor, &mut out);
+                continue;
+            };
+            put_length_tag(&mut out, number, elements.len());
+            let before = out.split();
+            match first {
+                None => first = Some(before),
+                Some(_) => others.push(before.freeze()),
+            }
+            others.push(elements.clone());
+        }
+        self.encode_model_spec(&mut out);
+        let Some(first) = first else { return (out, others) };
+        others.push(out.freeze());
+        (first, others)
+    }
+
+    /// How many bytes of the message are lent by [`PredictResponse::encode_lending`].
+    pub fn lent_len(&self) -> usize {
+        let lent = |output: &Output<'_>| Some(output.tensor.form.lent(output.tensor.tensor)?.1.len());
+        self.outputs.iter().filter_map(lent).sum()
+    }
+
+    fn encode_model_spec(&self, out: &mut impl BufMut) {
         put_length_tag(out, MODEL_SPEC, self.model_spec_len());
         put_text(out, 1, self.name);
         put_length_tag(out, 2, integer_field_len(self.version));
@@ -78,6 +115,16 @@ impl<'a> PredictResponse<'a> {
 
     fn model_spec_len(&self) -> usize {
         text_len(1, self.name) + length_field_len(2, integer_field_len(self.version)) + text_len(3, self.signature_name)
+    }
+}
+
+impl Output<'_> {
+    /// Writes everything before the elements.
+    fn encode_head(&self, out: &mut impl BufMut) {
+        put_length_tag(out, OUTPUTS, self.entry_len);
+        put_length_field(out, 1, self.alias.as_bytes());
+        put_length_tag(out, 2, self.tensor.len);
+        self.tensor.encode_head(out);
     }
 }
 
@@ -119,6 +166,11 @@ impl<'a> TensorMessage<'a> {
     }
 
     pub(super) fn encode(&self, out: &mut impl BufMut) {
+        self.encode_head(out);
+        self.form.encode(self.tensor, out);
+    }
+
+    fn encode_head(&self, out: &mut impl BufMut) {
         put_varint(out, u64::from(DTYPE << 3));
         put_varint(out, self.tensor.dtype().0 as u64);
         put_length_tag(out, SHAPE, self.shape_len);
@@ -126,7 +178,6 @@ impl<'a> TensorMessage<'a> {
             put_length_tag(out, 2, integer_field_len(size));
             put_integer_field(out, size);
         }
-        self.form.encode(self.tensor, out);
     }
 }
 
@@ -161,6 +212,16 @@ impl Form {
                 strings.iter().map(|string| length_field_len(STRING, string.len())).sum()
             }
             _ => 0,
+        }
+    }
+
+    /// The field of elements that are better lent than copied, and the elements.
+    fn lent(self, tensor: &Tensor) -> Option<(u32, &Bytes)> {
+        match (self, tensor.elements()) {
+            (Self::Raw { number }, Elements::Numbers(Buffer::Shared(elements))) if elements.len() >= LEAST_LENT => {
+                Some((number, elements))
+            }
+            _ => None,
         }
     }
 

@@ -190,6 +190,24 @@ fn the_inputs_of_a_request_share_one_budget() {
 }
 
 #[test]
+fn large_content_is_found_in_the_beginning_of_a_message() {
+    let content = vec![7; 1 << 20];
+    let small = proto(DType::UINT8, &[]).encode_to_vec();
+    let large = TensorProto { tensor_content: content.into(), ..proto(DType::UINT8, &[1 << 20]) }.encode_to_vec();
+    let spec = serving::PredictRequest {
+        model_spec: Some(serving::ModelSpec { name: "model".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
+    let message = [spec.encode_to_vec(), request(&[("x", &large)]).to_vec()].concat();
+    let start = message.len() - (1 << 20);
+    assert_eq!(find_content(&message[..start + 1000]), Some(start));
+    assert_eq!(find_content(&message), Some(start));
+    assert_eq!(find_content(&message[..start - 1]), None);
+    assert_eq!(find_content(&request(&[("x", &small)])), None);
+    assert_eq!(find_content(&[0xff; 40]), None);
+}
+
+#[test]
 fn aligned_content_and_strings_stay_in_the_body() {
     let content = vec![7; 4 * ALIGNMENT];
     let tensor = TensorProto { tensor_content: content.into(), ..proto(DType::UINT8, &[4 * ALIGNMENT as i64]) };
@@ -300,11 +318,36 @@ fn malformed_requests_are_found_before_anything_is_decoded() {
 }
 
 fn encoded(outputs: &[(&str, &Tensor)], as_tensor_content: bool) -> BytesMut {
-    let response = PredictResponse::new(outputs.iter().copied(), "model", 3, "serving_default", as_tensor_content);
+    encoded_as(&PredictResponse::new(outputs.iter().copied(), "model", 3, "serving_default", as_tensor_content))
+}
+
+fn encoded_as(response: &PredictResponse<'_>) -> BytesMut {
     let mut out = BytesMut::with_capacity(response.encoded_len());
     response.encode(&mut out);
     assert_eq!(out.len(), response.encoded_len());
     out
+}
+
+#[test]
+fn large_elements_are_lent_and_the_message_is_the_same() {
+    let shared = |length: usize| {
+        let buffer = Buffer::Shared(Bytes::from((0..length).map(|index| index as u8).collect::<Vec<_>>()));
+        Tensor::from_numbers(DType::FLOAT, vec![length as i64 / 4], buffer)
+    };
+    let (large, small) = (shared(1 << 20), shared(8));
+    for outputs in
+        [&[("a", &large)][..], &[("a", &small), ("b", &large), ("c", &small), ("d", &large)], &[("a", &small)]]
+    {
+        for as_tensor_content in [false, true] {
+            let response = PredictResponse::new(outputs.iter().copied(), "m", 1, "s", as_tensor_content);
+            let (first, others) = response.encode_lending(BytesMut::new());
+            let lent = outputs.iter().filter(|(_, tensor)| tensor.len() > 2).count();
+            assert_eq!(others.len(), 2 * lent);
+            assert_eq!(response.lent_len(), lent << 20);
+            assert!(others.iter().step_by(2).all(|piece| piece.as_ptr() == numbers(&large).as_ptr()));
+            assert_eq!([&first[..], &others.concat()].concat(), encoded_as(&response));
+        }
+    }
 }
 
 #[test]

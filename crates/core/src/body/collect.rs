@@ -1,0 +1,112 @@
+//! A body that comes in parts, put together in one piece of memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::memory::{BodyMemory, Buffer};
+use crate::tensor::ALIGNMENT;
+
+/// Memory that a declared length may claim before any byte of it has arrived.
+const MAX_ADVANCE: usize = 1 << 20;
+
+/// How many times what has arrived a declared length may claim after that.
+const ADVANCE_FACTOR: usize = 16;
+
+/// What the beginning of a body says about the whole. It is a guess that costs time where it is wrong, and nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Layout {
+    /// How long the body will be.
+    pub(crate) length: usize,
+    /// A position in it that is to lie on [`ALIGNMENT`] in memory.
+    pub(crate) aligned: usize,
+}
+
+/// A body while its parts come in.
+pub(super) struct Collected {
+    buffer: Buffer,
+    layout: Layout,
+    memory: Arc<BodyMemory>,
+}
+
+impl Collected {
+    pub(super) fn new(memory: &Arc<BodyMemory>, layout: Layout) -> Self {
+        Self { buffer: memory.fresh(0), layout, memory: Arc::clone(memory) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.buffer.as_ref().len()
+    }
+
+    pub(super) fn push(&mut self, part: &[u8]) {
+        let needed = self.len() + part.len();
+        if needed > self.buffer.capacity() {
+            self.make_room(needed);
+        }
+        self.buffer.extend(part);
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self.buffer)
+    }
+
+    fn make_room(&mut self, needed: usize) {
+        let Layout { length, aligned } = self.layout;
+        // What is there already may be claimed at once; what has to be asked for, in proportion to what has arrived.
+        let kept = self.memory.kept(length.max(needed).saturating_add(ALIGNMENT));
+        let mut larger = kept.unwrap_or_else(|| {
+            let advance = length.min(MAX_ADVANCE.max(needed.saturating_mul(ADVANCE_FACTOR)));
+            self.memory.fresh(ALIGNMENT + if needed > advance { 2 * needed } else { advance })
+        });
+        larger.align(aligned, ALIGNMENT);
+        larger.extend(self.buffer.as_ref());
+        self.buffer = larger;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_parts_lies_where_it_is_asked_to() {
+        let memory = Arc::new(BodyMemory::default());
+        for aligned in [0, 5, 77, 1 << 20] {
+            let mut body = Collected::new(&memory, Layout { length: 3 << 20, aligned });
+            let mut sent = Vec::new();
+            for number in 0..96_u8 {
+                let part = vec![number; 1 << 15];
+                body.push(&part);
+                sent.extend_from_slice(&part);
+                let start = body.buffer.as_ref().as_ptr().addr();
+                assert_eq!(start.wrapping_add(aligned) % ALIGNMENT, 0, "{aligned}, {number}");
+            }
+            assert_eq!(body.len(), sent.len());
+            assert_eq!(body.into_bytes(), sent);
+        }
+    }
+
+    #[test]
+    fn memory_is_taken_in_proportion_to_what_has_arrived() {
+        let claim = |length, arrived: usize| {
+            let mut body = Collected::new(&Arc::default(), Layout { length, aligned: 0 });
+            body.push(&vec![0; arrived]);
+            body.buffer.capacity()
+        };
+        assert!(claim(usize::MAX, 1) <= MAX_ADVANCE + ALIGNMENT);
+        assert!(claim(usize::MAX, MAX_ADVANCE) <= ADVANCE_FACTOR * MAX_ADVANCE + ALIGNMENT);
+        assert!(claim(100, 1000) <= 2000 + ALIGNMENT);
+        // All of it at once as soon as that is in proportion.
+        assert!((3 << 20..(3 << 20) + 2 * ALIGNMENT).contains(&claim(3 << 20, MAX_ADVANCE)));
+    }
+
+    #[test]
+    fn memory_that_is_kept_is_taken_at_once() {
+        let memory = Arc::new(BodyMemory::default());
+        drop(memory.fresh(9 << 20));
+        let mut body = Collected::new(&memory, Layout { length: 8 << 20, aligned: 0 });
+        body.push(b"the first byte of many");
+        assert!(body.buffer.capacity() >= 8 << 20);
+        assert!(memory.kept(8 << 20).is_none());
+    }
+}
