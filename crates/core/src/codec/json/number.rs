@@ -162,8 +162,8 @@ fn scan_fraction(
     (value, exponent, at)
 }
 
-/// Reads what follows the `e`; returns the exponent and the position after it.
-fn scan_exponent(
+/// Reads what follows the `e` of the number that begins at `start`; returns the exponent and the position after it.
+pub(super) fn scan_exponent(
     body: &[u8],
     mut at: usize,
     start: usize,
@@ -210,7 +210,7 @@ fn scan_special(body: &[u8], mut at: usize, negative: bool) -> Result<Integer, S
 }
 
 /// `significand` * 10^`exponent` with the roundings of the original.
-fn scale(significand: f64, exponent: i32) -> f64 {
+pub(super) fn scale(significand: f64, exponent: i32) -> f64 {
     match exponent {
         0.. => significand * powers::double(exponent.min(308) as usize),
         -308..0 => divide(significand, powers::double(-exponent as usize)),

@@ -3,7 +3,7 @@
 //! How many digits a number has differs from one to the next, so that a processor cannot foresee it. [`scan_plain`]
 //! therefore looks at sixteen bytes, whatever they hold, and hardly branches.
 
-use super::number::{GREATEST_EXACT, scan};
+use super::number::{GREATEST_EXACT, scale, scan, scan_exponent};
 use super::powers;
 use super::syntax::peek;
 
@@ -46,7 +46,7 @@ pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
     Some((if negative { -value } else { value }, next))
 }
 
-/// At most seven digits, perhaps with a fraction, that take one rounding at most; `None` for whatever else, and near
+/// At most seven digits, perhaps with a fraction and an exponent, rounded as [`scan`] does; `None` for whatever else, and near
 /// the end of the body.
 #[inline]
 fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
@@ -60,10 +60,10 @@ fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
         return None;
     }
     if text[whole as usize] != b'.' {
-        if matches!(text[whole as usize], b'e' | b'E') {
-            return None;
-        }
         let integer = value_at_end(low << (64 - 8 * whole));
+        if matches!(text[whole as usize], b'e' | b'E') {
+            return scan_scaled(body, first + whole as usize, integer, 0, negative);
+        }
         // An integer: its zero has no sign.
         let value = signed(integer as i64 as f64, negative && integer != 0);
         return Some((value, first + whole as usize));
@@ -81,8 +81,8 @@ fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
     let significand = upper * POWERS[further as usize] + lower;
     match text[behind] {
         b'0'..=b'9' => scan_further(body, first + behind, significand, fraction, negative),
-        b'e' | b'E' => None,
         _ if fraction == 0 => None,
+        b'e' | b'E' => scan_scaled(body, first + behind, significand, fraction, negative),
         // Both operands are exact, so that there is one rounding; the original's way has the same one.
         _ => Some((signed(significand as i64 as f64 / powers::double(fraction as usize), negative), first + behind)),
     }
@@ -91,10 +91,22 @@ fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
 /// Goes on behind the fifteenth digit.
 fn scan_further(body: &[u8], start: usize, significand: u64, fraction: u32, negative: bool) -> Option<(f64, usize)> {
     let (significand, further, next) = append_digits(body, start, significand, 4)?;
-    if significand / 10 > GREATEST_EXACT || matches!(peek(body, next), b'e' | b'E') {
+    let fraction = fraction + further;
+    if significand / 10 > GREATEST_EXACT {
         return None;
     }
-    Some((signed(significand as f64 / powers::double((fraction + further) as usize), negative), next))
+    if matches!(peek(body, next), b'e' | b'E') {
+        return scan_scaled(body, next, significand, fraction, negative);
+    }
+    Some((signed(significand as f64 / powers::double(fraction as usize), negative), next))
+}
+
+/// Goes on at an exponent: digits, so many of them behind the point, and the position of the `e`.
+fn scan_scaled(body: &[u8], at: usize, significand: u64, fraction: u32, negative: bool) -> Option<(f64, usize)> {
+    let fraction_exponent = -(fraction as i32);
+    let (exponent, next) = scan_exponent(body, at + 1, at, fraction_exponent).ok()?;
+    let value = scale(significand as f64, exponent.saturating_add(fraction_exponent));
+    Some((signed(value, negative), next))
 }
 
 /// Digits at `at` appended to `value`: the new value, the number of digits, the position after them.
