@@ -21,9 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servable.config.api_keys import MIN_KEY_LENGTH, read_api_keys
+from servable.config.batching import BATCHING_PARAMETERS, batching_parameters, usable
+from servable.config.flags import Flags
 from servable.config.model_messages import model_from_json, models_message, models_text
 from servable.config.models import parse_reload_config, read_model_config_file
+from servable.config.monitoring import metrics_path
 from servable.config.text_proto import parse_text_file
+from servable.config.tls import read_tls
 from servable.errors import Code, ConfigError, InvalidInputError, ServableError
 from servable.warmup import read_records, write_records
 
@@ -50,6 +55,21 @@ SESSION = """intra_op_parallelism_threads: 0x2
 inter_op_parallelism_threads: -0
 gpu_options { per_process_gpu_memory_fraction: .5e0 allow_growth: true }
 device_count { key: "CPU" value: 1 }
+"""
+BATCHING = """max_batch_size { value: 128 } batch_timeout_micros: { value: 0 } max_enqueued_batches { value: 1000000 }
+num_batch_threads { value: 8 } thread_pool_name: { value: "pool" } allowed_batch_sizes: [1, 0x20]
+allowed_batch_sizes: 128 pad_variable_length_inputs: true enable_large_batch_splitting { value: true }
+max_execution_batch_size { value: 16 }
+"""
+MONITORING = 'prometheus_config { enable: true, path: "/metrics" }'
+SSL = """server_key: "-----BEGIN PRIVATE KEY-----\\nAAAA\\n" 'more' server_cert: "\\303\\251"
+custom_ca: "" client_verify: false
+"""
+API_KEYS = f"""# Who may ask.
+reader:predict:0123456789abcdef
+operator@example.com:admin:sha256:{"0aF9" * 16}
+
+other_one:predict:a-key:with:colons-and-sha256:
 """
 WORDS = (
     "{ } < > [ ] : ; , # \" ' \\ \n \0 \ufeff é 0 -1 1e999 0x 18446744073709551616 nan true name config"
@@ -96,6 +116,49 @@ def model_config(data: bytes, file: Path) -> None:
 def session_config(data: bytes, file: Path) -> None:
     """`--tensorflow_session_config_file`."""
     text_file(lambda path: parse_text_file(path, "tensorflow.ConfigProto"), data, file)
+
+
+def batching(data: bytes, file: Path) -> None:
+    """`--batching_parameters_file`."""
+
+    def read(path: str) -> None:
+        message = parse_text_file(path, BATCHING_PARAMETERS)
+        with refuses(ConfigError):
+            usable(batching_parameters(message))
+
+    text_file(read, data, file)
+
+
+def monitoring(data: bytes, file: Path) -> None:
+    """`--monitoring_config_file`."""
+    text_file(metrics_path, data, file)
+
+
+def ssl_config(data: bytes, file: Path) -> None:
+    """`--ssl_config_file`."""
+
+    def read(path: str) -> None:
+        parse_text_file(path, "tensorflow.serving.SSLConfig")
+        with refuses(ConfigError):
+            read_tls(Flags(ssl_config_file=path))
+
+    text_file(read, data, file)
+
+
+def api_keys(data: bytes, file: Path) -> None:
+    """`--api_keys_file`: what is refused is named, and no key is quoted."""
+    file.write_bytes(data)
+    try:
+        read_api_keys(str(file))
+    except ConfigError as error:
+        if str(file) not in error.message:
+            raise FindingError(f"no file is named: {error.message}") from error
+        for line in data.decode(errors="replace").splitlines():
+            name, _, rest = line.strip().partition(":")
+            scope, _, secret = rest.partition(":")
+            is_quoted = len(secret) >= MIN_KEY_LENGTH and secret in error.message
+            if is_quoted and secret not in name and secret not in scope:
+                raise FindingError(f"a key is quoted: {error.message}") from error
 
 
 def reload_config(data: bytes, file: Path) -> None:
@@ -146,6 +209,10 @@ def seeds(directory: Path) -> dict[str, tuple[Parse, list[bytes]]]:
     return {
         "model_config": (model_config, [MODELS.encode(), models_text(models).encode(), b""]),
         "session_config": (session_config, [SESSION.encode(), b""]),
+        "batching": (batching, [BATCHING.encode(), b""]),
+        "monitoring": (monitoring, [MONITORING.encode(), b""]),
+        "ssl_config": (ssl_config, [SSL.encode(), b""]),
+        "api_keys": (api_keys, [API_KEYS.encode(), b""]),
         "reload_config": (reload_config, [message.SerializeToString(), b""]),
         "model_json": (model_json, [document, b"{}"]),
         "tf_record": (tf_record, [records.read_bytes(), struct.pack("<Q", 1 << 62) + bytes(8)]),

@@ -11,7 +11,17 @@ from types import ModuleType
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[3] / "scripts/fuzz_python.py"
-TARGETS = ("model_config", "session_config", "reload_config", "model_json", "tf_record")
+TARGETS = (
+    "model_config",
+    "session_config",
+    "batching",
+    "monitoring",
+    "ssl_config",
+    "api_keys",
+    "reload_config",
+    "model_json",
+    "tf_record",
+)
 
 
 @pytest.fixture(scope="module")
