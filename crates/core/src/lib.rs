@@ -6,6 +6,7 @@
 
 pub mod access;
 mod activity;
+pub mod batch;
 pub mod body;
 pub mod call;
 pub mod codec;

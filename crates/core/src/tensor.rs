@@ -3,6 +3,7 @@
 //! Codecs make tensors and write them; executors run them. Nothing here knows a wire format.
 
 use std::fmt;
+use std::ops::Range;
 
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
@@ -189,6 +190,11 @@ impl Strings {
         &self.bytes[start..end]
     }
 
+    /// The strings of these indices; the block is shared.
+    fn range(&self, range: Range<usize>) -> Self {
+        Self { bytes: self.bytes.clone(), ranges: self.ranges[range].to_vec() }
+    }
+
     /// All strings in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.ranges.iter().map(|&(start, end)| &self.bytes[start..end])
@@ -270,6 +276,29 @@ impl Tensor {
             let owned = std::mem::replace(bytes, AlignedBytes::new(ALIGNMENT));
             self.elements = Elements::Numbers(Buffer::Shared(Bytes::from_owner(owned)));
         }
+    }
+
+    /// These indices of dimension 0. Makes the tensor and the result share their elements instead of copying them.
+    ///
+    /// # Panics
+    ///
+    /// If it is a scalar, or has no such indices.
+    pub(crate) fn rows(&mut self, range: Range<usize>) -> Self {
+        self.share();
+        let mut shape = self.shape.clone();
+        assert!(range.start <= range.end && range.end <= shape[0] as usize, "rows {range:?} of {shape:?}");
+        shape[0] = range.len() as i64;
+        let row: usize = shape[1..].iter().map(|&size| size as usize).product();
+        let (start, end) = (range.start * row, range.end * row);
+        let elements = match &self.elements {
+            Elements::Strings(strings) => Elements::Strings(strings.range(start..end)),
+            Elements::Numbers(Buffer::Shared(bytes)) => {
+                let size = self.dtype.size().expect("a dtype of numbers");
+                Elements::Numbers(Buffer::Shared(bytes.slice(start * size..end * size)))
+            }
+            Elements::Numbers(Buffer::Owned(_)) => unreachable!("it has just been made to share them"),
+        };
+        Self { dtype: self.dtype, shape, elements }
     }
 
     /// The parts, to take the buffer without copying it.

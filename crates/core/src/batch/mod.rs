@@ -1,0 +1,22 @@
+//! Groups requests into batches: waits, joins, pads, runs, splits.
+//!
+//! A part of its own, which servers and programs use alike: it knows tensors, the deadline of a call and a function
+//! that runs a batch. A [`Scheduler`] owns threads that any number of [`Queue`]s share; requests of one queue may be in
+//! one batch. Nothing here holds a thread for a request that waits.
+//!
+//! What an answer looks like, which errors there are and when a batch is run are those of TensorFlow Serving
+//! (`spec/batching.md`), but that requests never fail for each other's shapes, and that one whose caller has given up is
+//! dropped before its batch runs.
+
+mod assemble;
+mod options;
+mod queue;
+mod scheduler;
+mod task;
+#[cfg(test)]
+mod testing;
+
+pub use options::{BatchingOptions, PoolOptions};
+pub use queue::Closed;
+pub use scheduler::{Queue, RunBatch, Scheduler};
+pub use task::{Answer, Ticket};
