@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import FULL, QUICK, Bench, Figure
+from measure_batching import measure_batching
 from measure_codec import measure_codec
 from measure_cpu import measure_cpu
 from measure_json import measure_json
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "json": measure_json,
     "codec": measure_codec,
     "large": measure_large,
+    "batching": measure_batching,
     "swaps": measure_swaps,
 }
 

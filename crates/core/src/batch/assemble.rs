@@ -101,8 +101,8 @@ fn concatenated(parts: &[Cow<'_, Tensor>], padded: usize) -> Tensor {
             Elements::Strings(strings) => Some(strings.iter()),
             Elements::Numbers(_) => None,
         });
-        let copied = (0..copies).flat_map(|_| source.iter().take(row));
-        return Tensor::from_strings(shape, strings.flatten().chain(copied).collect::<Strings>());
+        let padding = (0..copies).flat_map(|_| source.iter().take(row));
+        return Tensor::from_strings(shape, strings.flatten().chain(padding).collect::<Strings>());
     }
     let bytes_of = |tensor: &Tensor, append: &mut dyn FnMut(&[u8])| {
         if let Elements::Numbers(buffer) = tensor.elements() {
@@ -151,7 +151,7 @@ pub(super) fn split_outputs(mut outputs: Vec<Tensor>, rows: &[usize], padded: us
 }
 
 /// The answer of a request that was run in pieces, from theirs.
-pub(super) fn join_answers(answers: Vec<Vec<Tensor>>) -> Answer {
+pub(super) fn join_answers(answers: &[Vec<Tensor>]) -> Answer {
     let outputs = answers.first().map_or(0, Vec::len);
     if answers.iter().any(|answer| answer.len() != outputs) {
         return Err(ServingError::internal("Wrong number of batched output tensors"));
@@ -237,11 +237,11 @@ mod tests {
 
     #[test]
     fn pieces_of_an_answer_are_joined_in_order() {
-        let joined = join_answers(vec![vec![numbers(&[2], &[1, 2])], vec![numbers(&[1], &[3])]]);
+        let joined = join_answers(&[vec![numbers(&[2], &[1, 2])], vec![numbers(&[1], &[3])]]);
         assert_eq!(text(&joined.expect("they fit")[0]), "[3] 1 2 3");
-        let uneven = join_answers(vec![vec![numbers(&[1, 2], &[1, 2])], vec![numbers(&[1, 1], &[3])]]);
+        let uneven = join_answers(&[vec![numbers(&[1, 2], &[1, 2])], vec![numbers(&[1, 1], &[3])]]);
         assert_eq!(uneven.expect_err("they do not fit").code, Code::Internal);
-        let fewer = join_answers(vec![vec![numbers(&[1], &[1])], Vec::new()]).expect_err("an output is missing");
+        let fewer = join_answers(&[vec![numbers(&[1], &[1])], Vec::new()]).expect_err("an output is missing");
         assert_eq!(fewer.to_string(), "INTERNAL: Wrong number of batched output tensors");
     }
 }

@@ -331,10 +331,6 @@ mod tests {
         }
     }
 
-    fn taken(tasks: &str, closed: Closed) -> Option<(String, Closed)> {
-        Some((tasks.to_owned(), closed))
-    }
-
     fn small() -> BatchingOptions {
         BatchingOptions {
             max_batch_size: 4,
@@ -351,7 +347,7 @@ mod tests {
         assert_eq!(bench.waiting.next_timeout(), Some(bench.at(10)));
         assert_eq!(bench.take(0), None);
         assert_eq!(bench.rows(1, 2, 2), Ok(()));
-        assert_eq!(bench.take(1), taken("[3] 1 1 1", Closed::Size));
+        assert_eq!(bench.take(1), Some(("[3] 1 1 1".to_owned(), Closed::Size)));
         assert_eq!(bench.take(1), None);
         assert_eq!(bench.rows(2, 3, 2), Ok(()));
         assert_eq!(bench.rows(3, 4, 1), Ok(()));
@@ -366,8 +362,8 @@ mod tests {
             bench.rows(5, 7, 5),
             Err("INVALID_ARGUMENT: Task size 5 is larger than maximum input batch size 4".to_owned())
         );
-        assert_eq!(bench.take(5), taken("[2] 2 2, [2] 3 3", Closed::Size));
-        assert_eq!(bench.take(5), taken("[1] 4, [3] 5 5 5", Closed::Size), "full, and so ready at once");
+        assert_eq!(bench.take(5), Some(("[2] 2 2, [2] 3 3".to_owned(), Closed::Size)));
+        assert_eq!(bench.take(5), Some(("[1] 4, [3] 5 5 5".to_owned(), Closed::Size)), "full, and so ready at once");
         assert!(bench.waiting.is_empty());
     }
 
@@ -377,7 +373,7 @@ mod tests {
         bench.rows(0, 1, 1).expect("there is room");
         bench.rows(9, 2, 1).expect("there is room");
         assert_eq!(bench.take(9), None);
-        assert_eq!(bench.take(10), taken("[1] 1, [1] 2", Closed::Timeout));
+        assert_eq!(bench.take(10), Some(("[1] 1, [1] 2".to_owned(), Closed::Timeout)));
         assert_eq!(bench.waiting.next_timeout(), None);
     }
 
@@ -385,7 +381,7 @@ mod tests {
     fn a_greedy_queue_gives_what_is_there() {
         let mut bench = Bench::new(BatchingOptions { batch_timeout_micros: 0, ..small() });
         bench.rows(0, 1, 1).expect("there is room");
-        assert_eq!(bench.take(0), taken("[1] 1", Closed::Idle));
+        assert_eq!(bench.take(0), Some(("[1] 1".to_owned(), Closed::Idle)));
     }
 
     #[test]
@@ -393,14 +389,14 @@ mod tests {
         let mut bench = Bench::new(small());
         bench.rows(0, 1, 1).expect("there is room");
         bench.waiting.close();
-        assert_eq!(bench.take(0), taken("[1] 1", Closed::Shutdown));
+        assert_eq!(bench.take(0), Some(("[1] 1".to_owned(), Closed::Shutdown)));
     }
 
     #[test]
     fn empty_requests_are_taken_with_others_and_alone() {
         let mut bench = Bench::new(small());
         bench.rows(0, 1, 0).expect("there is room");
-        assert_eq!(bench.take(10), taken("[0] ", Closed::Timeout));
+        assert_eq!(bench.take(10), Some(("[0] ".to_owned(), Closed::Timeout)));
     }
 
     #[test]
@@ -414,8 +410,8 @@ mod tests {
         assert_eq!(put(&mut bench, &[1, 2]), Ok(()));
         assert_eq!(put(&mut bench, &[2, 1]), Ok(()));
         assert!(put(&mut bench, &[1, 3]).is_err_and(|error| error.contains("is full; currently 2 batches")));
-        assert_eq!(bench.take(10), taken("[1, 1] 1, [2, 1] 1 1", Closed::Timeout));
-        assert_eq!(bench.take(10), taken("[1, 2] 2 2", Closed::Timeout));
+        assert_eq!(bench.take(10), Some(("[1, 1] 1, [2, 1] 1 1".to_owned(), Closed::Timeout)));
+        assert_eq!(bench.take(10), Some(("[1, 2] 2 2".to_owned(), Closed::Timeout)));
     }
 
     #[test]
@@ -450,9 +446,9 @@ mod tests {
         for (name, deadline) in [(1, None), (2, Some(900)), (3, None), (4, Some(100)), (5, Some(200_000)), (6, None)] {
             put(name, deadline);
         }
-        assert_eq!(bench.take(0), taken("[1] 3, [1] 4", Closed::Size));
-        assert_eq!(bench.take(0), taken("[1] 1, [1] 2", Closed::Size));
-        assert_eq!(bench.take(0), taken("[1] 5, [1] 6", Closed::Size));
+        assert_eq!(bench.take(0), Some(("[1] 3, [1] 4".to_owned(), Closed::Size)));
+        assert_eq!(bench.take(0), Some(("[1] 1, [1] 2".to_owned(), Closed::Size)));
+        assert_eq!(bench.take(0), Some(("[1] 5, [1] 6".to_owned(), Closed::Size)));
     }
 
     #[test]
@@ -473,11 +469,11 @@ mod tests {
         );
         bench.rows(0, 1, 3).expect("there is room");
         bench.put(0, numbers(&[7], &[1, 2, 3, 4, 5, 6, 7]), None).expect("there is room");
-        assert_eq!(bench.take(0), taken("[3] 1 1 1, [1] 1", Closed::Size));
-        assert_eq!(bench.take(0), taken("[4] 2 3 4 5", Closed::Size));
+        assert_eq!(bench.take(0), Some(("[3] 1 1 1, [1] 1".to_owned(), Closed::Size)));
+        assert_eq!(bench.take(0), Some(("[4] 2 3 4 5".to_owned(), Closed::Size)));
         assert_eq!(bench.take(0), None);
         bench.rows(0, 8, 2).expect("there is room");
-        assert_eq!(bench.take(0), taken("[2] 6 7, [2] 8 8", Closed::Size));
+        assert_eq!(bench.take(0), Some(("[2] 6 7, [2] 8 8".to_owned(), Closed::Size)));
         bench.put(0, numbers(&[12], &[0; 12]), None).expect("it fills the queue");
         assert_eq!(bench.waiting.batches.iter().map(|batch| batch.weight).collect::<Vec<_>>(), [4, 4, 4]);
         assert!(bench.rows(0, 9, 1).is_err());

@@ -159,6 +159,7 @@ struct Work {
 }
 
 /// Which thread has to look at the queues because of a change.
+#[derive(Clone, Copy)]
 enum Wake {
     Nobody,
     /// One that waits for work.
@@ -190,7 +191,6 @@ struct State {
 
 impl State {
     /// Finds a task its place, or gives it back.
-    #[expect(clippy::result_large_err, reason = "the task is freed outside the lock")]
     fn submit(&mut self, number: usize, task: Task, now: Instant) -> Result<Wake, (ServingError, Task)> {
         let line = &mut self.lines[number];
         if self.is_closing {
@@ -411,6 +411,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is a batch function")]
     fn echo(inputs: Vec<Tensor>, _: &RunOptions) -> Result<Vec<Tensor>> {
         Ok(inputs)
     }

@@ -163,7 +163,7 @@ impl Gather {
         let reply = pieces.reply.take();
         drop(pieces);
         if let Some(reply) = reply {
-            drop(reply.send(failed.map_or_else(|| assemble::join_answers(answers), Err)));
+            drop(reply.send(failed.map_or_else(|| assemble::join_answers(&answers), Err)));
         }
     }
 }

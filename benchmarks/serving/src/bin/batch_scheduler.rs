@@ -1,0 +1,121 @@
+//! What the batch scheduler costs by itself: an empty batch function, many producers, and beside it a plain bounded
+//! channel that carries the same requests and answers.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
+use servable_core::batch::{BatchingOptions, PoolOptions, Scheduler};
+use servable_core::call::Call;
+use servable_core::error::ServingError;
+use servable_core::executor::RunOptions;
+use servable_core::tensor::{Buffer, DType, Tensor};
+use tokio::sync::oneshot;
+
+/// Prints the CPU microseconds of one request through the scheduler, and through a channel with and without answers.
+#[derive(Parser)]
+struct Arguments {
+    /// How many threads put requests in.
+    #[arg(long, default_value_t = 16)]
+    producers: usize,
+    /// How many requests each of them sends.
+    #[arg(long, default_value_t = 100_000)]
+    requests: usize,
+    /// How many answers each of them waits for at a time.
+    #[arg(long, default_value_t = 32)]
+    window: usize,
+    /// How many threads run batches.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+/// Rows that wait at most, in the queue as in the channel.
+const ROOM: usize = 10_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    println!("{:.3}", arguments.measure(|arguments| scheduler(arguments))?);
+    println!("{:.3}", arguments.measure(|arguments| answering_channel(arguments))?);
+    println!("{:.3}", arguments.measure(|arguments| channel(arguments))?);
+    Ok(())
+}
+
+impl Arguments {
+    /// The CPU microseconds for each request that `work` sends, the second time that it does.
+    fn measure<E>(&self, work: impl Fn(&Self) -> Result<(), E>) -> Result<f64, E> {
+        work(self)?;
+        let before = cpu_time();
+        work(self)?;
+        let spent = cpu_time().saturating_sub(before);
+        Ok(spent.as_secs_f64() * 1e6 / (self.producers * self.requests) as f64)
+    }
+
+    /// Lets every producer send all its requests, window by window: `send` gives what `receive` waits with.
+    fn produce<T>(&self, send: impl Fn(Vec<Tensor>) -> T + Sync, receive: impl Fn(T) + Sync) {
+        let input = Tensor::from_numbers(DType::FLOAT, vec![1], Buffer::Shared(Bytes::from_static(&[0; 4])));
+        std::thread::scope(|scope| {
+            for _ in 0..self.producers {
+                scope.spawn(|| {
+                    for _ in 0..self.requests / self.window {
+                        let sent: Vec<T> = (0..self.window).map(|_| send(vec![input.clone()])).collect();
+                        sent.into_iter().for_each(&receive);
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn scheduler(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let pool = PoolOptions { num_batch_threads: arguments.threads, ..PoolOptions::default() };
+    let options = BatchingOptions { max_enqueued_batches: ROOM / 1000, ..BatchingOptions::default() };
+    let scheduler = Scheduler::new(&pool)?;
+    // Every request of a batch is answered with its row of this, as with those of a model.
+    let run = |inputs: Vec<Tensor>, _: &RunOptions| Ok::<_, ServingError>(inputs);
+    let queue = Arc::new(scheduler.queue(options, run)?);
+    arguments.produce(
+        |inputs| queue.submit(inputs, Call::default()).expect("the windows are smaller than the queue"),
+        |ticket| drop(ticket.wait().expect("the batch function does not fail")),
+    );
+    Ok(())
+}
+
+/// Each request carries the way for its answer, which one thread gives.
+fn answering_channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let (sender, receiver) = sync_channel::<(Vec<Tensor>, oneshot::Sender<Vec<Tensor>>)>(ROOM);
+    let consumer = std::thread::spawn(move || {
+        while let Ok((inputs, reply)) = receiver.recv() {
+            drop(reply.send(inputs));
+        }
+    });
+    arguments.produce(
+        |inputs| {
+            let (reply, answer) = oneshot::channel();
+            sender.send((inputs, reply)).expect("the consumer lives");
+            answer
+        },
+        |answer| drop(answer.blocking_recv().expect("the consumer answers")),
+    );
+    drop(sender);
+    consumer.join().map_err(|_| "the consumer panicked")?;
+    Ok(())
+}
+
+/// Requests go in and are dropped.
+fn channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let (sender, receiver) = sync_channel::<Vec<Tensor>>(ROOM);
+    let consumer = std::thread::spawn(move || receiver.into_iter().for_each(drop));
+    arguments.produce(|inputs| sender.send(inputs).expect("the consumer lives"), |()| ());
+    drop(sender);
+    consumer.join().map_err(|_| "the consumer panicked")?;
+    Ok(())
+}
+
+/// What the process has used of the processors, all threads together.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
+}
