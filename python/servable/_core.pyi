@@ -11,6 +11,7 @@ from typing import Any, final
 from typing_extensions import Self
 
 from servable.config.api_keys import ApiKey
+from servable.config.batching import BatchingParameters
 from servable.config.server_options import ServerOptions
 from servable.config.tls import TlsCredentials
 from servable.gateway import PublishedModel
@@ -18,10 +19,125 @@ from servable.loaders.saved_model import SavedModelOptions
 from servable.signature import Signature
 from servable.telemetry.families import Family
 
-__all__ = ["LentTensor", "Servable", "Server", "TensorFlow", "crc32c"]
+__all__ = [
+    "BatchQueue",
+    "BatchThreads",
+    "BatchTicket",
+    "Completions",
+    "LentTensor",
+    "Servable",
+    "Server",
+    "TensorFlow",
+    "crc32c",
+]
 
 def crc32c(data: bytes) -> int:
     """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""
+
+@final
+class BatchThreads:
+    """Threads that run batches, for any number of queues in turn."""
+
+    def __new__(cls, parameters: BatchingParameters) -> Self:
+        """Start the threads.
+
+        Args:
+            parameters: How many there are and what they are called; the rest is for queues.
+
+        Raises:
+            OSError: The system gives no threads.
+        """
+
+    def queue(
+        self,
+        parameters: BatchingParameters,
+        run: Callable[
+            [list[LentTensor | tuple[tuple[int, ...], list[bytes]]], float | None],
+            list[tuple[int, tuple[int, ...], Any]],
+        ],
+    ) -> BatchQueue:
+        """Make a queue whose batches a function of Python runs.
+
+        Args:
+            parameters: How calls wait for each other.
+            run: Runs one batch. Takes the inputs of the calls, joined along axis 0, and the seconds until the most
+                patient caller gives up. Tensors go in and out as with `Servable.from_python`, in lists; every output
+                has as many rows as the inputs. What it raises reaches every caller of the batch.
+
+        Raises:
+            UnavailableError: The threads are closed.
+            InvalidInputError: The parameters contradict each other.
+        """
+
+    def close(self) -> None:
+        """Run what waits in the queues, and end the threads; a second call does nothing."""
+
+@final
+class BatchQueue:
+    """Calls that may share batches. Safe to use from several threads."""
+
+    def run(
+        self, inputs: list[tuple[int, tuple[int, ...], Any]], timeout_seconds: float | None
+    ) -> list[LentTensor | tuple[tuple[int, ...], list[bytes]]]:
+        """Put a call into the queue and wait for its result; signals are handled meanwhile.
+
+        Args:
+            inputs: Always of the same number and in the same order, each with the number of its dtype, its shape and
+                its elements; they are copied.
+            timeout_seconds: How long to wait at most; `None` for as long as it takes.
+
+        Returns:
+            The outputs, with the rows of this call.
+
+        Raises:
+            ServableError: The queue is full or closed, the inputs do not fit, the time is over, or what the batch
+                failed with.
+        """
+
+    def submit(
+        self,
+        inputs: list[tuple[int, tuple[int, ...], Any]],
+        completions: Completions,
+        number: int,
+    ) -> BatchTicket:
+        """Put a call into the queue without waiting.
+
+        Args:
+            inputs: As for `run`.
+            completions: Where it is announced that the answer is there.
+            number: What it is announced as.
+
+        Raises:
+            ServableError: The queue is full or closed, or the inputs do not fit.
+        """
+
+@final
+class BatchTicket:
+    """A call that was put into a queue. Dropping it withdraws the call, if that has not begun to run."""
+
+    def result(self) -> list[LentTensor | tuple[tuple[int, ...], list[bytes]]]:
+        """The outputs, once they have been announced; to be asked once.
+
+        Raises:
+            ServableError: What the batch failed with.
+        """
+
+@final
+class Completions:
+    """Tells an event loop which of its calls have an answer, without taking the interpreter to do so."""
+
+    def __new__(cls) -> Self:
+        """Open a pair of connected sockets.
+
+        Raises:
+            OSError: The system gives none.
+        """
+
+    def fileno(self) -> int:
+        """What becomes readable when there is something to take; it stays open as long as the object lives."""
+
+    def take(self) -> list[int]:
+        """The numbers that were announced since the last call."""
 
 @final
 class TensorFlow:

@@ -8,11 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from servable._core import Servable, Server, TensorFlow, crc32c
+from servable._core import (
+    BatchQueue,
+    BatchThreads,
+    BatchTicket,
+    Completions,
+    Servable,
+    Server,
+    TensorFlow,
+    crc32c,
+)
 from servable.config.traffic import Shadow, TrafficSplit
 from servable.errors import Code
 
-__all__ = ["PublishedModel", "PublishedVersion", "Servable", "Server", "TensorFlow", "crc32c"]
+__all__ = [
+    "BatchQueue",
+    "BatchThreads",
+    "BatchTicket",
+    "Completions",
+    "PublishedModel",
+    "PublishedVersion",
+    "Servable",
+    "Server",
+    "TensorFlow",
+    "crc32c",
+]
 
 
 @dataclass(frozen=True, slots=True)

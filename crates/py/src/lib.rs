@@ -1,6 +1,7 @@
 //! `servable._core`: the names that Python sees. `_core.pyi` declares and documents them.
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
+mod batching;
 mod buffers;
 mod errors;
 mod metrics;
@@ -20,6 +21,8 @@ fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::batching::{PyBatchQueue, PyBatchThreads, PyBatchTicket, PyCompletions};
     #[pymodule_export]
     use super::buffers::LentTensor;
     #[pymodule_export]

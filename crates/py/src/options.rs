@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use servable_core::access::{Access, ApiKey, Scope};
+use servable_core::batch::{BatchingOptions, PoolOptions};
 use servable_core::body::BodyLimits;
 use servable_core::grpc::{Encoding, GrpcOptions};
 use servable_core::http2::Http2Options;
@@ -217,6 +218,41 @@ impl From<SavedModelOptions> for LoadOptions {
             session_config: options.session_config,
             load_thread_pool: options.load_thread_pool,
             run_in_caller_thread: options.run_in_caller_thread,
+        }
+    }
+}
+
+/// `servable.config.batching.BatchingParameters`.
+#[derive(FromPyObject)]
+pub(crate) struct BatchingParameters {
+    max_batch_size: usize,
+    batch_timeout_micros: u64,
+    max_enqueued_batches: usize,
+    num_batch_threads: usize,
+    thread_pool_name: String,
+    allowed_batch_sizes: Vec<usize>,
+    pad_variable_length_inputs: bool,
+    enable_large_batch_splitting: bool,
+    max_execution_batch_size: Option<usize>,
+}
+
+impl BatchingParameters {
+    /// The threads that run the batches.
+    pub(crate) fn pool(&self) -> PoolOptions {
+        PoolOptions { num_batch_threads: self.num_batch_threads, thread_pool_name: self.thread_pool_name.clone() }
+    }
+}
+
+impl From<BatchingParameters> for BatchingOptions {
+    fn from(parameters: BatchingParameters) -> Self {
+        Self {
+            max_batch_size: parameters.max_batch_size,
+            batch_timeout_micros: parameters.batch_timeout_micros,
+            max_enqueued_batches: parameters.max_enqueued_batches,
+            allowed_batch_sizes: parameters.allowed_batch_sizes,
+            pad_variable_length_inputs: parameters.pad_variable_length_inputs,
+            enable_large_batch_splitting: parameters.enable_large_batch_splitting,
+            max_execution_batch_size: parameters.max_execution_batch_size,
         }
     }
 }

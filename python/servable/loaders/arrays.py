@@ -1,6 +1,7 @@
 """Tensors of the border as NumPy arrays, and back.
 
-The only module that needs NumPy; it is imported when the first Python servable is loaded.
+The only module that needs NumPy; it is imported when the first Python servable is loaded, or by
+`servable.batching`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ except ImportError as error:
     ) from error
 
 _log = logging.getLogger(__name__)
+
+_BYTES = DATA_TYPES["bytes"]
+_BFLOAT16 = DATA_TYPES["bfloat16"]
 
 Arrays = Mapping[str, Any]
 """NumPy arrays by name."""
@@ -59,7 +63,7 @@ def for_border(
         signature_name: str, inputs: dict[str, Any], timeout: float | None
     ) -> dict[str, tuple[int, tuple[int, ...], Any]]:
         specs = signatures[signature_name].inputs
-        arrays = {alias: _array(lent, specs[alias].dtype) for alias, lent in inputs.items()}
+        arrays = {alias: array_of(lent, specs[alias].data_type) for alias, lent in inputs.items()}
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
             outputs = run(signature_name, arrays, deadline)
@@ -72,15 +76,16 @@ def for_border(
             found = type(outputs).__name__
             raise BackendError(f"outputs of {name}: got {found}, want a dict of arrays by name")
         return {
-            alias: _elements(f'output "{alias}" of {name}', value)
+            alias: elements_of(f'output "{alias}" of {name}', value)
             for alias, value in outputs.items()
         }
 
     return run_lent
 
 
-def _array(lent: Any, dtype: str) -> Any:
-    if dtype == "bytes":
+def array_of(lent: Any, data_type: int) -> Any:
+    """What the border lends, as a read-only array of the dtype with that number."""
+    if data_type == _BYTES:
         shape, elements = lent
         array = np.empty(len(elements), object)
         array[:] = elements
@@ -88,16 +93,24 @@ def _array(lent: Any, dtype: str) -> Any:
         array.flags.writeable = False
         return array
     array = np.asarray(lent)
-    return array.view(_import_ml_dtypes().bfloat16) if dtype == "bfloat16" else array
+    return array.view(_import_ml_dtypes().bfloat16) if data_type == _BFLOAT16 else array
 
 
-def _elements(what: str, value: Any) -> tuple[int, tuple[int, ...], Any]:
-    """An output as the number of its dtype, its shape, and its elements as the border takes them."""
+def elements_of(what: str, value: Any) -> tuple[int, tuple[int, ...], Any]:
+    """An array as the number of its dtype, its shape, and its elements as the border takes them.
+
+    Args:
+        what: What it is, for messages.
+        value: The array, or what becomes one.
+
+    Raises:
+        BackendError: It has a dtype that does not exist here.
+    """
     array = np.asarray(value)
     dtype = array.dtype
     if dtype.kind in "OSU":
         strings = [_bytes(what, element) for element in array.reshape(-1).tolist()]
-        return DATA_TYPES["bytes"], array.shape, strings
+        return _BYTES, array.shape, strings
     number = DATA_TYPES.get(dtype.name)
     if number is None:
         raise BackendError(f"{what}: got dtype {dtype}, want one of {', '.join(DATA_TYPES)}")

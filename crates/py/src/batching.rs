@@ -1,0 +1,265 @@
+//! The batch scheduler for functions of Python: `BatchThreads`, its queues, and the two ways to wait for an answer.
+//!
+//! A thread that waits is parked outside the interpreter and woken without it; an event loop is told through a socket.
+//! So the threads that run batches take the interpreter once a batch, and never to hand out answers.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use servable_core::batch::{Answer, Queue, RunBatch, Scheduler, Ticket};
+use servable_core::call::Call;
+use servable_core::error::{Code, Result, ServingError};
+use servable_core::executor::RunOptions;
+use servable_core::tensor::{DType, Tensor};
+
+use crate::options::{BatchingParameters, seconds};
+use crate::{buffers, errors};
+
+/// How often a waiting thread looks whether a signal has come, which only the main thread of Python handles.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// A tensor that comes from Python: the number of its dtype, its shape and its elements.
+type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);
+
+/// Threads that run batches, until they are closed.
+#[pyclass(name = "BatchThreads", module = "servable._core", frozen)]
+pub(crate) struct PyBatchThreads {
+    scheduler: Mutex<Option<Scheduler>>,
+}
+
+#[pymethods]
+impl PyBatchThreads {
+    #[new]
+    fn new(parameters: BatchingParameters) -> PyResult<Self> {
+        let scheduler = Scheduler::new(&parameters.pool())
+            .map_err(|error| PyOSError::new_err(format!("no threads for batches: {error}")))?;
+        Ok(Self { scheduler: Mutex::new(Some(scheduler)) })
+    }
+
+    fn queue(&self, py: Python<'_>, parameters: BatchingParameters, run: Py<PyAny>) -> PyResult<PyBatchQueue> {
+        let scheduler = lock(&self.scheduler);
+        let closed = || ServingError::new(Code::Unavailable, "the batch threads are closed");
+        let queue = scheduler.as_ref().ok_or_else(closed);
+        let queue = queue.and_then(|scheduler| scheduler.queue(parameters.into(), PythonBatch { run }));
+        Ok(PyBatchQueue { queue: queue.map_err(|error| errors::to_python(py, &error))? })
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let scheduler = lock(&self.scheduler).take();
+        // It waits for its threads, which need the interpreter for what they still run.
+        py.detach(|| drop(scheduler));
+    }
+}
+
+impl Drop for PyBatchThreads {
+    fn drop(&mut self) {
+        let scheduler = self.scheduler.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if scheduler.is_some() {
+            Python::attach(|py| py.detach(|| drop(scheduler)));
+        }
+    }
+}
+
+/// Runs the batches of a queue in Python.
+struct PythonBatch {
+    run: Py<PyAny>,
+}
+
+impl RunBatch for PythonBatch {
+    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> Result<Vec<Tensor>> {
+        let timeout = options.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64());
+        let run = |py: Python<'_>| -> PyResult<Vec<Tensor>> {
+            let returned = self.run.bind(py).call1((lend(py, inputs)?, timeout))?;
+            tensors(returned.extract()?)
+        };
+        Python::try_attach(|py| run(py).map_err(|error| errors::from_python(py, &error)))
+            .unwrap_or_else(|| Err(ServingError::new(Code::Unavailable, "the interpreter is shutting down")))
+    }
+}
+
+/// Calls that may share batches.
+#[pyclass(name = "BatchQueue", module = "servable._core", frozen)]
+pub(crate) struct PyBatchQueue {
+    queue: Queue,
+}
+
+#[pymethods]
+impl PyBatchQueue {
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        inputs: Vec<Sent<'py>>,
+        timeout_seconds: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let timeout = timeout_seconds.map(seconds).transpose()?;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let ticket = self.put(py, inputs, deadline)?;
+        lend_answer(py, wait(py, ticket, deadline)?)
+    }
+
+    fn submit(
+        &self,
+        py: Python<'_>,
+        inputs: Vec<Sent<'_>>,
+        completions: &PyCompletions,
+        number: u64,
+    ) -> PyResult<PyBatchTicket> {
+        let mut ticket = self.put(py, inputs, None)?;
+        let waker = Waker::from(Arc::new(Notice { completed: Arc::clone(&completions.completed), number }));
+        let state = match Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => Pending::Waiting(ticket),
+            Poll::Ready(answer) => {
+                waker.wake();
+                Pending::Answered(answer)
+            }
+        };
+        Ok(PyBatchTicket { state: Mutex::new(Some(state)) })
+    }
+}
+
+impl PyBatchQueue {
+    fn put(&self, py: Python<'_>, inputs: Vec<Sent<'_>>, deadline: Option<Instant>) -> PyResult<Ticket> {
+        let inputs = tensors(inputs)?;
+        py.detach(|| self.queue.submit(inputs, Call::until(deadline))).map_err(|error| errors::to_python(py, &error))
+    }
+}
+
+/// Waits on the calling thread, outside the interpreter but for a look at signals now and then.
+fn wait(py: Python<'_>, mut ticket: Ticket, deadline: Option<Instant>) -> PyResult<Answer> {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        let now = Instant::now();
+        let look = now + SIGNALS;
+        let until = deadline.map_or(look, |deadline| deadline.min(look));
+        let answer = py.detach(|| {
+            loop {
+                if let Poll::Ready(answer) = Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)) {
+                    return Some(answer);
+                }
+                match until.checked_duration_since(Instant::now()) {
+                    Some(rest) if !rest.is_zero() => std::thread::park_timeout(rest),
+                    _ => return None,
+                }
+            }
+        });
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+        if until < look {
+            return Ok(Err(ServingError::new(Code::DeadlineExceeded, "no answer within the time that was given")));
+        }
+        py.check_signals()?;
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// A call of an event loop; dropping it withdraws the call, if that has not begun to run.
+#[pyclass(name = "BatchTicket", module = "servable._core", frozen)]
+pub(crate) struct PyBatchTicket {
+    state: Mutex<Option<Pending>>,
+}
+
+enum Pending {
+    Waiting(Ticket),
+    Answered(Answer),
+}
+
+#[pymethods]
+impl PyBatchTicket {
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let answer = match lock(&self.state).take() {
+            Some(Pending::Answered(answer)) => Some(answer),
+            Some(Pending::Waiting(mut ticket)) => {
+                match Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(answer) => Some(answer),
+                    Poll::Pending => None,
+                }
+            }
+            None => None,
+        };
+        lend_answer(py, answer.unwrap_or_else(|| Err(ServingError::internal("there is no answer"))))
+    }
+}
+
+/// Tells an event loop which of its calls have an answer.
+#[pyclass(name = "Completions", module = "servable._core", frozen)]
+pub(crate) struct PyCompletions {
+    completed: Arc<Completed>,
+    readable: UnixStream,
+}
+
+struct Completed {
+    numbers: Mutex<Vec<u64>>,
+    writable: UnixStream,
+}
+
+#[pymethods]
+impl PyCompletions {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let (readable, writable) = UnixStream::pair()?;
+        readable.set_nonblocking(true)?;
+        writable.set_nonblocking(true)?;
+        Ok(Self { completed: Arc::new(Completed { numbers: Mutex::default(), writable }), readable })
+    }
+
+    fn fileno(&self) -> i32 {
+        self.readable.as_raw_fd()
+    }
+
+    fn take(&self) -> Vec<u64> {
+        let mut signs = [0; 64];
+        // What comes after this look is announced again.
+        while matches!((&self.readable).read(&mut signs), Ok(read) if read == signs.len()) {}
+        std::mem::take(&mut *lock(&self.completed.numbers))
+    }
+}
+
+struct Notice {
+    completed: Arc<Completed>,
+    number: u64,
+}
+
+impl Wake for Notice {
+    fn wake(self: Arc<Self>) {
+        let mut numbers = lock(&self.completed.numbers);
+        numbers.push(self.number);
+        if numbers.len() == 1 {
+            // It fails if nobody listens any more, or is full of signs that nobody has read yet.
+            drop((&self.completed.writable).write(&[0]));
+        }
+    }
+}
+
+fn tensors(sent: Vec<Sent<'_>>) -> PyResult<Vec<Tensor>> {
+    sent.into_iter().map(|(dtype, shape, elements)| buffers::copy(&elements, DType(dtype), shape)).collect()
+}
+
+fn lend(py: Python<'_>, tensors: Vec<Tensor>) -> PyResult<Bound<'_, PyList>> {
+    let lent: Vec<_> = tensors.into_iter().map(|tensor| buffers::lend(py, tensor)).collect::<PyResult<_>>()?;
+    PyList::new(py, lent)
+}
+
+fn lend_answer(py: Python<'_>, answer: Answer) -> PyResult<Bound<'_, PyList>> {
+    lend(py, answer.map_err(|error| errors::to_python(py, &error))?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
