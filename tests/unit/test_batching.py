@@ -254,7 +254,7 @@ def test_many_calls_of_one_event_loop_are_under_way_at_once() -> None:
     async def ask(batched: BatchScheduler) -> list[Array]:
         return await asyncio.gather(*(batched.run_async([n]) for n in range(500)))
 
-    parameters = BatchingParameters(max_batch_size=50, batch_timeout_micros=100_000)
+    parameters = BatchingParameters(max_batch_size=50, batch_timeout_micros=60_000_000)
     with BatchScheduler(function, parameters) as batched:
         for _ in range(2):  # each in a loop of its own
             results = asyncio.run(ask(batched))
@@ -308,8 +308,11 @@ def test_a_waiting_program_can_be_interrupted() -> None:
         "import signal, threading\n"
         "from servable.batching import BatchScheduler\n"
         "go_on = threading.Event()\n"
-        "threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()\n"
-        "with BatchScheduler(lambda x: go_on.wait() and x) as batched:\n"
+        "def interrupt(x):\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    go_on.wait()\n"
+        "    return x\n"
+        "with BatchScheduler(interrupt) as batched:\n"
         "    try:\n"
         "        batched([1])\n"
         "    except KeyboardInterrupt:\n"
