@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping
 from servable.commands import config_kinds
 from servable.commands.model_description import SignatureDescription
 from servable.commands.report import Report
-from servable.config.batching import PER_MODEL_FILE, BatchingParameters, PlatformBatching
+from servable.config.batching import (
+    PER_MODEL_FILE,
+    BatchingParameters,
+    ModelBatching,
+    PlatformBatching,
+)
 from servable.config.text_proto import TextFormatError
 from servable.errors import ServableError
 
@@ -18,6 +23,7 @@ from servable.errors import ServableError
 def check_batching(
     path: str,
     batching: PlatformBatching,
+    model: ModelBatching,
     signatures: Mapping[str, SignatureDescription],
     report: Report,
 ) -> None:
@@ -26,16 +32,18 @@ def check_batching(
     Args:
         path: The version directory.
         batching: How its platform is batched.
+        model: What the configuration of its model says.
         signatures: How the version is called.
         report: Where the findings go.
     """
     file = os.path.join(path, PER_MODEL_FILE)
-    place = file if batching.per_model and os.path.exists(file) else path
+    has_file = batching.per_model and model == ModelBatching() and os.path.exists(file)
+    place = file if has_file else path
     try:
-        if place == file:
+        if has_file:
             config_kinds.parse(file, "batching_parameters_file")  # which knows the line
         with contextlib.redirect_stderr(io.StringIO()):
-            parameters = batching.of_version(path)
+            parameters = batching.of_version(path, model)
     except TextFormatError as error:
         report.error(f"Not a BatchingParameters message: {error.reason}", place, error.line)
         return

@@ -10,7 +10,7 @@ from servable.commands.report import Report, ServedModel, ServedVersion
 from servable.config.flags import Flags
 from servable.config.models import PYTHON_PLATFORM, ModelConfig
 from servable.config.options import op_libraries
-from servable.config.platforms import Platform, tensorflow_platforms
+from servable.config.platforms import Platform, python_batching, tensorflow_platforms
 from servable.errors import LoadError, ServableError
 from servable.lifecycle.source import AspiredVersion
 from servable.loaders.python_model import is_python_model
@@ -62,6 +62,8 @@ def check_models(
             labels = sorted(label for label, v in model.labels.items() if v == number)
             platform = platforms.get(model.platform)
             signatures = _check_version(path, platform, runtime if loads else None, report)
+            batching = platform.batching if platform else python_batching(flags)
+            check_batching(path, batching, model.batching, signatures, report)
             served.versions.append(ServedVersion(number, path, tuple(labels), signatures))
         if not (model.labels_when_available or flags.allow_version_labels_for_unavailable_models):
             _check_labels(model, report, place)
@@ -117,8 +119,6 @@ def _check_version(
     try:
         if not signatures:
             report.warning("The version has no signatures, and cannot be called", path)
-        if platform is not None and platform.batching is not None:
-            check_batching(path, platform.batching, signatures, report)
         if platform is not None and runtime is not None:
             _load(path, platform, runtime)
     except ServableError as error:

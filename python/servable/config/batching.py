@@ -1,7 +1,8 @@
 """How requests are joined into batches: `BatchingParameters` as a dataclass, and its rules.
 
 The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`,
-or from `batching_params.pbtxt` in a version directory (batching.md §2, §3, §15).
+from `batching_params.pbtxt` in a version directory (batching.md §2, §3, §15), or from the
+`servable_options` of a model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ MAX_THREADS = 4096
 
 _log = logging.getLogger(__name__)
 
-_POOL_WITHOUT_FILE = "model_server_batch_threads"
 _OF_THE_POOL = frozenset({"num_batch_threads", "thread_pool_name"})
 
 
@@ -71,54 +71,84 @@ class BatchingParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelBatching:
+    """What the configuration of a model says about its batching.
+
+    Attributes:
+        parameters: How its requests are joined, whatever its platform says; `None` leaves that to
+            the platform. The threads are always those of the platform.
+        is_off: Whether they are not joined, whatever the platform says.
+    """
+
+    parameters: BatchingParameters | None = None
+    is_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PlatformBatching:
     """How the models of a platform are batched, which share threads.
 
     Attributes:
-        parameters: For every model, if `per_model` does not say otherwise.
+        parameters: Those of every model, as far as the other attributes do not say otherwise.
         per_model: Of these, only the threads count; each version has the other ones in its
             directory, or is not batched.
+        is_on: Whether models are batched that say nothing about it themselves.
     """
 
     parameters: BatchingParameters
     per_model: bool = False
+    is_on: bool = True
 
-    def of_version(self, path: str) -> BatchingParameters | None:
+    def of_version(
+        self, path: str, model: ModelBatching = ModelBatching()
+    ) -> BatchingParameters | None:
         """What holds for a version; `None` where it is not batched.
 
         Args:
             path: The version directory.
+            model: What the configuration of its model says.
 
         Raises:
             ConfigError: Its file cannot be used.
         """
-        if not self.per_model:
-            return self.parameters
+        if model.is_off:
+            return None
+        if model.parameters is not None:
+            return self._on_own_threads(model.parameters)
+        if not (self.per_model and self.is_on):
+            return self.parameters if self.is_on else None
         file = os.path.join(path, PER_MODEL_FILE)
         if not os.path.exists(file):
             _log.info("No batching parameters at %s: the version is not batched", file)
             return None
         message = parse_text_file(file, BATCHING_PARAMETERS)
-        own = replace(
-            batching_parameters(message),
+        return usable(self._on_own_threads(batching_parameters(message)))
+
+    def _on_own_threads(self, parameters: BatchingParameters) -> BatchingParameters:
+        return replace(
+            parameters,
             num_batch_threads=self.parameters.num_batch_threads,
             thread_pool_name=self.parameters.thread_pool_name,
         )
-        return usable(own)
 
 
-def flags_batching(flags: Flags) -> PlatformBatching | None:
-    """How the flags say that TensorFlow models are batched; `None` if they are not.
+BATCHING_OFF = PlatformBatching(
+    BatchingParameters(thread_pool_name="model_server_batch_threads"), is_on=False
+)
+"""Only models are batched whose own configuration says so."""
+
+
+def flags_batching(flags: Flags) -> PlatformBatching:
+    """How the flags say that models are batched.
 
     Raises:
         ConfigError: The file cannot be read, or its values cannot be used.
     """
     if not flags.enable_batching:
-        return None
+        return BATCHING_OFF
     per_model = flags.enable_per_model_batching_parameters
     if not flags.batching_parameters_file:
-        parameters = BatchingParameters(thread_pool_name=_POOL_WITHOUT_FILE)
-        return PlatformBatching(parameters, per_model)
+        return PlatformBatching(BATCHING_OFF.parameters, per_model)
     message = parse_text_file(flags.batching_parameters_file, BATCHING_PARAMETERS)
     return platform_batching(message, per_model=per_model)
 
@@ -148,6 +178,42 @@ def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
         thread_pool_name=parameters.thread_pool_name,
     )
     return PlatformBatching(usable(threads), per_model=True)
+
+
+def read_model_batching(options: Any) -> ModelBatching:
+    """What a `servable.ModelOptions` message says about batching.
+
+    Raises:
+        ConfigError: Its values cannot be used.
+    """
+    choice = options.WhichOneof("batching_choice")
+    if choice != "batching":
+        return ModelBatching(is_off=options.no_batching)
+    for name in sorted(_OF_THE_POOL):
+        if options.batching.HasField(name):
+            raise ConfigError(
+                f"batching.{name} is not for one model: all models of a platform share threads"
+            )
+    return ModelBatching(usable(batching_parameters(options.batching)))
+
+
+def fill_model_batching(options: Any, batching: ModelBatching) -> None:
+    """Write into a `servable.ModelOptions` message what `read_model_batching` reads."""
+    if batching.is_off:
+        options.no_batching = True
+    elif batching.parameters is not None:
+        message, defaults = options.batching, BatchingParameters()
+        message.SetInParent()
+        for field in message.DESCRIPTOR.fields:
+            value = getattr(batching.parameters, field.name)
+            if field.name in _OF_THE_POOL or value == getattr(defaults, field.name):
+                continue
+            if field.message_type is not None:
+                getattr(message, field.name).value = value
+            elif isinstance(value, tuple):
+                getattr(message, field.name).extend(value)
+            else:
+                setattr(message, field.name, value)
 
 
 def batching_parameters(message: Any) -> BatchingParameters:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from servable.config.batching import fill_model_batching
 from servable.config.models import MODEL_SERVER_CONFIG, ModelConfig, parse_reload_config
 from servable.config.text_proto import new_message
 from servable.errors import InvalidInputError
@@ -85,6 +86,7 @@ def _fill(message: Any, model: ModelConfig) -> None:
         options.warmup.automatic = True
     if model.remote_poll_wait_seconds:
         options.remote_poll_wait_seconds = model.remote_poll_wait_seconds
+    fill_model_batching(options, model.batching)
     for split in model.splits:
         added = options.traffic_splits.add(label=split.label, sticky_header=split.sticky_header)
         for weighted in split.versions:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from servable.config.batching import ModelBatching, read_model_batching
 from servable.config.text_proto import message_lines, parse_bytes, parse_text_file
 from servable.config.traffic import (
     Shadow,
@@ -54,6 +55,7 @@ class ModelConfig:
         python: How it is run if it is a Python servable.
         remote_poll_wait_seconds: How often a remote base path is listed; 0 for the default.
         automatic_warm_up: Whether versions without recorded requests are warmed up with zeros.
+        batching: How its requests are joined into batches.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ModelConfig:
     python: PythonOptions = field(default_factory=PythonOptions)
     automatic_warm_up: bool = False
     remote_poll_wait_seconds: float = 0.0
+    batching: ModelBatching = field(default_factory=ModelBatching)
 
 
 class ModelConfigError(ConfigError):
@@ -236,7 +239,15 @@ def _model(config: Any) -> ModelConfig:
         python=_python_options(config),
         automatic_warm_up=config.servable_options.warmup.automatic,
         remote_poll_wait_seconds=config.servable_options.remote_poll_wait_seconds,
+        batching=_batching(config),
     )
+
+
+def _batching(config: Any) -> ModelBatching:
+    try:
+        return read_model_batching(config.servable_options)
+    except ConfigError as error:
+        raise ConfigError(f"Model {config.name}: {error.message}") from error
 
 
 def _python_options(config: Any) -> PythonOptions:

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from servable.config.any_message import unpack
-from servable.config.batching import PlatformBatching, flags_batching, platform_batching
+from servable.config.batching import (
+    BATCHING_OFF,
+    PlatformBatching,
+    flags_batching,
+    platform_batching,
+)
 from servable.config.flags import Flags
 from servable.config.models import PYTHON_PLATFORM, TENSORFLOW_PLATFORM
 from servable.config.session_options import apply_mixed_precision, check_pools, session_config
@@ -56,12 +61,12 @@ class Platform:
     Attributes:
         saved_model: How they are loaded and run.
         warm_up: How they are warmed up, unless their own configuration says more.
-        batching: How their requests are joined into batches, if they are.
+        batching: How their requests are joined into batches.
     """
 
     saved_model: SavedModelOptions
     warm_up: WarmUpOptions
-    batching: PlatformBatching | None = None
+    batching: PlatformBatching = BATCHING_OFF
 
 
 def tensorflow_platforms(flags: Flags) -> Mapping[str, Platform]:
@@ -91,6 +96,15 @@ def python_warm_up(flags: Flags) -> WarmUpOptions:
         automatic=flags.enable_automatic_warmup,
         check_method_names=flags.enable_signature_method_name_check,
     )
+
+
+def python_batching(flags: Flags) -> PlatformBatching:
+    """How requests for models in Python are joined, of which no platform file says anything.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    return BATCHING_OFF if flags.platform_config_file else flags_batching(flags)
 
 
 def _of_flags(flags: Flags) -> Platform:
@@ -147,16 +161,16 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
     )
 
 
-def _batching(name: str, config: Any) -> PlatformBatching | None:
+def _batching(name: str, config: Any) -> PlatformBatching:
     if not config.HasField("batching_parameters"):
-        return None
+        return BATCHING_OFF
     if config.wrap_session_with_no_threading_params:
         _log.warning(
             "Platform %s: batching_parameters have no effect beside "
             "wrap_session_with_no_threading_params",
             name,
         )
-        return None
+        return BATCHING_OFF
     return platform_batching(
         config.batching_parameters, per_model=config.enable_per_model_batching_params
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from servable.commands.check_batching import check_batching
 from servable.commands.model_description import SignatureDescription, TensorDescription
 from servable.commands.report import Report
-from servable.config.batching import BatchingParameters, PlatformBatching
+from servable.config.batching import BatchingParameters, ModelBatching, PlatformBatching
 
 UP_TO_8 = PlatformBatching(BatchingParameters(max_batch_size=8))
 PER_MODEL = PlatformBatching(BatchingParameters(), per_model=True)
@@ -25,7 +25,7 @@ def findings(
         name: SignatureDescription("predict", {"x": input_}, {"y": output})
         for name, (input_, output) in signatures.items()
     }
-    check_batching(str(path), batching, described, report)
+    check_batching(str(path), batching, ModelBatching(), described, report)
     return [str(finding).replace(f"{path}", "V") for finding in report.findings]
 
 

@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 
 from servable.config.batching import (
+    BATCHING_OFF,
     BATCHING_PARAMETERS,
     BatchingParameters,
+    ModelBatching,
     PlatformBatching,
     batching_parameters,
     flags_batching,
     usable,
 )
 from servable.config.flags import Flags
+from servable.config.model_messages import models_text
+from servable.config.models import ModelConfig, read_model_config_file
 from servable.config.options import check_flags
 from servable.config.text_proto import new_message, parse_text
 from servable.errors import Code, ConfigError
@@ -35,6 +39,7 @@ enable_large_batch_splitting { value: true }
 max_execution_batch_size { value: 64 }
 """
 LAST_ENTRY = "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
+SHARED = "all models of a platform share threads"
 RUN_BY_16 = "max_batch_size { value: 64 } max_execution_batch_size { value: 16 } "
 SPLITS = "enable_large_batch_splitting { value: true } "
 SPLITTING = (
@@ -52,18 +57,18 @@ def of_file(directory: Path, text: str, **changes: Any) -> PlatformBatching:
     file.write_text(text)
     flags = replace(SERVED, batching_parameters_file=str(file), **changes)
     check_flags(flags)
-    batching = flags_batching(flags)
-    assert batching is not None
-    return batching
+    return flags_batching(flags)
 
 
-def test_there_are_no_batches_unless_they_are_enabled() -> None:
-    assert flags_batching(Flags(enable_per_model_batching_parameters=True)) is None
+def test_there_are_no_batches_unless_they_are_enabled(tmp_path: Path) -> None:
+    (tmp_path / "batching_params.pbtxt").touch()
+    batching = flags_batching(Flags(enable_per_model_batching_parameters=True))
+    assert batching is BATCHING_OFF
+    assert batching.of_version(str(tmp_path)) is None
 
 
 def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     without_file = flags_batching(SERVED)
-    assert without_file is not None
     defaults = BatchingParameters(1000, 0, 10, CPUS, "batch_threads", (), False, False, None)
     assert without_file.parameters == replace(
         defaults, thread_pool_name="model_server_batch_threads"
@@ -217,5 +222,53 @@ def test_each_version_may_have_parameters_of_its_own(
 def test_all_versions_share_parameters_otherwise(tmp_path: Path) -> None:
     (tmp_path / "batching_params.pbtxt").write_text("nonsense")
     batching = flags_batching(SERVED)
-    assert batching is not None
     assert batching.of_version(str(tmp_path)) is batching.parameters
+
+
+def model_with(directory: Path, options: str) -> ModelConfig:
+    file = directory / "models.config"
+    file.write_text(
+        "model_config_list { config { name: 'm' base_path: '/m' model_platform: 'tensorflow' "
+        f"servable_options {{ {options} }} }} }}"
+    )
+    models = read_model_config_file(str(file))
+    assert models is not None
+    # What is read is what is written.
+    file.write_text(models_text(models))
+    assert read_model_config_file(str(file)) == models
+    (model,) = models
+    return model
+
+
+def test_a_model_may_have_a_way_of_its_own(tmp_path: Path) -> None:
+    text = "batching { max_batch_size { value: 8 } allowed_batch_sizes: [4, 8] " + SPLITS
+    model = model_with(tmp_path, text + "pad_variable_length_inputs: true }").batching
+    own = BatchingParameters(8, 0, 10, CPUS, "batch_threads", (4, 8), True, True)
+    assert model == ModelBatching(own)
+    platform = PlatformBatching(BatchingParameters(num_batch_threads=3, thread_pool_name="p"))
+    in_it = replace(own, num_batch_threads=3, thread_pool_name="p")
+    assert platform.of_version("/m/1", model) == in_it
+    assert replace(platform, per_model=True).of_version("/m/1", model) == in_it
+    assert replace(platform, is_on=False).of_version("/m/1", model) == in_it
+    off = model_with(tmp_path, "no_batching: true").batching
+    assert platform.of_version("/m/1", off) is None
+    unsaid = model_with(tmp_path, "").batching
+    assert platform.of_version("/m/1", unsaid) is platform.parameters
+    default = model_with(tmp_path, "batching {}").batching
+    assert default == ModelBatching(BatchingParameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("max_batch_size {}", "Model m: input_batch_size_limit must be positive; was 0"),
+        (
+            "num_batch_threads { value: 2 }",
+            "Model m: batching.num_batch_threads is not for one model: " + SHARED,
+        ),
+    ],
+)
+def test_the_way_of_a_model_is_checked(tmp_path: Path, options: str, message: str) -> None:
+    with pytest.raises(ConfigError) as info:
+        model_with(tmp_path, f"batching {{ {options} }}")
+    assert info.value.message == message

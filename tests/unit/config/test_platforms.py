@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from servable.config.batching import BATCHING_OFF, BatchingParameters, PlatformBatching
 from servable.config.flags import Flags
 from servable.config.options import check_flags
-from servable.config.platforms import Platform, tensorflow_platforms
+from servable.config.platforms import Platform, python_batching, tensorflow_platforms
 from servable.config.text_proto import parse_bytes
 from servable.errors import Code, ConfigError
 from servable.warmup import WarmUpOptions
@@ -131,10 +132,34 @@ def test_a_file_names_platforms_and_replaces_flags(
     assert (gpu.saved_model.tags, gpu.saved_model.session_config) == (("serve", "gpu"), b"")
     assert gpu.saved_model.load_thread_pool is None
     assert gpu.warm_up == WarmUpOptions(recorded=True, iterations=3, automatic=True)
+    assert plain.batching is BATCHING_OFF
+    assert gpu.batching == PlatformBatching(BatchingParameters(max_batch_size=2))
     assert caplog.messages == [
         "--saved_model_tags has no effect: --platform_config_file says it all",
         "Platform gpu: batching_parameters has no effect here",
     ]
+
+
+def test_a_platform_may_leave_batching_to_its_versions_or_to_nobody(tmp_path: Path) -> None:
+    parameters = "batching_parameters { num_batch_threads { value: 2 } } "
+    per_model = ADAPTER + f"{{ legacy_config {{ {parameters}"
+    text = platform("a", per_model + "enable_per_model_batching_params: true } }") + platform(
+        "b", per_model + "wrap_session_with_no_threading_params: true } }"
+    )
+    platforms = of_file(tmp_path, text, enable_batching=True)
+    two = BatchingParameters(num_batch_threads=2)
+    assert platforms["a"].batching == PlatformBatching(two, per_model=True)
+    assert platforms["b"].batching is BATCHING_OFF
+    wrong = ADAPTER + "{ legacy_config { batching_parameters { max_batch_size {} } } }"
+    with pytest.raises(ConfigError, match="input_batch_size_limit must be positive; was 0"):
+        of_file(tmp_path, platform("a", wrong))
+
+
+def test_models_in_python_are_batched_as_the_flags_say(tmp_path: Path) -> None:
+    assert python_batching(replace(SERVED, enable_batching=True)).is_on
+    assert python_batching(SERVED) is BATCHING_OFF
+    with_file = replace(SERVED, enable_batching=True, platform_config_file=str(tmp_path / "p"))
+    assert python_batching(with_file) is BATCHING_OFF
 
 
 @pytest.mark.parametrize(

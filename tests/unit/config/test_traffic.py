@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
+from servable.config.batching import BatchingParameters, ModelBatching
 from servable.config.model_messages import model_from_json, model_json, models_text
 from servable.config.models import ModelConfig, read_model_config_file
 from servable.config.traffic import Shadow, TrafficSplit, WeightedVersion
@@ -27,6 +28,7 @@ EVERYTHING = ModelConfig(
     python=PythonOptions(2),
     automatic_warm_up=True,
     remote_poll_wait_seconds=2.5,
+    batching=ModelBatching(BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8))),
 )
 
 

@@ -20,6 +20,22 @@ pub struct ModelOptions {
     /// How often a remote base path is listed; 0 for the default.
     #[prost(double, tag = "7")]
     pub remote_poll_wait_seconds: f64,
+    /// How requests are joined into batches; as the flags say if neither is set.
+    #[prost(oneof = "model_options::BatchingChoice", tags = "8, 9")]
+    pub batching_choice: ::core::option::Option<model_options::BatchingChoice>,
+}
+/// Nested message and enum types in `ModelOptions`.
+pub mod model_options {
+    /// How requests are joined into batches; as the flags say if neither is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum BatchingChoice {
+        /// Its own way, on the threads of the platform: num_batch_threads and thread_pool_name are not for one model.
+        #[prost(message, tag = "8")]
+        Batching(super::super::tensorflow::serving::BatchingParameters),
+        /// Not at all.
+        #[prost(bool, tag = "9")]
+        NoBatching(bool),
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrafficSplit {
