@@ -1,0 +1,129 @@
+"""Has the requests for loaded versions joined into batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from servable.config.batching import BatchingParameters, ModelBatching, PlatformBatching
+from servable.lifecycle.ids import ServableId
+from servable.lifecycle.loader import Loader
+from servable.lifecycle.loader import Servable as LoadedServable
+from servable.lifecycle.source import SourceAdapter
+
+if TYPE_CHECKING:
+    from servable.gateway import BatchThreads, Servable
+
+
+def _start_threads(parameters: BatchingParameters) -> BatchThreads:
+    # Only here is the extension needed; everything else works, and is tested, without it.
+    from servable.gateway import BatchThreads
+
+    return BatchThreads(parameters)
+
+
+class SharedBatchThreads:
+    """The threads that run the batches of one platform, started when its first version needs them.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        parameters: BatchingParameters,
+        start: Callable[[BatchingParameters], BatchThreads] = _start_threads,
+    ) -> None:
+        """Say how many threads there will be, and what they are called; nothing is started yet."""
+        self._parameters = parameters
+        self._start = start
+        self._lock = threading.Lock()
+        self._threads: BatchThreads | None = None
+
+    def get(self) -> BatchThreads:
+        """The running threads.
+
+        Raises:
+            OSError: The system gives none; tried again at the next call.
+        """
+        with self._lock:
+            if self._threads is None:
+                self._threads = self._start(self._parameters)
+            return self._threads
+
+
+class BatchingLoader:
+    """Loads a version and sets up its batching; see `servable.lifecycle.Loader` for the contract."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        parameters: Callable[[], BatchingParameters | None],
+        threads: SharedBatchThreads,
+    ) -> None:
+        """Describe the load; nothing is read yet.
+
+        Args:
+            loader: What loads the version.
+            parameters: Asked at each load for how its requests are joined, if they are.
+            threads: What runs the batches.
+        """
+        self._loader = loader
+        self._parameters = parameters
+        self._threads = threads
+
+    def estimate_resources(self) -> int:
+        """What the version itself needs."""
+        return self._loader.estimate_resources()
+
+    def load(self) -> None:
+        """Load the version; a file of parameters that cannot be used fails the load before it begins."""
+        parameters = self._parameters()
+        threads = self._threads.get() if parameters is not None else None
+        self._loader.load()
+        if parameters is not None and threads is not None:
+            try:
+                cast("Servable", self._loader.servable).batch(threads, parameters)
+            except BaseException:
+                self._loader.unload()
+                raise
+
+    def unload(self) -> None:
+        """Unload the version."""
+        self._loader.unload()
+
+    @property
+    def servable(self) -> LoadedServable:
+        """What was loaded."""
+        return self._loader.servable
+
+
+class BatchingAdapter(SourceAdapter[str, Loader]):
+    """Makes the loaders of another adapter set up batching."""
+
+    def __init__(
+        self,
+        adapter: SourceAdapter[str, Loader],
+        platform: PlatformBatching,
+        model: Callable[[str], ModelBatching],
+    ) -> None:
+        """Join an adapter and what is configured.
+
+        Args:
+            adapter: Makes loaders of version directories.
+            platform: How the models of the platform are batched; they share threads.
+            model: What the configuration of a model says; asked at each load.
+        """
+        super().__init__()
+        self._adapter = adapter
+        self._platform = platform
+        self._model = model
+        self._threads = SharedBatchThreads(platform.parameters)
+
+    def adapt(self, servable_id: ServableId, item: str) -> BatchingLoader:
+        """Make the loader of one version directory."""
+        return BatchingLoader(
+            self._adapter.adapt(servable_id, item),
+            lambda: self._platform.of_version(item, self._model(servable_id.name)),
+            self._threads,
+        )
