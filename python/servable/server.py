@@ -31,13 +31,18 @@ from servable.config.options import (
     server_options,
     slots,
 )
-from servable.config.platforms import python_warm_up, tensorflow_platforms
+from servable.config.platforms import (
+    python_batching,
+    python_warm_up,
+    tensorflow_platforms,
+)
 from servable.config.tls import read_tls, tls_files
 from servable.credential_files import CredentialFiles, watch
 from servable.errors import ConfigError, ServableError
 from servable.gateway import Server
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
+from servable.loaders.batching import BatchingAdapter
 from servable.loaders.python_callable import PythonCallableAdapter
 from servable.loaders.python_model import is_python_model
 from servable.loaders.saved_model import SavedModelAdapter, is_saved_model
@@ -107,13 +112,21 @@ class ModelServer:
             {
                 **{
                     name: self._warming_up(
-                        SavedModelAdapter(runtime, platform.saved_model, self._metrics),
+                        BatchingAdapter(
+                            SavedModelAdapter(runtime, platform.saved_model, self._metrics),
+                            platform.batching,
+                            lambda name: self._core.batching(name),
+                        ),
                         platform.warm_up,
                     )
                     for name, platform in platforms.items()
                 },
                 PYTHON_PLATFORM: self._warming_up(
-                    PythonCallableAdapter(lambda name: self._core.python_options(name)),
+                    BatchingAdapter(
+                        PythonCallableAdapter(lambda name: self._core.python_options(name)),
+                        python_batching(flags),
+                        lambda name: self._core.batching(name),
+                    ),
                     python_warm_up(flags),
                 ),
             },

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from servable.config.batching import ModelBatching
 from servable.config.models import (
     ModelConfig,
     models_by_path,
@@ -214,6 +215,11 @@ class ServerCore:
         """How a model is run if it is a Python servable."""
         models = self._models or ()
         return next((m.python for m in models if m.name == name), PythonOptions())
+
+    def batching(self, name: str) -> ModelBatching:
+        """What the configuration of a model says about joining its requests."""
+        models = self._models or ()
+        return next((m.batching for m in models if m.name == name), ModelBatching())
 
     def warms_up_automatically(self, name: str) -> bool:
         """Whether the configuration of a model wants versions without recorded requests warmed up."""

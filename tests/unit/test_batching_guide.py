@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 from servable.batching import BatchingParameters
+from servable.config.batching import ModelBatching, flags_batching
+from servable.config.flags import Flags
+from servable.config.models import read_model_config_file
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/guides/batching.md").read_text()
 
@@ -25,3 +28,21 @@ def test_the_example_prints_what_the_guide_says() -> None:
 def test_the_table_has_every_parameter() -> None:
     names = re.findall(r"(?m)^\| `(\w+)` \|", GUIDE)
     assert names == [field.name for field in dataclasses.fields(BatchingParameters)]
+
+
+def test_the_files_of_the_guide_are_read(tmp_path: Path) -> None:
+    blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", GUIDE)
+    parameters, models = (block for language, block in blocks if not language)
+    file = tmp_path / "some.config"
+    file.write_text(parameters)
+    flags = Flags(enable_batching=True, batching_parameters_file=str(file))
+    assert flags_batching(flags).parameters == BatchingParameters(
+        64, 2000, num_batch_threads=4, allowed_batch_sizes=(8, 16, 32, 64)
+    )
+    file.write_text(models)
+    read = read_model_config_file(str(file))
+    assert read is not None
+    assert [model.batching for model in read] == [
+        ModelBatching(BatchingParameters(8, 500)),
+        ModelBatching(is_off=True),
+    ]

@@ -51,15 +51,15 @@ class Flags:
         "int32", 30000, "longest run of one REST request; 0 or less for no limit"
     )
     rest_api_enable_cors_support: bool = _flag("bool", False, "send CORS headers on REST answers")
-    enable_batching: bool = _flag("bool", False, "join requests into batches (not supported yet)")
+    enable_batching: bool = _flag("bool", False, "join requests into batches")
     allow_version_labels_for_unavailable_models: bool = _flag(
         "bool", False, "let a new label name a version that is not available yet"
     )
     batching_parameters_file: str = _flag(
-        "string", "", "file with a BatchingParameters message (not supported yet)"
+        "string", "", "file with a BatchingParameters message, for --enable_batching"
     )
     enable_per_model_batching_parameters: bool = _flag(
-        "bool", False, "read batching_params.pbtxt of each version (not supported yet)"
+        "bool", False, "batch only versions with a file batching_params.pbtxt"
     )
     model_config_file: str = _flag(
         "string", "", "file with a ModelServerConfig message: the models to serve; "

@@ -13,8 +13,6 @@ _NOT_YET = "it is not supported yet"
 _REASONS: Mapping[str, str] = {
     "rest_api_num_threads": _THREADS,
     "grpc_max_threads": _THREADS,
-    "enable_batching": _NOT_YET,
-    "enable_per_model_batching_parameters": _NOT_YET,
     "flush_filesystem_caches": "nothing here caches files",
     "remove_unused_fields_from_bundle_metagraph": "only signatures are kept in any case",
     "prefer_tflite_model": _TFLITE,

@@ -50,7 +50,7 @@ _REPLACED_FLAGS = (
     "mixed_precision",
 )
 
-_WITHOUT_EFFECT = ("batching_parameters", "prefer_tflite_model", "enable_session_metadata")
+_WITHOUT_EFFECT = ("prefer_tflite_model", "enable_session_metadata")
 """Fields of a platform that change nothing here, and would somewhere else."""
 
 
@@ -139,7 +139,7 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
             code=Code.UNIMPLEMENTED,
         )
     for field in _WITHOUT_EFFECT:
-        if config.HasField(field) if field == "batching_parameters" else getattr(config, field):
+        if getattr(config, field):
             _log.warning("Platform %s: %s has no effect here", name, field)
     check_pools(config.session_config)
     apply_mixed_precision(config.session_config, config.mixed_precision)

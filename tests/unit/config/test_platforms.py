@@ -136,7 +136,6 @@ def test_a_file_names_platforms_and_replaces_flags(
     assert gpu.batching == PlatformBatching(BatchingParameters(max_batch_size=2))
     assert caplog.messages == [
         "--saved_model_tags has no effect: --platform_config_file says it all",
-        "Platform gpu: batching_parameters has no effect here",
     ]
 
 
