@@ -277,6 +277,19 @@ class Servable:
             ServableError: What a client would get.
         """
 
+    def batch(self, threads: BatchThreads, parameters: BatchingParameters) -> None:
+        """Join requests into batches from now on; to be called before it is published, and once.
+
+        Args:
+            threads: What runs the batches.
+            parameters: How requests wait for each other.
+
+        Raises:
+            InvalidInputError: The parameters contradict each other.
+            FailedPreconditionError: It was called before, or the version was unloaded.
+            UnavailableError: The threads are closed.
+        """
+
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the servable is not published and no request holds it.
 

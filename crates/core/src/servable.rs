@@ -9,16 +9,18 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::error::{Result, ServingError};
+use crate::batch::{BatchingOptions, Scheduler};
+use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
+use crate::service::batching::Batching;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 
@@ -33,6 +35,8 @@ pub struct Servable {
     /// Runs of the warm-up, until a model is known to count them for.
     warm_up_runs: RunMetrics,
     publications: Publications,
+    /// How its requests are joined into batches, where they are.
+    batching: OnceLock<Batching>,
 }
 
 impl Servable {
@@ -54,6 +58,7 @@ impl Servable {
             pace: Pace::default(),
             metrics: VersionMetrics::default(),
             publications: Publications::default(),
+            batching: OnceLock::new(),
         })
     }
 
@@ -115,10 +120,31 @@ impl Servable {
 
     /// Makes it available to requests, for as long as the result or a clone of it lives; they are counted in `model`.
     pub fn publish(self: &Arc<Self>, model: Arc<ModelMetrics>) -> Arc<Published> {
-        *self.publications.live() += 1;
         let runs = model.runs(self.executor.runtime());
         runs.absorb(&self.warm_up_runs);
-        Arc::new(Published { servable: Arc::clone(self), model, runs })
+        Arc::new(Published { hold: self.hold(), model, runs })
+    }
+
+    /// Keeps it from being idle, without making it available.
+    pub(crate) fn hold(self: &Arc<Self>) -> Hold {
+        *self.publications.live() += 1;
+        Hold(Arc::clone(self))
+    }
+
+    /// Joins its requests into batches from now on; to be called before it is published, and once.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if the options contradict each other, `FAILED_PRECONDITION` for a second call.
+    pub fn batch(self: &Arc<Self>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<()> {
+        let batching = Batching::new(Arc::downgrade(self), scheduler, options)?;
+        let twice = |_| ServingError::new(Code::FailedPrecondition, "the servable is batched already");
+        self.batching.set(batching).map_err(twice)
+    }
+
+    /// How its requests are joined into batches, where they are.
+    pub(crate) fn batching(&self) -> Option<&Batching> {
+        self.batching.get()
     }
 
     /// Waits until nothing published holds it; says whether that came true within `timeout` (`None`: no limit).
@@ -181,9 +207,31 @@ impl Publications {
     }
 }
 
+/// While it lives, the version is not idle.
+pub(crate) struct Hold(Arc<Servable>);
+
+impl Deref for Hold {
+    type Target = Servable;
+
+    fn deref(&self) -> &Servable {
+        &self.0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let publications = &self.0.publications;
+        let mut live = publications.live();
+        *live -= 1;
+        if *live == 0 {
+            publications.idle.notify_all();
+        }
+    }
+}
+
 /// A servable that requests may be routed to; holding one keeps the version loaded.
 pub struct Published {
-    servable: Arc<Servable>,
+    hold: Hold,
     model: Arc<ModelMetrics>,
     runs: Arc<RunMetrics>,
 }
@@ -195,7 +243,7 @@ impl Published {
     }
 
     /// What is counted of the runs of its model.
-    pub(crate) fn runs(&self) -> &RunMetrics {
+    pub(crate) fn runs(&self) -> &Arc<RunMetrics> {
         &self.runs
     }
 }
@@ -204,18 +252,7 @@ impl Deref for Published {
     type Target = Servable;
 
     fn deref(&self) -> &Servable {
-        &self.servable
-    }
-}
-
-impl Drop for Published {
-    fn drop(&mut self) {
-        let publications = &self.servable.publications;
-        let mut live = publications.live();
-        *live -= 1;
-        if *live == 0 {
-            publications.idle.notify_all();
-        }
+        &self.hold
     }
 }
 

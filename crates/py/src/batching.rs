@@ -33,7 +33,7 @@ type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);
 /// Threads that run batches, until they are closed.
 #[pyclass(name = "BatchThreads", module = "servable._core", frozen)]
 pub(crate) struct PyBatchThreads {
-    scheduler: Mutex<Option<Scheduler>>,
+    scheduler: Mutex<Option<Arc<Scheduler>>>,
 }
 
 #[pymethods]
@@ -42,13 +42,11 @@ impl PyBatchThreads {
     fn new(parameters: BatchingParameters) -> PyResult<Self> {
         let scheduler = Scheduler::new(&parameters.pool())
             .map_err(|error| PyOSError::new_err(format!("no threads for batches: {error}")))?;
-        Ok(Self { scheduler: Mutex::new(Some(scheduler)) })
+        Ok(Self { scheduler: Mutex::new(Some(Arc::new(scheduler))) })
     }
 
     fn queue(&self, py: Python<'_>, parameters: BatchingParameters, run: Py<PyAny>) -> PyResult<PyBatchQueue> {
-        let scheduler = lock(&self.scheduler);
-        let closed = || ServingError::new(Code::Unavailable, "the batch threads are closed");
-        let queue = scheduler.as_ref().ok_or_else(closed);
+        let queue = self.scheduler();
         let queue = queue.and_then(|scheduler| scheduler.queue(parameters.into(), PythonBatch { run }));
         Ok(PyBatchQueue { queue: queue.map_err(|error| errors::to_python(py, &error))? })
     }
@@ -57,6 +55,14 @@ impl PyBatchThreads {
         let scheduler = lock(&self.scheduler).take();
         // It waits for its threads, which need the interpreter for what they still run.
         py.detach(|| drop(scheduler));
+    }
+}
+
+impl PyBatchThreads {
+    /// The threads, for queues of any kind.
+    pub(crate) fn scheduler(&self) -> Result<Arc<Scheduler>> {
+        let closed = || ServingError::new(Code::Unavailable, "the batch threads are closed");
+        lock(&self.scheduler).clone().ok_or_else(closed)
     }
 }
 

@@ -12,8 +12,9 @@ use servable_core::servable::Servable;
 use servable_core::service::ServiceOptions;
 use servable_core::warm_up::{self, Record};
 
+use crate::batching::PyBatchThreads;
 use crate::errors;
-use crate::options::seconds;
+use crate::options::{BatchingParameters, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
 
 /// Python's hold on a loaded version; empty once it is unloaded.
@@ -85,6 +86,11 @@ impl PyServable {
             .detach(|| warm_up::record_of_rest(&servable, body, is_examples))
             .map_err(|error| errors::to_python(py, &error))?;
         Ok(PyBytes::new(py, &record))
+    }
+
+    fn batch(&self, py: Python<'_>, threads: &PyBatchThreads, parameters: BatchingParameters) -> PyResult<()> {
+        let batched = self.loaded().and_then(|servable| servable.batch(threads.scheduler()?, parameters.into()));
+        batched.map_err(|error| errors::to_python(py, &error))
     }
 
     #[pyo3(signature = (timeout_seconds=None))]

@@ -2,6 +2,7 @@
 //!
 //! REST and gRPC differ in decoding, encoding and a few words; everything between stands here once.
 
+pub(crate) mod batching;
 pub mod examples;
 pub(crate) mod meter;
 mod scrape;
@@ -283,6 +284,21 @@ pub async fn run(
     call: Call,
 ) -> Result<Vec<Tensor>> {
     call.check()?;
+    let inputs = match handle.batching() {
+        None => inputs,
+        Some(batching) => {
+            let asked = Instant::now();
+            match batching.run(handle, signature, inputs, &outputs, call).await {
+                Ok(answer) => {
+                    if answer.is_ok() {
+                        handle.runs().waited(api, asked.elapsed());
+                    }
+                    return answer;
+                }
+                Err(inputs) => inputs,
+            }
+        }
+    };
     let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
     if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
         return run_here(handle, api, signature, inputs, &outputs, call, None);
