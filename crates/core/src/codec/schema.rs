@@ -228,6 +228,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::proto::servable::model_options::BatchingChoice;
     use crate::proto::servable::{ModelOptions, PythonOptions, Shadow, TrafficSplit, WarmupOptions, WeightedVersion};
     use crate::proto::tensorflow::serving::model_spec::VersionChoice;
     use crate::proto::tensorflow::serving::{
@@ -291,6 +292,7 @@ mod tests {
             python: Some(PythonOptions { workers: 2 }),
             warmup: Some(WarmupOptions { automatic: true }),
             remote_poll_wait_seconds: 2.5,
+            batching_choice: Some(BatchingChoice::NoBatching(true)),
         };
         let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
         let list = ModelConfigList { config: vec![model] };
