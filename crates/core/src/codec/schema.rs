@@ -107,6 +107,19 @@ const LOGGING: &Schema = &[
     (2, Message(&[(1, Kind::Fixed64), (2, Varint), (3, Message(TASK_SAMPLING))])),
     (3, Message(ANY)),
 ];
+/// `google.protobuf.Int64Value`, and of the other wrappers those of numbers.
+const WRAPPED: Kind = Message(&[(1, Varint)]);
+const BATCHING: &Schema = &[
+    (1, WRAPPED),
+    (2, WRAPPED),
+    (3, WRAPPED),
+    (4, WRAPPED),
+    (5, Message(&[(1, Text)])),
+    (6, Varints),
+    (7, Varint),
+    (8, WRAPPED),
+    (9, WRAPPED),
+];
 /// `servable.ModelOptions`: what is not named here does not reach the control plane.
 const MODEL_OPTIONS: &Schema = &[
     (1, Varint),
@@ -116,6 +129,8 @@ const MODEL_OPTIONS: &Schema = &[
     (5, Message(&[(1, Varint)])),
     (6, Message(&[(1, Varint)])),
     (7, Kind::Fixed64),
+    (8, Message(BATCHING)),
+    (9, Varint),
 ];
 const MODEL_CONFIG: &Schema = &[
     (1, Text),
@@ -232,8 +247,8 @@ mod tests {
     use crate::proto::servable::{ModelOptions, PythonOptions, Shadow, TrafficSplit, WarmupOptions, WeightedVersion};
     use crate::proto::tensorflow::serving::model_spec::VersionChoice;
     use crate::proto::tensorflow::serving::{
-        GetModelMetadataRequest, ModelConfig, ModelConfigList, ModelServerConfig, ModelSpec, ReloadConfigRequest,
-        model_server_config,
+        BatchingParameters, GetModelMetadataRequest, ModelConfig, ModelConfigList, ModelServerConfig, ModelSpec,
+        ReloadConfigRequest, model_server_config,
     };
     use crate::proto::tensorflow::{TensorProto, VariantTensorDataProto};
 
@@ -280,27 +295,40 @@ mod tests {
 
     #[test]
     fn every_option_of_a_model_is_handed_on() {
-        let options = ModelOptions {
-            keep_last_version: true,
-            labels_when_available: true,
-            traffic_splits: vec![TrafficSplit {
-                label: "live".into(),
-                versions: vec![WeightedVersion { version: 3, weight: 90 }],
-                sticky_header: "user".into(),
-            }],
-            shadow: Some(Shadow { version: 4, fraction: 0.5 }),
-            python: Some(PythonOptions { workers: 2 }),
-            warmup: Some(WarmupOptions { automatic: true }),
-            remote_poll_wait_seconds: 2.5,
-            batching_choice: Some(BatchingChoice::NoBatching(true)),
+        let batching = BatchingParameters {
+            max_batch_size: Some(8),
+            batch_timeout_micros: Some(500),
+            max_enqueued_batches: Some(10),
+            num_batch_threads: Some(2),
+            thread_pool_name: Some("pool".into()),
+            allowed_batch_sizes: vec![4, 8],
+            pad_variable_length_inputs: true,
+            enable_large_batch_splitting: Some(true),
+            max_execution_batch_size: Some(4),
         };
-        let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
-        let list = ModelConfigList { config: vec![model] };
-        let config = ModelServerConfig { config: Some(model_server_config::Config::ModelConfigList(list)) };
-        let request = ReloadConfigRequest { config: Some(config), ..Default::default() }.encode_to_vec();
-        // An unknown field makes a copy necessary, which is where options would be lost.
-        let with_unknown: Bytes = [b"\xf8\xff\xff\xff\x0f\x01", &request[..]].concat().into();
-        assert_eq!(conform(with_unknown, RELOAD_CONFIG), Ok(request.into()));
+        for choice in [BatchingChoice::Batching(batching), BatchingChoice::NoBatching(true)] {
+            let options = ModelOptions {
+                keep_last_version: true,
+                labels_when_available: true,
+                traffic_splits: vec![TrafficSplit {
+                    label: "live".into(),
+                    versions: vec![WeightedVersion { version: 3, weight: 90 }],
+                    sticky_header: "user".into(),
+                }],
+                shadow: Some(Shadow { version: 4, fraction: 0.5 }),
+                python: Some(PythonOptions { workers: 2 }),
+                warmup: Some(WarmupOptions { automatic: true }),
+                remote_poll_wait_seconds: 2.5,
+                batching_choice: Some(choice),
+            };
+            let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
+            let list = ModelConfigList { config: vec![model] };
+            let config = ModelServerConfig { config: Some(model_server_config::Config::ModelConfigList(list)) };
+            let request = ReloadConfigRequest { config: Some(config), ..Default::default() }.encode_to_vec();
+            // An unknown field makes a copy necessary, which is where options would be lost.
+            let with_unknown: Bytes = [b"\xf8\xff\xff\xff\x0f\x01", &request[..]].concat().into();
+            assert_eq!(conform(with_unknown, RELOAD_CONFIG), Ok(request.into()));
+        }
     }
 
     #[test]
