@@ -204,7 +204,7 @@ class Flags:
     )
     max_headers: int = _flag("int32", 100, "most headers of a request")
     max_json_nesting: int = _flag(
-        "int32", 1_000_000, "how deeply the JSON of a request may be nested; at least 64"
+        "int32", 10_000_000, "how deeply the JSON of a request may be nested; at least 64"
     )
     max_connections: int = _flag(
         "int32", 16384, "most connections open at once; further ones wait to be accepted"

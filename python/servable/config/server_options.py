@@ -68,7 +68,7 @@ class ServerOptions:
     max_decompressed_bytes: int = 100 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
     max_headers: int = 100
-    max_json_nesting: int = 1_000_000
+    max_json_nesting: int = 10_000_000
     max_connections: int = 16384
     idle_timeout_seconds: float = 120.0
     header_timeout_seconds: float = 50.0

@@ -84,7 +84,7 @@ pub struct PredictInput<S> {
 
 /// How deeply bodies may be nested where nobody has said otherwise. The original knows no limit, and none is needed: a level
 /// takes no stack, and no more memory than any other value.
-pub const DEFAULT_MAX_NESTING: usize = 1_000_000;
+pub const DEFAULT_MAX_NESTING: usize = 10_000_000;
 
 /// The least limit on nesting: below it, bodies would be read that are beyond it.
 pub const LEAST_MAX_NESTING: usize = 64;
