@@ -307,6 +307,8 @@ def test_a_waiting_program_can_be_interrupted() -> None:
     program = (
         "import signal, threading\n"
         "from servable.batching import BatchScheduler\n"
+        # Who starts the tests in the background may have it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "go_on = threading.Event()\n"
         "def interrupt(x):\n"
         "    signal.raise_signal(signal.SIGINT)\n"
