@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _INSTALL = "install it with `pip install tensorflow-cpu`, or `pip install tensorflow` for GPUs"
 _NOT_INSTALLED = f"TensorFlow is not installed; {_INSTALL}"
 
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
 
 def find_tensorflow() -> str | None:
     """The directory of the installed `tensorflow` package, or `None`; imports nothing."""
@@ -38,9 +40,14 @@ def _open(directory: str) -> TensorFlow:
     from servable.gateway import TensorFlow
 
     # Read by the runtime's libraries when they are opened. Their INFO lines tell an operator
-    # nothing that our own do not.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    return TensorFlow(directory)
+    # nothing that our own do not. Processes that are started later are not meant.
+    is_chosen = _LOG_LEVEL in os.environ
+    os.environ.setdefault(_LOG_LEVEL, "1")
+    try:
+        return TensorFlow(directory)
+    finally:
+        if not is_chosen:
+            del os.environ[_LOG_LEVEL]
 
 
 class TensorFlowRuntime:

@@ -163,7 +163,7 @@ def test_a_channel_argument_makes_room_for_large_metadata() -> None:
             replace(SERVED, grpc_channel_arguments=text, **flags)
         ).max_header_bytes
 
-    assert limit() == 10_000_000
+    assert limit() == 1_000_000
     assert limit(max_header_bytes=5000) == 5000
 
 
