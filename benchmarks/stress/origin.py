@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 ALWAYS = 1_000_000
@@ -40,21 +42,10 @@ class Origin:
         self.outages: dict[str, Outage] = {}
         self.cuts: Counter[Path] = Counter()
         self.broken = 0
+        self._root = root
         self._lock = threading.Lock()
-        origin = self
-
-        class Handler(_Handler):
-            def look(self) -> tuple[Path, Outage | None]:
-                path = root / unquote(self.path.partition("?")[0]).strip("/")
-                name = path.relative_to(root).parts[:1]
-                outage = origin.outages.get(name[0]) if name else None
-                return path, outage or origin._cut(path, self.command)
-
-            def note_broken(self) -> None:
-                with origin._lock:
-                    origin.broken += 1
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = functools.partial(_Handler, self)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
 
     @property
@@ -74,6 +65,16 @@ class Origin:
             self._server.server_close()
             thread.join()
 
+    def look(self, target: str, method: str) -> tuple[Path, Outage | None]:
+        """What a request asks for, and what is wrong with its answer; that counts as broken."""
+        path = self._root / unquote(target.partition("?")[0]).strip("/")
+        name = path.relative_to(self._root).parts[:1]
+        outage = (self.outages.get(name[0]) if name else None) or self._cut(path, method)
+        if outage is not None:
+            with self._lock:
+                self.broken += 1
+        return path, outage
+
     def _cut(self, path: Path, method: str) -> Outage | None:
         """Whether this answer is one of those that break off."""
         if method != "GET":
@@ -88,16 +89,12 @@ class Origin:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def look(self) -> tuple[Path, Outage | None]:
-        raise NotImplementedError
-
-    def note_broken(self) -> None:
-        raise NotImplementedError
+    def __init__(self, origin: Origin, *arguments: Any) -> None:
+        self._origin = origin
+        super().__init__(*arguments)  # answers the requests of one connection
 
     def do_GET(self) -> None:
-        path, outage = self.look()
-        if outage is not None:
-            self.note_broken()
+        path, outage = self._origin.look(self.path, self.command)
         if outage is Outage.CLOSING:
             self.close_connection = True
             return

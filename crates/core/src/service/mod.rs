@@ -502,6 +502,7 @@ mod tests {
         assert!(!servable.wait_until_idle(Some(Duration::ZERO)), "the run still holds the version");
         assert!(servable.wait_until_idle(Some(Duration::from_secs(5))), "until it ends");
     }
+
     /// Takes all of its time, on the one thread it asked for.
     struct Waits(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
 
