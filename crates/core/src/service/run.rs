@@ -1,0 +1,245 @@
+//! Runs a signature once, in a batch or alone, and decides on which thread.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::call::{Call, timed_out};
+use crate::error::{Result, ServingError};
+use crate::executor::RunOptions;
+use crate::metrics::Api;
+use crate::servable::{Published, Servable};
+use crate::serving_map::Handle;
+use crate::signature::Signature;
+use crate::tensor::Tensor;
+
+/// Inputs beyond this many bytes are not run on a thread that serves connections, however quick the model was so far.
+const QUICK_INPUT_BYTES: usize = 256 * 1024;
+
+/// Runs a signature once.
+///
+/// Short runs are done on the calling thread, which is several times cheaper than handing them over; others on a thread
+/// that may block, which is the servable's own if it has such. A run is not begun once its caller has gone away or its
+/// deadline has passed, however long it has waited for a thread by then; one that is under way goes on, and its result
+/// is dropped.
+///
+/// # Errors
+///
+/// What the executor reports; `DEADLINE_EXCEEDED` if the time is over first; `INTERNAL` if the executor panics.
+pub async fn run(
+    handle: &Handle,
+    api: Api,
+    signature: &Arc<Signature>,
+    inputs: Vec<Tensor>,
+    outputs: Vec<usize>,
+    call: Call,
+) -> Result<Vec<Tensor>> {
+    call.check()?;
+    let inputs = match handle.batching() {
+        None => inputs,
+        Some(batching) => {
+            let asked = Instant::now();
+            match batching.run(handle, signature, inputs, &outputs, call).await {
+                Ok(answer) => {
+                    if answer.is_ok() {
+                        handle.runs().waited(api, asked.elapsed());
+                    }
+                    return answer;
+                }
+                Err(inputs) => inputs,
+            }
+        }
+    };
+    let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
+    if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
+        return run_here(handle, api, signature, inputs, &outputs, call, None);
+    }
+    let (signature, asked) = (Arc::clone(signature), Instant::now());
+    let work = move |handle: &Published| run_here(handle, api, &signature, inputs, &outputs, call, Some(asked));
+    run_elsewhere(handle, call, work).await
+}
+
+/// Does blocking work with a servable on a thread that may block; see [`run`] for when it is not done.
+async fn run_elsewhere<T: Send + 'static>(
+    handle: &Handle,
+    call: Call,
+    work: impl FnOnce(&Published) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (_claim, waiting) = call.hand_over();
+    let published = Arc::clone(handle);
+    let work = move || {
+        waiting.check()?;
+        work(&published)
+    };
+    let elsewhere = match handle.own_threads() {
+        Some(threads) => threads.spawn(work),
+        None => tokio::task::spawn_blocking(work),
+    };
+    let joined = match call.deadline {
+        None => elsewhere.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), elsewhere).await.map_err(|_| timed_out())?,
+    };
+    joined.map_err(|failed| ServingError::internal(failed.to_string()))?
+}
+
+/// Runs on the calling thread; `asked` is when the request began to wait for it, if it had to.
+fn run_here(
+    handle: &Published,
+    api: Api,
+    signature: &Signature,
+    inputs: Vec<Tensor>,
+    outputs: &[usize],
+    call: Call,
+    asked: Option<Instant>,
+) -> Result<Vec<Tensor>> {
+    let start = Instant::now();
+    let result = handle.run(signature, inputs, outputs, &RunOptions { deadline: call.deadline });
+    let took = handle.pace().record(start);
+    if result.is_ok() {
+        handle.runs().ran(took);
+        handle.runs().waited(api, asked.map_or(took, |asked| asked.elapsed()));
+    }
+    result
+}
+
+/// Runs a signature once on the calling thread, before the servable is there for requests.
+///
+/// # Errors
+///
+/// What the executor reports; `INTERNAL` if it panics.
+pub fn run_to_warm_up(
+    servable: &Servable,
+    api: Api,
+    signature: &Signature,
+    inputs: Vec<Tensor>,
+    outputs: &[usize],
+) -> Result<Vec<Tensor>> {
+    let start = Instant::now();
+    let result = servable.run(signature, inputs, outputs, &RunOptions::default());
+    let took = servable.pace().record_warm_up(start);
+    if result.is_ok() {
+        servable.warm_up_runs().ran(took);
+        servable.warm_up_runs().waited(api, took);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::error::Code;
+    use crate::executor::Executor;
+    use crate::tensor::{Elements, Strings};
+
+    fn scalar(text: &str) -> Tensor {
+        Tensor::from_strings(Vec::new(), [text].into_iter().collect())
+    }
+
+    fn text(tensor: &Tensor) -> String {
+        let Elements::Strings(strings) = tensor.elements() else { panic!("strings were put in") };
+        String::from_utf8_lossy(strings.get(0)).into_owned()
+    }
+
+    /// Does what its one input says.
+    struct Obedient;
+
+    impl Executor for Obedient {
+        fn run(&self, _: &Signature, inputs: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            match text(&inputs[0]).as_str() {
+                "sleep" => std::thread::sleep(Duration::from_millis(200)),
+                "panic" => panic!("told to"),
+                _ => {}
+            }
+            Ok(inputs)
+        }
+    }
+
+    async fn told(order: &str, deadline: Option<Duration>) -> Result<String, String> {
+        let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
+        let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
+        let call = Call::until(deadline.map(|after| Instant::now() + after));
+        // The first run is done elsewhere, the second here.
+        run(&handle, Api::Predict, &signature, vec![scalar("warm up")], vec![0], Call::default())
+            .await
+            .expect("it echoes");
+        let strings = Strings::from_iter([order]);
+        run(&handle, Api::Predict, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], call)
+            .await
+            .map(|outputs| text(&outputs[0]))
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_of_one_run() {
+        assert_eq!(told("echo", None).await, Ok("echo".to_owned()));
+        assert_eq!(told("panic", None).await, Err("INTERNAL: the servable panicked: told to".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_long_run_is_given_up_at_its_deadline() {
+        let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
+        let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
+        let soon = Call::until(Some(Instant::now() + Duration::from_millis(20)));
+        let result = run(&handle, Api::Predict, &signature, vec![scalar("sleep")], vec![0], soon).await;
+        let error = result.expect_err("it sleeps for longer");
+        assert_eq!(error.to_string(), "DEADLINE_EXCEEDED: Timed out waiting for notification");
+        drop(handle);
+        assert!(!servable.wait_until_idle(Some(Duration::ZERO)), "the run still holds the version");
+        assert!(servable.wait_until_idle(Some(Duration::from_secs(5))), "until it ends");
+    }
+
+    /// Takes all of its time, on the one thread it asked for.
+    struct Waits(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Executor for Waits {
+        fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            self.0.try_lock().expect("one run at a time").recv().expect("the test lets it go on");
+            Ok(vec![scalar(&name)])
+        }
+
+        fn own_threads(&self) -> Option<usize> {
+            Some(1)
+        }
+    }
+
+    #[test]
+    fn runs_on_threads_of_their_own_hold_up_nobody_else() {
+        let (go_on, waits) = std::sync::mpsc::channel();
+        let own = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Waits(waits.into())));
+        let signature = Arc::default();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let handle = own.publish(Arc::default());
+            let runs: Vec<_> = (0..3)
+                .map(|_| {
+                    let (handle, signature) = (Arc::clone(&handle), Arc::clone(&signature));
+                    tokio::spawn(async move {
+                        run(&handle, Api::Predict, &signature, Vec::new(), vec![0], Call::default()).await
+                    })
+                })
+                .collect();
+            assert_eq!(told("echo", Some(Duration::from_secs(10))).await, Ok("echo".to_owned()));
+            let late = Call::until(Some(Instant::now() + Duration::from_millis(20)));
+            let error =
+                run(&handle, Api::Predict, &signature, Vec::new(), vec![0], late).await.expect_err("it waits in line");
+            assert_eq!(error.code, Code::DeadlineExceeded);
+            for _ in 0..3 {
+                go_on.send(()).expect("the executor waits for it");
+            }
+            for run in runs {
+                let outputs = run.await.expect("it does not panic").expect("it runs");
+                assert_eq!(text(&outputs[0]), "servable-run");
+            }
+        });
+    }
+}
