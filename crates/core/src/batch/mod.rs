@@ -9,14 +9,18 @@
 //! dropped before its batch runs.
 
 mod assemble;
+mod extent;
 mod options;
+mod pool;
 mod queue;
 mod scheduler;
 mod task;
 #[cfg(test)]
 mod testing;
+mod work;
 
 pub use options::{BatchingOptions, PoolOptions};
 pub use queue::Closed;
-pub use scheduler::{Queue, RunBatch, Scheduler};
+pub use scheduler::{Queue, Scheduler};
 pub use task::{Answer, Ticket};
+pub use work::RunBatch;

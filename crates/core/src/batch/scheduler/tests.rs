@@ -1,0 +1,226 @@
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use super::*;
+use crate::batch::Answer;
+use crate::batch::testing::{numbers, text};
+use crate::error::{Code, ServingError};
+use crate::executor::RunOptions;
+
+fn scheduler(threads: usize) -> Scheduler {
+    let options = PoolOptions { num_batch_threads: threads, ..PoolOptions::default() };
+    Scheduler::new(&options).expect("threads")
+}
+
+fn row(value: i64) -> Vec<Tensor> {
+    vec![numbers(&[1], &[value])]
+}
+
+fn texts(answer: Answer) -> Result<Vec<String>, String> {
+    answer.map(|outputs| outputs.iter().map(text).collect()).map_err(|error| error.to_string())
+}
+
+/// A batch function that tells which rows it was given, and waits to be told to go on.
+struct Stepped {
+    begun: mpsc::Receiver<String>,
+    go_on: mpsc::Sender<()>,
+}
+
+fn stepped() -> (Stepped, impl RunBatch) {
+    let (tell, begun) = mpsc::channel();
+    let (go_on, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
+        tell.send(text(&inputs[0])).expect("the test listens");
+        wait.lock().expect("no test panics here").recv().expect("the test says when");
+        Ok(inputs)
+    };
+    (Stepped { begun, go_on }, run)
+}
+
+impl Stepped {
+    fn next(&self) -> String {
+        self.begun.recv_timeout(Duration::from_secs(10)).expect("a batch is run")
+    }
+
+    fn go_on(&self) {
+        self.go_on.send(()).expect("the batch waits");
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is a batch function")]
+fn echo(inputs: Vec<Tensor>, _: &RunOptions) -> Result<Vec<Tensor>> {
+    Ok(inputs)
+}
+
+#[test]
+fn batches_form_while_the_threads_are_busy_and_answers_go_to_their_callers() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let first = queue.submit(row(1), Call::default()).expect("there is room");
+    assert_eq!(steps.next(), "[1] 1");
+    let others: Vec<Ticket> =
+        (2..5).map(|value| queue.submit(row(value), Call::default()).expect("there is room")).collect();
+    steps.go_on();
+    assert_eq!(texts(first.wait()), Ok(vec!["[1] 1".to_owned()]));
+    assert_eq!(steps.next(), "[3] 2 3 4");
+    steps.go_on();
+    let answers: Vec<_> = others.into_iter().map(|ticket| texts(ticket.wait())).collect();
+    assert_eq!(answers, [2, 3, 4].map(|value| Ok(vec![format!("[1] {value}")])));
+}
+
+#[test]
+fn an_idle_thread_comes_when_a_batch_has_waited_long_enough() {
+    let scheduler = scheduler(2);
+    let slow = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
+    let quick = BatchingOptions { batch_timeout_micros: 20_000, ..BatchingOptions::default() };
+    let slow = scheduler.queue(slow, echo).expect("a queue");
+    let quick = scheduler.queue(quick, echo).expect("a queue");
+    let patient = slow.submit(row(1), Call::default()).expect("there is room");
+    let start = Instant::now();
+    let ticket = quick.submit(row(2), Call::default()).expect("there is room");
+    assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 2".to_owned()]));
+    assert!((Duration::from_millis(20)..Duration::from_secs(30)).contains(&start.elapsed()));
+    drop(slow);
+    assert_eq!(texts(patient.wait()), Ok(vec!["[1] 1".to_owned()]), "closing a queue answers what waits in it");
+}
+
+#[test]
+fn queues_take_turns() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let run: Arc<dyn RunBatch> = Arc::new(run);
+    let queue = || {
+        let run = Arc::clone(&run);
+        let options = BatchingOptions { max_batch_size: 1, ..BatchingOptions::default() };
+        scheduler.queue(options, move |inputs: Vec<Tensor>, options: &RunOptions| run.run(inputs, options))
+    };
+    let (busy, calm) = (queue().expect("a queue"), queue().expect("a queue"));
+    let mut tickets = Vec::new();
+    for value in 0..4 {
+        tickets.push(busy.submit(row(value), Call::default()).expect("there is room"));
+    }
+    assert_eq!(steps.next(), "[1] 0");
+    tickets.push(calm.submit(row(100), Call::default()).expect("there is room"));
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        steps.go_on();
+        order.push(steps.next());
+    }
+    steps.go_on();
+    assert_eq!(order, ["[1] 1", "[1] 100", "[1] 2", "[1] 3"]);
+}
+
+#[test]
+fn requests_that_nobody_waits_for_are_not_run() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let first = queue.submit(row(1), Call::default()).expect("there is room");
+    assert_eq!(steps.next(), "[1] 1");
+    let soon = Call::until(Some(Instant::now() + Duration::from_millis(5)));
+    let late = queue.submit(row(2), soon).expect("there is room");
+    drop(queue.submit(row(3), Call::default()).expect("there is room"));
+    let last = queue.submit(row(4), Call::default()).expect("there is room");
+    while soon.check().is_ok() {
+        std::thread::yield_now();
+    }
+    steps.go_on();
+    assert_eq!(steps.next(), "[1] 4");
+    steps.go_on();
+    assert!(first.wait().is_ok());
+    assert!(last.wait().is_ok());
+    assert_eq!(
+        texts(late.wait()),
+        Err("RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_caller_hears_at_its_deadline_where_its_request_was() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let soon = || Call::until(Some(Instant::now() + Duration::from_millis(50)));
+    let (running, waiting) = (soon(), soon());
+    let first = queue.submit(row(1), running).expect("there is room");
+    steps.next();
+    let second = queue.submit(row(2), waiting).expect("there is room");
+    let (first, second) = (first.until_deadline(running).await, second.until_deadline(waiting).await);
+    assert_eq!(first.expect_err("it takes too long").code, Code::DeadlineExceeded);
+    assert_eq!(second.expect_err("it waits too long").code, Code::ResourceExhausted);
+    steps.go_on();
+}
+
+#[test]
+fn an_error_and_a_panic_cost_their_batch_and_nothing_else() {
+    let scheduler = scheduler(2);
+    let run = |inputs: Vec<Tensor>, _: &RunOptions| match text(&inputs[0]).as_str() {
+        "[1] 13" => Err(ServingError::invalid_argument("unlucky")),
+        "[1] 17" => panic!("told to"),
+        _ => Ok(inputs),
+    };
+    let options = BatchingOptions { max_batch_size: 1, ..BatchingOptions::default() };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    let tickets = [13, 1, 17, 2].map(|value| queue.submit(row(value), Call::default()).expect("there is room"));
+    assert_eq!(
+        tickets.map(|ticket| texts(ticket.wait())),
+        [
+            Err("INVALID_ARGUMENT: unlucky".to_owned()),
+            Ok(vec!["[1] 1".to_owned()]),
+            Err("INTERNAL: the batch function panicked: told to".to_owned()),
+            Ok(vec!["[1] 2".to_owned()]),
+        ]
+    );
+}
+
+#[test]
+fn the_pieces_of_a_request_come_back_as_one_answer_or_one_error() {
+    let scheduler = scheduler(2);
+    let run = |inputs: Vec<Tensor>, _: &RunOptions| {
+        if text(&inputs[0]).contains("13") { Err(ServingError::invalid_argument("unlucky")) } else { Ok(inputs) }
+    };
+    let options = BatchingOptions {
+        max_batch_size: 100,
+        enable_large_batch_splitting: true,
+        max_execution_batch_size: Some(3),
+        ..BatchingOptions::default()
+    };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    let ask = |values: &[i64]| {
+        let inputs = vec![numbers(&[values.len() as i64], values)];
+        texts(queue.submit(inputs, Call::default()).expect("there is room").wait())
+    };
+    assert_eq!(ask(&[1, 2, 3, 4, 5, 6, 7, 8]), Ok(vec!["[8] 1 2 3 4 5 6 7 8".to_owned()]));
+    assert_eq!(ask(&[1, 2, 3, 4, 5, 6, 7, 13]), Err("INVALID_ARGUMENT: unlucky".to_owned()));
+}
+
+#[test]
+fn inputs_without_a_common_batch_dimension_are_refused() {
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), echo).expect("a queue");
+    for (inputs, expected) in [
+        (vec![], "Batching Run() must have at least one input tensor"),
+        (vec![numbers(&[], &[1])], "Batching Run() input tensors must have at least one dimension"),
+        (
+            vec![numbers(&[1], &[1]), numbers(&[2], &[1, 2])],
+            "Batching Run() input tensors must have equal 0th-dimension size",
+        ),
+    ] {
+        let refused = queue.submit(inputs, Call::default()).err().map(|error| error.to_string());
+        assert_eq!(refused, Some(format!("INVALID_ARGUMENT: {expected}")));
+    }
+}
+
+#[test]
+fn a_scheduler_that_is_dropped_answers_everybody() {
+    let scheduler = scheduler(2);
+    let options = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
+    let queue = scheduler.queue(options, echo).expect("a queue");
+    let waiting = queue.submit(row(1), Call::default()).expect("there is room");
+    drop(scheduler);
+    assert_eq!(texts(waiting.wait()), Ok(vec!["[1] 1".to_owned()]));
+    let refused = queue.submit(row(2), Call::default()).err().map(|error| error.code);
+    assert_eq!(refused, Some(Code::Unavailable));
+}

@@ -1,0 +1,68 @@
+//! One batch on the thread that runs it: joins its requests, calls the batch function, answers each of them.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::assemble;
+use super::options::BatchingOptions;
+use super::queue::Batch;
+use super::task::Task;
+use crate::error::{Result, ServingError};
+use crate::executor::RunOptions;
+use crate::tensor::Tensor;
+
+/// What is done with the batches of a queue.
+///
+/// Called from several threads at once, with one tensor for each input of the requests. The deadline is that of the most
+/// patient caller. Every output has as many rows as the inputs; a panic costs the batch an `INTERNAL`.
+pub trait RunBatch: Send + Sync + 'static {
+    /// Runs one batch.
+    ///
+    /// # Errors
+    ///
+    /// What every caller of the batch gets.
+    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> Result<Vec<Tensor>>;
+}
+
+impl<F: Fn(Vec<Tensor>, &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static> RunBatch for F {
+    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> Result<Vec<Tensor>> {
+        self(inputs, options)
+    }
+}
+
+/// A batch that a thread has taken.
+pub(super) struct Work {
+    pub(super) batch: Batch,
+    pub(super) options: Arc<BatchingOptions>,
+    pub(super) run: Arc<dyn RunBatch>,
+}
+
+impl Work {
+    /// Runs the batch and answers each of its requests.
+    pub(super) fn carry_out(self, now: Instant) {
+        let mut tasks: Vec<Task> = self.batch.tasks.into_iter().filter_map(|task| task.if_wanted(now)).collect();
+        if tasks.is_empty() {
+            return;
+        }
+        let rows: Vec<usize> = tasks.iter().map(|task| task.rows).collect();
+        let padded = self.options.padded_size(rows.iter().sum());
+        let deadlines = tasks.iter().map(|task| task.deadline);
+        let deadline = deadlines.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
+        let outputs = catch_unwind(AssertUnwindSafe(|| {
+            let inputs = assemble::join_inputs(&mut tasks, padded);
+            let outputs = self.run.run(inputs, &RunOptions { deadline })?;
+            assemble::split_outputs(outputs, &rows, padded)
+        }));
+        match outputs.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            Ok(answers) => tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
+            Err(error) => tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),
+        }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> ServingError {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    ServingError::internal(format!("the batch function panicked: {}", text.unwrap_or("no message")))
+}
