@@ -51,9 +51,13 @@ class Turtle(tf.Module):
     def classify(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """Give the two probabilities, shape `[2]`, of one flattened image."""
         images = tf.reshape(image, [1, HEIGHT, WIDTH, CHANNELS])
+        return {"probabilities": self.probabilities(images)[0]}
+
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Give two probabilities for each image."""
         features = tf.nn.relu(tf.nn.conv2d(images, self.kernel, strides=1, padding="SAME"))
         pooled = tf.reduce_mean(features, axis=[1, 2])
-        return {"probabilities": tf.nn.softmax(tf.matmul(pooled, self.dense))[0]}
+        return tf.nn.softmax(tf.matmul(pooled, self.dense))
 
 
 class HalfPlusTwo(tf.Module):
