@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import operator
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +61,27 @@ class Bench:
         return self.scratch / "server.log"
 
     @contextlib.contextmanager
-    def server(self, base_path: Path | None = None) -> Iterator[ServerProcess]:
+    def server(self, *flags: str, base_path: Path | None = None) -> Iterator[ServerProcess]:
         """Run the product until it has given a correct answer, and on until the block is left."""
-        with running_server(base_path or self.model.parent, self.log) as server:
+        with running_server(base_path or self.model.parent, self.log, *flags) as server:
             server.wait_until_answers(REST_BODY, OUTPUT)
             yield server
+
+    def batching(self, **parameters: int) -> tuple[str, str]:
+        """The flags for batching with these `BatchingParameters`."""
+        file = self.scratch / ("-".join(map(str, parameters.values())) + ".batching")
+        lines = (f"{name} {{ value: {value} }}\n" for name, value in parameters.items())
+        file.write_text("".join(lines))
+        return "--enable_batching", f"--batching_parameters_file={file}"
+
+    def export(self, name: str) -> Path:
+        """Export a model of `export_models.py`, if that was not done yet; give its base path."""
+        base_path = self.scratch / "models" / name
+        if not base_path.exists():
+            script = Path(__file__).with_name("export_models.py")
+            command = [sys.executable, str(script), str(base_path.parent), name]
+            subprocess.run(command, check=True, capture_output=True)
+        return base_path
 
     def load(
         self,
@@ -104,6 +123,14 @@ def save_answer(bench: Bench, server: ServerProcess, call: Call) -> Path:
     if not is_right:
         raise RuntimeError(f"the server gives a wrong answer over {call.protocol}: {answer!r}")
     return path
+
+
+def tensorflow_directory() -> Path:
+    """The directory of the installed `tensorflow` package."""
+    specification = importlib.util.find_spec("tensorflow")
+    if specification is None or not specification.submodule_search_locations:
+        raise RuntimeError("TensorFlow is not installed")
+    return Path(specification.submodule_search_locations[0])
 
 
 def require_no_errors(result: LoadResult) -> None:

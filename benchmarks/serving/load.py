@@ -14,6 +14,7 @@ from processes import MODEL, PREDICT_PATH, ServerProcess
 INPUT = [1.0, 2.0, 5.0]
 OUTPUT = [2.5, 3.0, 4.5]
 REST_BODY = json.dumps({"instances": INPUT}).encode()
+GRPC_PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 # What the load generator may take on top of its time before it counts as stuck.
 GRACE_SECONDS = 30.0
@@ -27,11 +28,13 @@ class Call:
         protocol: `rest` or `grpc`.
         path: The path of the request.
         body: The file with its body; for gRPC, with its message.
+        header: A header that it has besides those that it needs anyway, as `NAME: VALUE`.
     """
 
     protocol: str
     path: str
     body: Path
+    header: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class LoadResult:
         seconds: How long it took.
         p50_micros: Half of the answers came within this time.
         p99_micros: Of a hundred answers, all but one came within this time.
+        cpu_seconds: What the load generator has used of the processors itself.
     """
 
     requests: int
@@ -51,6 +55,7 @@ class LoadResult:
     seconds: float
     p50_micros: float
     p99_micros: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class LoadRun:
         ]
         optional = {
             "requests": requests,
+            "header": call.header,
             "expect": expectation.answer,
             "expect-part": expectation.part,
             "save-answer": save_answer,
@@ -124,7 +130,7 @@ def write_calls(directory: Path) -> tuple[Call, Call]:
     grpc.write_bytes(predict_request())
     return (
         Call("rest", PREDICT_PATH, rest),
-        Call("grpc", "/tensorflow.serving.PredictionService/Predict", grpc),
+        Call("grpc", GRPC_PREDICT, grpc),
     )
 
 
@@ -133,13 +139,16 @@ def packed_output() -> bytes:
     return struct.pack(f"<{len(OUTPUT)}f", *OUTPUT)
 
 
-def predict_request(floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT)) -> bytes:
-    """The `PredictRequest` that TensorFlow's own Python client sends for a vector.
+def predict_request(
+    floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT), row: int | None = None
+) -> bytes:
+    """The `PredictRequest` that TensorFlow's own Python client sends for a vector or a matrix.
 
     Written by hand so that nothing but Python is needed.
 
     Args:
-        floats: The elements of the vector, four bytes each.
+        floats: The elements, four bytes each.
+        row: How many of them are in a row of a matrix; `None` for a vector.
     """
 
     def varint(value: int) -> bytes:
@@ -156,7 +165,9 @@ def predict_request(floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT)) -> b
         return bytes([number << 3]) + varint(value)
 
     data_type_float = 1
-    shape = message(2, integer(1, len(floats) // 4))
+    elements = len(floats) // 4
+    sizes = [elements] if row is None else [elements // row, row]
+    shape = b"".join(message(2, integer(1, size)) for size in sizes)
     tensor = integer(1, data_type_float) + message(2, shape) + message(4, floats)
     return message(1, message(1, MODEL.encode())) + message(
         2, message(1, b"x") + message(2, tensor)

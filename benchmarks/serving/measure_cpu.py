@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench import CONNECTIONS, Bench, Figure, require_no_errors, save_answer
+from bench import (
+    CONNECTIONS,
+    Bench,
+    Figure,
+    require_no_errors,
+    save_answer,
+    tensorflow_directory,
+)
 from load import Call, Expectation, LoadResult, write_calls
 from processes import ServerProcess, running_echo
 
@@ -117,12 +123,9 @@ def measure_load(
 
 def bare_loop_micros(bench: Bench) -> float:
     """The CPU of one run of the model, in the thread that asks for it."""
-    specification = importlib.util.find_spec("tensorflow")
-    if specification is None or not specification.submodule_search_locations:
-        raise RuntimeError("TensorFlow is not installed")
     command = [
         str(bench.programs / "bare_loop"),
-        f"--tensorflow={specification.submodule_search_locations[0]}",
+        f"--tensorflow={tensorflow_directory()}",
         f"--model={bench.model}",
         f"--runs={bench.effort.bare_runs}",
     ]

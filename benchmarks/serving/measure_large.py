@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from bench import Bench, Figure, require_no_errors
-from load import INPUT, REST_BODY, Call, Expectation, predict_request
+from load import GRPC_PREDICT, INPUT, REST_BODY, Call, Expectation, predict_request
 from measure_cpu import CpuSample, measure_load
 from processes import running_echo, running_server
 
@@ -19,10 +16,10 @@ CONNECTIONS = 2
 
 def measure_large(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     """A tensor of 16 MB in `tensor_content` there and back over gRPC, against an echo on the same stack."""
-    model = export_identity(bench.scratch / "identity")
+    model = bench.export("identity")
     request = bench.scratch / "large.pb"
     request.write_bytes(predict_request(bytes(range(256)) * (FLOATS // 64)))
-    call = Call("grpc", "/tensorflow.serving.PredictionService/Predict", request)
+    call = Call("grpc", GRPC_PREDICT, request)
     answer = bench.scratch / "large-answer.pb"
     samples: dict[str, list[CpuSample]] = {"server": [], "echo": []}
     with running_server(model, bench.log) as server:
@@ -48,11 +45,3 @@ def measure_large(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     return [
         Figure("gRPC Predict of 16 MB, CPU a request ÷ echo", statistics.median(ratios), "×", 1.3)
     ]
-
-
-def export_identity(base_path: Path) -> Path:
-    """Export the model that answers with what it is given; give its base path."""
-    script = Path(__file__).with_name("export_identity.py")
-    command = [sys.executable, str(script), str(base_path / "1")]
-    subprocess.run(command, check=True, capture_output=True)
-    return base_path

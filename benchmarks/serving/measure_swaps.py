@@ -23,7 +23,7 @@ def measure_swaps(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     part = bench.scratch / "output.bin"
     part.write_bytes(packed_output())
     rest, grpc = write_calls(bench.scratch)
-    with bench.server(base_path) as server:
+    with bench.server(base_path=base_path) as server:
         # Answers over gRPC name the version, so that only the numbers in them can be told beforehand.
         expectations = {
             rest: Expectation(answer=save_answer(bench, server, rest)),

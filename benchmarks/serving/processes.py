@@ -54,26 +54,31 @@ class ServerProcess:
                 return int(line.split()[1]) * 1024
         raise RuntimeError(f"process {self.process.pid} has no VmRSS")
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, header: tuple[str, str] = ("", "")
+    ) -> tuple[int, bytes]:
         """Send one REST request over a connection of its own; give the status and the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request(method, path, body)
+            connection.request(method, path, body, dict([header]) if header[0] else {})
             answer = connection.getresponse()
             return answer.status, answer.read()
 
-    def wait_until_answers(self, body: bytes, expected: object) -> None:
+    def wait_until_answers(
+        self, body: bytes, expected: object = None, header: tuple[str, str] = ("", "")
+    ) -> None:
         """Wait for the first correct answer to a predict request.
 
         Args:
             body: The request.
-            expected: What its `predictions` have to be.
+            expected: What its `predictions` have to be; `None` for anything.
+            header: A header that the request needs.
         """
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                status, answer = self.request("POST", PREDICT_PATH, body)
-                if status == 200 and json.loads(answer)["predictions"] == expected:
+                status, answer = self.request("POST", PREDICT_PATH, body, header)
+                if status == 200 and expected in (None, json.loads(answer)["predictions"]):
                     return
             time.sleep(POLL_SECONDS)
         raise RuntimeError("the server did not answer; run it by hand to see why")
@@ -88,22 +93,26 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def running_server(base_path: Path, log: Path) -> Iterator[ServerProcess]:
-    """Run the product, as a user would, for one model; it may not answer yet.
+def running_server(base_path: Path, log: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Run the product, as a user would, for one model, called `MODEL`; it may not answer yet.
 
     Args:
         base_path: The directory of the model's versions.
         log: Where its output goes.
+        flags: Further flags of the command line.
     """
     port = free_port()
     # One port takes both protocols; the other is turned off.
-    flags = [
+    own_flags = [
         f"--model_name={MODEL}",
         f"--model_base_path={base_path}",
         f"--port={port}",
         "--rest_api_port=0",
     ]
-    with log.open("ab") as output, running([*server_command(), *flags], output.fileno()) as process:
+    with (
+        log.open("ab") as output,
+        running([*server_command(), *own_flags, *flags], output.fileno()) as process,
+    ):
         yield ServerProcess(process, port)
 
 

@@ -1,7 +1,7 @@
 """Measure the server against its floors and goals: `python run.py [--quick]`.
 
 Builds the helpers, exports the model, and prints what it finds, section by section, then every figure with its goal.
-README.md says how to read them. The whole run takes less than five minutes, with `--quick` less than one.
+README.md says how to read them. The whole run takes about ten minutes, with `--quick` about two.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from pathlib import Path
 from bench import FULL, QUICK, Bench, Figure
 from measure_batching import measure_batching
 from measure_codec import measure_codec
+from measure_convolution import measure_convolution
 from measure_cpu import measure_cpu
+from measure_features import measure_features
 from measure_json import measure_json
 from measure_large import measure_large
+from measure_python_batching import measure_python_batching
+from measure_scheduler import measure_scheduler
 from measure_start import measure_start
 from measure_swaps import measure_swaps
+from measure_waits import measure_waits
 from processes import MODEL, worker_threads
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +46,12 @@ MEASUREMENTS: dict[str, Measurement] = {
     "json": measure_json,
     "codec": measure_codec,
     "large": measure_large,
+    "features": measure_features,
+    "scheduler": measure_scheduler,
+    "convolution": measure_convolution,
     "batching": measure_batching,
+    "waits": measure_waits,
+    "python_batching": measure_python_batching,
     "swaps": measure_swaps,
 }
 

@@ -2,14 +2,13 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
-use rustix::time::{ClockId, clock_gettime};
+use servable_benchmarks::{cpu_time, load_model};
 use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::{Signature, TensorSpec};
+use servable_core::signature::Signature;
 use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
-use servable_tensorflow::{LoadOptions, Runtime, Session};
+use servable_tensorflow::Session;
 
 /// Runs `half_plus_two` on three floats, and prints the CPU microseconds that one run costs.
 #[derive(Parser)]
@@ -33,9 +32,7 @@ const OUTPUT: [f32; 3] = [2.5, 3.0, 4.5];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let options = LoadOptions { tags: vec!["serve".to_owned()], run_in_caller_thread: true, ..LoadOptions::default() };
-    let session = Runtime::open(&arguments.tensorflow)?.load_saved_model(&arguments.model, &options)?.session;
-    let signature = predict_signature();
+    let (session, signature) = load_model(&arguments.tensorflow, &arguments.model, 0)?;
     run(&session, &signature, WARM_UP_RUNS)?;
     let before = cpu_time();
     run(&session, &signature, arguments.runs)?;
@@ -60,19 +57,4 @@ fn run(session: &Session, signature: &Signature, runs: u32) -> Result<(), Box<dy
 
 fn bytes_of(values: [f32; 3]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-fn predict_signature() -> Signature {
-    let spec = |alias: &str| TensorSpec {
-        alias: alias.to_owned(),
-        tensor_name: format!("{alias}:0"),
-        dtype: DType::FLOAT,
-        shape: None,
-    };
-    Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..Signature::default() }
-}
-
-/// What the process has used of the processors, all threads together.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }

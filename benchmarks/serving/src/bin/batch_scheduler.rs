@@ -4,11 +4,10 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use rustix::time::{ClockId, clock_gettime};
+use servable_benchmarks::cpu_time;
 use servable_core::batch::{BatchingOptions, PoolOptions, Scheduler};
 use servable_core::call::Call;
 use servable_core::error::ServingError;
@@ -113,9 +112,4 @@ fn channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     drop(sender);
     consumer.join().map_err(|_| "the consumer panicked")?;
     Ok(())
-}
-
-/// What the process has used of the processors, all threads together.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }

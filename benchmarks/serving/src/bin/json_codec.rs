@@ -48,7 +48,9 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 fn decoding(image: &[f32], rounds: usize) -> std::result::Result<String, Box<dyn Error>> {
     let body = image_request(image);
     let signature = Signature { inputs: vec![spec()], ..Signature::default() };
-    let ours = || json::decode_predict(&body, json::DEFAULT_MAX_NESTING, |_| Result::Ok(&signature)).expect("a request").inputs;
+    let ours = || {
+        json::decode_predict(&body, json::DEFAULT_MAX_NESTING, |_| Result::Ok(&signature)).expect("a request").inputs
+    };
     let simd_json = |body: &mut Vec<u8>| simd_json::from_slice::<Request>(body).expect("a request").instances;
     let sonic_rs = || sonic_rs::from_slice::<Request>(&body).expect("a request").instances;
 

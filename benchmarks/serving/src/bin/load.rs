@@ -5,26 +5,20 @@
 //! printed as one JSON object; errors are described on standard error.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use clap::{Parser, ValueEnum};
-use http::header::{CONTENT_TYPE, HOST, TE};
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use bytes::Bytes;
+use clap::Parser;
+use http::{HeaderName, HeaderValue, Request};
+use http_body_util::Full;
 use memchr::memmem;
-use tokio::net::TcpStream;
+use servable_benchmarks::client::{AnyError, Connection, Protocol, excerpt, parse_header, read_answer, request};
+use servable_benchmarks::cpu_time;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
-
-type AnyError = Box<dyn Error>;
 
 /// Sends one request again and again over a number of connections, and checks every answer.
 ///
@@ -43,6 +37,9 @@ struct Arguments {
     /// A file with the body of the request; for gRPC, the message.
     #[arg(long)]
     body: PathBuf,
+    /// A header that every request has, as `NAME: VALUE`.
+    #[arg(long, value_parser = parse_header)]
+    header: Option<(HeaderName, HeaderValue)>,
     /// A file with bytes that every answer has to be (gRPC: its message).
     #[arg(long)]
     expect: Option<PathBuf>,
@@ -63,12 +60,6 @@ struct Arguments {
     save_answer: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Protocol {
-    Rest,
-    Grpc,
-}
-
 /// How long to wait for the answers that are due when the time is over.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -77,9 +68,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many errors are described.
 const DESCRIBED_ERRORS: u64 = 5;
-
-/// The length of the prefix of a gRPC message.
-const PREFIX: usize = 5;
 
 /// What all connections share.
 struct Run {
@@ -132,7 +120,7 @@ impl Run {
         Ok(Self {
             protocol: arguments.protocol,
             address: arguments.address,
-            request: request(arguments, &body)?,
+            request: request(arguments.protocol, arguments.address, &arguments.path, &body, arguments.header.as_ref())?,
             expect: read(&arguments.expect)?,
             expect_part: read(&arguments.expect_part)?.map(|part| memmem::Finder::new(&part).into_owned()),
             left: Cell::new(arguments.requests),
@@ -188,7 +176,7 @@ impl Run {
             Some(connection) => connection,
             None => connection.insert(Connection::open(self.protocol, self.address).await?),
         };
-        let answer = self.checked(connection.send(self.request.clone()).await?).await?;
+        let answer = read_answer(self.protocol, connection.send(self.request.clone()).await?).await?;
         let is_expected = self.expect.as_ref().is_none_or(|expected| answer == expected);
         let has_part = self.expect_part.as_ref().is_none_or(|part| part.find(&answer).is_some());
         if is_expected && has_part {
@@ -198,26 +186,6 @@ impl Run {
         }
     }
 
-    /// Reads an answer to its end and takes the protocol's word for whether it is one.
-    async fn checked(&self, response: Response<Incoming>) -> Result<Bytes, AnyError> {
-        let (head, body) = response.into_parts();
-        let whole = body.collect().await?;
-        let grpc_status = whole
-            .trailers()
-            .and_then(|trailers| trailers.get("grpc-status"))
-            .or(head.headers.get("grpc-status"))
-            .cloned();
-        let bytes = whole.to_bytes();
-        let is_success = match self.protocol {
-            Protocol::Rest => head.status.is_success(),
-            Protocol::Grpc => grpc_status.is_some_and(|status| status == "0") && bytes.len() >= PREFIX,
-        };
-        if !is_success {
-            return Err(format!("{} {:?} {}", head.status, head.headers, excerpt(&bytes)).into());
-        }
-        Ok(if self.protocol == Protocol::Grpc { bytes.slice(PREFIX..) } else { bytes })
-    }
-
     fn report(&self, elapsed: Duration) {
         let mut latencies = self.latencies.take();
         latencies.sort_unstable();
@@ -225,80 +193,13 @@ impl Run {
             latencies.get(latencies.len() * percent / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
         };
         println!(
-            r#"{{"requests": {}, "errors": {}, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}}}"#,
+            r#"{{"requests": {}, "errors": {}, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}, "cpu_seconds": {:.3}}}"#,
             latencies.len(),
             self.errors.get(),
             elapsed.as_secs_f64(),
             micros(50),
             micros(99),
+            cpu_time().as_secs_f64(),
         );
-    }
-}
-
-/// As much of an answer as an error message should hold.
-fn excerpt(answer: &[u8]) -> String {
-    String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned()
-}
-
-/// The one request, ready to be cloned: the bytes are shared.
-fn request(arguments: &Arguments, body: &[u8]) -> Result<Request<Full<Bytes>>, AnyError> {
-    let builder = Request::builder().method(Method::POST);
-    Ok(match arguments.protocol {
-        Protocol::Rest => builder
-            .uri(&arguments.path)
-            .header(HOST, arguments.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::from(body.to_vec()))?,
-        Protocol::Grpc => {
-            let mut framed = BytesMut::with_capacity(PREFIX + body.len());
-            framed.put_u8(0);
-            framed.put_u32(u32::try_from(body.len())?);
-            framed.put_slice(body);
-            builder
-                .uri(format!("http://{}{}", arguments.address, arguments.path))
-                .header(TE, "trailers")
-                .header(CONTENT_TYPE, "application/grpc")
-                .body(Full::from(framed.freeze()))?
-        }
-    })
-}
-
-/// One connection of either protocol.
-enum Connection {
-    Rest(http1::SendRequest<Full<Bytes>>),
-    Grpc(http2::SendRequest<Full<Bytes>>),
-}
-
-impl Connection {
-    async fn open(protocol: Protocol, address: SocketAddr) -> Result<Self, AnyError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
-        // The tasks that move the bytes end with their connections; their errors come back from `send` too.
-        Ok(match protocol {
-            Protocol::Rest => {
-                let (sender, connection) = http1::handshake(io).await?;
-                tokio::task::spawn_local(connection);
-                Self::Rest(sender)
-            }
-            Protocol::Grpc => {
-                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
-                tokio::task::spawn_local(connection);
-                Self::Grpc(sender)
-            }
-        })
-    }
-
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        match self {
-            Self::Rest(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-            Self::Grpc(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-        }
     }
 }

@@ -1,0 +1,205 @@
+//! How many rows a model gives in a second: in batches made by hand, run in a bare loop, or, with `--clients`, as single
+//! rows that the batch scheduler joins, without sockets in both cases.
+//!
+//! One JSON object for each combination of batch size and threads is printed.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use servable_benchmarks::{cpu_time, load_model};
+use servable_core::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
+use servable_core::call::Call;
+use servable_core::executor::{Executor, RunOptions};
+use servable_core::signature::Signature;
+use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Tensor};
+use servable_tensorflow::Session;
+
+type AnyError = Box<dyn Error>;
+
+/// Runs a model with one input of floats, whose rows may be any number.
+#[derive(Parser)]
+struct Arguments {
+    /// The directory of the installed `tensorflow` package.
+    #[arg(long)]
+    tensorflow: PathBuf,
+    /// A version directory.
+    #[arg(long)]
+    model: PathBuf,
+    /// The rows of a batch; with `--clients`, at most.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64,128,256")]
+    sizes: Vec<usize>,
+    /// How many threads run batches.
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    threads: Vec<usize>,
+    /// How many threads one operation may use; 0 for as many as the runtime likes.
+    #[arg(long, default_value_t = 0)]
+    intra_op_threads: u8,
+    /// How many callers send single rows, each the next when it has the answer to the last.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    clients: usize,
+    /// With `--clients`: how long a batch that is not full waits; 0 is greedy.
+    #[arg(long, default_value_t = 0)]
+    batch_timeout_micros: u64,
+    /// How long each combination is measured.
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+}
+
+/// How long each combination runs before it is measured.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+fn main() -> Result<(), AnyError> {
+    let arguments = Arguments::parse();
+    let (session, signature) = load_model(&arguments.tensorflow, &arguments.model, arguments.intra_op_threads)?;
+    let model = Arc::new(Model { session, signature });
+    for &threads in &arguments.threads {
+        for &size in &arguments.sizes {
+            let sample = if arguments.clients == 0 {
+                arguments.bare_loop(&model, threads, size)?
+            } else {
+                arguments.scheduler(&model, threads, size)?
+            };
+            println!(
+                r#"{{"threads": {threads}, "size": {size}, "rows_per_second": {:.1}, "cpu_micros": {:.3}, "rows_per_run": {:.2}}}"#,
+                sample.rows_per_second, sample.cpu_micros, sample.rows_per_run
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A model, and the one signature of it that is run.
+struct Model {
+    session: Arc<Session>,
+    signature: Signature,
+}
+
+impl Model {
+    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> servable_core::error::Result<Vec<Tensor>> {
+        self.session.run(&self.signature, inputs, &[0], options)
+    }
+
+    /// A batch of so many rows, whose memory the runtime takes as it is.
+    fn batch(&self, rows: usize) -> Result<Tensor, AnyError> {
+        let [input] = &*self.signature.inputs else { return Err("the model has more than one input".into()) };
+        let mut shape = input.shape.clone().ok_or("the rank of the input is not known")?;
+        if input.dtype != DType::FLOAT || shape.first() != Some(&-1) || shape[1..].iter().any(|&size| size < 0) {
+            return Err(format!("the input is not floats in rows: {:?} {shape:?}", input.dtype).into());
+        }
+        shape[0] = rows as i64;
+        let elements = shape.iter().product::<i64>() as usize;
+        let bytes: Vec<u8> =
+            (0..elements).flat_map(|index| ((index * 7919 % 1000) as f32 / 1e3).to_le_bytes()).collect();
+        let buffer = Buffer::Shared(Bytes::from_owner(AlignedBytes::from_slice(ALIGNMENT, &bytes)));
+        Ok(Tensor::from_numbers(DType::FLOAT, shape, buffer))
+    }
+}
+
+/// What one combination has given.
+struct Sample {
+    rows_per_second: f64,
+    cpu_micros: f64,
+    rows_per_run: f64,
+}
+
+/// What is counted while threads or tasks are at work.
+#[derive(Default)]
+struct Count {
+    rows: AtomicU64,
+    runs: AtomicU64,
+    is_over: AtomicBool,
+}
+
+impl Count {
+    fn ran(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.runs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Looks on for a while.
+    fn sample(&self, time: Duration) -> Sample {
+        let _end = Over(self);
+        let now = || (self.rows.load(Ordering::Relaxed), self.runs.load(Ordering::Relaxed), cpu_time(), Instant::now());
+        std::thread::sleep(WARM_UP);
+        let (first_rows, first_runs, first_cpu, start) = now();
+        std::thread::sleep(time);
+        let (rows, runs, cpu, end) = now();
+        let (rows, runs) = ((rows - first_rows) as f64, (runs - first_runs) as f64);
+        Sample {
+            rows_per_second: rows / (end - start).as_secs_f64(),
+            cpu_micros: cpu.saturating_sub(first_cpu).as_secs_f64() * 1e6 / rows,
+            rows_per_run: rows / runs,
+        }
+    }
+}
+
+/// Ends the work when it goes.
+struct Over<'a>(&'a Count);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Arguments {
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    fn bare_loop(&self, model: &Model, threads: usize, size: usize) -> Result<Sample, AnyError> {
+        let (count, batch) = (Count::default(), model.batch(size)?);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while !count.is_over.load(Ordering::Relaxed) {
+                        model.run(vec![batch.clone()], &RunOptions::default()).expect("the model takes the batch");
+                        count.ran(size);
+                    }
+                });
+            }
+            Ok(count.sample(self.time()))
+        })
+    }
+
+    /// The callers are tasks on as many threads as a server has by default.
+    fn scheduler(&self, model: &Arc<Model>, threads: usize, size: usize) -> Result<Sample, AnyError> {
+        let scheduler = Scheduler::new(&PoolOptions { num_batch_threads: threads, ..PoolOptions::default() })?;
+        let options = BatchingOptions {
+            max_batch_size: size,
+            batch_timeout_micros: self.batch_timeout_micros,
+            max_enqueued_batches: self.clients,
+            ..BatchingOptions::default()
+        };
+        let count = Arc::new(Count::default());
+        let (run_model, run_count) = (Arc::clone(model), Arc::clone(&count));
+        let queue = Arc::new(scheduler.queue(options, move |inputs: Vec<Tensor>, options: &RunOptions| {
+            let rows = inputs[0].shape()[0] as usize;
+            let outputs = run_model.run(inputs, options);
+            run_count.ran(rows);
+            outputs
+        })?);
+        let row = model.batch(1)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+        let callers: Vec<_> = (0..self.clients)
+            .map(|_| runtime.spawn(call_again_and_again(Arc::clone(&queue), Arc::clone(&count), row.clone())))
+            .collect();
+        let sample = count.sample(self.time());
+        for caller in callers {
+            runtime.block_on(caller)?.map_err(|error| error.to_string())?;
+        }
+        Ok(sample)
+    }
+}
+
+async fn call_again_and_again(queue: Arc<Queue>, count: Arc<Count>, row: Tensor) -> servable_core::error::Result<()> {
+    while !count.is_over.load(Ordering::Relaxed) {
+        drop(queue.submit(vec![row.clone()], Call::default())?.await?);
+    }
+    Ok(())
+}
