@@ -276,6 +276,9 @@ impl Pace {
     /// Runs at most this long are done where the request was decoded.
     const QUICK: Duration = Duration::from_micros(300);
 
+    /// To wait for others on the same thread, to be joined with them and to be woken costs a few microseconds.
+    const BRIEF: Duration = Duration::from_micros(20);
+
     /// Each run moves the number by this fraction of its distance to a smaller run time.
     const DECAY: u64 = 16;
 
@@ -288,6 +291,11 @@ impl Pace {
     /// Whether the next run can be expected to be short.
     pub fn is_quick(&self) -> bool {
         self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
+    }
+
+    /// Whether runs are so short that to join some of them saves less than it costs.
+    pub(crate) fn is_brief(&self) -> bool {
+        self.nanoseconds.load(Ordering::Relaxed) < Self::BRIEF.as_nanos() as u64
     }
 
     /// Notes a run that began at `start` and has just ended; says how long it took.

@@ -24,12 +24,24 @@ enum Fate {
     LosesRows,
 }
 
+/// How a caller goes about its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It leaves the batch to the threads.
+    Leaves,
+    /// It runs the batch if it may.
+    Leads,
+    /// It could run the batch, and goes away instead.
+    GivesUp,
+}
+
 #[derive(Clone, Debug)]
 struct Request {
     rows: usize,
     columns: usize,
     fate: Fate,
     deadline_micros: Option<u64>,
+    way: Way,
     /// The caller goes away at once.
     is_cancelled: bool,
     /// How long the producer waits before it.
@@ -54,12 +66,14 @@ fn request() -> impl Strategy<Value = Request> {
     ];
     let deadline = prop_oneof![3 => Just(None), 1 => (0_u64..3000).prop_map(Some)];
     let pause = prop_oneof![4 => Just(0), 1 => 0_u64..1500];
-    (0_usize..12, 0_usize..4, fate, deadline, prop::bool::weighted(0.1), pause).prop_map(
-        |(rows, columns, fate, deadline_micros, is_cancelled, pause_micros)| Request {
+    let way = prop_oneof![4 => Just(Way::Leaves), 3 => Just(Way::Leads), 1 => Just(Way::GivesUp)];
+    (0_usize..12, 0_usize..4, fate, deadline, way, prop::bool::weighted(0.1), pause).prop_map(
+        |(rows, columns, fate, deadline_micros, way, is_cancelled, pause_micros)| Request {
             rows,
             columns,
             fate,
             deadline_micros,
+            way,
             is_cancelled,
             pause_micros,
         },
@@ -206,10 +220,23 @@ async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<
         std::thread::sleep(Duration::from_micros(request.pause_micros));
         let name = (producer * 100 + index) as i64 + 1;
         let deadline = request.deadline_micros.map(|after| Instant::now() + Duration::from_micros(after));
-        match queue.submit(inputs(name, request), Call::until(deadline)) {
-            Ok(ticket) if request.is_cancelled => drop(ticket),
-            Ok(ticket) => tickets.push((name, request, ticket)),
-            Err(error) => check(scenario, name, request, Err(error))?,
+        let (inputs, call) = (inputs(name, request), Call::until(deadline));
+        let submitted = match request.way {
+            Way::Leaves => queue.submit(inputs, call).map(|ticket| (ticket, None)),
+            Way::Leads | Way::GivesUp => queue.submit_or_lead(inputs, call),
+        };
+        let (ticket, lead) = match submitted {
+            Ok(submitted) => submitted,
+            Err(error) => {
+                check(scenario, name, request, Err(error))?;
+                continue;
+            }
+        };
+        if !request.is_cancelled {
+            tickets.push((name, request, ticket));
+        }
+        if let Some(lead) = lead.filter(|_| request.way == Way::Leads) {
+            lead.run();
         }
     }
     for (name, request, ticket) in tickets {

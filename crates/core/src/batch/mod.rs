@@ -21,6 +21,6 @@ mod work;
 
 pub use options::{BatchingOptions, PoolOptions};
 pub use queue::Closed;
-pub use scheduler::{Queue, Scheduler};
+pub use scheduler::{Lead, Queue, Scheduler};
 pub use task::{Answer, Ticket};
 pub use work::RunBatch;

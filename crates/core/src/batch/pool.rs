@@ -2,10 +2,13 @@
 //!
 //! All queues of a scheduler are under one lock, which is held for a fraction of a microsecond: to find a request its
 //! place, or a thread its batch. Tensors are joined, run, split and freed outside.
+//!
+//! As many batches run at once as there are threads, whoever runs them: a caller that can run a batch itself takes the
+//! place of a thread for as long, see [`Pool::lead`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -15,9 +18,15 @@ use super::task::Task;
 use super::work::{RunBatch, Work};
 use crate::error::{Code, Result, ServingError};
 
+/// For so long, a caller that has said that it will run a batch is believed. It is on its way through tasks that are
+/// ready on its thread; one that takes longer than this is held up.
+const LEAD: Duration = Duration::from_millis(1);
+
 /// A queue as the threads see it.
 struct Line {
     waiting: Waiting,
+    /// When a caller has said that it will run a batch of this queue, and has not come yet.
+    led_since: Option<Instant>,
     options: Arc<BatchingOptions>,
     run: Arc<dyn RunBatch>,
 }
@@ -33,7 +42,6 @@ enum Wake {
 }
 
 /// What the threads share with the queues that they serve.
-#[derive(Default)]
 pub(super) struct Pool {
     state: Mutex<State>,
     work: Condvar,
@@ -43,6 +51,9 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     lines: Slab<Line>,
+    /// How many batches may run at once, and how many do.
+    places: usize,
+    running: usize,
     /// The queues in which something waits, in the order of their turns.
     turns: VecDeque<usize>,
     /// Threads that wait for work, and how many of them have been woken since and have not come yet.
@@ -54,9 +65,22 @@ struct State {
     is_closing: bool,
 }
 
+impl Line {
+    /// Whether a batch waits for somebody to come.
+    fn is_due(&self, now: Instant) -> bool {
+        self.waiting.is_ready(now) && self.led_since.is_none_or(|since| since + LEAD < now)
+    }
+}
+
 impl State {
-    /// Finds a task its place, or gives it back.
-    fn submit(&mut self, number: usize, task: Task, now: Instant) -> Result<Wake, (ServingError, Task)> {
+    /// Finds a task its place, or gives it back. A caller that `can_lead` may have to.
+    fn submit(
+        &mut self,
+        number: usize,
+        task: Task,
+        can_lead: bool,
+        now: Instant,
+    ) -> Result<(Wake, bool), (ServingError, Task)> {
         let line = &mut self.lines[number];
         if self.is_closing {
             return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), task));
@@ -69,19 +93,28 @@ impl State {
             self.turns.push_back(number);
         }
         let began = line.waiting.insert(task, &place, now);
-        Ok(if line.waiting.is_ready(now) {
-            self.wake_worker()
-        } else if began {
-            let timeout = line.waiting.next_timeout();
-            self.wake_to_watch(timeout)
-        } else {
-            Wake::Nobody
-        })
+        if line.is_due(now) {
+            if can_lead {
+                line.led_since = Some(now);
+                return Ok((Wake::Nobody, true));
+            }
+            return Ok((self.wake_worker(), false));
+        }
+        // Whoever leads, or joins a batch that has begun, finds somebody on the way.
+        let timeout = if began && line.led_since.is_none() { line.waiting.next_timeout() } else { None };
+        Ok((self.wake_to_watch(timeout), false))
+    }
+
+    /// Whether there is a place beyond those of the threads that have been woken to take one.
+    fn has_spare_place(&self) -> bool {
+        self.running + self.woken < self.places
     }
 
     /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
     fn wake_worker(&mut self) -> Wake {
-        if self.idle > self.woken {
+        if !self.has_spare_place() {
+            Wake::Nobody
+        } else if self.idle > self.woken {
             self.woken += 1;
             Wake::Worker
         } else if self.timekeeper.take().is_some() {
@@ -103,20 +136,26 @@ impl State {
         }
     }
 
-    /// The next batch in turn.
+    /// The next batch in turn, and its place.
     fn take(&mut self, now: Instant) -> Option<(Work, Option<Line>)> {
-        for turn in 0..self.turns.len() {
-            let number = self.turns[turn];
-            let line = &mut self.lines[number];
-            let Some((batch, _)) = line.waiting.take(now) else { continue };
-            let work = Work { batch, options: Arc::clone(&line.options), run: Arc::clone(&line.run) };
-            self.turns.remove(turn);
-            if !line.waiting.is_empty() {
-                self.turns.push_back(number);
-            }
-            return Some((work, self.remove_if_done(number)));
+        // What still waits at the end has no use for limits.
+        if self.running >= self.places && !self.is_closing {
+            return None;
         }
-        None
+        (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now))
+    }
+
+    /// A batch of this queue, and its place.
+    fn take_from(&mut self, number: usize, now: Instant) -> Option<(Work, Option<Line>)> {
+        let line = &mut self.lines[number];
+        let (batch, _) = line.waiting.take(now)?;
+        self.running += 1;
+        let work = Work { batch, options: Arc::clone(&line.options), run: Arc::clone(&line.run) };
+        self.turns.retain(|&turn| turn != number);
+        if !line.waiting.is_empty() {
+            self.turns.push_back(number);
+        }
+        Some((work, self.remove_if_done(number)))
     }
 
     /// Takes out a queue that is closed and empty, to be dropped outside the lock.
@@ -125,12 +164,12 @@ impl State {
         (waiting.is_closing() && waiting.is_empty() && !self.is_closing).then(|| self.lines.remove(number))
     }
 
-    /// Who has to come for what is left when a thread goes off with a batch.
+    /// Who has to come for what is left when somebody goes off with a batch, or does not come.
     fn wake_for_rest(&mut self, now: Instant) -> Wake {
         if self.turns.is_empty() {
             return Wake::Nobody;
         }
-        if self.turns.iter().any(|&number| self.lines[number].waiting.is_ready(now)) {
+        if self.turns.iter().any(|&number| self.lines[number].is_due(now)) {
             return self.wake_worker();
         }
         let timeout = self.next_timeout();
@@ -138,29 +177,70 @@ impl State {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.turns.iter().filter_map(|&number| self.lines[number].waiting.next_timeout()).min()
+        let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.led_since.is_none());
+        lines.filter_map(|line| line.waiting.next_timeout()).min()
     }
 }
 
 impl Pool {
+    /// A pool in which so many batches run at once.
+    pub(super) fn new(places: usize) -> Self {
+        let state = State { places, ..State::default() };
+        Self { state: Mutex::new(state), work: Condvar::new(), clock: Condvar::new() }
+    }
+
     /// Adds a queue; gives its number.
     pub(super) fn add(&self, options: BatchingOptions, run: Arc<dyn RunBatch>) -> usize {
         let options = Arc::new(options);
-        let line = Line { waiting: Waiting::new(Arc::clone(&options)), run, options };
+        let line = Line { waiting: Waiting::new(Arc::clone(&options)), led_since: None, run, options };
         self.state().lines.insert(line)
     }
 
-    /// Puts a task into a queue.
+    /// Puts a task into a queue; says whether its caller, if it `can_lead`, has to call [`Pool::lead`] soon.
     ///
     /// # Errors
     ///
     /// As [`super::Queue::submit`].
-    pub(super) fn submit(&self, number: usize, task: Task, now: Instant) -> Result<()> {
+    pub(super) fn submit(&self, number: usize, task: Task, can_lead: bool, now: Instant) -> Result<bool> {
         let mut state = self.state();
-        let submitted = state.submit(number, task, now);
+        let submitted = state.submit(number, task, can_lead, now);
         drop(state);
         // A task that is refused is dropped out here, with all its memory.
-        submitted.map(|wake| self.wake(wake)).map_err(|(error, _)| error)
+        let (wake, leads) = submitted.map_err(|(error, _)| error)?;
+        self.wake(wake);
+        Ok(leads)
+    }
+
+    /// Runs a batch of this queue on the calling thread, if there is a place for it; otherwise whoever leaves one sees to
+    /// what waits. Says how many requests were run.
+    pub(super) fn lead(&self, number: usize) -> usize {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.lines[number].led_since = None;
+        if !state.has_spare_place() {
+            return 0;
+        }
+        let Some((work, removed)) = state.take_from(number, now) else { return 0 };
+        let wake = state.wake_for_rest(now);
+        drop(state);
+        self.wake(wake);
+        drop(removed);
+        let count = work.carry_out(now);
+        let mut state = self.state();
+        state.running -= 1;
+        let wake = if state.turns.is_empty() { Wake::Nobody } else { state.wake_for_rest(Instant::now()) };
+        drop(state);
+        self.wake(wake);
+        count
+    }
+
+    /// Leaves to the threads what a caller was to run.
+    pub(super) fn resign(&self, number: usize) {
+        let mut state = self.state();
+        state.lines[number].led_since = None;
+        let wake = state.wake_for_rest(Instant::now());
+        drop(state);
+        self.wake(wake);
     }
 
     /// Takes nothing more into a queue, and takes it out when it is empty.
@@ -209,6 +289,7 @@ impl Pool {
                 drop(removed);
                 work.carry_out(now);
                 state = self.state();
+                state.running -= 1;
             } else if state.is_closing {
                 return;
             } else {
@@ -219,7 +300,9 @@ impl Pool {
 
     /// Waits until there may be work; the first thread to do so where batches wait for their time also keeps the time.
     fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
-        let timeout = if state.timekeeper.is_none() { state.next_timeout() } else { None };
+        // Without a place there is nothing to come in time for; whoever leaves one wakes somebody.
+        let keeps_time = state.timekeeper.is_none() && state.running < state.places;
+        let timeout = if keeps_time { state.next_timeout() } else { None };
         if let Some(until) = timeout {
             state.drawn += 1;
             let own = Some((until, state.drawn));

@@ -28,8 +28,9 @@ impl Scheduler {
     ///
     /// If the system gives it no threads.
     pub fn new(options: &PoolOptions) -> io::Result<Self> {
-        let mut scheduler = Self { pool: Arc::default(), threads: Vec::new() };
-        for number in 0..options.num_batch_threads.max(1) {
+        let places = options.num_batch_threads.max(1);
+        let mut scheduler = Self { pool: Arc::new(Pool::new(places)), threads: Vec::new() };
+        for number in 0..places {
             let pool = Arc::clone(&scheduler.pool);
             let name = format!("{}_{number}", options.thread_pool_name);
             scheduler.threads.push(std::thread::Builder::new().name(name).spawn(move || pool.serve())?);
@@ -82,8 +83,47 @@ impl Queue {
     pub fn submit(&self, inputs: Vec<Tensor>, call: Call) -> Result<Ticket> {
         let now = Instant::now();
         let (task, ticket) = Task::new(inputs, call, now)?;
-        self.pool.submit(self.number, task, now)?;
+        self.pool.submit(self.number, task, false, now)?;
         Ok(ticket)
+    }
+
+    /// Puts a request into the queue, for a caller that is as good a place to run a batch as any; never waits.
+    ///
+    /// Handing a batch to a thread and back costs more than many a run. Where a batch could begin at once, its caller
+    /// gets the lead instead, and is to use it as soon as it has looked what else has arrived: what is put into the
+    /// queue until then is in its batch.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::submit`].
+    pub fn submit_or_lead(&self, inputs: Vec<Tensor>, call: Call) -> Result<(Ticket, Option<Lead<'_>>)> {
+        let now = Instant::now();
+        let (task, ticket) = Task::new(inputs, call, now)?;
+        let leads = self.pool.submit(self.number, task, true, now)?;
+        Ok((ticket, leads.then_some(Lead { queue: self })))
+    }
+}
+
+/// The task to run a batch of a queue. Dropping it leaves that to the threads.
+#[must_use = "the requests of the queue wait for it"]
+pub struct Lead<'a> {
+    queue: &'a Queue,
+}
+
+impl Lead<'_> {
+    /// Runs a batch on the calling thread, unless as many are running as may; the threads see to it then.
+    ///
+    /// Says how many requests it has run.
+    pub fn run(self) -> usize {
+        let queue = self.queue;
+        std::mem::forget(self);
+        queue.pool.lead(queue.number)
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        self.queue.pool.resign(self.queue.number);
     }
 }
 

@@ -40,11 +40,12 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Runs the batch and answers each of its requests.
-    pub(super) fn carry_out(self, now: Instant) {
+    /// Runs the batch and answers each of its requests; says how many there were that anybody still wanted.
+    pub(super) fn carry_out(self, now: Instant) -> usize {
         let mut tasks: Vec<Task> = self.batch.tasks.into_iter().filter_map(|task| task.if_wanted(now)).collect();
-        if tasks.is_empty() {
-            return;
+        let count = tasks.len();
+        if count == 0 {
+            return count;
         }
         let rows: Vec<usize> = tasks.iter().map(|task| task.rows).collect();
         let padded = self.options.padded_size(rows.iter().sum());
@@ -59,6 +60,7 @@ impl Work {
             Ok(answers) => tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
             Err(error) => tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),
         }
+        count
     }
 }
 

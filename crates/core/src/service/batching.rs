@@ -3,6 +3,7 @@
 //! As in TensorFlow Serving (`spec/batching.md` §4), requests share a queue if they feed the same tensors of the graph and
 //! fetch the same ones, whatever their signatures and the aliases in them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
@@ -19,12 +20,20 @@ use crate::tensor::Tensor;
 /// they want, and must not make the server keep a queue for each choice that there is.
 const MAX_ROUTES: usize = 256;
 
+/// So many ways to ask for outputs are remembered; further ones are found out at each request.
+const MAX_PLANS: usize = 256;
+
+/// Larger inputs are not joined on a thread that serves connections.
+const QUICK_INPUT_BYTES: usize = 64 * 1024;
+
 /// How the requests of a version are joined into batches.
 pub(crate) struct Batching {
     servable: Weak<Servable>,
     scheduler: Arc<Scheduler>,
     options: BatchingOptions,
     routes: RwLock<Vec<Arc<Route>>>,
+    /// What was found out for signatures of the version.
+    plans: RwLock<Vec<Arc<Plan>>>,
 }
 
 /// The queue for one set of inputs and outputs, both in the order of the names of their tensors.
@@ -32,9 +41,50 @@ struct Route {
     inputs: Vec<String>,
     outputs: Vec<String>,
     queue: Queue,
+    company: Company,
 }
 
-/// A request with its inputs and outputs in the order of the names of their tensors: for each of them, which position of
+/// Whether requests of a route arrive together, as far as the last ones tell.
+///
+/// To look what else has arrived, a request has to be put back behind the other tasks of its thread. That would cost
+/// one that is alone a tenth of its time, so that only some of those look that come after many lone ones.
+#[derive(Default)]
+struct Company {
+    /// How many requests in a row were alone.
+    lone: AtomicU32,
+}
+
+impl Company {
+    /// So many lone requests in a row are a coincidence.
+    const PATIENCE: u32 = 32;
+
+    /// After those, one in this many looks.
+    const PROBE: u32 = 16;
+
+    fn is_likely(&self) -> bool {
+        let lone = self.lone.load(Ordering::Relaxed);
+        lone < Self::PATIENCE || lone.is_multiple_of(Self::PROBE)
+    }
+
+    /// Notes that so many requests were run together; of two that do so at once, one may be lost, which does no harm.
+    fn note(&self, count: usize) {
+        let lone = if count > 1 { 0 } else { self.lone.load(Ordering::Relaxed).wrapping_add(1) };
+        self.lone.store(lone, Ordering::Relaxed);
+    }
+}
+
+/// How the requests for these outputs of a signature get into a queue, and their answers out.
+struct Plan {
+    signature: Arc<Signature>,
+    outputs: Vec<usize>,
+    route: Arc<Route>,
+    /// Which input of the signature comes at each place of the queue.
+    inputs: Vec<usize>,
+    /// At which place of an answer of the queue each of the outputs is.
+    answer: Vec<usize>,
+}
+
+/// The inputs and outputs of a request in the order of the names of their tensors: for each of them, which position of
 /// the signature comes there.
 struct Order {
     inputs: Vec<usize>,
@@ -49,10 +99,14 @@ impl Batching {
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub(crate) fn new(servable: Weak<Servable>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<Self> {
         options.check()?;
-        Ok(Self { servable, scheduler, options, routes: RwLock::default() })
+        Ok(Self { servable, scheduler, options, routes: RwLock::default(), plans: RwLock::default() })
     }
 
     /// Runs a request as part of a batch, or gives its inputs back where it has to be run by itself.
+    ///
+    /// Where a batch can begin at once, and its run is as short as that of a request that is run on the calling thread,
+    /// it is run here: with everything that this thread has read by then, but without waiting for more, and without
+    /// looking for more where that could not pay.
     ///
     /// # Errors
     ///
@@ -65,38 +119,74 @@ impl Batching {
         outputs: &[usize],
         call: Call,
     ) -> Result<Result<Vec<Tensor>>, Vec<Tensor>> {
+        let plan = match self.plan(handle, signature, outputs) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return Err(inputs),
+            Err(error) => return Ok(Err(error)),
+        };
+        let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
+        let is_quick = handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES;
+        let (inputs, queue) = (permuted(inputs, &plan.inputs), &plan.route.queue);
+        let submitted =
+            if is_quick { queue.submit_or_lead(inputs, call) } else { queue.submit(inputs, call).map(|t| (t, None)) };
+        let (ticket, lead) = match submitted {
+            Ok(submitted) => submitted,
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Some(lead) = lead {
+            let company = &plan.route.company;
+            if !handle.pace().is_brief() && company.is_likely() {
+                tokio::task::yield_now().await;
+            }
+            company.note(lead.run());
+        }
+        Ok(ticket.until_deadline(call).await.map(|answer| permuted(answer, &plan.answer)))
+    }
+
+    /// How to go about a request; `None` if there are too many queues already.
+    ///
+    /// # Errors
+    ///
+    /// `FAILED_PRECONDITION` if such requests cannot be joined.
+    fn plan(&self, handle: &Published, signature: &Arc<Signature>, outputs: &[usize]) -> Result<Option<Arc<Plan>>> {
+        let is_for = |plan: &&Arc<Plan>| Arc::ptr_eq(&plan.signature, signature) && plan.outputs == outputs;
+        if let Some(plan) = self.plans.read().unwrap_or_else(PoisonError::into_inner).iter().find(is_for) {
+            return Ok(Some(Arc::clone(plan)));
+        }
         let order = Order::new(signature, outputs);
-        let Some(route) = self.route(handle, signature, &order) else { return Err(inputs) };
         if order.inputs.windows(2).any(|pair| name(signature, pair[0]) == name(signature, pair[1])) {
             // The original feeds the rows of both to the one tensor, and finds that the outputs do not fit.
-            return Ok(Err(ServingError::new(
+            return Err(ServingError::new(
                 Code::FailedPrecondition,
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input \
                  tensors",
-            )));
+            ));
         }
-        let ticket = match route.queue.submit(permuted(inputs, &order.inputs), call) {
-            Ok(ticket) => ticket,
-            Err(error) => return Ok(Err(error)),
-        };
-        let answer = ticket.until_deadline(call).await;
-        Ok(answer.map(|answer| {
-            let places = order.outputs.iter().map(|place| outputs.iter().position(|output| output == place));
-            let mut answer: Vec<_> = places.zip(answer).collect();
-            answer.sort_by_key(|(place, _)| *place);
-            answer.into_iter().map(|(_, tensor)| tensor).collect()
-        }))
+        let Some(route) = self.route(handle, signature, &order) else { return Ok(None) };
+        let mut answer: Vec<usize> = (0..outputs.len()).collect();
+        answer.sort_by_key(|&output| &signature.outputs[outputs[output]].tensor_name);
+        let plan = Arc::new(Plan {
+            signature: Arc::clone(signature),
+            outputs: outputs.to_vec(),
+            route,
+            inputs: order.inputs,
+            answer: inverse(&answer),
+        });
+        // A signature that was put together for one request is not seen again.
+        if handle.signatures().any(|(_, own)| Arc::ptr_eq(own, signature)) {
+            let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+            if plans.len() < MAX_PLANS && !plans.iter().any(|plan| is_for(&plan)) {
+                plans.push(Arc::clone(&plan));
+            }
+        }
+        Ok(Some(plan))
     }
 
     /// The queue for a request; `None` if there are too many already.
     fn route(&self, handle: &Published, signature: &Arc<Signature>, order: &Order) -> Option<Arc<Route>> {
-        let find = |routes: &[Arc<Route>]| routes.iter().find(|route| order.fits(signature, route)).map(Arc::clone);
-        if let Some(route) = find(&self.routes.read().unwrap_or_else(PoisonError::into_inner)) {
-            return Some(route);
-        }
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(route) = find(&routes) {
-            return Some(route);
+        if let Some(route) = routes.iter().find(|route| order.fits(signature, route)) {
+            return Some(Arc::clone(route));
         }
         if routes.len() == MAX_ROUTES {
             return None;
@@ -110,6 +200,7 @@ impl Batching {
             outputs: names(&signature.outputs, &order.outputs),
             // The options were checked.
             queue: self.scheduler.queue(self.options.clone(), run).ok()?,
+            company: Company::default(),
         });
         routes.push(Arc::clone(&route));
         Some(route)
@@ -139,11 +230,7 @@ impl Order {
         runs: Arc<RunMetrics>,
         signature: Arc<Signature>,
     ) -> impl Fn(Vec<Tensor>, &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static {
-        let outputs = self.outputs.clone();
-        let mut places = vec![0; self.inputs.len()];
-        for (place, &position) in self.inputs.iter().enumerate() {
-            places[position] = place;
-        }
+        let (places, outputs) = (inverse(&self.inputs), self.outputs.clone());
         move |inputs, options| {
             let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
             // Whoever waits for an answer keeps the version loaded; what is left is to do so for those who go away.
@@ -159,6 +246,15 @@ impl Order {
     }
 }
 
+/// The order that undoes this one.
+fn inverse(order: &[usize]) -> Vec<usize> {
+    let mut inverse = vec![0; order.len()];
+    for (place, &position) in order.iter().enumerate() {
+        inverse[position] = place;
+    }
+    inverse
+}
+
 fn name(signature: &Signature, position: usize) -> &str {
     &signature.inputs[position].tensor_name
 }
@@ -169,7 +265,7 @@ fn permuted(tensors: Vec<Tensor>, order: &[usize]) -> Vec<Tensor> {
         return tensors;
     }
     let mut tensors: Vec<Option<Tensor>> = tensors.into_iter().map(Some).collect();
-    order.iter().filter_map(|&position| tensors[position].take()).collect()
+    order.iter().filter_map(|&position| tensors.get_mut(position)?.take()).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use std::sync::{Mutex, mpsc};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::*;
@@ -68,6 +69,91 @@ fn batches_form_while_the_threads_are_busy_and_answers_go_to_their_callers() {
     steps.go_on();
     let answers: Vec<_> = others.into_iter().map(|ticket| texts(ticket.wait())).collect();
     assert_eq!(answers, [2, 3, 4].map(|value| Ok(vec![format!("[1] {value}")])));
+}
+
+/// A batch function that tells on which thread it is called, with which rows.
+fn told() -> (mpsc::Receiver<(ThreadId, String)>, impl RunBatch) {
+    let (tell, calls) = mpsc::channel();
+    let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
+        tell.send((thread::current().id(), text(&inputs[0]))).expect("the test listens");
+        Ok(inputs)
+    };
+    (calls, run)
+}
+
+#[test]
+fn a_caller_with_the_lead_runs_what_has_arrived_by_then() {
+    let (calls, run) = told();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let (first, lead) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
+    let (second, none) = queue.submit_or_lead(row(2), Call::default()).expect("there is room");
+    assert!(none.is_none(), "one caller is enough");
+    lead.expect("a batch may begin").run();
+    assert_eq!(texts(first.wait()), Ok(vec!["[1] 1".to_owned()]));
+    assert_eq!(texts(second.wait()), Ok(vec!["[1] 2".to_owned()]));
+    assert_eq!(calls.try_iter().collect::<Vec<_>>(), [(thread::current().id(), "[2] 1 2".to_owned())]);
+}
+
+#[test]
+fn a_lead_that_is_given_up_is_left_to_the_threads() {
+    let (calls, run) = told();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let (ticket, lead) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
+    drop(lead);
+    assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 1".to_owned()]));
+    assert!(calls.recv().is_ok_and(|(thread, _)| thread != thread::current().id()));
+}
+
+#[test]
+fn a_caller_runs_no_batch_while_as_many_run_as_may() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let first = queue.submit(row(1), Call::default()).expect("there is room");
+    assert_eq!(steps.next(), "[1] 1");
+    let (second, lead) = queue.submit_or_lead(row(2), Call::default()).expect("there is room");
+    lead.expect("nobody else is coming").run();
+    steps.go_on();
+    assert!(first.wait().is_ok());
+    assert_eq!(steps.next(), "[1] 2");
+    steps.go_on();
+    assert_eq!(texts(second.wait()), Ok(vec!["[1] 2".to_owned()]));
+}
+
+#[test]
+fn a_place_that_a_caller_leaves_goes_to_what_has_waited_meanwhile() {
+    let (steps, run) = stepped();
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
+    let (first, lead) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
+    thread::scope(|scope| {
+        scope.spawn(|| lead.expect("a batch may begin").run());
+        assert_eq!(steps.next(), "[1] 1");
+        let second = queue.submit(row(2), Call::default()).expect("there is room");
+        steps.go_on();
+        assert_eq!(steps.next(), "[1] 2");
+        steps.go_on();
+        assert!(first.wait().is_ok());
+        assert!(second.wait().is_ok());
+    });
+}
+
+#[test]
+fn a_lead_that_is_held_up_goes_to_the_next_caller() {
+    let scheduler = scheduler(1);
+    let queue = scheduler.queue(BatchingOptions::default(), echo).expect("a queue");
+    let (ticket, held_up) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
+    assert!(held_up.is_some());
+    let next = loop {
+        if let (_, Some(lead)) = queue.submit_or_lead(row(2), Call::default()).expect("there is room") {
+            break lead;
+        }
+    };
+    next.run();
+    assert!(ticket.wait().is_ok());
+    drop(held_up);
 }
 
 #[test]
