@@ -187,6 +187,14 @@ class ServerCore:
         finally:
             self._reload_lock.release()
 
+    def retry(self, servable_id: ServableId) -> None:
+        """Try to load a version that has failed once more, now; nothing happens to others."""
+        self._manager.retry(servable_id)
+
+    def last_failure(self, servable_id: ServableId) -> ServableError | None:
+        """Why the last attempt to load a version failed, while there are others to come."""
+        return self._manager.last_failure(servable_id)
+
     @property
     def models(self) -> tuple[ModelConfig, ...]:
         """The configuration in force."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -48,6 +49,9 @@ _LOAD_SECONDS = 60.0
 """How long a request that loads a version waits for it, unless it says otherwise."""
 
 _MAX_LOAD_SECONDS = 3600.0
+
+_LOOK_SECONDS = 0.2
+"""How soon such a request notices an attempt that has failed, of which nothing is announced while others are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,7 @@ class AdminApi:
         fresh = StateMonitor(self._core.bus)
         try:
             self._change(with_version(name, number, served))
+            self._core.retry(ServableId(name, number))
             self._wait_for(ServableId(name, number), fresh, seconds)
         finally:
             fresh.close()
@@ -284,29 +289,41 @@ class AdminApi:
         """Wait until a version serves.
 
         Raises:
-            AppliedError: It failed to load, is not there, or takes too long; it goes on loading.
+            AppliedError: An attempt to load it failed, it is not there, or takes too long.
         """
+        version = f"Version {wanted.version} of model {wanted.name}"
 
         def is_settled() -> bool:
             heard = fresh.state(wanted)
-            failed = heard is not None and heard.state is ServableState.END
-            return failed or _is_available(self._core.monitor.state(wanted))
+            has_ended = heard is not None and heard.state is ServableState.END
+            return has_ended or _is_available(self._core.monitor.state(wanted))
 
-        settled = fresh.wait_for(is_settled, seconds)
+        end = time.monotonic() + seconds
+        while not fresh.wait_for(is_settled, min(_LOOK_SECONDS, max(0.0, end - time.monotonic()))):
+            if (failure := self._core.last_failure(wanted)) is not None:
+                raise AppliedError(
+                    f"{version} could not be loaded yet: {failure.message}; it goes on being tried",
+                    code=failure.code,
+                )
+            if time.monotonic() >= end:
+                break
         if _is_available(self._core.monitor.state(wanted)):
             return
         heard = fresh.state(wanted)
-        if settled and heard is not None and heard.error is not None:
-            raise AppliedError(heard.error.message, code=heard.error.code)
-        if heard is None:
+        if heard is not None and heard.error is not None:
+            raise AppliedError(
+                f"{version} could not be loaded: {heard.error.message}; it is tried again when its "
+                "files change, and when this is asked for again",
+                code=heard.error.code,
+            )
+        if heard is None and not self._core.monitor.live_states(wanted.name).get(wanted.version):
             raise AppliedError(
                 f"No version {wanted.version} of model {wanted.name} was found in {seconds:g} s; "
                 "it is loaded once it is there",
                 code=Code.NOT_FOUND,
             )
         raise AppliedError(
-            f"Version {wanted.version} of model {wanted.name} is not available after {seconds:g} s; "
-            "it goes on loading",
+            f"{version} is not available after {seconds:g} s; it goes on loading",
             code=Code.DEADLINE_EXCEEDED,
         )
 

@@ -75,6 +75,7 @@ class LoaderHarness:
         self._content_changed = False
         self._loader: Loader | None = None
         self._error: ServableError | None = None
+        self._last_failure: ServableError | None = None
         self._state = HarnessState.NEW
         if isinstance(item, ServableError):
             self._error = item
@@ -92,6 +93,11 @@ class LoaderHarness:
     def error(self) -> ServableError | None:
         """Why the version is in ERROR."""
         return self._error
+
+    @property
+    def last_failure(self) -> ServableError | None:
+        """Why the last attempt to load failed, while there are others to come."""
+        return self._last_failure
 
     @property
     def loader(self) -> Loader:
@@ -172,6 +178,10 @@ class LoaderHarness:
             self._content_changed = True
         self._wake.set()
 
+    def forget_failure(self) -> None:
+        """Let `last_failure` speak of attempts from now on."""
+        self._last_failure = None
+
     def request_unload(self) -> None:
         """READY → UNLOAD_REQUESTED.
 
@@ -221,11 +231,13 @@ class LoaderHarness:
                     self._begin_attempt(is_prepared=self._is_preparable)
                     try:
                         self.loader.load()
+                        self._last_failure = None
                         return
                     except Exception as raised:  # the loader's border
                         error = _as_servable_error(raised)
             _log.error("Loading servable: %s failed: %s", self.id, status_text(error))
             if retry < retries and self._retry.interval_seconds > 0:
+                self._last_failure = error
                 self._wait(self._wake, self._retry.interval_seconds)
             with self._lock:
                 # New content is a new chance: a directory that is still being filled must not use

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import TypeAlias
 
 from servable.errors import BackendError, OverloadedError, ServableError
@@ -103,6 +103,7 @@ class AspiredVersionsManager:
         self._arrived: dict[str, dict[int, AspiredVersion[Loader]]] = {}
         self._content: dict[str, dict[int, tuple[Hashable, bool]]] = {}
         self._woken: set[str] = set()
+        self._retried: set[ServableId] = set()
         self._is_stopping = False
         self._aspired: dict[str, dict[int, AspiredVersion[Loader]]] = {}
         self._streams: dict[str, dict[int, LoaderHarness]] = {}
@@ -158,6 +159,24 @@ class AspiredVersionsManager:
             self._woken.add(name)
             self._changed.notify()
 
+    def retry(self, servable_id: ServableId) -> None:
+        """Try to load a version that has failed once more, or now where its next attempt is due later.
+
+        Nothing happens to a version that is not aspired, or serves.
+        """
+        with self._changed:
+            harness = self._streams.get(servable_id.name, {}).get(servable_id.version)
+            if harness is not None:
+                harness.forget_failure()
+                self._retried.add(servable_id)
+                self._woken.add(servable_id.name)
+                self._changed.notify()
+
+    def last_failure(self, servable_id: ServableId) -> ServableError | None:
+        """Why the last attempt to load a version failed, while there are others to come."""
+        harness = self._streams.get(servable_id.name, {}).get(servable_id.version)
+        return None if harness is None else harness.last_failure
+
     def step(self) -> None:
         """Act on everything that is known by now; what it starts runs on workers.
 
@@ -167,8 +186,9 @@ class AspiredVersionsManager:
             self._aspired.update(self._arrived)
             self._arrived.clear()
             names, self._woken = self._woken, set()
+            retried, self._retried = self._retried, set()
         for name in sorted(names):
-            self._reconcile(name)
+            self._reconcile(name, retried)
         while names:
             actions = [(name, action) for name in sorted(names) if (action := self._decide(name))]
             # Unloads first, over all streams: they make room for what is loaded.
@@ -195,7 +215,7 @@ class AspiredVersionsManager:
             # The deciding thread may be waiting, and so may loads, for the memory of others.
             self._changed.notify_all()
 
-    def _reconcile(self, name: str) -> None:
+    def _reconcile(self, name: str, retried: Collection[ServableId]) -> None:
         """Make the harnesses of a stream follow its newest aspired list."""
         wanted = self._aspired.get(name, {})
         harnesses = self._streams.setdefault(name, {})
@@ -208,7 +228,9 @@ class AspiredVersionsManager:
             elif harness.state is HarnessState.READY:
                 # Kept because nothing could replace it, and now wanted again.
                 harness.is_aspired = True
-            elif harness.is_aspired and version.fingerprint != harness.fingerprint:
+            elif harness.is_aspired and (
+                version.fingerprint != harness.fingerprint or harness.id in retried
+            ):
                 # What failed, or is about to, may have been a directory that was half written.
                 if harness.state is HarnessState.ERROR:
                     harness.is_aspired = False

@@ -41,13 +41,13 @@ class FakeAdapter(SourceAdapter[str, Loader]):
 class Administered:
     """A core that starts empty, and its administration."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, max_retries: int = 0) -> None:
         self.directory = directory
         self.published: dict[str, PublishedModel] = {}
         self.core = ServerCore(
             ModelPublisher(self._publish),
             {TENSORFLOW_PLATFORM: FakeAdapter()},
-            CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(0)),
+            CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(max_retries)),
         )
         self.core.start(())
         self.api = AdminApi(self.core, dict)
@@ -170,6 +170,46 @@ def test_a_version_that_cannot_be_loaded_is_reported_and_stays_wanted(admin: Adm
         admin.call("PUT", "/models/m/versions/9?timeout_seconds=0.01")
     assert missing.value.code is Code.NOT_FOUND
     assert admin.states("m")["2"] == "AVAILABLE"
+
+
+def test_a_version_that_failed_is_tried_again_when_it_is_asked_for(admin: Administered) -> None:
+    base_path = admin.base_path("m", 1, 2)
+    broken = Path(base_path, "1/broken")
+    broken.touch()
+    admin.call("PUT", "/models/m", {"base_path": base_path})
+    for _ in range(2):
+        with pytest.raises(AppliedError) as caught:
+            admin.call("PUT", "/models/m/versions/1")
+        assert caught.value.message == (
+            "Version 1 of model m could not be loaded: cannot parse 1; it is tried again when its "
+            "files change, and when this is asked for again"
+        )
+    broken.unlink()
+    admin.call("PUT", "/models/m/versions/1")
+    assert admin.states("m") == {"2": "AVAILABLE", "1": "AVAILABLE"}
+
+
+def test_a_failure_is_told_at_once_though_attempts_are_left(tmp_path: Path) -> None:
+    admin = Administered(tmp_path, max_retries=5)
+    try:
+        base_path = admin.base_path("m", 1, 2)
+        broken = Path(base_path, "1/broken")
+        broken.touch()
+        admin.call("PUT", "/models/m", {"base_path": base_path})
+        for _ in range(2):
+            with pytest.raises(AppliedError) as caught:
+                admin.call("PUT", "/models/m/versions/1")
+            assert caught.value.message == (
+                "Version 1 of model m could not be loaded yet: cannot parse 1; "
+                "it goes on being tried"
+            )
+            assert caught.value.code is Code.DATA_LOSS
+        broken.unlink()
+        # The pause of a minute before the next attempt ends with the request.
+        admin.call("PUT", "/models/m/versions/1")
+        assert admin.states("m")["1"] == "AVAILABLE"
+    finally:
+        assert admin.core.stop(10)
 
 
 def test_the_last_version_that_works_stays_and_the_request_says_so(admin: Administered) -> None:
