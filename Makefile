@@ -10,6 +10,8 @@ MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(
 # GNU make of some systems is 3.81: no multi-target patterns, no .ONESHELL.
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 PYTHON_SOURCES := python tests examples scripts benchmarks
+# For workspaces beside the main one: what they share with it is compiled once.
+BESIDE := --locked --target-dir target --manifest-path
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -45,8 +47,10 @@ format-check: $(STAMPS)/requirements
 	@$(STEP) "Checking the format of Rust" cargo fmt --all --check
 	@$(STEP) "Checking the format of Python" $(BIN)/ruff format --diff $(PYTHON_SOURCES)
 
-lint: $(STAMPS)/requirements ## Clippy and ruff
+lint: $(STAMPS)/requirements ## Clippy and ruff; whether benchmarks and fuzz targets still compile
 	@$(STEP) "Linting Rust" cargo clippy --workspace --all-targets --locked -- -D warnings
+	@$(STEP) "Compiling the benchmarks" cargo check $(BESIDE) benchmarks/serving/Cargo.toml
+	@$(STEP) "Compiling the fuzz targets" cargo check $(BESIDE) fuzz/Cargo.toml --no-default-features
 	@$(STEP) "Linting Python" $(BIN)/ruff check $(PYTHON_SOURCES)
 
 types: $(STAMPS)/extension ## mypy, and whether _core.pyi tells the truth about the extension
