@@ -38,16 +38,14 @@ class Cause:
     """Why answers differ from the original's.
 
     Attributes:
-        name: Of the cause; a key of docs/compatibility.md, or what is still to be built.
+        name: Of the cause; a key of docs/compatibility.md.
         recordings: Patterns for the titles of differences from recordings, `id group | level: what differs`.
         cases: Ids of conformance cases.
-        is_open: Whether the difference is to go away, rather than meant.
     """
 
     name: str
     recordings: tuple[re.Pattern[str], ...]
     cases: frozenset[str]
-    is_open: bool
 
     def explains(self, difference: Difference) -> bool:
         """Whether the difference is of this cause."""
@@ -97,18 +95,12 @@ class Area:
     @property
     def deviating(self) -> int:
         """How many differ on purpose."""
-        return sum(n for cause, n in self.by_cause.items() if not cause.is_open)
-
-    @property
-    def open(self) -> int:
-        """How many differ in what is still to be built."""
-        return sum(n for cause, n in self.by_cause.items() if cause.is_open)
+        return self.by_cause.total()
 
     @property
     def equal(self) -> int:
         """How many are answered as the original does."""
-        left = self.total - self.not_applicable.total() - self.failed
-        return left - self.deviating - self.open
+        return self.total - self.not_applicable.total() - self.failed - self.deviating
 
     def add(self, differences: Iterable[Difference], causes: Iterable[Cause]) -> None:
         """Trace differences to their causes."""
@@ -125,17 +117,15 @@ class Area:
 
 
 def read_causes(deviations: Path = COMPAT / "deviations.json") -> list[Cause]:
-    """The causes that are known: those that are meant, and those in the part `open`."""
-    listed: dict[str, dict[str, dict[str, Any]]] = json.loads(deviations.read_text())
+    """The causes of all differences that are meant."""
+    listed: dict[str, dict[str, Any]] = json.loads(deviations.read_text())
     return [
         Cause(
             name,
             tuple(re.compile(pattern) for pattern in entry.get("recordings", ())),
             frozenset(entry.get("cases", ())),
-            is_open=part == "open",
         )
-        for part, entries in listed.items()
-        for name, entry in entries.items()
+        for name, entry in listed.items()
     ]
 
 
@@ -260,8 +250,8 @@ def unused(causes: Iterable[Cause], areas: Iterable[Area]) -> list[str]:
 def table(areas: Iterable[Area]) -> list[str]:
     """The lines of a table of what was compared, and the reasons below it."""
     areas = list(areas)
-    row = "{:26} {:>6} {:>6} {:>10} {:>5} {:>15} {:>9}".format
-    lines = [row("", "run", "equal", "deviating", "open", "not applicable", "unlisted")]
+    row = "{:26} {:>6} {:>6} {:>10} {:>15} {:>9}".format
+    lines = [row("", "run", "equal", "deviating", "not applicable", "unlisted")]
     total = Area("total")
     for area in areas:
         total.total += area.total
@@ -270,13 +260,11 @@ def table(areas: Iterable[Area]) -> list[str]:
         total.unlisted += area.unlisted
     for area in [*areas, total]:
         not_applicable = area.not_applicable.total()
-        counts = (area.total, area.equal, area.deviating, area.open, not_applicable, area.failed)
+        counts = (area.total, area.equal, area.deviating, not_applicable, area.failed)
         lines.append(row(area.name, *counts))
-    deliberate = {cause.name: n for cause, n in total.by_cause.items() if not cause.is_open}
-    to_be_built = {cause.name: n for cause, n in total.by_cause.items() if cause.is_open}
+    by_name = {cause.name: n for cause, n in total.by_cause.items()}
     for heading, counted in (
-        ("deviating, by cause (docs/compatibility.md)", deliberate),
-        ("open, to be built", to_be_built),
+        ("deviating, by cause (docs/compatibility.md)", by_name),
         ("not applicable", total.not_applicable),
     ):
         lines += ["", heading] if counted else []
