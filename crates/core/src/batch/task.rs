@@ -153,6 +153,9 @@ impl Gather {
 
     fn answer(&self, index: usize, answer: Answer) {
         let mut pieces = self.pieces();
+        if pieces.reply.is_none() {
+            return; // a piece has failed, and that was the answer
+        }
         pieces.waiting -= 1;
         let failed = answer.as_ref().err().cloned();
         pieces.answers[index] = answer.unwrap_or_default();
@@ -215,4 +218,22 @@ impl Future for Ticket {
 /// What a caller gets whose request was dropped without an answer, which no path through a queue does.
 fn lost() -> ServingError {
     ServingError::internal("the batch ended without an answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_piece_that_fails_is_the_answer_and_those_after_it_change_nothing() {
+        let (sender, receiver) = oneshot::channel();
+        let pieces = Pieces { waiting: 4, answers: vec![Vec::new(); 4], reply: Some(sender) };
+        let gather = Gather(Mutex::new(pieces));
+        gather.answer(1, Ok(Vec::new()));
+        gather.answer(0, Err(ServingError::internal("first")));
+        gather.answer(3, Ok(Vec::new()));
+        gather.answer(2, Err(ServingError::internal("second")));
+        let answer = receiver.blocking_recv().expect("an answer");
+        assert_eq!(answer.expect_err("a piece failed").text(), "first");
+    }
 }
