@@ -93,10 +93,11 @@ class Bench:
         seconds: float | None = None,
         requests: int | None = None,
         save_answer: Path | None = None,
+        program: str = "load",
     ) -> LoadRun:
-        """Start the load generator."""
+        """Start a load generator: `load`, or `raw_load`, which can do less for less."""
         return LoadRun(
-            self.programs / "load",
+            self.programs / program,
             server,
             call,
             expectation,

@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import FULL, Bench, Figure, tensorflow_directory
+from bench import FULL, Bench, Figure, require_no_errors, tensorflow_directory
 from load import GRPC_PREDICT, Call, Expectation, predict_request
 from measure_cpu import measure_load
-from processes import PREDICT_PATH, running_server
+from processes import PREDICT_PATH, ServerProcess, running_echo, running_server
 
 CLIENTS = 32
 FLOATS = 360
 
-GREEDY = {"max_batch_size": 32, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
-"""What one would write for as many clients, without trying anything."""
+GREEDY = {"max_batch_size": 128, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
+"""What one would write without trying anything."""
 
 SWEPT = [
     {"max_batch_size": size, "batch_timeout_micros": timeout, "num_batch_threads": threads}
-    for size in (16, 32)
+    for size in (32, 256)
     for timeout in (0, 1000)
     for threads in (1, 2)
 ]
@@ -63,11 +63,11 @@ def measure_convolution(bench: Bench, show: Callable[[str], None]) -> list[Figur
             f" {run.rows_per_run:.1f} rows a run"
         )
     figures = [("callers of the scheduler", statistics.median(ratios))]
-    for name, rate in measure_served(bench, model, show).items():
-        figures.append((f"{name} clients", rate / best.rows_per_second))
+    for clients, rate in measure_served(bench, model, show).items():
+        figures.append((f"{clients} clients", rate / best.rows_per_second))
     return [
-        Figure(f"turtle3, {CLIENTS} {name}: rows/s ÷ best by hand", value, "×", 0.9, is_floor=True)
-        for name, value in figures
+        Figure(f"turtle3, {CLIENTS} {who}: rows/s ÷ best by hand", value, "×", 0.9, is_floor=True)
+        for who, value in figures
     ]
 
 
@@ -108,11 +108,10 @@ def measure_batches(
 
 
 def measure_served(bench: Bench, base_path: Path, show: Callable[[str], None]) -> dict[str, float]:
-    """The best rows a second of a server, for each kind of client."""
+    """The best rows a second of a server, for each kind of client; beside it, those of an echo."""
     calls = write_image_calls(bench.scratch)
-    settings: list[tuple[dict[str, int], list[str]]] = [
-        (parameters, flags) for parameters in ({}, GREEDY) for flags in ([], [ONE_THREAD])
-    ]
+    settings: list[tuple[dict[str, int], list[str]]] = [({}, []), ({}, [ONE_THREAD])]
+    settings += [(GREEDY, []), (GREEDY, [ONE_THREAD])]
     if bench.effort is FULL:
         settings += [(parameters, [ONE_THREAD]) for parameters in SWEPT]
     show(f"  server, {CLIENTS} clients; µs of CPU of the server, and of the clients, for each row")
@@ -121,22 +120,56 @@ def measure_served(bench: Bench, base_path: Path, show: Callable[[str], None]) -
         batching = bench.batching(**parameters) if parameters else ()
         with running_server(base_path, bench.log, *flags, *batching) as server:
             server.wait_until_answers(calls["REST"].body.read_bytes())
-            words = [f"{name} {value}" for name, value in parameters.items()] or ["not batched"]
+            words = [f"{key} {value}" for key, value in parameters.items()] or ["not batched"]
             show(f"    {', '.join(words + flags)}")
             for name, call in calls.items():
-                rows = ROWS.get(name, 1)
-                sample = measure_load(bench, server, call, Expectation(), CLIENTS)
-                rate = rows * sample.load.requests / sample.load.seconds
-                client = sample.load.cpu_seconds * 1e6 / sample.load.requests / rows
+                rate = measure_rows(bench, server, name, call, show)
                 best[name] = max(rate, best.get(name, 0))
-                show(
-                    f"      {name:<16} {rate:>8.0f} rows/s  {sample.cpu_micros / rows:>6.1f} µs"
-                    f"  {client:>6.1f} µs  p50 {sample.load.p50_micros:.0f} µs"
-                )
+                save_any_answer(bench, server, call)
+    show("    echo, which no server on this stack exceeds")
+    for name, call in calls.items():
+        answer = answer_file(call)
+        with running_echo(bench.programs / "echo", answer, answer) as echo:
+            measure_rows(bench, echo, name, call, show)
     return best
 
 
-ROWS = {"gRPC (8 images)": 8}
+ROWS = {"gRPC (8 images)": 8, "gRPC (32 images)": 32}
+"""How many images are in a request of each kind of client, where it is not one."""
+
+
+def answer_file(call: Call) -> Path:
+    """Where an answer is kept, for the echo to give."""
+    return call.body.with_suffix(".answer")
+
+
+def save_any_answer(bench: Bench, server: ServerProcess, call: Call) -> None:
+    """Keep what the server answers."""
+    run = bench.load(
+        server,
+        call,
+        Expectation(),
+        connections=1,
+        seconds=10,
+        requests=1,
+        save_answer=answer_file(call),
+    )
+    require_no_errors(run.result())
+
+
+def measure_rows(
+    bench: Bench, server: ServerProcess, name: str, call: Call, show: Callable[[str], None]
+) -> float:
+    """The rows a second that a server answers to one kind of client."""
+    rows = ROWS.get(name, 1)
+    sample = measure_load(bench, server, call, Expectation(), CLIENTS, "raw_load")
+    rate = rows * sample.load.requests / sample.load.seconds
+    client = sample.load.cpu_seconds * 1e6 / sample.load.requests / rows
+    show(
+        f"      {name:<17} {rate:>8.0f} rows/s  {sample.cpu_micros / rows:>6.1f} µs"
+        f"  {client:>6.1f} µs  p50 {sample.load.p50_micros:.0f} µs"
+    )
+    return rate
 
 
 def write_image_calls(directory: Path) -> dict[str, Call]:

@@ -109,13 +109,19 @@ def measure_load(
     call: Call,
     expectation: Expectation,
     connections: int = CONNECTIONS,
+    program: str = "load",
 ) -> CpuSample:
     """Put a server under load, and read what CPU it spent on each request."""
-    bench.load(
-        process, call, expectation, connections=connections, seconds=WARM_UP_SECONDS
-    ).result()
+
+    def load(seconds: float) -> LoadResult:
+        run = bench.load(
+            process, call, expectation, connections=connections, seconds=seconds, program=program
+        )
+        return run.result()
+
+    load(WARM_UP_SECONDS)
     before = process.cpu_seconds()
-    result = bench.load(process, call, expectation, connections=connections).result()
+    result = load(bench.effort.seconds)
     spent = process.cpu_seconds() - before
     require_no_errors(result)
     return CpuSample(spent / result.requests * 1e6, result)

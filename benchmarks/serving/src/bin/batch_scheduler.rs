@@ -37,9 +37,9 @@ const ROOM: usize = 10_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    println!("{:.3}", arguments.measure(|arguments| scheduler(arguments))?);
-    println!("{:.3}", arguments.measure(|arguments| answering_channel(arguments))?);
-    println!("{:.3}", arguments.measure(|arguments| channel(arguments))?);
+    println!("{:.3}", arguments.measure(scheduler)?);
+    println!("{:.3}", arguments.measure(answering_channel)?);
+    println!("{:.3}", arguments.measure(channel)?);
     Ok(())
 }
 

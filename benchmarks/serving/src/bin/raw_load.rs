@@ -1,0 +1,157 @@
+//! A closed-loop load generator like `load`, at a fraction of its cost: it writes and reads bytes.
+//!
+//! For measurements where the client has to leave the processors to the server. An answer that fails, or is another one
+//! than is expected, ends the run.
+
+use std::error::Error;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use servable_benchmarks::client::{Protocol, excerpt};
+use servable_benchmarks::cpu_time;
+use servable_benchmarks::raw::Wire;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Sends one request again and again over a number of connections, one at a time on each.
+#[derive(Parser)]
+struct Arguments {
+    /// How to speak to the server.
+    #[arg(long)]
+    protocol: Protocol,
+    /// The server.
+    #[arg(long)]
+    address: SocketAddr,
+    /// The path of the request.
+    #[arg(long)]
+    path: String,
+    /// A file with the body of the request; for gRPC, the message.
+    #[arg(long)]
+    body: PathBuf,
+    /// A file with bytes that every answer has to be (gRPC: its message).
+    #[arg(long)]
+    expect: Option<PathBuf>,
+    /// How many connections to keep open.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// How long to go on.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+/// After so long without an answer the server has stalled.
+const GRACE: Duration = Duration::from_secs(10);
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let body = std::fs::read(&arguments.body)?;
+    let expected = arguments.expect.as_ref().map(std::fs::read).transpose()?;
+    let mut poll = Poll::new()?;
+    let mut connections = Vec::new();
+    for number in 0..arguments.connections {
+        let wire = Wire::new(arguments.protocol, arguments.address, &arguments.path, &body)?;
+        let mut connection = Connection::open(wire, arguments.address)?;
+        poll.registry().register(&mut connection.stream, Token(number), Interest::READABLE)?;
+        connections.push(connection);
+    }
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(arguments.seconds);
+    for connection in &mut connections {
+        connection.ask(start)?;
+    }
+    let mut latencies = Vec::new();
+    let mut waiting = connections.len();
+    let mut events = Events::with_capacity(1024);
+    let mut part = vec![0; 1 << 16];
+    while waiting > 0 {
+        poll.poll(&mut events, Some(GRACE))?;
+        if events.is_empty() {
+            return Err("answers are still due; the server has stalled".into());
+        }
+        for event in &events {
+            let connection = &mut connections[event.token().0];
+            let asked = connection.asked;
+            let Some(answer) = connection.read(&mut part)? else { continue };
+            if expected.as_ref().is_some_and(|expected| answer != expected) {
+                return Err(format!("unexpected answer: {}", excerpt(answer)).into());
+            }
+            let now = Instant::now();
+            latencies.push(now - asked);
+            if now < end {
+                connection.ask(now)?;
+            } else {
+                waiting -= 1;
+            }
+        }
+    }
+    report(&mut latencies, start.elapsed());
+    Ok(())
+}
+
+struct Connection {
+    stream: TcpStream,
+    wire: Wire,
+    arrived: Vec<u8>,
+    reply: Vec<u8>,
+    asked: Instant,
+}
+
+impl Connection {
+    fn open(wire: Wire, address: SocketAddr) -> Result<Self> {
+        let stream = std::net::TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream);
+        Ok(Self { stream, wire, arrived: Vec::new(), reply: Vec::new(), asked: Instant::now() })
+    }
+
+    /// Sends the request; the socket has room for it, as nothing else is on its way.
+    fn ask(&mut self, now: Instant) -> Result<()> {
+        self.asked = now;
+        self.stream.write_all(self.wire.request())?;
+        Ok(())
+    }
+
+    /// Reads what there is, part by part; gives the answer when it is there.
+    fn read(&mut self, part: &mut [u8]) -> Result<Option<&[u8]>> {
+        loop {
+            match self.stream.read(part) {
+                Ok(0) => return Err("the server has closed the connection".into()),
+                Ok(length) => {
+                    self.arrived.extend_from_slice(&part[..length]);
+                    if length < part.len() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let answer = self.wire.take(&mut self.arrived, &mut self.reply)?;
+        if !self.reply.is_empty() {
+            self.stream.write_all(&self.reply)?;
+            self.reply.clear();
+        }
+        Ok(answer)
+    }
+}
+
+fn report(latencies: &mut [Duration], elapsed: Duration) {
+    latencies.sort_unstable();
+    let micros = |percent: usize| {
+        latencies.get(latencies.len() * percent / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+    };
+    println!(
+        r#"{{"requests": {}, "errors": 0, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}, "cpu_seconds": {:.3}}}"#,
+        latencies.len(),
+        elapsed.as_secs_f64(),
+        micros(50),
+        micros(99),
+        cpu_time().as_secs_f64(),
+    );
+}

@@ -1,0 +1,230 @@
+//! Requests and answers as bytes, without a library between them and the socket.
+//!
+//! A client that shares its processors with the server takes away from what it measures. This one knows no more of HTTP
+//! than it meets: one request at a time on a connection, the same one each time, and answers of a server that means well.
+
+use std::error::Error;
+use std::net::SocketAddr;
+
+use memchr::memmem;
+
+use crate::client::Protocol;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// One end of a connection: what it sends, and what it makes of what it gets.
+pub enum Wire {
+    /// HTTP/1.1.
+    Rest(Http1),
+    /// gRPC.
+    Grpc(Http2),
+}
+
+impl Wire {
+    /// A connection that will ask for the same thing again and again.
+    ///
+    /// # Errors
+    ///
+    /// If the request is larger than what can be sent without being asked for it.
+    pub fn new(protocol: Protocol, address: SocketAddr, path: &str, body: &[u8]) -> Result<Self> {
+        Ok(match protocol {
+            Protocol::Rest => Self::Rest(Http1::new(address, path, body)),
+            Protocol::Grpc => Self::Grpc(Http2::new(address, path, body)?),
+        })
+    }
+
+    /// The bytes of the next request.
+    pub fn request(&mut self) -> &[u8] {
+        match self {
+            Self::Rest(wire) => &wire.request,
+            Self::Grpc(wire) => wire.request(),
+        }
+    }
+
+    /// Takes from what has arrived; gives the body, or the message, of the answer when it is there. What is to be sent
+    /// back besides is put into `reply`.
+    ///
+    /// # Errors
+    ///
+    /// If the answer is none, or says that the request has failed.
+    pub fn take<'a>(&'a mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<&'a [u8]>> {
+        match self {
+            Self::Rest(wire) => wire.take(arrived),
+            Self::Grpc(wire) => wire.take(arrived, reply),
+        }
+    }
+}
+
+/// HTTP/1.1 with keep-alive and bodies of a known length.
+pub struct Http1 {
+    request: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Http1 {
+    fn new(address: SocketAddr, path: &str, body: &[u8]) -> Self {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        Self { request: [head.as_bytes(), body].concat(), body: Vec::new() }
+    }
+
+    fn take(&mut self, arrived: &mut Vec<u8>) -> Result<Option<&[u8]>> {
+        let Some(end) = memmem::find(arrived, b"\r\n\r\n") else { return Ok(None) };
+        let head = &arrived[..end];
+        if !head.starts_with(b"HTTP/1.1 200 ") {
+            return Err(String::from_utf8_lossy(arrived).into());
+        }
+        let field = b"\r\ncontent-length: ";
+        let length = memmem::find(head, field).map(|start| &head[start + field.len()..]).ok_or("no content-length")?;
+        let digits = length.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        let whole = end + 4 + std::str::from_utf8(digits)?.parse::<usize>()?;
+        if arrived.len() < whole {
+            return Ok(None);
+        }
+        self.body.clear();
+        self.body.extend_from_slice(&arrived[end + 4..whole]);
+        arrived.drain(..whole);
+        Ok(Some(&self.body))
+    }
+}
+
+/// The head of a frame of HTTP/2: the length in three bytes, kind, flags, and the stream in four bytes.
+const FRAME_HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GO_AWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+/// Flags; of settings and pings the first means that they are answers.
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+const INITIAL_WINDOW_SIZE: u8 = 4;
+const LARGEST_WINDOW: u32 = i32::MAX as u32;
+/// What a window is where nobody has said otherwise.
+const FIRST_WINDOW: u32 = 65_535;
+const MAX_FRAME: usize = 16_384;
+
+/// The prefix of a gRPC message: a flag, and the length in four bytes.
+const PREFIX: usize = 5;
+
+/// HTTP/2 with one stream at a time.
+pub struct Http2 {
+    first: Vec<u8>,
+    /// A request with all that the server has to be told once left out, and where in it the number of the stream is.
+    next: Vec<u8>,
+    streams_at: Vec<usize>,
+    stream: u32,
+    message: Vec<u8>,
+    /// How much has come since the window was last widened.
+    received: u32,
+}
+
+impl Http2 {
+    fn new(address: SocketAddr, path: &str, message: &[u8]) -> Result<Self> {
+        let mut framed = vec![0];
+        framed.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
+        framed.extend_from_slice(message);
+        if framed.len() > FIRST_WINDOW as usize {
+            return Err("the message is larger than what may be sent without being asked for".into());
+        }
+        let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let window = [&[0, INITIAL_WINDOW_SIZE][..], &LARGEST_WINDOW.to_be_bytes()].concat();
+        put_frame(&mut first, SETTINGS, 0, 0, &window);
+        put_frame(&mut first, WINDOW_UPDATE, 0, 0, &(LARGEST_WINDOW - FIRST_WINDOW).to_be_bytes());
+        // Names and values that the server is to remember; `:method: POST` and `:scheme: http` everybody knows.
+        let mut told = vec![0x83, 0x86, 0x44];
+        put_text(&mut told, path)?;
+        told.push(0x41);
+        put_text(&mut told, &address.to_string())?;
+        told.push(0x5f);
+        put_text(&mut told, "application/grpc")?;
+        told.push(0x40);
+        put_text(&mut told, "te")?;
+        put_text(&mut told, "trailers")?;
+        put_request(&mut first, &told, &framed);
+        // The four that it remembers, the oldest with the highest number.
+        let mut next = Vec::new();
+        let streams_at = put_request(&mut next, &[0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe], &framed);
+        Ok(Self { first, next, streams_at, stream: 1, message: Vec::new(), received: 0 })
+    }
+
+    fn request(&mut self) -> &[u8] {
+        let stream = self.stream;
+        self.stream += 2;
+        self.message.clear();
+        if stream == 1 {
+            return &self.first;
+        }
+        for &at in &self.streams_at {
+            self.next[at..at + 4].copy_from_slice(&stream.to_be_bytes());
+        }
+        &self.next
+    }
+
+    fn take(&mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<&[u8]>> {
+        let mut is_answered = false;
+        let mut rest = &arrived[..];
+        while let Some((head, payload)) = rest.split_first_chunk::<FRAME_HEAD>() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let Some((payload, after)) = payload.split_at_checked(length) else { break };
+            rest = after;
+            let (kind, flags) = (head[3], head[4]);
+            match kind {
+                DATA => {
+                    self.message.extend_from_slice(payload);
+                    self.received += length as u32;
+                }
+                SETTINGS if flags & ACK == 0 => put_frame(reply, SETTINGS, ACK, 0, &[]),
+                PING if flags & ACK == 0 => put_frame(reply, PING, ACK, 0, payload),
+                RESET | GO_AWAY => return Err(format!("the server has broken off: {payload:?}").into()),
+                _ => {}
+            }
+            is_answered |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+        }
+        let taken = arrived.len() - rest.len();
+        arrived.drain(..taken);
+        if self.received > LARGEST_WINDOW / 2 {
+            put_frame(reply, WINDOW_UPDATE, 0, 0, &self.received.to_be_bytes());
+            self.received = 0;
+        }
+        if !is_answered {
+            return Ok(None);
+        }
+        // A call that fails has no message; its status is in trailers, which are not read here.
+        let message = self.message.get(PREFIX..).ok_or("the call has failed")?;
+        Ok(Some(message))
+    }
+}
+
+fn put_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// Puts in the frames of a request on stream 1; says where the numbers of the stream are.
+fn put_request(out: &mut Vec<u8>, headers: &[u8], framed: &[u8]) -> Vec<usize> {
+    let mut streams_at = vec![out.len() + FRAME_HEAD - 4];
+    put_frame(out, HEADERS, END_HEADERS, 1, headers);
+    let mut parts = framed.chunks(MAX_FRAME).peekable();
+    while let Some(part) = parts.next() {
+        streams_at.push(out.len() + FRAME_HEAD - 4);
+        put_frame(out, DATA, if parts.peek().is_none() { END_STREAM } else { 0 }, 1, part);
+    }
+    streams_at
+}
+
+/// A text as headers have it, without compression.
+fn put_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
+    let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
+    out.push(length.ok_or("the text is too long for a header")?);
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
+}
