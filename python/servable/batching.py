@@ -44,8 +44,9 @@ class BatchScheduler:
     The function gets arrays, read-only, as positional and keyword arguments just as the callers
     pass them, and returns an array, a tuple or list of arrays, or a dict of arrays by name; each has
     as many rows, that is the size of axis 0, as the arguments. It is called on threads of the
-    scheduler, from several at once if `num_batch_threads` is more than 1, and must neither keep
-    its arguments' memory nor call the scheduler. What it raises reaches every caller of that batch:
+    scheduler or, where a batch can begin at once, on that of a call without a time-out; from several
+    at once if `num_batch_threads` is more than 1. It must neither keep its arguments' memory nor
+    call the scheduler. What it raises reaches every caller of that batch:
     a `ServableError` as it is, anything else as a `BackendError` with its text.
 
     Calls share a batch if they pass the same number of arrays, under the same names, of the same
@@ -166,7 +167,7 @@ class _Batches:
         self._form: _Form | None = None
 
     def run(self, lent: list[Any], timeout: float | None) -> list[_Elements]:
-        """Run one batch, on one of the scheduler's threads."""
+        """Run one batch, on whatever thread."""
         del timeout  # the function has no way to be told
         layout = self._layout
         arrays = [array_of(*pair) for pair in zip(lent, layout.dtypes, strict=True)]

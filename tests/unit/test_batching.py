@@ -303,7 +303,22 @@ def test_a_program_may_end_without_closing_anything() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[42]\n", "")
 
 
-def test_a_waiting_program_can_be_interrupted() -> None:
+def test_a_call_that_can_begin_at_once_runs_where_it_is_made() -> None:
+    threads: list[int] = []
+
+    def function(x: Array) -> Array:
+        threads.append(threading.get_ident())
+        return x
+
+    with BatchScheduler(function) as batched:
+        batched([1])
+        batched([1], timeout_seconds=10)
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, False], "who gives up cannot run it"
+
+
+@pytest.mark.parametrize("time", ["", ", timeout_seconds=60"])
+def test_a_program_can_be_interrupted_whoever_runs_its_batch(time: str) -> None:
     program = (
         "import signal, threading\n"
         "from servable.batching import BatchScheduler\n"
@@ -316,7 +331,7 @@ def test_a_waiting_program_can_be_interrupted() -> None:
         "    return x\n"
         "with BatchScheduler(interrupt) as batched:\n"
         "    try:\n"
-        "        batched([1])\n"
+        f"        batched([1]{time})\n"
         "    except KeyboardInterrupt:\n"
         "        print('interrupted')\n"
         "    go_on.set()\n"

@@ -1,8 +1,11 @@
 //! The batch scheduler for functions of Python: `BatchThreads`, its queues, and the two ways to wait for an answer.
 //!
-//! A thread that waits is parked outside the interpreter and woken without it; an event loop is told through a socket.
-//! So the threads that run batches take the interpreter once a batch, and never to hand out answers.
+//! A thread whose call can begin at once runs the batch itself: a call from one thread to another and back costs more
+//! than many a function, and the interpreter is at hand. A thread that waits is parked outside the interpreter and woken
+//! without it; an event loop is told through a socket. So the threads that run batches take the interpreter once a
+//! batch, and never to hand out answers.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -12,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use servable_core::batch::{Answer, Queue, RunBatch, Scheduler, Ticket};
@@ -75,6 +78,12 @@ impl Drop for PyBatchThreads {
     }
 }
 
+thread_local! {
+    /// What has ended a run on this thread and is no failure of the function: `KeyboardInterrupt`, `SystemExit`. It is
+    /// for the caller that runs the batch; for the others the run has failed.
+    static INTERRUPT: Cell<Option<PyErr>> = const { Cell::new(None) };
+}
+
 /// Runs the batches of a queue in Python.
 struct PythonBatch {
     run: Py<PyAny>,
@@ -87,7 +96,14 @@ impl RunBatch for PythonBatch {
             let returned = self.run.bind(py).call1((lend(py, inputs)?, timeout))?;
             tensors(returned.extract()?)
         };
-        Python::try_attach(|py| run(py).map_err(|error| errors::from_python(py, &error)))
+        let failed = |py: Python<'_>, error: PyErr| {
+            let answer = errors::from_python(py, &error);
+            if !error.is_instance_of::<PyException>(py) {
+                INTERRUPT.set(Some(error));
+            }
+            answer
+        };
+        Python::try_attach(|py| run(py).map_err(|error| failed(py, error)))
             .unwrap_or_else(|| Err(ServingError::new(Code::Unavailable, "the interpreter is shutting down")))
     }
 }
@@ -108,7 +124,21 @@ impl PyBatchQueue {
     ) -> PyResult<Bound<'py, PyList>> {
         let timeout = timeout_seconds.map(seconds).transpose()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let ticket = self.put(py, inputs, deadline)?;
+        let inputs = tensors(inputs)?;
+        // A caller that may have to give up waits for a thread; any other is as good a place to run a batch as that.
+        let (ticket, lead) = if deadline.is_none() {
+            self.queue.submit_or_lead(inputs, Call::default())
+        } else {
+            self.queue.submit(inputs, Call::until(deadline)).map(|ticket| (ticket, None))
+        }
+        .map_err(|error| errors::to_python(py, &error))?;
+        if let Some(lead) = lead {
+            INTERRUPT.take();
+            lead.run();
+            if let Some(interrupt) = INTERRUPT.take() {
+                return Err(interrupt);
+            }
+        }
         lend_answer(py, wait(py, ticket, deadline)?)
     }
 
@@ -119,7 +149,8 @@ impl PyBatchQueue {
         completions: &PyCompletions,
         number: u64,
     ) -> PyResult<PyBatchTicket> {
-        let mut ticket = self.put(py, inputs, None)?;
+        let ticket = self.queue.submit(tensors(inputs)?, Call::default());
+        let mut ticket = ticket.map_err(|error| errors::to_python(py, &error))?;
         let waker = Waker::from(Arc::new(Notice { completed: Arc::clone(&completions.completed), number }));
         let state = match Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)) {
             Poll::Pending => Pending::Waiting(ticket),
@@ -132,15 +163,12 @@ impl PyBatchQueue {
     }
 }
 
-impl PyBatchQueue {
-    fn put(&self, py: Python<'_>, inputs: Vec<Sent<'_>>, deadline: Option<Instant>) -> PyResult<Ticket> {
-        let inputs = tensors(inputs)?;
-        py.detach(|| self.queue.submit(inputs, Call::until(deadline))).map_err(|error| errors::to_python(py, &error))
-    }
-}
-
 /// Waits on the calling thread, outside the interpreter but for a look at signals now and then.
 fn wait(py: Python<'_>, mut ticket: Ticket, deadline: Option<Instant>) -> PyResult<Answer> {
+    // A batch that the caller has run itself has answered it, too.
+    if let Poll::Ready(answer) = Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())) {
+        return Ok(answer);
+    }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     loop {
         let now = Instant::now();
