@@ -11,50 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from support import models
 from support.grpc_client import GrpcClient, RpcError
+from support.metrics_page import PATH, Growth, labels, monitoring_flag, scrape
 from support.server_process import COMMAND, ServerProcess, StartServer, model_config
 
-PATH = "/monitoring/prometheus/metrics"
 SERVING = ":tensorflow:serving:"
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 
-Page = dict[str, dict[tuple[tuple[str, str], ...], float]]
-
-
 GUIDE = (models.ROOT / "docs/guides/metrics.md").read_text()
-
-
-def monitoring_flag(directory: Path, text: str = "prometheus_config { enable: true }") -> str:
-    """The flag with a file that says so."""
-    file = directory / "monitoring.config"
-    file.write_text(text)
-    return f"--monitoring_config_file={file}"
-
-
-def scrape(server: ServerProcess, path: str = PATH) -> Page:
-    """Every sample by its name and labels."""
-    reply = server.get(path)
-    assert (reply.status, reply.headers["content-type"]) == (200, "text/plain"), reply.body
-    text = reply.body.decode()
-    declared = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
-    samples: Page = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            # The parser puts this behind the names of all counters.
-            name = sample.name if sample.name in declared else sample.name.removesuffix("_total")
-            points = samples.setdefault(name, {})
-            labels = tuple(sample.labels.items())
-            assert labels not in points, f"{name}{labels} twice"
-            points[labels] = sample.value
-    return samples
-
-
-def labels(**values: str) -> tuple[tuple[str, str], ...]:
-    """Labels in the order of the page."""
-    return tuple(values.items())
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +38,6 @@ def server(
         process.wait_until_available("half_plus_two")
         yield process
         assert process.is_running, process.log
-
-
-class Growth:
-    """How much the samples of a page have grown since the start of a test."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._before = scrape(server)
-
-    def __call__(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-        before = self._before.get(name, {})
-        now = scrape(self._server).get(name, {})
-        grown = {labels: value - before.get(labels, 0) for labels, value in now.items()}
-        return {labels: value for labels, value in grown.items() if value}
 
 
 @pytest.fixture

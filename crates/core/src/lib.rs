@@ -10,6 +10,7 @@ pub mod batch;
 pub mod body;
 pub mod call;
 pub mod codec;
+pub mod distribution;
 pub mod error;
 pub mod executor;
 pub mod grpc;

@@ -14,6 +14,7 @@ mod options;
 mod pool;
 mod queue;
 mod scheduler;
+mod statistics;
 mod task;
 #[cfg(test)]
 mod testing;
@@ -22,5 +23,6 @@ mod work;
 pub use options::{BatchingOptions, PoolOptions};
 pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
+pub use statistics::{SizeTally, Standing, Statistics, Tally};
 pub use task::{Answer, Ticket};
 pub use work::RunBatch;

@@ -14,6 +14,7 @@ use slab::Slab;
 
 use super::options::BatchingOptions;
 use super::queue::Waiting;
+use super::statistics::Statistics;
 use super::task::Task;
 use super::work::{RunBatch, Work};
 use crate::error::{Code, Result, ServingError};
@@ -29,6 +30,7 @@ struct Line {
     led_since: Option<Instant>,
     options: Arc<BatchingOptions>,
     run: Arc<dyn RunBatch>,
+    statistics: Arc<Statistics>,
 }
 
 /// Which thread has to look at the queues because of a change.
@@ -70,6 +72,12 @@ impl Line {
     fn is_due(&self, now: Instant) -> bool {
         self.waiting.is_ready(now) && self.led_since.is_none_or(|since| since + LEAD < now)
     }
+
+    /// Says how long the queue has become.
+    fn note_length(&self) {
+        let (batches, rows) = self.waiting.length();
+        self.statistics.waits(batches, rows);
+    }
 }
 
 impl State {
@@ -93,6 +101,7 @@ impl State {
             self.turns.push_back(number);
         }
         let began = line.waiting.insert(task, &place, now);
+        line.note_length();
         if line.is_due(now) {
             if can_lead {
                 line.led_since = Some(now);
@@ -148,9 +157,16 @@ impl State {
     /// A batch of this queue, and its place.
     fn take_from(&mut self, number: usize, now: Instant) -> Option<(Work, Option<Line>)> {
         let line = &mut self.lines[number];
-        let (batch, _) = line.waiting.take(now)?;
+        let (batch, closed) = line.waiting.take(now)?;
         self.running += 1;
-        let work = Work { batch, options: Arc::clone(&line.options), run: Arc::clone(&line.run) };
+        line.note_length();
+        let work = Work {
+            batch,
+            closed,
+            options: Arc::clone(&line.options),
+            run: Arc::clone(&line.run),
+            statistics: Arc::clone(&line.statistics),
+        };
         self.turns.retain(|&turn| turn != number);
         if !line.waiting.is_empty() {
             self.turns.push_back(number);
@@ -190,9 +206,9 @@ impl Pool {
     }
 
     /// Adds a queue; gives its number.
-    pub(super) fn add(&self, options: BatchingOptions, run: Arc<dyn RunBatch>) -> usize {
+    pub(super) fn add(&self, options: BatchingOptions, run: Arc<dyn RunBatch>, statistics: Arc<Statistics>) -> usize {
         let options = Arc::new(options);
-        let line = Line { waiting: Waiting::new(Arc::clone(&options)), led_since: None, run, options };
+        let line = Line { waiting: Waiting::new(Arc::clone(&options)), led_since: None, run, options, statistics };
         self.state().lines.insert(line)
     }
 

@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a batch was taken when it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closed {
     /// It was full, or the next request did not fit.
     Size,
@@ -30,6 +30,18 @@ pub enum Closed {
     Idle,
     /// The queue is being closed.
     Shutdown,
+}
+
+impl Closed {
+    /// The word for it on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Timeout => "timeout",
+            Self::Idle => "idle_thread",
+            Self::Shutdown => "shutdown",
+        }
+    }
 }
 
 /// Requests that are run together.
@@ -60,16 +72,23 @@ pub(super) enum Place {
 pub(super) struct Waiting {
     options: Arc<BatchingOptions>,
     batches: VecDeque<Batch>,
+    /// The rows of all of them that count towards their sizes.
+    weight: usize,
     is_closing: bool,
 }
 
 impl Waiting {
     pub(super) fn new(options: Arc<BatchingOptions>) -> Self {
-        Self { options, batches: VecDeque::new(), is_closing: false }
+        Self { options, batches: VecDeque::new(), weight: 0, is_closing: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    /// How many batches wait, and how many rows are in them.
+    pub(super) fn length(&self) -> (usize, usize) {
+        (self.batches.len(), self.weight)
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -151,6 +170,7 @@ impl Waiting {
 
     /// Takes in an admitted task; says whether it has begun a batch.
     pub(super) fn insert(&mut self, task: Task, place: &Place, now: Instant) -> bool {
+        self.weight += task.weight();
         match *place {
             Place::Join(batch) => {
                 self.batches[batch].add(task);
@@ -216,7 +236,9 @@ impl Waiting {
     pub(super) fn take(&mut self, now: Instant) -> Option<(Batch, Closed)> {
         let ready = self.batches.iter().enumerate().filter_map(|(index, batch)| Some((index, self.ready(batch, now)?)));
         let (index, closed) = ready.min_by_key(|&(index, _)| self.batches[index].due)?;
-        self.batches.remove(index).map(|batch| (batch, closed))
+        let batch = self.batches.remove(index)?;
+        self.weight -= batch.weight;
+        Some((batch, closed))
     }
 }
 

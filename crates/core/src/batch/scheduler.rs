@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use super::options::{BatchingOptions, PoolOptions};
 use super::pool::Pool;
+use super::statistics::Statistics;
 use super::task::{Task, Ticket};
 use super::work::RunBatch;
 use crate::call::Call;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::tensor::Tensor;
 
 /// A pool of threads that run batches.
@@ -45,8 +46,9 @@ impl Scheduler {
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub fn queue(&self, options: BatchingOptions, run: impl RunBatch) -> Result<Queue> {
         options.check()?;
-        let number = self.pool.add(options, Arc::new(run));
-        Ok(Queue { pool: Arc::clone(&self.pool), number })
+        let statistics: Arc<Statistics> = Arc::default();
+        let number = self.pool.add(options, Arc::new(run), Arc::clone(&statistics));
+        Ok(Queue { pool: Arc::clone(&self.pool), number, statistics })
     }
 }
 
@@ -68,6 +70,7 @@ impl Drop for Scheduler {
 pub struct Queue {
     pool: Arc<Pool>,
     number: usize,
+    statistics: Arc<Statistics>,
 }
 
 impl Queue {
@@ -81,10 +84,7 @@ impl Queue {
     /// `INVALID_ARGUMENT` if the inputs have no common dimension 0 or are more rows than a batch takes; `UNAVAILABLE`
     /// if the queue is full or closed. The ticket says what came of the request later.
     pub fn submit(&self, inputs: Vec<Tensor>, call: Call) -> Result<Ticket> {
-        let now = Instant::now();
-        let (task, ticket) = Task::new(inputs, call, now)?;
-        self.pool.submit(self.number, task, false, now)?;
-        Ok(ticket)
+        self.put(inputs, call, false).map(|(ticket, _)| ticket)
     }
 
     /// Puts a request into the queue, for a caller that is as good a place to run a batch as any; never waits.
@@ -97,10 +97,24 @@ impl Queue {
     ///
     /// As [`Queue::submit`].
     pub fn submit_or_lead(&self, inputs: Vec<Tensor>, call: Call) -> Result<(Ticket, Option<Lead<'_>>)> {
+        let (ticket, leads) = self.put(inputs, call, true)?;
+        Ok((ticket, leads.then_some(Lead { queue: self })))
+    }
+
+    /// Puts a request into the queue; says whether its caller has the lead.
+    fn put(&self, inputs: Vec<Tensor>, call: Call, can_lead: bool) -> Result<(Ticket, bool)> {
         let now = Instant::now();
         let (task, ticket) = Task::new(inputs, call, now)?;
-        let leads = self.pool.submit(self.number, task, true, now)?;
-        Ok((ticket, leads.then_some(Lead { queue: self })))
+        let submitted = self.pool.submit(self.number, task, can_lead, now);
+        if submitted.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
+            self.statistics.refused();
+        }
+        Ok((ticket, submitted?))
+    }
+
+    /// What it has done, and how it stands; whoever keeps this can read it when the queue is gone.
+    pub fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
     }
 }
 

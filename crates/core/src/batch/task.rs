@@ -16,6 +16,15 @@ use crate::tensor::Tensor;
 /// What a batch returns for one request, or why it does not.
 pub type Answer = Result<Vec<Tensor>>;
 
+/// Why a request was not run when the turn of its batch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// Its deadline had passed.
+    Expired,
+    /// Its caller had gone away before that.
+    Abandoned,
+}
+
 /// A request, or a piece of one, that waits for its batch.
 pub(super) struct Task {
     /// One tensor for each input of the queue; their dimensions 0 are all `rows`.
@@ -77,18 +86,23 @@ impl Task {
     }
 
     /// The task, if anybody still waits for its answer; one whose time is over is told so here.
-    pub(super) fn if_wanted(self, now: Instant) -> Option<Self> {
-        if self.reply.is_abandoned() {
-            return None;
-        }
+    ///
+    /// # Errors
+    ///
+    /// Why it need not be run.
+    pub(super) fn if_wanted(self, now: Instant) -> Result<Self, Dropped> {
+        // Whoever had a deadline has gone away because of it.
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.answer(Err(expired()));
-            return None;
+            return Err(Dropped::Expired);
+        }
+        if self.reply.is_abandoned() {
+            return Err(Dropped::Abandoned);
         }
         if let Some(has_begun) = &self.has_begun {
             has_begun.store(true, Ordering::Release);
         }
-        Some(self)
+        Ok(self)
     }
 
     /// Sends the answer, if anybody still waits for it.

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::assemble;
 use super::options::BatchingOptions;
-use super::queue::Batch;
+use super::queue::{Batch, Closed};
+use super::statistics::Statistics;
 use super::task::Task;
 use crate::error::{Result, ServingError};
 use crate::executor::RunOptions;
@@ -35,14 +36,19 @@ impl<F: Fn(Vec<Tensor>, &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'sta
 /// A batch that a thread has taken.
 pub(super) struct Work {
     pub(super) batch: Batch,
+    pub(super) closed: Closed,
     pub(super) options: Arc<BatchingOptions>,
     pub(super) run: Arc<dyn RunBatch>,
+    pub(super) statistics: Arc<Statistics>,
 }
 
 impl Work {
     /// Runs the batch and answers each of its requests; says how many there were that anybody still wanted.
     pub(super) fn carry_out(self, now: Instant) -> usize {
-        let mut tasks: Vec<Task> = self.batch.tasks.into_iter().filter_map(|task| task.if_wanted(now)).collect();
+        let waits = self.batch.tasks.iter().map(|task| now.saturating_duration_since(task.arrived));
+        let running = self.statistics.taken(self.closed, waits);
+        let wanted = |task: Task| task.if_wanted(now).map_err(|why| self.statistics.dropped(why)).ok();
+        let mut tasks: Vec<Task> = self.batch.tasks.into_iter().filter_map(wanted).collect();
         let count = tasks.len();
         if count == 0 {
             return count;
@@ -56,7 +62,9 @@ impl Work {
             let outputs = self.run.run(inputs, &RunOptions { deadline })?;
             assemble::split_outputs(outputs, &rows, padded)
         }));
-        match outputs.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+        let outputs = outputs.unwrap_or_else(|panic| Err(panicked(&*panic)));
+        running.ended(rows.iter().sum(), padded, now.elapsed(), outputs.is_ok());
+        match outputs {
             Ok(answers) => tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
             Err(error) => tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),
         }

@@ -1,22 +1,10 @@
 //! Distributions and counts that many threads add to, each in memory of its own.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use super::page::Distribution;
-
-/// Limits at `scale`, `scale × growth`, and so on.
-pub(super) const fn exponential<const LIMITS: usize>(scale: f64, growth: f64) -> [f64; LIMITS] {
-    let mut limits = [scale; LIMITS];
-    let mut at = 1;
-    while at < LIMITS {
-        limits[at] = limits[at - 1] * growth;
-        at += 1;
-    }
-    limits
-}
+use crate::distribution::Distribution;
 
 /// Values that are only ever added to, spread over copies so that threads do not wait for each other's caches.
 pub(crate) struct Sharded<T>(Box<[Padded<T>]>);
@@ -102,21 +90,22 @@ impl<const LIMITS: usize> Histogram<LIMITS> {
 
     /// What was counted so far.
     pub(super) fn read(&self, limits: &'static [f64; LIMITS]) -> Distribution {
-        let mut counts = vec![0; LIMITS + 1];
+        let mut read = Distribution::new(limits);
         let mut thousandths = 0;
         for shard in self.0.iter() {
-            for (sum, count) in counts.iter_mut().zip(shard.counts.iter().chain([&shard.beyond])) {
+            for (sum, count) in read.counts.iter_mut().zip(shard.counts.iter().chain([&shard.beyond])) {
                 *sum += count.load(Ordering::Relaxed);
             }
             thousandths += shard.sum.load(Ordering::Relaxed);
         }
-        Distribution { limits: Cow::Borrowed(limits), counts, sum: thousandths as f64 / 1000.0 }
+        Distribution { sum: thousandths as f64 / 1000.0, ..read }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distribution::exponential;
 
     static LIMITS: [f64; 4] = exponential(1.0, 2.0);
 

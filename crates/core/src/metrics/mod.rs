@@ -3,6 +3,7 @@
 //! A request pays for a few additions to memory that belongs to its thread: the counters of a model are found when a
 //! version is published, not when it is asked. Only requests that never get as far as a version look a name up.
 
+mod batches;
 mod histogram;
 pub mod page;
 mod requests;
@@ -106,6 +107,7 @@ impl Metrics {
         let mut example_total = Family::counter("/tensorflow/serving/request_example_count_total", &["model"]);
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let mut graph_runs = runs::GraphRuns::default();
+        let mut batches = batches::BatchFamilies::default();
         for (name, Counted { metrics, .. }) in &models.by_name {
             for (status, count) in metrics.counts() {
                 request_count.add(&[name, status.name()], count);
@@ -120,6 +122,7 @@ impl Metrics {
                 }
                 graph_runs.add(&runs);
             }
+            batches.add(name, metrics.batches());
             if let Some(examples) = metrics.examples() {
                 example_total.add(&[name], examples.sum as u64);
                 example_counts.add(&[name], examples);
@@ -127,16 +130,15 @@ impl Metrics {
         }
         let mut families = vec![request_count, request_latency, runtime_latency, example_counts, example_total];
         families.extend(graph_runs.families());
+        families.extend(batches.families());
         families.extend(without_points());
         families
     }
 }
 
 /// What the original has on its page from the start, and nothing here adds to yet.
-fn without_points() -> [Family; 4] {
+fn without_points() -> [Family; 2] {
     [
-        Family::histogram("/tensorflow/serving/batching_session/queuing_latency", &["thread_pool_name"]),
-        Family::counter("/tensorflow/serving/batching_session/wrapped_run_count", &[]),
         Family::gauge("/tensorflow/serving/mlmd_map", &["model_name", "version"]),
         Family::counter("/tensorflow/serving/request_log_count", &["model_name", "status_code"]),
     ]

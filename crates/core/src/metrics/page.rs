@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
+
+pub use crate::distribution::Distribution;
 
 /// The kind of a metric, as its `# TYPE` line has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,27 +56,15 @@ pub enum Value {
     Distribution(Distribution),
 }
 
-/// How values are spread over ranges.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Distribution {
-    /// The upper limits of the ranges but the last; a value that is equal to a limit is above it.
-    pub limits: Cow<'static, [f64]>,
-    /// How many values are in each range: one more than there are limits.
-    pub counts: Vec<u64>,
-    /// The sum of all values.
-    pub sum: f64,
-}
-
-impl Distribution {
-    /// The number of all values.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
-
 impl From<u64> for Value {
     fn from(count: u64) -> Self {
         Self::Integer(count)
+    }
+}
+
+impl From<Duration> for Value {
+    fn from(time: Duration) -> Self {
+        Self::Float(time.as_secs_f64())
     }
 }
 

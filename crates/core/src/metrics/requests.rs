@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Sharded;
-use super::histogram::{Histogram, exponential};
-use super::page::Distribution;
+use super::batches::BatchMetrics;
+use super::histogram::Histogram;
 use super::runs::{LATENCY, RunMetrics, micros};
+use crate::distribution::{Distribution, exponential};
 use crate::error::Code;
 
 /// Limits of numbers of examples.
@@ -77,6 +78,7 @@ pub struct ModelMetrics {
     failures: Failures,
     examples: OnceLock<Histogram<15>>,
     runs: Mutex<Vec<Arc<RunMetrics>>>,
+    batches: BatchMetrics,
 }
 
 impl ModelMetrics {
@@ -104,6 +106,11 @@ impl ModelMetrics {
         let runs = Arc::new(RunMetrics::new(runtime));
         all.push(Arc::clone(&runs));
         runs
+    }
+
+    /// What is counted of its batches.
+    pub(crate) fn batches(&self) -> &BatchMetrics {
+        &self.batches
     }
 
     /// How many requests ended with each code, without those that none did.

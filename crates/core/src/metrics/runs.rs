@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::histogram::{Histogram, exponential};
-use super::page::{Distribution, Family};
+use super::histogram::Histogram;
+use super::page::Family;
+use crate::distribution::{Distribution, exponential};
 
 /// Limits of latencies, in microseconds.
 pub(super) static LATENCY: [f64; 33] = exponential(10.0, 1.8);

@@ -124,6 +124,9 @@ impl Batching {
             Ok(None) => return Err(inputs),
             Err(error) => return Ok(Err(error)),
         };
+        if let Some(&rows) = inputs.first().and_then(|input| input.shape().first()) {
+            handle.model().batches().asked(rows as usize, inputs.len());
+        }
         let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
         let is_quick = handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES;
         let (inputs, queue) = (permuted(inputs, &plan.inputs), &plan.route.queue);
@@ -195,13 +198,11 @@ impl Batching {
         let names = |specs: &[TensorSpec], order: &[usize]| {
             order.iter().map(|&position| specs[position].tensor_name.clone()).collect()
         };
-        let route = Arc::new(Route {
-            inputs: names(&signature.inputs, &order.inputs),
-            outputs: names(&signature.outputs, &order.outputs),
-            // The options were checked.
-            queue: self.scheduler.queue(self.options.clone(), run).ok()?,
-            company: Company::default(),
-        });
+        // The options were checked.
+        let queue = self.scheduler.queue(self.options.clone(), run).ok()?;
+        handle.model().batches().follow(Arc::clone(queue.statistics()));
+        let (inputs, outputs) = (names(&signature.inputs, &order.inputs), names(&signature.outputs, &order.outputs));
+        let route = Arc::new(Route { inputs, outputs, queue, company: Company::default() });
         routes.push(Arc::clone(&route));
         Some(route)
     }
