@@ -86,6 +86,7 @@ def test_every_finding_has_its_file_line_and_reason(
     [
         ("model_config_list {\n config { nme: 'm' } }", 2, 'has no field named "nme"'),
         ("prometheus_config {\n enable: yes\n}", 2, "yes"),
+        ("prometheus_config { path: '/metrics' }", None, "there is no metrics page"),
         (
             "max_batch_size { value: 8 }\nallowed_batch_sizes: [2, 4]",
             None,
@@ -129,6 +130,27 @@ def test_flags_are_those_of_a_server(checked: Checked, demo_models: Path) -> Non
     assert "are empty!" in found_error[3]
     (found_error,) = checked.findings("/nowhere/file")
     assert found_error[3] == "There is no such file"
+
+
+def test_a_monitoring_file_is_checked_as_a_server_would_read_it(
+    checked: Checked, demo_models: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "monitoring.config"
+    served = f"--model_base_path={demo_models / 'turtle3'}"
+    monitored = f"--monitoring_config_file={file}"
+    (missing,) = checked.findings(served, monitored)
+    assert missing[:2] == ("error", "monitoring.config")
+    assert "It cannot be read" in missing[3]
+    file.write_text("prometheus_config {\n  enabled: true }")
+    (unknown,) = checked.findings(served, monitored)
+    assert unknown[:3] == ("error", "monitoring.config", 2)
+    assert 'has no field named "enabled"' in unknown[3]
+    file.write_text("prometheus_config { enable: true path: 'metrics' }")
+    (unreachable,) = checked.findings(served, monitored)
+    assert unreachable[0] == "warning"
+    assert "its path does not begin with a slash: metrics" in unreachable[3]
+    file.write_text("prometheus_config { enable: true }")
+    assert checked.findings(served, monitored) == []
 
 
 def test_what_is_missing_in_a_model_is_said(
