@@ -36,7 +36,7 @@ from servable.config.platforms import (
     python_warm_up,
     tensorflow_platforms,
 )
-from servable.config.tls import read_tls, tls_files
+from servable.config.tls import read_tls, tls_context, tls_files
 from servable.credential_files import CredentialFiles, watch
 from servable.errors import ConfigError, ServableError
 from servable.gateway import Server
@@ -106,6 +106,7 @@ class ModelServer:
             # Made once there is a core; requests come later still.
             (lambda *change: self._repository.change(*change)) if flags.admin_api_port else None,
         )
+        self._admin: AdminServer | None = None
         self._credentials = self._credential_files()
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
@@ -149,7 +150,6 @@ class ModelServer:
         self._repository = ModelRepository(self._core)
         self._core.bus.subscribe(self._metrics.note)
         self._ports: list[int] = []
-        self._admin: AdminServer | None = None
         self._stopping = threading.Event()
         self._signals = 0
         # What `run` waits for. A simple queue may be filled by a signal handler at any moment.
@@ -292,6 +292,8 @@ class ModelServer:
                 raise
             message = f"Failed to BuildAndStart gRPC server: {error.message}"
             raise ConfigError(message) from error
+        if self._admin is not None:
+            self._admin.set_tls(tls_context(self._flags))
 
     def _poll_model_config(self) -> None:
         flags = self._flags
@@ -316,10 +318,13 @@ class ModelServer:
 
     def _bind_admin(self) -> AdminServer:
         api = AdminApi(self._core, self._server.shadow_statistics)
+        flags = self._flags
+        tls = tls_context(flags)
         admin = AdminServer(
-            api, self._flags.admin_api_address, self._flags.admin_api_port, self._may_administer
+            api, flags.admin_api_address, flags.admin_api_port, self._may_administer, tls
         )
-        _log.info("Administration API on %s:%d", self._flags.admin_api_address, admin.port)
+        how = " with TLS" if tls else ""
+        _log.info("Administration API on %s:%d%s", flags.admin_api_address, admin.port, how)
         return admin
 
     def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from support.certificates import Authority, Identity, ssl_config
 from support.grpc_client import GrpcClient, RpcError
-from support.server_process import ServerProcess, StartServer
+from support.server_process import ServerProcess, StartServer, free_port
 
 QUICK = "--credentials_poll_wait_seconds=0.05"
 INPUT = {"x": np.array([1.0], np.float32)}
@@ -70,6 +70,15 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    try:
+        socket.create_connection(("localhost", port), timeout=20).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def files(identity: Identity) -> list[str]:
@@ -240,3 +249,43 @@ def test_a_handshake_that_never_comes_holds_nobody_up(
     assert server.wait(10) == 0, "not even when the server stops"
     for connection in silent:
         connection.close()
+
+
+def test_the_administration_port_speaks_tls_and_knows_its_clients(
+    start: Callable[..., ServerProcess], authority: Authority, tmp_path: Path
+) -> None:
+    clients = Authority(tmp_path, "clients")
+    identity, port = authority.server(), free_port()
+    start(
+        f"--tls_certificate_file={identity.certificate}",
+        f"--tls_key_file={identity.key}",
+        f"--tls_client_ca_file={clients.file}",
+        f"--admin_api_port={port}",
+        QUICK,
+    )
+    known = authority.context(clients.client())
+
+    def models(context: ssl.SSLContext) -> list[str]:
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
+        try:
+            connection.request("GET", "/v1/admin/models")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            return [model["name"] for model in json.loads(answer.read())["models"]]
+        finally:
+            connection.close()
+
+    until(lambda: is_open(port))
+    assert models(known) == ["half_plus_two"]
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        models(authority.context())  # shows no certificate
+    plain = http.client.HTTPConnection("localhost", port, timeout=20)
+    plain.request("GET", "/v1/admin/models")
+    with pytest.raises((http.client.HTTPException, ConnectionError)):
+        plain.getresponse()
+    plain.close()
+
+    before = serial_number(port, known)
+    authority.server()  # renewed
+    until(lambda: serial_number(port, known) != before)
+    assert models(known) == ["half_plus_two"]

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,7 +61,14 @@ _HTTP_STATUS = {
 class AdminServer:
     """The administration API on a port of its own."""
 
-    def __init__(self, api: AdminApi, host: str, port: int, authorize: Authorize) -> None:
+    def __init__(
+        self,
+        api: AdminApi,
+        host: str,
+        port: int,
+        authorize: Authorize,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Bind the port; requests wait until `start`.
 
         Args:
@@ -68,12 +76,13 @@ class AdminServer:
             host: Where to listen.
             port: Which port.
             authorize: Says who may ask.
+            tls: What connections are encrypted with, if they are.
 
         Raises:
             ConfigError: The port is taken or may not be bound.
         """
         try:
-            self._server = _Server(api, host, port, authorize)
+            self._server = _Server(api, host, port, authorize, tls)
         except OSError as error:
             message = (
                 f"cannot listen on {host}:{port} for administration: {error.strerror or error}"
@@ -88,6 +97,10 @@ class AdminServer:
         """Begin to answer."""
         self._thread.start()
 
+    def set_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Encrypt connections that come from now on with this."""
+        self._server.tls = tls
+
     def close(self) -> None:
         """Stop accepting; requests under way go on while the process does."""
         if self._thread.is_alive():
@@ -100,9 +113,17 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = MAX_CONNECTIONS
 
-    def __init__(self, api: AdminApi, host: str, port: int, authorize: Authorize) -> None:
+    def __init__(
+        self,
+        api: AdminApi,
+        host: str,
+        port: int,
+        authorize: Authorize,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         self.api = api
         self.authorize = authorize
+        self.tls = tls
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         if ":" in host:
             self.address_family = socket.AF_INET6
@@ -141,20 +162,39 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "servable"
     sys_version = ""
 
+    request: socket.socket
+
     def setup(self) -> None:
-        super().setup()
+        tls = self.server.tls
+        if tls is not None:
+            # Not where connections are accepted, which a handshake that stalls would hold up.
+            self.request = tls.wrap_socket(
+                self.request, server_side=True, do_handshake_on_connect=False
+            )
         # Bounds the request as a whole; a limit on each read would let a trickle go on for ever.
         self._arrival = threading.Timer(REQUEST_SECONDS, self._give_up)
         self._arrival.daemon = True
         self._arrival.start()
+        if isinstance(self.request, ssl.SSLSocket):
+            try:
+                self.request.do_handshake()
+            except BaseException:
+                self._arrival.cancel()
+                self.request.close()
+                raise
+        super().setup()
 
     def finish(self) -> None:
         self._arrival.cancel()
         super().finish()
+        if isinstance(self.request, ssl.SSLSocket):
+            # The server knows only the socket below, which has handed its connection over.
+            self.server.shutdown_request(self.request)
 
     def _give_up(self) -> None:
         with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RD)
+            # Not the method of an encrypted socket, which would go on without encryption.
+            socket.socket.shutdown(self.request, socket.SHUT_RD)
 
     def _answer(self) -> None:
         try:

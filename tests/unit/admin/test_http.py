@@ -3,7 +3,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from servable.admin import http as admin_http
 from servable.admin.api import AdminRequest, AppliedError
 from servable.admin.http import AdminServer
 from servable.errors import Code, ConfigError, NotFoundError, ServableError
+from support.certificates import Authority
 
 
 class Api:
@@ -118,6 +121,26 @@ def test_a_request_that_does_not_arrive_is_given_up(
     assert b'"error"' in raw(server, b"PUT /x HTT")
     assert raw(server, b"PUT /x HTTP/1.1\r\nContent-Len") != b""
     assert raw(server, b"") == b""
+
+
+def test_a_handshake_that_stalls_is_given_up_and_holds_up_nobody(
+    server: AdminServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    identity = authority.server()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate, identity.key)
+    server.set_tls(context)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as stalled:
+        stalled.sendall(b"\x16\x03\x01")
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=20, context=authority.context()
+        )
+        connection.request("GET", "/text")
+        assert connection.getresponse().read() == b"text\n"
+        connection.close()
+    monkeypatch.setattr(admin_http, "REQUEST_SECONDS", 0.05)
+    assert raw(server, b"\x16\x03\x01")[:1] in (b"", b"\x15")  # nothing but an alert
 
 
 def test_connections_beyond_the_limit_are_closed(server: AdminServer) -> None:
