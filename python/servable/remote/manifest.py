@@ -7,7 +7,9 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +21,8 @@ _REVISIONS = (
     *("last_modified", "updated", "mtime", "created"),
 )
 """What drivers call the mark of one content of an object, the most telling first."""
+_TIMES = ("LastModified", "last_modified", "updated", "Last-Modified", "mtime")
+"""What drivers call the time at which an object was written."""
 _HEX = frozenset("0123456789abcdef")
 _BLOCK_BYTES = 1 << 20
 
@@ -57,6 +61,7 @@ class RemoteFile:
         size: Its bytes; `None` where the store does not say.
         revision: Stands for its content at the store; empty where the store has nothing like it.
         checksum: The hash of its content, where the store has one.
+        modified_seconds: When it was written, since the epoch and on the store's clock, where it says so.
     """
 
     path: str
@@ -64,6 +69,7 @@ class RemoteFile:
     size: int | None
     revision: str = ""
     checksum: Checksum | None = None
+    modified_seconds: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,12 @@ class Manifest:
     def total_bytes(self) -> int:
         """The size of all files, as far as it is known."""
         return sum(file.size or 0 for file in self.files)
+
+    @property
+    def modified_seconds(self) -> float | None:
+        """When its newest file was written, as far as the store says so."""
+        times = [file.modified_seconds for file in self.files]
+        return max((seconds for seconds in times if seconds is not None), default=None)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -133,7 +145,26 @@ def describe(scheme: str, path: str, info: Mapping[str, Any], has_md5_etags: boo
         size=None if size is None else int(size),
         revision=revision,
         checksum=read_checksum(info, has_md5_etags) if read_checksum else None,
+        modified_seconds=_modified(info),
     )
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    value = next((info[name] for name in _TIMES if info.get(name)), None)
+    if isinstance(value, str):
+        value = _parsed_time(value)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _parsed_time(text: str) -> datetime | None:
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            return parse(text.replace("Z", "+00:00"))
+        except ValueError:
+            continue
+    return None
 
 
 def _s3(info: Mapping[str, Any], has_md5_etags: bool) -> Checksum | None:

@@ -19,6 +19,7 @@ from servable.lifecycle.source import AspiredVersion, Target
 from servable.remote.store import RemoteStore
 from servable.remote.urls import shown
 from servable.sources.filesystem import parse_version
+from servable.sources.uploads import SETTLE_SECONDS, Uploads
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 _log = logging.getLogger(__name__)
@@ -158,6 +159,8 @@ class _Watch:
         self._has_listed = False
         self._problem: ServableError | None = None
         self._digests: dict[str, str] = {}
+        self._uploads = Uploads()
+        self._uploading: list[str] = []
         self._logged: tuple[str, ...] = ()
         if servable.poll_wait_seconds < 0:
             self._problem = NotFoundError(
@@ -197,7 +200,9 @@ class _Watch:
             has_listed = self._list()
             if self._problem is not None and not self._stop.is_set():
                 self._report(self.servable.name, self._problem)
-            if has_listed:
+            if has_listed and self._uploading:
+                pause = min(SETTLE_SECONDS, period or SETTLE_SECONDS)
+            elif has_listed:
                 if period == 0:
                     return
                 pause, retry = period, _FIRST_RETRY_SECONDS
@@ -216,8 +221,8 @@ class _Watch:
         warnings: list[str] = []
         try:
             names = self._store.directories(base_url)
-            found = _wanted(self.servable, names, warnings)
-            versions = [self._version(number, directory) for number, directory in found]
+            self._uploads.keep([self._url(directory) for directory in names])
+            versions = self._versions(names, warnings)
         except ServableError as error:
             self._problem = error
             self._log(logging.ERROR, [f"Servable {name} cannot be looked for: {error}"])
@@ -228,27 +233,64 @@ class _Watch:
             return False
         self._has_listed = True
         self._problem = None
-        if not versions:
+        if self._uploading and not versions:
+            self._problem = LoadError(
+                f"Version {self._uploading[0]} at {shown(base_url)} is still being uploaded",
+                code=Code.UNAVAILABLE,
+            )
+        elif not versions:
             self._problem = NotFoundError(
                 f"Unable to find a numerical version path for servable {name} at: {shown(base_url)}"
             )
         self._log(logging.WARNING, warnings)
         # Who asks for none does not want the last one kept.
         wants_none = self.servable.version_policy == Specific(())
-        if versions or wants_none or not self.servable.keep_last_version:
+        keeps = self.servable.keep_last_version or self._uploading
+        if versions or wants_none or not keeps:
             self._emit(self, versions)
         return True
 
-    def _version(self, number: int, directory: str) -> AspiredVersion[str]:
-        servable_id = ServableId(self.servable.name, number)
-        url = f"{self.servable.base_url.rstrip('/')}/{directory}"
+    def _versions(self, names: Iterable[str], warnings: list[str]) -> list[AspiredVersion[str]]:
+        """What the policy picks of the versions that are complete."""
+        complete: dict[str, AspiredVersion[str]] = {}
+        self._uploading = []
+        while True:
+            left = [name for name in names if name not in self._uploading]
+            told: list[str] = []
+            found = _wanted(self.servable, left, told)
+            for number, directory in found:
+                if directory not in complete:
+                    version = self._version(number, directory)
+                    if version is None:
+                        self._uploading.append(directory)
+                        break
+                    complete[directory] = version
+            else:
+                # That others are missing may be because they are still to come.
+                warnings += told if not self._uploading else []
+                for directory in self._uploading:
+                    warnings.append(
+                        f"{shown(self._url(directory))} is held back while it is being uploaded"
+                    )
+                return [complete[directory] for _, directory in found]
+
+    def _version(self, number: int, directory: str) -> AspiredVersion[str] | None:
+        """One version; `None` while it is being uploaded."""
+        servable_id, url = ServableId(self.servable.name, number), self._url(directory)
         try:
-            self._digests[url] = self._store.manifest(url).digest
+            manifest = self._store.manifest(url)
         except ServableError as error:
             if url not in self._digests:
                 return AspiredVersion(servable_id, error)
             # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
+        else:
+            if not self._uploads.is_complete(manifest):
+                return None
+            self._digests[url] = manifest.digest
         return AspiredVersion(servable_id, url, self._digests[url])
+
+    def _url(self, directory: str) -> str:
+        return f"{self.servable.base_url.rstrip('/')}/{directory}"
 
     def _log(self, level: int, messages: list[str]) -> None:
         if self._logged != tuple(messages):

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,7 @@ from servable.remote.manifest import Manifest
 from servable.remote.store import RemoteStore
 from servable.sources import All, Latest, Specific
 from servable.sources.remote import RemoteServable, RemoteSource
+from servable.sources.uploads import SETTLE_SECONDS
 from servable.sources.version_policy import VersionPolicy
 from servable.testing import RecordingTarget
 
@@ -287,3 +290,57 @@ def test_a_store_that_hangs_holds_up_one_stream() -> None:
     listing.join(10)
     bench.end()
     assert bench.target.last("h") == [], "what it says after it was dropped is not passed on"
+
+
+class DatedStore(RemoteStore):
+    """Says when the objects of versions were written.
+
+    Attributes:
+        new: The directories that something has just been written to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: set[str] = set()
+
+    def manifest(self, url: str) -> Manifest:
+        age = 0.0 if url.rpartition("/")[2] in self.new else 3600.0
+        listed = super().manifest(url)
+        modified = time.time() - age
+        return replace(
+            listed, files=tuple(replace(file, modified_seconds=modified) for file in listed.files)
+        )
+
+
+def test_a_version_that_is_being_uploaded_is_looked_at_again_soon_and_not_served() -> None:
+    store = DatedStore()
+    bench = Bench(store)
+    bench.put(1, 2)
+    store.new = {"2"}
+    bench.start(poll_wait_seconds=60.0)
+    try:
+        assert bench.versions() == [1]
+        assert bench.pauses == [SETTLE_SECONDS]
+        store.new.clear()
+        assert [version.id.version for version in bench.poll()] == [2]
+        assert bench.pauses[-1] == 60.0
+    finally:
+        bench.end()
+
+
+def test_while_the_only_version_is_being_uploaded_nothing_changes_and_the_reason_is_told() -> None:
+    store = DatedStore()
+    bench = Bench(store)
+    bench.put(1, 2)
+    store.new = {"2"}
+    bench.start(Specific((2,)), poll_wait_seconds=60.0)
+    try:
+        assert not bench.target.calls
+        problem = bench.source.problems()["m"]
+        assert problem.code is Code.UNAVAILABLE
+        assert problem.message == f"Version 2 at {bench.base_url} is still being uploaded"
+        store.new.clear()
+        assert [version.id.version for version in bench.poll()] == [2]
+        assert "m" not in bench.source.problems()
+    finally:
+        bench.end()

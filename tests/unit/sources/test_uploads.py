@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from servable.remote.manifest import Manifest, RemoteFile, describe
+from servable.sources.uploads import SETTLE_SECONDS, Uploads
+
+NOW = 1_000_000.0
+
+
+def manifest(*files: tuple[str, float | None], url: str = "s3://b/m/1") -> Manifest:
+    """The files of a version, with how long ago they were written."""
+    return Manifest(
+        url,
+        tuple(
+            RemoteFile(name, name, 1, name, modified_seconds=None if age is None else NOW - age)
+            for name, age in files
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "is_complete"),
+    [
+        ([("graph", 60.0), ("weights", SETTLE_SECONDS)], True),
+        ([("graph", 60.0), ("weights", SETTLE_SECONDS - 0.1)], False),
+        ([("graph", None)], True),
+        ([("graph", -3600.0)], False),
+    ],
+)
+def test_a_version_is_complete_once_none_of_its_objects_is_new(
+    files: list[tuple[str, float | None]], is_complete: bool
+) -> None:
+    assert Uploads(wall_clock=lambda: NOW).is_complete(manifest(*files)) is is_complete
+
+
+def test_where_the_clock_of_the_store_is_ahead_it_is_what_looks_the_same_for_as_long() -> None:
+    seconds = 0.0
+    uploads = Uploads(clock=lambda: seconds, wall_clock=lambda: NOW)
+    assert not uploads.is_complete(manifest(("graph", -3600.0)))
+    seconds += SETTLE_SECONDS
+    grown = manifest(("graph", -3600.0), ("weights", -3600.0))
+    assert not uploads.is_complete(grown)
+    seconds += SETTLE_SECONDS - 0.1
+    assert not uploads.is_complete(grown)
+    seconds += 0.1
+    assert uploads.is_complete(grown)
+
+
+def test_what_was_complete_once_stays_so_until_it_vanishes() -> None:
+    uploads = Uploads(wall_clock=lambda: NOW)
+    assert uploads.is_complete(manifest(("graph", 60.0)))
+    changed = manifest(("graph", 60.0), ("weights", 0.0))
+    assert uploads.is_complete(changed)
+    uploads.keep(["s3://b/m/1"])
+    assert uploads.is_complete(changed)
+    uploads.keep([])
+    assert not uploads.is_complete(changed)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2001-09-09T01:46:40Z", "Sun, 09 Sep 2001 01:46:40 GMT", 1_000_000_000, "not a time"],
+)
+def test_times_are_read_as_drivers_write_them(time: object) -> None:
+    file = describe("gs", "graph", {"name": "graph", "size": 1, "updated": time}, False)
+    assert file.modified_seconds == (None if time == "not a time" else 1e9)
