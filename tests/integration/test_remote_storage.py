@@ -1,10 +1,7 @@
-"""Base paths in a real object store and on a real web server, with everything that breaks there."""
+"""Base paths in a real object store, with everything that breaks there."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import http.server
 import os
 import shutil
 import subprocess
@@ -12,9 +9,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -23,6 +19,7 @@ from servable.remote.cache import VersionCache
 from servable.remote.fetch import FetchedVersion, Fetcher, FetchOptions
 from servable.remote.store import RemoteStore
 from servable.sources.remote import RemoteServable, RemoteSource
+from servable.sources.uploads import SETTLE_SECONDS, Uploads
 from servable.testing import RecordingTarget
 from support.s3_server import Proxy, S3Server, weed_command
 from support.server_process import ServerProcess, StartServer
@@ -255,6 +252,25 @@ except ServableError as error:
 
 
 class TestSource:
+    def test_a_version_is_complete_when_nothing_was_added_for_a_while(
+        self, s3: S3Server, bucket: str, use: Callable[..., None]
+    ) -> None:
+        url, now = f"{bucket}/m/1", time.time()
+        put(s3, f"{url}/saved_model.pb", b"graph")
+        first = RemoteStore().manifest(url).modified_seconds
+        assert first is not None
+        assert abs(first - now) < 30, "by the clock of this machine, which runs both"
+        time.sleep(1.1)  # the store tells whole seconds
+        put(s3, f"{url}/variables/variables.index", b"index")
+
+        manifest = RemoteStore().manifest(url)
+
+        last = manifest.modified_seconds
+        assert last is not None
+        assert last > first
+        assert not Uploads(wall_clock=lambda: last + SETTLE_SECONDS - 0.1).is_complete(manifest)
+        assert Uploads(wall_clock=lambda: last + SETTLE_SECONDS).is_complete(manifest)
+
     def test_versions_are_found_and_taken_up(
         self, s3: S3Server, bucket: str, use: Callable[..., None]
     ) -> None:
@@ -274,135 +290,34 @@ class TestSource:
             source.close(10)
 
 
-class WebHandler(http.server.SimpleHTTPRequestHandler):
-    """Python's web server: listings, but neither ranges nor checksums."""
+@pytest.fixture
+def start(s3: S3Server, tmp_path: Path, start_server: StartServer) -> Callable[..., ServerProcess]:
+    """Starts a server that knows the store, looks often, and shares its cache with others of the test."""
+    flags = [f"--remote_cache_directory={tmp_path / 'cache'}", "--remote_poll_wait_seconds=0.2"]
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+    def start(models: Mapping[str, object], **options: str) -> ServerProcess:
+        return start_server(models, *flags, environment=s3.environment(**options))
 
-
-class RangeHandler(WebHandler):
-    """A web server that knows ranges and validators, as most do.
-
-    Attributes:
-        ranges: Those that were asked for and granted.
-    """
-
-    ranges: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if path.is_dir():
-            super().do_GET()
-            return
-        content = path.read_bytes()
-        wanted, start = self.headers.get("Range"), 0
-        if wanted and self.headers["If-Range"] == self.date_time_string(int(path.stat().st_mtime)):
-            self.ranges.append(wanted)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:])
+    return start
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The URL and the directory of a web server."""
-    root = tmp_path / "web"
-    root.mkdir()
-    with serving(WebHandler, root) as url:
-        yield url, root
-
-
-@contextlib.contextmanager
-def serving(handler_class: type[WebHandler], root: Path) -> Iterator[str]:
-    """Serve a directory; the URL is that of the server."""
-    handler = functools.partial(handler_class, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-class TestWeb:
-    def test_listings_of_a_web_server_are_base_paths(
-        self, web: tuple[str, Path], fetcher: Fetcher
-    ) -> None:
-        url, root = web
-        content = noise(3 * MIB)
-        (root / "m/1/variables").mkdir(parents=True)
-        (root / "m/1/saved_model.pb").write_bytes(b"graph")
-        (root / "m/1/variables/with space %").write_bytes(content)
-        (root / "m/README").write_text("no version")
-
-        assert fetcher.store.directories(f"{url}/m") == ["1"]
-        fetched = fetcher.fetch(f"{url}/m/1", NEVER)
-
-        assert read(fetched, "saved_model.pb") == b"graph"
-        assert read(fetched, "variables/with space %") == content
-
-    def test_a_connection_that_breaks_is_begun_anew_without_ranges(
-        self, web: tuple[str, Path], fetcher: Fetcher
-    ) -> None:
-        url, root = web
-        content = noise(3 * MIB)
-        (root / "m/1").mkdir(parents=True)
-        (root / "m/1/f").write_bytes(content)
-        proxy = Proxy(int(url.rsplit(":", 1)[1]))
-        proxy.cut_after = MIB
-        broken = f"{proxy.endpoint}/m/1"
-        with pytest.raises(ServableError) as raised:
-            fetcher.fetch(broken, NEVER)
-        assert raised.value.code is Code.UNAVAILABLE
-
-        proxy.cut_after = None
-        assert read(fetcher.fetch(broken, NEVER), "f") == content
-        proxy.close()
-
-    def test_a_connection_that_breaks_is_gone_on_with_where_there_are_ranges(
-        self, tmp_path: Path, fetcher: Fetcher
-    ) -> None:
-        content = noise(6 * MIB)
-        (tmp_path / "web/m/1").mkdir(parents=True)
-        (tmp_path / "web/m/1/f").write_bytes(content)
-        with serving(RangeHandler, tmp_path / "web") as url:
-            proxy = Proxy(int(url.rsplit(":", 1)[1]))
-            proxy.cut_after = 4 * MIB
-            RangeHandler.ranges.clear()
-
-            assert read(fetcher.fetch(f"{proxy.endpoint}/m/1", NEVER), "f") == content
-
-            assert proxy.cuts == 1
-            (wanted,) = RangeHandler.ranges
-            assert 0 < int(wanted.removeprefix("bytes=").removesuffix("-")) <= 4 * MIB
-            proxy.close()
-
-    def test_what_is_missing_is_told(self, web: tuple[str, Path], fetcher: Fetcher) -> None:
-        with pytest.raises(ServableError) as raised:
-            fetcher.store.directories(f"{web[0]}/none")
-        assert raised.value.code is Code.NOT_FOUND
+def served(s3: S3Server, bucket: str, half_plus_two_version: Path) -> dict[str, str]:
+    """The base path of model `m`, which has version 1."""
+    s3.upload(half_plus_two_version, f"{bucket}/m/1")
+    return {"m": f"{bucket}/m"}
 
 
 class TestServing:
-    def flags(self, cache: Path) -> list[str]:
-        return [f"--remote_cache_directory={cache}", "--remote_poll_wait_seconds=0.2"]
-
     def test_a_new_version_is_taken_up_while_the_old_one_serves(
         self,
         s3: S3Server,
-        bucket: str,
+        served: dict[str, str],
         half_plus_two_version: Path,
         tmp_path: Path,
-        start_server: StartServer,
+        start: Callable[..., ServerProcess],
     ) -> None:
-        s3.upload(half_plus_two_version, f"{bucket}/m/1")
-        server = start_server(
-            {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
-        )
+        server = start(served)
         server.wait_until_available("m", version=1)
         assert server.predict("m", {"instances": [1.0, 2.0, 5.0]}).json() == {
             "predictions": [2.5, 3.0, 4.5]
@@ -411,7 +326,7 @@ class TestServing:
         changed = tmp_path / "changed"
         shutil.copytree(half_plus_two_version, changed)
         (changed / "assets/offset.txt").write_text("10.0")
-        s3.upload(changed, f"{bucket}/m/2")
+        s3.upload(changed, f"{served['m']}/2")
 
         answers = set()
         end = time.monotonic() + 30
@@ -420,76 +335,56 @@ class TestServing:
             assert reply.status == 200, reply.body
             answers.add(reply.json()["predictions"][0])
         assert answers == {2.5, 10.5}
-        assert f"Fetched {bucket}/m/2" in server.log
+        assert f"Fetched {served['m']}/2" in server.log
 
     def test_two_servers_share_a_cache(
-        self,
-        s3: S3Server,
-        bucket: str,
-        half_plus_two_version: Path,
-        tmp_path: Path,
-        start_server: StartServer,
+        self, served: dict[str, str], start: Callable[..., ServerProcess]
     ) -> None:
-        s3.upload(half_plus_two_version, f"{bucket}/m/1")
-        servers = [
-            start_server(
-                {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
-            )
-            for _ in range(2)
-        ]
+        servers = [start(served) for _ in range(2)]
         for server in servers:
             server.wait_until_available("m")
             assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
-        fetches = [server.log.count(f"Fetched {bucket}/m/1") for server in servers]
+        fetches = [server.log.count(f"Fetched {served['m']}/1") for server in servers]
         assert sum(fetches) == 1, "the other one waits, and finds it there"
 
     def test_one_bad_store_disturbs_nobody_and_is_explained(
         self,
         s3: S3Server,
-        bucket: str,
-        half_plus_two_version: Path,
+        served: dict[str, str],
         demo_models: Path,
-        tmp_path: Path,
-        start_server: StartServer,
+        start: Callable[..., ServerProcess],
     ) -> None:
-        s3.upload(half_plus_two_version, f"{bucket}/m/1")
         proxy = Proxy(s3.port)
         proxy.is_hanging = True
         models = {
             "local": demo_models / "half_plus_two",
-            "forbidden": f"{bucket}/m",
+            "forbidden": served["m"],
             "hangs": f"{proxy.endpoint}/m",
         }
-        server = start_server(
-            models, *self.flags(tmp_path / "c"), environment=s3.environment(secret="wrong")
-        )
+        server = start(models, secret="wrong")
         server.wait_until_available("local")
         assert server.predict("local", {"instances": [1.0]}).status == 200
         until(lambda: "Could not list" in why(server, "forbidden"), 15)
         error = why(server, "forbidden")
         assert "Model forbidden is not available yet" in error
-        assert f"{bucket}/m" in error
+        assert served["m"] in error
         assert server.predict("hangs", {"instances": [1.0]}).status == 503
         proxy.close()
 
     def test_a_corrupt_version_fails_by_itself_and_recovers_when_it_is_replaced(
         self,
         s3: S3Server,
-        bucket: str,
+        served: dict[str, str],
         half_plus_two_version: Path,
-        tmp_path: Path,
-        start_server: StartServer,
+        start: Callable[..., ServerProcess],
     ) -> None:
-        s3.upload(half_plus_two_version, f"{bucket}/m/1")
-        server = start_server(
-            {"m": f"{bucket}/m"}, *self.flags(tmp_path / "c"), environment=s3.environment()
-        )
+        server = start(served)
         server.wait_until_available("m", version=1)
-        put(s3, f"{bucket}/m/2/saved_model.pb", b"not a graph")
+        put(s3, f"{served['m']}/2/saved_model.pb", b"not a graph")
         until(lambda: server.states("m").get(2) == "END")
         assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
 
-        s3.upload(half_plus_two_version, f"{bucket}/m/2")
+        s3.upload(half_plus_two_version, f"{served['m']}/2")
 
         server.wait_until_available("m", version=2)
 
