@@ -17,6 +17,7 @@ from servable._core import (
     Server,
     TensorFlow,
     crc32c,
+    yield_to_requests,
 )
 from servable.config.traffic import Shadow, TrafficSplit
 from servable.errors import Code
@@ -32,6 +33,7 @@ __all__ = [
     "Server",
     "TensorFlow",
     "crc32c",
+    "yield_to_requests",
 ]
 
 

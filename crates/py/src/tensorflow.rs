@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use servable_core::codec::metadata;
 use servable_core::error::Result;
 use servable_core::servable::Servable;
+use servable_core::signature::DEFAULT_SIGNATURE;
 use servable_tensorflow::{LoadOptions, Runtime};
 
 use crate::errors;
@@ -53,6 +54,11 @@ impl PyTensorFlow {
     fn load(&self, path: &std::path::Path, options: &LoadOptions) -> Result<Arc<Servable>> {
         let loaded = self.runtime.load_saved_model(path, options)?;
         let signatures = metadata::signatures_from_meta_graph(&loaded.meta_graph)?;
+        // The one that most requests are for. A plan has constants of its own, so that one for each signature could
+        // take several times the memory.
+        if let Some(signature) = signatures.by_name.get(DEFAULT_SIGNATURE) {
+            loaded.session.prepare(signature);
+        }
         Ok(Servable::new(signatures.by_name, signatures.signature_defs, Box::new(loaded.session)))
     }
 }

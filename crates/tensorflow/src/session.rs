@@ -6,10 +6,11 @@ use std::ptr::{self, NonNull};
 use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
 use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::Tensor;
+use servable_core::tensor::{Buffer, DType, Tensor};
 
 use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
 use crate::denormals;
@@ -63,6 +64,23 @@ impl Session {
         run_in_caller_thread: bool,
     ) -> Self {
         Self { api, raw, graph, run_in_caller_thread, endpoints: RwLock::default() }
+    }
+
+    /// Has the runtime make its plan for a signature, which the first run would otherwise wait for; says whether it has.
+    ///
+    /// A plan is the part of the graph that a set of feeds and fetches needs, optimised and ready to run. The runtime
+    /// makes it before it looks at the dtypes of what is fed, so that a run on dtypes that no graph takes makes the
+    /// plan and runs nothing. Signatures without inputs would run, and are left alone.
+    pub fn prepare(&self, signature: &Signature) -> bool {
+        let misfit = || Tensor::from_numbers(DType::QUINT16, Vec::new(), Buffer::Shared(Bytes::from_static(&[0; 2])));
+        let feeds = &signature.inputs;
+        if feeds.is_empty() || feeds.iter().any(|spec| spec.dtype == DType::QUINT16) {
+            return false;
+        }
+        let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
+        let inputs = feeds.iter().map(|_| misfit()).collect();
+        let result = self.run(signature, inputs, &outputs, &RunOptions::default());
+        result.is_err_and(|error| error.text().starts_with("Expects arg[0] to be "))
     }
 
     /// Finds the graph's outputs that signature entries name.

@@ -154,3 +154,22 @@ fn sessions_come_and_go_while_others_run() {
         }
     });
 }
+
+#[test]
+fn a_plan_is_made_without_a_run() {
+    let Some(installed) = installation() else { return };
+    for run_in_caller_thread in [true, false] {
+        let (session, endless) = steps(installed, run_in_caller_thread);
+        assert!(session.prepare(&endless));
+        assert_eq!(int64s_of(&run(&session, &endless, vec![int64s(&[], &[3])]).unwrap()[0]), [3]);
+    }
+    let session = installed.half_plus_two(true);
+    assert!(session.prepare(&half_plus_two_signature()));
+    for (inputs, why) in [
+        (&[][..], "would run"),
+        (&[("x", "x:0", DType::QUINT16)][..], "might run, if the graph takes it"),
+        (&[("x", "nowhere:0", DType::FLOAT)][..], "has no plan"),
+    ] {
+        assert!(!session.prepare(&signature(inputs, &[("y", "y:0", DType::FLOAT)])), "{why}");
+    }
+}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-T = TypeVar("T")
+from servable.gateway import yield_to_requests
 
-_NICENESS = 10
-"""Of a tenth of the weight of a thread that serves; where CPUs are idle, it costs nothing."""
+T = TypeVar("T")
 
 
 def run_in_background(name: str, task: Callable[[], T]) -> T:
@@ -33,12 +29,7 @@ def run_in_background(name: str, task: Callable[[], T]) -> T:
     future: Future[T] = Future()
 
     def run() -> None:
-        if sys.platform == "linux":
-            # A process that is less important than this as a whole stays so.
-            with contextlib.suppress(OSError):
-                thread = threading.get_native_id()
-                niceness = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
-                os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        yield_to_requests()
         try:
             future.set_result(task())
         except BaseException as raised:  # for the caller, whatever it is

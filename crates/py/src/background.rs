@@ -1,0 +1,44 @@
+//! The scheduling of threads that must not take the CPU from requests.
+
+use pyo3::prelude::*;
+
+/// Puts the calling thread, and those that it will start, behind every other one of the process.
+///
+/// Nice 19 has an 70th of the weight of a thread that serves: enough that a load comes to its end on a machine whose
+/// CPUs are all busy, which with `SCHED_IDLE` it might not. The weight does not say how soon a request gets the CPU back,
+/// though: where the kernel lets what runs finish its slice of some milliseconds, a short slice does (Linux 6.12 and
+/// later; earlier ones ignore it). Elsewhere than on Linux, priorities are those of processes, and nothing is done.
+#[pyfunction]
+pub(crate) fn yield_to_requests() {
+    #[cfg(target_os = "linux")]
+    {
+        const NICENESS: i32 = 19;
+        const SLICE_NANOSECONDS: u64 = 100_000;
+        /// `struct sched_attr` in its first version, of 48 bytes.
+        #[repr(C)]
+        struct Attributes {
+            size: u32,
+            policy: u32,
+            flags: u64,
+            niceness: i32,
+            priority: u32,
+            slice: u64,
+            deadline: u64,
+            period: u64,
+        }
+        let attributes = Attributes {
+            size: size_of::<Attributes>() as u32,
+            policy: 0,
+            // An operator may have chosen another policy for the process.
+            flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
+            niceness: NICENESS,
+            priority: 0,
+            slice: SLICE_NANOSECONDS,
+            deadline: 0,
+            period: 0,
+        };
+        // SAFETY: the kernel reads as many bytes as the size says. Less priority is never refused; a sandbox that knows
+        // no such call may refuse it, and then the load has the priority of the process.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
