@@ -285,12 +285,15 @@ class Servable:
             ServableError: What a client would get.
         """
 
-    def batch(self, threads: BatchThreads, parameters: BatchingParameters) -> None:
+    def batch(
+        self, threads: BatchThreads, parameters: BatchingParameters, origin: str = ""
+    ) -> None:
         """Join requests into batches from now on; to be called before it is published, and once.
 
         Args:
             threads: What runs the batches.
             parameters: How requests wait for each other.
+            origin: Where the parameters come from, for `GET …/batching`.
 
         Raises:
             InvalidInputError: The parameters contradict each other.

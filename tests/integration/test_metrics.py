@@ -303,3 +303,25 @@ def test_a_file_that_cannot_be_used_ends_the_start(
     assert finished.returncode == 255
     assert "Failed to start server. Error: " in finished.stdout
     assert error.format(file) in finished.stdout
+
+
+def test_requests_refused_by_their_heads_are_counted(
+    start_server: StartServer, half_plus_two_version: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("app:predict:app-key-0123456789\n")
+    server = start_server(
+        {"m": half_plus_two_version.parent},
+        f"--api_keys_file={keys}",
+        f"--paths_without_api_key={PATH}",
+        "--max_header_bytes=2000",
+        monitoring_flag(tmp_path),
+    )
+    server.wait_until_answers()
+    before = scrape(server)["servable_requests_refused_total"]
+    assert server.get("/v1/models/m").status == 401
+    key = {"x-api-key": "app-key-0123456789", "x-large": "x" * 3000}
+    assert server.request("GET", "/v1/models/m", headers=key).status == 431
+    refused = scrape(server)["servable_requests_refused_total"]
+    grown = {labels[0][1]: count - before[labels] for labels, count in refused.items()}
+    assert grown == {"unauthenticated": 1, "permission_denied": 0, "head_too_large": 1}

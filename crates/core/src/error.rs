@@ -1,6 +1,8 @@
 //! Canonical status codes, the one error type of the request path, and the table from code to HTTP status.
 
 use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 /// A canonical status code, with the numbers of `google.rpc.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,12 +107,21 @@ pub struct ServingError {
     pub code: Code,
     /// The text, usually but not always UTF-8.
     pub message: Vec<u8>,
+    /// In how many seconds the same request may succeed, where that is known.
+    pub retry_after_seconds: Option<NonZeroU32>,
 }
 
 impl ServingError {
     /// An error of any code.
     pub fn new(code: Code, message: impl Into<Vec<u8>>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after_seconds: None }
+    }
+
+    /// The same, with the time after which it is worth to ask again: in whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(self, time: Duration) -> Self {
+        let seconds = u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        Self { retry_after_seconds: NonZeroU32::new(seconds), ..self }
     }
 
     /// The request is wrong whatever the state of the server.

@@ -395,12 +395,16 @@ async fn respond(shared: &Shared, rest_only: bool, mut request: Request<Incoming
     if request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()) {
         let needs_tls = || ServingError::new(Code::Unauthenticated, NEEDS_TLS);
         if let Some(error) = refusal.or_else(|| rest_only.then(needs_tls)) {
+            service.metrics.refuse(error.code);
             return grpc::refuse(error);
         }
         grpc::serve(service, options.grpc, options.body, request).await
     } else {
         let mut reply = match refusal {
-            Some(error) => rest::refuse(error, &request, options.rest),
+            Some(error) => {
+                service.metrics.refuse(error.code);
+                rest::refuse(error, &request, options.rest)
+            }
             None => rest::serve(service, options.rest, options.body, request).await,
         };
         service.access.allow_keys_of_pages(reply.headers_mut());

@@ -142,6 +142,13 @@ impl Servable {
         self.batching.set(batching).map_err(twice)
     }
 
+    /// Says where the options of its batches come from, for people; where there are none, nothing.
+    pub fn explain_batching(&self, origin: &str) {
+        if let Some(batching) = self.batching() {
+            batching.set_origin(origin.to_owned());
+        }
+    }
+
     /// How its requests are joined into batches, where they are.
     pub(crate) fn batching(&self) -> Option<&Batching> {
         self.batching.get()

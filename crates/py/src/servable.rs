@@ -88,8 +88,19 @@ impl PyServable {
         Ok(PyBytes::new(py, &record))
     }
 
-    fn batch(&self, py: Python<'_>, threads: &PyBatchThreads, parameters: BatchingParameters) -> PyResult<()> {
-        let batched = self.loaded().and_then(|servable| servable.batch(threads.scheduler()?, parameters.into()));
+    #[pyo3(signature = (threads, parameters, origin=""))]
+    fn batch(
+        &self,
+        py: Python<'_>,
+        threads: &PyBatchThreads,
+        parameters: BatchingParameters,
+        origin: &str,
+    ) -> PyResult<()> {
+        let batched = self.loaded().and_then(|servable| {
+            servable.batch(threads.scheduler()?, parameters.into())?;
+            servable.explain_batching(origin);
+            Ok(())
+        });
         batched.map_err(|error| errors::to_python(py, &error))
     }
 

@@ -93,11 +93,13 @@ class PlatformBatching:
         per_model: Of these, only the threads count; each version has the other ones in its
             directory, or is not batched.
         is_on: Whether models are batched that say nothing about it themselves.
+        origin: Where the parameters come from, for people.
     """
 
     parameters: BatchingParameters
     per_model: bool = False
     is_on: bool = True
+    origin: str = field(default="", compare=False)
 
     def of_version(
         self, path: str, model: ModelBatching = ModelBatching()
@@ -124,6 +126,14 @@ class PlatformBatching:
         message = parse_text_file(file, BATCHING_PARAMETERS)
         return usable(self._on_own_threads(batching_parameters(message)))
 
+    def origin_of(self, model: ModelBatching) -> str:
+        """Where the parameters of a model's versions come from, for people."""
+        if model.parameters is not None:
+            return "batching in the servable_options of the model"
+        if self.per_model:
+            return f"{PER_MODEL_FILE} in the version directory"
+        return self.origin
+
     def _on_own_threads(self, parameters: BatchingParameters) -> BatchingParameters:
         return replace(
             parameters,
@@ -148,9 +158,11 @@ def flags_batching(flags: Flags) -> PlatformBatching:
         return BATCHING_OFF
     per_model = flags.enable_per_model_batching_parameters
     if not flags.batching_parameters_file:
-        return PlatformBatching(BATCHING_OFF.parameters, per_model)
+        origin = "--enable_batching without a file"
+        return PlatformBatching(BATCHING_OFF.parameters, per_model, origin=origin)
     message = parse_text_file(flags.batching_parameters_file, BATCHING_PARAMETERS)
-    return platform_batching(message, per_model=per_model)
+    origin = f"--batching_parameters_file={flags.batching_parameters_file}"
+    return replace(platform_batching(message, per_model=per_model), origin=origin)
 
 
 def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
@@ -165,7 +177,7 @@ def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
     """
     parameters = batching_parameters(message)
     if not per_model:
-        return PlatformBatching(usable(parameters))
+        return PlatformBatching(usable(parameters), origin="--platform_config_file")
     ignored = sorted({field.name for field, _ in message.ListFields()} - _OF_THE_POOL)
     if ignored:
         _log.warning(

@@ -60,6 +60,7 @@ class BatchingLoader:
         loader: Loader,
         parameters: Callable[[], BatchingParameters | None],
         threads: SharedBatchThreads,
+        origin: Callable[[], str] = lambda: "",
     ) -> None:
         """Describe the load; nothing is read yet.
 
@@ -67,8 +68,10 @@ class BatchingLoader:
             loader: What loads the version.
             parameters: Asked at each load for how its requests are joined, if they are.
             threads: What runs the batches.
+            origin: Asked at each load for where the parameters come from, in words.
         """
         self._loader = loader
+        self._origin = origin
         self._parameters = parameters
         self._threads = threads
 
@@ -83,7 +86,8 @@ class BatchingLoader:
         self._loader.load()
         if parameters is not None and threads is not None:
             try:
-                cast("Servable", self._loader.servable).batch(threads, parameters)
+                servable = cast("Servable", self._loader.servable)
+                servable.batch(threads, parameters, self._origin())
             except BaseException:
                 self._loader.unload()
                 raise
@@ -126,4 +130,5 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
             self._adapter.adapt(servable_id, item),
             lambda: self._platform.of_version(item, self._model(servable_id.name)),
             self._threads,
+            lambda: self._platform.origin_of(self._model(servable_id.name)),
         )

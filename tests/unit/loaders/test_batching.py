@@ -24,7 +24,7 @@ class FakeBatchable(FakeServable):
         self.batched: list[tuple[Any, BatchingParameters]] = []
         self._refusal = refusal
 
-    def batch(self, threads: Any, parameters: BatchingParameters) -> None:
+    def batch(self, threads: Any, parameters: BatchingParameters, origin: str) -> None:
         if self._refusal is not None:
             raise self._refusal
         self.batched.append((threads, parameters))

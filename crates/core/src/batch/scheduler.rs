@@ -19,6 +19,7 @@ use crate::tensor::Tensor;
 /// Dropping it runs what waits in its queues, and returns when the threads have ended.
 pub struct Scheduler {
     pool: Arc<Pool>,
+    options: Arc<PoolOptions>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -30,13 +31,19 @@ impl Scheduler {
     /// If the system gives it no threads.
     pub fn new(options: &PoolOptions) -> io::Result<Self> {
         let places = options.num_batch_threads.max(1);
-        let mut scheduler = Self { pool: Arc::new(Pool::new(places)), threads: Vec::new() };
+        let (pool, own_options) = (Arc::new(Pool::new(places)), Arc::new(options.clone()));
+        let mut scheduler = Self { pool, options: own_options, threads: Vec::new() };
         for number in 0..places {
             let pool = Arc::clone(&scheduler.pool);
             let name = format!("{}_{number}", options.thread_pool_name);
             scheduler.threads.push(std::thread::Builder::new().name(name).spawn(move || pool.serve())?);
         }
         Ok(scheduler)
+    }
+
+    /// Its threads.
+    pub fn options(&self) -> &PoolOptions {
+        &self.options
     }
 
     /// A queue whose batches are run by `run`.
@@ -48,7 +55,7 @@ impl Scheduler {
         options.check()?;
         let statistics: Arc<Statistics> = Arc::default();
         let number = self.pool.add(options, Arc::new(run), Arc::clone(&statistics));
-        Ok(Queue { pool: Arc::clone(&self.pool), number, statistics })
+        Ok(Queue { pool: Arc::clone(&self.pool), options: Arc::clone(&self.options), number, statistics })
     }
 }
 
@@ -69,6 +76,7 @@ impl Drop for Scheduler {
 /// Requests that may share batches. Dropping it makes what waits in it ready at once.
 pub struct Queue {
     pool: Arc<Pool>,
+    options: Arc<PoolOptions>,
     number: usize,
     statistics: Arc<Statistics>,
 }
@@ -105,11 +113,14 @@ impl Queue {
     fn put(&self, inputs: Vec<Tensor>, call: Call, can_lead: bool) -> Result<(Ticket, bool)> {
         let now = Instant::now();
         let (task, ticket) = Task::new(inputs, call, now)?;
-        let submitted = self.pool.submit(self.number, task, can_lead, now);
-        if submitted.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
-            self.statistics.refused();
+        match self.pool.submit(self.number, task, can_lead, now) {
+            Ok(leads) => Ok((ticket, leads)),
+            Err(full) if full.code == Code::Unavailable => {
+                self.statistics.refused();
+                Err(full.retry_after(self.statistics.time_to_clear(self.options.num_batch_threads)))
+            }
+            Err(error) => Err(error),
         }
-        Ok((ticket, submitted?))
     }
 
     /// What it has done, and how it stands; whoever keeps this can read it when the queue is gone.

@@ -121,6 +121,14 @@ impl Statistics {
         larger.or_else(|| tally.sizes.range(..padded).next_back()).map(|(_, size)| size.recent)
     }
 
+    /// How long it will take, as far as the last batches tell, until so many threads have run what waits.
+    pub(super) fn time_to_clear(&self, threads: usize) -> Duration {
+        let Standing { waiting_batches, waiting_rows, running_batches } = self.standing();
+        let batches = u32::try_from(waiting_batches + running_batches).unwrap_or(u32::MAX);
+        let run_time = self.recent_run_time(waiting_rows / waiting_batches.max(1)).unwrap_or_default();
+        run_time.saturating_mul(batches) / u32::try_from(threads).unwrap_or(u32::MAX).max(1)
+    }
+
     /// Notes how much waits; to be called under the lock of the scheduler.
     pub(super) fn waits(&self, batches: usize, rows: usize) {
         self.waiting_batches.store(batches, Ordering::Relaxed);
@@ -314,6 +322,15 @@ mod tests {
         ran(&statistics, 8, 8, 5 * MILLISECOND);
         let times = [1, 2, 3, 9].map(|size| statistics.recent_run_time(size));
         assert_eq!(times, [3, 3, 5, 5].map(|millis| Some(millis * MILLISECOND)));
+    }
+
+    #[test]
+    fn what_waits_takes_as_long_as_its_batches_divided_among_the_threads() {
+        let statistics = Statistics::default();
+        statistics.waits(6, 12);
+        assert_eq!(statistics.time_to_clear(2), Duration::ZERO, "nothing is known yet");
+        ran(&statistics, 2, 2, 500 * MILLISECOND);
+        assert_eq!(statistics.time_to_clear(2), 1500 * MILLISECOND);
     }
 
     #[test]

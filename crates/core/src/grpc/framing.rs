@@ -3,6 +3,7 @@
 //! Written here rather than taken from a library because a message that arrives in one piece must reach the tensor codec
 //! without a copy, because the limits and time-outs are those of REST, and because error texts are bytes.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use prost::Message;
+use prost_types::Any;
 
 use super::encoding::{self, Encoding};
 use crate::body::{self, BodyError, BodyLimits, BodyMemory, Layout, WholeBody};
+use crate::codec::json::base64;
 use crate::codec::tensor_proto::find_content;
 use crate::error::{Code, Result, ServingError};
 
@@ -215,11 +218,46 @@ pub(super) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) ->
 pub(super) fn trailers(status: &Result<()>) -> HeaderMap {
     match status {
         Ok(()) => HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]),
-        Err(error) => HeaderMap::from_iter([
-            (STATUS, HeaderValue::from(error.code as i32)),
-            (MESSAGE, status_message(&error.message)),
-        ]),
+        Err(error) => {
+            let known = [
+                (STATUS, HeaderValue::from(error.code as i32)),
+                (MESSAGE, status_message(&error.message)),
+            ];
+            let details = error.retry_after_seconds.map(|seconds| (DETAILS, retry_details(error, seconds)));
+            known.into_iter().chain(details).collect()
+        }
     }
+}
+
+/// `google.rpc.Status`, which says more of an error than its code and text.
+#[derive(Clone, PartialEq, Message)]
+struct RichStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+/// What clients that know of rich errors read when to ask again from.
+fn retry_details(error: &ServingError, seconds: NonZeroU32) -> HeaderValue {
+    let retry_delay = Some(prost_types::Duration { seconds: seconds.get().into(), nanos: 0 });
+    let details = vec![Any {
+        type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+        value: RetryInfo { retry_delay }.encode_to_vec(),
+    }];
+    let status = RichStatus { code: error.code as i32, message: error.text().into_owned(), details };
+    let mut encoded = Vec::new();
+    base64::encode(&status.encode_to_vec(), &mut encoded);
+    HeaderValue::try_from(encoded).expect("base64 is visible ASCII")
 }
 
 /// Fills in the prefix of a message.
@@ -238,6 +276,7 @@ fn put_prefix(message: &mut BytesMut, elsewhere: usize, is_packed: bool) -> Resu
 }
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What the protocol wants escaped in a status message, beside all that is not ASCII.
@@ -289,6 +328,15 @@ mod tests {
                 HeaderMap::from_iter([(http::HeaderName::from_static("grpc-timeout"), HeaderValue::from_static(text))]);
             assert_eq!(timeout(&headers), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn an_error_says_when_to_ask_again_as_rich_errors_do() {
+        let full = ServingError::new(Code::Unavailable, "full");
+        assert!(!trailers(&Err(full.clone())).contains_key(DETAILS));
+        // Status { code: 14, message: "full", details: [RetryInfo { retry_delay: 2 s }] }
+        let expected = "CA4SBGZ1bGwaMAoodHlwZS5nb29nbGVhcGlzLmNvbS9nb29nbGUucnBjLlJldHJ5SW5mbxIECgIIAg==";
+        assert_eq!(trailers(&Err(full.retry_after(Duration::from_millis(1001))))[DETAILS], expected);
     }
 
     #[test]

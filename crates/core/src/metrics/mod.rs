@@ -16,7 +16,7 @@ pub(crate) use histogram::Sharded;
 pub use requests::{Entry, ModelMetrics, VersionMetrics};
 pub use runs::{Api, RunMetrics, TENSORFLOW};
 
-use crate::error::Result;
+use crate::error::{Code, Result};
 use page::Family;
 
 /// What the control plane counts itself; one of the few calls from the request path up to it.
@@ -49,6 +49,7 @@ const OTHERS: &str = "(other)";
 #[derive(Default)]
 pub struct Metrics {
     models: RwLock<Models>,
+    refused: requests::Failures,
 }
 
 #[derive(Default)]
@@ -74,6 +75,11 @@ impl Metrics {
             *strangers -= 1;
         }
         Arc::clone(&counted.metrics)
+    }
+
+    /// Notes a request that was refused before it was looked at.
+    pub(crate) fn refuse(&self, code: Code) {
+        self.refused.count(code);
     }
 
     /// The counters for whatever name a client sent, served or not.
@@ -131,8 +137,27 @@ impl Metrics {
         let mut families = vec![request_count, request_latency, runtime_latency, example_counts, example_total];
         families.extend(graph_runs.families());
         families.extend(batches.families());
+        families.push(self.refusals());
         families.extend(without_points());
         families
+    }
+}
+
+impl Metrics {
+    fn refusals(&self) -> Family {
+        let mut refused = Family::counter("servable_requests_refused_total", &["reason"]).with_help(
+            "Requests that were refused by their heads alone, and are counted nowhere else.",
+        );
+        for (code, count) in self.refused.read() {
+            let reason = match code {
+                Code::Unauthenticated => "unauthenticated",
+                Code::PermissionDenied => "permission_denied",
+                Code::ResourceExhausted => "head_too_large",
+                _ => continue,
+            };
+            refused.add(&[reason], count);
+        }
+        refused
     }
 }
 
@@ -152,7 +177,6 @@ fn label(name: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     #[test]
     fn names_that_strangers_make_up_share_one_series_beyond_a_limit() {

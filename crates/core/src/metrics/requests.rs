@@ -57,14 +57,14 @@ impl Entry {
 ///
 /// What fails is rare, or somebody's mistake: its counters are shared by all threads.
 #[derive(Default)]
-struct Failures([AtomicU64; Code::COUNT]);
+pub(super) struct Failures([AtomicU64; Code::COUNT]);
 
 impl Failures {
-    fn count(&self, code: Code) {
+    pub(super) fn count(&self, code: Code) {
         self.0[code as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn read(&self) -> impl Iterator<Item = (Code, u64)> {
+    pub(super) fn read(&self) -> impl Iterator<Item = (Code, u64)> {
         (0..).map(Code::from_number).zip(&self.0).map(|(code, count)| (code, count.load(Ordering::Relaxed)))
     }
 }

@@ -1,5 +1,6 @@
 //! TensorFlow Serving's REST API: decode, call the service, encode.
 
+mod batching;
 mod examples;
 mod metrics;
 mod openapi;
@@ -180,7 +181,7 @@ async fn answer(
         Api::Predict => Entry::RestPredict,
         Api::Classify => Entry::RestClassify,
         Api::Regress => Entry::RestRegress,
-        Api::Status | Api::Metadata => Entry::RestOther,
+        Api::Status | Api::Metadata | Api::Batching => Entry::RestOther,
     });
     let answer = match route.api {
         Api::Predict => predict(service, options, route, caller, body, &mut meter).await,
@@ -188,6 +189,7 @@ async fn answer(
         Api::Regress => examples::infer(service, options, route, caller, body, Kind::Regress, &mut meter).await,
         Api::Status => status(service, route),
         Api::Metadata => model_metadata(service, route, caller),
+        Api::Batching => batching::report(service, route, caller),
     };
     meter.finish(&service.metrics, &route.model, code_of(&answer));
     answer

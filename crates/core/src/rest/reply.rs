@@ -2,30 +2,38 @@
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN};
-use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::access;
 use crate::body::WholeBody;
 use crate::codec::json;
-use crate::error::{Code, Result};
+use crate::error::{Code, Result, ServingError};
 
 pub(crate) type Reply = Response<WholeBody>;
 
 /// The answer of an API: the body it made, or its error as JSON.
 pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
-    let (code, body) = match result {
-        Ok(body) => (Code::Ok, body),
-        Err(error) => (error.code, json::error_body(&error.message).into()),
+    let mut reply = match result {
+        Ok(body) => with_status(200, "OK", body, "application/json"),
+        Err(error) => failure(&error, json::error_body(&error.message)),
     };
-    let (status, reason) = code.http_status();
-    let mut reply = with_status(status, reason, body, "application/json");
-    if let Some(challenge) = access::challenge(code) {
-        reply.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    }
     if cors {
         add_cors(&mut reply);
+    }
+    reply
+}
+
+/// The answer that says what failed, in a body of JSON, and what the client may do about it.
+pub(crate) fn failure(error: &ServingError, body: Vec<u8>) -> Reply {
+    let (status, reason) = error.code.http_status();
+    let mut reply = with_status(status, reason, body.into(), "application/json");
+    if let Some(challenge) = access::challenge(error.code) {
+        reply.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(seconds) = error.retry_after_seconds {
+        reply.headers_mut().insert(RETRY_AFTER, seconds.get().into());
     }
     reply
 }

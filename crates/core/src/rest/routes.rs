@@ -19,6 +19,8 @@ pub enum Api {
     Status,
     /// Its signatures.
     Metadata,
+    /// How its requests are batched, which the original does not tell.
+    Batching,
 }
 
 /// The part of a path that says which version.
@@ -68,10 +70,10 @@ pub fn malformed(method: &str, target: &str) -> ServingError {
     ServingError::invalid_argument(format!("Malformed request: {method} {target}"))
 }
 
-/// Understands the target of a GET: status or metadata.
+/// Understands the target of a GET: status, metadata or batching.
 ///
-/// The fixed words match in any case, but only `metadata` in lower case asks for metadata; every part is optional, and a
-/// word is taken as a model's name where that makes the whole path fit.
+/// The fixed words of the original match in any case, but only `metadata` in lower case asks for metadata; every part is
+/// optional, and a word is taken as a model's name where that makes the whole path fit.
 ///
 /// # Errors
 ///
@@ -88,8 +90,8 @@ pub fn parse_get(target: &str) -> Result<Route<'_>> {
     let choices = [true, false];
     for has_name in choices {
         for has_version in choices {
-            for has_metadata in choices {
-                if let Some(route) = fit(&segments, has_name, has_version, has_metadata) {
+            for has_subject in choices {
+                if let Some(route) = fit(&segments, has_name, has_version, has_subject) {
                     return route;
                 }
             }
@@ -99,7 +101,7 @@ pub fn parse_get(target: &str) -> Result<Route<'_>> {
 }
 
 /// Reads the segments as the given parts; `None` if they do not fit exactly.
-fn fit<'a>(segments: &[&'a str], has_name: bool, has_version: bool, has_metadata: bool) -> Option<Result<Route<'a>>> {
+fn fit<'a>(segments: &[&'a str], has_name: bool, has_version: bool, has_subject: bool) -> Option<Result<Route<'a>>> {
     let mut segments = segments;
     let mut name = None;
     if has_name {
@@ -113,14 +115,14 @@ fn fit<'a>(segments: &[&'a str], has_name: bool, has_version: bool, has_metadata
         (version, segments) = (Some(version_part(kind, value)?), rest);
     }
     let mut api = Api::Status;
-    if has_metadata {
+    if has_subject {
         let (word, rest) = segments.split_first()?;
-        if !word.eq_ignore_ascii_case("metadata") {
-            return None;
-        }
-        if *word == "metadata" {
-            api = Api::Metadata;
-        }
+        api = match *word {
+            "metadata" => Api::Metadata,
+            "batching" => Api::Batching,
+            word if word.eq_ignore_ascii_case("metadata") => Api::Status,
+            _ => return None,
+        };
         segments = rest;
     }
     if !segments.is_empty() {
@@ -227,6 +229,11 @@ mod tests {
             ("/v1/models/m/METADATA", "Status m"),
             ("/v1/models/m/versions/1/metadata", "Metadata m version 1"),
             ("/v1/models/metadata", "Status metadata"),
+            ("/v1/models/m/batching", "Batching m"),
+            ("/v1/models/m/versions/2/batching", "Batching m version 2"),
+            ("/v1/models/m/labels/batching/batching", "Batching m label batching"),
+            ("/v1/models/batching", "Status batching"),
+            ("/v1/models/m/BATCHING", "Malformed request: GET /v1/models/m/BATCHING"),
             ("/v1/models/versions", "Status versions"),
             ("/v1/models/labels/metadata", "Metadata labels"),
             ("/v1/models/versions/1", "Missing model name in request."),

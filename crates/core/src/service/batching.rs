@@ -4,10 +4,10 @@
 //! fetch the same ones, whatever their signatures and the aliases in them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use crate::batch::{BatchingOptions, Queue, Scheduler};
+use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
@@ -31,17 +31,35 @@ pub(crate) struct Batching {
     servable: Weak<Servable>,
     scheduler: Arc<Scheduler>,
     options: BatchingOptions,
+    /// Where the options come from, in words.
+    origin: OnceLock<String>,
     routes: RwLock<Vec<Arc<Route>>>,
     /// What was found out for signatures of the version.
     plans: RwLock<Vec<Arc<Plan>>>,
 }
 
 /// The queue for one set of inputs and outputs, both in the order of the names of their tensors.
-struct Route {
+pub(crate) struct Route {
     inputs: Vec<String>,
     outputs: Vec<String>,
     queue: Queue,
     company: Company,
+}
+
+impl Route {
+    /// The tensors that are fed.
+    pub(crate) fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    /// The tensors that are fetched.
+    pub(crate) fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
 }
 
 /// Whether requests of a route arrive together, as far as the last ones tell.
@@ -99,7 +117,33 @@ impl Batching {
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub(crate) fn new(servable: Weak<Servable>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<Self> {
         options.check()?;
-        Ok(Self { servable, scheduler, options, routes: RwLock::default(), plans: RwLock::default() })
+        let origin = OnceLock::new();
+        Ok(Self { servable, scheduler, options, origin, routes: RwLock::default(), plans: RwLock::default() })
+    }
+
+    /// Says where the options come from; the first time counts.
+    pub(crate) fn set_origin(&self, origin: String) {
+        let _ = self.origin.set(origin);
+    }
+
+    /// Where the options come from; empty if nobody has said so.
+    pub(crate) fn origin(&self) -> &str {
+        self.origin.get().map_or("", String::as_str)
+    }
+
+    /// How requests wait for each other.
+    pub(crate) fn options(&self) -> &BatchingOptions {
+        &self.options
+    }
+
+    /// The threads that run the batches.
+    pub(crate) fn pool(&self) -> &PoolOptions {
+        self.scheduler.options()
+    }
+
+    /// The queues that there are.
+    pub(crate) fn routes(&self) -> Vec<Arc<Route>> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs a request as part of a batch, or gives its inputs back where it has to be run by itself.
@@ -278,7 +322,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::batch::PoolOptions;
     use crate::executor::Executor;
     use crate::metrics::Api;
     use crate::tensor::{DType, Elements};

@@ -70,7 +70,7 @@ fn decode_odd(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// Appends the standard encoding of `bytes`, with padding.
-pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len().div_ceil(3) * 4);
     let digits = |bits: u32| [18, 12, 6, 0].map(|shift| ALPHABET[(bits >> shift & 63) as usize]);
     let mut triples = bytes.chunks_exact(3);

@@ -17,7 +17,7 @@
 //!
 //! All share `number` and `string`, so what a number or a string means is written down once.
 
-mod base64;
+pub(crate) mod base64;
 mod column;
 mod double;
 mod dump;

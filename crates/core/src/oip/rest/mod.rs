@@ -7,13 +7,12 @@ pub mod routes;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{ALLOW, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{choice, metadata, repository};
-use crate::access;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::readiness;
@@ -138,9 +137,5 @@ fn json(code: Code, body: Vec<u8>) -> Reply {
 }
 
 fn error(error: &ServingError) -> Reply {
-    let mut reply = json(error.code, error_body(error.text().as_bytes()));
-    if let Some(challenge) = access::challenge(error.code) {
-        reply.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    }
-    reply
+    reply::failure(error, error_body(error.text().as_bytes()))
 }

@@ -131,6 +131,7 @@ fn add_questions(document: &mut Document, title: &str, form: &Form, has_metadata
     add(&form.path, "status", "The states of the versions", "ModelStatus");
     if has_metadata {
         add(&format!("{}/metadata", form.path), "metadata", "The signatures", "ModelMetadata");
+        add(&format!("{}/batching", form.path), "batching", "The batches", "ModelBatching");
     }
 }
 

@@ -1,0 +1,146 @@
+//! `GET …/batching`: what batching does for a model, in words and figures for people and tools.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::choice;
+use super::routes::{Route, Version};
+use crate::batch::{BatchingOptions, SizeTally, Statistics};
+use crate::distribution::Distribution;
+use crate::error::Result;
+use crate::servable::Servable;
+use crate::service::Service;
+use crate::service::batching::{Batching, Route as Queue};
+use crate::serving_map::Handle;
+use crate::traffic::Caller;
+
+/// Answers for the version that is asked for, or for all that are available.
+///
+/// # Errors
+///
+/// As for the status of a model, and for its metadata where a version or a label is named.
+pub(super) fn report(service: &Service, route: &Route<'_>, caller: &dyn Caller) -> Result<Bytes> {
+    let map = &service.serving_map;
+    let versions: Vec<(i64, Handle)> = match route.version {
+        Version::Latest => {
+            let all = map.status(&route.model, None)?.into_iter();
+            all.filter_map(|version| Some((version.number, version.published?))).collect()
+        }
+        Version::Number(_) | Version::Label(_) => vec![map.find(&route.model, choice(&route.version), caller)?],
+    };
+    let versions: Vec<Value> = versions.iter().map(|(number, handle)| of_version(*number, handle)).collect();
+    let report = json!({"model_name": String::from_utf8_lossy(&route.model), "versions": versions});
+    Ok(format!("{report:#}\n").into())
+}
+
+fn of_version(number: i64, servable: &Servable) -> Value {
+    let mut version = Map::new();
+    version.insert("version".to_owned(), number.to_string().into());
+    version.insert("is_batched".to_owned(), servable.batching().is_some().into());
+    if let Some(batching) = servable.batching() {
+        version.insert("parameters_from".to_owned(), batching.origin().into());
+        version.insert("parameters".to_owned(), parameters(batching));
+        version.insert("defaults".to_owned(), defaults(batching.options()).into());
+        let queues: Vec<Value> = batching.routes().iter().map(|queue| of_queue(queue)).collect();
+        version.insert("queues".to_owned(), queues.into());
+    }
+    version.into()
+}
+
+/// The parameters in force, by the names that files have for them.
+fn parameters(batching: &Batching) -> Value {
+    let (mut parameters, pool) = (of_options(batching.options()), batching.pool());
+    parameters.insert("num_batch_threads".to_owned(), pool.num_batch_threads.into());
+    parameters.insert("thread_pool_name".to_owned(), pool.thread_pool_name.as_str().into());
+    parameters.into()
+}
+
+fn of_options(options: &BatchingOptions) -> Map<String, Value> {
+    let BatchingOptions {
+        max_batch_size,
+        batch_timeout_micros,
+        max_enqueued_batches,
+        allowed_batch_sizes,
+        pad_variable_length_inputs,
+        enable_large_batch_splitting,
+        ..
+    } = options;
+    let Value::Object(shown) = json!({
+        "max_batch_size": max_batch_size,
+        "batch_timeout_micros": batch_timeout_micros,
+        "max_enqueued_batches": max_enqueued_batches,
+        "allowed_batch_sizes": allowed_batch_sizes,
+        "pad_variable_length_inputs": pad_variable_length_inputs,
+        "enable_large_batch_splitting": enable_large_batch_splitting,
+        "max_execution_batch_size": options.execution_size(),
+    }) else {
+        unreachable!("an object was made")
+    };
+    shown
+}
+
+/// The parameters that have the value which they have where nobody says anything.
+fn defaults(options: &BatchingOptions) -> Vec<String> {
+    let defaults = of_options(&BatchingOptions::default());
+    of_options(options).into_iter().filter(|(name, value)| defaults[name] == *value).map(|(name, _)| name).collect()
+}
+
+fn of_queue(queue: &Queue) -> Value {
+    let statistics: &Statistics = queue.queue().statistics();
+    let (tally, standing) = (statistics.read(), statistics.standing());
+    let mean = |rows: u64| (tally.batches() > 0).then(|| rows as f64 / tally.batches() as f64);
+    let closed: Map<String, Value> =
+        tally.closed.iter().map(|(closed, &count)| (closed.name().to_owned(), count.into())).collect();
+    let dropped: Map<String, Value> =
+        tally.dropped().into_iter().map(|(reason, count)| (reason.to_owned(), count.into())).collect();
+    json!({
+        "inputs": queue.inputs(),
+        "outputs": queue.outputs(),
+        "waiting_batches": standing.waiting_batches,
+        "waiting_rows": standing.waiting_rows,
+        "running_batches": standing.running_batches,
+        "batches": tally.batches(),
+        "rows": tally.rows(),
+        "padding_rows": tally.padding(),
+        "mean_rows_per_batch": mean(tally.rows()),
+        "batches_closed_by": closed,
+        "requests_dropped_by": dropped,
+        "wait_micros": spread(&tally.waits),
+        "sizes": tally.sizes.iter().map(|(&size, batches)| of_size(size, batches)).collect::<Vec<_>>(),
+    })
+}
+
+fn of_size(size: usize, batches: &SizeTally) -> Value {
+    json!({
+        "size": size,
+        "batches": batches.batches,
+        "failed_batches": batches.failed,
+        "rows": batches.rows,
+        "padding_rows": batches.padding.sum as u64,
+        "run_micros": {
+            "mean": batches.mean().map(micros),
+            "recent": micros(batches.recent),
+            "longest": micros(batches.longest),
+        },
+    })
+}
+
+/// What is known of values by the ranges that they are in: a limit that so many of them are below.
+fn spread(values: &Distribution) -> Value {
+    let count = values.count();
+    // JSON has no infinity: beyond the last limit nothing is known.
+    let below = |share| values.quantile_below(share).filter(|limit| limit.is_finite()).map(f64::round);
+    json!({
+        "count": count,
+        "mean": (count > 0).then(|| (values.sum / count as f64).round()),
+        "p50_below": below(0.5),
+        "p90_below": below(0.9),
+        "p99_below": below(0.99),
+    })
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}

@@ -1,0 +1,170 @@
+"""`GET …/batching`, and what a full queue answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support import models
+from support.grpc_client import GrpcClient, RpcError
+from support.metrics_page import monitoring_flag, scrape
+from support.server_process import Reply, ServerProcess
+
+MOODY = Path(__file__).resolve().parents[1] / "testdata/python_models/moody"
+GUIDE = (models.ROOT / "docs/guides/batching.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(
+    half_plus_two_version: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A model that the file of the guide batches, one that is not, and one whose queue is soon full."""
+    directory = tmp_path_factory.mktemp("batching-page")
+    config = directory / "models.config"
+    base_path = half_plus_two_version.parent
+    tight = (
+        "batching { max_batch_size { value: 1 } max_enqueued_batches { value: 1 } "
+        "batch_timeout_micros { value: 1 } }"
+    )
+    config.write_text(
+        f"""model_config_list {{
+          config {{ name: "ranker" base_path: "{base_path}" model_platform: "tensorflow"
+            version_labels {{ key: "stable" value: 1 }} }}
+          config {{ name: "plain" base_path: "{base_path}" model_platform: "tensorflow"
+            servable_options {{ no_batching: true }} }}
+          config {{ name: "moody" base_path: "{MOODY}" model_platform: "python"
+            servable_options {{ {tight} }} }}
+        }}"""
+    )
+    parameters = directory / "batching.config"
+    parameters.write_text(
+        "max_batch_size { value: 4 } allowed_batch_sizes: [2, 4] num_batch_threads { value: 1 }"
+    )
+    flags = [
+        f"--model_config_file={config}",
+        "--allow_version_labels_for_unavailable_models",
+        "--enable_batching",
+        f"--batching_parameters_file={parameters}",
+        monitoring_flag(directory),
+    ]
+    with ServerProcess(flags, directory=directory) as process:
+        process.wait_until_available("ranker", "plain", "moody")
+        yield process
+        assert process.is_running, process.log
+
+
+def report(server: ServerProcess, path: str) -> Any:
+    """The report on one model."""
+    reply = server.get(f"/v1/models/{path}/batching")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json"), reply.body
+    return reply.json()
+
+
+def queue_of(server: ServerProcess, model: str) -> dict[str, Any]:
+    """What is told of the one queue of a model; nothing before it was asked."""
+    queues = report(server, model)["versions"][0]["queues"]
+    return dict(queues[0]) if queues else {}
+
+
+def test_it_tells_what_holds_and_what_was_done(server: ServerProcess) -> None:
+    for rows in (1, 3, 2):
+        assert server.predict("ranker", {"instances": [1.0] * rows}).status == 200
+    told = report(server, "ranker")
+    assert told["model_name"] == "ranker"
+    (version,) = told["versions"]
+    assert (version["version"], version["is_batched"]) == ("1", True)
+    assert version["parameters_from"].startswith("--batching_parameters_file=")
+    assert version["parameters"]["max_batch_size"] == 4
+    assert version["parameters"]["allowed_batch_sizes"] == [2, 4]
+    assert version["parameters"]["num_batch_threads"] == 1
+    assert "max_enqueued_batches" in version["defaults"]
+    assert "max_batch_size" not in version["defaults"]
+    (queue,) = version["queues"]
+    assert (len(queue["inputs"]), len(queue["outputs"])) == (1, 1)
+    assert (queue["batches"], queue["rows"], queue["padding_rows"]) == (3, 6, 2)
+    assert queue["mean_rows_per_batch"] == 2
+    assert sum(queue["batches_closed_by"].values()) == 3
+    assert queue["wait_micros"]["count"] == 3
+    sizes = {size["size"]: (size["batches"], size["rows"]) for size in queue["sizes"]}
+    assert sizes == {2: (2, 3), 4: (1, 3)}
+    assert all(size["run_micros"]["longest"] > 0 for size in queue["sizes"])
+    for path in ("ranker/versions/1", "ranker/labels/stable"):
+        assert report(server, path)["versions"][0]["queues"][0]["batches"] == 3
+
+
+def test_a_model_without_batches_says_so(server: ServerProcess) -> None:
+    assert report(server, "plain")["versions"] == [{"version": "1", "is_batched": False}]
+
+
+def test_unknown_models_and_versions_are_not_found_as_elsewhere(server: ServerProcess) -> None:
+    for path in ("none", "ranker/versions/9"):
+        elsewhere = server.get(f"/v1/models/{path}")
+        reply = server.get(f"/v1/models/{path}/batching")
+        assert reply.status == elsewhere.status == 404
+    assert server.get("/v1/models/none/batching").error == server.get("/v1/models/none").error
+    assert server.get("/v1/models/ranker/labels/none/batching").status == 400
+
+
+def test_the_example_of_the_guide_has_the_form_of_an_answer(server: ServerProcess) -> None:
+    (example,) = re.findall(r"(?ms)^```json\n(.*?)^```$", GUIDE)
+    assert server.predict("ranker", {"instances": [1.0]}).status == 200
+
+    def keys(value: Any) -> Any:
+        if isinstance(value, list):
+            return keys(value[0]) if value else None
+        if not isinstance(value, dict):
+            return None
+        return {key: keys(part) for key, part in value.items() if key != "batches_closed_by"}
+
+    assert keys(json.loads(example)) == keys(report(server, "ranker"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_full_queue_says_when_to_ask_again(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    def obey(order: str) -> Reply:
+        return server.predict("moody", {"inputs": [order]})
+
+    assert obey("sleep 1.2").status == 200, "so that the run time is known"
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(obey, "sleep 2")
+        wait_for(lambda: queue_of(server, "moody")["running_batches"] == 1)
+        waiting = threads.submit(obey, "")
+        wait_for(lambda: queue_of(server, "moody")["waiting_batches"] == 1)
+        full = "The batch scheduling queue to which this task was submitted is full; currently 1 "
+        refused = obey("")
+        assert (refused.status, refused.headers.get("retry-after")) == (503, "3"), refused.body
+        assert refused.error.startswith(full)
+        tensor = {"name": "do", "datatype": "BYTES", "shape": [1], "data": [""]}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        refused = server.request("POST", "/v2/models/moody/infer", body)
+        assert (refused.status, refused.headers.get("retry-after")) == (503, "3"), refused.body
+        with pytest.raises(RpcError, match="UNAVAILABLE") as raised:
+            grpc_client.predict(server.port, "moody", {"do": np.array([b""], object)})
+        assert full in str(raised.value)
+        assert (running.result().status, waiting.result().status) == (200, 200)
+    dropped = {"queue_full": 3, "deadline": 0, "client_gone": 0}
+    assert queue_of(server, "moody")["requests_dropped_by"] == dropped
+    page = scrape(server)["servable_batch_requests_dropped_total"]
+    assert page[("model_name", "moody"), ("reason", "queue_full")] == 3
+
+
+def test_the_api_document_has_it(server: ServerProcess) -> None:
+    document = server.get("/openapi.json?model=ranker").json()
+    assert "get" in document["paths"]["/v1/models/ranker/batching"]
+    assert "ModelBatching" in document["components"]["schemas"]
