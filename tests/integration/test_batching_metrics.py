@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.metrics_page import Growth, labels, monitoring_flag, scrape
-from support.server_process import ServerProcess, model_config
+from support.server_process import ServerProcess, StartServer, model_config
 
 SESSION = ":tensorflow:serving:batching_session:"
 
@@ -74,6 +74,28 @@ def test_batches_are_counted_by_their_sizes(server: ServerProcess) -> None:
     for gauge in ("queue_batches", "queue_rows"):
         assert page[f"servable_batch_{gauge}"] == {model: 0}
     assert page["servable_batches_running"] == {model: 0}
+
+
+def test_every_padded_size_is_run_before_a_version_is_available(
+    start_server: StartServer, half_plus_two_version: Path, tmp_path: Path
+) -> None:
+    parameters = tmp_path / "batching.config"
+    parameters.write_text(
+        "max_batch_size { value: 8 } allowed_batch_sizes: [2, 4, 8] "
+        "batch_timeout_micros { value: 30000000 }"
+    )
+    server = start_server(
+        {"m": half_plus_two_version.parent},
+        "--enable_automatic_warmup",
+        "--enable_batching",
+        f"--batching_parameters_file={parameters}",
+        monitoring_flag(tmp_path),
+    )
+    server.wait_until_available("m")
+    page = scrape(server)
+    runs = page["servable_batch_runs_total"]
+    assert set(runs) == {labels(model_name="m", size=str(size)) for size in (2, 4, 8)}
+    assert page[f"{SESSION}wrapped_run_count"][()] == sum(runs.values())
 
 
 def test_buckets_are_those_of_the_original(server: ServerProcess) -> None:

@@ -122,6 +122,9 @@ impl Servable {
     pub fn publish(self: &Arc<Self>, model: Arc<ModelMetrics>) -> Arc<Published> {
         let runs = model.runs(self.executor.runtime());
         runs.absorb(&self.warm_up_runs);
+        if let Some(batching) = self.batching() {
+            batching.count_warm_up(&model);
+        }
         Arc::new(Published { hold: self.hold(), model, runs })
     }
 

@@ -23,6 +23,7 @@ use crate::proto::tensorflow::serving::{
 };
 use crate::rest;
 use crate::servable::Servable;
+use crate::service::batching::Batching;
 use crate::service::examples::{self, Head, Kind, Task};
 use crate::service::{ServiceOptions, resolved_signature_name, run_to_warm_up};
 use crate::signature::{Signature, TensorSpec};
@@ -148,38 +149,67 @@ fn model_spec(signature_name: &[u8]) -> ModelSpec {
     ModelSpec { signature_name: String::from_utf8_lossy(signature_name).into_owned(), ..ModelSpec::default() }
 }
 
-/// Runs each signature so many times on zeros and empty strings of its declared shape, with 1 where a size is free.
+/// Runs each signature so many times on zeros and empty strings of its declared shape, with 1 where a size is free. Where
+/// batches are padded to some sizes, each of these takes its turn as the number of rows.
 ///
 /// Returns the name of each signature and whether it ran. One that takes no input is left out, as it is there for its
 /// effect or its state; so is one with an input of unknown rank, or of a dtype or a size that cannot be made up.
 pub fn run_on_zeros(servable: &Servable, iterations: usize) -> Vec<(String, Result<()>)> {
     let run = |signature: &Arc<Signature>| {
-        let inputs = zeros(signature)?;
         let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
-        (0..iterations)
-            .try_for_each(|_| run_to_warm_up(servable, Api::Predict, signature, inputs.clone(), &outputs).map(drop))
+        let run_with = |rows: usize| {
+            let inputs = zeros(signature, rows)?;
+            (0..iterations)
+                .try_for_each(|_| run_to_warm_up(servable, Api::Predict, signature, inputs.clone(), &outputs).map(drop))
+        };
+        match servable.batching() {
+            Some(batching) if rows_are_free(signature) => row_numbers(batching).try_for_each(run_with),
+            _ => run_with(1),
+        }
     };
     servable.signatures().map(|(name, signature)| (name.to_owned(), run(signature))).collect()
 }
 
-fn zeros(signature: &Signature) -> Result<Vec<Tensor>> {
+/// Whether requests may have any number of rows.
+fn rows_are_free(signature: &Signature) -> bool {
+    let is_free =
+        |spec: &TensorSpec| spec.shape.as_ref().is_some_and(|shape| shape.first().is_some_and(|&size| size < 0));
+    signature.defaults.is_empty() && signature.inputs.iter().all(is_free)
+}
+
+/// How many rows a request has for each size that batches are padded to; 1 where they are not padded.
+fn row_numbers(batching: &Batching) -> impl Iterator<Item = usize> {
+    let largest = batching.options().execution_size();
+    let mut sizes = batching.padded_sizes().map(move |size| size.min(largest)).peekable();
+    let unpadded = sizes.peek().is_none().then_some(1);
+    sizes.chain(unpadded)
+}
+
+fn zeros(signature: &Signature, rows: usize) -> Result<Vec<Tensor>> {
     if signature.inputs.is_empty() {
         return Err(ServingError::invalid_argument("the signature takes no inputs"));
     }
     let input = |spec: &TensorSpec| match signature.defaults.get(&spec.alias) {
         Some(default) => Ok(default.clone()),
-        None => zero(spec).map_err(|fault| ServingError::invalid_argument(format!("input {}: {fault}", spec.alias))),
+        None => {
+            zero(spec, rows).map_err(|fault| ServingError::invalid_argument(format!("input {}: {fault}", spec.alias)))
+        }
     };
     signature.inputs.iter().map(input).collect()
 }
 
-fn zero(spec: &TensorSpec) -> Result<Tensor, String> {
+fn zero(spec: &TensorSpec, rows: usize) -> Result<Tensor, String> {
     let shape: Vec<i64> = spec
         .shape
         .as_ref()
         .ok_or("its rank is not declared")?
         .iter()
-        .map(|&size| if size < 0 { 1 } else { size })
+        .enumerate()
+        .map(|(axis, &size)| match (axis, size) {
+            (_, 0..) => size,
+            (0, _) => rows as i64,
+            _ => 1,
+        })
         .collect();
     // A string takes its place in a list, even if it is empty.
     let size = match spec.dtype {
@@ -202,8 +232,10 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::batch::{BatchingOptions, PoolOptions, Scheduler};
     use crate::error::Code;
     use crate::executor::{Executor, RunOptions};
+    use crate::metrics::Metrics;
     use crate::proto::tensorflow::serving::{PredictStreamedLog, SessionRunLog};
 
     /// Notes what it is run with, and echoes.
@@ -258,6 +290,53 @@ mod tests {
         ];
         let by_name = signatures.map(|(name, signature)| (name.to_owned(), signature)).into_iter().collect();
         (Servable::new(by_name, Bytes::new(), Box::new(notes.clone())), notes)
+    }
+
+    #[test]
+    fn each_size_that_batches_are_padded_to_is_run_on_zeros_and_counted_for_the_model() {
+        let (servable, notes) = servable();
+        let pool = PoolOptions { num_batch_threads: 1, ..PoolOptions::default() };
+        let options = BatchingOptions {
+            max_batch_size: 8,
+            batch_timeout_micros: 60_000_000,
+            allowed_batch_sizes: vec![2, 4, 8],
+            ..BatchingOptions::default()
+        };
+        let scheduler = Arc::new(Scheduler::new(&pool).expect("a thread"));
+        servable.batch(scheduler, options).expect("options that fit");
+        let results: BTreeMap<_, _> = run_on_zeros(&servable, 1).into_iter().collect();
+        assert_eq!(results["serving_default"], Ok(()));
+        let runs = notes.0.lock().expect("no panic").clone();
+        let sizes: Vec<_> = runs.iter().filter(|run| run.starts_with("x float[") && run.contains("[0, 1]")).collect();
+        assert_eq!(sizes, ["x float[2, 2] -> [0, 1]", "x float[4, 2] -> [0, 1]", "x float[8, 2] -> [0, 1]"]);
+
+        let metrics = Metrics::default();
+        drop(servable.publish(metrics.served(b"m")));
+        drop(servable.publish(metrics.served(b"m")));
+        let families = metrics.families();
+        let runs = families.iter().find(|family| family.name == "servable_batch_runs_total").expect("it is there");
+        let labels: Vec<_> = runs.points.iter().map(|(labels, _)| labels.join(" ")).collect();
+        assert_eq!(labels, ["m 2", "m 4", "m 8"]);
+    }
+
+    #[test]
+    fn a_record_runs_with_the_rows_that_its_batch_has() {
+        let (servable, notes) = servable();
+        let options = BatchingOptions { max_batch_size: 4, allowed_batch_sizes: vec![4], ..BatchingOptions::default() };
+        let scheduler = Arc::new(Scheduler::new(&PoolOptions::default()).expect("threads"));
+        servable.batch(scheduler, options).expect("options that fit");
+        let replay = |body: &[u8]| {
+            let record = record_of_rest(&servable, body, false).expect("it is valid");
+            let record = Record::parse(&record).expect("it is a record");
+            record.replay(&servable, ServiceOptions::default()).map_err(|error| error.to_string())
+        };
+        assert_eq!(replay(br#"{"instances": [[1, 2], [3, 4]]}"#), Ok(()));
+        assert_eq!(notes.0.lock().expect("no panic")[..], ["x float[4, 2] -> [0, 1]"]);
+        let too_large = replay(br#"{"instances": [[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]]}"#);
+        assert_eq!(
+            too_large.as_ref().map_err(String::as_str),
+            Err("INVALID_ARGUMENT: Task size 5 is larger than maximum input batch size 4")
+        );
     }
 
     fn replayed(record: &[u8]) -> (Result<(), String>, Vec<String>) {

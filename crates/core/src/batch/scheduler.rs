@@ -52,8 +52,21 @@ impl Scheduler {
     ///
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub fn queue(&self, options: BatchingOptions, run: impl RunBatch) -> Result<Queue> {
+        self.queue_counted_in(Arc::default(), options, run)
+    }
+
+    /// The same for a queue that goes on with the statistics of another, which is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::queue`].
+    pub fn queue_counted_in(
+        &self,
+        statistics: Arc<Statistics>,
+        options: BatchingOptions,
+        run: impl RunBatch,
+    ) -> Result<Queue> {
         options.check()?;
-        let statistics: Arc<Statistics> = Arc::default();
         let number = self.pool.add(options, Arc::new(run), Arc::clone(&statistics));
         Ok(Queue { pool: Arc::clone(&self.pool), options: Arc::clone(&self.options), number, statistics })
     }

@@ -219,10 +219,7 @@ pub(super) fn trailers(status: &Result<()>) -> HeaderMap {
     match status {
         Ok(()) => HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]),
         Err(error) => {
-            let known = [
-                (STATUS, HeaderValue::from(error.code as i32)),
-                (MESSAGE, status_message(&error.message)),
-            ];
+            let known = [(STATUS, HeaderValue::from(error.code as i32)), (MESSAGE, status_message(&error.message))];
             let details = error.retry_after_seconds.map(|seconds| (DETAILS, retry_details(error, seconds)));
             known.into_iter().chain(details).collect()
         }

@@ -145,9 +145,8 @@ impl Metrics {
 
 impl Metrics {
     fn refusals(&self) -> Family {
-        let mut refused = Family::counter("servable_requests_refused_total", &["reason"]).with_help(
-            "Requests that were refused by their heads alone, and are counted nowhere else.",
-        );
+        let mut refused = Family::counter("servable_requests_refused_total", &["reason"])
+            .with_help("Requests that were refused by their heads alone, and are counted nowhere else.");
         for (code, count) in self.refused.read() {
             let reason = match code {
                 Code::Unauthenticated => "unauthenticated",

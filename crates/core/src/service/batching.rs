@@ -3,15 +3,15 @@
 //! As in TensorFlow Serving (`spec/batching.md` §4), requests share a queue if they feed the same tensors of the graph and
 //! fetch the same ones, whatever their signatures and the aliases in them.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
+use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler, Statistics};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
-use crate::metrics::RunMetrics;
+use crate::metrics::{ModelMetrics, RunMetrics};
 use crate::servable::{Published, Servable};
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::Tensor;
@@ -33,6 +33,9 @@ pub(crate) struct Batching {
     options: BatchingOptions,
     /// Where the options come from, in words.
     origin: OnceLock<String>,
+    /// What the queues of the warm-up have done; counted in the model's name once that is known.
+    warm_up: Arc<Statistics>,
+    is_counted: AtomicBool,
     routes: RwLock<Vec<Arc<Route>>>,
     /// What was found out for signatures of the version.
     plans: RwLock<Vec<Arc<Plan>>>,
@@ -117,8 +120,55 @@ impl Batching {
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub(crate) fn new(servable: Weak<Servable>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<Self> {
         options.check()?;
-        let origin = OnceLock::new();
-        Ok(Self { servable, scheduler, options, origin, routes: RwLock::default(), plans: RwLock::default() })
+        Ok(Self {
+            servable,
+            scheduler,
+            options,
+            origin: OnceLock::new(),
+            warm_up: Arc::default(),
+            is_counted: AtomicBool::new(false),
+            routes: RwLock::default(),
+            plans: RwLock::default(),
+        })
+    }
+
+    /// Runs a request of the warm-up, on the threads of batches and with the rows that a batch of it alone has, but
+    /// without waiting for others. To be called on a thread that may block.
+    ///
+    /// # Errors
+    ///
+    /// What a client would get.
+    pub(crate) fn warm_up(&self, signature: &Signature, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<Vec<Tensor>> {
+        let options = BatchingOptions { batch_timeout_micros: 0, ..self.options.clone() };
+        let (servable, signature, outputs) = (Weak::clone(&self.servable), signature.clone(), outputs.to_vec());
+        let run = move |inputs: Vec<Tensor>, options: &RunOptions| {
+            let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
+            let servable = servable.upgrade().ok_or_else(unloaded)?;
+            let start = Instant::now();
+            let result = servable.run(&signature, inputs, &outputs, options);
+            let took = servable.pace().record_warm_up(start);
+            if result.is_ok() {
+                servable.warm_up_runs().ran(took);
+            }
+            result
+        };
+        let queue = self.scheduler.queue_counted_in(Arc::clone(&self.warm_up), options, run)?;
+        queue.submit(inputs, Call::default())?.wait()
+    }
+
+    /// Has the batches of the warm-up counted in the name of a model, once.
+    pub(crate) fn count_warm_up(&self, model: &ModelMetrics) {
+        if self.warm_up.read().batches() > 0 && !self.is_counted.swap(true, Ordering::Relaxed) {
+            model.batches().follow(Arc::clone(&self.warm_up));
+        }
+    }
+
+    /// The rows that batches are run with, as far as they are few: those that are padded to, smallest first.
+    pub(crate) fn padded_sizes(&self) -> impl Iterator<Item = usize> {
+        let largest = self.options.execution_size();
+        let sizes = self.options.allowed_batch_sizes.iter().copied();
+        let mut is_reached = false;
+        sizes.take_while(move |&size| !std::mem::replace(&mut is_reached, size >= largest))
     }
 
     /// Says where the options come from; the first time counts.

@@ -101,7 +101,8 @@ fn run_here(
     result
 }
 
-/// Runs a signature once on the calling thread, before the servable is there for requests.
+/// Runs a signature once, before the servable is there for requests: as a batch of its own where it is batched, otherwise
+/// on the calling thread. Blocks.
 ///
 /// # Errors
 ///
@@ -114,6 +115,13 @@ pub fn run_to_warm_up(
     outputs: &[usize],
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
+    if let Some(batching) = servable.batching() {
+        let result = batching.warm_up(signature, inputs, outputs);
+        if result.is_ok() {
+            servable.warm_up_runs().waited(api, start.elapsed());
+        }
+        return result;
+    }
     let result = servable.run(signature, inputs, outputs, &RunOptions::default());
     let took = servable.pace().record_warm_up(start);
     if result.is_ok() {
