@@ -1,7 +1,7 @@
 """Measure the server against its floors and goals: `python run.py [--quick]`.
 
 Builds the helpers, exports the model, and prints what it finds, section by section, then every figure with its goal.
-README.md says how to read them. The whole run takes about ten minutes, with `--quick` about two.
+README.md says how to read them. The whole run takes about a quarter of an hour, with `--quick` about three minutes.
 """
 
 from __future__ import annotations
