@@ -23,7 +23,7 @@ GREEDY = {"max_batch_size": 128, "batch_timeout_micros": 0, "max_enqueued_batche
 """What one would write without trying anything."""
 
 SWEPT = [
-    {"max_batch_size": size, "batch_timeout_micros": timeout, "num_batch_threads": threads}
+    GREEDY | {"max_batch_size": size, "batch_timeout_micros": timeout, "num_batch_threads": threads}
     for size in (32, 256)
     for timeout in (0, 1000)
     for threads in (1, 2)
