@@ -127,6 +127,7 @@ class ModelServer:
                         PythonCallableAdapter(lambda name: self._core.python_options(name)),
                         python_batching(flags),
                         lambda name: self._core.batching(name),
+                        own_threads=True,
                     ),
                     python_warm_up(flags),
                 ),

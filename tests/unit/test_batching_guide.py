@@ -46,3 +46,23 @@ def test_the_files_of_the_guide_are_read(tmp_path: Path) -> None:
         ModelBatching(BatchingParameters(8, 500)),
         ModelBatching(is_off=True),
     ]
+
+
+def test_the_options_of_the_guide_are_read(tmp_path: Path) -> None:
+    file, batchings = tmp_path / "models.config", []
+    for options in re.findall(r"(?ms)^```textproto\n(.*?)^```$", GUIDE):
+        model = f"name: 'm' base_path: '/m' model_platform: 'tensorflow' {options}"
+        file.write_text(f"model_config_list {{ config {{ {model} }} }}")
+        read = read_model_config_file(str(file))
+        assert read is not None
+        batchings += [model.batching.parameters for model in read]
+    assert batchings == [
+        BatchingParameters(
+            64,
+            mixed_priority_batching_policy="priority_isolation",
+            low_priority_max_batch_size=16,
+            low_priority_batch_timeout_micros=50_000,
+            low_priority_max_enqueued_batches=100,
+        ),
+        BatchingParameters(latency_objective_millis=40),
+    ]

@@ -5,17 +5,35 @@ use std::time::Instant;
 
 use crate::error::{Code, Result, ServingError};
 
+/// How much it matters that a call is answered soon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// Whatever is not said to be of low priority.
+    #[default]
+    High,
+    /// Others come first, where calls wait for each other.
+    Low,
+}
+
 /// What a request says about its answer, whatever the protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {
     /// When the caller gives up; `None` for never.
     pub deadline: Option<Instant>,
+    /// Whether others come first.
+    pub priority: Priority,
 }
 
 impl Call {
     /// A call whose answer is worthless after `deadline`.
     pub fn until(deadline: Option<Instant>) -> Self {
-        Self { deadline }
+        Self { deadline, ..Self::default() }
+    }
+
+    /// The same call at this priority.
+    #[must_use]
+    pub fn with_priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
     }
 
     /// Whether the answer is still wanted; without a deadline, this looks at no clock.

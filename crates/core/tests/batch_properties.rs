@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use servable_core::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
-use servable_core::call::Call;
+use servable_core::batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions, Queue, Scheduler};
+use servable_core::call::{Call, Priority};
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::RunOptions;
 use servable_core::tensor::{Buffer, DType, Elements, Tensor};
@@ -41,6 +41,7 @@ struct Request {
     columns: usize,
     fate: Fate,
     deadline_micros: Option<u64>,
+    priority: Priority,
     way: Way,
     /// The caller goes away at once.
     is_cancelled: bool,
@@ -67,12 +68,14 @@ fn request() -> impl Strategy<Value = Request> {
     let deadline = prop_oneof![3 => Just(None), 1 => (0_u64..3000).prop_map(Some)];
     let pause = prop_oneof![4 => Just(0), 1 => 0_u64..1500];
     let way = prop_oneof![4 => Just(Way::Leaves), 3 => Just(Way::Leads), 1 => Just(Way::GivesUp)];
-    (0_usize..12, 0_usize..4, fate, deadline, way, prop::bool::weighted(0.1), pause).prop_map(
-        |(rows, columns, fate, deadline_micros, way, is_cancelled, pause_micros)| Request {
+    let priority = prop_oneof![2 => Just(Priority::High), 1 => Just(Priority::Low)];
+    (0_usize..12, 0_usize..4, fate, deadline, priority, way, prop::bool::weighted(0.1), pause).prop_map(
+        |(rows, columns, fate, deadline_micros, priority, way, is_cancelled, pause_micros)| Request {
             rows,
             columns,
             fate,
             deadline_micros,
+            priority,
             way,
             is_cancelled,
             pause_micros,
@@ -83,8 +86,33 @@ fn request() -> impl Strategy<Value = Request> {
 fn options() -> impl Strategy<Value = BatchingOptions> {
     let sizes = (1_usize..16).prop_flat_map(|size| (Just(size), 1..=size, any::<bool>()));
     let timeout = prop_oneof![Just(0), 1_u64..2000];
-    (sizes, timeout, 1_usize..5, any::<bool>(), any::<bool>()).prop_map(
-        |((max_batch_size, smaller, are_sizes_fixed), batch_timeout_micros, max_enqueued_batches, pad, split)| {
+    let policy = prop_oneof![
+        Just(MixedPriorityPolicy::PadToMaxBatchSize),
+        Just(MixedPriorityPolicy::PadToNextAllowedSize),
+        Just(MixedPriorityPolicy::Isolation),
+        Just(MixedPriorityPolicy::Merge),
+    ];
+    let low = (prop::option::of(1_usize..16), prop::option::of(0_u64..2000), prop::option::of(1_usize..5)).prop_map(
+        |(max_batch_size, batch_timeout_micros, max_enqueued_batches)| LowPriorityOptions {
+            max_batch_size,
+            batch_timeout_micros,
+            max_enqueued_batches,
+        },
+    );
+    let waits = prop_oneof![
+        3 => timeout.prop_map(|micros| (micros, None)),
+        1 => (500_u64..5000).prop_map(|micros| (0, Some(Duration::from_micros(micros)))),
+    ];
+    (sizes, waits, 1_usize..5, any::<bool>(), any::<bool>(), policy, low).prop_map(
+        |(
+            (max_batch_size, smaller, are_sizes_fixed),
+            (batch_timeout_micros, latency_objective),
+            max_enqueued_batches,
+            pad,
+            split,
+            policy,
+            low,
+        )| {
             let mut allowed_batch_sizes = vec![smaller, max_batch_size];
             allowed_batch_sizes.dedup();
             BatchingOptions {
@@ -95,6 +123,9 @@ fn options() -> impl Strategy<Value = BatchingOptions> {
                 pad_variable_length_inputs: pad,
                 enable_large_batch_splitting: split,
                 max_execution_batch_size: split.then_some(smaller),
+                latency_objective,
+                mixed_priority_batching_policy: policy,
+                low_priority: low,
             }
         },
     )
@@ -184,14 +215,9 @@ fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<T
                 let (row, column) = if column < request.columns { (row, column) } else { (0, 0) };
                 image(element(name, row, column, request.fate))
             };
-            // The pieces of a request that is split are padded each with the first element of its own.
-            let filled = |row, column, found| {
-                let is_fill = column >= request.columns && scenario.options.enable_large_batch_splitting;
-                found == cell(row, column) || is_fill && (0..=row).any(|row| found == cell(row, 0))
-            };
             let found = elements(&outputs[0]);
             let is_own = found.len() == request.rows * width
-                && found.iter().enumerate().all(|(index, &found)| filled(index / width, index % width, found));
+                && found.iter().enumerate().all(|(index, &found)| found == cell(index / width, index % width));
             let is_doomed = request.fate != Fate::Fine && request.rows > 0;
             return if is_own && !is_doomed { Ok(()) } else { fail(format!("got {outputs:?}")) };
         }
@@ -201,10 +227,11 @@ fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<T
     let names_it = error.text().contains(&format!("<{name}>")) || request.rows == 0;
     let is_explained = match error.code {
         Code::InvalidArgument => rows > limit,
+        Code::Unavailable if request.priority == Priority::Low => {
+            rows <= limit && error.text().contains("low priority task queue")
+        }
         Code::Unavailable => rows <= limit && error.text().contains("is full"),
         Code::ResourceExhausted => request.deadline_micros.is_some(),
-        // Pieces of a request may be padded to different widths, and then do not fit together again.
-        Code::Internal if error.text().contains("concat") => scenario.options.enable_large_batch_splitting,
         Code::DataLoss => names_it,
         Code::Internal => names_it && error.text().starts_with("the batch function panicked: <"),
         Code::FailedPrecondition => error.text().contains("0th dimension"),
@@ -220,7 +247,7 @@ async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<
         std::thread::sleep(Duration::from_micros(request.pause_micros));
         let name = (producer * 100 + index) as i64 + 1;
         let deadline = request.deadline_micros.map(|after| Instant::now() + Duration::from_micros(after));
-        let (inputs, call) = (inputs(name, request), Call::until(deadline));
+        let (inputs, call) = (inputs(name, request), Call::until(deadline).with_priority(request.priority));
         let submitted = match request.way {
             Way::Leaves => queue.submit(inputs, call).map(|ticket| (ticket, None)),
             Way::Leads | Way::GivesUp => queue.submit_or_lead(inputs, call),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use servable_core::access::{Access, ApiKey, Scope};
-use servable_core::batch::{BatchingOptions, PoolOptions};
+use servable_core::batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
 use servable_core::body::BodyLimits;
 use servable_core::grpc::{Encoding, GrpcOptions};
 use servable_core::http2::Http2Options;
@@ -234,6 +234,11 @@ pub(crate) struct BatchingParameters {
     pad_variable_length_inputs: bool,
     enable_large_batch_splitting: bool,
     max_execution_batch_size: Option<usize>,
+    latency_objective_millis: Option<f64>,
+    mixed_priority_batching_policy: String,
+    low_priority_max_batch_size: Option<usize>,
+    low_priority_batch_timeout_micros: Option<u64>,
+    low_priority_max_enqueued_batches: Option<usize>,
 }
 
 impl BatchingParameters {
@@ -253,6 +258,17 @@ impl From<BatchingParameters> for BatchingOptions {
             pad_variable_length_inputs: parameters.pad_variable_length_inputs,
             enable_large_batch_splitting: parameters.enable_large_batch_splitting,
             max_execution_batch_size: parameters.max_execution_batch_size,
+            latency_objective: parameters
+                .latency_objective_millis
+                .map(|millis| Duration::try_from_secs_f64(millis / 1e3).unwrap_or(Duration::MAX)),
+            // Python knows the same names, and has checked it.
+            mixed_priority_batching_policy: MixedPriorityPolicy::from_name(&parameters.mixed_priority_batching_policy)
+                .unwrap_or_default(),
+            low_priority: LowPriorityOptions {
+                max_batch_size: parameters.low_priority_max_batch_size,
+                batch_timeout_micros: parameters.low_priority_batch_timeout_micros,
+                max_enqueued_batches: parameters.low_priority_max_enqueued_batches,
+            },
         }
     }
 }

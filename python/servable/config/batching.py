@@ -8,6 +8,7 @@ from `batching_params.pbtxt` in a version directory (batching.md §2, §3, §15)
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,14 @@ MAX_THREADS = 4096
 """Beyond this, a number of threads is a slip that would take the machine down."""
 
 _log = logging.getLogger(__name__)
+
+MIXED_PRIORITY_POLICIES = (
+    "low_priority_padding_with_max_batch_size",
+    "low_priority_padding_with_next_allowed_batch_size",
+    "priority_isolation",
+    "priority_merge",
+)
+"""What can become of requests of low priority while others wait; the first is the default."""
 
 _OF_THE_POOL = frozenset({"num_batch_threads", "thread_pool_name"})
 
@@ -50,6 +59,14 @@ class BatchingParameters:
         enable_large_batch_splitting: Let a request span batches.
         max_execution_batch_size: The largest batch where requests are split; `None` for
             `max_batch_size`.
+        latency_objective_millis: Within which time nearly all requests are to be answered; decides
+            how long batches wait and how large they grow, so that `batch_timeout_micros` is 0 then.
+        mixed_priority_batching_policy: What becomes of requests of low priority while others wait,
+            one of `MIXED_PRIORITY_POLICIES`.
+        low_priority_max_batch_size: The largest batch of nothing but such requests; `None`, here
+            and below, for what holds for the others.
+        low_priority_batch_timeout_micros: How long such a batch waits for more.
+        low_priority_max_enqueued_batches: How many such batches may wait.
     """
 
     max_batch_size: int = 1000
@@ -61,6 +78,11 @@ class BatchingParameters:
     pad_variable_length_inputs: bool = False
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int | None = None
+    latency_objective_millis: float | None = None
+    mixed_priority_batching_policy: str = MIXED_PRIORITY_POLICIES[0]
+    low_priority_max_batch_size: int | None = None
+    low_priority_batch_timeout_micros: int | None = None
+    low_priority_max_enqueued_batches: int | None = None
 
     @property
     def largest_batch(self) -> int:
@@ -199,14 +221,18 @@ def read_model_batching(options: Any) -> ModelBatching:
         ConfigError: Its values cannot be used.
     """
     choice = options.WhichOneof("batching_choice")
-    if choice != "batching":
+    policy = {field.name: value for field, value in options.batching_policy.ListFields()}
+    if choice == "no_batching" and policy:
+        raise ConfigError("batching_policy says how to batch, and no_batching not to")
+    if choice != "batching" and not policy:
         return ModelBatching(is_off=options.no_batching)
     for name in sorted(_OF_THE_POOL):
         if options.batching.HasField(name):
             raise ConfigError(
                 f"batching.{name} is not for one model: all models of a platform share threads"
             )
-    return ModelBatching(usable(batching_parameters(options.batching)))
+    parameters = replace(batching_parameters(options.batching), **policy)
+    return ModelBatching(usable(parameters))
 
 
 def fill_model_batching(options: Any, batching: ModelBatching) -> None:
@@ -226,6 +252,10 @@ def fill_model_batching(options: Any, batching: ModelBatching) -> None:
                 getattr(message, field.name).extend(value)
             else:
                 setattr(message, field.name, value)
+        for field in options.batching_policy.DESCRIPTOR.fields:
+            value = getattr(batching.parameters, field.name)
+            if value != getattr(defaults, field.name):
+                setattr(options.batching_policy, field.name, value)
 
 
 def batching_parameters(message: Any) -> BatchingParameters:
@@ -302,3 +332,30 @@ def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
             "than or equal to max_execution_batch_size. "
             f"max_batch_size is {limit}, max_execution_batch_size {parameters.largest_batch}"
         )
+    yield from _policy_problems(parameters)
+
+
+def _policy_problems(parameters: BatchingParameters) -> Iterator[str]:
+    """Why what the original does not know cannot be used."""
+    objective = parameters.latency_objective_millis
+    if objective is not None and not 0 < objective < math.inf:
+        yield f"latency_objective_millis must be positive; was {objective:g}"
+    if objective is not None and parameters.batch_timeout_micros > 0:
+        yield (
+            "latency_objective_millis decides how long batches wait, and batch_timeout_micros is "
+            f"{parameters.batch_timeout_micros}: only one of them can"
+        )
+    policy = parameters.mixed_priority_batching_policy
+    if policy not in MIXED_PRIORITY_POLICIES:
+        yield (
+            f"mixed_priority_batching_policy must be one of {', '.join(MIXED_PRIORITY_POLICIES)}; "
+            f"was {policy}"
+        )
+    for name, smallest, wanted in (
+        ("low_priority_max_batch_size", 1, "positive"),
+        ("low_priority_batch_timeout_micros", 0, "non-negative"),
+        ("low_priority_max_enqueued_batches", 1, "positive"),
+    ):
+        value = getattr(parameters, name)
+        if value is not None and value < smallest:
+            yield f"{name} must be {wanted}; was {value}"

@@ -110,6 +110,8 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
         adapter: SourceAdapter[str, Loader],
         platform: PlatformBatching,
         model: Callable[[str], ModelBatching],
+        *,
+        own_threads: bool = False,
     ) -> None:
         """Join an adapter and what is configured.
 
@@ -117,18 +119,20 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
             adapter: Makes loaders of version directories.
             platform: How the models of the platform are batched; they share threads.
             model: What the configuration of a model says; asked at each load.
+            own_threads: Give each version threads of its own, where a run may wait for something
+                that is not its own, such as code of the user: it must not hold up other models.
         """
         super().__init__()
         self._adapter = adapter
         self._platform = platform
         self._model = model
-        self._threads = SharedBatchThreads(platform.parameters)
+        self._threads = None if own_threads else SharedBatchThreads(platform.parameters)
 
     def adapt(self, servable_id: ServableId, item: str) -> BatchingLoader:
         """Make the loader of one version directory."""
         return BatchingLoader(
             self._adapter.adapt(servable_id, item),
             lambda: self._platform.of_version(item, self._model(servable_id.name)),
-            self._threads,
+            self._threads or SharedBatchThreads(self._platform.parameters),
             lambda: self._platform.origin_of(self._model(servable_id.name)),
         )

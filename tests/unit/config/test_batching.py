@@ -82,8 +82,9 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_the_dataclass_has_the_fields_of_the_message() -> None:
-    names = {field.name for field in new_message(BATCHING_PARAMETERS).DESCRIPTOR.fields}
+def test_the_dataclass_has_the_fields_of_the_messages() -> None:
+    messages = (BATCHING_PARAMETERS, "servable.BatchingPolicy")
+    names = {field.name for name in messages for field in new_message(name).DESCRIPTOR.fields}
     assert {field.name for field in fields(BatchingParameters)} == names
 
 
@@ -256,6 +257,72 @@ def test_a_model_may_have_a_way_of_its_own(tmp_path: Path) -> None:
     assert platform.of_version("/m/1", unsaid) is platform.parameters
     default = model_with(tmp_path, "batching {}").batching
     assert default == ModelBatching(BatchingParameters())
+
+
+def test_a_model_may_have_what_the_original_does_not_know(tmp_path: Path) -> None:
+    low = "low_priority_max_batch_size: 4 low_priority_batch_timeout_micros: 9000"
+    policy = f"mixed_priority_batching_policy: 'priority_merge' {low}"
+    model = model_with(tmp_path, f"batching_policy {{ latency_objective_millis: 20 {policy} }}")
+    assert model.batching.parameters == BatchingParameters(
+        latency_objective_millis=20,
+        mixed_priority_batching_policy="priority_merge",
+        low_priority_max_batch_size=4,
+        low_priority_batch_timeout_micros=9000,
+    )
+    both = model_with(
+        tmp_path, "batching { max_batch_size { value: 8 } } batching_policy { " + low + " }"
+    )
+    assert both.batching.parameters == BatchingParameters(
+        8, low_priority_max_batch_size=4, low_priority_batch_timeout_micros=9000
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "no_batching: true batching_policy { latency_objective_millis: 20 }",
+            "batching_policy says how to batch, and no_batching not to",
+        ),
+        (
+            "batching_policy { latency_objective_millis: -1 }",
+            "latency_objective_millis must be positive; was -1",
+        ),
+        (
+            "batching_policy { latency_objective_millis: nan }",
+            "latency_objective_millis must be positive; was nan",
+        ),
+        (
+            (
+                "batching { batch_timeout_micros { value: 5000 } } "
+                "batching_policy { latency_objective_millis: 20 }"
+            ),
+            (
+                "latency_objective_millis decides how long batches wait, and batch_timeout_micros is "
+                "5000: only one of them can"
+            ),
+        ),
+        (
+            "batching_policy { mixed_priority_batching_policy: 'fair' }",
+            (
+                "mixed_priority_batching_policy must be one of "
+                "low_priority_padding_with_max_batch_size, "
+                "low_priority_padding_with_next_allowed_batch_size, priority_isolation, priority_merge; "
+                "was fair"
+            ),
+        ),
+        (
+            "batching_policy { low_priority_max_enqueued_batches: 0 }",
+            "low_priority_max_enqueued_batches must be positive; was 0",
+        ),
+    ],
+)
+def test_what_the_original_does_not_know_is_checked(
+    tmp_path: Path, options: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as info:
+        model_with(tmp_path, options)
+    assert info.value.message == f"Model m: {message}"
 
 
 @pytest.mark.parametrize(

@@ -99,3 +99,19 @@ def test_the_configuration_of_the_model_is_asked_at_each_load(tmp_path: Path) ->
     adapter.adapt(ServableId("off", 1), str(tmp_path)).load()
     batched = [[parameters for _, parameters in loader.made.batched] for loader in loaders]
     assert [[p.max_batch_size for p in parameters] for parameters in batched] == [[4], []]
+
+
+def test_versions_whose_runs_may_wait_for_something_have_threads_of_their_own() -> None:
+    class Adapter(SourceAdapter[str, Any]):
+        def adapt(self, servable_id: ServableId, item: str) -> Any:
+            return FakeBatchableLoader(FakeBatchable())
+
+    def threads(*, own_threads: bool) -> list[SharedBatchThreads]:
+        platform, model = PlatformBatching(COMMON), ModelBatching()
+        adapter = BatchingAdapter(Adapter(), platform, lambda _: model, own_threads=own_threads)
+        return [adapter.adapt(ServableId("m", number), "/m")._threads for number in (1, 2)]
+
+    one, other = threads(own_threads=True)
+    assert one is not other
+    one, other = threads(own_threads=False)
+    assert one is other

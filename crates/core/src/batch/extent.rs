@@ -41,6 +41,16 @@ impl Extent {
         padded <= PADDED_ELEMENTS || padded / PADDED_TIMES <= self.elements + tensor.len()
     }
 
+    /// Whether a tensor has the shape that these are padded to.
+    pub(super) fn is_shape_of(&self, tensor: &Tensor) -> bool {
+        self.dtype == tensor.dtype() && self.inner == tensor.shape()[1..]
+    }
+
+    /// Whether these would have the same shape with this one.
+    pub(super) fn covers(&self, tensor: &Tensor) -> bool {
+        self.can_include(tensor) && self.widened(tensor).eq(self.inner.iter().copied())
+    }
+
     pub(super) fn include(&mut self, tensor: &Tensor) {
         self.inner = self.widened(tensor).collect();
         self.rows += tensor.shape()[0] as usize;

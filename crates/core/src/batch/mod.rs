@@ -8,8 +8,10 @@
 //! (`spec/batching.md`), but that requests never fail for each other's shapes, and that one whose caller has given up is
 //! dropped before its batch runs.
 
+mod adaptive;
 mod assemble;
 mod extent;
+mod low_priority;
 mod options;
 mod pool;
 mod queue;
@@ -20,7 +22,8 @@ mod task;
 mod testing;
 mod work;
 
-pub use options::{BatchingOptions, PoolOptions};
+pub use adaptive::{Controller, Decision, Explanation};
+pub use options::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
 pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
 pub use statistics::{SizeTally, Standing, Statistics, Tally};

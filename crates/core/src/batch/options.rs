@@ -40,6 +40,52 @@ pub struct BatchingOptions {
     pub enable_large_batch_splitting: bool,
     /// The largest batch where requests are split; `None` for `max_batch_size`.
     pub max_execution_batch_size: Option<usize>,
+    /// Within which time requests are to be answered, nearly all of them. Where there is such an objective, it decides how
+    /// long batches wait and how large they grow, within the other limits; `batch_timeout_micros` is 0 then.
+    pub latency_objective: Option<Duration>,
+    /// What becomes of requests of low priority.
+    pub mixed_priority_batching_policy: MixedPriorityPolicy,
+    /// How they wait.
+    pub low_priority: LowPriorityOptions,
+}
+
+/// What becomes of requests of low priority while others wait, in the names of TensorFlow's batch functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MixedPriorityPolicy {
+    /// They fill up the batches of the others.
+    #[default]
+    PadToMaxBatchSize,
+    /// They take the place of rows of padding only.
+    PadToNextAllowedSize,
+    /// They are in batches of their own.
+    Isolation,
+    /// They are put into the batch of the others when that is taken, and count when it is looked whether it is full.
+    Merge,
+}
+
+impl MixedPriorityPolicy {
+    const NAMES: [(&'static str, Self); 4] = [
+        ("low_priority_padding_with_max_batch_size", Self::PadToMaxBatchSize),
+        ("low_priority_padding_with_next_allowed_batch_size", Self::PadToNextAllowedSize),
+        ("priority_isolation", Self::Isolation),
+        ("priority_merge", Self::Merge),
+    ];
+
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(own, _)| *own == name).map(|&(_, policy)| policy)
+    }
+}
+
+/// The limits of requests of low priority; those of the queue where there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LowPriorityOptions {
+    /// The largest batch of nothing else; never more than that of the queue.
+    pub max_batch_size: Option<usize>,
+    /// How long such a batch waits that is not full.
+    pub batch_timeout_micros: Option<u64>,
+    /// How many such batches may wait.
+    pub max_enqueued_batches: Option<usize>,
 }
 
 impl Default for BatchingOptions {
@@ -52,6 +98,9 @@ impl Default for BatchingOptions {
             pad_variable_length_inputs: false,
             enable_large_batch_splitting: false,
             max_execution_batch_size: None,
+            latency_objective: None,
+            mixed_priority_batching_policy: MixedPriorityPolicy::default(),
+            low_priority: LowPriorityOptions::default(),
         }
     }
 }
@@ -81,9 +130,21 @@ impl BatchingOptions {
             ("input_batch_size_limit", self.max_batch_size),
             ("max_enqueued_batches", self.max_enqueued_batches),
             ("max_execution_batch_size", self.max_execution_batch_size.unwrap_or(1)),
+            ("low_priority_max_batch_size", self.low_priority.max_batch_size.unwrap_or(1)),
+            ("low_priority_max_enqueued_batches", self.low_priority.max_enqueued_batches.unwrap_or(1)),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, size)| *size == 0) {
             return Err(ServingError::invalid_argument(format!("{name} must be positive; was 0")));
+        }
+        if self.latency_objective.is_some() && self.batch_timeout_micros > 0 {
+            return Err(ServingError::invalid_argument(format!(
+                "latency_objective_millis decides how long batches wait, and batch_timeout_micros is {}: only one of them \
+                 can",
+                self.batch_timeout_micros
+            )));
+        }
+        if self.latency_objective.is_some_and(|objective| objective.is_zero()) {
+            return Err(ServingError::invalid_argument("latency_objective_millis must be positive; was 0"));
         }
         if self.enable_large_batch_splitting && self.max_batch_size < self.execution_size() {
             return Err(ServingError::invalid_argument(format!(
@@ -149,6 +210,17 @@ mod tests {
             Some("INVALID_ARGUMENT: max_enqueued_batches must be positive; was 0")
         );
         assert_eq!(complaint(|o| o.max_execution_batch_size = Some(2000)), None, "it is ignored without splitting");
+        assert_eq!(
+            complaint(|o| {
+                o.latency_objective = Some(Duration::from_millis(20));
+                o.batch_timeout_micros = 5000;
+            })
+            .as_deref(),
+            Some(
+                "INVALID_ARGUMENT: latency_objective_millis decides how long batches wait, and batch_timeout_micros is \
+                 5000: only one of them can"
+            )
+        );
         let too_large = complaint(|o| {
             o.enable_large_batch_splitting = true;
             o.max_execution_batch_size = Some(2000);

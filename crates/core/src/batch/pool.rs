@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::adaptive::{Adaptive, Explanation};
 use super::options::BatchingOptions;
 use super::queue::Waiting;
 use super::statistics::Statistics;
@@ -20,8 +21,8 @@ use super::work::{RunBatch, Work};
 use crate::error::{Code, Result, ServingError};
 
 /// For so long, a caller that has said that it will run a batch is believed. It is on its way through tasks that are
-/// ready on its thread; one that takes longer than this is held up.
-const LEAD: Duration = Duration::from_millis(1);
+/// ready on its thread; one that takes longer than this is held up. Tests are, by each other.
+const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 
 /// A queue as the threads see it.
 struct Line {
@@ -31,6 +32,7 @@ struct Line {
     options: Arc<BatchingOptions>,
     run: Arc<dyn RunBatch>,
     statistics: Arc<Statistics>,
+    adaptive: Option<Arc<Adaptive>>,
 }
 
 /// Which thread has to look at the queues because of a change.
@@ -64,13 +66,20 @@ struct State {
     /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
     timekeeper: Option<(Instant, u64)>,
     drawn: u64,
+    /// Requests that nobody waits for, to be dropped outside the lock.
+    given_up: Vec<(Task, Arc<Statistics>)>,
     is_closing: bool,
 }
 
 impl Line {
     /// Whether a batch waits for somebody to come.
     fn is_due(&self, now: Instant) -> bool {
-        self.waiting.is_ready(now) && self.led_since.is_none_or(|since| since + LEAD < now)
+        self.waiting.is_ready(now) && !self.is_led(now)
+    }
+
+    /// Whether a caller is on its way.
+    fn is_led(&self, now: Instant) -> bool {
+        self.led_since.is_some_and(|since| now <= since + LEAD)
     }
 
     /// Says how long the queue has become.
@@ -88,14 +97,25 @@ impl State {
         task: Task,
         can_lead: bool,
         now: Instant,
-    ) -> Result<(Wake, bool), (ServingError, Task)> {
+    ) -> Result<(Wake, bool), (ServingError, Box<Task>)> {
         let line = &mut self.lines[number];
         if self.is_closing {
-            return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), task));
+            return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), Box::new(task)));
         }
-        let place = match line.waiting.admit(&task) {
+        let mut place = line.waiting.admit(&task);
+        if place.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
+            let given_up = line.waiting.give_up(now);
+            if !given_up.is_empty() {
+                self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&line.statistics))));
+                place = line.waiting.admit(&task);
+            }
+            if line.waiting.is_empty() {
+                self.turns.retain(|&turn| turn != number);
+            }
+        }
+        let place = match place {
             Ok(place) => place,
-            Err(error) => return Err((error, task)),
+            Err(error) => return Err((error, Box::new(task))),
         };
         if line.waiting.is_empty() {
             self.turns.push_back(number);
@@ -151,7 +171,11 @@ impl State {
         if self.running >= self.places && !self.is_closing {
             return None;
         }
-        (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now))
+        (0..self.turns.len()).find_map(|turn| {
+            let number = self.turns[turn];
+            let is_free = self.is_closing || !self.lines[number].is_led(now);
+            if is_free { self.take_from(number, now) } else { None }
+        })
     }
 
     /// A batch of this queue, and its place.
@@ -166,6 +190,7 @@ impl State {
             options: Arc::clone(&line.options),
             run: Arc::clone(&line.run),
             statistics: Arc::clone(&line.statistics),
+            adaptive: line.adaptive.clone(),
         };
         self.turns.retain(|&turn| turn != number);
         if !line.waiting.is_empty() {
@@ -207,9 +232,18 @@ impl Pool {
 
     /// Adds a queue; gives its number.
     pub(super) fn add(&self, options: BatchingOptions, run: Arc<dyn RunBatch>, statistics: Arc<Statistics>) -> usize {
+        let mut state = self.state();
+        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, state.places));
+        let adaptive = options.latency_objective.map(adaptive);
         let options = Arc::new(options);
-        let line = Line { waiting: Waiting::new(Arc::clone(&options)), led_since: None, run, options, statistics };
-        self.state().lines.insert(line)
+        let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
+        state.lines.insert(Line { waiting, led_since: None, run, options, statistics, adaptive })
+    }
+
+    /// How a queue keeps to its latency objective, if it has one.
+    pub(super) fn explain(&self, number: usize) -> Option<Explanation> {
+        let adaptive = self.state().lines[number].adaptive.clone();
+        adaptive.map(|adaptive| adaptive.explain())
     }
 
     /// Puts a task into a queue; says whether its caller, if it `can_lead`, has to call [`Pool::lead`] soon.
@@ -220,7 +254,14 @@ impl Pool {
     pub(super) fn submit(&self, number: usize, task: Task, can_lead: bool, now: Instant) -> Result<bool> {
         let mut state = self.state();
         let submitted = state.submit(number, task, can_lead, now);
+        let given_up = std::mem::take(&mut state.given_up);
         drop(state);
+        // Those whose time is over are told so.
+        for (task, statistics) in given_up {
+            if let Err(why) = task.if_wanted(now) {
+                statistics.dropped(why);
+            }
+        }
         // A task that is refused is dropped out here, with all its memory.
         let (wake, leads) = submitted.map_err(|(error, _)| error)?;
         self.wake(wake);

@@ -9,15 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::adaptive::Adaptive;
 use super::extent::Extent;
-use super::options::BatchingOptions;
+use super::low_priority::LowPriority;
+use super::options::{BatchingOptions, MixedPriorityPolicy};
 use super::task::Task;
+use crate::call::Priority;
 use crate::error::{Code, Result, ServingError};
 use crate::tensor::Tensor;
 
-/// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
-/// however many more urgent ones come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a full queue looks for requests that nobody waits for any more.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Why a batch was taken when it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +58,8 @@ pub(super) struct Batch {
     is_closed: bool,
     /// One for each input, where requests are padded to a common shape.
     extents: Vec<Extent>,
+    /// Whether it has a piece of a request: pieces that were padded differently would not fit together again.
+    keeps_shape: bool,
 }
 
 /// Where an admitted task goes.
@@ -66,29 +70,37 @@ pub(super) enum Place {
     Open(Option<usize>),
     /// Into this batch, as far as it has room, and into new ones.
     Spread(Option<usize>),
+    /// To those that wait until there is room for them.
+    Low,
 }
 
 /// The waiting batches of one queue.
 pub(super) struct Waiting {
     options: Arc<BatchingOptions>,
     batches: VecDeque<Batch>,
-    /// The rows of all of them that count towards their sizes.
-    weight: usize,
+    low: LowPriority,
+    /// What decides about sizes and times, where the options do not.
+    adaptive: Option<Arc<Adaptive>>,
+    /// When it was last looked for requests that nobody waits for.
+    looked: Option<Instant>,
     is_closing: bool,
 }
 
 impl Waiting {
-    pub(super) fn new(options: Arc<BatchingOptions>) -> Self {
-        Self { options, batches: VecDeque::new(), weight: 0, is_closing: false }
+    pub(super) fn new(options: Arc<BatchingOptions>, adaptive: Option<Arc<Adaptive>>) -> Self {
+        let (low, batches) = (LowPriority::new(&options), VecDeque::new());
+        Self { options, batches, low, adaptive, looked: None, is_closing: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.batches.is_empty() && self.low.is_empty()
     }
 
-    /// How many batches wait, and how many rows are in them.
+    /// How many batches wait, and how many rows are in them; all of low priority count as one.
     pub(super) fn length(&self) -> (usize, usize) {
-        (self.batches.len(), self.weight)
+        let low = usize::from(!self.low.is_empty());
+        let weight: usize = self.batches.iter().map(|batch| batch.weight).sum();
+        (self.batches.len() + low, weight + self.low.weight())
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -112,29 +124,50 @@ impl Waiting {
             let text = format!("Task size {weight} is larger than maximum input batch size {limit}");
             return Err(ServingError::invalid_argument(text));
         }
+        if task.priority == Priority::Low {
+            return self.low.admit(task, options.enable_large_batch_splitting).map(|()| Place::Low);
+        }
+        if let Some(adaptive) = &self.adaptive {
+            let waiting: usize = self.batches.iter().map(|batch| batch.weight).sum();
+            let most = adaptive.decision().max_waiting_rows;
+            // One that would be alone is served, however late.
+            if waiting > 0 && waiting + weight > most {
+                return Err(ServingError::new(
+                    Code::Unavailable,
+                    format!(
+                        "The batch scheduling queue to which this task was submitted is full; currently {waiting} rows \
+                         wait, and no more than {most} can be answered within {} ms",
+                        adaptive.objective.as_secs_f64() * 1e3
+                    ),
+                ));
+            }
+        }
         let open = self.open_for(task);
         let filled = open.map_or(0, |open| self.batches[open].weight);
         if options.enable_large_batch_splitting {
-            return self.admit_in_pieces(weight, open, filled);
+            return self.admit_in_pieces(task, open, filled);
         }
         match open {
-            Some(open) if filled + weight <= limit => Ok(Place::Join(open)),
-            _ if self.batches.len() >= options.max_enqueued_batches => Err(ServingError::new(
-                Code::Unavailable,
-                format!(
-                    "The batch scheduling queue to which this task was submitted is full; currently {} batches \
+            Some(open) if filled + weight <= self.full_size() => Ok(Place::Join(open)),
+            // With an objective, rows are limited: how many batches they make depends on what a full one is at the time.
+            _ if self.adaptive.is_none() && self.batches.len() >= options.max_enqueued_batches => {
+                Err(ServingError::new(
+                    Code::Unavailable,
+                    format!(
+                        "The batch scheduling queue to which this task was submitted is full; currently {} batches \
                      enqueued and max_enqueued_batches is {}",
-                    self.batches.len(),
-                    options.max_enqueued_batches
-                ),
-            )),
+                        self.batches.len(),
+                        options.max_enqueued_batches
+                    ),
+                ))
+            }
             _ => Ok(Place::Open(open)),
         }
     }
 
-    fn admit_in_pieces(&self, weight: usize, open: Option<usize>, filled: usize) -> Result<Place> {
-        let (size, most) = (self.options.execution_size(), self.options.max_enqueued_batches);
-        let room = if open.is_some() { size - filled } else { 0 };
+    fn admit_in_pieces(&self, task: &Task, open: Option<usize>, filled: usize) -> Result<Place> {
+        let (weight, size, most) = (task.weight(), self.options.execution_size(), self.options.max_enqueued_batches);
+        let room = open.map_or(0, |open| self.room_for(open, task));
         let capacity = most.saturating_sub(self.batches.len()).saturating_mul(size).saturating_add(room);
         if weight > capacity {
             return Err(ServingError::new(
@@ -154,27 +187,51 @@ impl Waiting {
         })
     }
 
-    /// The batch that requests of this kind are put into.
-    fn open_for(&self, task: &Task) -> Option<usize> {
-        self.batches.iter().rposition(|batch| !batch.is_closed && self.can_share(batch, task))
+    /// The rows of a task that a batch has room for; as many as it is, if it can stay whole.
+    fn room_for(&self, open: usize, task: &Task) -> usize {
+        let batch = &self.batches[open];
+        let room = self.options.execution_size().saturating_sub(batch.weight);
+        let fits_in_pieces = batch.extents.iter().zip(&task.inputs).all(|(extent, input)| extent.is_shape_of(input));
+        if task.weight() <= room || fits_in_pieces { room } else { 0 }
     }
 
-    /// Whether the inputs of a task can be joined with those of a batch.
-    fn can_share(&self, batch: &Batch, task: &Task) -> bool {
-        if self.options.pad_variable_length_inputs {
-            return batch.extents.iter().zip(&task.inputs).all(|(extent, input)| extent.can_include(input));
+    /// The batch that requests of this kind are put into.
+    fn open_for(&self, task: &Task) -> Option<usize> {
+        self.batches.iter().rposition(|batch| !batch.is_closed && can_share(&self.options, batch, task))
+    }
+
+    /// Takes out the requests that would not be run, so that they take no room from others; not more often than now and
+    /// then, for it looks at every one.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Task> {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return Vec::new();
         }
-        let same = |a: &Tensor, b: &Tensor| a.dtype() == b.dtype() && a.shape()[1..] == b.shape()[1..];
-        batch.tasks[0].inputs.iter().zip(&task.inputs).all(|(a, b)| same(a, b))
+        self.looked = Some(now);
+        let mut given_up = self.low.give_up(now);
+        for batch in &mut self.batches {
+            let (wanted, others) = std::mem::take(&mut batch.tasks).into_iter().partition(|task| task.is_wanted(now));
+            batch.tasks = wanted;
+            given_up.extend::<Vec<Task>>(others);
+            batch.weight = batch.tasks.iter().map(Task::weight).sum();
+        }
+        self.batches.retain(|batch| !batch.tasks.is_empty());
+        given_up
     }
 
     /// Takes in an admitted task; says whether it has begun a batch.
     pub(super) fn insert(&mut self, task: Task, place: &Place, now: Instant) -> bool {
-        self.weight += task.weight();
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.arrived(task.weight());
+        }
         match *place {
             Place::Join(batch) => {
                 self.batches[batch].add(task);
                 false
+            }
+            Place::Low => {
+                let began = self.low.is_empty();
+                self.low.insert(task);
+                began
             }
             Place::Open(full) => {
                 self.open(task, full, now);
@@ -182,7 +239,7 @@ impl Waiting {
             }
             Place::Spread(open) => {
                 let size = self.options.execution_size();
-                let room = open.map_or(0, |open| size - self.batches[open].weight);
+                let room = open.map_or(0, |open| self.room_for(open, &task));
                 let mut pieces = task.split(room, size).into_iter();
                 if let Some(open) = open.filter(|_| room > 0)
                     && let Some(piece) = pieces.next()
@@ -204,48 +261,148 @@ impl Waiting {
         if let Some(full) = full {
             self.batches[full].is_closed = true;
         }
-        let (weight, due) = (task.weight(), due(&task));
-        let is_padded = self.options.pad_variable_length_inputs;
-        let extents = if is_padded { task.inputs.iter().map(Extent::new).collect() } else { Vec::new() };
-        self.batches.push_back(Batch { tasks: vec![task], weight, started: now, due, is_closed: false, extents });
+        self.batches.push_back(self.batch_of(task, now));
     }
 
-    fn ready(&self, batch: &Batch, now: Instant) -> Option<Closed> {
-        if batch.is_closed || batch.weight >= self.options.execution_size() {
+    fn batch_of(&self, task: Task, now: Instant) -> Batch {
+        let (weight, due) = (task.weight(), task.due());
+        let is_padded = self.options.pad_variable_length_inputs;
+        let extents = if is_padded { task.inputs.iter().map(Extent::new).collect() } else { Vec::new() };
+        let keeps_shape = task.is_piece();
+        Batch { tasks: vec![task], weight, started: now, due, is_closed: false, extents, keeps_shape }
+    }
+
+    /// Why a batch may be taken that is full or not, and whose first request came then; `None` if it has to wait.
+    fn reason(&self, is_full: bool, since: Instant, timeout: Duration, now: Instant) -> Option<Closed> {
+        if is_full {
             Some(Closed::Size)
         } else if self.is_closing {
             Some(Closed::Shutdown)
-        } else if self.options.batch_timeout_micros == 0 {
+        } else if timeout.is_zero() {
             Some(Closed::Idle)
         } else {
-            (now >= batch.started + self.options.timeout()).then_some(Closed::Timeout)
+            (now >= since + timeout).then_some(Closed::Timeout)
         }
+    }
+
+    fn ready(&self, batch: &Batch, now: Instant) -> Option<Closed> {
+        let weight = batch.weight + if self.merges() { self.low.weight() } else { 0 };
+        let is_full = batch.is_closed || weight >= self.full_size();
+        self.reason(is_full, self.since(batch), self.timeout(), now)
+    }
+
+    /// The rows of a batch that waits for no more.
+    fn full_size(&self) -> usize {
+        let size = self.options.execution_size();
+        self.adaptive.as_ref().map_or(size, |adaptive| adaptive.decision().target_size.min(size))
+    }
+
+    /// How long a batch waits that is not full.
+    fn timeout(&self) -> Duration {
+        self.adaptive.as_ref().map_or_else(|| self.options.timeout(), |adaptive| adaptive.decision().wait)
+    }
+
+    /// Whether requests of low priority count for the batches of others before they are in one.
+    fn merges(&self) -> bool {
+        self.options.mixed_priority_batching_policy == MixedPriorityPolicy::Merge
+    }
+
+    /// Since when a batch waits for more.
+    fn since(&self, batch: &Batch) -> Instant {
+        let low = self.low.oldest().filter(|_| self.merges());
+        low.map_or(batch.started, |oldest| oldest.min(batch.started))
+    }
+
+    /// Why requests of low priority may make a batch of their own; `None` if they have to wait.
+    fn low_ready(&self, now: Instant) -> Option<Closed> {
+        let oldest = self.low.oldest()?;
+        if self.low.is_patience_over(now) {
+            return Some(Closed::Timeout);
+        }
+        let reason = self.reason(self.low.is_full(), oldest, self.low.timeout(), now);
+        reason.filter(|_| self.batches.is_empty())
     }
 
     /// Whether a thread would get a batch now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        self.batches.iter().any(|batch| self.ready(batch, now).is_some())
+        self.batches.iter().any(|batch| self.ready(batch, now).is_some()) || self.low_ready(now).is_some()
     }
 
     /// When a batch will be ready that nothing more is put into; `None` if there is none.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.batches.iter().map(|batch| batch.started + self.options.timeout()).min()
+        let batches = self.batches.iter().map(|batch| self.since(batch) + self.timeout()).min();
+        let alone = self.low.oldest().filter(|_| self.batches.is_empty()).map(|oldest| oldest + self.low.timeout());
+        [batches, alone, self.low.end_of_patience()].into_iter().flatten().min()
     }
 
     /// The most urgent of the batches that are ready, for a free thread.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Batch, Closed)> {
+        if self.low.is_patience_over(now) {
+            return self.take_low(now);
+        }
         let ready = self.batches.iter().enumerate().filter_map(|(index, batch)| Some((index, self.ready(batch, now)?)));
-        let (index, closed) = ready.min_by_key(|&(index, _)| self.batches[index].due)?;
-        let batch = self.batches.remove(index)?;
-        self.weight -= batch.weight;
+        let Some((index, closed)) = ready.min_by_key(|&(index, _)| self.batches[index].due) else {
+            return self.take_low(now);
+        };
+        let mut batch = self.batches.remove(index)?;
+        let target = match self.options.mixed_priority_batching_policy {
+            MixedPriorityPolicy::PadToMaxBatchSize | MixedPriorityPolicy::Merge => self.options.execution_size(),
+            MixedPriorityPolicy::PadToNextAllowedSize => self.options.padded_size(batch.weight),
+            MixedPriorityPolicy::Isolation => 0,
+        };
+        self.fill_up(&mut batch, target.min(self.options.execution_size()));
         Some((batch, closed))
     }
+
+    /// A batch of requests of low priority, if it is ready.
+    fn take_low(&mut self, now: Instant) -> Option<(Batch, Closed)> {
+        let closed = self.low_ready(now)?;
+        let (task, room) = self.low.take_first()?;
+        let mut batch = self.batch_of(task, now);
+        let size = batch.weight + room;
+        self.fill_up(&mut batch, size);
+        Some((batch, closed))
+    }
+
+    /// Puts requests of low priority into a batch, up to so many rows.
+    fn fill_up(&mut self, batch: &mut Batch, size: usize) {
+        // What one of them does to the shape of a padded batch has to be known before the next is asked.
+        while !self.low.is_empty() && batch.weight < size {
+            let is_padded = self.options.pad_variable_length_inputs;
+            let mut is_first = true;
+            let options = &self.options;
+            let fits = |task: &Task| can_share(options, batch, task) && (!is_padded || std::mem::take(&mut is_first));
+            let tasks = self.low.fill(size - batch.weight, fits);
+            if tasks.is_empty() {
+                return;
+            }
+            for task in tasks {
+                batch.add(task);
+            }
+            if !is_padded {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the inputs of a task can be joined with those of a batch.
+fn can_share(options: &BatchingOptions, batch: &Batch, task: &Task) -> bool {
+    if options.pad_variable_length_inputs {
+        return batch.extents.iter().zip(&task.inputs).all(|(extent, input)| {
+            let is_piece_kept = !task.is_piece() || extent.is_shape_of(input);
+            is_piece_kept && if batch.keeps_shape { extent.covers(input) } else { extent.can_include(input) }
+        });
+    }
+    let same = |a: &Tensor, b: &Tensor| a.dtype() == b.dtype() && a.shape()[1..] == b.shape()[1..];
+    batch.tasks[0].inputs.iter().zip(&task.inputs).all(|(a, b)| same(a, b))
 }
 
 impl Batch {
     fn add(&mut self, task: Task) {
         self.weight += task.weight();
-        self.due = self.due.min(due(&task));
+        self.due = self.due.min(task.due());
+        self.keeps_shape |= task.is_piece();
         for (extent, input) in self.extents.iter_mut().zip(&task.inputs) {
             extent.include(input);
         }
@@ -253,9 +410,5 @@ impl Batch {
     }
 }
 
-fn due(task: &Task) -> Instant {
-    let patient = task.arrived + PATIENCE;
-    task.deadline.map_or(patient, |deadline| deadline.min(patient))
-}
 #[cfg(test)]
 mod tests;

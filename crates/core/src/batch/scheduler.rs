@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::adaptive::Explanation;
 use super::options::{BatchingOptions, PoolOptions};
 use super::pool::Pool;
 use super::statistics::Statistics;
@@ -119,7 +120,7 @@ impl Queue {
     /// As [`Queue::submit`].
     pub fn submit_or_lead(&self, inputs: Vec<Tensor>, call: Call) -> Result<(Ticket, Option<Lead<'_>>)> {
         let (ticket, leads) = self.put(inputs, call, true)?;
-        Ok((ticket, leads.then_some(Lead { queue: self })))
+        Ok((ticket, leads.then(|| Lead { queue: self })))
     }
 
     /// Puts a request into the queue; says whether its caller has the lead.
@@ -139,6 +140,11 @@ impl Queue {
     /// What it has done, and how it stands; whoever keeps this can read it when the queue is gone.
     pub fn statistics(&self) -> &Arc<Statistics> {
         &self.statistics
+    }
+
+    /// How it keeps to its latency objective, and why so; `None` if it has none.
+    pub fn explain(&self) -> Option<Explanation> {
+        self.pool.explain(self.number)
     }
 }
 

@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::assemble;
-use crate::call::{self, Call};
+use crate::call::{self, Call, Priority};
 use crate::error::{Code, Result, ServingError};
 use crate::tensor::Tensor;
 
@@ -25,6 +25,10 @@ pub(super) enum Dropped {
     Abandoned,
 }
 
+/// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
+/// however many more urgent ones come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A request, or a piece of one, that waits for its batch.
 pub(super) struct Task {
     /// One tensor for each input of the queue; their dimensions 0 are all `rows`.
@@ -32,6 +36,7 @@ pub(super) struct Task {
     pub(super) rows: usize,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
+    pub(super) priority: Priority,
     reply: Reply,
     /// Tells a caller that can time out whether its batch has begun.
     has_begun: Option<Arc<AtomicBool>>,
@@ -48,13 +53,30 @@ impl Task {
         let (sender, answer) = oneshot::channel();
         let has_begun = call.deadline.map(|_| Arc::default());
         let ticket = Ticket { answer, has_begun: has_begun.clone() };
-        let task = Self { inputs, rows, arrived: now, deadline: call.deadline, reply: Reply::Whole(sender), has_begun };
+        let Call { deadline, priority } = call;
+        let task = Self { inputs, rows, arrived: now, deadline, priority, reply: Reply::Whole(sender), has_begun };
         Ok((task, ticket))
+    }
+
+    /// By when it wants to be served, as far as its turn is concerned.
+    pub(super) fn due(&self) -> Instant {
+        let patient = self.arrived + PATIENCE;
+        self.deadline.map_or(patient, |deadline| deadline.min(patient))
     }
 
     /// The rows that count towards the size of a batch: an empty request takes a place, too.
     pub(super) fn weight(&self) -> usize {
         self.rows.max(1)
+    }
+
+    /// Whether its answer is put together with those of others.
+    pub(super) fn is_piece(&self) -> bool {
+        matches!(self.reply, Reply::Piece(..))
+    }
+
+    /// Whether it would be run, if its turn came now.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        !self.reply.is_abandoned() && self.deadline.is_none_or(|deadline| now < deadline)
     }
 
     /// Cuts it into pieces, the first one of at most `first` rows and the others of at most `size`. Its answer is put
@@ -78,6 +100,7 @@ impl Task {
                     rows: rows.len(),
                     arrived: self.arrived,
                     deadline: self.deadline,
+                    priority: self.priority,
                     reply: Reply::Piece(Arc::clone(&gather), index),
                     has_begun: self.has_begun.clone(),
                 }

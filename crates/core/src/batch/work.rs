@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::adaptive::Adaptive;
 use super::assemble;
 use super::options::BatchingOptions;
 use super::queue::{Batch, Closed};
@@ -40,6 +41,7 @@ pub(super) struct Work {
     pub(super) options: Arc<BatchingOptions>,
     pub(super) run: Arc<dyn RunBatch>,
     pub(super) statistics: Arc<Statistics>,
+    pub(super) adaptive: Option<Arc<Adaptive>>,
 }
 
 impl Work {
@@ -63,7 +65,14 @@ impl Work {
             assemble::split_outputs(outputs, &rows, padded)
         }));
         let outputs = outputs.unwrap_or_else(|panic| Err(panicked(&*panic)));
-        running.ended(rows.iter().sum(), padded, now.elapsed(), outputs.is_ok());
+        let end = Instant::now();
+        let took = end.saturating_duration_since(now);
+        running.ended(rows.iter().sum(), padded, took, outputs.is_ok());
+        if let Some(adaptive) = &self.adaptive {
+            let is_late = |task: &&Task| end.saturating_duration_since(task.arrived) > adaptive.objective;
+            let late = tasks.iter().filter(is_late).count();
+            adaptive.ran(padded, took, count, late, end);
+        }
         match outputs {
             Ok(answers) => tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
             Err(error) => tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),

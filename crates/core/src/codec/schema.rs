@@ -131,6 +131,7 @@ const MODEL_OPTIONS: &Schema = &[
     (7, Kind::Fixed64),
     (8, Message(BATCHING)),
     (9, Varint),
+    (10, Message(&[(1, Kind::Fixed64), (2, Text), (3, Varint), (4, Varint), (5, Varint)])),
 ];
 const MODEL_CONFIG: &Schema = &[
     (1, Text),
@@ -244,7 +245,9 @@ mod tests {
 
     use super::*;
     use crate::proto::servable::model_options::BatchingChoice;
-    use crate::proto::servable::{ModelOptions, PythonOptions, Shadow, TrafficSplit, WarmupOptions, WeightedVersion};
+    use crate::proto::servable::{
+        BatchingPolicy, ModelOptions, PythonOptions, Shadow, TrafficSplit, WarmupOptions, WeightedVersion,
+    };
     use crate::proto::tensorflow::serving::model_spec::VersionChoice;
     use crate::proto::tensorflow::serving::{
         BatchingParameters, GetModelMetadataRequest, ModelConfig, ModelConfigList, ModelServerConfig, ModelSpec,
@@ -320,6 +323,13 @@ mod tests {
                 warmup: Some(WarmupOptions { automatic: true }),
                 remote_poll_wait_seconds: 2.5,
                 batching_choice: Some(choice),
+                batching_policy: Some(BatchingPolicy {
+                    latency_objective_millis: Some(2.5),
+                    mixed_priority_batching_policy: Some("priority_merge".into()),
+                    low_priority_max_batch_size: Some(4),
+                    low_priority_batch_timeout_micros: Some(900),
+                    low_priority_max_enqueued_batches: Some(3),
+                }),
             };
             let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
             let list = ModelConfigList { config: vec![model] };

@@ -24,6 +24,7 @@ use crate::error::{Code, Result, ServingError};
 use crate::oip;
 use crate::service::Service;
 use crate::service::examples::Kind;
+use crate::service::priority;
 use framing::{MessageReader, ReplyMessage};
 
 pub use encoding::Encoding;
@@ -147,6 +148,7 @@ async fn unary(
     message: Bytes,
     call: Call,
 ) -> Result<ReplyMessage> {
+    let call = call.with_priority(priority::of(caller)?);
     let reply = match path {
         "/tensorflow.serving.PredictionService/Predict" => {
             return predict::predict(service, caller, message, call).await;

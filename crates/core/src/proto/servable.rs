@@ -20,6 +20,9 @@ pub struct ModelOptions {
     /// How often a remote base path is listed; 0 for the default.
     #[prost(double, tag = "7")]
     pub remote_poll_wait_seconds: f64,
+    /// What BatchingParameters cannot say; a model that has only this is batched with their defaults.
+    #[prost(message, optional, tag = "10")]
+    pub batching_policy: ::core::option::Option<BatchingPolicy>,
     /// How requests are joined into batches; as the flags say if neither is set.
     #[prost(oneof = "model_options::BatchingChoice", tags = "8, 9")]
     pub batching_choice: ::core::option::Option<model_options::BatchingChoice>,
@@ -36,6 +39,26 @@ pub mod model_options {
         #[prost(bool, tag = "9")]
         NoBatching(bool),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchingPolicy {
+    /// Within which time nearly all requests are to be answered: it decides how long batches wait and how large they grow.
+    #[prost(double, optional, tag = "1")]
+    pub latency_objective_millis: ::core::option::Option<f64>,
+    /// What becomes of requests of low priority while others wait, in the words of TensorFlow's batch functions:
+    /// low_priority_padding_with_max_batch_size, low_priority_padding_with_next_allowed_batch_size, priority_isolation,
+    /// priority_merge.
+    #[prost(string, optional, tag = "2")]
+    pub mixed_priority_batching_policy: ::core::option::Option<
+        ::prost::alloc::string::String,
+    >,
+    /// Limits of batches of nothing but such requests; those of the others where they are not set.
+    #[prost(int64, optional, tag = "3")]
+    pub low_priority_max_batch_size: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "4")]
+    pub low_priority_batch_timeout_micros: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "5")]
+    pub low_priority_max_enqueued_batches: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrafficSplit {

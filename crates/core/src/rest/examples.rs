@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::service::Service;
 use crate::service::examples::{self, Head, Kind};
 use crate::service::meter::RequestMeter;
+use crate::service::priority;
 use crate::signature::DEFAULT_SIGNATURE;
 use crate::traffic::Caller;
 
@@ -26,6 +27,7 @@ pub(super) async fn infer(
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
+    let call = call.with_priority(priority::of(caller)?);
     let request = body::work_on(body.len(), || json::decode_examples(body, options.max_nesting))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
     let handle = meter.claim(handle);

@@ -27,7 +27,7 @@ use crate::oip;
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::meter::{RequestMeter, code_of};
-use crate::service::{self, Service};
+use crate::service::{self, Service, priority};
 use crate::serving_map::{Resolved, VersionChoice};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::tensor::Tensor;
@@ -204,6 +204,7 @@ async fn predict(
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
+    let call = call.with_priority(priority::of(caller)?);
     // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
     let resolved = OnceCell::new();
     let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);

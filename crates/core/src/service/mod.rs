@@ -7,6 +7,7 @@ mod arrange;
 pub(crate) mod batching;
 pub mod examples;
 pub(crate) mod meter;
+pub(crate) mod priority;
 mod run;
 mod scrape;
 

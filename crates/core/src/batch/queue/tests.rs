@@ -1,4 +1,5 @@
 use super::*;
+use crate::batch::options::LowPriorityOptions;
 use crate::batch::task::Ticket;
 use crate::batch::testing::{numbers, text};
 use crate::call::Call;
@@ -13,7 +14,7 @@ struct Bench {
 impl Bench {
     fn new(options: BatchingOptions) -> Self {
         options.check().expect("options that fit");
-        Self { waiting: Waiting::new(Arc::new(options)), start: Instant::now(), tickets: Vec::new() }
+        Self { waiting: Waiting::new(Arc::new(options), None), start: Instant::now(), tickets: Vec::new() }
     }
 
     fn at(&self, milliseconds: u64) -> Instant {
@@ -21,7 +22,18 @@ impl Bench {
     }
 
     fn put(&mut self, milliseconds: u64, input: Tensor, deadline: Option<u64>) -> Result<(), String> {
-        let (now, call) = (self.at(milliseconds), Call::until(deadline.map(|deadline| self.at(deadline))));
+        let call = Call::until(deadline.map(|deadline| self.at(deadline)));
+        self.put_call(milliseconds, input, call)
+    }
+
+    /// Puts in a request of low priority.
+    fn low(&mut self, milliseconds: u64, name: i64, rows: i64) -> Result<(), String> {
+        let call = Call::default().with_priority(Priority::Low);
+        self.put_call(milliseconds, numbers(&[rows], &vec![name; rows as usize]), call)
+    }
+
+    fn put_call(&mut self, milliseconds: u64, input: Tensor, call: Call) -> Result<(), String> {
+        let now = self.at(milliseconds);
         let (task, ticket) = Task::new(vec![input], call, now).expect("an input with rows");
         self.tickets.push(ticket);
         let place = self.waiting.admit(&task).map_err(|error| error.to_string())?;
@@ -192,4 +204,149 @@ fn large_requests_are_spread_over_batches() {
     bench.put(0, numbers(&[12], &[0; 12]), None).expect("it fills the queue");
     assert_eq!(bench.waiting.batches.iter().map(|batch| batch.weight).collect::<Vec<_>>(), [4, 4, 4]);
     assert!(bench.rows(0, 9, 1).is_err());
+}
+
+#[test]
+fn requests_that_were_given_up_take_no_room_from_others() {
+    let mut bench = Bench::new(small());
+    bench.put(0, numbers(&[4], &[1; 4]), Some(5)).expect("there is room");
+    bench.rows(0, 2, 4).expect("there is room");
+    assert!(bench.rows(1, 3, 4).is_err());
+    assert!(bench.waiting.give_up(bench.at(4)).is_empty(), "all are wanted");
+    bench.tickets.clear();
+    assert_eq!(bench.waiting.give_up(bench.at(4)).len(), 0, "it has just been looked");
+    assert_eq!(bench.waiting.give_up(bench.at(6)).len(), 2);
+    assert_eq!(bench.rows(6, 4, 4), Ok(()));
+    assert_eq!(bench.rows(6, 5, 4), Ok(()));
+    assert_eq!(bench.take(6), Some(taken("[4] 4 4 4 4", Closed::Size)));
+}
+
+#[test]
+fn pieces_of_a_request_are_padded_alike() {
+    let mut bench = Bench::new(BatchingOptions {
+        pad_variable_length_inputs: true,
+        enable_large_batch_splitting: true,
+        max_batch_size: 16,
+        max_execution_batch_size: Some(4),
+        max_enqueued_batches: 5,
+        ..small()
+    });
+    let put = |bench: &mut Bench, rows: i64, columns: i64| {
+        bench.put(0, numbers(&[rows, columns], &vec![columns; (rows * columns) as usize]), None).expect("room");
+    };
+    put(&mut bench, 1, 3);
+    put(&mut bench, 6, 2);
+    put(&mut bench, 1, 3);
+    put(&mut bench, 1, 1);
+    let mut batches = Vec::new();
+    while let Some((batch, _)) = bench.waiting.take(bench.at(10)) {
+        batches.push(batch.tasks.iter().map(|task| task.inputs[0].shape().to_vec()).collect::<Vec<_>>());
+    }
+    let expected: [&[[i64; 2]]; 4] = [&[[1, 3]], &[[4, 2]], &[[2, 2]], &[[1, 3], [1, 1]]];
+    assert_eq!(batches, expected.map(|batch| batch.iter().map(|shape| shape.to_vec()).collect::<Vec<_>>()));
+}
+
+/// Four rows a batch, the sizes 2 and 4 allowed, and this policy.
+fn mixed(policy: MixedPriorityPolicy) -> Bench {
+    Bench::new(BatchingOptions {
+        allowed_batch_sizes: vec![2, 4],
+        mixed_priority_batching_policy: policy,
+        low_priority: LowPriorityOptions {
+            max_batch_size: Some(3),
+            batch_timeout_micros: Some(20_000),
+            max_enqueued_batches: None,
+        },
+        ..small()
+    })
+}
+
+fn taken(text: &str, closed: Closed) -> (String, Closed) {
+    (text.to_owned(), closed)
+}
+
+#[test]
+fn requests_of_low_priority_fill_up_the_batches_of_others_as_the_policy_says() {
+    for (policy, batch) in [
+        (MixedPriorityPolicy::PadToMaxBatchSize, "[1] 1, [1] 7, [1] 8, [1] 9"),
+        (MixedPriorityPolicy::PadToNextAllowedSize, "[1] 1"),
+        (MixedPriorityPolicy::Isolation, "[1] 1"),
+        (MixedPriorityPolicy::Merge, "[1] 1, [1] 7, [1] 8, [1] 9"),
+    ] {
+        let mut bench = mixed(policy);
+        // A batch of one row has no padding; with the size 2 it would.
+        let first = if policy == MixedPriorityPolicy::PadToNextAllowedSize { vec![1, 4] } else { vec![2, 4] };
+        bench.waiting = Waiting::new(
+            Arc::new(BatchingOptions { allowed_batch_sizes: first, ..(*bench.waiting.options).clone() }),
+            None,
+        );
+        bench.rows(0, 1, 1).expect("there is room");
+        (7..10).for_each(|name| bench.low(1, name, 1).expect("there is room"));
+        let closed = if policy == MixedPriorityPolicy::Merge { Closed::Size } else { Closed::Timeout };
+        assert_eq!(bench.take(10), Some(taken(batch, closed)), "{policy:?}");
+    }
+    let mut bench = mixed(MixedPriorityPolicy::PadToNextAllowedSize);
+    bench.rows(0, 1, 1).expect("there is room");
+    (7..10).for_each(|name| bench.low(1, name, 1).expect("there is room"));
+    assert_eq!(bench.take(10), Some(taken("[1] 1, [1] 7", Closed::Timeout)));
+}
+
+#[test]
+fn requests_of_low_priority_make_batches_of_their_own_when_no_other_waits() {
+    let mut bench = mixed(MixedPriorityPolicy::Isolation);
+    bench.low(0, 7, 2).expect("there is room");
+    assert_eq!(bench.waiting.next_timeout(), Some(bench.at(20)));
+    assert_eq!(bench.take(19), None);
+    bench.rows(19, 1, 1).expect("there is room");
+    assert_eq!(bench.take(25), None, "others come first");
+    assert_eq!(bench.take(29), Some(taken("[1] 1", Closed::Timeout)));
+    assert_eq!(bench.take(29), Some(taken("[2] 7 7", Closed::Timeout)));
+    bench.low(30, 8, 2).expect("there is room");
+    bench.low(30, 9, 1).expect("there is room");
+    assert_eq!(bench.take(30), Some(taken("[2] 8 8, [1] 9", Closed::Size)));
+    assert!(bench.waiting.is_empty());
+}
+
+#[test]
+fn requests_of_low_priority_have_limits_of_their_own() {
+    let mut bench = mixed(MixedPriorityPolicy::Isolation);
+    let refused = bench.low(0, 7, 4).expect_err("a batch of low priority takes three rows");
+    assert_eq!(
+        refused,
+        "UNAVAILABLE: The low priority task queue to which this task was submitted has max_execution_batch_size=3 and the \
+         task size is 4"
+    );
+    bench.low(0, 7, 3).expect("there is room");
+    bench.low(0, 8, 2).expect("there is room");
+    let refused = bench.low(0, 9, 2).expect_err("six rows may wait");
+    assert!(refused.contains("currently the low priority queue has 5 tasks enqueued and the submitted task size is 2"));
+    assert_eq!(bench.rows(0, 1, 4), Ok(()), "others have room");
+}
+
+#[test]
+fn a_request_of_low_priority_waits_for_half_a_minute_at_most() {
+    let mut bench = mixed(MixedPriorityPolicy::Isolation);
+    bench.low(0, 7, 1).expect("there is room");
+    for second in 1..30 {
+        bench.rows(second * 1000, 1, 4).expect("there is room");
+        assert_eq!(bench.take(second * 1000), Some(taken("[4] 1 1 1 1", Closed::Size)));
+        bench.rows(second * 1000, 2, 4).expect("there is room");
+        assert_eq!(bench.take(second * 1000), Some(taken("[4] 2 2 2 2", Closed::Size)));
+        bench.low(second * 1000, 8, 1).err();
+        bench.rows(second * 1000, 3, 1).expect("there is room");
+        if second < 29 {
+            assert_eq!(bench.take(second * 1000 + 500).map(|(text, _)| text), Some("[1] 3".to_owned()));
+        }
+    }
+    let first = bench.take(30_000).map(|(text, _)| text);
+    assert!(first.is_some_and(|text| text.starts_with("[1] 7, [1] 8")), "its turn comes before those of others");
+}
+
+#[test]
+fn among_requests_of_low_priority_the_earliest_deadline_goes_first() {
+    let mut bench = mixed(MixedPriorityPolicy::Isolation);
+    bench.low(0, 7, 2).expect("there is room");
+    let soon = Call::until(Some(bench.at(500))).with_priority(Priority::Low);
+    bench.put_call(0, numbers(&[2], &[8, 8]), soon).expect("there is room");
+    assert_eq!(bench.take(0), Some(taken("[2] 8 8", Closed::Size)));
+    assert_eq!(bench.take(20), Some(taken("[2] 7 7", Closed::Timeout)));
 }

@@ -1,4 +1,4 @@
-use std::sync::{Mutex, mpsc};
+use std::sync::{Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -147,6 +147,7 @@ fn a_lead_that_is_held_up_goes_to_the_next_caller() {
     let (ticket, held_up) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
     assert!(held_up.is_some());
     let next = loop {
+        thread::sleep(Duration::from_millis(10));
         if let (_, Some(lead)) = queue.submit_or_lead(row(2), Call::default()).expect("there is room") {
             break lead;
         }
@@ -280,6 +281,26 @@ fn the_pieces_of_a_request_come_back_as_one_answer_or_one_error() {
     };
     assert_eq!(ask(&[1, 2, 3, 4, 5, 6, 7, 8]), Ok(vec!["[8] 1 2 3 4 5 6 7 8".to_owned()]));
     assert_eq!(ask(&[1, 2, 3, 4, 5, 6, 7, 13]), Err("INVALID_ARGUMENT: unlucky".to_owned()));
+}
+
+#[test]
+fn pieces_of_a_request_that_fail_at_once_cost_no_thread() {
+    let scheduler = scheduler(2);
+    let both_run = Barrier::new(2);
+    let run = move |_: Vec<Tensor>, _: &RunOptions| {
+        both_run.wait();
+        Err(ServingError::invalid_argument("unlucky"))
+    };
+    let options = BatchingOptions {
+        enable_large_batch_splitting: true,
+        max_execution_batch_size: Some(1),
+        ..BatchingOptions::default()
+    };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    for _ in 0..3 {
+        let ticket = queue.submit(vec![numbers(&[2], &[1, 2])], Call::default()).expect("there is room");
+        assert_eq!(texts(ticket.wait()), Err("INVALID_ARGUMENT: unlucky".to_owned()));
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
 use crate::service::Service;
 use crate::service::meter::{RequestMeter, code_of};
+use crate::service::priority;
 use crate::signature::TensorSpec;
 use crate::tensor::Tensor;
 
@@ -43,6 +44,7 @@ async fn answer(
     meter: &mut RequestMeter,
 ) -> Result<Reply> {
     let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
+    let call = call.with_priority(priority::of(headers)?);
     let json_length = json_length(headers, body.len())?;
     let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))?;
     let wanted = std::mem::take(&mut request.outputs);

@@ -1,0 +1,127 @@
+use super::*;
+
+const OBJECTIVE: Duration = Duration::from_millis(50);
+
+/// A controller with a clock that is turned by hand, and threads that take as long as a function of the size says.
+struct Bench<F> {
+    controller: Controller,
+    now: Instant,
+    run_micros: F,
+}
+
+impl<F: Fn(usize) -> u64> Bench<F> {
+    fn new(max_batch_size: usize, run_micros: F) -> Self {
+        let options = BatchingOptions { max_batch_size, ..BatchingOptions::default() };
+        Self { controller: Controller::new(OBJECTIVE, &options, 2), now: Instant::now(), run_micros }
+    }
+
+    /// Lets batches of the size that is decided on run one after the other on both threads, for as long, while rows
+    /// arrive at this rate; answers are late if `is_late` says so of the time that a run takes.
+    fn play(&mut self, seconds: f64, rows_a_second: f64, is_late: impl Fn(Duration) -> bool) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end {
+            let decision = self.controller.decide();
+            let fill = Duration::from_secs_f64(decision.target_size as f64 / rows_a_second);
+            let took = Duration::from_micros((self.run_micros)(decision.target_size));
+            // Two threads share the work; a batch is ready when it has filled or its wait is over.
+            let next_row = Duration::from_secs_f64(1.0 / rows_a_second);
+            let gap = (took / 2).max(fill.min(decision.wait.max(next_row)));
+            self.now += gap;
+            let rows = ((gap.as_secs_f64() * rows_a_second) as usize).clamp(1, decision.target_size);
+            let took = Duration::from_micros((self.run_micros)(rows));
+            self.controller.arrived(rows, self.now);
+            self.controller.ran(rows, took, rows, if is_late(took) { rows } else { 0 }, self.now);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_joined_and_nothing_waits_before_anything_is_known() {
+    let bench = Bench::new(64, |_| 1000);
+    let decision = bench.controller.decide();
+    assert_eq!((decision.target_size, decision.wait), (1, Duration::ZERO));
+    assert_eq!(decision.max_waiting_rows, 640, "the bound of the queue");
+    assert!(bench.controller.explain().is_attainable, "nothing speaks against it");
+}
+
+#[test]
+fn batches_grow_as_large_as_pays_and_the_objective_allows() {
+    // 10 ms for anything: the largest batch is the best.
+    let mut flat = Bench::new(64, |_| 10_000);
+    flat.play(5.0, 100_000.0, |_| false);
+    assert_eq!(flat.controller.decide().target_size, 64);
+    // 1 ms a row and 1 ms for each batch: 25 rows and more take too long with the batch before.
+    let mut steep = Bench::new(64, |rows| 1000 + 1000 * rows as u64);
+    steep.play(5.0, 100_000.0, |_| false);
+    assert_eq!(steep.controller.decide().target_size, 16);
+    // Nothing to gain: a batch takes as long as its rows one by one.
+    let mut proportional = Bench::new(64, |rows| 1000 * rows as u64);
+    proportional.play(5.0, 100_000.0, |_| false);
+    assert_eq!(proportional.controller.decide().target_size, 1);
+}
+
+#[test]
+fn only_sizes_that_are_allowed_are_aimed_at() {
+    let options = BatchingOptions { max_batch_size: 30, allowed_batch_sizes: vec![3, 10, 30], ..Default::default() };
+    let mut controller = Controller::new(OBJECTIVE, &options, 1);
+    let now = Instant::now();
+    for size in [3, 10, 30] {
+        (0..2).for_each(|_| controller.ran(size, Duration::from_millis(9 + size as u64), size, 0, now));
+    }
+    assert_eq!(controller.decide().target_size, 10, "39 ms after another 39 ms are too much");
+}
+
+#[test]
+fn batches_wait_only_while_the_threads_are_busy() {
+    let mut idle = Bench::new(64, |rows| 2000 + 10 * rows as u64);
+    idle.play(5.0, 20.0, |_| false);
+    assert_eq!(idle.controller.decide().wait, Duration::ZERO);
+    let mut busy = Bench::new(64, |rows| 2000 + 10 * rows as u64);
+    busy.play(5.0, 20_000.0, |_| false);
+    let decision = busy.controller.decide();
+    assert_eq!(decision.target_size, 64);
+    assert!(decision.wait <= Duration::from_millis(40), "{decision:?}");
+    assert!(busy.controller.explain().utilization > 0.3, "{:?}", busy.controller.explain());
+}
+
+#[test]
+fn a_busy_queue_waits_no_longer_than_its_batches_take_to_fill_and_the_objective_leaves() {
+    let options = BatchingOptions { max_batch_size: 8, ..BatchingOptions::default() };
+    let mut controller = Controller::new(OBJECTIVE, &options, 1);
+    let start = Instant::now();
+    for step in 1..=400_u32 {
+        // Eight rows every 10 ms, and all of that time is spent on running them.
+        let now = start + step * Duration::from_millis(10);
+        controller.arrived(8, now);
+        controller.ran(8, Duration::from_millis(10), 8, 0, now);
+    }
+    let decision = controller.decide();
+    assert_eq!(decision.target_size, 8);
+    let fill = Duration::from_millis(10);
+    assert!((fill / 2..=fill * 6 / 5).contains(&decision.wait), "{decision:?}");
+    // Four batches of 10 ms can be answered within 90 % of 50 ms, with one that runs.
+    assert!((24..=36).contains(&decision.max_waiting_rows), "{decision:?}");
+}
+
+#[test]
+fn late_answers_shrink_what_estimates_may_use_up() {
+    let mut bench = Bench::new(64, |rows| 1000 + 1000 * rows as u64);
+    bench.play(2.0, 100_000.0, |_| false);
+    let before = bench.controller.decide().target_size;
+    bench.play(5.0, 100_000.0, |took| took > Duration::from_millis(10));
+    let after = bench.controller.decide().target_size;
+    assert!(after < before, "{after} after {before}");
+    assert!(bench.controller.explain().margin < FIRST_MARGIN);
+    bench.play(20.0, 100_000.0, |_| false);
+    assert_eq!(bench.controller.decide().target_size, before, "and it recovers");
+}
+
+#[test]
+fn an_objective_that_no_size_can_meet_is_said_to_be_out_of_reach() {
+    let mut bench = Bench::new(8, |_| 100_000);
+    bench.play(2.0, 100.0, |_| true);
+    let explanation = bench.controller.explain();
+    assert!(!explanation.is_attainable);
+    assert_eq!((explanation.decision.target_size, explanation.decision.wait), (1, Duration::ZERO));
+    assert_eq!(explanation.run_times.len(), 1);
+}

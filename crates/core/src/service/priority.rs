@@ -1,0 +1,47 @@
+//! The priority that a request asks for.
+
+use crate::call::Priority;
+use crate::error::{Result, ServingError};
+use crate::traffic::Caller;
+
+/// The HTTP header, or the key of gRPC metadata, that says it.
+const KEY: &str = "servable-priority";
+
+/// What a caller says, or else high.
+///
+/// # Errors
+///
+/// `INVALID_ARGUMENT` if it says anything that is no priority.
+pub(crate) fn of(caller: &dyn Caller) -> Result<Priority> {
+    match caller.value(KEY) {
+        None | Some(b"high") => Ok(Priority::High),
+        Some(b"low") => Ok(Priority::Low),
+        Some(other) => Err(ServingError::invalid_argument(format!(
+            "{KEY} is \"{}\"; it can be \"high\" or \"low\"",
+            String::from_utf8_lossy(other)
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::traffic::Anonymous;
+
+    #[test]
+    fn the_priority_is_high_unless_the_caller_says_low() {
+        let said = |value: &'static str| {
+            of(&HeaderMap::from_iter([("servable-priority".parse().expect("a name"), HeaderValue::from_static(value))]))
+        };
+        assert_eq!(of(&Anonymous).ok(), Some(Priority::High));
+        assert_eq!(said("high").ok(), Some(Priority::High));
+        assert_eq!(said("low").ok(), Some(Priority::Low));
+        let refused = said("urgent").map_err(|error| error.to_string());
+        assert_eq!(
+            refused,
+            Err("INVALID_ARGUMENT: servable-priority is \"urgent\"; it can be \"high\" or \"low\"".to_owned())
+        );
+    }
+}
