@@ -54,7 +54,7 @@ def test_the_document_is_valid_and_its_examples_work(
 
 def test_paths_and_schemas_follow_the_signatures(server: ServerProcess) -> None:
     found = document(server, "half_plus_two")
-    own = {"", "/metadata", ":predict", ":classify", ":regress"}
+    own = {"", "/metadata", "/batching", ":predict", ":classify", ":regress"}
     assert verbs(found, "half_plus_two") == own | {"/versions/{version}" + verb for verb in own}
     schemas = found["components"]["schemas"]
     assert schemas["half_plus_two.serving_default.Columns"] == {
@@ -163,7 +163,7 @@ def test_of_many_models_the_document_stays_small(
     server = start_server({}, f"--model_config_file={config}")
     server.wait_until_available("half_plus_two")
     found = document(server)
-    assert len(found["paths"]) < 30
+    assert len(found["paths"]) <= 30
     assert len(str(found)) < 40_000
     assert set(found["components"]["parameters"]["Model"]["schema"]["enum"]) == {
         *served,
