@@ -44,7 +44,8 @@ def test_tritonclient_is_understood(
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [size]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [size]}],
     }
-    assert answers["numbers"] == answers["packed"] == [2.5, 3.25]
+    assert answers["numbers"] == answers["in time"] == [2.5, 3.25]
+    assert answers["packed"] == [True, True]
     assert answers["several"] == {
         "id": "request 7",
         "model": ["multiple", "1"],
@@ -73,6 +74,21 @@ def test_tritonclient_is_understood(
             "no signature",
             "FAILED_PRECONDITION" if protocol == "grpc" else "400",
             'there is no signature "z"; there are: classify_x_to_y, regress_x_to_y, serving_default',
+        ),
+        (
+            "too late",
+            "DEADLINE_EXCEEDED" if protocol == "grpc" else "504",
+            "Timed out waiting for notification",
+        ),
+        (
+            "no statistics",
+            "UNIMPLEMENTED" if protocol == "grpc" else "501",
+            'the extension "statistics" is not available; the metrics page has the figures',
+        ),
+        (
+            "no configuration",
+            "UNIMPLEMENTED" if protocol == "grpc" else "501",
+            'the extension "model_configuration" is not available; the metadata of a model',
         ),
         (
             "no repository",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -50,6 +51,32 @@ def test_a_compressed_body_with_binary_data_is_answered_as_binary_data_where_ask
     (output,) = json.loads(reply.body[:length])["outputs"]
     assert output["parameters"] == {"binary_data_size": 4}
     assert struct.unpack("<f", reply.body[length:]) == (3.5,)
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "deflate", "gzip, deflate", "br"])
+def test_a_long_answer_is_packed_where_one_encoding_is_asked_for(
+    server: ServerProcess, accepted: str
+) -> None:
+    document = {"inputs": [{**X, "shape": [1000], "data": [1.0] * 1000}]}
+    reply = infer(server, document, {"Accept-Encoding": accepted})
+    body = reply.body
+    if accepted in ("gzip", "deflate"):
+        assert reply.headers["content-encoding"] == accepted
+        assert len(body) < 500
+        body = gzip.decompress(body) if accepted == "gzip" else zlib.decompress(body)
+    else:
+        assert "content-encoding" not in reply.headers
+    assert json.loads(body)["outputs"][0]["data"] == [2.5] * 1000
+
+
+def test_a_body_that_is_packed_in_another_way_is_refused(server: ServerProcess) -> None:
+    reply = infer(server, b"{}", {"Content-Encoding": "br"})
+    assert (reply.status, reply.error) == (400, 'Content-Encoding is "br", want gzip or deflate')
+    reply = infer(server, b"{}", {"Content-Encoding": "deflate"})
+    assert (reply.status, reply.error) == (
+        400,
+        "the body is not valid deflate: corrupt deflate stream",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,16 @@
 //! Request bodies read into one piece within bounds, and response bodies written as one piece.
 
 mod collect;
+mod encoding;
 mod memory;
 
 use std::convert::Infallible;
-use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use flate2::bufread::GzDecoder;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -20,6 +19,7 @@ use hyper::body::Incoming;
 use collect::Collected;
 
 pub(crate) use collect::Layout;
+pub use encoding::Encoding;
 pub(crate) use memory::BodyMemory;
 
 /// Bounds on what a client may send as a body.
@@ -175,20 +175,18 @@ pub(crate) enum Unpacking {
     TooLarge(usize),
 }
 
-/// Unpacks a body that has to be one complete gzip member and nothing else.
-pub(crate) fn gunzip(compressed: &[u8], limits: BodyLimits) -> Result<Bytes, Unpacking> {
-    let limit = limits.max_bytes.min(limits.max_decompressed_bytes);
+/// Unpacks a body that has to be one complete piece of its encoding and nothing else.
+pub(crate) fn unpack(encoding: Encoding, compressed: &[u8], limits: BodyLimits) -> Result<Bytes, Unpacking> {
+    let (limit, name) = (limits.max_bytes.min(limits.max_decompressed_bytes), encoding.name());
     let mut rest = compressed;
-    let mut plain = Vec::new();
-    GzDecoder::new(&mut rest)
-        .take(limit as u64 + 1)
-        .read_to_end(&mut plain)
-        .map_err(|error| Unpacking::Damaged(format!("the body is not valid gzip: {error}")))?;
+    let plain = encoding
+        .read(&mut rest, limit as u64 + 1)
+        .map_err(|error| Unpacking::Damaged(format!("the body is not valid {name}: {error}")))?;
     if plain.len() > limit {
         return Err(Unpacking::TooLarge(limit));
     }
     if !rest.is_empty() {
-        return Err(Unpacking::Damaged(format!("the body has {} bytes after its end as gzip", rest.len())));
+        return Err(Unpacking::Damaged(format!("the body has {} bytes after its end as {name}", rest.len())));
     }
     Ok(plain.into())
 }
@@ -203,22 +201,7 @@ pub(crate) fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use flate2::{Compression, write::GzEncoder};
-
     use super::*;
-
-    fn gzip(plain: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(plain).expect("memory takes it");
-        encoder.finish().expect("memory takes it")
-    }
-
-    fn unpacked(packed: &[u8], max_decompressed_bytes: usize) -> Result<Bytes, Unpacking> {
-        let limits = BodyLimits { max_bytes: 1000, max_decompressed_bytes, ..LIMITS };
-        gunzip(packed, limits)
-    }
 
     const LIMITS: BodyLimits = BodyLimits {
         max_bytes: 1000,
@@ -237,21 +220,32 @@ mod tests {
     }
 
     #[test]
-    fn gunzip_takes_exactly_one_whole_member() {
-        let packed = gzip(b"hello");
-        assert_eq!(unpacked(&packed, 100).as_deref(), Ok(&b"hello"[..]));
-        assert_eq!(unpacked(&packed, 5).as_deref(), Ok(&b"hello"[..]));
-        assert_eq!(unpacked(&packed, 4), Err(Unpacking::TooLarge(4)));
-        let wrong = |bytes: &[u8], max| match unpacked(bytes, max) {
-            Err(Unpacking::Damaged(text)) => text,
-            other => panic!("a broken body, and {other:?}"),
-        };
-        assert!(wrong(&packed[..packed.len() - 1], 100).starts_with("the body is not valid gzip"));
-        assert!(wrong(b"hello", 100).starts_with("the body is not valid gzip"));
-        assert_eq!(wrong(&[&packed[..], b"xy"].concat(), 100), "the body has 2 bytes after its end as gzip");
-        let mut damaged = packed.clone();
-        let crc = damaged.len() - 6;
-        damaged[crc] ^= 1;
-        assert!(wrong(&damaged, 100).starts_with("the body is not valid gzip"));
+    fn a_packed_body_is_exactly_one_whole_piece() {
+        // Half of it repeats itself, so that it is packed, and the other half takes its room.
+        let plain: Vec<u8> = (0..2000_u32).map(|i| if i < 1000 { 0 } else { (i * i % 251) as u8 }).collect();
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            let unpacked = |packed: &[u8], max_decompressed_bytes| {
+                let limits = BodyLimits { max_bytes: 10_000, max_decompressed_bytes, ..LIMITS };
+                unpack(encoding, packed, limits)
+            };
+            let packed = encoding.pack(&plain, 0).expect("it is long enough");
+            assert_eq!(unpacked(&packed, 9000).as_deref(), Ok(&plain[..]));
+            assert_eq!(unpacked(&packed, 2000).as_deref(), Ok(&plain[..]));
+            assert_eq!(unpacked(&packed, 1999), Err(Unpacking::TooLarge(1999)));
+            let wrong = |bytes: &[u8]| match unpacked(bytes, 9000) {
+                Err(Unpacking::Damaged(text)) => text,
+                other => panic!("a broken body, and {other:?}"),
+            };
+            let damage = format!("the body is not valid {}", encoding.name());
+            assert!(wrong(&packed[..packed.len() - 1]).starts_with(&damage));
+            assert!(wrong(b"hello").starts_with(&damage));
+            let end = format!("the body has 2 bytes after its end as {}", encoding.name());
+            assert_eq!(wrong(&[&packed[..], b"xy"].concat()), end);
+            let mut damaged = packed.to_vec();
+            // In the checksum, which gzip has before the length, and deflate at the end.
+            let checksum = damaged.len() - if encoding == Encoding::Gzip { 6 } else { 2 };
+            damaged[checksum] ^= 1;
+            assert!(wrong(&damaged).starts_with(&damage));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A call as those see it who do its work: until when its answer is wanted, and whether anybody still waits for it.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Code, Result, ServingError};
 
@@ -34,6 +34,13 @@ impl Call {
     #[must_use]
     pub fn with_priority(self, priority: Priority) -> Self {
         Self { priority, ..self }
+    }
+
+    /// The same call, whose answer is worthless after that time from now on as well.
+    #[must_use]
+    pub fn within(self, time: Option<Duration>) -> Self {
+        let end = time.and_then(|time| Instant::now().checked_add(time));
+        Self { deadline: self.deadline.into_iter().chain(end).min(), ..self }
     }
 
     /// Whether the answer is still wanted; without a deadline, this looks at no clock.

@@ -116,6 +116,19 @@ def several(client: Any) -> dict[str, Any]:
     }
 
 
+def packed(client: Any, algorithm: str) -> bool:
+    """Whether many numbers, compressed on their way there and back, are answered rightly."""
+    numbers = np.arange(10_000, dtype=np.float32)
+    wanted = {
+        "request_compression_algorithm": algorithm,
+        "response_compression_algorithm": algorithm,
+    }
+    if PROTOCOL == "grpc":
+        wanted = {"compression_algorithm": algorithm}
+    result = client.infer("half_plus_two", [tensor("x", numbers)], **wanted)
+    return bool((result.as_numpy("y") == numbers / 2 + 2).all())
+
+
 def main() -> None:
     """Ask, and print."""
     client = triton.InferenceServerClient(f"127.0.0.1:{sys.argv[2]}")
@@ -146,10 +159,13 @@ def main() -> None:
         "no signature": failure(call("half_plus_two", x, parameters={"signature_name": "z"})),
         "no repository": failure(client.get_model_repository_index),
     }
-    packed = {"request_compression_algorithm": "gzip"}
-    if PROTOCOL == "grpc":
-        packed = {"compression_algorithm": "gzip"}
-    answers["packed"] = client.infer("half_plus_two", [x], **packed).as_numpy("y").tolist()
+    answers["packed"] = [packed(client, algorithm) for algorithm in ("gzip", "deflate")]
+    answers["in time"] = (
+        client.infer("half_plus_two", [x], timeout=60_000_000).as_numpy("y").tolist()
+    )
+    answers["too late"] = failure(call("half_plus_two", x, timeout=1))
+    answers["no statistics"] = failure(client.get_inference_statistics)
+    answers["no configuration"] = failure(lambda: client.get_model_config("half_plus_two"))
     if PROTOCOL == "http":
         answers["echoed as JSON"] = echoed(client, is_binary=False)
         answers["is another model ready"] = client.is_model_ready("none")

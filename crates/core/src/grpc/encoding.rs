@@ -1,14 +1,9 @@
-//! Compression of messages: what a peer may use, and both directions of it.
+//! Compression of messages: what a peer may use, and how far a message may grow.
 
-use std::io::{Read, Write};
-
-use bytes::{BufMut, Bytes, BytesMut};
-use flate2::Compression;
-use flate2::bufread::{GzDecoder, ZlibDecoder};
-use flate2::write::{GzEncoder, ZlibEncoder};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::body::BodyLimits;
+use crate::body::{BodyLimits, Encoding};
 use crate::error::{Code, Result, ServingError};
 
 pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -17,20 +12,8 @@ pub(super) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encod
 /// What requests may be compressed with, as the protocol announces it.
 pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 
-/// Shorter messages are not worth the time.
-const MIN_COMPRESSED_BYTES: usize = 1024;
-
 /// How many times its own size a message may grow to that is larger than the limit for all. Tensors rarely shrink to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
-
-/// A way to compress messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// RFC 1952.
-    Gzip,
-    /// RFC 1950, which goes by this name in HTTP.
-    Deflate,
-}
 
 impl Encoding {
     /// What the messages of a request may be compressed with; `None` if they are not.
@@ -41,13 +24,13 @@ impl Encoding {
     pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Self>> {
         match headers.get(ENCODING).map(HeaderValue::as_bytes) {
             None | Some(b"identity") => Ok(None),
-            Some(b"gzip") => Ok(Some(Self::Gzip)),
-            Some(b"deflate") => Ok(Some(Self::Deflate)),
-            Some(other) => Err(ServingError::unimplemented(format!(
-                "Content is compressed with `{}` which isn't supported; supported are {}",
-                String::from_utf8_lossy(other),
-                ACCEPTED.to_str().expect("it is ASCII")
-            ))),
+            Some(name) => Self::of(name).map(Some).ok_or_else(|| {
+                ServingError::unimplemented(format!(
+                    "Content is compressed with `{}` which isn't supported; supported are {}",
+                    String::from_utf8_lossy(name),
+                    ACCEPTED.to_str().expect("it is ASCII")
+                ))
+            }),
         }
     }
 
@@ -57,57 +40,22 @@ impl Encoding {
         values.into_iter().any(|name| name.trim_ascii() == self.name().as_bytes())
     }
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Deflate => "deflate",
-        }
-    }
-
     /// Unpacks a message.
     ///
     /// # Errors
     ///
     /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
-    pub(super) fn unpack(self, compressed: &[u8], limits: BodyLimits) -> Result<Bytes> {
+    pub(super) fn unpack(self, mut compressed: &[u8], limits: BodyLimits) -> Result<Bytes> {
         let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
         let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
-        let mut plain = Vec::new();
-        let within = limit as u64 + 1;
-        match self {
-            Self::Gzip => GzDecoder::new(compressed).take(within).read_to_end(&mut plain),
-            Self::Deflate => ZlibDecoder::new(compressed).take(within).read_to_end(&mut plain),
-        }
-        .map_err(|error| ServingError::internal(format!("the message is not valid {}: {error}", self.name())))?;
+        let plain = self
+            .read(&mut compressed, limit as u64 + 1)
+            .map_err(|error| ServingError::internal(format!("the message is not valid {}: {error}", self.name())))?;
         if plain.len() > limit {
             let text = format!("the message is larger than {limit} bytes when decompressed");
             return Err(ServingError::new(Code::ResourceExhausted, text));
         }
         Ok(plain.into())
-    }
-
-    /// The message in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.
-    pub(super) fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
-        if plain.len() < skip + MIN_COMPRESSED_BYTES {
-            return None;
-        }
-        let mut packed = BytesMut::with_capacity(plain.len() / 2);
-        packed.put_bytes(0, skip);
-        let message = &plain[skip..];
-        let into = packed.writer();
-        let packed = match self {
-            Self::Gzip => {
-                let mut encoder = GzEncoder::new(into, Compression::fast());
-                encoder.write_all(message).and_then(|()| encoder.finish())
-            }
-            Self::Deflate => {
-                let mut encoder = ZlibEncoder::new(into, Compression::fast());
-                encoder.write_all(message).and_then(|()| encoder.finish())
-            }
-        }
-        .expect("a buffer that grows")
-        .into_inner();
-        (packed.len() < plain.len()).then_some(packed)
     }
 }
 

@@ -15,8 +15,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use prost::Message;
 use prost_types::Any;
 
-use super::encoding::{self, Encoding};
-use crate::body::{self, BodyError, BodyLimits, BodyMemory, Layout, WholeBody};
+use super::encoding;
+use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, WholeBody};
 use crate::codec::json::base64;
 use crate::codec::tensor_proto::find_content;
 use crate::error::{Code, Result, ServingError};

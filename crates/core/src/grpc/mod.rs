@@ -27,7 +27,7 @@ use crate::service::examples::Kind;
 use crate::service::priority;
 use framing::{MessageReader, ReplyMessage};
 
-pub use encoding::Encoding;
+pub use crate::body::Encoding;
 pub(crate) use framing::{is_grpc, new_message};
 pub(crate) use stream::Messages;
 

@@ -13,6 +13,7 @@ pub mod rest;
 pub use grpc::{InferCall, decode_call};
 pub use rest::decode_body;
 
+use crate::error::ServingError;
 use crate::serving_map::VersionChoice;
 
 /// The version that a text names; an empty one names none.
@@ -25,6 +26,16 @@ fn choice(version: &[u8]) -> VersionChoice<'_> {
         Some(number) => VersionChoice::Number(number),
         None => VersionChoice::Label(version),
     }
+}
+
+/// What is asked for belongs to an extension of the protocol that is not here.
+fn missing(extension: &str) -> ServingError {
+    let instead = match extension {
+        "statistics" => "; the metrics page has the figures of each model (--monitoring_config_file)",
+        "model_configuration" => "; the metadata of a model has its inputs and outputs",
+        _ => "",
+    };
+    ServingError::unimplemented(format!("the extension {extension:?} is not available{instead}"))
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use hyper::body::Incoming;
 
-use crate::body::{self, BodyError, BodyLimits, Unpacking};
+use crate::body::{self, BodyError, BodyLimits, Encoding, Unpacking};
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError};
@@ -94,7 +94,7 @@ pub(crate) async fn serve(
         meter.finish(&service.metrics, b"", code);
         return reply::options(code, options.cors);
     }
-    let body = match body_of(&head.headers, body, limits) {
+    let body = match body_of(&head.headers, body, limits, is_oip) {
         Ok(body) => Ok(body),
         Err(Unpacking::Damaged(text)) => Err(ServingError::invalid_argument(text)),
         Err(Unpacking::TooLarge(limit)) => {
@@ -150,14 +150,23 @@ fn code_of_options(headers: &HeaderMap) -> Code {
 }
 
 /// The body as the API reads it: unpacked where the client says that it is packed.
-fn body_of(headers: &HeaderMap, body: Bytes, limits: BodyLimits) -> Result<Bytes, Unpacking> {
-    let is_packed = headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| String::from_utf8_lossy(encoding.as_bytes()).contains("gzip"));
-    if !is_packed || body.is_empty() {
+///
+/// TensorFlow Serving looks for `gzip` anywhere in the header, and takes all else as it is.
+fn body_of(headers: &HeaderMap, body: Bytes, limits: BodyLimits, is_oip: bool) -> Result<Bytes, Unpacking> {
+    let Some(name) = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) else { return Ok(body) };
+    if body.is_empty() {
         return Ok(body); // nothing is nothing, packed or not
     }
-    body::work_on(body.len(), || body::gunzip(&body, limits))
+    let encoding = match is_oip {
+        false if String::from_utf8_lossy(name).contains("gzip") => Encoding::Gzip,
+        false => return Ok(body),
+        true if name.eq_ignore_ascii_case(b"identity") => return Ok(body),
+        true => Encoding::of(name).ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            Unpacking::Damaged(format!("Content-Encoding is {name:?}, want gzip or deflate"))
+        })?,
+    };
+    body::work_on(body.len(), || body::unpack(encoding, &body, limits))
 }
 
 fn route_of<'a>(head: &Parts, target: &'a str) -> Result<Route<'a>> {

@@ -47,6 +47,7 @@ use std::ops::Deref;
 
 pub use encode::{encode_predict, error_body};
 pub use float::{write_f32, write_f64};
+pub(crate) use infer::timeout;
 pub use infer::{
     InferData, InferInput, InferOutput, InferRequest, RepositoryRequest, decode_infer, decode_repository_request,
 };

@@ -1,5 +1,7 @@
 //! `ModelInfer`: tensors in typed fields, or as bytes beside them.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
@@ -7,6 +9,7 @@ use super::super::infer::{Answer, Request, infer as run};
 use super::{contents, malformed, reply};
 use crate::body;
 use crate::call::Call;
+use crate::codec::json::timeout;
 use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
 use crate::codec::wire::{self, Field, Malformed, Reader, Value};
 use crate::error::{Result, ServingError};
@@ -41,6 +44,7 @@ async fn answer(
     meter: &mut RequestMeter,
 ) -> Result<BytesMut> {
     let inputs = std::mem::take(&mut request.inputs);
+    let call = call.within(request.timeout);
     let wanted = Request {
         model: request.model_name.as_bytes(),
         version: request.model_version.as_bytes(),
@@ -88,6 +92,7 @@ pub struct InferCall {
     model_version: String,
     id: String,
     signature_name: String,
+    timeout: Option<Duration>,
     /// The inputs by name, in the order they were sent.
     pub inputs: Vec<(String, Tensor)>,
     outputs: Vec<String>,
@@ -111,6 +116,7 @@ pub fn decode_call(message: &Bytes) -> Result<InferCall> {
         model_version: parts.model_version.to_owned(),
         id: parts.id.to_owned(),
         signature_name: parts.signature_name,
+        timeout: parts.timeout,
         inputs: Vec::with_capacity(parts.inputs.len()),
         outputs: Vec::with_capacity(parts.outputs.len()),
         is_raw: !parts.raw.is_empty(),
@@ -164,6 +170,7 @@ struct Parts<'a> {
     model_version: &'a str,
     id: &'a str,
     signature_name: String,
+    timeout: Option<Duration>,
     inputs: Vec<&'a [u8]>,
     outputs: Vec<&'a [u8]>,
     raw: Vec<&'a [u8]>,
@@ -197,7 +204,7 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Of the parameters only one means something here.
+    /// Of the parameters only two mean something here.
     fn read_parameter(&mut self, mut entry: Reader<'a>) -> Result<(), Malformed> {
         let (mut key, mut value): (&[u8], &[u8]) = (b"", b"");
         while let Some(Field { number, value: content }) = entry.next_field()? {
@@ -207,11 +214,17 @@ impl<'a> Parts<'a> {
                 _ => {}
             }
         }
-        if key == b"signature_name" {
-            let parameter = InferParameter::decode(value).map_err(|_| Malformed)?;
-            if let Some(ParameterChoice::StringParam(name)) = parameter.parameter_choice {
-                self.signature_name = name;
+        if key != b"signature_name" && key != b"timeout" {
+            return Ok(());
+        }
+        let parameter = InferParameter::decode(value).map_err(|_| Malformed)?;
+        match (key, parameter.parameter_choice) {
+            (b"signature_name", Some(ParameterChoice::StringParam(name))) => self.signature_name = name,
+            (b"timeout", Some(ParameterChoice::Int64Param(micros))) => {
+                self.timeout = u64::try_from(micros).ok().and_then(timeout);
             }
+            (b"timeout", Some(ParameterChoice::Uint64Param(micros))) => self.timeout = timeout(micros),
+            _ => {}
         }
         Ok(())
     }

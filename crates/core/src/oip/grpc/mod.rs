@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use prost::Message;
 
-use super::{choice, metadata, repository};
+use super::{choice, metadata, missing, repository};
 use crate::access::Scope;
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
@@ -52,6 +52,12 @@ pub(crate) async fn call(
             service.access.require(caller, Scope::Admin)?;
             administer(service, method, message).await
         }
+        "ModelStatistics" => Err(missing("statistics")),
+        "ModelConfig" => Err(missing("model_configuration")),
+        "TraceSetting" => Err(missing("trace")),
+        "LogSettings" => Err(missing("logging")),
+        _ if method.starts_with("SystemSharedMemory") => Err(missing("system_shared_memory")),
+        _ if method.starts_with("CudaSharedMemory") => Err(missing("cuda_shared_memory")),
         _ => Err(ServingError::unimplemented(format!("there is no method {method} in the Open Inference Protocol"))),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue};
 
 use super::super::infer::{Request, infer as run};
 use super::JSON_LENGTH;
 use super::routes::Model;
-use crate::body;
+use crate::body::{self, Encoding};
 use crate::call::Call;
 use crate::codec::json::{InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
 use crate::codec::open_inference::raw_tensor;
@@ -47,6 +48,7 @@ async fn answer(
     let call = call.with_priority(priority::of(headers)?);
     let json_length = json_length(headers, body.len())?;
     let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))?;
+    let call = call.within(request.timeout);
     let wanted = std::mem::take(&mut request.outputs);
     let is_binary =
         |index: usize| wanted.get(index).and_then(|output| output.binary_data).unwrap_or(request.binary_data_output);
@@ -77,14 +79,25 @@ async fn answer(
     };
     let size = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
     let (body, json_length) = body::work_on(size, || reply.encode())?;
-    Ok(match json_length {
-        None => reply::with_status(200, "OK", body.into(), "application/json"),
-        Some(length) => {
-            let mut reply = reply::with_status(200, "OK", body.into(), "application/octet-stream");
-            reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
-            reply
-        }
-    })
+    let encoding = wanted_encoding(headers);
+    let packed = encoding.and_then(|encoding| body::work_on(body.len(), || encoding.pack(&body, 0)));
+    let content_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
+    let is_packed = packed.is_some();
+    let body = packed.map_or_else(|| body.into(), BytesMut::freeze);
+    let mut reply = reply::with_status(200, "OK", body, content_type);
+    if let Some(length) = json_length {
+        reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(encoding) = encoding.filter(|_| is_packed) {
+        reply.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+    }
+    Ok(reply)
+}
+
+/// How a caller wants answers packed: by the one encoding that it names. Lists are what HTTP clients send unasked, and
+/// packing takes more time than most networks save.
+fn wanted_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    Encoding::of(headers.get(ACCEPT_ENCODING)?.as_bytes().trim_ascii())
 }
 
 /// How many bytes of the body are JSON.

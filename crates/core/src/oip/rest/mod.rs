@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::{choice, metadata, repository};
+use super::{choice, metadata, missing, repository};
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::readiness;
@@ -38,6 +38,7 @@ pub(crate) async fn serve(service: &Arc<Service>, options: RestOptions, head: &P
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let mut reply = match routes::parse(target) {
         None => error(&ServingError::not_found(format!("there is no {target} in the Open Inference Protocol"))),
+        Some(Api::Missing(extension)) => error(&missing(extension)),
         Some(api) if !is_method(&api, &head.method) => wrong_method(&api, &head.method),
         Some(api) => match body {
             Ok(body) => answer(service, options, head, &api, body).await.unwrap_or_else(|fault| error(&fault)),
@@ -85,6 +86,7 @@ async fn answer(
             repository::unload(service, text(name)?).await?;
             Ok(json(Code::Ok, Vec::new()))
         }
+        Api::Missing(extension) => Err(missing(extension)),
     }
 }
 

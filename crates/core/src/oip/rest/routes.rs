@@ -26,6 +26,8 @@ pub enum Api<'a> {
     RepositoryIndex,
     Load(Cow<'a, [u8]>),
     Unload(Cow<'a, [u8]>),
+    /// One of an extension that is not here, by the extension's name.
+    Missing(&'static str),
 }
 
 impl Api<'_> {
@@ -55,6 +57,14 @@ pub fn parse(target: &str) -> Option<Api<'_>> {
         ["repository", "index"] => Api::RepositoryIndex,
         ["repository", "models", name, "load"] => Api::Load(decoded(name)),
         ["repository", "models", name, "unload"] => Api::Unload(decoded(name)),
+        ["models", "stats"] | ["models", _, "stats"] | ["models", _, "versions", _, "stats"] => {
+            Api::Missing("statistics")
+        }
+        ["models", _, "config"] | ["models", _, "versions", _, "config"] => Api::Missing("model_configuration"),
+        ["trace", "setting"] | ["models", _, "trace", "setting"] => Api::Missing("trace"),
+        ["logging"] => Api::Missing("logging"),
+        ["systemsharedmemory", ..] => Api::Missing("system_shared_memory"),
+        ["cudasharedmemory", ..] => Api::Missing("cuda_shared_memory"),
         ["models", name, "versions", version, ref rest @ ..] => of_model(name, version, rest)?,
         ["models", name, ref rest @ ..] => of_model(name, "", rest)?,
         _ => return None,
@@ -113,7 +123,11 @@ mod tests {
             ("/v2/repository/models/m/unload", "unload m"),
             ("/v2/models", "none"),
             ("/v2/models//infer", "none"),
-            ("/v2/models/m/config", "none"),
+            ("/v2/models/m/config", "Missing(\"model_configuration\")"),
+            ("/v2/models/m/versions/3/stats", "Missing(\"statistics\")"),
+            ("/v2/models/stats", "Missing(\"statistics\")"),
+            ("/v2/models/stats/infer", "infer stats "),
+            ("/v2/systemsharedmemory/region/a/register", "Missing(\"system_shared_memory\")"),
             ("/v2/models/m/versions", "none"),
             ("/v2x/health/live", "none"),
             ("/v2/health", "none"),

@@ -9,6 +9,8 @@ mod repository;
 mod tensor;
 mod walk;
 
+use std::time::Duration;
+
 use super::check_size;
 use super::tape::{Node, Value};
 use crate::codec::open_inference::dtype;
@@ -25,6 +27,8 @@ pub struct InferRequest {
     pub id: Option<String>,
     /// The parameter `signature_name`.
     pub signature_name: Option<String>,
+    /// The parameter `timeout`, which is in microseconds; none if it is 0.
+    pub timeout: Option<Duration>,
     /// The parameter `binary_data_output`: how outputs are answered that do not say so themselves.
     pub binary_data_output: bool,
     /// The inputs in the order they were sent.
@@ -58,6 +62,11 @@ pub enum InferData {
     },
 }
 
+/// The time that the parameter of that name grants.
+pub(crate) fn timeout(micros: u64) -> Option<Duration> {
+    (micros > 0).then(|| Duration::from_micros(micros))
+}
+
 /// An output that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferOutput {
@@ -83,6 +92,9 @@ pub fn decode_infer(body: &[u8], max_nesting: usize) -> Result<InferRequest> {
             b"parameters" => walk.parameters(&Owner::Request, |name, value| {
                 match name {
                     b"signature_name" => request.signature_name = Some(text(value, "signature_name")?),
+                    b"timeout" => {
+                        request.timeout = timeout(natural_number(value, "timeout", "a number of microseconds")?);
+                    }
                     b"binary_data_output" => request.binary_data_output = boolean(value, "binary_data_output")?,
                     _ => {}
                 }
@@ -147,7 +159,7 @@ impl Walk<'_> {
                 b"datatype" => dtype = Some(known_dtype(&walk.text("a datatype")?)?),
                 b"parameters" => walk.parameters(&Owner::Tensor("an input"), |name, value| {
                     if name == b"binary_data_size" {
-                        size = Some(natural_number(value, "binary_data_size")?);
+                        size = Some(natural_number(value, "binary_data_size", "a number of bytes")?);
                     }
                     Ok(())
                 })?,
@@ -172,7 +184,10 @@ impl Walk<'_> {
             (_, Some(_), Some(_)) => {
                 return Err(wrong(format!("input {name:?} has both \"data\" and \"binary_data_size\"")));
             }
-            (_, None, Some(size)) => InferData::Binary { dtype, shape, size },
+            // A size that no memory has is one that the rest of the body does not have either.
+            (_, None, Some(size)) => {
+                InferData::Binary { dtype, shape, size: usize::try_from(size).unwrap_or(usize::MAX) }
+            }
             (Some(tensor), ..) => InferData::Tensor(tensor),
             (None, Some(at), None) => {
                 let behind = std::mem::replace(&mut self.reader.at, at);
@@ -229,6 +244,7 @@ mod tests {
             (r#"{"inputs": [1]}"#, "an input has to be an object; got 1"),
             (r#"{"inputs": [{}]}"#, "an input has no \"name\""),
             (r#"{"inputs": [], "id": 7}"#, "the id has to be a string; got 7"),
+            (r#"{"parameters": {"timeout": -1}}"#, "timeout has to be a number of microseconds; got -1"),
             (r#"{"inputs": [], "outputs": [{}]}"#, "an output has no \"name\""),
             (r#"{"inputs": []"#, "JSON Parse error: Missing a comma or '}' after an object member. at offset: 13"),
             (r#"{"inputs": [] x"#, "JSON Parse error: Missing a comma or '}' after an object member. at offset: 14"),
@@ -279,11 +295,12 @@ mod tests {
     fn the_envelope_is_read_in_any_order() {
         let body =
             br#" {"outputs": [{"parameters": {"binary_data": true}, "name": "y"}, {"name": "z"}], "unknown": [{}],
-            "parameters": {"signature_name": "s", "binary_data_output": true, "other": 1}, "id": "\u0061b",
+            "parameters": {"signature_name": "s", "binary_data_output": true, "timeout": 7, "other": 1}, "id": "\u0061b",
             "inputs": [{"name": "x", "shape": [1], "datatype": "BF16", "parameters": {"binary_data_size": 2}}]} "#;
         let request = decode_infer(body, DEFAULT_MAX_NESTING).expect("a request");
         assert_eq!((request.id.as_deref(), request.signature_name.as_deref()), (Some("ab"), Some("s")));
         assert!(request.binary_data_output);
+        assert_eq!(request.timeout, Some(Duration::from_micros(7)));
         let output = |name: &str, binary_data| InferOutput { name: name.to_owned(), binary_data };
         assert_eq!(request.outputs, [output("y", Some(true)), output("z", None)]);
         let InferData::Binary { dtype, shape, size } = &request.inputs[0].data else { panic!("binary data") };

@@ -144,10 +144,10 @@ pub(super) fn boolean(value: Value<'_>, what: &str) -> Result<bool> {
     }
 }
 
-pub(super) fn natural_number(value: Value<'_>, what: &str) -> Result<usize> {
+pub(super) fn natural_number(value: Value<'_>, what: &str, wanted: &str) -> Result<u64> {
     match value.node() {
-        Node::Unsigned(number) => usize::try_from(number).map_err(|_| misfit(what, value, "a number of bytes")),
-        _ => Err(misfit(what, value, "a number of bytes")),
+        Node::Unsigned(number) => Ok(number),
+        _ => Err(misfit(what, value, wanted)),
     }
 }
 

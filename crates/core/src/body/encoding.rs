@@ -1,0 +1,72 @@
+//! The two ways in which HTTP bodies and gRPC messages may be compressed.
+
+use std::io::{Read, Result, Write};
+
+use bytes::{BufMut, BytesMut};
+use flate2::Compression;
+use flate2::bufread::{GzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+
+/// What is shorter is not worth the time.
+const MIN_COMPRESSED_BYTES: usize = 1024;
+
+/// A way to compress bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// RFC 1952.
+    Gzip,
+    /// RFC 1950, which goes by this name in HTTP.
+    Deflate,
+}
+
+impl Encoding {
+    /// The one that a header names.
+    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        [Self::Gzip, Self::Deflate].into_iter().find(|encoding| name.eq_ignore_ascii_case(encoding.name().as_bytes()))
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+
+    /// Unpacks what `compressed` begins with, and leaves what follows; no more than so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// If it is damaged.
+    pub(crate) fn read(self, compressed: &mut &[u8], most: u64) -> Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        match self {
+            Self::Gzip => GzDecoder::new(compressed).take(most).read_to_end(&mut plain),
+            Self::Deflate => ZlibDecoder::new(compressed).take(most).read_to_end(&mut plain),
+        }?;
+        Ok(plain)
+    }
+
+    /// What is in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.
+    pub(crate) fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
+        if plain.len() < skip + MIN_COMPRESSED_BYTES {
+            return None;
+        }
+        let mut packed = BytesMut::with_capacity(plain.len() / 2);
+        packed.put_bytes(0, skip);
+        let rest = &plain[skip..];
+        let into = packed.writer();
+        let packed = match self {
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(into, Compression::fast());
+                encoder.write_all(rest).and_then(|()| encoder.finish())
+            }
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(into, Compression::fast());
+                encoder.write_all(rest).and_then(|()| encoder.finish())
+            }
+        }
+        .expect("a buffer that grows")
+        .into_inner();
+        (packed.len() < plain.len()).then_some(packed)
+    }
+}
