@@ -26,7 +26,7 @@ GUIDE = (models.ROOT / "docs/guides/batching.md").read_text()
 def server(
     half_plus_two_version: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A model that the file of the guide batches, one that is not, and one whose queue is soon full."""
+    """Models that are batched by a file, to an objective, by priorities, not at all, and with little room."""
     directory = tmp_path_factory.mktemp("batching-page")
     config = directory / "models.config"
     base_path = half_plus_two_version.parent
@@ -34,10 +34,18 @@ def server(
         "batching { max_batch_size { value: 1 } max_enqueued_batches { value: 1 } "
         "batch_timeout_micros { value: 1 } }"
     )
+    roomy = (
+        "batching { max_batch_size { value: 1 } } "
+        'batching_policy { mixed_priority_batching_policy: "priority_isolation" }'
+    )
     config.write_text(
         f"""model_config_list {{
           config {{ name: "ranker" base_path: "{base_path}" model_platform: "tensorflow"
             version_labels {{ key: "stable" value: 1 }} }}
+          config {{ name: "prompt" base_path: "{base_path}" model_platform: "tensorflow"
+            servable_options {{ batching_policy {{ latency_objective_millis: 40 }} }} }}
+          config {{ name: "patient" base_path: "{MOODY}" model_platform: "python"
+            servable_options {{ {roomy} }} }}
           config {{ name: "plain" base_path: "{base_path}" model_platform: "tensorflow"
             servable_options {{ no_batching: true }} }}
           config {{ name: "moody" base_path: "{MOODY}" model_platform: "python"
@@ -56,7 +64,7 @@ def server(
         monitoring_flag(directory),
     ]
     with ServerProcess(flags, directory=directory) as process:
-        process.wait_until_available("ranker", "plain", "moody")
+        process.wait_until_available("ranker", "prompt", "patient", "plain", "moody")
         yield process
         assert process.is_running, process.log
 
@@ -98,6 +106,62 @@ def test_it_tells_what_holds_and_what_was_done(server: ServerProcess) -> None:
     assert all(size["run_micros"]["longest"] > 0 for size in queue["sizes"])
     for path in ("ranker/versions/1", "ranker/labels/stable"):
         assert report(server, path)["versions"][0]["queues"][0]["batches"] == 3
+
+
+def test_it_explains_what_is_done_for_a_latency_objective(server: ServerProcess) -> None:
+    for _ in range(20):
+        assert server.predict("prompt", {"instances": [1.0, 2.0]}).json() == {
+            "predictions": [2.5, 3.0]
+        }
+    (version,) = report(server, "prompt")["versions"]
+    assert version["parameters"]["latency_objective_millis"] == 40
+    (queue,) = version["queues"]
+    adaptive = queue["adaptive"]
+    assert adaptive["latency_objective_millis"] == 40
+    assert adaptive["is_attainable"] is True
+    assert 1 <= adaptive["target_size"] <= version["parameters"]["max_batch_size"]
+    assert 0 <= adaptive["wait_micros"] <= 40_000
+    assert {times["size"] for times in adaptive["because"]["run_times"]} == {2}
+
+
+def test_requests_of_low_priority_let_others_go_first(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    ends: list[str] = []
+
+    def ask(order: str, priority: str) -> int:
+        reply = server.request(
+            "POST",
+            "/v1/models/patient:predict",
+            json.dumps({"inputs": [order]}).encode(),
+            {"servable-priority": priority},
+        )
+        ends.append(priority)
+        return reply.status
+
+    def waiting() -> int:
+        return int(queue_of(server, "patient").get("waiting_batches", 0))
+
+    assert ask("", "high") == 200
+    with ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(ask, "sleep 1.5", "high")]
+        wait_for(lambda: queue_of(server, "patient")["running_batches"] == 1)
+        asked.append(threads.submit(ask, "sleep 0.3", "low"))
+        wait_for(lambda: waiting() == 1)
+        asked.append(threads.submit(ask, "sleep 0.3", "high"))
+        wait_for(lambda: waiting() == 2)
+        assert [each.result() for each in asked] == [200] * 3
+    assert ends == ["high", "high", "high", "low"]
+
+    assert ask("", "urgent") == 400
+    with pytest.raises(RpcError, match="INVALID_ARGUMENT") as raised:
+        grpc_client.predict(
+            server.port,
+            "patient",
+            {"do": np.array([b""], object)},
+            metadata=[("servable-priority", "urgent")],
+        )
+    assert 'servable-priority is "urgent"; it can be "high" or "low"' in str(raised.value)
 
 
 def test_a_model_without_batches_says_so(server: ServerProcess) -> None:

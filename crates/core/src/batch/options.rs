@@ -71,6 +71,11 @@ impl MixedPriorityPolicy {
         ("priority_merge", Self::Merge),
     ];
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |&(name, _)| name)
+    }
+
     /// The policy of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(own, _)| *own == name).map(|&(_, policy)| policy)

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::choice;
 use super::routes::{Route, Version};
-use crate::batch::{BatchingOptions, SizeTally, Statistics};
+use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
 use crate::distribution::Distribution;
 use crate::error::Result;
 use crate::servable::Servable;
@@ -65,7 +65,10 @@ fn of_options(options: &BatchingOptions) -> Map<String, Value> {
         allowed_batch_sizes,
         pad_variable_length_inputs,
         enable_large_batch_splitting,
-        ..
+        max_execution_batch_size: _,
+        latency_objective,
+        mixed_priority_batching_policy,
+        low_priority,
     } = options;
     let Value::Object(shown) = json!({
         "max_batch_size": max_batch_size,
@@ -75,6 +78,11 @@ fn of_options(options: &BatchingOptions) -> Map<String, Value> {
         "pad_variable_length_inputs": pad_variable_length_inputs,
         "enable_large_batch_splitting": enable_large_batch_splitting,
         "max_execution_batch_size": options.execution_size(),
+        "latency_objective_millis": latency_objective.map(millis),
+        "mixed_priority_batching_policy": mixed_priority_batching_policy.name(),
+        "low_priority_max_batch_size": low_priority.max_batch_size,
+        "low_priority_batch_timeout_micros": low_priority.batch_timeout_micros,
+        "low_priority_max_enqueued_batches": low_priority.max_enqueued_batches,
     }) else {
         unreachable!("an object was made")
     };
@@ -109,6 +117,28 @@ fn of_queue(queue: &Queue) -> Value {
         "requests_dropped_by": dropped,
         "wait_micros": spread(&tally.waits),
         "sizes": tally.sizes.iter().map(|(&size, batches)| of_size(size, batches)).collect::<Vec<_>>(),
+        "adaptive": queue.queue().explain().map(|explanation| of_objective(&explanation)),
+    })
+}
+
+/// What is done to keep to a latency objective, and why.
+fn of_objective(explanation: &Explanation) -> Value {
+    let Explanation { objective, decision, is_attainable, margin, arrival_rate, utilization, run_times } = explanation;
+    let run_times = run_times.iter().map(|&(size, mean, most)| {
+        json!({"size": size, "mean_micros": micros(mean), "hardly_ever_beyond_micros": micros(most)})
+    });
+    json!({
+        "latency_objective_millis": millis(*objective),
+        "is_attainable": is_attainable,
+        "target_size": decision.target_size,
+        "wait_micros": micros(decision.wait),
+        "max_waiting_rows": decision.max_waiting_rows,
+        "because": {
+            "rows_per_second": arrival_rate.round(),
+            "utilization": (utilization * 1000.0).round() / 1000.0,
+            "margin": (margin * 1000.0).round() / 1000.0,
+            "run_times": run_times.collect::<Vec<_>>(),
+        },
     })
 }
 
@@ -139,6 +169,10 @@ fn spread(values: &Distribution) -> Value {
         "p90_below": below(0.9),
         "p99_below": below(0.99),
     })
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn micros(time: Duration) -> u64 {
