@@ -6,6 +6,7 @@ Two models of 60 MB are asked all the time over REST and gRPC, in closed loops. 
 two gets a newer version again and again, then the other. Compared is the 99th percentile of the model that is left
 alone, by protocol: while the other one loads, to at rest. The rest is measured before, between and after the swaps,
 as the speed of the machine drifts. Swaps follow each other without a pause: loads take most of the time between them.
+Whoever swaps versions would be on another machine; here it has the lowest priority, so as not to count for the server.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +92,7 @@ class Swapping:
         self._version = version
         self._root = root
         self._operator = Operator(server)
+        self._aside = ThreadPoolExecutor(1, "swaps", _take_the_lowest_priority)
         self._latest = dict.fromkeys(MODELS, 0)
 
     def link_next(self, model: str) -> int:
@@ -125,6 +129,18 @@ class Swapping:
             states[version][0] == "AVAILABLE"
         )
 
+    def _change(self, swapped: str | None, swaps: int) -> None:
+        """Swap versions of a model, or do for a while what is done beside that."""
+        if swapped is not None:
+            for _ in range(swaps):
+                self.swap(swapped)
+            return
+        # Who waits for a swap looks at the status again and again; at rest the same is done, for nothing.
+        end = time.monotonic() + REST_SECONDS
+        while time.monotonic() < end:
+            self.serves_only(MODELS[0], self._latest[MODELS[0]])
+            time.sleep(LOOK_SECONDS)
+
     def measure(self, swapped: str | None, swaps: int, connections: int) -> Phase:
         """Ask both models in both protocols while versions are swapped, or for a while."""
         with contextlib.ExitStack() as running:
@@ -137,15 +153,7 @@ class Swapping:
             }
             for run in runs.values():
                 running.callback(run.stop)
-            if swapped is None:
-                # Who waits for a swap looks at the status again and again; at rest the same is done, for nothing.
-                end = time.monotonic() + REST_SECONDS
-                while time.monotonic() < end:
-                    self.serves_only(MODELS[0], self._latest[MODELS[0]])
-                    time.sleep(LOOK_SECONDS)
-            else:
-                for _ in range(swaps):
-                    self.swap(swapped)
+            self._aside.submit(self._change, swapped, swaps).result()
         return Phase(swapped, {key: run.result() for key, run in runs.items()})
 
     def _calls(self, model: str) -> list[tuple[Call, Expectation]]:
@@ -167,6 +175,11 @@ class Swapping:
         path = self._bench.scratch / "numbers.json"
         path.write_text(", ".join(map(str, OUTPUT)))
         return path
+
+
+def _take_the_lowest_priority() -> None:
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def ratios(phases: list[Phase], protocol: str) -> list[float]:
