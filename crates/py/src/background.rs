@@ -4,15 +4,15 @@ use pyo3::prelude::*;
 
 /// Puts the calling thread, and those that it will start, behind every other one of the process.
 ///
-/// Nice 19 has an 70th of the weight of a thread that serves: enough that a load comes to its end on a machine whose
-/// CPUs are all busy, which with `SCHED_IDLE` it might not. The weight does not say how soon a request gets the CPU back,
-/// though: where the kernel lets what runs finish its slice of some milliseconds, a short slice does (Linux 6.12 and
-/// later; earlier ones ignore it). Elsewhere than on Linux, priorities are those of processes, and nothing is done.
+/// Nice 10 has a tenth of the weight of a thread that serves: enough that a load comes to its end soon on a machine whose
+/// CPUs are all busy, be it with other programs. The weight does not say how soon a request gets the CPU back, though:
+/// where the kernel lets what runs finish its slice of some milliseconds, a short slice does (Linux 6.12 and later;
+/// earlier ones ignore it). Elsewhere than on Linux, priorities are those of processes, and nothing is done.
 #[pyfunction]
 pub(crate) fn yield_to_requests() {
     #[cfg(target_os = "linux")]
     {
-        const NICENESS: i32 = 19;
+        const NICENESS: i32 = 10;
         const SLICE_NANOSECONDS: u64 = 100_000;
         /// `struct sched_attr` in its first version, of 48 bytes.
         #[repr(C)]
