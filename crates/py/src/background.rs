@@ -26,12 +26,15 @@ pub(crate) fn yield_to_requests() {
             deadline: u64,
             period: u64,
         }
+        // A process that is less important than this as a whole stays so.
+        // SAFETY: takes numbers only; 0 is the calling thread.
+        let own = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         let attributes = Attributes {
             size: size_of::<Attributes>() as u32,
             policy: 0,
             // An operator may have chosen another policy for the process.
             flags: libc::SCHED_FLAG_KEEP_POLICY as u64,
-            niceness: NICENESS,
+            niceness: NICENESS.max(own),
             priority: 0,
             slice: SLICE_NANOSECONDS,
             deadline: 0,
