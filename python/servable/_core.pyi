@@ -36,7 +36,7 @@ def crc32c(data: bytes) -> int:
     """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""
 
 def yield_to_requests() -> None:
-    """Put the calling thread, and those that it will start, behind every other one of the process.
+    """Give the calling thread, and those that it will start, less weight than those that serve.
 
     It cannot be undone without privileges. Only Linux has priorities of threads; elsewhere,
     nothing is done.

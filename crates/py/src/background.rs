@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-/// Puts the calling thread, and those that it will start, behind every other one of the process.
+/// Gives the calling thread, and those that it will start, less weight than those that serve.
 ///
 /// Nice 10 has a tenth of the weight of a thread that serves: enough that a load comes to its end soon on a machine whose
 /// CPUs are all busy, be it with other programs. The weight does not say how soon a request gets the CPU back, though:
@@ -40,8 +40,12 @@ pub(crate) fn yield_to_requests() {
             deadline: 0,
             period: 0,
         };
-        // SAFETY: the kernel reads as many bytes as the size says. Less priority is never refused; a sandbox that knows
-        // no such call may refuse it, and then the load has the priority of the process.
-        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+        // SAFETY: the kernel reads as many bytes as the size says.
+        let refused = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } != 0;
+        if refused {
+            // As in sandboxes that do not know the call, and under policies that have no niceness.
+            // SAFETY: takes numbers only; 0 is the calling thread. Less priority is never refused.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, attributes.niceness) };
+        }
     }
 }

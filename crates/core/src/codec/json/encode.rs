@@ -85,26 +85,30 @@ impl<'t> Output<'t> {
 
     fn check_writable(&self) -> Result<()> {
         let dtype = self.tensor.dtype();
-        let is_writable = matches!(
-            dtype,
-            DType::FLOAT
-                | DType::DOUBLE
-                | DType::INT8
-                | DType::INT16
-                | DType::INT32
-                | DType::INT64
-                | DType::UINT8
-                | DType::UINT32
-                | DType::UINT64
-                | DType::BOOL
-                | DType::STRING
-        );
-        if is_writable || self.tensor.is_empty() {
+        if is_carried(dtype) || self.tensor.is_empty() {
             return Ok(());
         }
         let message = format!("Failed to write JSON value for tensor type: {dtype}");
         Err(ServingError::invalid_argument(message))
     }
+}
+
+/// Whether JSON can carry elements of a dtype (`spec/rest_api.md` §8.4, §9.1).
+pub(crate) fn is_carried(dtype: DType) -> bool {
+    matches!(
+        dtype,
+        DType::FLOAT
+            | DType::DOUBLE
+            | DType::INT8
+            | DType::INT16
+            | DType::INT32
+            | DType::INT64
+            | DType::UINT8
+            | DType::UINT32
+            | DType::UINT64
+            | DType::BOOL
+            | DType::STRING
+    )
 }
 
 struct Writer {

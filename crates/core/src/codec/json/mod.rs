@@ -45,6 +45,7 @@ mod tests;
 
 use std::ops::Deref;
 
+pub(crate) use encode::is_carried;
 pub use encode::{encode_predict, error_body};
 pub use float::{write_f32, write_f64};
 pub(crate) use infer::timeout;

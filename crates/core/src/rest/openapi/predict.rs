@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::document::Document;
 use super::tensors::{self, Direction};
+use crate::codec::json::is_carried;
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::{ServiceOptions, check_predict_method};
@@ -30,7 +31,7 @@ impl Bodies {
                 && Kind::from_method_name(&signature.method_name).is_err()
                 && !signature.inputs.is_empty()
                 && !signature.outputs.is_empty()
-                && specs.all(|spec| tensors::is_carried(spec.dtype))
+                && specs.all(|spec| is_carried(spec.dtype))
                 && check_predict_method(signature, options).is_ok();
             if is_callable {
                 let title = format!("{model}.{name}");

@@ -15,24 +15,6 @@ pub(super) enum Direction {
     Output,
 }
 
-/// Whether JSON can carry elements of a dtype (`spec/rest_api.md` §8.4, §9.1).
-pub(super) fn is_carried(dtype: DType) -> bool {
-    matches!(
-        dtype,
-        DType::FLOAT
-            | DType::DOUBLE
-            | DType::INT8
-            | DType::INT16
-            | DType::INT32
-            | DType::INT64
-            | DType::UINT8
-            | DType::UINT32
-            | DType::UINT64
-            | DType::BOOL
-            | DType::STRING
-    )
-}
-
 /// The schema of one element.
 fn element(spec: &TensorSpec, direction: Direction) -> Value {
     let integer = |low: i64, high: u64| json!({"type": "integer", "minimum": low, "maximum": high});
