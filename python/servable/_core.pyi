@@ -85,7 +85,10 @@ class BatchQueue:
     """Calls that may share batches. Safe to use from several threads."""
 
     def run(
-        self, inputs: list[tuple[int, tuple[int, ...], Any]], timeout_seconds: float | None
+        self,
+        inputs: list[tuple[int, tuple[int, ...], Any]],
+        timeout_seconds: float | None,
+        priority: str,
     ) -> list[LentTensor | tuple[tuple[int, ...], list[bytes]]]:
         """Put a call into the queue and wait for its result; signals are handled meanwhile.
 
@@ -93,13 +96,14 @@ class BatchQueue:
             inputs: Always of the same number and in the same order, each with the number of its dtype, its shape and
                 its elements; they are copied.
             timeout_seconds: How long to wait at most; `None` for as long as it takes.
+            priority: `"high"`, or `"low"` if others go first.
 
         Returns:
             The outputs, with the rows of this call.
 
         Raises:
-            ServableError: The queue is full or closed, the inputs do not fit, the time is over, or what the batch
-                failed with.
+            ServableError: The priority is none, the queue is full or closed, the inputs do not fit, the time is over,
+                or what the batch failed with.
         """
 
     def submit(
@@ -107,6 +111,7 @@ class BatchQueue:
         inputs: list[tuple[int, tuple[int, ...], Any]],
         completions: Completions,
         number: int,
+        priority: str,
     ) -> BatchTicket:
         """Put a call into the queue without waiting.
 
@@ -114,9 +119,10 @@ class BatchQueue:
             inputs: As for `run`.
             completions: Where it is announced that the answer is there.
             number: What it is announced as.
+            priority: As for `run`.
 
         Raises:
-            ServableError: The queue is full or closed, or the inputs do not fit.
+            ServableError: The priority is none, the queue is full or closed, or the inputs do not fit.
         """
 
 @final

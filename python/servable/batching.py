@@ -24,7 +24,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from typing_extensions import Self
 
@@ -33,9 +33,12 @@ from servable.errors import BackendError, InvalidInputError, ServableError
 from servable.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable.loaders.arrays import array_of, elements_of
 
-__all__ = ["BatchScheduler", "BatchingParameters"]
+__all__ = ["BatchScheduler", "BatchingParameters", "Priority"]
 
 _log = logging.getLogger(__name__)
+
+Priority = Literal["high", "low"]
+"""How much it matters that a call is answered soon."""
 
 
 class BatchScheduler:
@@ -77,33 +80,43 @@ class BatchScheduler:
         # At exit too: the threads need an interpreter for what they still run.
         self._finalizer = weakref.finalize(self, self._threads.close)
 
-    def __call__(self, *arrays: Any, timeout_seconds: float | None = None, **named: Any) -> Any:
+    def __call__(
+        self,
+        *arrays: Any,
+        timeout_seconds: float | None = None,
+        priority: Priority = "high",
+        **named: Any,
+    ) -> Any:
         """Call the function, together with whoever else calls it now; waits for the result.
 
         Args:
             arrays: What the function gets, as arrays or what becomes one; at least one in all.
             timeout_seconds: How long to wait at most. A call that has not begun by then is dropped.
-            named: What the function gets by name.
+            priority: `"low"` lets other calls go first where calls wait for each other, in the way
+                that `mixed_priority_batching_policy` says, but for no longer than half a minute.
+            named: What the function gets by name; nothing that is called like the two above.
 
         Returns:
             What the function returns, with the rows of this call, as read-only arrays.
 
         Raises:
-            InvalidInputError: The arrays have no common axis 0, or more rows than a batch takes.
+            InvalidInputError: The arrays have no common axis 0, or more rows than a batch takes; or
+                the priority is none.
             UnavailableError: The queue is full, or the scheduler is closed.
             DeadlineExceededError: The time is over.
             ServableError: What the function raised.
         """
         batches, queue, elements = self._queue(arrays, named)
-        return batches.result(queue.run(elements, timeout_seconds))
+        return batches.result(queue.run(elements, timeout_seconds, priority))
 
-    async def run_async(self, *arrays: Any, **named: Any) -> Any:
+    async def run_async(self, *arrays: Any, priority: Priority = "high", **named: Any) -> Any:
         """Do as a call does, without blocking the event loop.
 
         A call that is cancelled, as `asyncio.timeout` does it, is dropped if it has not begun.
         """
         batches, queue, elements = self._queue(arrays, named)
-        return batches.result(await _Completions.of_running_loop().wait_for(queue, elements))
+        completions = _Completions.of_running_loop()
+        return batches.result(await completions.wait_for(queue, elements, priority))
 
     def close(self) -> None:
         """Run what waits, refuse what comes later, and end the threads; returns when that is done."""
@@ -228,10 +241,13 @@ class _Completions:
             found = cls._of_loops[loop] = cls(loop)
         return found
 
-    async def wait_for(self, queue: BatchQueue, elements: list[_Elements]) -> list[Any]:
+    async def wait_for(
+        self, queue: BatchQueue, elements: list[_Elements], priority: Priority
+    ) -> list[Any]:
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
-        self._waiting[number] = (future, queue.submit(elements, self._completions, number))
+        ticket = queue.submit(elements, self._completions, number, priority)
+        self._waiting[number] = (future, ticket)
         try:
             return await future
         finally:

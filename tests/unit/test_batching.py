@@ -32,11 +32,13 @@ class Held:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.values: list[list[float]] = []
         self.has_begun = threading.Event()
         self.goes_on = threading.Event()
 
     def __call__(self, x: Array) -> Array:
         self.batches.append(len(x))
+        self.values.append(x.tolist())
         self.has_begun.set()
         assert self.goes_on.wait(10)
         return x * 2
@@ -340,3 +342,63 @@ def test_a_program_can_be_interrupted_whoever_runs_its_batch(time: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "interrupted\n", "")
+
+
+@pytest.mark.parametrize(
+    ("policy", "batches"),
+    [
+        ("low_priority_padding_with_max_batch_size", [{1, 2, -1, -2}, {-3}]),
+        ("low_priority_padding_with_next_allowed_batch_size", [{1, 2, -1}, {-2, -3}]),
+        ("priority_isolation", [{1, 2}, {-1, -2, -3}]),
+        ("priority_merge", [{1, 2, -1, -2}, {-3}]),
+    ],
+)
+def test_calls_of_low_priority_wait_as_the_policy_says(
+    policy: str, batches: list[set[float]]
+) -> None:
+    async def ask(batched: BatchScheduler, function: Held) -> list[Array]:
+        low = [batched.run_async([n], priority="low") for n in (-1, -2, -3)]
+        calls = [
+            asyncio.ensure_future(call) for call in (*low, *map(batched.run_async, ([1], [2])))
+        ]
+        await asyncio.sleep(0)  # now they are in the queue, those of low priority first
+        function.goes_on.set()
+        return await asyncio.gather(*calls)
+
+    parameters = {"max_batch_size": 4, "allowed_batch_sizes": (3, 4)}
+    with held(**parameters, mixed_priority_batching_policy=policy) as (batched, function, _):
+        results = asyncio.run(ask(batched, function))
+        assert [result.tolist() for result in results] == [[-2], [-4], [-6], [2], [4]]
+    assert [set(values) for values in function.values[1:]] == batches
+
+
+@pytest.mark.parametrize("timeout_seconds", [None, 60])
+def test_calls_of_threads_have_a_priority_too(timeout_seconds: float | None) -> None:
+    batches: list[int] = []
+
+    def function(x: Array) -> Array:
+        batches.append(len(x))
+        return x
+
+    # Calls of high priority would wait for four rows.
+    parameters = BatchingParameters(
+        4, batch_timeout_micros=60_000_000, low_priority_max_batch_size=2
+    )
+    with BatchScheduler(function, parameters) as batched, ThreadPoolExecutor(2) as pool:
+        calls = [
+            pool.submit(batched, [n], timeout_seconds=timeout_seconds, priority="low")
+            for n in range(2)
+        ]
+        assert [call.result(10).tolist() for call in calls] == [[0], [1]]
+    assert batches == [2]
+
+
+def test_a_priority_that_is_none_is_refused() -> None:
+    with BatchScheduler(lambda x: x) as batched:
+        refused = r'priority is "urgent"; it can be "high" or "low"'
+        with pytest.raises(InvalidInputError, match=refused):
+            batched([1], priority="urgent")  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match=refused):
+            asyncio.run(batched.run_async([1], priority="urgent"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="priority"):
+            batched([1], priority=np.ones(1))  # type: ignore[arg-type]

@@ -15,6 +15,21 @@ pub enum Priority {
     Low,
 }
 
+impl Priority {
+    /// The priority of this name.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if there is none, which says that this is what `said_in` says.
+    pub fn from_name(name: &str, said_in: &str) -> Result<Self> {
+        match name {
+            "high" => Ok(Self::High),
+            "low" => Ok(Self::Low),
+            _ => Err(ServingError::invalid_argument(format!("{said_in} is \"{name}\"; it can be \"high\" or \"low\""))),
+        }
+    }
+}
+
 /// What a request says about its answer, whatever the protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {

@@ -19,7 +19,7 @@ use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use servable_core::batch::{Answer, Queue, RunBatch, Scheduler, Ticket};
-use servable_core::call::Call;
+use servable_core::call::{Call, Priority};
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::RunOptions;
 use servable_core::tensor::{DType, Tensor};
@@ -121,15 +121,17 @@ impl PyBatchQueue {
         py: Python<'py>,
         inputs: Vec<Sent<'py>>,
         timeout_seconds: Option<f64>,
+        priority: &str,
     ) -> PyResult<Bound<'py, PyList>> {
         let timeout = timeout_seconds.map(seconds).transpose()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let call = Call::until(deadline).with_priority(named(py, priority)?);
         let inputs = tensors(inputs)?;
         // A caller that may have to give up waits for a thread; any other is as good a place to run a batch as that.
         let (ticket, lead) = if deadline.is_none() {
-            self.queue.submit_or_lead(inputs, Call::default())
+            self.queue.submit_or_lead(inputs, call)
         } else {
-            self.queue.submit(inputs, Call::until(deadline)).map(|ticket| (ticket, None))
+            self.queue.submit(inputs, call).map(|ticket| (ticket, None))
         }
         .map_err(|error| errors::to_python(py, &error))?;
         if let Some(lead) = lead {
@@ -148,8 +150,10 @@ impl PyBatchQueue {
         inputs: Vec<Sent<'_>>,
         completions: &PyCompletions,
         number: u64,
+        priority: &str,
     ) -> PyResult<PyBatchTicket> {
-        let ticket = self.queue.submit(tensors(inputs)?, Call::default());
+        let call = Call::default().with_priority(named(py, priority)?);
+        let ticket = self.queue.submit(tensors(inputs)?, call);
         let mut ticket = ticket.map_err(|error| errors::to_python(py, &error))?;
         let waker = Waker::from(Arc::new(Notice { completed: Arc::clone(&completions.completed), number }));
         let state = match Pin::new(&mut ticket).poll(&mut Context::from_waker(&waker)) {
@@ -279,6 +283,11 @@ impl Wake for Notice {
             drop((&self.completed.writable).write(&[0]));
         }
     }
+}
+
+/// The priority of this name.
+fn named(py: Python<'_>, priority: &str) -> PyResult<Priority> {
+    Priority::from_name(priority, "priority").map_err(|error| errors::to_python(py, &error))
 }
 
 fn tensors(sent: Vec<Sent<'_>>) -> PyResult<Vec<Tensor>> {

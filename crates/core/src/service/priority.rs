@@ -1,7 +1,7 @@
 //! The priority that a request asks for.
 
 use crate::call::Priority;
-use crate::error::{Result, ServingError};
+use crate::error::Result;
 use crate::traffic::Caller;
 
 /// The HTTP header, or the key of gRPC metadata, that says it.
@@ -13,14 +13,8 @@ const KEY: &str = "servable-priority";
 ///
 /// `INVALID_ARGUMENT` if it says anything that is no priority.
 pub(crate) fn of(caller: &dyn Caller) -> Result<Priority> {
-    match caller.value(KEY) {
-        None | Some(b"high") => Ok(Priority::High),
-        Some(b"low") => Ok(Priority::Low),
-        Some(other) => Err(ServingError::invalid_argument(format!(
-            "{KEY} is \"{}\"; it can be \"high\" or \"low\"",
-            String::from_utf8_lossy(other)
-        ))),
-    }
+    let said = caller.value(KEY).map(String::from_utf8_lossy);
+    said.map_or(Ok(Priority::High), |name| Priority::from_name(&name, KEY))
 }
 
 #[cfg(test)]
