@@ -277,10 +277,13 @@ impl Pool {
         if !state.has_spare_place() {
             return 0;
         }
-        let Some((work, removed)) = state.take_from(number, now) else { return 0 };
+        let taken = state.take_from(number, now);
+        // Without a batch, too: what was ready may have been dropped, or has to wait longer by a later decision, and
+        // nobody watched what has begun to wait since then.
         let wake = state.wake_for_rest(now);
         drop(state);
         self.wake(wake);
+        let Some((work, removed)) = taken else { return 0 };
         drop(removed);
         let count = work.carry_out(now);
         let mut state = self.state();

@@ -158,6 +158,36 @@ fn a_lead_that_is_held_up_goes_to_the_next_caller() {
 }
 
 #[test]
+fn what_a_caller_with_the_lead_finds_unready_is_still_run_in_time() {
+    let scheduler = scheduler(1);
+    let options = BatchingOptions {
+        max_batch_size: 2,
+        batch_timeout_micros: 20_000,
+        max_enqueued_batches: 2,
+        ..BatchingOptions::default()
+    };
+    let queue = scheduler.queue(options, echo).expect("a queue");
+    // By then the thread rests, and has to be woken.
+    thread::sleep(Duration::from_millis(10));
+    let full = vec![numbers(&[2], &[1, 1])];
+    let (full, lead) = queue.submit_or_lead(full, Call::default()).expect("there is room");
+    // Inputs of these shapes share no batch; nobody watches them, as somebody is coming for the full one.
+    let second = queue.submit(vec![numbers(&[1, 1], &[2])], Call::default()).expect("there is room");
+    drop(full);
+    let third = queue.submit(vec![numbers(&[1, 2], &[3, 3])], Call::default()).expect("the place of the one given up");
+    assert_eq!(lead.expect("a full batch may begin").run(), 0, "the others have to wait for their time");
+    assert_eq!(texts(within_seconds(second)), Ok(vec!["[1, 1] 2".to_owned()]));
+    assert_eq!(texts(within_seconds(third)), Ok(vec!["[1, 2] 3 3".to_owned()]));
+}
+
+/// The answer to a request that might be forgotten.
+fn within_seconds(ticket: Ticket) -> Answer {
+    let (tell, answer) = mpsc::channel();
+    thread::spawn(move || tell.send(ticket.wait()));
+    answer.recv_timeout(Duration::from_secs(10)).expect("an answer")
+}
+
+#[test]
 fn an_idle_thread_comes_when_a_batch_has_waited_long_enough() {
     let scheduler = scheduler(2);
     let slow = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
