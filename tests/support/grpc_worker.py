@@ -6,12 +6,15 @@ from standard input and answers pickled results on standard output, one after an
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import pickle
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +207,48 @@ class Client:
                 else:
                     answers[tuple(outputs[output].tolist())] += 1
 
-        workers = [threading.Thread(target=work) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        in_threads([work] * threads)
         return {"answers": answers, "errors": errors}
+
+    def offsets_until(
+        self, port: int, model: str, stop_file: str, threads: int
+    ) -> dict[str, Counter[Any]]:
+        """Ask again and again for x / 2 + offset, with another x each time, until the file exists.
+
+        Returns:
+            How often each offset was answered, and how often anything else.
+        """
+        offsets: Counter[Any] = Counter()
+        errors: Counter[Any] = Counter()
+
+        def work(first: int) -> None:
+            for n in itertools.count():
+                if Path(stop_file).exists():
+                    return
+                # Requests differ in rows as well, and all numbers are exact.
+                x = np.float32([first + (3 * n + row) % 10_000 for row in range(1 + n % 3)])
+                try:
+                    y = self.predict(port, model, {"x": x})["outputs"]["y"]
+                except grpc.RpcError as error:
+                    errors[f"{error.code().name}: {error.details()}"] += 1
+                    continue
+                found = set((y - x / 2).tolist()) if y.shape == x.shape else set()
+                if len(found) == 1:
+                    offsets[found.pop()] += 1
+                else:
+                    errors[f"{x}: {y}"] += 1
+
+        in_threads([functools.partial(work, 10_000 * n) for n in range(threads)])
+        return {"offsets": offsets, "errors": errors}
+
+
+def in_threads(work: Sequence[Callable[[], None]]) -> None:
+    """Call each in a thread of its own, and wait for all of them."""
+    workers = [threading.Thread(target=each) for each in work]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 def to_proto(value: Any, *, as_content: bool) -> Any:
