@@ -16,6 +16,7 @@ import pytest
 from support import models
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import monitoring_flag, scrape
+from support.rich_errors import retry_seconds
 from support.server_process import Reply, ServerProcess
 
 MOODY = Path(__file__).resolve().parents[1] / "testdata/python_models/moody"
@@ -220,7 +221,8 @@ def test_a_full_queue_says_when_to_ask_again(
         assert (refused.status, refused.headers.get("retry-after")) == (503, "3"), refused.body
         with pytest.raises(RpcError, match="UNAVAILABLE") as raised:
             grpc_client.predict(server.port, "moody", {"do": np.array([b""], object)})
-        assert full in str(raised.value)
+        assert full in raised.value.details
+        assert retry_seconds(raised.value.status) == (14, raised.value.details, 3)
         assert (running.result().status, waiting.result().status) == (200, 200)
     dropped = {"queue_full": 3, "deadline": 0, "client_gone": 0}
     assert queue_of(server, "moody")["requests_dropped_by"] == dropped

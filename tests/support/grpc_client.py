@@ -17,12 +17,14 @@ class RpcError(Exception):
     Attributes:
         code: The name of the gRPC code.
         details: The message.
+        status: The `google.rpc.Status` that came with it; empty if there was none.
     """
 
-    def __init__(self, code: str, details: str) -> None:
+    def __init__(self, code: str, details: str, status: bytes) -> None:
         super().__init__(f"{code}: {details}")
         self.code = code
         self.details = details
+        self.status = status
 
 
 class GrpcClient:

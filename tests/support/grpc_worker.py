@@ -280,7 +280,9 @@ def main() -> None:
         try:
             answer: Any = ("ok", getattr(client, method)(*arguments, **options))
         except grpc.RpcError as error:
-            answer = ("rpc error", (error.code().name, error.details()))
+            trailers = dict(error.trailing_metadata() or ())
+            status = trailers.get("grpc-status-details-bin", b"")
+            answer = ("rpc error", (error.code().name, error.details(), status))
         except Exception as error:
             answer = ("failed", repr(error))
         pickle.dump(answer, answers)
