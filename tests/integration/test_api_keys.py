@@ -77,6 +77,15 @@ def test_rest_asks_for_a_key(guarded: Guarded) -> None:
         assert guarded.get(path).status == 401, path
 
 
+def test_the_page_of_a_models_batches_needs_a_key_of_any_scope(guarded: Guarded) -> None:
+    path = f"{MODEL}/batching"
+    assert [guarded.get(path, key).status for key in ("", "wrong-key-0123456789")] == [401, 401]
+    assert guarded.get("/v1/models/open/batching").status == 401, "only /v1/models/open is open"
+    for key in (APP, OPS):
+        reply = guarded.get(path, key)
+        assert (reply.status, reply.json()["model_name"]) == (200, "half_plus_two")
+
+
 def test_what_is_asked_before_a_key_is_there_is_answered(guarded: Guarded) -> None:
     for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v1/models/open"):
         assert guarded.get(path).status != 401, path
