@@ -11,6 +11,7 @@ from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.loader import Servable as LoadedServable
 from servable.lifecycle.source import SourceAdapter
+from servable.loaders.wrapping import WrappingLoader
 
 if TYPE_CHECKING:
     from servable.gateway import BatchThreads, Servable
@@ -52,7 +53,7 @@ class SharedBatchThreads:
             return self._threads
 
 
-class BatchingLoader:
+class BatchingLoader(WrappingLoader):
     """Loads a version and sets up its batching; see `servable.lifecycle.Loader` for the contract."""
 
     def __init__(
@@ -70,36 +71,22 @@ class BatchingLoader:
             threads: What runs the batches.
             origin: Asked at each load for where the parameters come from, in words.
         """
-        self._loader = loader
+        super().__init__(loader)
         self._origin = origin
         self._parameters = parameters
         self._threads = threads
-
-    def estimate_resources(self) -> int:
-        """What the version itself needs."""
-        return self._loader.estimate_resources()
+        self._found: tuple[BatchThreads, BatchingParameters] | None = None
 
     def load(self) -> None:
         """Load the version; a file of parameters that cannot be used fails the load before it begins."""
         parameters = self._parameters()
-        threads = self._threads.get() if parameters is not None else None
-        self._loader.load()
-        if parameters is not None and threads is not None:
-            try:
-                servable = cast("Servable", self._loader.servable)
-                servable.batch(threads, parameters, self._origin())
-            except BaseException:
-                self._loader.unload()
-                raise
+        self._found = None if parameters is None else (self._threads.get(), parameters)
+        super().load()
 
-    def unload(self) -> None:
-        """Unload the version."""
-        self._loader.unload()
-
-    @property
-    def servable(self) -> LoadedServable:
-        """What was loaded."""
-        return self._loader.servable
+    def complete(self, servable: LoadedServable) -> None:
+        """Set up batching, if there is to be any."""
+        if self._found is not None:
+            cast("Servable", servable).batch(*self._found, self._origin())
 
 
 class BatchingAdapter(SourceAdapter[str, Loader]):

@@ -14,6 +14,7 @@ from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.loader import Servable as LoadedServable
 from servable.lifecycle.source import SourceAdapter
+from servable.loaders.wrapping import WrappingLoader
 from servable.telemetry import ControlPlaneMetrics
 from servable.warmup.tf_record import read_records
 
@@ -136,7 +137,7 @@ def _run_on_zeros(servable: Servable, path: str, options: WarmUpOptions) -> None
     _log.info("Warmed up %s with zeros in %.3f s", path, time.monotonic() - start)
 
 
-class WarmUpLoader:
+class WarmUpLoader(WrappingLoader):
     """Loads a version, then warms it up; see `servable.lifecycle.Loader` for the contract."""
 
     def __init__(
@@ -154,37 +155,18 @@ class WarmUpLoader:
             options: Asked at each load for how to warm up.
             metrics: Where replays are counted.
         """
-        self._loader = loader
+        super().__init__(loader)
         self._path = path
         self._options = options
         self._metrics = metrics
 
-    def estimate_resources(self) -> int:
-        """What the version itself needs."""
-        return self._loader.estimate_resources()
-
-    def load(self) -> None:
-        """Load the version and run its requests; a failure undoes the load.
+    def complete(self, servable: LoadedServable) -> None:
+        """Run the requests of the version.
 
         Unlike the load, the runs have the priority of requests: the first of them start threads
         that stay, such as XLA's, and these inherit it.
         """
-        self._loader.load()
-        servable = cast("Servable", self._loader.servable)
-        try:
-            warm_up(servable, self._path, self._options(), self._metrics)
-        except BaseException:
-            self._loader.unload()
-            raise
-
-    def unload(self) -> None:
-        """Unload the version."""
-        self._loader.unload()
-
-    @property
-    def servable(self) -> LoadedServable:
-        """What was loaded."""
-        return self._loader.servable
+        warm_up(cast("Servable", servable), self._path, self._options(), self._metrics)
 
 
 class WarmUpAdapter(SourceAdapter[str, Loader]):
