@@ -94,8 +94,12 @@ class Bench:
         requests: int | None = None,
         save_answer: Path | None = None,
         program: str = "load",
+        streams: int | None = None,
     ) -> LoadRun:
-        """Start a load generator: `load`, or `raw_load`, which can do less for less."""
+        """Start a load generator: `load`, or `raw_load`, which can do less for less.
+
+        Over gRPC, the latter can have several callers share each connection, so many `streams` at once.
+        """
         return LoadRun(
             self.programs / program,
             server,
@@ -105,6 +109,7 @@ class Bench:
             seconds=self.effort.seconds if seconds is None else seconds,
             requests=requests,
             save_answer=save_answer,
+            streams=streams,
         )
 
 

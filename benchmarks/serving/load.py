@@ -85,6 +85,7 @@ class LoadRun:
         seconds: float,
         requests: int | None = None,
         save_answer: Path | None = None,
+        streams: int | None = None,
     ) -> None:
         command = [
             str(program),
@@ -97,6 +98,7 @@ class LoadRun:
         ]
         optional = {
             "requests": requests,
+            "streams": streams,
             "header": call.header,
             "expect": expectation.answer,
             "expect-part": expectation.part,

@@ -12,6 +12,8 @@ from measure_cpu import CpuSample, measure_load
 from processes import ServerProcess, running_echo
 
 CLIENTS = 64
+STREAMS = 16
+"""How many of them share a connection where they do, as callers share a channel of a gRPC client."""
 
 GREEDY = {"max_batch_size": 64, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
 
@@ -23,11 +25,13 @@ SERVERS = ("unbatched", "greedy", "in the pool", "echo")
 
 
 def measure_batching(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
-    """half_plus_two over gRPC, with greedy batching and without: 64 clients at once, and one by itself."""
+    """half_plus_two over gRPC, greedy batching and none: 64 clients, the same on 4 connections, one by itself."""
     calls = write_calls(bench.scratch)
     call = calls[1]
     crowd: dict[str, list[CpuSample]] = {name: [] for name in SERVERS}
+    sharing: dict[str, list[CpuSample]] = {name: [] for name in SERVERS}
     alone: dict[str, list[CpuSample]] = {name: [] for name in SERVERS}
+    crowds = ((CLIENTS, 1, crowd), (CLIENTS // STREAMS, STREAMS, sharing), (1, 1, alone))
     with contextlib.ExitStack() as stack:
         flags = {"unbatched": (), "greedy": bench.batching(**GREEDY), "in the pool": (IN_POOL,)}
         servers: dict[str, ServerProcess] = {
@@ -39,21 +43,22 @@ def measure_batching(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
         for number in range(bench.effort.rounds):
             # The order changes from round to round: none is always the one after another.
             for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
-                for connections, samples in ((CLIENTS, crowd), (1, alone)):
+                for connections, streams, samples in crowds:
                     sample = measure_load(
-                        bench, servers[name], call, expectation, connections, "raw_load"
+                        bench, servers[name], call, expectation, connections, "raw_load", streams
                     )
                     samples[name].append(sample)
     show(
-        f"  {'':<12} {'':<12} {'requests/s':>10} {'CPU µs a request':>17} {'p50 µs':>8} {'p99 µs':>8}"
+        f"  {'':<18} {'':<12} {'requests/s':>10} {'CPU µs a request':>17} {'p50 µs':>8} {'p99 µs':>8}"
     )
-    for clients, samples in ((f"{CLIENTS} clients", crowd), ("1 client", alone)):
+    for connections, streams, samples in crowds:
+        clients = f"{connections} connections" + (f" × {streams}" if streams > 1 else "")
         for name, found in samples.items():
             rate = statistics.median(rate_of(each) for each in found)
             cpu = statistics.median(each.cpu_micros for each in found)
             p50 = statistics.median(each.load.p50_micros for each in found)
             p99 = statistics.median(each.load.p99_micros for each in found)
-            show(f"  {clients:<12} {name:<12} {rate:>10.0f} {cpu:>17.1f} {p50:>8.1f} {p99:>8.1f}")
+            show(f"  {clients:<18} {name:<12} {rate:>10.0f} {cpu:>17.1f} {p50:>8.1f} {p99:>8.1f}")
     return [
         Figure(
             "half_plus_two, 64 gRPC clients: requests/s, greedy ÷ unbatched",

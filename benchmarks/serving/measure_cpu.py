@@ -110,12 +110,19 @@ def measure_load(
     expectation: Expectation,
     connections: int = CONNECTIONS,
     program: str = "load",
+    streams: int | None = None,
 ) -> CpuSample:
     """Put a server under load, and read what CPU it spent on each request."""
 
     def load(seconds: float) -> LoadResult:
         run = bench.load(
-            process, call, expectation, connections=connections, seconds=seconds, program=program
+            process,
+            call,
+            expectation,
+            connections=connections,
+            seconds=seconds,
+            program=program,
+            streams=streams,
         )
         return run.result()
 

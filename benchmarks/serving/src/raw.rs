@@ -1,7 +1,8 @@
 //! Requests and answers as bytes, without a library between them and the socket.
 //!
 //! A client that shares its processors with the server takes away from what it measures. This one knows no more of HTTP
-//! than it meets: one request at a time on a connection, the same one each time, and answers of a server that means well.
+//! than it meets: the same request each time, and answers of a server that means well. Callers share a connection over
+//! gRPC, where each of them has one request under way; over REST there is one.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -21,35 +22,37 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// A connection that will ask for the same thing again and again.
+    /// A connection on which so many callers will ask for the same thing again and again.
     ///
     /// # Errors
     ///
-    /// If the request is larger than what can be sent without being asked for it.
-    pub fn new(protocol: Protocol, address: SocketAddr, path: &str, body: &[u8]) -> Result<Self> {
+    /// If the request is larger than what can be sent without being asked for it, or the protocol does not let callers
+    /// share a connection.
+    pub fn new(protocol: Protocol, address: SocketAddr, path: &str, body: &[u8], callers: usize) -> Result<Self> {
         Ok(match protocol {
+            Protocol::Rest if callers > 1 => return Err("over REST a connection has one caller".into()),
             Protocol::Rest => Self::Rest(Http1::new(address, path, body)),
-            Protocol::Grpc => Self::Grpc(Http2::new(address, path, body)?),
+            Protocol::Grpc => Self::Grpc(Http2::new(address, path, body, callers)?),
         })
     }
 
-    /// The bytes of the next request.
-    pub fn request(&mut self) -> &[u8] {
+    /// The bytes of the next request of a caller.
+    pub fn request(&mut self, caller: usize) -> &[u8] {
         match self {
             Self::Rest(wire) => &wire.request,
-            Self::Grpc(wire) => wire.request(),
+            Self::Grpc(wire) => wire.request(caller),
         }
     }
 
-    /// Takes from what has arrived; gives the body, or the message, of the answer when it is there. What is to be sent
-    /// back besides is put into `reply`.
+    /// Takes from what has arrived; gives the body, or the message, of the next answer that is there, and whose it is.
+    /// What is to be sent back besides is put into `reply`.
     ///
     /// # Errors
     ///
     /// If the answer is none, or says that the request has failed.
-    pub fn take<'a>(&'a mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<&'a [u8]>> {
+    pub fn take<'a>(&'a mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<(usize, &'a [u8])>> {
         match self {
-            Self::Rest(wire) => wire.take(arrived),
+            Self::Rest(wire) => Ok(wire.take(arrived)?.map(|body| (0, body))),
             Self::Grpc(wire) => wire.take(arrived, reply),
         }
     }
@@ -113,24 +116,25 @@ const MAX_FRAME: usize = 16_384;
 /// The prefix of a gRPC message: a flag, and the length in four bytes.
 const PREFIX: usize = 5;
 
-/// HTTP/2 with one stream at a time.
+/// HTTP/2 with one stream at a time for each caller.
 pub struct Http2 {
     first: Vec<u8>,
     /// A request with all that the server has to be told once left out, and where in it the number of the stream is.
     next: Vec<u8>,
     streams_at: Vec<usize>,
+    /// The number of the next stream, the stream of each caller, and what has come of its answer.
     stream: u32,
-    message: Vec<u8>,
+    streams: Vec<(u32, Vec<u8>)>,
     /// How much has come since the window was last widened.
     received: u32,
 }
 
 impl Http2 {
-    fn new(address: SocketAddr, path: &str, message: &[u8]) -> Result<Self> {
+    fn new(address: SocketAddr, path: &str, message: &[u8], callers: usize) -> Result<Self> {
         let mut framed = vec![0];
         framed.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
         framed.extend_from_slice(message);
-        if framed.len() > FIRST_WINDOW as usize {
+        if framed.len() * callers > FIRST_WINDOW as usize {
             return Err("the message is larger than what may be sent without being asked for".into());
         }
         let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -151,13 +155,15 @@ impl Http2 {
         // The four that it remembers, the oldest with the highest number.
         let mut next = Vec::new();
         let streams_at = put_request(&mut next, &[0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe], &framed);
-        Ok(Self { first, next, streams_at, stream: 1, message: Vec::new(), received: 0 })
+        let streams = vec![(0, Vec::new()); callers];
+        Ok(Self { first, next, streams_at, stream: 1, streams, received: 0 })
     }
 
-    fn request(&mut self) -> &[u8] {
+    fn request(&mut self, caller: usize) -> &[u8] {
         let stream = self.stream;
         self.stream += 2;
-        self.message.clear();
+        self.streams[caller].0 = stream;
+        self.streams[caller].1.clear();
         if stream == 1 {
             return &self.first;
         }
@@ -167,17 +173,21 @@ impl Http2 {
         &self.next
     }
 
-    fn take(&mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<&[u8]>> {
-        let mut is_answered = false;
+    fn take(&mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<(usize, &[u8])>> {
+        let mut answered = None;
         let mut rest = &arrived[..];
-        while let Some((head, payload)) = rest.split_first_chunk::<FRAME_HEAD>() {
+        while answered.is_none()
+            && let Some((head, payload)) = rest.split_first_chunk::<FRAME_HEAD>()
+        {
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
             let Some((payload, after)) = payload.split_at_checked(length) else { break };
             rest = after;
-            let (kind, flags) = (head[3], head[4]);
+            let (kind, flags, stream) = (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+            let caller = self.streams.iter().position(|&(own, _)| own == stream);
             match kind {
                 DATA => {
-                    self.message.extend_from_slice(payload);
+                    let caller = caller.ok_or("an answer to nobody")?;
+                    self.streams[caller].1.extend_from_slice(payload);
                     self.received += length as u32;
                 }
                 SETTINGS if flags & ACK == 0 => put_frame(reply, SETTINGS, ACK, 0, &[]),
@@ -185,7 +195,7 @@ impl Http2 {
                 RESET | GO_AWAY => return Err(format!("the server has broken off: {payload:?}").into()),
                 _ => {}
             }
-            is_answered |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+            answered = caller.filter(|_| matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0);
         }
         let taken = arrived.len() - rest.len();
         arrived.drain(..taken);
@@ -193,12 +203,10 @@ impl Http2 {
             put_frame(reply, WINDOW_UPDATE, 0, 0, &self.received.to_be_bytes());
             self.received = 0;
         }
-        if !is_answered {
-            return Ok(None);
-        }
+        let Some(caller) = answered else { return Ok(None) };
         // A call that fails has no message; its status is in trailers, which are not read here.
-        let message = self.message.get(PREFIX..).ok_or("the call has failed")?;
-        Ok(Some(message))
+        let message = self.streams[caller].1.get(PREFIX..).ok_or("the call has failed")?;
+        Ok(Some((caller, message)))
     }
 }
 

@@ -18,7 +18,7 @@ use servable_benchmarks::raw::Wire;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Sends one request again and again over a number of connections, one at a time on each.
+/// Sends one request again and again over a number of connections, one at a time for each caller on them.
 #[derive(Parser)]
 struct Arguments {
     /// How to speak to the server.
@@ -39,6 +39,9 @@ struct Arguments {
     /// How many connections to keep open.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// How many callers share each of them; more than one over gRPC only.
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
     /// How long to go on.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -54,18 +57,19 @@ fn main() -> Result<()> {
     let mut poll = Poll::new()?;
     let mut connections = Vec::new();
     for number in 0..arguments.connections {
-        let wire = Wire::new(arguments.protocol, arguments.address, &arguments.path, &body)?;
-        let mut connection = Connection::open(wire, arguments.address)?;
+        let wire = Wire::new(arguments.protocol, arguments.address, &arguments.path, &body, arguments.streams)?;
+        let mut connection = Connection::open(wire, arguments.address, arguments.streams)?;
         poll.registry().register(&mut connection.stream, Token(number), Interest::READABLE)?;
         connections.push(connection);
     }
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(arguments.seconds);
     for connection in &mut connections {
-        connection.ask(start)?;
+        (0..arguments.streams).for_each(|caller| connection.ask(caller, start));
+        connection.send()?;
     }
     let mut latencies = Vec::new();
-    let mut waiting = connections.len();
+    let mut waiting = connections.len() * arguments.streams;
     let mut events = Events::with_capacity(1024);
     let mut part = vec![0; 1 << 16];
     while waiting > 0 {
@@ -75,18 +79,20 @@ fn main() -> Result<()> {
         }
         for event in &events {
             let connection = &mut connections[event.token().0];
-            let asked = connection.asked;
-            let Some(answer) = connection.read(&mut part)? else { continue };
-            if expected.as_ref().is_some_and(|expected| answer != expected) {
-                return Err(format!("unexpected answer: {}", excerpt(answer)).into());
+            connection.read(&mut part)?;
+            while let Some((caller, answer)) = connection.next_answer()? {
+                if expected.as_ref().is_some_and(|expected| answer != expected) {
+                    return Err(format!("unexpected answer: {}", excerpt(answer)).into());
+                }
+                let now = Instant::now();
+                latencies.push(now - connection.asked[caller]);
+                if now < end {
+                    connection.ask(caller, now);
+                } else {
+                    waiting -= 1;
+                }
             }
-            let now = Instant::now();
-            latencies.push(now - asked);
-            if now < end {
-                connection.ask(now)?;
-            } else {
-                waiting -= 1;
-            }
+            connection.send()?;
         }
     }
     report(&mut latencies, start.elapsed());
@@ -97,47 +103,55 @@ struct Connection {
     stream: TcpStream,
     wire: Wire,
     arrived: Vec<u8>,
-    reply: Vec<u8>,
-    asked: Instant,
+    /// What is to be sent.
+    departing: Vec<u8>,
+    /// When each caller has asked.
+    asked: Vec<Instant>,
 }
 
 impl Connection {
-    fn open(wire: Wire, address: SocketAddr) -> Result<Self> {
+    fn open(wire: Wire, address: SocketAddr, callers: usize) -> Result<Self> {
         let stream = std::net::TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let stream = TcpStream::from_std(stream);
-        Ok(Self { stream, wire, arrived: Vec::new(), reply: Vec::new(), asked: Instant::now() })
+        let asked = vec![Instant::now(); callers];
+        Ok(Self { stream, wire, arrived: Vec::new(), departing: Vec::new(), asked })
     }
 
-    /// Sends the request; the socket has room for it, as nothing else is on its way.
-    fn ask(&mut self, now: Instant) -> Result<()> {
-        self.asked = now;
-        self.stream.write_all(self.wire.request())?;
+    /// Makes a request ready to be sent.
+    fn ask(&mut self, caller: usize, now: Instant) {
+        self.asked[caller] = now;
+        self.departing.extend_from_slice(self.wire.request(caller));
+    }
+
+    /// Sends what is ready; the socket has room for it, as nothing else is on its way.
+    fn send(&mut self) -> Result<()> {
+        self.stream.write_all(&self.departing)?;
+        self.departing.clear();
         Ok(())
     }
 
-    /// Reads what there is, part by part; gives the answer when it is there.
-    fn read(&mut self, part: &mut [u8]) -> Result<Option<&[u8]>> {
+    /// Reads what there is, part by part.
+    fn read(&mut self, part: &mut [u8]) -> Result<()> {
         loop {
             match self.stream.read(part) {
                 Ok(0) => return Err("the server has closed the connection".into()),
                 Ok(length) => {
                     self.arrived.extend_from_slice(&part[..length]);
                     if length < part.len() {
-                        break;
+                        return Ok(());
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
-        let answer = self.wire.take(&mut self.arrived, &mut self.reply)?;
-        if !self.reply.is_empty() {
-            self.stream.write_all(&self.reply)?;
-            self.reply.clear();
-        }
-        Ok(answer)
+    }
+
+    /// The next answer that has been read, and whose it is.
+    fn next_answer(&mut self) -> Result<Option<(usize, &[u8])>> {
+        self.wire.take(&mut self.arrived, &mut self.departing)
     }
 }
 
