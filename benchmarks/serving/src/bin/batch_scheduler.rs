@@ -30,6 +30,9 @@ struct Arguments {
     /// How many threads run batches.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Whether producers run batches, too, where the scheduler has them do so.
+    #[arg(long)]
+    leads: bool,
 }
 
 /// Rows that wait at most, in the queue as in the channel.
@@ -76,8 +79,19 @@ fn scheduler(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // Every request of a batch is answered with its row of this, as with those of a model.
     let run = |inputs: Vec<Tensor>, _: &RunOptions| Ok::<_, ServingError>(inputs);
     let queue = Arc::new(scheduler.queue(options, run)?);
+    let submit = |inputs| {
+        if !arguments.leads {
+            return queue.submit(inputs, Call::default());
+        }
+        let (ticket, lead) = queue.submit_or_lead(inputs, Call::default())?;
+        if let Some(lead) = lead {
+            std::thread::yield_now();
+            lead.run();
+        }
+        Ok(ticket)
+    };
     arguments.produce(
-        |inputs| queue.submit(inputs, Call::default()).expect("the windows are smaller than the queue"),
+        |inputs| submit(inputs).expect("the windows are smaller than the queue"),
         |ticket| drop(ticket.wait().expect("the batch function does not fail")),
     );
     Ok(())
