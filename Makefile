@@ -70,7 +70,7 @@ compat: $(STAMPS)/extension ## Compare with TensorFlow Serving; or CASES=file RE
 	@$(BIN)/python tests/compat/run.py $(if $(CASES),--cases "$(CASES)") \
 	    $(if $(RECORDINGS),--recordings $(RECORDINGS)) $(if $(SERVER),--server "$(SERVER)")
 
-bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes about three minutes
+bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes about six minutes
 	@$(BIN)/python benchmarks/serving/run.py $(if $(QUICK),--quick)
 
 stress: $(STAMPS)/extension ## Change, swap and load models for half an hour; QUICK=1 takes a few minutes

@@ -4,6 +4,8 @@ identity
     Answers with what it is given.
 turtle3
     The convolutional network of the demo, for any number of images of 360 floats instead of one.
+turtle3_96, turtle3_192, turtle3_320
+    The same with so many filters, in two layers instead of one.
 deep
     A long row of matrix products for each row of eight floats: a batch takes some milliseconds on one processor.
 
@@ -12,6 +14,8 @@ Each model is written to `DIRECTORY/MODEL/1`.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -50,6 +54,28 @@ class Deep(tf.Module):
         return {"y": tf.reduce_mean(values, axis=1)}
 
 
+class WideTurtle(tf.Module):
+    """turtle3 with more filters, and a second layer of as many: more work for the same inputs and outputs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        random = np.random.default_rng(width)
+
+        def weights(*shape: int) -> tf.Variable:
+            scale = math.sqrt(2 / math.prod(shape[:-1]))
+            return tf.Variable(random.normal(0, scale, shape).astype(np.float32))
+
+        self.kernels = [weights(3, 3, CHANNELS, width), weights(3, 3, width, width)]
+        self.dense = weights(width, 2)
+
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Give two probabilities for each image."""
+        features = images
+        for kernel in self.kernels:
+            features = tf.nn.relu(tf.nn.conv2d(features, kernel, strides=1, padding="SAME"))
+        return tf.nn.softmax(tf.matmul(tf.reduce_mean(features, axis=[1, 2]), self.dense))
+
+
 def export_deep(path: str) -> None:
     """Export the row of matrix products."""
     deep = Deep()
@@ -64,9 +90,9 @@ def export_identity(path: str) -> None:
         v1.saved_model.simple_save(session, path, {"x": x}, {"y": tf.identity(x)})
 
 
-def export_turtle3(path: str) -> None:
-    """Export the network, which has the weights of the demo's."""
-    turtle = Turtle(3)
+def export_turtle3(path: str, width: int | None = None) -> None:
+    """Export the network, which has the weights of the demo's, or a wider one."""
+    turtle = Turtle(3) if width is None else WideTurtle(width)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, HEIGHT * WIDTH * CHANNELS], tf.float32, "x")]
@@ -81,6 +107,9 @@ def export_turtle3(path: str) -> None:
 MODELS: dict[str, Callable[[str], None]] = {
     "identity": export_identity,
     "turtle3": export_turtle3,
+    "turtle3_96": functools.partial(export_turtle3, width=96),
+    "turtle3_192": functools.partial(export_turtle3, width=192),
+    "turtle3_320": functools.partial(export_turtle3, width=320),
     "deep": export_deep,
 }
 

@@ -91,6 +91,7 @@ def measure_batches(
     *,
     clients: int = 0,
     intra_op_threads: int = 0,
+    seconds: float | None = None,
 ) -> list[BatchRun]:
     """Run `model_batches`, in a bare loop or, with clients, through the scheduler."""
     command = [
@@ -101,7 +102,7 @@ def measure_batches(
         f"--threads={','.join(map(str, threads))}",
         f"--clients={clients}",
         f"--intra-op-threads={intra_op_threads}",
-        f"--seconds={bench.effort.seconds / 4}",
+        f"--seconds={seconds or bench.effort.seconds / 4}",
     ]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [BatchRun(intra_op_threads, **json.loads(line)) for line in printed.splitlines()]

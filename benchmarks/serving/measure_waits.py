@@ -47,15 +47,21 @@ class OpenLoad:
 
 
 def start_open_load(
-    bench: Bench, server: ServerProcess, call: Call, rate: float, seconds: float
+    bench: Bench,
+    server: ServerProcess,
+    call: Call,
+    rate: float,
+    seconds: float,
+    warm_up_seconds: float = 0.5,
 ) -> subprocess.Popen[bytes]:
-    """Start to send requests at a fixed rate."""
+    """Start to send requests at a fixed rate; those of the first seconds are not counted."""
     command = [
         str(bench.programs / "open_load"),
         f"--address=127.0.0.1:{server.port}",
         f"--body={call.body}",
         f"--rate={rate}",
         f"--seconds={seconds}",
+        f"--warm-up-seconds={warm_up_seconds}",
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 

@@ -1,7 +1,7 @@
 """Measure the server against its floors and goals: `python run.py [--quick]`.
 
 Builds the helpers, exports the model, and prints what it finds, section by section, then every figure with its goal.
-README.md says how to read them. The whole run takes about a quarter of an hour, with `--quick` about three minutes.
+README.md says how to read them. The whole run takes about twenty minutes, with `--quick` about six.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from measure_cpu import measure_cpu
 from measure_features import measure_features
 from measure_json import measure_json
 from measure_large import measure_large
+from measure_objective import measure_objective
 from measure_python_batching import measure_python_batching
+from measure_row_costs import measure_row_costs
 from measure_scheduler import measure_scheduler
 from measure_start import measure_start
 from measure_swaps import measure_swaps
@@ -49,8 +51,10 @@ MEASUREMENTS: dict[str, Measurement] = {
     "features": measure_features,
     "scheduler": measure_scheduler,
     "convolution": measure_convolution,
+    "row_costs": measure_row_costs,
     "batching": measure_batching,
     "waits": measure_waits,
+    "objective": measure_objective,
     "python_batching": measure_python_batching,
     "swaps": measure_swaps,
 }
