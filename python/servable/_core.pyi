@@ -307,6 +307,16 @@ class Servable:
             UnavailableError: The threads are closed.
         """
 
+    def leave_unbatched(self, reason: str) -> None:
+        """Say why its requests are not joined, for `GET …/batching`; to be called instead of `batch`.
+
+        Args:
+            reason: What says so, such as an option.
+
+        Raises:
+            FailedPreconditionError: The version was unloaded.
+        """
+
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the servable is not published and no request holds it.
 

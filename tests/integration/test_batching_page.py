@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from servable.commands import check
 from support import models
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import monitoring_flag, scrape
@@ -25,9 +26,12 @@ GUIDE = (models.ROOT / "docs/guides/batching.md").read_text()
 
 @pytest.fixture(scope="module")
 def server(
-    half_plus_two_version: Path, tmp_path_factory: pytest.TempPathFactory
+    half_plus_two_version: Path, runtime_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """Models that are batched by a file, to an objective, by priorities, not at all, and with little room."""
+    """Models that are batched by a file, to an objective, by priorities, not at all, and with little room.
+
+    `steps` is batched, and has no rows.
+    """
     directory = tmp_path_factory.mktemp("batching-page")
     config = directory / "models.config"
     base_path = half_plus_two_version.parent
@@ -49,6 +53,7 @@ def server(
             servable_options {{ {roomy} }} }}
           config {{ name: "plain" base_path: "{base_path}" model_platform: "tensorflow"
             servable_options {{ no_batching: true }} }}
+          config {{ name: "steps" base_path: "{runtime_models / "steps"}" model_platform: "tensorflow" }}
           config {{ name: "moody" base_path: "{MOODY}" model_platform: "python"
             servable_options {{ {tight} }} }}
         }}"""
@@ -65,7 +70,7 @@ def server(
         monitoring_flag(directory),
     ]
     with ServerProcess(flags, directory=directory) as process:
-        process.wait_until_available("ranker", "prompt", "patient", "plain", "moody")
+        process.wait_until_available("ranker", "prompt", "patient", "plain", "steps", "moody")
         yield process
         assert process.is_running, process.log
 
@@ -165,8 +170,33 @@ def test_requests_of_low_priority_let_others_go_first(
     assert 'servable-priority is "urgent"; it can be "high" or "low"' in str(raised.value)
 
 
-def test_a_model_without_batches_says_so(server: ServerProcess) -> None:
-    assert report(server, "plain")["versions"] == [{"version": "1", "is_batched": False}]
+def test_a_model_without_batches_says_why(server: ServerProcess) -> None:
+    because = "no_batching in the servable_options of the model"
+    assert report(server, "plain")["versions"] == [
+        {"version": "1", "is_batched": False, "because": because}
+    ]
+
+
+def test_a_signature_without_rows_is_named_in_the_words_of_the_check(
+    server: ServerProcess, runtime_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (version,) = report(server, "steps")["versions"]
+    unfit = version["signatures_not_batched"]
+    assert unfit == {
+        "serving_default": [
+            "input steps is a scalar, and its requests will be refused",
+            "output taken is a scalar, and cannot be split among requests",
+        ]
+    }
+    refused = server.predict("steps", {"inputs": 3})
+    assert refused.status == 400
+    assert refused.error == "Batching Run() input tensors must have at least one dimension"
+    assert report(server, "ranker")["versions"][0]["signatures_not_batched"] == {}
+
+    check.run("servable", ["--enable_batching", f"--model_base_path={runtime_models / 'steps'}"])
+    checked = capsys.readouterr().out
+    for reason in unfit["serving_default"]:
+        assert f"Signature serving_default cannot be batched: {reason}" in checked
 
 
 def test_unknown_models_and_versions_are_not_found_as_elsewhere(server: ServerProcess) -> None:

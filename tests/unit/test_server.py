@@ -51,6 +51,13 @@ class FakeRequestPath:
             )
 
 
+class FakeModel(FakeServable):
+    """What TensorFlow is not there to load."""
+
+    def leave_unbatched(self, reason: str) -> None:
+        assert "--enable_batching" in reason
+
+
 @pytest.fixture(autouse=True)
 def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     """Neither sockets nor TensorFlow."""
@@ -66,7 +73,7 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     def load(loader: Any) -> None:
         if Path(loader._path, "broken").exists():
             raise LoadError("broken")
-        loader._servable = FakeServable()
+        loader._servable = FakeModel()
 
     def unload(loader: Any) -> None:
         loader._servable = None

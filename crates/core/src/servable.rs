@@ -37,6 +37,8 @@ pub struct Servable {
     publications: Publications,
     /// How its requests are joined into batches, where they are.
     batching: OnceLock<Batching>,
+    /// What says so, or that they are not, in words.
+    batching_origin: OnceLock<String>,
 }
 
 impl Servable {
@@ -59,6 +61,7 @@ impl Servable {
             metrics: VersionMetrics::default(),
             publications: Publications::default(),
             batching: OnceLock::new(),
+            batching_origin: OnceLock::new(),
         })
     }
 
@@ -145,11 +148,14 @@ impl Servable {
         self.batching.set(batching).map_err(twice)
     }
 
-    /// Says where the options of its batches come from, for people; where there are none, nothing.
+    /// Says where the options of its batches come from, or why it has none, for people; the first time counts.
     pub fn explain_batching(&self, origin: &str) {
-        if let Some(batching) = self.batching() {
-            batching.set_origin(origin.to_owned());
-        }
+        self.batching_origin.get_or_init(|| origin.to_owned());
+    }
+
+    /// Where the options of its batches come from, or why it has none; `None` if nobody has said so.
+    pub(crate) fn batching_origin(&self) -> Option<&str> {
+        self.batching_origin.get().map(String::as_str)
     }
 
     /// How its requests are joined into batches, where they are.

@@ -104,6 +104,12 @@ impl PyServable {
         batched.map_err(|error| errors::to_python(py, &error))
     }
 
+    fn leave_unbatched(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        servable.explain_batching(reason);
+        Ok(())
+    }
+
     #[pyo3(signature = (timeout_seconds=None))]
     fn wait_until_idle(&self, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<bool> {
         let timeout = timeout_seconds.map(seconds).transpose()?;

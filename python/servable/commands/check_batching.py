@@ -43,7 +43,7 @@ def check_batching(
         if has_file:
             config_kinds.parse(file, "batching_parameters_file")  # which knows the line
         with contextlib.redirect_stderr(io.StringIO()):
-            parameters = batching.of_version(path, model)
+            parameters = batching.of_version(path, model).parameters
     except TextFormatError as error:
         report.error(f"Not a BatchingParameters message: {error.reason}", place, error.line)
         return

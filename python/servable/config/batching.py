@@ -107,6 +107,19 @@ class ModelBatching:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionBatching:
+    """How the requests for one version are joined.
+
+    Attributes:
+        parameters: `None` where they are not.
+        origin: Where the parameters come from, or why there are none, for people.
+    """
+
+    parameters: BatchingParameters | None
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlatformBatching:
     """How the models of a platform are batched, which share threads.
 
@@ -115,7 +128,7 @@ class PlatformBatching:
         per_model: Of these, only the threads count; each version has the other ones in its
             directory, or is not batched.
         is_on: Whether models are batched that say nothing about it themselves.
-        origin: Where the parameters come from, for people.
+        origin: Where the parameters come from, or why such models are not batched, for people.
     """
 
     parameters: BatchingParameters
@@ -123,10 +136,8 @@ class PlatformBatching:
     is_on: bool = True
     origin: str = field(default="", compare=False)
 
-    def of_version(
-        self, path: str, model: ModelBatching = ModelBatching()
-    ) -> BatchingParameters | None:
-        """What holds for a version; `None` where it is not batched.
+    def of_version(self, path: str, model: ModelBatching = ModelBatching()) -> VersionBatching:
+        """What holds for a version.
 
         Args:
             path: The version directory.
@@ -136,25 +147,25 @@ class PlatformBatching:
             ConfigError: Its file cannot be used.
         """
         if model.is_off:
-            return None
+            return VersionBatching(None, "no_batching in the servable_options of the model")
         if model.parameters is not None:
-            return self._on_own_threads(model.parameters)
-        if not (self.per_model and self.is_on):
-            return self.parameters if self.is_on else None
+            return VersionBatching(
+                self._on_own_threads(model.parameters),
+                "batching in the servable_options of the model",
+            )
+        if not self.is_on:
+            return VersionBatching(None, self.origin)
+        if not self.per_model:
+            return VersionBatching(self.parameters, self.origin)
         file = os.path.join(path, PER_MODEL_FILE)
         if not os.path.exists(file):
             _log.info("No batching parameters at %s: the version is not batched", file)
-            return None
+            return VersionBatching(None, f"there is no {PER_MODEL_FILE} in the version directory")
         message = parse_text_file(file, BATCHING_PARAMETERS)
-        return usable(self._on_own_threads(batching_parameters(message)))
-
-    def origin_of(self, model: ModelBatching) -> str:
-        """Where the parameters of a model's versions come from, for people."""
-        if model.parameters is not None:
-            return "batching in the servable_options of the model"
-        if self.per_model:
-            return f"{PER_MODEL_FILE} in the version directory"
-        return self.origin
+        return VersionBatching(
+            usable(self._on_own_threads(batching_parameters(message))),
+            f"{PER_MODEL_FILE} in the version directory",
+        )
 
     def _on_own_threads(self, parameters: BatchingParameters) -> BatchingParameters:
         return replace(
@@ -165,7 +176,9 @@ class PlatformBatching:
 
 
 BATCHING_OFF = PlatformBatching(
-    BatchingParameters(thread_pool_name="model_server_batch_threads"), is_on=False
+    BatchingParameters(thread_pool_name="model_server_batch_threads"),
+    is_on=False,
+    origin="neither --enable_batching nor the servable_options of the model ask for it",
 )
 """Only models are batched whose own configuration says so."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servable.config.any_message import unpack
@@ -104,7 +104,9 @@ def python_batching(flags: Flags) -> PlatformBatching:
     Raises:
         ConfigError: A file cannot be used.
     """
-    return BATCHING_OFF if flags.platform_config_file else flags_batching(flags)
+    if not flags.platform_config_file:
+        return flags_batching(flags)
+    return replace(BATCHING_OFF, origin="--platform_config_file does not speak of models in Python")
 
 
 def _of_flags(flags: Flags) -> Platform:
@@ -163,14 +165,16 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
 
 def _batching(name: str, config: Any) -> PlatformBatching:
     if not config.HasField("batching_parameters"):
-        return BATCHING_OFF
+        return replace(BATCHING_OFF, origin=f"platform {name} has no batching_parameters")
     if config.wrap_session_with_no_threading_params:
         _log.warning(
             "Platform %s: batching_parameters have no effect beside "
             "wrap_session_with_no_threading_params",
             name,
         )
-        return BATCHING_OFF
+        return replace(
+            BATCHING_OFF, origin=f"platform {name} has wrap_session_with_no_threading_params"
+        )
     return platform_batching(
         config.batching_parameters, per_model=config.enable_per_model_batching_params
     )

@@ -6,7 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from servable.config.batching import BatchingParameters, ModelBatching, PlatformBatching
+from servable.config.batching import (
+    BatchingParameters,
+    ModelBatching,
+    PlatformBatching,
+    VersionBatching,
+)
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.loader import Servable as LoadedServable
@@ -59,34 +64,34 @@ class BatchingLoader(WrappingLoader):
     def __init__(
         self,
         loader: Loader,
-        parameters: Callable[[], BatchingParameters | None],
+        batching: Callable[[], VersionBatching],
         threads: SharedBatchThreads,
-        origin: Callable[[], str] = lambda: "",
     ) -> None:
         """Describe the load; nothing is read yet.
 
         Args:
             loader: What loads the version.
-            parameters: Asked at each load for how its requests are joined, if they are.
+            batching: Asked at each load for how its requests are joined, if they are.
             threads: What runs the batches.
-            origin: Asked at each load for where the parameters come from, in words.
         """
         super().__init__(loader)
-        self._origin = origin
-        self._parameters = parameters
+        self._batching = batching
         self._threads = threads
-        self._found: tuple[BatchThreads, BatchingParameters] | None = None
+        self._found: tuple[VersionBatching, BatchThreads | None]
 
     def load(self) -> None:
         """Load the version; a file of parameters that cannot be used fails the load before it begins."""
-        parameters = self._parameters()
-        self._found = None if parameters is None else (self._threads.get(), parameters)
+        batching = self._batching()
+        self._found = batching, None if batching.parameters is None else self._threads.get()
         super().load()
 
     def complete(self, servable: LoadedServable) -> None:
-        """Set up batching, if there is to be any."""
-        if self._found is not None:
-            cast("Servable", servable).batch(*self._found, self._origin())
+        """Set up batching, or say why there is none."""
+        (batching, threads), batchable = self._found, cast("Servable", servable)
+        if batching.parameters is None or threads is None:
+            batchable.leave_unbatched(batching.origin)
+        else:
+            batchable.batch(threads, batching.parameters, batching.origin)
 
 
 class BatchingAdapter(SourceAdapter[str, Loader]):
@@ -121,5 +126,4 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
             self._adapter.adapt(servable_id, item),
             lambda: self._platform.of_version(item, self._model(servable_id.name)),
             self._threads or SharedBatchThreads(self._platform.parameters),
-            lambda: self._platform.origin_of(self._model(servable_id.name)),
         )

@@ -64,7 +64,7 @@ def test_there_are_no_batches_unless_they_are_enabled(tmp_path: Path) -> None:
     (tmp_path / "batching_params.pbtxt").touch()
     batching = flags_batching(Flags(enable_per_model_batching_parameters=True))
     assert batching is BATCHING_OFF
-    assert batching.of_version(str(tmp_path)) is None
+    assert batching.of_version(str(tmp_path)).parameters is None
 
 
 def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_each_version_may_have_parameters_of_its_own(
     assert "own: max_batch_size" in caplog.text
     version = tmp_path / "1"
     version.mkdir()
-    assert batching.of_version(str(version)) is None
+    assert batching.of_version(str(version)).parameters is None
 
     file = version / "batching_params.pbtxt"
     file.write_text(
         "batch_timeout_micros { value: 7 } num_batch_threads {} thread_pool_name { value: 'x' }"
     )
-    assert batching.of_version(str(version)) == BatchingParameters(
+    assert batching.of_version(str(version)).parameters == BatchingParameters(
         batch_timeout_micros=7, num_batch_threads=3, thread_pool_name="batch_threads"
     )
     file.write_text("batch_timeout_micros { value: -7 }")
@@ -223,7 +223,7 @@ def test_each_version_may_have_parameters_of_its_own(
 def test_all_versions_share_parameters_otherwise(tmp_path: Path) -> None:
     (tmp_path / "batching_params.pbtxt").write_text("nonsense")
     batching = flags_batching(SERVED)
-    assert batching.of_version(str(tmp_path)) is batching.parameters
+    assert batching.of_version(str(tmp_path)).parameters is batching.parameters
 
 
 def model_with(directory: Path, options: str) -> ModelConfig:
@@ -248,13 +248,13 @@ def test_a_model_may_have_a_way_of_its_own(tmp_path: Path) -> None:
     assert model == ModelBatching(own)
     platform = PlatformBatching(BatchingParameters(num_batch_threads=3, thread_pool_name="p"))
     in_it = replace(own, num_batch_threads=3, thread_pool_name="p")
-    assert platform.of_version("/m/1", model) == in_it
-    assert replace(platform, per_model=True).of_version("/m/1", model) == in_it
-    assert replace(platform, is_on=False).of_version("/m/1", model) == in_it
+    assert platform.of_version("/m/1", model).parameters == in_it
+    assert replace(platform, per_model=True).of_version("/m/1", model).parameters == in_it
+    assert replace(platform, is_on=False).of_version("/m/1", model).parameters == in_it
     off = model_with(tmp_path, "no_batching: true").batching
-    assert platform.of_version("/m/1", off) is None
+    assert platform.of_version("/m/1", off).parameters is None
     unsaid = model_with(tmp_path, "").batching
-    assert platform.of_version("/m/1", unsaid) is platform.parameters
+    assert platform.of_version("/m/1", unsaid).parameters is platform.parameters
     default = model_with(tmp_path, "batching {}").batching
     assert default == ModelBatching(BatchingParameters())
 
@@ -339,3 +339,23 @@ def test_the_way_of_a_model_is_checked(tmp_path: Path, options: str, message: st
     with pytest.raises(ConfigError) as info:
         model_with(tmp_path, f"batching {{ {options} }}")
     assert info.value.message == message
+
+
+def test_it_is_known_why_a_version_is_batched_or_not(tmp_path: Path) -> None:
+    unsaid, off = ModelBatching(), ModelBatching(is_off=True)
+    own = ModelBatching(BatchingParameters())
+    everywhere = flags_batching(SERVED)
+    by_version = flags_batching(replace(SERVED, enable_per_model_batching_parameters=True))
+    missing = "there is no batching_params.pbtxt in the version directory"
+    for platform, model, is_batched, origin in [
+        (BATCHING_OFF, unsaid, False, BATCHING_OFF.origin),
+        (BATCHING_OFF, own, True, "batching in the servable_options of the model"),
+        (everywhere, off, False, "no_batching in the servable_options of the model"),
+        (everywhere, unsaid, True, "--enable_batching without a file"),
+        (by_version, unsaid, False, missing),
+    ]:
+        version = platform.of_version(str(tmp_path), model)
+        assert (version.parameters is not None, version.origin) == (is_batched, origin)
+    (tmp_path / "batching_params.pbtxt").write_text("# all defaults")
+    origin = by_version.of_version(str(tmp_path)).origin
+    assert origin == "batching_params.pbtxt in the version directory"

@@ -132,7 +132,8 @@ def test_a_file_names_platforms_and_replaces_flags(
     assert (gpu.saved_model.tags, gpu.saved_model.session_config) == (("serve", "gpu"), b"")
     assert gpu.saved_model.load_thread_pool is None
     assert gpu.warm_up == WarmUpOptions(recorded=True, iterations=3, automatic=True)
-    assert plain.batching is BATCHING_OFF
+    assert plain.batching == BATCHING_OFF
+    assert plain.batching.origin == "platform tensorflow has no batching_parameters"
     assert gpu.batching == PlatformBatching(BatchingParameters(max_batch_size=2))
     assert caplog.messages == [
         "--saved_model_tags has no effect: --platform_config_file says it all",
@@ -148,7 +149,8 @@ def test_a_platform_may_leave_batching_to_its_versions_or_to_nobody(tmp_path: Pa
     platforms = of_file(tmp_path, text, enable_batching=True)
     two = BatchingParameters(num_batch_threads=2)
     assert platforms["a"].batching == PlatformBatching(two, per_model=True)
-    assert platforms["b"].batching is BATCHING_OFF
+    assert platforms["b"].batching == BATCHING_OFF
+    assert "wrap_session_with" in platforms["b"].batching.origin
     wrong = ADAPTER + "{ legacy_config { batching_parameters { max_batch_size {} } } }"
     with pytest.raises(ConfigError, match="input_batch_size_limit must be positive; was 0"):
         of_file(tmp_path, platform("a", wrong))
@@ -158,7 +160,8 @@ def test_models_in_python_are_batched_as_the_flags_say(tmp_path: Path) -> None:
     assert python_batching(replace(SERVED, enable_batching=True)).is_on
     assert python_batching(SERVED) is BATCHING_OFF
     with_file = replace(SERVED, enable_batching=True, platform_config_file=str(tmp_path / "p"))
-    assert python_batching(with_file) is BATCHING_OFF
+    assert python_batching(with_file) == BATCHING_OFF
+    assert "--platform_config_file" in python_batching(with_file).origin
 
 
 @pytest.mark.parametrize(

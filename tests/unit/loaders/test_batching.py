@@ -5,7 +5,12 @@ from typing import Any, cast
 
 import pytest
 
-from servable.config.batching import BatchingParameters, ModelBatching, PlatformBatching
+from servable.config.batching import (
+    BatchingParameters,
+    ModelBatching,
+    PlatformBatching,
+    VersionBatching,
+)
 from servable.errors import ConfigError, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import SourceAdapter
@@ -22,12 +27,17 @@ class FakeBatchable(FakeServable):
     def __init__(self, refusal: ServableError | None = None) -> None:
         super().__init__()
         self.batched: list[tuple[Any, BatchingParameters]] = []
+        self.explanation = ""
         self._refusal = refusal
 
     def batch(self, threads: Any, parameters: BatchingParameters, origin: str) -> None:
         if self._refusal is not None:
             raise self._refusal
         self.batched.append((threads, parameters))
+        self.explanation = origin
+
+    def leave_unbatched(self, reason: str) -> None:
+        self.explanation = reason
 
 
 class FakeBatchableLoader(FakeLoader):
@@ -40,6 +50,10 @@ class FakeBatchableLoader(FakeLoader):
         self._servable = self.made
 
 
+def batching(parameters: BatchingParameters | None) -> VersionBatching:
+    return VersionBatching(parameters, "a file")
+
+
 def threads_named(*started: Any) -> SharedBatchThreads:
     remaining = iter(started)
     return SharedBatchThreads(COMMON, lambda parameters: cast("Any", next(remaining)))
@@ -47,38 +61,39 @@ def threads_named(*started: Any) -> SharedBatchThreads:
 
 def test_a_version_is_batched_before_anybody_sees_it() -> None:
     loader = FakeBatchableLoader(FakeBatchable())
-    batching = BatchingLoader(loader, lambda: OWN, threads_named("threads"))
-    batching.load()
-    assert batching.servable is loader.made
+    batched = BatchingLoader(loader, lambda: batching(OWN), threads_named("threads"))
+    batched.load()
+    assert batched.servable is loader.made
     assert loader.made.batched == [("threads", OWN)]
-    batching.unload()
+    assert loader.made.explanation == "a file"
+    batched.unload()
     assert not loader.is_loaded
 
 
 def test_versions_share_threads_and_those_without_batches_start_none() -> None:
     threads = threads_named("threads")
     first, second, plain = (FakeBatchableLoader(FakeBatchable()) for _ in range(3))
-    BatchingLoader(plain, lambda: None, threads_named()).load()
-    assert plain.made.batched == []
+    BatchingLoader(plain, lambda: batching(None), threads_named()).load()
+    assert (plain.made.batched, plain.made.explanation) == ([], "a file")
     for loader in (first, second):
-        BatchingLoader(loader, lambda: COMMON, threads).load()
+        BatchingLoader(loader, lambda: batching(COMMON), threads).load()
         assert loader.made.batched == [("threads", COMMON)]
 
 
 def test_parameters_that_cannot_be_used_fail_the_load_before_it_begins() -> None:
-    def parameters() -> BatchingParameters:
+    def wrong() -> VersionBatching:
         raise ConfigError("wrong")
 
     loader = FakeBatchableLoader(FakeBatchable())
     with pytest.raises(ConfigError, match="wrong"):
-        BatchingLoader(loader, parameters, threads_named("threads")).load()
+        BatchingLoader(loader, wrong, threads_named("threads")).load()
     assert loader.loads == 0
 
 
 def test_a_version_that_cannot_be_batched_is_unloaded() -> None:
     loader = FakeBatchableLoader(FakeBatchable(ConfigError("no")))
     with pytest.raises(ConfigError, match="no"):
-        BatchingLoader(loader, lambda: COMMON, threads_named("threads")).load()
+        BatchingLoader(loader, lambda: batching(COMMON), threads_named("threads")).load()
     assert not loader.is_loaded
 
 

@@ -14,6 +14,7 @@ use crate::servable::Servable;
 use crate::service::Service;
 use crate::service::batching::{Batching, Route as Queue};
 use crate::serving_map::Handle;
+use crate::signature::{Signature, TensorSpec};
 use crate::traffic::Caller;
 
 /// Answers for the version that is asked for, or for all that are available.
@@ -39,14 +40,49 @@ fn of_version(number: i64, servable: &Servable) -> Value {
     let mut version = Map::new();
     version.insert("version".to_owned(), number.to_string().into());
     version.insert("is_batched".to_owned(), servable.batching().is_some().into());
+    let origin = servable.batching_origin().map(Value::from);
     if let Some(batching) = servable.batching() {
-        version.insert("parameters_from".to_owned(), batching.origin().into());
+        let size = batching.options().execution_size();
+        let unfit = servable.signatures().map(|(name, signature)| (name.to_owned(), obstacles(signature, size)));
+        let unfit: Map<String, Value> =
+            unfit.filter(|(_, why)| !why.is_empty()).map(|(n, why)| (n, why.into())).collect();
+        version.insert("parameters_from".to_owned(), origin.unwrap_or_else(|| "".into()));
         version.insert("parameters".to_owned(), parameters(batching));
         version.insert("defaults".to_owned(), defaults(batching.options()).into());
+        version.insert("signatures_not_batched".to_owned(), unfit.into());
         let queues: Vec<Value> = batching.routes().iter().map(|queue| of_queue(queue)).collect();
         version.insert("queues".to_owned(), queues.into());
+    } else if let Some(why) = origin {
+        version.insert("because".to_owned(), why);
     }
     version.into()
+}
+
+/// Why requests of a signature fail in batches of so many rows, or cannot share one; in the words of `servable check`.
+fn obstacles(signature: &Signature, size: usize) -> Vec<String> {
+    let mut obstacles = Vec::new();
+    for TensorSpec { alias, shape, .. } in &signature.inputs {
+        match shape.as_deref() {
+            Some([]) => obstacles.push(format!("input {alias} is a scalar, and its requests will be refused")),
+            Some(&[rows, ..]) if (0..size as i64).contains(&rows) => {
+                obstacles.push(format!("axis 0 of input {alias} is always {rows}, so that joined requests fail"));
+            }
+            _ => {}
+        }
+    }
+    let is_free =
+        |spec: &TensorSpec| spec.shape.as_ref().is_none_or(|shape| shape.first().is_some_and(|&rows| rows < 0));
+    let are_inputs_free = signature.inputs.iter().all(is_free);
+    for TensorSpec { alias, shape, .. } in &signature.outputs {
+        match shape.as_deref() {
+            Some([]) => obstacles.push(format!("output {alias} is a scalar, and cannot be split among requests")),
+            Some(&[rows, ..]) if are_inputs_free && rows >= 0 => {
+                obstacles.push(format!("axis 0 of output {alias} is always {rows}, whatever the batch is"));
+            }
+            _ => {}
+        }
+    }
+    obstacles
 }
 
 /// The parameters in force, by the names that files have for them.

@@ -4,7 +4,7 @@
 //! fetch the same ones, whatever their signatures and the aliases in them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler, Statistics};
@@ -31,8 +31,6 @@ pub(crate) struct Batching {
     servable: Weak<Servable>,
     scheduler: Arc<Scheduler>,
     options: BatchingOptions,
-    /// Where the options come from, in words.
-    origin: OnceLock<String>,
     /// What the queues of the warm-up have done; counted in the model's name once that is known.
     warm_up: Arc<Statistics>,
     is_counted: AtomicBool,
@@ -124,7 +122,6 @@ impl Batching {
             servable,
             scheduler,
             options,
-            origin: OnceLock::new(),
             warm_up: Arc::default(),
             is_counted: AtomicBool::new(false),
             routes: RwLock::default(),
@@ -169,16 +166,6 @@ impl Batching {
         let sizes = self.options.allowed_batch_sizes.iter().copied();
         let mut is_reached = false;
         sizes.take_while(move |&size| !std::mem::replace(&mut is_reached, size >= largest))
-    }
-
-    /// Says where the options come from; the first time counts.
-    pub(crate) fn set_origin(&self, origin: String) {
-        let _ = self.origin.set(origin);
-    }
-
-    /// Where the options come from; empty if nobody has said so.
-    pub(crate) fn origin(&self) -> &str {
-        self.origin.get().map_or("", String::as_str)
     }
 
     /// How requests wait for each other.
