@@ -2,7 +2,7 @@ use super::*;
 use crate::batch::options::LowPriorityOptions;
 use crate::batch::task::Ticket;
 use crate::batch::testing::{numbers, text};
-use crate::call::Call;
+use crate::call::{Call, Priority};
 
 /// A queue with a clock that is turned by hand, in milliseconds.
 struct Bench {
