@@ -49,6 +49,8 @@ const BUSY: (f64, f64) = (0.5, 0.9);
 pub struct Decision {
     /// The rows at which a batch is full.
     pub target_size: usize,
+    /// The rows of the pieces that large requests are cut into, where they are.
+    pub piece_size: usize,
     /// How long a batch that is not full waits.
     pub wait: Duration,
     /// How many rows may wait.
@@ -118,6 +120,11 @@ impl Estimate {
     fn high(self) -> f64 {
         self.mean + DEVIATIONS * self.deviation
     }
+}
+
+/// Rows a second in batches of a size.
+fn rate((size, prospect): (usize, Prospect)) -> f64 {
+    size as f64 / prospect.mean.max(f64::MIN_POSITIVE)
 }
 
 impl Controller {
@@ -226,35 +233,41 @@ impl Controller {
         run_time * (1.0 + 1.0 / self.places)
     }
 
-    /// The best size that is quick enough, with what it takes; `None` if none is.
-    fn best(&self) -> Option<(usize, Prospect)> {
+    /// The sizes that are quick enough, ascending, with what they take.
+    fn quick(&self) -> impl Iterator<Item = (usize, Prospect)> {
         let budget = self.objective * self.margin;
         let sizes = (0..self.sizes.len()).filter_map(|place| Some((self.sizes[place].0, self.prospect(place)?)));
-        let quick = sizes.filter(|(_, prospect)| self.response(prospect.high) <= budget);
-        let rate = |size: usize, prospect: &Prospect| size as f64 / prospect.mean.max(f64::MIN_POSITIVE);
-        quick.fold(None, |best: Option<(usize, Prospect)>, (size, prospect)| match best {
-            Some(best) if rate(size, &prospect) <= rate(best.0, &best.1) * (1.0 + SAME) => Some(best),
-            _ => Some((size, prospect)),
-        })
+        sizes.filter(move |(_, prospect)| self.response(prospect.high) <= budget)
+    }
+
+    /// The best of them; `None` if there is none.
+    fn best(&self) -> Option<(usize, Prospect)> {
+        self.quick().reduce(|best, other| if rate(other) <= rate(best) * (1.0 + SAME) { best } else { other })
     }
 
     /// What follows from what is known by now. Before the first batch has run, requests are not joined.
     pub fn decide(&self) -> Decision {
         let smallest = self.sizes[0].0;
         let Some((target_size, prospect)) = self.best() else {
-            // Nothing is known, or nothing is quick enough: small batches are the quickest there are.
-            return Decision { target_size: smallest, wait: Duration::ZERO, max_waiting_rows: self.max_rows };
+            // Nothing is known, or nothing is quick enough: small batches are the quickest there are, but many of them
+            // are not quicker than a large one.
+            let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].0, self.max_rows);
+            return Decision { target_size: smallest, piece_size, wait: Duration::ZERO, max_waiting_rows };
         };
+        // Whatever is cut more often than it has to be is joined again for nothing.
+        let as_good = self.quick().filter(|&other| rate(other) >= rate((target_size, prospect)) * (1.0 - SAME));
+        let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(target_size);
         let budget = self.objective * self.margin;
         let slack = (budget - self.response(prospect.high)).max(0.0);
         let fill = target_size as f64 / self.arrival_rate.max(f64::MIN_POSITIVE);
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
         // If they cannot be filled in time there is no use in waiting for that.
         let wait = if fill > self.objective { 0.0 } else { slack.min(fill) * eagerness };
-        let rate = self.places * target_size as f64 / prospect.mean.max(f64::MIN_POSITIVE);
-        let in_time = ((budget - prospect.high) * rate).min(self.max_rows as f64) as usize;
+        let in_time = (budget - prospect.high) * self.places * rate((target_size, prospect));
+        let in_time = in_time.min(self.max_rows as f64) as usize;
         Decision {
             target_size,
+            piece_size,
             wait: Duration::from_secs_f64(wait),
             max_waiting_rows: in_time.clamp(target_size.min(self.max_rows), self.max_rows),
         }
@@ -282,6 +295,7 @@ pub(super) struct Adaptive {
     pub(super) objective: Duration,
     arrived: AtomicUsize,
     target_size: AtomicUsize,
+    piece_size: AtomicUsize,
     wait_nanos: AtomicU64,
     max_waiting_rows: AtomicUsize,
 }
@@ -289,12 +303,13 @@ pub(super) struct Adaptive {
 impl Adaptive {
     pub(super) fn new(objective: Duration, options: &BatchingOptions, places: usize) -> Self {
         let controller = Controller::new(objective, options, places);
-        let Decision { target_size, wait, max_waiting_rows } = controller.decide();
+        let Decision { target_size, piece_size, wait, max_waiting_rows } = controller.decide();
         Self {
             controller: Mutex::new(controller),
             objective,
             arrived: AtomicUsize::new(0),
             target_size: AtomicUsize::new(target_size),
+            piece_size: AtomicUsize::new(piece_size),
             wait_nanos: AtomicU64::new(wait.as_nanos() as u64),
             max_waiting_rows: AtomicUsize::new(max_waiting_rows),
         }
@@ -310,8 +325,9 @@ impl Adaptive {
         let mut controller = self.controller();
         controller.arrived(self.arrived.swap(0, Ordering::Relaxed), now);
         controller.ran(padded, took, answers, late, now);
-        let Decision { target_size, wait, max_waiting_rows } = controller.decide();
+        let Decision { target_size, piece_size, wait, max_waiting_rows } = controller.decide();
         self.target_size.store(target_size, Ordering::Relaxed);
+        self.piece_size.store(piece_size, Ordering::Relaxed);
         self.wait_nanos.store(wait.as_nanos() as u64, Ordering::Relaxed);
         self.max_waiting_rows.store(max_waiting_rows, Ordering::Relaxed);
     }
@@ -320,6 +336,7 @@ impl Adaptive {
     pub(super) fn decision(&self) -> Decision {
         Decision {
             target_size: self.target_size.load(Ordering::Relaxed),
+            piece_size: self.piece_size.load(Ordering::Relaxed),
             wait: Duration::from_nanos(self.wait_nanos.load(Ordering::Relaxed)),
             max_waiting_rows: self.max_waiting_rows.load(Ordering::Relaxed),
         }

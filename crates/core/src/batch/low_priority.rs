@@ -98,10 +98,11 @@ impl LowPriority {
         Ok(())
     }
 
-    /// Takes in an admitted task.
-    pub(super) fn insert(&mut self, task: Task) {
-        if task.rows > self.size {
-            task.split(0, self.size).into_iter().for_each(|piece| self.insert_piece(piece));
+    /// Takes in an admitted task, in pieces of no more than so many rows.
+    pub(super) fn insert(&mut self, task: Task, most: usize) {
+        let size = self.size.min(most);
+        if task.rows > size {
+            task.split(0, size).into_iter().for_each(|piece| self.insert_piece(piece));
         } else {
             self.insert_piece(task);
         }

@@ -129,16 +129,14 @@ impl Waiting {
             }
             Place::Low => {
                 let began = self.low.is_empty();
-                self.low.insert(task);
+                self.low.insert(task, self.piece_size());
                 began
             }
             Place::Open(full) => {
                 self.open(task, full, now);
                 true
             }
-            Place::Spread(open) => {
-                let size = self.options.execution_size();
-                let room = open.map_or(0, |open| self.room_for(open, &task));
+            Place::Spread { open, room, size } => {
                 let mut pieces = task.split(room, size).into_iter();
                 if let Some(open) = open.filter(|_| room > 0)
                     && let Some(piece) = pieces.next()
@@ -196,6 +194,15 @@ impl Waiting {
         self.adaptive.as_ref().map_or(size, |adaptive| adaptive.decision().target_size.min(size))
     }
 
+    /// The rows of the pieces of a request that is cut.
+    fn piece_size(&self) -> usize {
+        let size = self.options.execution_size();
+        match &self.adaptive {
+            Some(adaptive) if self.options.enable_large_batch_splitting => adaptive.decision().piece_size.min(size),
+            _ => size,
+        }
+    }
+
     /// How long a batch waits that is not full.
     fn timeout(&self) -> Duration {
         self.adaptive.as_ref().map_or_else(|| self.options.timeout(), |adaptive| adaptive.decision().wait)
@@ -245,11 +252,13 @@ impl Waiting {
         };
         let mut batch = self.batches.remove(index)?;
         let target = match self.options.mixed_priority_batching_policy {
-            MixedPriorityPolicy::PadToMaxBatchSize | MixedPriorityPolicy::Merge => self.options.execution_size(),
-            MixedPriorityPolicy::PadToNextAllowedSize => self.options.padded_size(batch.weight),
+            MixedPriorityPolicy::PadToMaxBatchSize | MixedPriorityPolicy::Merge => self.full_size(),
+            MixedPriorityPolicy::PadToNextAllowedSize => {
+                self.options.padded_size(batch.weight).min(self.options.execution_size())
+            }
             MixedPriorityPolicy::Isolation => 0,
         };
-        self.fill_up(&mut batch, target.min(self.options.execution_size()));
+        self.fill_up(&mut batch, target);
         Some((batch, closed))
     }
 
@@ -258,7 +267,7 @@ impl Waiting {
         let closed = self.low_ready(now)?;
         let (task, room) = self.low.take_first()?;
         let mut batch = self.batch_of(task, now);
-        let size = batch.weight + room;
+        let size = (batch.weight + room).min(self.full_size());
         self.fill_up(&mut batch, size);
         Some((batch, closed))
     }

@@ -40,6 +40,7 @@ fn nothing_is_joined_and_nothing_waits_before_anything_is_known() {
     let bench = Bench::new(64, |_| 1000);
     let decision = bench.controller.decide();
     assert_eq!((decision.target_size, decision.wait), (1, Duration::ZERO));
+    assert_eq!(decision.piece_size, 64, "nor cut");
     assert_eq!(decision.max_waiting_rows, 640, "the bound of the queue");
     assert!(bench.controller.explain().is_attainable, "nothing speaks against it");
 }
@@ -58,6 +59,25 @@ fn batches_grow_as_large_as_pays_and_the_objective_allows() {
     let mut proportional = Bench::new(64, |rows| 1000 * rows as u64);
     proportional.play(5.0, 100_000.0, |_| false);
     assert_eq!(proportional.controller.decide().target_size, 1);
+}
+
+#[test]
+fn requests_are_cut_no_smaller_than_the_objective_asks_for() {
+    let piece_size = |run_micros: fn(usize) -> u64| {
+        let options = BatchingOptions { max_batch_size: 64, ..BatchingOptions::default() };
+        let mut controller = Controller::new(OBJECTIVE, &options, 2);
+        for size in (0..=6).map(|power| 1 << power) {
+            let took = Duration::from_micros(run_micros(size));
+            (0..2).for_each(|_| controller.ran(size, took, size, 0, Instant::now()));
+        }
+        let Decision { target_size, piece_size, .. } = controller.decide();
+        (target_size, piece_size)
+    };
+    // 40 ms of the 50 may be used up, and each waits for half of another one.
+    assert_eq!(piece_size(|rows| 1000 + 1000 * rows as u64), (16, 16), "32 take too long");
+    assert_eq!(piece_size(|rows| 1000 * rows as u64), (1, 16), "the same rows a second, and less to join");
+    assert_eq!(piece_size(|rows| if rows > 4 { 2000 * rows as u64 } else { 1000 }), (4, 4), "larger ones are slower");
+    assert_eq!(piece_size(|_| 100_000), (1, 64), "no size is quick enough");
 }
 
 #[test]

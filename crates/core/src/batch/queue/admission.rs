@@ -11,8 +11,15 @@ pub(in crate::batch) enum Place {
     Join(usize),
     /// Into a batch of its own; this one is full for it.
     Open(Option<usize>),
-    /// Into this batch, as far as it has room, and into new ones.
-    Spread(Option<usize>),
+    /// As many rows as there is room into this batch, and the rest into new ones of this size.
+    Spread {
+        /// The batch.
+        open: Option<usize>,
+        /// Its room.
+        room: usize,
+        /// The rows of a new batch.
+        size: usize,
+    },
     /// To those that wait until there is room for them.
     Low,
 }
@@ -75,7 +82,8 @@ impl Waiting {
         let (weight, size, most) = (task.weight(), self.options.execution_size(), self.options.max_enqueued_batches);
         let room = open.map_or(0, |open| self.room_for(open, task));
         let capacity = most.saturating_sub(self.batches.len()).saturating_mul(size).saturating_add(room);
-        if weight > capacity {
+        // With an objective, the rows that wait have been looked at: they may be in more batches, which are smaller.
+        if weight > capacity && (self.adaptive.is_none() || self.batches.is_empty()) {
             return Err(ServingError::new(
                 Code::Unavailable,
                 format!(
@@ -86,17 +94,18 @@ impl Waiting {
                 ),
             ));
         }
+        let size = self.piece_size();
         Ok(match open {
             Some(open) if weight <= room => Place::Join(open),
             _ if weight <= size && room == 0 => Place::Open(open),
-            _ => Place::Spread(open),
+            _ => Place::Spread { open, room, size },
         })
     }
 
     /// The rows of a task that a batch has room for; as many as it is, if it can stay whole.
-    pub(super) fn room_for(&self, open: usize, task: &Task) -> usize {
+    fn room_for(&self, open: usize, task: &Task) -> usize {
         let batch = &self.batches[open];
-        let room = self.options.execution_size().saturating_sub(batch.weight);
+        let room = self.full_size().saturating_sub(batch.weight);
         let fits_in_pieces = batch.extents.iter().zip(&task.inputs).all(|(extent, input)| extent.is_shape_of(input));
         if task.weight() <= room || fits_in_pieces { room } else { 0 }
     }

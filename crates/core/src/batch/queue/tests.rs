@@ -17,6 +17,18 @@ impl Bench {
         Self { waiting: Waiting::new(Arc::new(options), None), start: Instant::now(), tickets: Vec::new() }
     }
 
+    /// A queue that is to keep to 100 ms, of which batches of two rows are the largest that leave time for others.
+    fn within_objective(options: BatchingOptions) -> Self {
+        let adaptive = Adaptive::new(Duration::from_millis(100), &options, 1);
+        for (size, milliseconds) in [(1, 10), (2, 12), (4, 60), (8, 120)] {
+            let took = Duration::from_millis(milliseconds);
+            (0..2).for_each(|_| adaptive.ran(size, took, size, 0, Instant::now()));
+        }
+        let decision = adaptive.decision();
+        assert_eq!((decision.target_size, decision.piece_size, decision.max_waiting_rows), (2, 2, 11));
+        Self { waiting: Waiting::new(Arc::new(options), Some(Arc::new(adaptive))), ..Self::new(small()) }
+    }
+
     fn at(&self, milliseconds: u64) -> Instant {
         self.start + Duration::from_millis(milliseconds)
     }
@@ -349,4 +361,47 @@ fn among_requests_of_low_priority_the_earliest_deadline_goes_first() {
     bench.put_call(0, numbers(&[2], &[8, 8]), soon).expect("there is room");
     assert_eq!(bench.take(0), Some(taken("[2] 8 8", Closed::Size)));
     assert_eq!(bench.take(20), Some(taken("[2] 7 7", Closed::Timeout)));
+}
+
+/// Requests of up to 16 rows in batches of up to 8.
+fn splitting() -> BatchingOptions {
+    BatchingOptions {
+        enable_large_batch_splitting: true,
+        max_batch_size: 16,
+        max_execution_batch_size: Some(8),
+        max_enqueued_batches: 3,
+        batch_timeout_micros: 0,
+        ..BatchingOptions::default()
+    }
+}
+
+#[test]
+fn with_an_objective_requests_are_cut_into_batches_that_keep_to_it() {
+    let mut bench = Bench::within_objective(splitting());
+    assert_eq!(bench.rows(0, 1, 5), Ok(()));
+    assert_eq!(bench.rows(0, 2, 1), Ok(()), "there is room beside the last piece");
+    assert_eq!(bench.rows(0, 3, 5), Ok(()), "three batches may wait, if they are of eight rows");
+    assert_eq!(
+        bench.rows(0, 4, 1),
+        Err("UNAVAILABLE: The batch scheduling queue to which this task was submitted is full; currently 11 rows wait, \
+             and no more than 11 can be answered within 100 ms"
+            .to_owned())
+    );
+    for batch in ["[2] 1 1", "[2] 1 1", "[1] 1, [1] 2", "[2] 3 3", "[2] 3 3"] {
+        assert_eq!(bench.take(0), Some(taken(batch, Closed::Size)));
+    }
+    assert_eq!(bench.take(0).map(|(text, _)| text), Some("[1] 3".to_owned()));
+    assert_eq!(bench.rows(0, 5, 16), Ok(()), "one that is alone is served, however late");
+    assert_eq!(bench.waiting.batches.len(), 8);
+}
+
+#[test]
+fn with_an_objective_requests_of_low_priority_make_batches_no_larger_than_it_allows() {
+    let mut bench = Bench::within_objective(splitting());
+    bench.rows(0, 1, 1).expect("there is room");
+    bench.low(0, 7, 5).expect("there is room");
+    (0..3).for_each(|_| bench.low(0, 8, 1).expect("there is room"));
+    for batch in ["[1] 1, [1] 7", "[2] 7 7", "[2] 7 7", "[1] 8, [1] 8", "[1] 8"] {
+        assert_eq!(bench.take(0).map(|(text, _)| text), Some(batch.to_owned()));
+    }
 }
