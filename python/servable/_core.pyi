@@ -29,18 +29,10 @@ __all__ = [
     "Server",
     "TensorFlow",
     "crc32c",
-    "yield_to_requests",
 ]
 
 def crc32c(data: bytes) -> int:
     """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""
-
-def yield_to_requests() -> None:
-    """Give the calling thread, and those that it will start, less weight than those that serve.
-
-    It cannot be undone without privileges. Only Linux has priorities of threads; elsewhere,
-    nothing is done.
-    """
 
 @final
 class BatchThreads:
@@ -197,12 +189,16 @@ class TensorFlow:
             ServableError: It is missing or cannot be loaded, with the dynamic linker's reason.
         """
 
-    def load_saved_model(self, path: str, options: SavedModelOptions) -> Servable:
+    def load_saved_model(
+        self, path: str, options: SavedModelOptions, *, in_background: bool = False
+    ) -> Servable:
         """Load a SavedModel: graph, variables, assets and initialisation.
 
         Args:
             path: The version directory, which holds `saved_model.pb`.
             options: Tags, session options and how runs are scheduled.
+            in_background: Load on a thread that gives way to those that serve. Threads that the load starts inherit
+                its priority. Only Linux has priorities of threads.
 
         Raises:
             ServableError: What the runtime reports, with its code and text.
@@ -327,8 +323,12 @@ class Servable:
             Whether it is idle. A servable that was never published is.
         """
 
-    def unload(self) -> None:
+    def unload(self, *, in_background: bool = False) -> None:
         """Release the model and its memory. The servable has to be idle; a second call does nothing.
+
+        Args:
+            in_background: Release it on a thread that gives way to those that serve. What needs the interpreter to be
+                released must not be released there.
 
         Raises:
             FailedPreconditionError: It is published, or a request holds it.

@@ -17,7 +17,6 @@ from servable._core import (
     Server,
     TensorFlow,
     crc32c,
-    yield_to_requests,
 )
 from servable.config.traffic import Shadow, TrafficSplit
 from servable.errors import Code
@@ -33,7 +32,6 @@ __all__ = [
     "Server",
     "TensorFlow",
     "crc32c",
-    "yield_to_requests",
 ]
 
 

@@ -24,6 +24,7 @@ from servable.config.models import (
 )
 from servable.config.options import (
     check_flags,
+    initial_load_slots,
     initial_models,
     op_libraries,
     remote_options,
@@ -136,6 +137,7 @@ class ModelServer:
                 poll_wait_seconds=flags.file_system_poll_wait_seconds,
                 retry=retry_policy(flags),
                 load_slots=slots(flags.num_load_threads),
+                initial_load_slots=initial_load_slots(flags.num_load_threads),
                 unload_slots=slots(flags.num_unload_threads),
                 allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
                 servable_versions_always_present=flags.servable_versions_always_present,
@@ -175,7 +177,7 @@ class ModelServer:
         for endpoint in self._options.endpoints:
             how = " with TLS" if endpoint.tls else ""
             _log.info("Listening on %s%s, while models are loaded", endpoint.address, how)
-        StartupWatch(self._core, names, self._log_ready, self._happened.put)
+        StartupWatch(self._core, names, self._complete_start, self._happened.put)
         self._core.start(self._models)
         if self._admin is not None:
             # Not earlier: a change waits for what it loads, and nothing would be loaded yet.
@@ -331,7 +333,8 @@ class ModelServer:
     def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:
         self._server.require_scope("admin", headers)
 
-    def _log_ready(self) -> None:
+    def _complete_start(self) -> None:
+        self._core.complete_start()
         flags, ports = self._flags, self._ports
         if flags.port:
             _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", ports[0])

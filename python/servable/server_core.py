@@ -59,6 +59,7 @@ class CoreOptions:
         poll_wait_seconds: The period of the file-system source.
         retry: How often a failed load is repeated.
         load_slots: How many loads work at the same time.
+        initial_load_slots: The same until the start is complete; `None` for as many.
         unload_slots: How many unloads work at the same time.
         allow_labels_for_unavailable: Let a new label name a version that is not available.
         servable_versions_always_present: Never unload all versions of a configured model.
@@ -71,6 +72,7 @@ class CoreOptions:
     poll_wait_seconds: float = 1.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     load_slots: int = 4
+    initial_load_slots: int | None = None
     unload_slots: int = 4
     allow_labels_for_unavailable: bool = False
     servable_versions_always_present: bool = False
@@ -104,7 +106,7 @@ class ServerCore:
             publisher,
             self.bus,
             retry=options.retry,
-            load_slots=options.load_slots,
+            load_slots=options.initial_load_slots or options.load_slots,
             unload_slots=options.unload_slots,
         )
         self._adapters = adapters
@@ -146,6 +148,10 @@ class ServerCore:
                 self._apply(models)
             self._connect()
             self._manager.start()
+
+    def complete_start(self) -> None:
+        """From now on, loads are limited so as to leave something to requests."""
+        self._manager.limit_loads(self._options.load_slots)
 
     def reload(self, models: Sequence[ModelConfig] | None) -> None:
         """Replace the configuration, and wait until each model that is new serves or has failed.

@@ -1,7 +1,6 @@
 //! `servable._core`: the names that Python sees. `_core.pyi` declares and documents them.
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
-mod background;
 mod batching;
 mod buffers;
 mod errors;
@@ -22,8 +21,6 @@ fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
 
 #[pymodule]
 mod _core {
-    #[pymodule_export]
-    use super::background::yield_to_requests;
     #[pymodule_export]
     use super::batching::{PyBatchQueue, PyBatchThreads, PyBatchTicket, PyCompletions};
     #[pymodule_export]

@@ -16,6 +16,7 @@ use crate::batching::PyBatchThreads;
 use crate::errors;
 use crate::options::{BatchingParameters, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
+use crate::tensorflow::on_a_thread;
 
 /// Python's hold on a loaded version; empty once it is unloaded.
 #[pyclass(name = "Servable", module = "servable._core", frozen)]
@@ -117,21 +118,24 @@ impl PyServable {
         Ok(py.detach(|| servable.is_none_or(|servable| servable.wait_until_idle(timeout))))
     }
 
-    fn unload(&self, py: Python<'_>) -> PyResult<()> {
-        let in_use = py.detach(|| {
+    #[pyo3(signature = (*, in_background=false))]
+    fn unload(&self, py: Python<'_>, in_background: bool) -> PyResult<()> {
+        let unload = || {
             let mut held = self.servable.lock().unwrap_or_else(PoisonError::into_inner);
             if held.as_ref().is_some_and(|servable| !servable.wait_until_idle(Some(std::time::Duration::ZERO))) {
-                return true;
+                let message = "the servable is published, or a request holds it";
+                return Err(ServingError::new(Code::FailedPrecondition, message));
             }
             drop(held.take());
+            Ok(())
+        };
+        let unloaded = py.detach(|| {
+            on_a_thread(in_background.then_some("unload"), unload)??;
+            // It holds locks of the allocator, and is quick: not there.
             release_free_memory();
-            false
+            Ok(())
         });
-        if in_use {
-            let message = "the servable is published, or a request holds it";
-            return Err(errors::to_python(py, &ServingError::new(Code::FailedPrecondition, message)));
-        }
-        Ok(())
+        unloaded.map_err(|error| errors::to_python(py, &error))
     }
 }
 

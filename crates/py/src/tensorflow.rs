@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use servable_core::codec::metadata;
-use servable_core::error::Result;
+use servable_core::error::{Code, Result, ServingError};
 use servable_core::servable::Servable;
 use servable_core::signature::DEFAULT_SIGNATURE;
-use servable_tensorflow::{LoadOptions, Runtime};
+use servable_tensorflow::{LoadOptions, Runtime, run_in_background};
 
 use crate::errors;
 use crate::options::SavedModelOptions;
@@ -43,11 +43,30 @@ impl PyTensorFlow {
         py.detach(|| self.runtime.load_library(&path)).map_err(|error| errors::to_python(py, &error))
     }
 
-    fn load_saved_model(&self, py: Python<'_>, path: PathBuf, options: SavedModelOptions) -> PyResult<PyServable> {
-        py.detach(|| self.load(&path, &options.into()))
+    #[pyo3(signature = (path, options, *, in_background=false))]
+    fn load_saved_model(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        options: SavedModelOptions,
+        in_background: bool,
+    ) -> PyResult<PyServable> {
+        let options = options.into();
+        py.detach(|| on_a_thread(in_background.then_some("load"), || self.load(&path, &options))?)
             .map(PyServable::new)
             .map_err(|error| errors::to_python(py, &error))
     }
+}
+
+/// Runs a task on a thread that gives way to requests, which is named so, or else on this one.
+///
+/// # Errors
+///
+/// `RESOURCE_EXHAUSTED` if the system gives no thread.
+pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
+    let Some(name) = background else { return Ok(task()) };
+    run_in_background(name, task)
+        .map_err(|error| ServingError::new(Code::ResourceExhausted, format!("no thread to {name} in: {error}")))
 }
 
 impl PyTensorFlow {

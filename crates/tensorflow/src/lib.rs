@@ -6,12 +6,13 @@
 //!
 //! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects
 //! into Rust's and back; `denormals` keeps kernels that run in a caller's thread to the arithmetic they have in
-//! TensorFlow's own; `session` and `runtime` are what a caller sees.
+//! TensorFlow's own; `background` is where loads run; `session` and `runtime` are what a caller sees.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");
 
 mod api;
+mod background;
 mod denormals;
 mod runtime;
 mod session;
@@ -20,5 +21,6 @@ mod string;
 mod tensor;
 
 pub use api::OpenError;
+pub use background::run_in_background;
 pub use runtime::{LoadOptions, LoadedModel, Runtime};
 pub use session::Session;

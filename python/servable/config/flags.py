@@ -73,7 +73,10 @@ class Flags:
         "string", "", "absolute path of its directory, which holds a numbered directory a version"
     )
     num_load_threads: int = _flag(
-        "int32", 0, "how many versions are loaded at the same time; 0 for one for each CPU"
+        "int32",
+        0,
+        "how many versions are loaded at the same time; 0 for one for each CPU, "
+        "and four at the start",
     )
     num_unload_threads: int = _flag(
         "int32", 0, "how many versions are unloaded at the same time; 0 for one for each CPU"

@@ -245,3 +245,11 @@ def retry_policy(flags: Flags) -> RetryPolicy:
 def slots(threads: int) -> int:
     """How many loads or unloads work at the same time, from the flag that says so."""
     return threads if threads > 0 else len(os.sched_getaffinity(0))
+
+
+def initial_load_slots(threads: int) -> int:
+    """How many loads work at the same time at the start, when there is nobody to leave CPU to.
+
+    Four for each CPU, as in TensorFlow Serving (lifecycle.md §14), unless the flag says how many.
+    """
+    return threads if threads > 0 else 4 * slots(threads)

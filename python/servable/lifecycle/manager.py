@@ -30,6 +30,7 @@ from servable.lifecycle.policy import (
     availability_preserving_policy,
 )
 from servable.lifecycle.resources import ResourceTracker
+from servable.lifecycle.slots import Slots
 from servable.lifecycle.source import AspiredVersion
 from servable.lifecycle.states import HarnessState, ServableEvent, ServableState, status_text
 from servable.lifecycle.workers import Workers, WorkerThreads
@@ -92,8 +93,8 @@ class AspiredVersionsManager:
         self._policy = policy
         self._retry = retry or RetryPolicy()
         self._resources = resources or ResourceTracker()
-        self._load_slots = threading.BoundedSemaphore(load_slots)
-        self._unload_slots = threading.BoundedSemaphore(unload_slots)
+        self._load_slots = Slots(load_slots)
+        self._unload_slots = Slots(unload_slots)
         # Of their own, so that an unload never waits for loads, which may wait for its memory.
         self._load_workers = workers or WorkerThreads()
         self._unload_workers = workers or WorkerThreads()
@@ -108,6 +109,10 @@ class AspiredVersionsManager:
         self._aspired: dict[str, dict[int, AspiredVersion[Loader]]] = {}
         self._streams: dict[str, dict[int, LoaderHarness]] = {}
         self._thread: threading.Thread | None = None
+
+    def limit_loads(self, slots: int) -> None:
+        """Let so many loads work at the same time from now on; those under way go on."""
+        self._load_slots.set_limit(slots)
 
     def start(self) -> None:
         """Begin to act, on a thread of the manager's own."""

@@ -12,7 +12,6 @@ from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundEr
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
-from servable.loaders.background import run_in_background
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.telemetry import ControlPlaneMetrics
 
@@ -112,21 +111,18 @@ class SavedModelLoader:
             pass  # it is for TensorFlow to say what is missing
 
     def _load(self, runtime: TensorFlow) -> Servable:
-        def load() -> Servable:
-            with self._metrics.saved_model_load(self._path):
-                return runtime.load_saved_model(self._path, self._options)
-
-        if _has_threads_of_its_own(self._options.session_config):
-            return load()
-        # Requests will run in these threads too, which must not be of the load's priority.
-        runtime.start_threads(self._options.session_config)
-        return run_in_background("load", load)
+        # Requests will run in the threads that a load starts, too, which must not be of its priority.
+        in_background = not _has_threads_of_its_own(self._options.session_config)
+        if in_background:
+            runtime.start_threads(self._options.session_config)
+        with self._metrics.saved_model_load(self._path):
+            return runtime.load_saved_model(self._path, self._options, in_background=in_background)
 
     def unload(self) -> None:
         """Close the session, at a low CPU priority; its memory goes back to the system."""
         servable, self._servable = self._servable, None
         if servable is not None:
-            run_in_background("unload", servable.unload)
+            servable.unload(in_background=True)
 
     @property
     def servable(self) -> Servable:

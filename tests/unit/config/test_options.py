@@ -11,6 +11,7 @@ from servable.config.models import ModelConfig
 from servable.config.options import (
     check_flags,
     endpoints,
+    initial_load_slots,
     initial_models,
     retry_policy,
     server_options,
@@ -204,3 +205,5 @@ def test_retries_and_slots() -> None:
     assert (retry.max_retries, retry.interval_seconds) == (2, 0.5)
     assert slots(3) == 3
     assert slots(0) >= 1
+    assert initial_load_slots(3) == 3
+    assert initial_load_slots(0) == 4 * slots(0)

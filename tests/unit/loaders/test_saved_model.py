@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from servable.testing import RecordingTarget
 class FakeModel:
     unloads = 0
 
-    def unload(self) -> None:
+    def unload(self, *, in_background: bool) -> None:
+        assert in_background
         self.unloads += 1
 
 
@@ -31,19 +30,17 @@ class FakeTensorFlow:
     def __init__(self) -> None:
         self.loaded: list[tuple[str, SavedModelOptions]] = []
         self.model = FakeModel()
-        self.calls: list[tuple[str, int]] = []
+        self.calls: list[str] = []
 
     def start_threads(self, session_config: bytes) -> None:
-        self.calls.append(("start_threads", niceness()))
+        self.calls.append("start_threads")
 
-    def load_saved_model(self, path: str, options: SavedModelOptions) -> FakeModel:
-        self.calls.append(("load_saved_model", niceness()))
+    def load_saved_model(
+        self, path: str, options: SavedModelOptions, *, in_background: bool
+    ) -> FakeModel:
+        self.calls.append("load in the background" if in_background else "load")
         self.loaded.append((path, options))
         return self.model
-
-
-def niceness() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def runtime(tensorflow: Any) -> TensorFlowRuntime:
@@ -64,23 +61,22 @@ def test_a_model_is_loaded_with_its_options_and_unloaded_once() -> None:
     assert tensorflow.model.unloads == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
-def test_a_load_has_a_low_priority_but_threads_that_serve_do_not() -> None:
-    own = niceness()
+def test_a_load_is_in_the_background_but_threads_that_serve_are_not() -> None:
     tensorflow = FakeTensorFlow()
     SavedModelLoader("/models/m/1", runtime(tensorflow), SavedModelOptions()).load()
-    assert tensorflow.calls == [("start_threads", own), ("load_saved_model", max(own, 10))]
-    assert niceness() == own
+    assert tensorflow.calls == ["start_threads", "load in the background"]
 
     tensorflow = FakeTensorFlow()
     own_threads = SavedModelOptions(session_config=b"\x48\x01")  # use_per_session_threads
     SavedModelLoader("/models/m/1", runtime(tensorflow), own_threads).load()
-    assert tensorflow.calls == [("load_saved_model", own)]
+    assert tensorflow.calls == ["load"]
 
 
 def test_what_a_load_raises_is_raised() -> None:
     class Broken(FakeTensorFlow):
-        def load_saved_model(self, path: str, options: SavedModelOptions) -> FakeModel:
+        def load_saved_model(
+            self, path: str, options: SavedModelOptions, *, in_background: bool
+        ) -> FakeModel:
             raise NotFoundError(path)
 
     loader = SavedModelLoader("/models/m/1", runtime(Broken()), SavedModelOptions())

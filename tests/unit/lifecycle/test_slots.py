@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import threading
+
+from servable.lifecycle.slots import Slots
+
+
+class Crowd:
+    """Threads that want to be inside, and stay until they are let go."""
+
+    def __init__(self, slots: Slots, count: int) -> None:
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self._slots = slots
+        self._threads = [threading.Thread(target=self._stay, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _stay(self) -> None:
+        with self._slots:
+            self.entered.release()
+            self.go.acquire()
+
+    def enter(self, count: int) -> None:
+        """So many more enter, and no other."""
+        for _ in range(count):
+            assert self.entered.acquire(timeout=10)
+        assert not self.entered.acquire(timeout=0.02)
+
+    def leave(self, count: int) -> None:
+        self.go.release(count)
+
+    def end(self) -> None:
+        for thread in self._threads:
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+def test_only_so_many_are_inside() -> None:
+    crowd = Crowd(Slots(2), 5)
+    crowd.enter(2)
+    crowd.leave(1)
+    crowd.enter(1)
+    crowd.leave(4)
+    crowd.end()
+
+
+def test_a_lower_limit_counts_once_enough_have_left() -> None:
+    slots = Slots(3)
+    crowd = Crowd(slots, 5)
+    crowd.enter(3)
+    slots.set_limit(1)
+    crowd.leave(2)
+    crowd.enter(0)
+    crowd.leave(1)
+    crowd.enter(1)
+    crowd.leave(2)
+    crowd.end()
+
+
+def test_a_higher_limit_counts_at_once() -> None:
+    slots = Slots(1)
+    crowd = Crowd(slots, 4)
+    crowd.enter(1)
+    slots.set_limit(4)
+    crowd.enter(3)
+    crowd.leave(4)
+    crowd.end()
+
+
+def test_one_that_fails_leaves() -> None:
+    slots = Slots(1)
+    try:
+        with slots:
+            raise ValueError
+    except ValueError:
+        pass
+    crowd = Crowd(slots, 1)
+    crowd.enter(1)
+    crowd.leave(1)
+    crowd.end()
