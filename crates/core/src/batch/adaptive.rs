@@ -214,14 +214,17 @@ impl Controller {
     /// What a batch of the size at this place takes.
     ///
     /// One that has not been run is hoped to take no longer than the next smaller one, so that it is tried, and feared to
-    /// take longer in proportion to its size, so that it is not tried at the cost of the objective.
+    /// take longer in proportion to its size, so that it is not tried at the cost of the objective: unless the threads
+    /// are busy all the time, when requests are refused for certain, and few of them are late if the trial fails.
     fn prospect(&self, place: usize) -> Option<Prospect> {
         let known = |place: usize| self.sizes[place].1.filter(|known| known.batches >= TRIALS);
         if let Some(known) = known(place) {
             return Some(Prospect { mean: known.mean, high: known.high() });
         }
         if let Some(smaller) = place.checked_sub(1).and_then(known) {
-            let growth = self.sizes[place].0 as f64 / self.sizes[place - 1].0 as f64;
+            let is_worth_a_trial = self.utilization > BUSY.1;
+            let growth =
+                if is_worth_a_trial { 1.0 } else { self.sizes[place].0 as f64 / self.sizes[place - 1].0 as f64 };
             return Some(Prospect { mean: smaller.mean, high: smaller.high() * growth });
         }
         let larger = (place + 1..self.sizes.len()).find_map(known)?;

@@ -81,6 +81,25 @@ fn requests_are_cut_no_smaller_than_the_objective_asks_for() {
 }
 
 #[test]
+fn a_size_that_would_pay_is_found_beyond_one_that_does_not() {
+    // As matrix products do: two rows take longer than four, and from the times of one and two, four look too slow.
+    let run_micros = |rows| match rows {
+        0..=1 => 10_000,
+        2 => 17_000,
+        3..=4 => 16_500,
+        5..=8 => 20_000,
+        _ => 39_000,
+    };
+    let mut busy = Bench::new(64, run_micros);
+    busy.play(5.0, 100_000.0, |_| false);
+    assert_eq!(busy.controller.decide().target_size, 8, "{:?}", busy.controller.explain());
+    // Nothing is tried at the cost of the objective where the threads keep up.
+    let mut calm = Bench::new(64, run_micros);
+    calm.play(5.0, 50.0, |_| false);
+    assert!(calm.controller.explain().run_times.len() <= 2, "{:?}", calm.controller.explain());
+}
+
+#[test]
 fn only_sizes_that_are_allowed_are_aimed_at() {
     let options = BatchingOptions { max_batch_size: 30, allowed_batch_sizes: vec![3, 10, 30], ..Default::default() };
     let mut controller = Controller::new(OBJECTIVE, &options, 1);
