@@ -272,10 +272,12 @@ impl Deref for Published {
     }
 }
 
-/// The recent run times of a servable, as one number: a maximum that decays.
+/// The recent run times of a servable, as one number: a mean in which the last run weighs the most.
 ///
 /// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
-/// threads in one direction, and a stalled connection for one run in the other.
+/// threads in one direction, and a stalled connection for one run in the other. A mean weighs the two: slow runs among
+/// quick ones count by how many they are and how slow. The thread of a quick run may lose the CPU to others, so that on a
+/// busy machine some of them seem slow; a maximum would then call all of them so.
 #[derive(Debug)]
 pub struct Pace {
     nanoseconds: AtomicU64,
@@ -295,8 +297,8 @@ impl Pace {
     /// To wait for others on the same thread, to be joined with them and to be woken costs a few microseconds.
     const BRIEF: Duration = Duration::from_micros(20);
 
-    /// Each run moves the number by this fraction of its distance to a smaller run time.
-    const DECAY: u64 = 16;
+    /// Each run moves the mean by this fraction of its distance to it.
+    const WEIGHT: i64 = 16;
 
     /// Before the first run.
     const UNKNOWN: u64 = u64::MAX;
@@ -317,8 +319,8 @@ impl Pace {
     /// Notes a run that began at `start` and has just ended; says how long it took.
     pub fn record(&self, start: Instant) -> Duration {
         self.update(start, |before, took| {
-            let decayed = before - before.saturating_sub(took) / Self::DECAY;
-            if before == Self::STILL_UNKNOWN { took } else { decayed.max(took) }
+            let moved = before.saturating_add_signed((took as i64 - before as i64) / Self::WEIGHT);
+            if before == Self::STILL_UNKNOWN { took } else { moved }
         })
     }
 
