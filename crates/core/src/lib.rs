@@ -20,6 +20,7 @@ pub mod inference;
 pub mod listen;
 pub mod metrics;
 pub mod oip;
+pub mod pace;
 pub mod proto;
 pub mod readiness;
 mod refusal;

@@ -5,6 +5,7 @@
 
 mod authority;
 mod endpoint;
+mod lookout;
 mod transport;
 
 use std::convert::Infallible;
@@ -37,6 +38,8 @@ use crate::tls::Tls;
 use crate::{grpc, rest};
 use endpoint::Listener;
 use transport::{Socket, Transport};
+
+use lookout::Lookout;
 
 pub use endpoint::Endpoint;
 
@@ -125,6 +128,7 @@ pub struct Listening {
     draining: watch::Sender<bool>,
     connections: TaskTracker,
     addresses: Vec<SocketAddr>,
+    _lookout: Lookout,
 }
 
 /// What every connection shares.
@@ -172,7 +176,8 @@ impl Listening {
         for (listener, endpoint) in listeners {
             connections.spawn(accept(listener, endpoint, Arc::clone(&shared), connections.clone(), drain.clone()));
         }
-        Ok(Self { runtime, service, draining, connections, addresses })
+        let lookout = Lookout::start(runtime.handle().clone())?;
+        Ok(Self { runtime, service, draining, connections, addresses, _lookout: lookout })
     }
 
     /// The TCP addresses really bound, in the order of [`ListenOptions::endpoints`].

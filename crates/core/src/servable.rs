@@ -8,9 +8,8 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
@@ -20,6 +19,7 @@ use crate::batch::{BatchingOptions, Scheduler};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
+use crate::pace::Pace;
 use crate::service::batching::Batching;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
@@ -272,80 +272,6 @@ impl Deref for Published {
     }
 }
 
-/// The recent run times of a servable, as one number: a mean in which the last run weighs the most.
-///
-/// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
-/// threads in one direction, and a stalled connection for one run in the other. A mean weighs the two: slow runs among
-/// quick ones count by how many they are and how slow. The thread of a quick run may lose the CPU to others, so that on a
-/// busy machine some of them seem slow; a maximum would then call all of them so.
-#[derive(Debug)]
-pub struct Pace {
-    nanoseconds: AtomicU64,
-}
-
-/// Nothing is known before the first run, so that one is taken to be slow.
-impl Default for Pace {
-    fn default() -> Self {
-        Self { nanoseconds: AtomicU64::new(Self::UNKNOWN) }
-    }
-}
-
-impl Pace {
-    /// Runs at most this long are done where the request was decoded.
-    const QUICK: Duration = Duration::from_micros(300);
-
-    /// To wait for others on the same thread, to be joined with them and to be woken costs a few microseconds.
-    const BRIEF: Duration = Duration::from_micros(20);
-
-    /// Each run moves the mean by this fraction of its distance to it.
-    const WEIGHT: i64 = 16;
-
-    /// Before the first run.
-    const UNKNOWN: u64 = u64::MAX;
-
-    /// After a first run that took long, which says nothing: runtimes put off work until then.
-    const STILL_UNKNOWN: u64 = u64::MAX - 1;
-
-    /// Whether the next run can be expected to be short.
-    pub fn is_quick(&self) -> bool {
-        self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
-    }
-
-    /// Whether runs are so short that to join some of them saves less than it costs.
-    pub(crate) fn is_brief(&self) -> bool {
-        self.nanoseconds.load(Ordering::Relaxed) < Self::BRIEF.as_nanos() as u64
-    }
-
-    /// Notes a run that began at `start` and has just ended; says how long it took.
-    pub fn record(&self, start: Instant) -> Duration {
-        self.update(start, |before, took| {
-            let moved = before.saturating_add_signed((took as i64 - before as i64) / Self::WEIGHT);
-            if before == Self::STILL_UNKNOWN { took } else { moved }
-        })
-    }
-
-    /// Notes a run of a warm-up. It may be the first one of its kind, so that only the quickest counts.
-    pub fn record_warm_up(&self, start: Instant) -> Duration {
-        self.update(start, u64::min)
-    }
-
-    fn update(&self, start: Instant, combined: impl FnOnce(u64, u64) -> u64) -> Duration {
-        let elapsed = start.elapsed();
-        let took = elapsed.as_nanos() as u64;
-        let before = self.nanoseconds.load(Ordering::Relaxed);
-        let now = match before {
-            Self::UNKNOWN if took >= Self::QUICK.as_nanos() as u64 => Self::STILL_UNKNOWN,
-            Self::UNKNOWN => took,
-            before => combined(before, took),
-        };
-        // Two runs that end at once may lose one of the two samples, which does no harm.
-        if now != before {
-            self.nanoseconds.store(now, Ordering::Relaxed);
-        }
-        elapsed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,52 +315,5 @@ mod tests {
         assert!(!servable.wait_until_idle(Some(Duration::ZERO)));
         drop(second);
         assert!(servable.wait_until_idle(Some(Duration::ZERO)));
-    }
-
-    #[test]
-    fn the_first_run_counts_as_slow_and_one_slow_run_is_forgotten_after_many_quick_ones() {
-        let pace = Pace::default();
-        assert!(!pace.is_quick());
-        pace.record(Instant::now());
-        assert!(pace.is_quick());
-        pace.record(long_ago());
-        assert!(!pace.is_quick());
-        for _ in 0..100 {
-            pace.record(Instant::now());
-        }
-        assert!(pace.is_quick());
-    }
-
-    #[test]
-    fn a_slow_first_run_says_nothing_and_a_slow_second_one_does() {
-        let pace = Pace::default();
-        pace.record(long_ago());
-        assert!(!pace.is_quick());
-        pace.record(Instant::now());
-        assert!(pace.is_quick());
-
-        let pace = Pace::default();
-        pace.record(long_ago());
-        pace.record(long_ago());
-        pace.record(Instant::now());
-        assert!(!pace.is_quick());
-    }
-
-    #[test]
-    fn of_a_warm_up_the_quickest_run_counts() {
-        let pace = Pace::default();
-        pace.record_warm_up(long_ago());
-        pace.record_warm_up(long_ago());
-        assert!(!pace.is_quick());
-        pace.record_warm_up(Instant::now());
-        pace.record_warm_up(long_ago());
-        assert!(pace.is_quick());
-        pace.record(long_ago());
-        assert!(!pace.is_quick(), "a run for a request counts in full");
-    }
-
-    /// The start of a run that took 5 ms.
-    fn long_ago() -> Instant {
-        Instant::now().checked_sub(Duration::from_millis(5)).expect("the clock is not at its start")
     }
 }

@@ -222,6 +222,7 @@ impl Batching {
             if !handle.pace().is_brief() && company.is_likely() {
                 tokio::task::yield_now().await;
             }
+            let _holding = handle.pace().hold(Instant::now());
             company.note(lead.run());
         }
         Ok(ticket.until_deadline(call).await.map(|answer| permuted(answer, &plan.answer)))

@@ -51,6 +51,7 @@ pub async fn run(
     };
     let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
     if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
+        let _holding = handle.pace().hold(Instant::now());
         return run_here(handle, api, signature, inputs, &outputs, call, None);
     }
     let (signature, asked) = (Arc::clone(signature), Instant::now());

@@ -1,0 +1,195 @@
+//! How long the runs of a servable take, as far as it matters on which thread they are done.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// The recent run times of a servable, as one number: a mean in which the last run weighs the most.
+///
+/// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
+/// threads in one direction, and a stalled connection for one run in the other. A mean weighs the two: slow runs among
+/// quick ones count by how many they are and how slow. The thread of a quick run may lose the CPU to others, so that on a
+/// busy machine some of them seem slow; a maximum would then call all of them so.
+#[derive(Debug)]
+pub struct Pace {
+    nanoseconds: AtomicU64,
+    /// When the runs began that hold threads of connections, by thread; 0 where there is none.
+    holding: [AtomicU64; Self::THREADS],
+}
+
+/// A run that holds a thread which serves connections, until this is dropped.
+#[must_use = "the run holds its thread for as long"]
+pub struct Holding<'a>(&'a AtomicU64);
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The nanoseconds from some moment on, never 0.
+fn since_base(time: Instant) -> u64 {
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    time.saturating_duration_since(*BASE.get_or_init(Instant::now)).as_nanos() as u64 + 1
+}
+
+thread_local! {
+    /// A number of the thread's own.
+    static PLACE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// Nothing is known before the first run, so that one is taken to be slow.
+impl Default for Pace {
+    fn default() -> Self {
+        Self { nanoseconds: AtomicU64::new(Self::UNKNOWN), holding: Default::default() }
+    }
+}
+
+impl Pace {
+    /// Runs at most this long are done where the request was decoded.
+    const QUICK: Duration = Duration::from_micros(300);
+
+    /// To wait for others on the same thread, to be joined with them and to be woken costs a few microseconds.
+    const BRIEF: Duration = Duration::from_micros(20);
+
+    /// Each run moves the mean by this fraction of its distance to it.
+    const WEIGHT: i64 = 16;
+
+    /// Before the first run.
+    const UNKNOWN: u64 = u64::MAX;
+
+    /// After a first run that took long, which says nothing: runtimes put off work until then.
+    const STILL_UNKNOWN: u64 = u64::MAX - 1;
+
+    /// A run that has gone on for this long says more than those before it.
+    const LATE: Duration = Duration::from_millis(2);
+
+    /// So many threads are told apart; of those that share a place, one is not looked at.
+    const THREADS: usize = 16;
+
+    /// Whether the next run can be expected to be short: it is not where one is under way that should have ended by now.
+    pub fn is_quick(&self) -> bool {
+        self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64 && !self.is_late()
+    }
+
+    /// Notes that a run begins to hold the calling thread, which serves connections.
+    pub fn hold(&self, start: Instant) -> Holding<'_> {
+        let place = &self.holding[PLACE.with(|place| *place) % Self::THREADS];
+        place.store(since_base(start), Ordering::Relaxed);
+        Holding(place)
+    }
+
+    /// Whether a run holds its thread for longer than a quick one can.
+    fn is_late(&self) -> bool {
+        let began = self.holding.iter().map(|place| place.load(Ordering::Relaxed)).filter(|&began| began != 0).min();
+        began.is_some_and(|began| since_base(Instant::now()).saturating_sub(began) > Self::LATE.as_nanos() as u64)
+    }
+
+    /// Whether runs are so short that to join some of them saves less than it costs.
+    pub(crate) fn is_brief(&self) -> bool {
+        self.nanoseconds.load(Ordering::Relaxed) < Self::BRIEF.as_nanos() as u64
+    }
+
+    /// Notes a run that began at `start` and has just ended; says how long it took.
+    pub fn record(&self, start: Instant) -> Duration {
+        self.update(start, |before, took| {
+            let moved = before.saturating_add_signed((took as i64 - before as i64) / Self::WEIGHT);
+            if before == Self::STILL_UNKNOWN { took } else { moved }
+        })
+    }
+
+    /// Notes a run of a warm-up. It may be the first one of its kind, so that only the quickest counts.
+    pub fn record_warm_up(&self, start: Instant) -> Duration {
+        self.update(start, u64::min)
+    }
+
+    fn update(&self, start: Instant, combined: impl FnOnce(u64, u64) -> u64) -> Duration {
+        let elapsed = start.elapsed();
+        let took = elapsed.as_nanos() as u64;
+        let before = self.nanoseconds.load(Ordering::Relaxed);
+        let now = match before {
+            Self::UNKNOWN if took >= Self::QUICK.as_nanos() as u64 => Self::STILL_UNKNOWN,
+            Self::UNKNOWN => took,
+            before => combined(before, took),
+        };
+        // Two runs that end at once may lose one of the two samples, which does no harm.
+        if now != before {
+            self.nanoseconds.store(now, Ordering::Relaxed);
+        }
+        elapsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_run_counts_as_slow_and_one_slow_run_is_forgotten_after_many_quick_ones() {
+        let pace = Pace::default();
+        assert!(!pace.is_quick());
+        pace.record(Instant::now());
+        assert!(pace.is_quick());
+        pace.record(long_ago());
+        assert!(!pace.is_quick());
+        for _ in 0..100 {
+            pace.record(Instant::now());
+        }
+        assert!(pace.is_quick());
+    }
+
+    #[test]
+    fn a_run_that_does_not_end_counts_as_slow_for_as_long() {
+        let pace = Pace::default();
+        pace.record(Instant::now());
+        let quick = pace.hold(Instant::now());
+        assert!(pace.is_quick());
+        let slow = std::thread::scope(|scope| scope.spawn(|| pace.hold(Instant::now())).join().expect("a thread"));
+        std::thread::sleep(Duration::from_millis(5));
+        let quick = {
+            drop(quick);
+            pace.hold(Instant::now())
+        };
+        assert!(!pace.is_quick());
+        drop(quick);
+        assert!(!pace.is_quick());
+        drop(slow);
+        assert!(pace.is_quick());
+    }
+
+    #[test]
+    fn a_slow_first_run_says_nothing_and_a_slow_second_one_does() {
+        let pace = Pace::default();
+        pace.record(long_ago());
+        assert!(!pace.is_quick());
+        pace.record(Instant::now());
+        assert!(pace.is_quick());
+
+        let pace = Pace::default();
+        pace.record(long_ago());
+        pace.record(long_ago());
+        pace.record(Instant::now());
+        assert!(!pace.is_quick());
+    }
+
+    #[test]
+    fn of_a_warm_up_the_quickest_run_counts() {
+        let pace = Pace::default();
+        pace.record_warm_up(long_ago());
+        pace.record_warm_up(long_ago());
+        assert!(!pace.is_quick());
+        pace.record_warm_up(Instant::now());
+        pace.record_warm_up(long_ago());
+        assert!(pace.is_quick());
+        pace.record(long_ago());
+        assert!(!pace.is_quick(), "a run for a request counts in full");
+    }
+
+    /// The start of a run that took 5 ms.
+    fn long_ago() -> Instant {
+        Instant::now().checked_sub(Duration::from_millis(5)).expect("the clock is not at its start")
+    }
+}
