@@ -52,9 +52,6 @@ impl Pace {
     /// Runs at most this long are done where the request was decoded.
     const QUICK: Duration = Duration::from_micros(300);
 
-    /// To wait for others on the same thread, to be joined with them and to be woken costs a few microseconds.
-    const BRIEF: Duration = Duration::from_micros(20);
-
     /// Each run moves the mean by this fraction of its distance to it.
     const WEIGHT: i64 = 16;
 
@@ -86,11 +83,6 @@ impl Pace {
     fn is_late(&self) -> bool {
         let began = self.holding.iter().map(|place| place.load(Ordering::Relaxed)).filter(|&began| began != 0).min();
         began.is_some_and(|began| since_base(Instant::now()).saturating_sub(began) > Self::LATE.as_nanos() as u64)
-    }
-
-    /// Whether runs are so short that to join some of them saves less than it costs.
-    pub(crate) fn is_brief(&self) -> bool {
-        self.nanoseconds.load(Ordering::Relaxed) < Self::BRIEF.as_nanos() as u64
     }
 
     /// Notes a run that began at `start` and has just ended; says how long it took.

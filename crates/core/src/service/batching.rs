@@ -219,7 +219,7 @@ impl Batching {
         };
         if let Some(lead) = lead {
             let company = &plan.route.company;
-            if !handle.pace().is_brief() && company.is_likely() {
+            if company.is_likely() {
                 tokio::task::yield_now().await;
             }
             let _holding = handle.pace().hold(Instant::now());
