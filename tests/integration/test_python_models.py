@@ -419,8 +419,13 @@ class TestLife:
             wait_for(lambda: server.states("m").get(version) == "END")
 
         def held() -> tuple[list[str], list[str], list[int]]:
-            threads = [(task / "comm").read_text().strip() for task in (proc / "task").iterdir()]
-            files = [os.readlink(file) for file in (proc / "fd").iterdir()]
+            try:
+                threads = [
+                    (task / "comm").read_text().strip() for task in (proc / "task").iterdir()
+                ]
+                files = [os.readlink(file) for file in (proc / "fd").iterdir()]
+            except (FileNotFoundError, ProcessLookupError):  # one of them has just gone
+                return held()
             return sorted(threads), sorted(files), children(server.process.pid)
 
         def settled() -> tuple[list[str], list[str], list[int]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from servable.lifecycle.loader import Loader, Servable
 
 
-class WrappingLoader:
+class WrappingLoader(ABC):
     """Loads a version with another loader, then completes it; see `servable.lifecycle.Loader`.
 
     For subclasses, which say in `complete` what there is to do.
@@ -28,6 +30,7 @@ class WrappingLoader:
             self._loader.unload()
             raise
 
+    @abstractmethod
     def complete(self, servable: Servable) -> None:
         """Do what is added, on the thread of the load and before anybody sees the version.
 
@@ -37,7 +40,6 @@ class WrappingLoader:
         Raises:
             Exception: As `load` does.
         """
-        raise NotImplementedError
 
     def unload(self) -> None:
         """Unload the version."""
