@@ -117,6 +117,7 @@ class ServerCore:
             servable_versions_always_present=options.servable_versions_always_present,
             fail_if_zero_versions=options.fail_if_zero_versions,
             settle_times=options.settle_times,
+            is_serving=self._is_serving,
         )
         self._remote = RemoteModels(options.remote, self._adapt, publisher.explain)
         self._reload_lock = threading.Lock()
@@ -354,6 +355,10 @@ class ServerCore:
     def _is_served(self, name: str) -> bool:
         states = self.monitor.states(name).values()
         return any(recorded.state is ServableState.AVAILABLE for recorded in states)
+
+    def _is_serving(self, servable_id: ServableId) -> bool:
+        recorded = self.monitor.state(servable_id)
+        return recorded is not None and recorded.state is ServableState.AVAILABLE
 
     def _outcome(self, name: str, monitor: StateMonitor) -> _Outcome | None:
         states = monitor.states(name)

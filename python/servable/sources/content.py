@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _LOOK_AT_ENTRIES = 64
 
@@ -13,8 +14,7 @@ _TRUSTED_SECONDS = 5.0
 """For how long at most the time of a directory is trusted to tell of its entries: some file systems have it wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(NamedTuple):
     """A directory at a moment: another one in its place differs, and so does this one with other entries or access."""
 
     path: str
@@ -96,9 +96,14 @@ def _access(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid
 
 
+def _is_present(path: str) -> bool:
+    return os.access(path, os.F_OK)  # half of what `stat` costs
+
+
 @dataclass(frozen=True, slots=True)
 class _Still:
     directories: Sequence[Directory]
+    present: Sequence[str]
     good_until: float
 
 
@@ -106,7 +111,8 @@ class Stillness:
     """Knows where nothing has changed, so that polling thousands of base paths is cheap.
 
     Directories in which nothing had changed for a while are trusted for as long, up to 5 s, to be as they were when
-    their identity and time are: that takes one look at each instead of a listing of all that is in them.
+    their identity and time are: that takes one look at each instead of a listing of all that is in them. Even that is
+    felt with thousands of them at every poll, so this is written to do little else than the system calls.
 
     For one thread at a time.
     """
@@ -126,16 +132,24 @@ class Stillness:
         self._wall_clock = wall_clock
         self._still: dict[str, _Still] = {}
 
-    def remember(self, name: str, directories: Sequence[Directory], changed_ns: int) -> None:
+    def remember(
+        self,
+        name: str,
+        directories: Sequence[Directory],
+        changed_ns: int,
+        present: Sequence[str] = (),
+    ) -> None:
         """Take for known what is in some directories.
 
         Args:
             name: What they belong to, such as a stream.
             directories: As they were before it was looked at what is in them.
             changed_ns: When something in them changed last, since the epoch.
+            present: Paths that only have to be there, whatever becomes of them. The time of the directory that they
+                are in does not tell: they may be links.
         """
         quiet_seconds = min(self._wall_clock() - changed_ns / 1e9, _TRUSTED_SECONDS)
-        self._still[name] = _Still(directories, self._clock() + quiet_seconds)
+        self._still[name] = _Still(directories, present, self._clock() + quiet_seconds)
 
     def forget(self, name: str) -> None:
         """Have `is_as_remembered` say no."""
@@ -147,6 +161,9 @@ class Stillness:
         if still is None or self._clock() >= still.good_until:
             return False
         try:
-            return all(Directory.at(each.path) == each for each in still.directories)
+            for directory in still.directories:
+                if Directory.at(directory.path) != directory:
+                    return False
         except OSError:
             return False
+        return all(map(_is_present, still.present))

@@ -68,6 +68,7 @@ class FileSystemSource:
         servable_versions_always_present: bool = False,
         fail_if_zero_versions: bool = False,
         settle_times: SettleTimes | None = None,
+        is_serving: Callable[[ServableId], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
@@ -84,6 +85,9 @@ class FileSystemSource:
             fail_if_zero_versions: Refuse streams that have no version to begin with.
             settle_times: How long versions are held back that are still being written; by default
                 they are not.
+            is_serving: Whether a version has been loaded, so that it does not matter any more what
+                becomes of its content. Such versions are not looked into again; without this, all
+                are.
             clock: What periods are measured on.
             wall_clock: What the times of files are compared with.
             wait: How to pause between polls.
@@ -94,11 +98,13 @@ class FileSystemSource:
         self._needs_versions = fail_if_zero_versions or servable_versions_always_present
         self._settling = Settling(settle_times or SettleTimes(), clock, wall_clock)
         self._stillness = Stillness(clock, wall_clock)
+        self._is_serving = is_serving
         self._clock = clock
         self._wait = wait
         self._poll_lock = threading.Lock()
         self._problems: dict[str, ServableError] = {}
         self._reported: dict[str, tuple[str, ...]] = {}
+        self._emitted: dict[str, list[tuple[int, str]]] = {}
         self._target: Target[str] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -155,6 +161,7 @@ class FileSystemSource:
             self._servables = {servable.name: servable for servable in servables}
             for name in {*previous, *self._servables}:
                 self._stillness.forget(name)
+            self._emitted.clear()
             for name in previous.keys() - self._servables.keys():
                 self._problems.pop(name, None)
                 self._reported.pop(name, None)
@@ -223,17 +230,33 @@ class FileSystemSource:
             if not may_empty:
                 warnings.append(f"Refusing to unload all versions for Servable: {name}")
         self._report(name, logging.WARNING, warnings)
-        if self._target is not None and (found or may_empty):
-            looks = [_look_at(path) for _, path in found]
-            self._target.set_aspired_versions(
-                name,
-                [
-                    AspiredVersion(ServableId(name, number), path, look and look.fingerprint)
-                    for (number, path), look in zip(found, looks, strict=True)
-                ],
-            )
-            if found and not is_awaited:
-                self._remember(name, base, looks)
+        if self._target is None or not (found or may_empty):
+            return
+        if self._is_known_and_serves(name, found):
+            if not is_awaited:
+                present = [path for _, path in found]
+                self._stillness.remember(name, [base], base.modified_ns, present)
+            return
+        looks = [_look_at(path) for _, path in found]
+        self._target.set_aspired_versions(
+            name,
+            [
+                AspiredVersion(ServableId(name, number), path, look and look.fingerprint)
+                for (number, path), look in zip(found, looks, strict=True)
+            ],
+        )
+        self._emitted[name] = found
+        if found and not is_awaited:
+            self._remember(name, base, looks)
+
+    def _is_known_and_serves(self, name: str, found: list[tuple[int, str]]) -> bool:
+        """Whether the target has these versions, and their content does not matter any more."""
+        return (
+            self._is_serving is not None
+            and bool(found)
+            and self._emitted.get(name) == found
+            and all(self._is_serving(ServableId(name, number)) for number, _ in found)
+        )
 
     def _remember(self, name: str, base: Directory, looks: list[Look | None]) -> None:
         """Look again only when something has changed, if nothing changes at this moment."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from servable.errors import Code
+from servable.lifecycle.ids import ServableId
 from servable.sources import All, FileSystemSource, Latest, MonitoredServable, Specific
 from servable.sources.filesystem import parse_version
 from servable.sources.version_policy import VersionPolicy
@@ -255,3 +256,46 @@ def test_a_base_path_where_nothing_changes_is_listed_now_and_then(tmp_path: Path
     source.update([MonitoredServable("m", str(base), Specific((1,)))])
     source.poll()
     assert [version.id.version for version in target.last("m")] == [1], "another configuration too"
+
+
+def test_what_serves_is_not_looked_into_again(tmp_path: Path) -> None:
+    clock = FakeClock()
+    serving: set[ServableId] = set()
+    base = directories(tmp_path / "m", "1")
+    version = directories(tmp_path / "elsewhere", "variables")
+    (base / "2").symlink_to(version)
+    target = RecordingTarget[str]()
+    source = FileSystemSource(
+        [MonitoredServable("m", str(base))],
+        poll_wait_seconds=-1,
+        is_serving=serving.__contains__,
+        clock=clock,
+        wall_clock=lambda: time.time() + 3600,
+    )
+
+    def poll_later() -> list[list[int]]:
+        """What is emitted by a poll when nothing is trusted any more, and one right after it."""
+        before = len(target.calls)
+        clock.now += 5.0
+        source.poll()
+        source.poll()
+        return [[each.id.version for each in versions] for _, versions in target.calls[before:]]
+
+    source.connect(target)
+    assert poll_later() == [[2]]
+    assert poll_later() == [[2]], "it does not serve yet: its content may be why"
+    serving.add(ServableId("m", 2))
+    (version / "variables/data").touch()
+    assert poll_later() == []
+    version.rename(tmp_path / "away")
+    source.poll()
+    assert [each.id.version for each in target.last("m")] == [1], "gone without a trace in m"
+    (tmp_path / "away").rename(version)
+    assert poll_later() == [[2]], "something else serves meanwhile"
+    assert poll_later() == []
+    serving.clear()
+    assert poll_later() == [[2]], "it has failed, or is loaded anew"
+    serving.add(ServableId("m", 2))
+    source.update([MonitoredServable("m", str(base))])
+    source.poll()
+    assert len(target.calls) == 6, "what is emitted may go elsewhere after an update"
