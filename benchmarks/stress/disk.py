@@ -94,9 +94,19 @@ class Disk:
             path.rename(self._aside())
 
     def clear(self, model: Model, versions: Iterable[int]) -> None:
-        """Remove several versions."""
-        for version in versions:
-            self.remove(model, version)
+        """Remove several versions: one by one or, where it matters what is seen on the way, all in one step."""
+        if model.keeps_last:
+            emptied = self._aside()
+            model.base_path.rename(emptied)
+            model.base_path.mkdir()
+            for version in versions:
+                self._origin.cuts.pop(
+                    model.base_path / str(version) / KEY_FILES[model.platform], None
+                )
+                allow(emptied / str(version), model)
+        else:
+            for version in versions:
+                self.remove(model, version)
 
     def replace(self, model: Model, version: int) -> None:
         """Remove a version, and put a good one into its place."""

@@ -21,6 +21,7 @@ from servable.remote.options import RemoteOptions
 from servable.remote.store import RemoteStore
 from servable.remote.urls import is_remote
 from servable.sources.remote import RemoteServable, RemoteSource
+from servable.sources.uploads import HasAllFiles
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class RemoteModels:
         self,
         options: RemoteOptions,
         adapt: Callable[[ServableId, str], Loader],
+        has_all_files: Mapping[str, HasAllFiles] | None = None,
         report: Callable[[str, ServableError], None] = lambda name, problem: None,
     ) -> None:
         """Join the parts; nothing runs yet.
@@ -39,9 +41,11 @@ class RemoteModels:
         Args:
             options: How to look after them.
             adapt: Makes the loader of a version directory that was fetched.
+            has_all_files: What tells complete versions from incomplete ones, by platform.
             report: Told why no version of a model could be found.
         """
         self._options = options
+        self._has_all_files = has_all_files or {}
         store = RemoteStore()
         cache = VersionCache(options.cache_directory, options.cache_max_bytes)
         fetch_options = FetchOptions(verify_checksums=options.verify_checksums)
@@ -72,6 +76,7 @@ class RemoteModels:
                         poll_wait_seconds=model.remote_poll_wait_seconds
                         or self._options.poll_wait_seconds,
                         keep_last_version=model.keep_last_version,
+                        has_all_files=self._has_all_files.get(model.platform),
                     )
                 )
             else:

@@ -45,8 +45,12 @@ from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
 from servable.loaders.batching import BatchingAdapter
 from servable.loaders.python_callable import PythonCallableAdapter
-from servable.loaders.python_model import is_python_model
-from servable.loaders.saved_model import SavedModelAdapter, is_saved_model
+from servable.loaders.python_model import has_python_model_files, is_python_model
+from servable.loaders.saved_model import (
+    SavedModelAdapter,
+    has_saved_model_files,
+    is_saved_model,
+)
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.publisher import ModelPublisher
 from servable.server_core import CoreOptions, ServerCore
@@ -146,6 +150,10 @@ class ModelServer:
                 is_complete={
                     **dict.fromkeys(platforms, is_saved_model),
                     PYTHON_PLATFORM: is_python_model,
+                },
+                has_all_files={
+                    **dict.fromkeys(platforms, has_saved_model_files),
+                    PYTHON_PLATFORM: has_python_model_files,
                 },
                 remote=remote_options(flags),
             ),

@@ -41,6 +41,7 @@ from servable.remote.urls import is_remote, local_path
 from servable.remote_models import RemoteModels
 from servable.sources.filesystem import FileSystemSource, MonitoredServable
 from servable.sources.settling import IsComplete, SettleTimes
+from servable.sources.uploads import HasAllFiles
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class CoreOptions:
         servable_versions_always_present: Never unload all versions of a configured model.
         fail_if_zero_versions: Refuse configurations with models that have no version.
         settle_times: How long versions are held back that are still being written.
-        is_complete: What tells complete versions from incomplete ones, by platform.
+        is_complete: What tells complete version directories from incomplete ones, by platform.
+        has_all_files: What tells complete remote versions from incomplete ones, by platform.
         remote: How remote base paths are looked after.
     """
 
@@ -79,6 +81,7 @@ class CoreOptions:
     fail_if_zero_versions: bool = False
     settle_times: SettleTimes = field(default_factory=SettleTimes)
     is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
+    has_all_files: Mapping[str, HasAllFiles] = field(default_factory=dict)
     remote: RemoteOptions = field(default_factory=RemoteOptions)
 
 
@@ -119,7 +122,9 @@ class ServerCore:
             settle_times=options.settle_times,
             is_serving=self._is_serving,
         )
-        self._remote = RemoteModels(options.remote, self._adapt, publisher.explain)
+        self._remote = RemoteModels(
+            options.remote, self._adapt, options.has_all_files, publisher.explain
+        )
         self._reload_lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._models: tuple[ModelConfig, ...] | None = None

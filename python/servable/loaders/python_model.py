@@ -21,7 +21,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +42,11 @@ def is_python_model(directory: str) -> bool:
     return any(
         os.path.isfile(os.path.join(directory, name)) for name in (MODEL_FILE, ENTRY_POINT_FILE)
     )
+
+
+def has_python_model_files(files: Collection[str]) -> bool:
+    """Whether files with these paths, relative to a directory and with `/`, hold such a model."""
+    return MODEL_FILE in files or ENTRY_POINT_FILE in files
 
 
 class PythonModel:

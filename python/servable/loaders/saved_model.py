@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 _RAM_PER_FILE_BYTE = 1.2
 _GRAPHS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
-_SHARD = re.compile(r"variables\.data-[0-9]+-of-([0-9]+)")
+_VARIABLES = "variables"
+_SHARD = re.compile(rf"{_VARIABLES}/variables\.data-[0-9]+-of-([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +157,21 @@ class SavedModelAdapter(SourceAdapter[str, Loader]):
 
 def is_saved_model(path: str) -> bool:
     """Whether a directory holds all the files of a SavedModel, as far as their names can tell."""
-    names = _names(path)
-    if names.isdisjoint(_GRAPHS):
+    files = _names(path)
+    if _VARIABLES in files:
+        files |= {f"{_VARIABLES}/{name}" for name in _names(os.path.join(path, _VARIABLES))}
+    return has_saved_model_files(files)
+
+
+def has_saved_model_files(files: Collection[str]) -> bool:
+    """Whether files with these paths, relative to a directory and with `/`, hold a SavedModel."""
+    if _GRAPHS.isdisjoint(files):
         return False
-    variables = _names(os.path.join(path, "variables")) if "variables" in names else frozenset()
-    shards = [match for name in variables if (match := _SHARD.fullmatch(name))]
-    if not shards:
-        return "variables.index" not in variables
+    has_index = f"{_VARIABLES}/variables.index" in files
+    shards = [match for file in files if (match := _SHARD.fullmatch(file))]
     # Each shard says how many there are; the index is written after them.
-    return "variables.index" in variables and len(shards) >= max(int(m[1]) for m in shards)
+    wanted = max((int(shard[1]) for shard in shards), default=0)
+    return has_index == bool(shards) and len(shards) >= wanted
 
 
 def _names(directory: str) -> frozenset[str]:

@@ -19,7 +19,7 @@ from servable.lifecycle.source import AspiredVersion, Target
 from servable.remote.store import RemoteStore
 from servable.remote.urls import shown
 from servable.sources.filesystem import parse_version
-from servable.sources.uploads import SETTLE_SECONDS, Uploads
+from servable.sources.uploads import SETTLE_SECONDS, HasAllFiles, Uploads
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class RemoteServable:
         poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream
             is listed until that has succeeded once; with less never.
         keep_last_version: Never ask to unload all versions because none is found any more.
+        has_all_files: Tells complete versions from incomplete ones by the names of their files.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RemoteServable:
     version_policy: VersionPolicy = field(default_factory=Latest)
     poll_wait_seconds: float = 60.0
     keep_last_version: bool = False
+    has_all_files: HasAllFiles | None = None
 
 
 class RemoteSource:
@@ -92,13 +94,15 @@ class RemoteSource:
         """
         named = {servable.name: servable for servable in servables}
         with self._lock:
+            before: dict[str, _Watch] = {}
             for name in [*self._watches]:
                 if self._watches[name].servable != named.get(name):
-                    self._watches.pop(name).stop()
+                    before[name] = self._watches.pop(name)
+                    before[name].stop()
                     if name not in named and self._target is not None:
                         self._target.set_aspired_versions(name, [])
             for name in named.keys() - self._watches.keys():
-                watch = self._watch(named[name])
+                watch = self._watch(named[name], before.get(name))
                 self._watches[name] = watch
                 if self._target is not None:
                     watch.start()
@@ -127,8 +131,11 @@ class RemoteSource:
         for watch in watches:
             watch.join(None if end is None else max(0.0, end - time.monotonic()))
 
-    def _watch(self, servable: RemoteServable) -> _Watch:
-        return _Watch(servable, self._store, self._emit, self._report, self._wait)
+    def _watch(self, servable: RemoteServable, before: _Watch | None = None) -> _Watch:
+        uploads = Uploads()
+        if before is not None and before.servable.base_url == servable.base_url:
+            uploads = before.uploads  # holds for whatever is wanted of a base path
+        return _Watch(servable, uploads, self._store, self._emit, self._report, self._wait)
 
     def _emit(self, watch: _Watch, versions: list[AspiredVersion[str]]) -> None:
         with self._lock:
@@ -143,12 +150,14 @@ class _Watch:
     def __init__(
         self,
         servable: RemoteServable,
+        uploads: Uploads,
         store: RemoteStore,
         emit: Callable[[_Watch, list[AspiredVersion[str]]], None],
         report: Callable[[str, ServableError], None],
         wait: Callable[[threading.Event, float], object],
     ) -> None:
         self.servable = servable
+        self.uploads = uploads
         self._store = store
         self._emit = emit
         self._report = report
@@ -159,7 +168,6 @@ class _Watch:
         self._has_listed = False
         self._problem: ServableError | None = None
         self._digests: dict[str, str] = {}
-        self._uploads = Uploads()
         self._uploading: list[str] = []
         self._logged: tuple[str, ...] = ()
         if servable.poll_wait_seconds < 0:
@@ -221,7 +229,7 @@ class _Watch:
         warnings: list[str] = []
         try:
             names = self._store.directories(base_url)
-            self._uploads.keep([self._url(directory) for directory in names])
+            self.uploads.keep([self._url(directory) for directory in names])
             versions = self._versions(names, warnings)
         except ServableError as error:
             self._problem = error
@@ -284,7 +292,7 @@ class _Watch:
                 return AspiredVersion(servable_id, error)
             # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
         else:
-            if not self._uploads.is_complete(manifest):
+            if not self.uploads.is_complete(manifest, self.servable.has_all_files):
                 return None
             self._digests[url] = manifest.digest
         return AspiredVersion(servable_id, url, self._digests[url])

@@ -1,23 +1,48 @@
 """Recognises remote versions that are still being uploaded.
 
-A store shows whole objects only, but a version object by object. It is held back until none of its objects is new, by
-the store's own times; where those are ahead of our clock, until it has looked the same for as long. Stores that tell no
-times are taken at their word, as most of those publish a version in one step.
+A store shows whole objects only, but a version object by object. It is held back
+
+- while one of the files is missing without which it is not complete, as far as their names can tell; and
+- until none of its objects is new, by the store's own times; where those are ahead of our clock, or there
+  are none, until it has looked the same for as long.
+
+Where a store tells no times, versions that the first listing finds are taken at their word: most of those
+stores publish a version in one step. What stays incomplete is held back longer, but not for ever: then it is
+fetched, fails, and says why.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection
+from typing import NamedTuple, TypeAlias
 
 from servable.remote.manifest import Manifest
 
 SETTLE_SECONDS = 3.0
 """How old the newest object has to be, by times of which some stores tell whole seconds only."""
+INCOMPLETE_SECONDS = 60.0
+"""The same for a version that lacks a file: what is missing may be large, and is not seen while it comes."""
+
+HasAllFiles: TypeAlias = Callable[[Collection[str]], bool]
+"""Whether files with these paths, relative to a version's directory and with `/`, are all that a version of some
+kind needs."""
+
+
+class _Look(NamedTuple):
+    """What a version looked like, and since when."""
+
+    digest: str
+    modified_seconds: float | None
+    since: float
 
 
 class Uploads:
-    """Remembers which versions were complete, and what those that are not looked like. For one thread at a time."""
+    """Remembers which versions of one base path were complete, and what those that are not looked like.
+
+    Safe to use from several threads.
+    """
 
     def __init__(
         self,
@@ -32,29 +57,46 @@ class Uploads:
         """
         self._clock = clock
         self._wall_clock = wall_clock
+        self._lock = threading.Lock()
+        self._there_at_first: set[str] | None = None
         self._complete: set[str] = set()
-        self._seen: dict[str, tuple[tuple[str, float | None], float]] = {}
+        self._incomplete: dict[str, _Look] = {}
 
     def keep(self, urls: Collection[str]) -> None:
-        """Forget all versions but these."""
-        self._complete.intersection_update(urls)
-        self._seen = {url: seen for url, seen in self._seen.items() if url in urls}
+        """Forget all versions but these, which a listing has found."""
+        with self._lock:
+            if self._there_at_first is None:
+                self._there_at_first = set(urls)
+            self._there_at_first.intersection_update(urls)
+            self._complete.intersection_update(urls)
+            self._incomplete = {
+                url: self._incomplete[url] for url in self._incomplete.keys() & {*urls}
+            }
 
-    def is_complete(self, manifest: Manifest) -> bool:
-        """Whether a version may be fetched; once it may, it may until it vanishes."""
-        url, modified = manifest.url, manifest.modified_seconds
-        if url in self._complete:
+    def is_complete(self, manifest: Manifest, has_all_files: HasAllFiles | None = None) -> bool:
+        """Whether a version may be fetched; once it may, it may until it vanishes.
+
+        Args:
+            manifest: Its files.
+            has_all_files: Tells complete versions from incomplete ones, if anything does.
+        """
+        with self._lock:
+            url = manifest.url
+            if url not in self._complete and self._has_settled(manifest, has_all_files):
+                self._complete.add(url)
+                self._incomplete.pop(url, None)
+            return url in self._complete
+
+    def _has_settled(self, manifest: Manifest, has_all_files: HasAllFiles | None) -> bool:
+        url, now, modified = manifest.url, self._clock(), manifest.modified_seconds
+        is_whole = has_all_files is None or has_all_files([file.path for file in manifest.files])
+        before = self._incomplete.get(url)
+        if modified is None and before is None and is_whole and url in (self._there_at_first or ()):
             return True
-        now, look = self._clock(), (manifest.digest, modified)
-        seen, since = self._seen.get(url, (look, now))
-        if seen != look:
-            since = now
-        self._seen[url] = (look, since)
-        if (
-            modified is None
-            or self._wall_clock() - modified >= SETTLE_SECONDS
-            or now - since >= SETTLE_SECONDS
-        ):
-            self._complete.add(url)
-            del self._seen[url]
-        return url in self._complete
+        look = _Look(manifest.digest, modified, now)
+        if before is not None and before[:2] == look[:2]:
+            look = before
+        self._incomplete[url] = look
+        needed = SETTLE_SECONDS if is_whole else INCOMPLETE_SECONDS
+        age = 0.0 if modified is None else self._wall_clock() - modified
+        return max(age, now - look.since) >= needed

@@ -22,6 +22,26 @@ from servable.testing import RecordingTarget
 fsspec = pytest.importorskip("fsspec")
 
 
+class DatedStore(RemoteStore):
+    """Says when the objects of versions were written.
+
+    Attributes:
+        new: The directories that something has just been written to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: set[str] = set()
+
+    def manifest(self, url: str) -> Manifest:
+        age = 0.0 if url.rpartition("/")[2] in self.new else 3600.0
+        listed = super().manifest(url)
+        modified = time.time() - age
+        return replace(
+            listed, files=tuple(replace(file, modified_seconds=modified) for file in listed.files)
+        )
+
+
 class Bench:
     """A source whose pauses end when the test says so.
 
@@ -34,7 +54,7 @@ class Bench:
         self.base_url = f"memory://{uuid.uuid4().hex}/m"
         self.pauses: list[float] = []
         self.target = RecordingTarget[str]()
-        self.source = RemoteSource(store or RemoteStore(), wait=self._wait)
+        self.source = RemoteSource(store or DatedStore(), wait=self._wait)
         self._paused = threading.Semaphore(0)
         self._go_on = threading.Semaphore(0)
 
@@ -292,26 +312,6 @@ def test_a_store_that_hangs_holds_up_one_stream() -> None:
     assert bench.target.last("h") == [], "what it says after it was dropped is not passed on"
 
 
-class DatedStore(RemoteStore):
-    """Says when the objects of versions were written.
-
-    Attributes:
-        new: The directories that something has just been written to.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.new: set[str] = set()
-
-    def manifest(self, url: str) -> Manifest:
-        age = 0.0 if url.rpartition("/")[2] in self.new else 3600.0
-        listed = super().manifest(url)
-        modified = time.time() - age
-        return replace(
-            listed, files=tuple(replace(file, modified_seconds=modified) for file in listed.files)
-        )
-
-
 def test_a_version_that_is_being_uploaded_is_looked_at_again_soon_and_not_served() -> None:
     store = DatedStore()
     bench = Bench(store)
@@ -342,5 +342,31 @@ def test_while_the_only_version_is_being_uploaded_nothing_changes_and_the_reason
         store.new.clear()
         assert [version.id.version for version in bench.poll()] == [2]
         assert "m" not in bench.source.problems()
+    finally:
+        bench.end()
+
+
+def test_a_version_without_all_its_files_is_held_back() -> None:
+    bench = Bench(RemoteStore())  # tells no times
+    bench.put(1)
+    bench.put(2, file="variables/variables.index")
+    bench.start(Latest(2), has_all_files=lambda files: "saved_model.pb" in files)
+    try:
+        assert bench.versions() == [1]
+        assert bench.pauses == [SETTLE_SECONDS]
+    finally:
+        bench.end()
+
+
+def test_a_change_of_what_is_wanted_does_not_hurry_an_upload() -> None:
+    bench = Bench(RemoteStore())  # tells no times
+    bench.put(1)
+    bench.start()
+    try:
+        bench.put(2)
+        assert [version.id.version for version in bench.poll()] == [1]
+        bench.source.update([bench.servable(All())])
+        bench.wait()
+        assert bench.versions() == [1]
     finally:
         bench.end()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from servable.remote.manifest import Manifest, RemoteFile, describe
-from servable.sources.uploads import SETTLE_SECONDS, Uploads
+from servable.sources.uploads import INCOMPLETE_SECONDS, SETTLE_SECONDS, Uploads
 
 NOW = 1_000_000.0
 
@@ -24,7 +24,6 @@ def manifest(*files: tuple[str, float | None], url: str = "s3://b/m/1") -> Manif
     [
         ([("graph", 60.0), ("weights", SETTLE_SECONDS)], True),
         ([("graph", 60.0), ("weights", SETTLE_SECONDS - 0.1)], False),
-        ([("graph", None)], True),
         ([("graph", -3600.0)], False),
     ],
 )
@@ -45,6 +44,34 @@ def test_where_the_clock_of_the_store_is_ahead_it_is_what_looks_the_same_for_as_
     assert not uploads.is_complete(grown)
     seconds += 0.1
     assert uploads.is_complete(grown)
+
+
+def test_where_the_store_tells_no_times_it_is_what_was_there_at_first_or_looks_the_same() -> None:
+    seconds = 0.0
+    uploads = Uploads(clock=lambda: seconds)
+    uploads.keep(["s3://b/m/1"])
+    assert uploads.is_complete(manifest(("graph", None)))
+    late = manifest(("graph", None), url="s3://b/m/2")
+    uploads.keep(["s3://b/m/1", late.url])
+    assert not uploads.is_complete(late)
+    seconds += SETTLE_SECONDS
+    grown = manifest(("graph", None), ("weights", None), url=late.url)
+    assert not uploads.is_complete(grown)
+    seconds += SETTLE_SECONDS
+    assert uploads.is_complete(grown)
+
+
+@pytest.mark.parametrize("age", [None, 0.0])
+def test_what_lacks_a_file_is_held_back_longer_but_not_for_ever(age: float | None) -> None:
+    seconds = 0.0
+    uploads = Uploads(clock=lambda: seconds, wall_clock=lambda: NOW + seconds)
+    headless = manifest(("weights", age))
+    uploads.keep([headless.url])
+    assert not uploads.is_complete(headless, lambda files: "graph" in files)
+    seconds = INCOMPLETE_SECONDS - 0.1
+    assert not uploads.is_complete(headless, lambda files: "graph" in files)
+    seconds = INCOMPLETE_SECONDS
+    assert uploads.is_complete(headless, lambda files: "graph" in files)
 
 
 def test_what_was_complete_once_stays_so_until_it_vanishes() -> None:
