@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -13,6 +14,7 @@ from dataclasses import replace
 from types import FrameType
 
 from servable.admin import AdminApi, AdminServer, ModelRepository
+from servable.change_under_way import ChangeUnderWay
 from servable.config.api_keys import read_api_keys
 from servable.config.flags import Flags
 from servable.config.models import (
@@ -307,12 +309,11 @@ class ModelServer:
             self._admin.set_tls(tls_context(self._flags))
 
     def _poll_model_config(self) -> None:
-        flags = self._flags
-        # What is in the file of what is served, as far as it could be carried out.
+        # What the file says of what is served, as far as it could be put in force.
         applied: tuple[ModelConfig, ...] | None = self._models
         while True:
             try:
-                models = read_model_config_file(flags.model_config_file, self._platform_names)
+                models = self._read_model_config()
             except ConfigError as error:
                 _log.error("Failed to read ModelServerConfig file: %s", error)
             else:
@@ -320,12 +321,26 @@ class ModelServer:
                     # Beside the administration API, a file that says nothing new changes nothing.
                     if self._admin is None or models != applied:
                         with self._metrics.config_reload("file"):
-                            self._core.reload(models)
-                        applied = models
+                            change = self._core.begin_reload(models)
+                            applied = models
+                            if change is not None:
+                                self._wait_while_file_says(models, change)
                 except ServableError as error:
                     _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
-            if self._stopping.wait(flags.model_config_file_poll_wait_seconds):
+            if self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
                 return
+
+    def _wait_while_file_says(
+        self, models: tuple[ModelConfig, ...] | None, change: ChangeUnderWay
+    ) -> None:
+        """Wait for a change, unless the file is written anew: the new file may take away what never comes."""
+        while not change.wait(self._flags.model_config_file_poll_wait_seconds):
+            with contextlib.suppress(ConfigError):  # reported once this is over
+                if self._read_model_config() != models:
+                    return
+
+    def _read_model_config(self) -> tuple[ModelConfig, ...] | None:
+        return read_model_config_file(self._flags.model_config_file, self._platform_names)
 
     def _bind_admin(self) -> AdminServer:
         api = AdminApi(self._core, self._server.shadow_statistics)

@@ -2,17 +2,18 @@
 
 Joins source, adapter, manager and publisher, and carries out changes of the configuration
 (lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
-model goes its own way. It waits for models that are new, but never for what cannot come: a model
-without a version is reported, and is served once a version appears.
+model goes its own way. Whoever changes it may wait for models that are new (`change_under_way.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from servable.change_under_way import ChangeUnderWay
 from servable.config.batching import ModelBatching
 from servable.config.models import (
     ModelConfig,
@@ -22,7 +23,6 @@ from servable.config.models import (
 from servable.errors import (
     ConfigError,
     FailedPreconditionError,
-    NotFoundError,
     ServableError,
     UnavailableError,
 )
@@ -33,7 +33,7 @@ from servable.lifecycle.manager import AspiredVersionsManager
 from servable.lifecycle.monitor import EventBus, StateMonitor
 from servable.lifecycle.router import DynamicSourceRouter, ErrorSourceAdapter
 from servable.lifecycle.source import SourceAdapter
-from servable.lifecycle.states import ServableState, status_text
+from servable.lifecycle.states import ServableState
 from servable.loaders.python_callable import PythonOptions
 from servable.publisher import ModelPublisher, Traffic
 from servable.remote.options import RemoteOptions
@@ -45,11 +45,11 @@ from servable.sources.uploads import HasAllFiles
 
 _log = logging.getLogger(__name__)
 
-_RECHECK_SECONDS = 1.0
-"""How often a waiting reload looks whether its models still have versions to wait for."""
+Edit: TypeAlias = Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]
+"""Makes the next configuration of the one in force."""
 
 _TURN_SECONDS = 10.0
-"""How long a change waits for another one to end."""
+"""How long a change waits for another one to be put in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ class ServerCore:
         self._is_stopping = threading.Event()
         self._models: tuple[ModelConfig, ...] | None = None
         self._sourced: frozenset[str] = frozenset()
+        self._changes: list[ChangeUnderWay] = []
         self._labels: Mapping[str, Mapping[str, int]] = {}
 
     def expect(self, names: Sequence[str]) -> None:
@@ -163,7 +164,8 @@ class ServerCore:
         """Replace the configuration, and wait until each model that is new serves or has failed.
 
         Models that are no longer named answer nothing from the return on, but requests in flight
-        keep what they hold. One reload at a time; others wait for their turn.
+        keep what they hold. Other changes are possible while this one waits: a load that takes long,
+        or for ever, must not keep anybody from taking its model away.
 
         Args:
             models: All models that are to be served from now on.
@@ -174,28 +176,54 @@ class ServerCore:
             NotFoundError: A new model has no version; it is served once it has one.
             ServableError: A new model failed to load; the others are served.
         """
+        change = self.begin_reload(models)
+        if change is not None:
+            change.wait()
+
+    def begin_reload(self, models: Sequence[ModelConfig] | None) -> ChangeUnderWay | None:
+        """Replace the configuration, without waiting for what is to be loaded.
+
+        Returns:
+            What can be waited for; `None` where the configuration sets no list.
+
+        Raises:
+            ConfigError: The configuration is refused and nothing has changed.
+            FailedPreconditionError: A label is refused; models are not touched.
+        """
         with self._reload_lock:
             if models is None:
                 if self._models is not None:
                     raise _illegal_transition()
                 _log.info("Taking no action for empty config.")
-                return
-            self._replace(models)
+                return None
+            return self._replace(models)
 
-    def change(self, edit: Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]) -> None:
+    def change(self, edit: Edit) -> None:
         """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
+
+        Raises:
+            ServableError: What `begin_change` raises, and then nothing has changed, or what `reload`
+                raises.
+        """
+        self.begin_change(edit).wait()
+
+    def begin_change(self, edit: Edit) -> ChangeUnderWay:
+        """Like `change`, without waiting for what is to be loaded.
 
         Labels that stay where they are need no available version: what happened to the model of
         one must not hold up changes of another.
 
         Raises:
-            UnavailableError: Another change has been under way for too long; nothing has changed.
-            ServableError: What `edit` raises, and then nothing has changed, or what `reload` raises.
+            UnavailableError: Others have been changing the configuration for too long.
+            ServableError: What `edit` raises, or the configuration is refused.
         """
         if not self._reload_lock.acquire(timeout=_TURN_SECONDS):
             raise UnavailableError("Another change of the configuration is under way")
         try:
-            self._replace(edit(self._models or ()), keeps_labels=True)
+            before = self._models or ()
+            models = edit(before)
+            unchanged = {model.name for model in models if model in before}
+            return self._replace(models, keeps_labels=True, unchanged=unchanged)
         finally:
             self._reload_lock.release()
 
@@ -216,20 +244,40 @@ class ServerCore:
         """Why models have no versions, as far as their base paths tell."""
         return {**self._source.problems(), **self._remote.problems()}
 
-    def _replace(self, models: Sequence[ModelConfig], *, keeps_labels: bool = False) -> None:
+    def _replace(
+        self,
+        models: Sequence[ModelConfig],
+        *,
+        keeps_labels: bool = False,
+        unchanged: Collection[str] = (),
+    ) -> ChangeUnderWay:
+        """Put a configuration in force; called with the lock held.
+
+        Args:
+            models: All models that are to be served from now on.
+            keeps_labels: Whether labels may stay on versions that are not available.
+            unchanged: Models that are not waited for, even if others still wait for them.
+        """
         self._check(models)
         self._assign_labels(models, keeps_labels=keeps_labels)
-        names = [model.name for model in models]
-        added = [name for name in names if name not in self._sourced]
-        removed = self._sourced.difference(names)
+        # Before anything is asked, so that nothing falls in between.
         fresh = StateMonitor(self.bus)
-        try:
-            self._apply(models)
-            self._wait_until(lambda: not any(map(self._is_served, removed)), self.monitor)
-            self._wait_for(added, fresh)
-        finally:
-            fresh.close()
-        _log.info("Finished adding/updating models")
+        self._changes = [change for change in self._changes if change.awaited()]
+        awaited = {name for change in self._changes for name in change.awaited()}
+        still_new = awaited.difference(unchanged)
+        names = [model.name for model in models]
+        change = ChangeUnderWay(
+            [name for name in names if name not in self._sourced or name in still_new],
+            self._sourced.difference(names),
+            self.monitor,
+            fresh,
+            is_configured=lambda name: name in self._sourced,
+            problems=self.problems,
+            is_stopping=self._is_stopping.is_set,
+        )
+        self._changes.append(change)
+        self._apply(models)
+        return change
 
     def python_options(self, name: str) -> PythonOptions:
         """How a model is run if it is a Python servable."""
@@ -335,69 +383,9 @@ class ServerCore:
             if not is_remote(model.base_path)
         ]
 
-    def _wait_for(self, names: Sequence[str], monitor: StateMonitor) -> None:
-        """Wait until each model has a version that serves, or none that could come to serve."""
-        outcomes: dict[str, _Outcome] = {}
-
-        def all_settled() -> bool:
-            for name in names:
-                if name not in outcomes and (outcome := self._outcome(name, monitor)):
-                    outcomes[name] = outcome
-            return len(outcomes) == len(names)
-
-        self._wait_until(all_settled, monitor)
-        failed = [outcome for outcome in outcomes.values() if outcome.error is not None]
-        if failed and all(outcome.version is None for outcome in failed):
-            raise NotFoundError("; ".join(str(outcome.error) for outcome in failed))
-        if failed:
-            raise did_not_become_available("model", [(o.subject, o.error) for o in failed])
-
-    def _wait_until(self, condition: Callable[[], bool], monitor: StateMonitor) -> None:
-        while not monitor.wait_for(condition, _RECHECK_SECONDS):
-            if self._is_stopping.is_set():
-                raise UnavailableError("The server is shutting down")
-
-    def _is_served(self, name: str) -> bool:
-        states = self.monitor.states(name).values()
-        return any(recorded.state is ServableState.AVAILABLE for recorded in states)
-
     def _is_serving(self, servable_id: ServableId) -> bool:
         recorded = self.monitor.state(servable_id)
         return recorded is not None and recorded.state is ServableState.AVAILABLE
-
-    def _outcome(self, name: str, monitor: StateMonitor) -> _Outcome | None:
-        states = monitor.states(name)
-        if any(recorded.state is ServableState.AVAILABLE for recorded in states.values()):
-            return _Outcome(name)
-        if any(recorded.state is not ServableState.END for recorded in states.values()):
-            return None
-        # An end without an error is that of a version which was on its way out.
-        for version, recorded in states.items():
-            if recorded.error is not None:
-                return _Outcome(name, version, recorded.error)
-        problem = self.problems().get(name)
-        return None if problem is None else _Outcome(name, None, problem)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    name: str
-    version: int | None = None
-    error: ServableError | None = None
-
-    @property
-    def subject(self) -> str:
-        return self.name if self.version is None else str(ServableId(self.name, self.version))
-
-
-def did_not_become_available(
-    what: str, failed: Sequence[tuple[str, ServableError | None]]
-) -> ServableError:
-    """The error that lists what failed, in the words of the original."""
-    entries = "".join(
-        f"{{{subject} due to error: {status_text(error)}}}, " for subject, error in failed
-    )
-    return ServableError(f"{len(failed)} {what}(s) did not become available: {{{entries}}}")
 
 
 def _illegal_transition() -> ConfigError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from servable.change_under_way import did_not_become_available
 from servable.errors import Code, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.states import ServableState
-from servable.server_core import ServerCore, did_not_become_available
+from servable.server_core import ServerCore
 
 
 class StartupWatch:

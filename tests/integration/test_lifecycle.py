@@ -336,3 +336,31 @@ class TestStartUp:
         server = start_server({"m": tmp_path / "hollow"})
         assert server.wait() == 255
         assert "does not appear to contain a SavedModel" in server.log
+
+
+def test_a_model_whose_load_hangs_can_be_taken_out_of_the_configuration_file(
+    tmp_path: Path, base_path: Path, start_server: StartServer
+) -> None:
+    hanging = tmp_path / "hanging" / "1"
+    hanging.mkdir(parents=True)
+    (hanging / "model.py").write_text(
+        "import time\nprint('I hang', flush=True)\ntime.sleep(1000)\n"
+    )
+    server = start_server({"m": base_path}, "--model_config_file_poll_wait_seconds=1")
+    server.wait_until_available("m")
+    config = tmp_path / "models-0.config"
+
+    def write(*entries: str) -> None:
+        aside = tmp_path / "aside"
+        aside.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+        aside.rename(config)
+
+    m, n = (
+        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" }}'
+        for name in "mn"
+    )
+    write(m, f'config {{ name: "h" base_path: "{hanging.parent}" model_platform: "python" }}')
+    wait_for(lambda: "I hang" in server.log)
+    write(m, n)
+    wait_for(lambda: server.predict("n", {"instances": [0.0]}).status == 200)
+    assert predict(server) == 1

@@ -20,6 +20,7 @@ LAYERS = [
     {"server"},
     {"startup", "admin", "traffic_report"},
     {"server_core"},
+    {"change_under_way"},
     {"publisher", "remote_models"},
     {"console", "gateway", "sources", "loaders", "warmup", "config", "telemetry"},
     {"credential_files"},

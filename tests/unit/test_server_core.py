@@ -9,6 +9,7 @@ import pytest
 
 from servable.config.models import TENSORFLOW_PLATFORM, ModelConfig
 from servable.errors import (
+    CancelledError,
     Code,
     ConfigError,
     FailedPreconditionError,
@@ -214,8 +215,54 @@ def test_labels_in_the_first_configuration_need_the_flag(model: Make) -> None:
         served.core.start([model("a", 1, labels={"stable": 1})])
 
 
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Loads of version 13 hang until this is set."""
+    go_on = threading.Event()
+    adapt = FakeAdapter.adapt
+
+    def hang_or_adapt(self: FakeAdapter, servable_id: ServableId, item: str) -> Loader:
+        if servable_id.version != 13:
+            return adapt(self, servable_id, item)
+        return FakeLoader(on_load=lambda: None if go_on.wait(10) else pytest.fail("left hanging"))
+
+    monkeypatch.setattr(FakeAdapter, "adapt", hang_or_adapt)
+    yield go_on
+    go_on.set()
+
+
+def test_a_load_that_hangs_keeps_nobody_from_changing_the_configuration(
+    served: Served, model: Make, hanging: threading.Event
+) -> None:
+    served.start(model("a", 1, labels={}))
+    hangs = served.core.begin_reload([model("a"), model("hangs", 13)])
+    assert hangs is not None
+    assert not hangs.wait(0)
+    served.core.change(lambda models: [*models, model("b", 1)])
+    assert served.available("b") == {1}
+    served.core.change(lambda models: [m for m in models if m.name != "hangs"])
+    with pytest.raises(CancelledError, match="Model hangs was removed before it served"):
+        hangs.wait()
+    served.core.reload([model("c", 1)])
+    assert served.available("c") == {1}
+    hanging.set()
+
+
+def test_a_reload_waits_for_new_models_of_another_that_waits(
+    served: Served, model: Make, hanging: threading.Event
+) -> None:
+    served.core.start([])
+    reloads = [served.core.begin_reload([model("hangs", 13)]) for _ in range(2)]
+    edit = served.core.begin_change(lambda models: [*models, model("b", 1)])
+    assert edit.wait(10), "who adds another model waits for that one only"
+    assert not any(reload is None or reload.wait(0) for reload in reloads)
+    hanging.set()
+    assert all(reload is not None and reload.wait(10) for reload in reloads)
+    assert served.available("hangs") == {13}
+
+
 def test_stopping_ends_a_reload_that_waits(model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servable.server_core._RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr("servable.change_under_way._RECHECK_SECONDS", 0.01)
     served = Served()
     served.core.start([])
     loading, hang = threading.Event(), threading.Event()

@@ -277,13 +277,11 @@ class AdminApi:
         return self._described(self._configured(name))
 
     def _change(self, edit: Edit) -> None:
-        before = self._core.models
+        change = self._core.begin_change(edit)
         try:
-            self._core.change(edit)
+            change.wait()
         except ServableError as error:
-            if self._core.models != before:
-                raise AppliedError(error.message, code=error.code) from error
-            raise
+            raise AppliedError(error.message, code=error.code) from error
 
     def _wait_for(self, wanted: ServableId, fresh: StateMonitor, seconds: float) -> None:
         """Wait until a version serves.

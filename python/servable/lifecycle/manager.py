@@ -56,6 +56,10 @@ _IN_TRANSIT_WITH_RESOURCES = frozenset(
 )
 
 
+_LONG_LOAD_SECONDS = 60.0
+"""A load that has worked for as long takes nobody's place any more: it may hang for ever."""
+
+
 class AspiredVersionsManager:
     """A target of aspired versions that loads and unloads them.
 
@@ -83,7 +87,7 @@ class AspiredVersionsManager:
             policy: What to do next with a stream.
             retry: How often a failed load is repeated.
             resources: What loads reserve memory from; unlimited if not given.
-            load_slots: How many loads may work at the same time.
+            load_slots: How many loads may work at the same time, not counting those that have for a minute.
             unload_slots: How many unloads may work at the same time.
             workers: Where loads and unloads run; by default each have threads of their own.
             wait: How to pause between attempts to load.
@@ -93,7 +97,7 @@ class AspiredVersionsManager:
         self._policy = policy
         self._retry = retry or RetryPolicy()
         self._resources = resources or ResourceTracker()
-        self._load_slots = Slots(load_slots)
+        self._load_slots = Slots(load_slots, patience_seconds=_LONG_LOAD_SECONDS)
         self._unload_slots = Slots(unload_slots)
         # Of their own, so that an unload never waits for loads, which may wait for its memory.
         self._load_workers = workers or WorkerThreads()

@@ -79,3 +79,28 @@ def test_one_that_fails_leaves() -> None:
     crowd.enter(1)
     crowd.leave(1)
     crowd.end()
+
+
+def test_one_that_stays_too_long_counts_no_longer() -> None:
+    time = [0.0]
+    slots = Slots(2, patience_seconds=60, clock=lambda: time[0])
+    crowd = Crowd(slots, 2)
+    crowd.enter(2)
+    time[0] = 60.0
+    later = Crowd(slots, 3)
+    later.enter(2)
+    crowd.leave(2)
+    crowd.end()
+    later.enter(0)
+    later.leave(1)
+    later.enter(1)
+    later.leave(2)
+    later.end()
+
+
+def test_who_waits_comes_in_when_the_patience_with_others_ends() -> None:
+    crowd = Crowd(Slots(1, patience_seconds=0.05), 2)
+    assert crowd.entered.acquire(timeout=10)
+    assert crowd.entered.acquire(timeout=10), "though nobody has left"
+    crowd.leave(2)
+    crowd.end()
