@@ -27,8 +27,8 @@ const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 /// A queue as the threads see it.
 struct Line {
     waiting: Waiting,
-    /// When a caller has said that it will run a batch of this queue, and has not come yet.
-    led_since: Option<Instant>,
+    /// When callers have said that they will run a batch of this queue each, and have not come yet.
+    leads: Vec<Instant>,
     options: Arc<BatchingOptions>,
     run: Arc<dyn RunBatch>,
     statistics: Arc<Statistics>,
@@ -72,14 +72,17 @@ struct State {
 }
 
 impl Line {
-    /// Whether a batch waits for somebody to come.
+    /// Whether a batch waits for somebody to come: there are more that are ready than callers on their way.
     fn is_due(&self, now: Instant) -> bool {
-        self.waiting.is_ready(now) && !self.is_led(now)
+        let led = self.leads.iter().filter(|&&since| now <= since + LEAD).count();
+        self.waiting.ready_count(now) > led
     }
 
-    /// Whether a caller is on its way.
-    fn is_led(&self, now: Instant) -> bool {
-        self.led_since.is_some_and(|since| now <= since + LEAD)
+    /// Notes that the caller is no longer on its way that has said then that it will run a batch.
+    fn has_come(&mut self, since: Instant) {
+        if let Some(lead) = self.leads.iter().position(|&lead| lead == since) {
+            self.leads.swap_remove(lead);
+        }
     }
 
     /// Says how long the queue has become.
@@ -124,13 +127,13 @@ impl State {
         line.note_length();
         if line.is_due(now) {
             if can_lead {
-                line.led_since = Some(now);
+                line.leads.push(now);
                 return Ok((Wake::Nobody, true));
             }
             return Ok((self.wake_worker(), false));
         }
         // Whoever leads, or joins a batch that has begun, finds somebody on the way.
-        let timeout = if began && line.led_since.is_none() { line.waiting.next_timeout() } else { None };
+        let timeout = if began && line.leads.is_empty() { line.waiting.next_timeout() } else { None };
         Ok((self.wake_to_watch(timeout), false))
     }
 
@@ -173,7 +176,7 @@ impl State {
         }
         (0..self.turns.len()).find_map(|turn| {
             let number = self.turns[turn];
-            let is_free = self.is_closing || !self.lines[number].is_led(now);
+            let is_free = self.is_closing || self.lines[number].is_due(now);
             if is_free { self.take_from(number, now) } else { None }
         })
     }
@@ -218,7 +221,7 @@ impl State {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.led_since.is_none());
+        let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.leads.is_empty());
         lines.filter_map(|line| line.waiting.next_timeout()).min()
     }
 }
@@ -237,7 +240,7 @@ impl Pool {
         let adaptive = options.latency_objective.map(adaptive);
         let options = Arc::new(options);
         let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
-        state.lines.insert(Line { waiting, led_since: None, run, options, statistics, adaptive })
+        state.lines.insert(Line { waiting, leads: Vec::new(), run, options, statistics, adaptive })
     }
 
     /// How a queue keeps to its latency objective, if it has one.
@@ -270,10 +273,10 @@ impl Pool {
 
     /// Runs a batch of this queue on the calling thread, if there is a place for it; otherwise whoever leaves one sees to
     /// what waits. Says how many requests were run.
-    pub(super) fn lead(&self, number: usize) -> usize {
+    pub(super) fn lead(&self, number: usize, since: Instant) -> usize {
         let now = Instant::now();
         let mut state = self.state();
-        state.lines[number].led_since = None;
+        state.lines[number].has_come(since);
         if !state.has_spare_place() {
             return 0;
         }
@@ -295,9 +298,9 @@ impl Pool {
     }
 
     /// Leaves to the threads what a caller was to run.
-    pub(super) fn resign(&self, number: usize) {
+    pub(super) fn resign(&self, number: usize, since: Instant) {
         let mut state = self.state();
-        state.lines[number].led_since = None;
+        state.lines[number].has_come(since);
         let wake = state.wake_for_rest(Instant::now());
         drop(state);
         self.wake(wake);

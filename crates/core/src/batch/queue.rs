@@ -229,9 +229,10 @@ impl Waiting {
         reason.filter(|_| self.batches.is_empty())
     }
 
-    /// Whether a thread would get a batch now.
-    pub(super) fn is_ready(&self, now: Instant) -> bool {
-        self.batches.iter().any(|batch| self.ready(batch, now).is_some()) || self.low_ready(now).is_some()
+    /// How many batches threads would get now.
+    pub(super) fn ready_count(&self, now: Instant) -> usize {
+        let ready = self.batches.iter().filter(|batch| self.ready(batch, now).is_some()).count();
+        ready + usize::from(self.low_ready(now).is_some())
     }
 
     /// When a batch will be ready that nothing more is put into; `None` if there is none.

@@ -111,24 +111,23 @@ impl Queue {
 
     /// Puts a request into the queue, for a caller that is as good a place to run a batch as any; never waits.
     ///
-    /// Handing a batch to a thread and back costs more than many a run. Where a batch could begin at once, its caller
-    /// gets the lead instead, and is to use it as soon as it has looked what else has arrived: what is put into the
-    /// queue until then is in its batch.
+    /// Handing a batch to a thread and back costs more than many a run. Where a batch could begin at once for which nobody
+    /// else is coming, its caller gets the lead instead, and is to use it as soon as it has looked what else has arrived:
+    /// what is put into the queue until then, and fits, is in its batch.
     ///
     /// # Errors
     ///
     /// As [`Queue::submit`].
     pub fn submit_or_lead(&self, inputs: Vec<Tensor>, call: Call) -> Result<(Ticket, Option<Lead<'_>>)> {
-        let (ticket, leads) = self.put(inputs, call, true)?;
-        Ok((ticket, leads.then(|| Lead { queue: self })))
+        self.put(inputs, call, true)
     }
 
-    /// Puts a request into the queue; says whether its caller has the lead.
-    fn put(&self, inputs: Vec<Tensor>, call: Call, can_lead: bool) -> Result<(Ticket, bool)> {
+    /// Puts a request into the queue.
+    fn put(&self, inputs: Vec<Tensor>, call: Call, can_lead: bool) -> Result<(Ticket, Option<Lead<'_>>)> {
         let now = Instant::now();
         let (task, ticket) = Task::new(inputs, call, now)?;
         match self.pool.submit(self.number, task, can_lead, now) {
-            Ok(leads) => Ok((ticket, leads)),
+            Ok(leads) => Ok((ticket, leads.then(|| Lead { queue: self, since: now }))),
             Err(full) if full.code == Code::Unavailable => {
                 self.statistics.refused();
                 Err(full.retry_after(self.statistics.time_to_clear(self.options.num_batch_threads)))
@@ -152,6 +151,7 @@ impl Queue {
 #[must_use = "the requests of the queue wait for it"]
 pub struct Lead<'a> {
     queue: &'a Queue,
+    since: Instant,
 }
 
 impl Lead<'_> {
@@ -159,15 +159,15 @@ impl Lead<'_> {
     ///
     /// Says how many requests it has run.
     pub fn run(self) -> usize {
-        let queue = self.queue;
+        let Self { queue, since } = self;
         std::mem::forget(self);
-        queue.pool.lead(queue.number)
+        queue.pool.lead(queue.number, since)
     }
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        self.queue.pool.resign(self.queue.number);
+        self.queue.pool.resign(self.queue.number, self.since);
     }
 }
 

@@ -61,7 +61,7 @@ impl Bench {
     /// What a free thread gets: the requests of the batch.
     fn take(&mut self, milliseconds: u64) -> Option<(String, Closed)> {
         let now = self.at(milliseconds);
-        let is_ready = self.waiting.is_ready(now);
+        let is_ready = self.waiting.ready_count(now) > 0;
         let taken = self.waiting.take(now);
         assert_eq!(is_ready, taken.is_some());
         let (batch, closed) = taken?;

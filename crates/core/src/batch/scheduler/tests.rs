@@ -96,6 +96,21 @@ fn a_caller_with_the_lead_runs_what_has_arrived_by_then() {
 }
 
 #[test]
+fn each_batch_that_may_begin_has_a_caller_that_leads_it() {
+    let (calls, run) = told();
+    let scheduler = scheduler(2);
+    let options = BatchingOptions { max_batch_size: 2, ..BatchingOptions::default() };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    let submitted = [1, 2, 3, 4].map(|value| queue.submit_or_lead(row(value), Call::default()).expect("there is room"));
+    let (tickets, leads): (Vec<Ticket>, Vec<_>) = submitted.into_iter().unzip();
+    assert_eq!(leads.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(leads.into_iter().flatten().map(Lead::run).collect::<Vec<_>>(), [2, 2]);
+    assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+    let here = thread::current().id();
+    assert_eq!(calls.try_iter().collect::<Vec<_>>(), [(here, "[2] 1 2".to_owned()), (here, "[2] 3 4".to_owned())]);
+}
+
+#[test]
 fn a_lead_that_is_given_up_is_left_to_the_threads() {
     let (calls, run) = told();
     let scheduler = scheduler(1);
