@@ -375,11 +375,11 @@ def _children(base_path: str) -> list[tuple[int, str]]:
     """Every version directory, ordered by name."""
     with os.scandir(base_path) as entries:
         named = sorted(
-            (entry.name, entry.path)
+            (entry.name, number, entry.path)
             for entry in entries
-            if parse_version(entry.name) is not None and entry.is_dir()
+            if (number := parse_version(entry.name)) is not None and entry.is_dir()
         )
-    return [(number, path) for name, path in named if (number := parse_version(name)) is not None]
+    return [(number, path) for _, number, path in named]
 
 
 def _by_number(children: list[tuple[int, str]], warnings: list[str]) -> dict[int, str]:
