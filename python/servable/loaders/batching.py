@@ -77,21 +77,20 @@ class BatchingLoader(WrappingLoader):
         super().__init__(loader)
         self._batching = batching
         self._threads = threads
-        self._found: tuple[VersionBatching, BatchThreads | None]
 
-    def load(self) -> None:
-        """Load the version; a file of parameters that cannot be used fails the load before it begins."""
+    def completion(self) -> Callable[[LoadedServable], None]:
+        """Set up batching, or say why there is none.
+
+        A file of parameters that cannot be used fails the load before it begins.
+        """
         batching = self._batching()
-        self._found = batching, None if batching.parameters is None else self._threads.get()
-        super().load()
-
-    def complete(self, servable: LoadedServable) -> None:
-        """Set up batching, or say why there is none."""
-        (batching, threads), batchable = self._found, cast("Servable", servable)
-        if batching.parameters is None or threads is None:
-            batchable.leave_unbatched(batching.origin)
-        else:
-            batchable.batch(threads, batching.parameters, batching.origin)
+        parameters = batching.parameters
+        if parameters is None:
+            return lambda servable: cast("Servable", servable).leave_unbatched(batching.origin)
+        threads = self._threads.get()
+        return lambda servable: cast("Servable", servable).batch(
+            threads, parameters, batching.origin
+        )
 
 
 class BatchingAdapter(SourceAdapter[str, Loader]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from servable.lifecycle.loader import Loader, Servable
 
@@ -10,7 +11,7 @@ from servable.lifecycle.loader import Loader, Servable
 class WrappingLoader(ABC):
     """Loads a version with another loader, then completes it; see `servable.lifecycle.Loader`.
 
-    For subclasses, which say in `complete` what there is to do.
+    For subclasses, which say in `completion` what there is to do.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -23,22 +24,24 @@ class WrappingLoader(ABC):
 
     def load(self) -> None:
         """Load the version and complete it; a failure of that undoes the load."""
+        complete = self.completion()
         self._loader.load()
         try:
-            self.complete(self._loader.servable)
+            complete(self._loader.servable)
         except BaseException:
             self._loader.unload()
             raise
 
     @abstractmethod
-    def complete(self, servable: Servable) -> None:
-        """Do what is added, on the thread of the load and before anybody sees the version.
+    def completion(self) -> Callable[[Servable], None]:
+        """Find out what there is to do, before the version is loaded.
 
-        Args:
-            servable: What was loaded.
+        Returns:
+            What does it to the loaded version, on the thread of the load and before anybody else
+            sees it. If it raises, so does `load`.
 
         Raises:
-            Exception: As `load` does.
+            Exception: As `load` does, which does not begin then.
         """
 
     def unload(self) -> None:

@@ -160,13 +160,15 @@ class WarmUpLoader(WrappingLoader):
         self._options = options
         self._metrics = metrics
 
-    def complete(self, servable: LoadedServable) -> None:
+    def completion(self) -> Callable[[LoadedServable], None]:
         """Run the requests of the version.
 
         Unlike the load, the runs have the priority of requests: the first of them start threads
         that stay, such as XLA's, and these inherit it.
         """
-        warm_up(cast("Servable", servable), self._path, self._options(), self._metrics)
+        return lambda servable: warm_up(
+            cast("Servable", servable), self._path, self._options(), self._metrics
+        )
 
 
 class WarmUpAdapter(SourceAdapter[str, Loader]):
