@@ -1,6 +1,7 @@
 //! What the programs of the benchmarks share.
 
 pub mod client;
+pub mod load;
 pub mod raw;
 
 use std::error::Error;

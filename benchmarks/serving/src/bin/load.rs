@@ -16,7 +16,7 @@ use http::{HeaderName, HeaderValue, Request};
 use http_body_util::Full;
 use memchr::memmem;
 use servable_benchmarks::client::{AnyError, Connection, Protocol, excerpt, parse_header, read_answer, request};
-use servable_benchmarks::cpu_time;
+use servable_benchmarks::load::{Load, report};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -25,33 +25,14 @@ use tokio::task::LocalSet;
 /// Ends when the time is over or the requests are sent, or at SIGTERM, and prints what it counted.
 #[derive(Parser)]
 struct Arguments {
-    /// How to speak to the server.
-    #[arg(long)]
-    protocol: Protocol,
-    /// The server.
-    #[arg(long)]
-    address: SocketAddr,
-    /// The path of the request, such as `/v1/models/m:predict` or `/tensorflow.serving.PredictionService/Predict`.
-    #[arg(long)]
-    path: String,
-    /// A file with the body of the request; for gRPC, the message.
-    #[arg(long)]
-    body: PathBuf,
+    #[command(flatten)]
+    load: Load,
     /// A header that every request has, as `NAME: VALUE`.
     #[arg(long, value_parser = parse_header)]
     header: Option<(HeaderName, HeaderValue)>,
-    /// A file with bytes that every answer has to be (gRPC: its message).
-    #[arg(long)]
-    expect: Option<PathBuf>,
     /// A file with bytes that every answer has to contain.
     #[arg(long)]
     expect_part: Option<PathBuf>,
-    /// How many connections to keep open.
-    #[arg(long, default_value_t = 1)]
-    connections: usize,
-    /// How long to go on.
-    #[arg(long, default_value_t = 60.0)]
-    seconds: f64,
     /// How many requests to send, all connections together.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     requests: u64,
@@ -90,11 +71,11 @@ async fn main() -> Result<(), AnyError> {
     let mut interrupted = signal(SignalKind::terminate())?;
     let started = Instant::now();
     let tasks = LocalSet::new();
-    for _ in 0..arguments.connections {
+    for _ in 0..arguments.load.connections {
         let run = Rc::clone(&run);
         tasks.spawn_local(async move { run.send_all().await });
     }
-    let seconds = Duration::from_secs_f64(arguments.seconds);
+    let seconds = Duration::from_secs_f64(arguments.load.seconds);
     tasks
         .run_until(async {
             tokio::select! {
@@ -109,20 +90,20 @@ async fn main() -> Result<(), AnyError> {
     if let Some(path) = &arguments.save_answer {
         std::fs::write(path, &*run.answer.borrow())?;
     }
-    run.report(started.elapsed());
+    report(run.latencies.take(), run.errors.get(), started.elapsed());
     Ok(())
 }
 
 impl Run {
     fn new(arguments: &Arguments) -> Result<Self, AnyError> {
-        let body = std::fs::read(&arguments.body)?;
-        let read = |path: &Option<PathBuf>| path.as_ref().map(std::fs::read).transpose();
+        let Load { protocol, address, ref path, .. } = arguments.load;
+        let part = arguments.expect_part.as_ref().map(std::fs::read).transpose()?;
         Ok(Self {
-            protocol: arguments.protocol,
-            address: arguments.address,
-            request: request(arguments.protocol, arguments.address, &arguments.path, &body, arguments.header.as_ref())?,
-            expect: read(&arguments.expect)?,
-            expect_part: read(&arguments.expect_part)?.map(|part| memmem::Finder::new(&part).into_owned()),
+            protocol,
+            address,
+            request: request(protocol, address, path, &arguments.load.body()?, arguments.header.as_ref())?,
+            expect: arguments.load.expected()?,
+            expect_part: part.map(|part| memmem::Finder::new(&part).into_owned()),
             left: Cell::new(arguments.requests),
             is_over: Cell::new(false),
             latencies: RefCell::default(),
@@ -184,22 +165,5 @@ impl Run {
         } else {
             Err(format!("unexpected answer: {}", excerpt(&answer)).into())
         }
-    }
-
-    fn report(&self, elapsed: Duration) {
-        let mut latencies = self.latencies.take();
-        latencies.sort_unstable();
-        let micros = |percent: usize| {
-            latencies.get(latencies.len() * percent / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
-        };
-        println!(
-            r#"{{"requests": {}, "errors": {}, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}, "cpu_seconds": {:.3}}}"#,
-            latencies.len(),
-            self.errors.get(),
-            elapsed.as_secs_f64(),
-            micros(50),
-            micros(99),
-            cpu_time().as_secs_f64(),
-        );
     }
 }

@@ -6,14 +6,13 @@
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use servable_benchmarks::client::{Protocol, excerpt};
-use servable_benchmarks::cpu_time;
+use servable_benchmarks::client::excerpt;
+use servable_benchmarks::load::{Load, report};
 use servable_benchmarks::raw::Wire;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -21,55 +20,35 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Sends one request again and again over a number of connections, one at a time for each caller on them.
 #[derive(Parser)]
 struct Arguments {
-    /// How to speak to the server.
-    #[arg(long)]
-    protocol: Protocol,
-    /// The server.
-    #[arg(long)]
-    address: SocketAddr,
-    /// The path of the request.
-    #[arg(long)]
-    path: String,
-    /// A file with the body of the request; for gRPC, the message.
-    #[arg(long)]
-    body: PathBuf,
-    /// A file with bytes that every answer has to be (gRPC: its message).
-    #[arg(long)]
-    expect: Option<PathBuf>,
-    /// How many connections to keep open.
-    #[arg(long, default_value_t = 1)]
-    connections: usize,
+    #[command(flatten)]
+    load: Load,
     /// How many callers share each of them; more than one over gRPC only.
     #[arg(long, default_value_t = 1)]
     streams: usize,
-    /// How long to go on.
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
 }
 
 /// After so long without an answer the server has stalled.
 const GRACE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let body = std::fs::read(&arguments.body)?;
-    let expected = arguments.expect.as_ref().map(std::fs::read).transpose()?;
+    let Arguments { load, streams } = Arguments::parse();
+    let (body, expected) = (load.body()?, load.expected()?);
     let mut poll = Poll::new()?;
     let mut connections = Vec::new();
-    for number in 0..arguments.connections {
-        let wire = Wire::new(arguments.protocol, arguments.address, &arguments.path, &body, arguments.streams)?;
-        let mut connection = Connection::open(wire, arguments.address, arguments.streams)?;
+    for number in 0..load.connections {
+        let wire = Wire::new(load.protocol, load.address, &load.path, &body, streams)?;
+        let mut connection = Connection::open(wire, load.address, streams)?;
         poll.registry().register(&mut connection.stream, Token(number), Interest::READABLE)?;
         connections.push(connection);
     }
     let start = Instant::now();
-    let end = start + Duration::from_secs_f64(arguments.seconds);
+    let end = start + Duration::from_secs_f64(load.seconds);
     for connection in &mut connections {
-        (0..arguments.streams).for_each(|caller| connection.ask(caller, start));
+        (0..streams).for_each(|caller| connection.ask(caller, start));
         connection.send()?;
     }
     let mut latencies = Vec::new();
-    let mut waiting = connections.len() * arguments.streams;
+    let mut waiting = connections.len() * streams;
     let mut events = Events::with_capacity(1024);
     let mut part = vec![0; 1 << 16];
     while waiting > 0 {
@@ -95,7 +74,7 @@ fn main() -> Result<()> {
             connection.send()?;
         }
     }
-    report(&mut latencies, start.elapsed());
+    report(latencies, 0, start.elapsed());
     Ok(())
 }
 
@@ -153,19 +132,4 @@ impl Connection {
     fn next_answer(&mut self) -> Result<Option<(usize, &[u8])>> {
         self.wire.take(&mut self.arrived, &mut self.departing)
     }
-}
-
-fn report(latencies: &mut [Duration], elapsed: Duration) {
-    latencies.sort_unstable();
-    let micros = |percent: usize| {
-        latencies.get(latencies.len() * percent / 100).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
-    };
-    println!(
-        r#"{{"requests": {}, "errors": 0, "seconds": {:.6}, "p50_micros": {:.1}, "p99_micros": {:.1}, "cpu_seconds": {:.3}}}"#,
-        latencies.len(),
-        elapsed.as_secs_f64(),
-        micros(50),
-        micros(99),
-        cpu_time().as_secs_f64(),
-    );
 }
