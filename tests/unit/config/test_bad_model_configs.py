@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.models import ModelConfig, models_by_path, read_model_config_file
+from servable.config.models import (
+    ModelConfig,
+    models_by_path,
+    read_model_config_file,
+    validate_models,
+)
 from servable.config.text_proto import message_lines
 from servable.errors import ConfigError
 
@@ -102,6 +107,11 @@ lines' } b: { c < x: 1 > }
     assert message_lines(text, "a") == [1, 7, 8]
     assert message_lines(text, "a", "b") == [2, 3, 7, 8, 9]
     assert message_lines(text, "b") == [5]
+
+
+def test_models_may_share_a_base_path_as_in_the_recordings_of_the_original() -> None:
+    """They serve `half_plus_two` under five names with one policy, so refusing that would break deployments."""
+    validate_models([ModelConfig("half_plus_two", "/x"), ModelConfig("123", "/x")])
 
 
 def test_models_that_share_a_base_path_are_found() -> None:
