@@ -121,6 +121,7 @@ class ServerCore:
             fail_if_zero_versions=options.fail_if_zero_versions,
             settle_times=options.settle_times,
             is_serving=self._is_serving,
+            report=publisher.explain,
         )
         self._remote = RemoteModels(
             options.remote, self._adapt, options.has_all_files, publisher.explain

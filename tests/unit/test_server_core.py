@@ -155,6 +155,16 @@ def test_a_new_model_without_a_version_does_not_block_the_reload(
     served.wait(lambda: served.available("empty") == {5})
 
 
+def test_requests_are_told_what_is_wrong_with_the_base_path(served: Served, model: Make) -> None:
+    served.core.expect(["m"])
+    served.core.start([ModelConfig("m", "/nowhere")])
+    served.core.change(lambda models: models)  # returns once the base path was looked at
+    assert served.models["m"].unavailable_reason == (
+        "Model m is not available yet: no version was found: Could not find base path /nowhere "
+        "for servable m with error NOT_FOUND: /nowhere not found"
+    )
+
+
 def test_a_reload_with_polling_off_says_so(model: Make) -> None:
     served = Served(poll_wait_seconds=-1)
     served.core.start([])

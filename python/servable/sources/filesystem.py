@@ -69,6 +69,7 @@ class FileSystemSource:
         fail_if_zero_versions: bool = False,
         settle_times: SettleTimes | None = None,
         is_serving: Callable[[ServableId], bool] | None = None,
+        report: Callable[[str, ServableError], None] = lambda name, problem: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
@@ -88,6 +89,7 @@ class FileSystemSource:
             is_serving: Whether a version has been loaded, so that it does not matter any more what
                 becomes of its content. Such versions are not looked into again; without this, all
                 are.
+            report: Told why no version of a stream was found, whenever the reason is another one.
             clock: What periods are measured on.
             wall_clock: What the times of files are compared with.
             wait: How to pause between polls.
@@ -99,6 +101,7 @@ class FileSystemSource:
         self._settling = Settling(settle_times or SettleTimes(), clock, wall_clock)
         self._stillness = Stillness(clock, wall_clock)
         self._is_serving = is_serving
+        self._report_problem = report
         self._clock = clock
         self._wait = wait
         self._poll_lock = threading.Lock()
@@ -170,8 +173,11 @@ class FileSystemSource:
                     self._target.set_aspired_versions(name, [])
             if self._poll_wait_seconds < 0:
                 for name in self._servables.keys() - previous.keys():
-                    self._problems[name] = NotFoundError(
-                        f"No version of servable {name} is looked for, since polling is off"
+                    self._note_problem(
+                        name,
+                        NotFoundError(
+                            f"No version of servable {name} is looked for, since polling is off"
+                        ),
                     )
         if self._target is not None and self._poll_wait_seconds >= 0:
             self.poll()
@@ -217,7 +223,7 @@ class FileSystemSource:
                 logging.ERROR,
                 [f"FileSystemStoragePathSource encountered a filesystem access error: {problem}"],
             )
-            self._problems[name] = problem
+            self._note_problem(name, problem)
             return
         is_awaited = self._settling.holds_back(name)
         if is_awaited:
@@ -226,7 +232,7 @@ class FileSystemSource:
         if found or is_awaited:
             self._problems.pop(name, None)
         else:
-            self._problems[name] = _no_numerical_path(servable)
+            self._note_problem(name, _no_numerical_path(servable))
             if not may_empty:
                 warnings.append(f"Refusing to unload all versions for Servable: {name}")
         self._report(name, logging.WARNING, warnings)
@@ -248,6 +254,12 @@ class FileSystemSource:
         self._emitted[name] = found
         if found and not is_awaited:
             self._remember(name, base, looks)
+
+    def _note_problem(self, name: str, problem: ServableError) -> None:
+        before = self._problems.get(name)
+        self._problems[name] = problem
+        if before is None or before.message != problem.message:
+            self._report_problem(name, problem)
 
     def _is_known_and_serves(self, name: str, found: list[tuple[int, str]]) -> bool:
         """Whether the target has these versions, and their content does not matter any more."""
