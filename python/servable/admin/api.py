@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote
 
 from servable.admin.edits import (
     Edit,
-    merge,
+    patch_model,
     with_label,
     with_model,
     with_shadow,
@@ -207,7 +207,7 @@ class AdminApi:
             before = next((model for model in models if model.name == name), None)
             if before is None:
                 raise _no_model(name)
-            after = model_from_json(merge(model_json(before), patch))
+            after = model_from_json(patch_model(model_json(before), patch))
             if after.name != name:
                 raise InvalidInputError("A model cannot be renamed; add one and remove the other")
             return with_model(after)(models)

@@ -162,6 +162,22 @@ def merge(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def patch_model(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply a merge patch to the JSON of a model.
+
+    There is one version policy: a patch that names one takes the place of another.
+    """
+    merged = merge(document, patch)
+    named = patch.get("model_version_policy")
+    if isinstance(named, Mapping):
+        chosen = {kind for kind, policy in named.items() if policy is not None}
+        policies = merged["model_version_policy"]
+        merged["model_version_policy"] = {
+            kind: policy for kind, policy in policies.items() if kind in chosen or not chosen
+        }
+    return merged
+
+
 def _one(name: str, change: Callable[[ModelConfig], ModelConfig]) -> Edit:
     def edit(models: Sequence[ModelConfig]) -> Sequence[ModelConfig]:
         if all(model.name != name for model in models):

@@ -206,6 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             document: dict[str, Any] = {"error": error.message, "code": error.code.name}
             if isinstance(error, AppliedError):
                 document["applied"] = True
+                _log.warning("Administration: %s %s: %s", self.command, self.path, error.message)
             self._reply(_HTTP_STATUS[error.code], document)
         except Exception:
             _log.exception("A request for administration failed")

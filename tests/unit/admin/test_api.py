@@ -108,6 +108,11 @@ def test_a_model_is_added_listed_changed_and_removed(admin: Administered) -> Non
     changed = admin.call("PATCH", "/models/m", {"version_labels": {"stable": None}})
     assert "version_labels" not in changed["config"]
     assert changed["config"]["servable_options"] == {"keep_last_version": True}
+    for policy in ({"all": {}}, {"specific": {"versions": ["2"]}}, {"latest": {"num_versions": 2}}):
+        changed = admin.call("PATCH", "/models/m", {"model_version_policy": policy})
+        assert changed["config"]["model_version_policy"] == policy
+    changed = admin.call("PATCH", "/models/m", {"model_version_policy": None})
+    assert "model_version_policy" not in changed["config"]
     assert [model["name"] for model in admin.call("GET", "/models")["models"]] == ["m"]
     assert admin.call("DELETE", "/models/m") == {}
     with pytest.raises(NotFoundError, match="Model m is not configured"):

@@ -78,6 +78,15 @@ def test_who_may_not_administer_gets_nowhere(server: AdminServer) -> None:
     assert (status, json.loads(body)["error"]) == (401, "who are you?")
 
 
+def test_a_change_is_logged_also_if_a_model_fails_after_it(
+    server: AdminServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for method, path in (("PUT", "/x"), ("PUT", "/late"), ("PUT", "/missing"), ("GET", "/x")):
+        call(server, method, path, b"")
+    assert caplog.messages == ["Administration: PUT /x", "Administration: PUT /late: it failed"]
+
+
 def test_errors_carry_code_text_and_status(server: AdminServer) -> None:
     status, body = call(server, "GET", "/missing")
     assert (status, json.loads(body)) == (404, {"error": "there is none", "code": "NOT_FOUND"})
