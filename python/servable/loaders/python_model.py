@@ -32,7 +32,7 @@ from servable.signature import Signature, declared_signature
 MODEL_FILE = "model.py"
 ENTRY_POINT_FILE = "entry_point.txt"
 
-_TRACEBACK_LINES = 4
+_FRAMES = 3
 _numbers = itertools.count(1)
 
 
@@ -88,7 +88,7 @@ def load_python_model(directory: Path) -> PythonModel:
 
     Raises:
         LoadError: There is none, it cannot be used, or its code raised; the message ends with the
-            last lines of the traceback.
+            last lines of the model that the traceback names.
     """
     resources = contextlib.ExitStack()
     try:
@@ -101,7 +101,7 @@ def load_python_model(directory: Path) -> PythonModel:
         resources.close()
         is_denied = isinstance(error, PermissionError)
         raise LoadError(
-            f"cannot load {directory}: {_last_lines(error)}",
+            f"cannot load {directory}: {_told(error, directory)}",
             code=Code.PERMISSION_DENIED if is_denied else Code.INTERNAL,
         ) from error
 
@@ -211,6 +211,9 @@ def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name in ("signature_name", "deadline") if takes_all or name in parameters)
 
 
-def _last_lines(error: BaseException) -> str:
-    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    return "\n".join(lines[-_TRACEBACK_LINES:])
+def _told(error: BaseException, directory: Path) -> str:
+    """What was raised, and the lines of the model that led to it."""
+    told = traceback.TracebackException.from_exception(error)
+    frames = [frame for frame in told.stack if Path(frame.filename).parent == directory]
+    lines = [*told.format_exception_only(), *traceback.format_list(frames[-_FRAMES:])]
+    return "".join(lines).rstrip()

@@ -62,7 +62,15 @@ def _answer(model: PythonModel, *call: Any) -> tuple[Any, ...]:
         return "failed", int(error.code), error.message
     except Exception as error:
         traceback.print_exc()
-        return "failed", int(Code.INTERNAL), f"{type(error).__name__}: {error}"
+        return "failed", int(Code.INTERNAL), _told(error)
+
+
+def _told(error: Exception) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # the model's exceptions are the model's code, too
+        return f"{name}: <exception str() failed>"
 
 
 def _end_with_the_server(connection: socket.socket) -> None:

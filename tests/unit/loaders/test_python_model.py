@@ -105,10 +105,21 @@ def test_an_entry_point_names_something_importable(
         load_python_model(version)
 
 
+def test_what_cannot_be_loaded_is_told_by_the_lines_of_the_model_itself(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("import importlib\nimportlib.import_module('nonsense')\n")
+    with pytest.raises(LoadError) as info:
+        load_python_model(tmp_path)
+    assert info.value.message == (
+        f"cannot load {tmp_path}: ModuleNotFoundError: No module named 'nonsense'\n"
+        f'  File "{tmp_path}/model.py", line 2, in <module>\n'
+        "    importlib.import_module('nonsense')"
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "code", "complaint"),
     [
-        ("import nonsense_module", Code.INTERNAL, "line 4.*No module named 'nonsense_module'"),
+        ("import nonsense_module", Code.INTERNAL, "No module named 'nonsense_module'.*line 4"),
         ("x = = 1", Code.INTERNAL, "SyntaxError"),
         ("raise SystemExit(3)", Code.INTERNAL, "SystemExit: 3"),
         ("class Model:\n  def __init__(self, d): 1 / 0", Code.INTERNAL, "ZeroDivisionError"),

@@ -41,6 +41,13 @@ def die(inputs):
 def refuse(inputs):
     raise InvalidInputError("not you")
 
+@serves(inputs=TENSOR, outputs=TENSOR, name="raise what has no text")
+def raise_unspeakable(inputs):
+    class Unspeakable(Exception):
+        def __str__(self):
+            raise ValueError
+    raise Unspeakable
+
 @serves(inputs=TENSOR, outputs=TENSOR, name="return a lambda")
 def unpicklable(inputs):
     return {"x": lambda: 0}
@@ -74,7 +81,7 @@ def call(pool: WorkerPool, signature: str = "serving_default", seconds: float = 
 
 
 def test_a_pool_answers_until_it_is_closed(pool: WorkerPool) -> None:
-    assert set(pool.signatures) == {"serving_default", "die", "refuse", "return a lambda"}
+    assert {"serving_default", "die", "refuse", "return a lambda"} < set(pool.signatures)
     answer = call(pool)
     assert answer["x"].tobytes() == X.tobytes()
     assert not answer["x"].flags.writeable
@@ -82,6 +89,8 @@ def test_a_pool_answers_until_it_is_closed(pool: WorkerPool) -> None:
         call(pool, "refuse")
     with pytest.raises(BackendError, match="lambda"):
         call(pool, "return a lambda")
+    with pytest.raises(BackendError, match=r"Unspeakable: <exception str\(\) failed>"):
+        call(pool, "raise what has no text")
     assert call(pool)["pid"] == answer["pid"]
     pool.close()
     with pytest.raises(ProcessLookupError):
