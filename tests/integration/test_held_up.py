@@ -1,12 +1,29 @@
-"""A model that was quick so far, and takes long now, holds up nobody but those who asked it."""
+"""A model that hangs, or takes long of a sudden, holds up nobody but those who asked it."""
 
 from __future__ import annotations
 
+import http.client
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from support.server_process import StartServer, steps_that_take
+import pytest
+
+from support.grpc_client import GrpcClient
+from support.server_process import (
+    ServerProcess,
+    StartServer,
+    free_port,
+    model_config,
+    steps_that_take,
+)
+
+HANGS = {"inputs": [-1.0]}
+RUNS = {"inputs": [1.0]}
+PATIENCE_SECONDS = 20.0
+"""Far more than any of the requests takes, on a slow machine and with a debug build."""
 
 
 def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
@@ -18,13 +35,95 @@ def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
     for _ in range(150):
         assert server.predict("steps", {"inputs": 1}).status == 200
     with ThreadPoolExecutor(3) as executor:
-        runs = []
-        for _ in range(3):
-            runs.append(executor.submit(server.predict, "steps", {"inputs": long}))
-            # The next one finds that this one should have ended by then, and spares the other worker.
-            time.sleep(0.1)
+        runs = [executor.submit(server.predict, "steps", {"inputs": long}) for _ in range(3)]
         for _ in range(5):
             assert server.request("GET", "/v1/models/steps").status == 200
             assert server.request("GET", "/v2/health/live").status == 200
         assert not any(run.done() for run in runs)
         assert [run.result().status for run in runs] == [200] * 3
+
+
+@pytest.fixture(params=["unbatched"])
+def others(
+    request: pytest.FixtureRequest,
+    start_server: StartServer,
+    runtime_models: Path,
+    tmp_path: Path,
+    grpc_client: GrpcClient,
+) -> Others:
+    """A server of models that do not hang, and of `waiting`, which may."""
+    served = {name: runtime_models / name for name in ("waiting", "linear", "steps")}
+    monitoring = tmp_path / "monitoring.config"
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    admin_port = free_port()
+    flags = [
+        "--worker_threads=2",
+        f"--monitoring_config_file={monitoring}",
+        "--enable_admin_api",
+        f"--admin_api_port={admin_port}",
+    ]
+    if request.param == "batched":
+        flags.append("--enable_batching")
+    server = start_server(served, *flags)
+    server.wait_until_available(*served)
+    return Others(server, admin_port, model_config(served), grpc_client)
+
+
+class Others:
+    """Whoever wants something else of a server than from the model that hangs."""
+
+    def __init__(
+        self, server: ServerProcess, admin_port: int, config: str, grpc_client: GrpcClient
+    ) -> None:
+        self.server = server
+        self._admin_port = admin_port
+        self._config = config
+        self._grpc_client = grpc_client
+        self._steps = steps_that_take(server, 0.05)
+        self._large = b'{"inputs": [' + b"0.5, " * (2 << 20) + b"0.5]}"
+
+    def are_answered(self) -> None:
+        for _ in range(3):
+            self._is_answered("POST", "/v1/models/linear:predict", b'{"inputs": [2.0]}')
+            steps = b'{"inputs": %d}' % self._steps
+            self._is_answered("POST", "/v1/models/steps:predict", steps)
+        self._is_answered("POST", "/v1/models/linear:predict", self._large)
+        self._is_answered("GET", "/metrics")
+        self._is_answered("GET", "/v1/admin/models", port=self._admin_port)
+        self._grpc_client.call("reload", self.server.port, self._config)
+
+    def _is_answered(
+        self, method: str, path: str, body: bytes | None = None, port: int | None = None
+    ) -> None:
+        reply = self.server.request(method, path, body, port=port, timeout=PATIENCE_SECONDS)
+        assert reply.status == 200, reply.body
+
+
+@contextmanager
+def asked(server: ServerProcess, count: int) -> Iterator[None]:
+    """So many callers wait for a run that hangs, until the server is killed."""
+
+    def ask() -> None:
+        with suppress(OSError, http.client.HTTPException):
+            reply = server.predict("waiting", HANGS)
+            # A queue that is full says so.
+            assert reply.status == 503, reply.body
+
+    with ThreadPoolExecutor(count) as executor:
+        waiting = [executor.submit(ask) for _ in range(count)]
+        try:
+            time.sleep(0.2)
+            yield
+        finally:
+            server.kill()
+    for caller in waiting:
+        caller.result()
+
+
+@pytest.mark.parametrize("quick_runs", [0])
+def test_a_model_that_hangs_leaves_the_server_to_others(others: Others, quick_runs: int) -> None:
+    for _ in range(quick_runs):
+        assert others.server.predict("waiting", RUNS).json() == {"outputs": [2.0]}
+    others.are_answered()
+    with asked(others.server, 50):
+        others.are_answered()

@@ -117,6 +117,21 @@ def failing() -> Signatures:
     return {"serving_default": signature({"index": index}, {"found": found})}
 
 
+def waiting() -> Signatures:
+    """Twice the input; with a negative number in it, only when something has been put into a queue: it hangs until then."""
+    queue = tf.queue.FIFOQueue(1000, [tf.float32], shapes=[()], name="queue")
+    x = v1.placeholder(tf.float32, [None], "x")
+    hangs = tf.reduce_any(x < 0.0)
+    y = tf.cond(hangs, lambda: x + x + 0.0 * queue.dequeue(), lambda: x + x)
+    items = v1.placeholder(tf.float32, [None], "items")
+    with tf.control_dependencies([queue.enqueue_many(items)]):
+        put = tf.identity(items, "put")
+    return {
+        "serving_default": signature({"x": x}, {"y": tf.identity(y, "y")}),
+        "go_on": signature({"items": items}, {"put": put}),
+    }
+
+
 def handles() -> Signatures:
     """Outputs that no client can receive: a resource and a variant."""
     table = tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64, name="table")
@@ -197,7 +212,8 @@ def export_graph(
 def export_all(root: Path) -> None:
     """Write every model below `root`, replacing what is there."""
     graphs = (
-        dtypes, multiple, unknown_rank, product, linear, reference_variables, counter, failing, handles, large,
+        dtypes, multiple, unknown_rank, product, linear, reference_variables, counter, failing, waiting,
+        handles, large,
     )  # fmt: skip
     for build in graphs:
         shutil.rmtree(root / build.__name__, ignore_errors=True)

@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use crate::threads;
 use collect::Collected;
 
 pub(crate) use collect::Layout;
@@ -196,7 +197,7 @@ const LARGE: usize = 1 << 20;
 
 /// Does work that grows with a body without holding up the other connections of the thread.
 pub(crate) fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes > LARGE { tokio::task::block_in_place(work) } else { work() }
+    if bytes > LARGE { threads::move_connections_away(work) } else { work() }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub mod service;
 pub mod serving_map;
 pub mod signature;
 pub mod tensor;
+mod threads;
 pub mod tls;
 pub mod traffic;
 pub mod warm_up;

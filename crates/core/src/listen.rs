@@ -34,6 +34,7 @@ use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
 use crate::refusal::WithPages;
 use crate::service::Service;
+use crate::threads::Threads;
 use crate::tls::Tls;
 use crate::{grpc, rest};
 use endpoint::Listener;
@@ -96,8 +97,9 @@ impl HeadLimits {
     }
 }
 
-/// How many threads may be busy with long runs at once, for each worker thread; further runs wait for one.
-const BLOCKING_THREADS_PER_WORKER: usize = 8;
+/// More threads than there ever are: each kind of work that may block has a limit of its own, see [`Threads`], so that none
+/// has to wait for threads which another one holds.
+const BLOCKING_THREADS: usize = 1 << 20;
 
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -148,9 +150,11 @@ impl Listening {
     /// for TLS.
     pub fn start(service: Arc<Service>, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
+        let threads = Threads::new(workers);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
-            .max_blocking_threads(workers * BLOCKING_THREADS_PER_WORKER)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .on_thread_start(move || threads.enter())
             .thread_name("servable-worker")
             .enable_all()
             .build()?;

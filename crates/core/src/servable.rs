@@ -12,8 +12,6 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinHandle;
 
 use crate::batch::{BatchingOptions, Scheduler};
 use crate::error::{Code, Result, ServingError};
@@ -23,6 +21,7 @@ use crate::pace::Pace;
 use crate::service::batching::Batching;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
+use crate::threads::{OwnThreads, Turns};
 
 /// A loaded version of a model, ready to run.
 pub struct Servable {
@@ -30,6 +29,7 @@ pub struct Servable {
     signature_defs: Bytes,
     executor: Box<dyn Executor>,
     own_threads: Option<OwnThreads>,
+    turns: Turns,
     pace: Pace,
     metrics: VersionMetrics,
     /// Runs of the warm-up, until a model is known to count them for.
@@ -51,10 +51,12 @@ impl Servable {
         executor: Box<dyn Executor>,
     ) -> Arc<Self> {
         let signatures = signatures.into_iter().map(|(name, signature)| (name, Arc::new(signature))).collect();
+        let own_threads = executor.own_threads();
         Arc::new(Self {
             signatures,
             signature_defs,
-            own_threads: executor.own_threads().map(OwnThreads::new),
+            own_threads: own_threads.map(|count| OwnThreads::new("servable-run", count)),
+            turns: own_threads.map_or_else(Turns::default, Turns::fixed),
             warm_up_runs: RunMetrics::new(executor.runtime()),
             executor,
             pace: Pace::default(),
@@ -104,6 +106,11 @@ impl Servable {
     /// The threads for its runs, where it is to have some of its own.
     pub(crate) fn own_threads(&self) -> Option<&OwnThreads> {
         self.own_threads.as_ref()
+    }
+
+    /// The turns of its runs that are done on threads that may block.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// How long its runs take.
@@ -174,33 +181,6 @@ impl Servable {
                 let (live, _) = idle.wait_timeout_while(live, timeout, busy).unwrap_or_else(PoisonError::into_inner);
                 *live == 0
             }
-        }
-    }
-}
-
-/// Threads that run one servable and nothing else; started when they are needed, ended after a while without work.
-///
-/// Work beyond their number waits in order, and is not begun if its caller goes away first.
-pub(crate) struct OwnThreads(Option<Runtime>);
-
-impl OwnThreads {
-    fn new(count: usize) -> Self {
-        // Without drivers and workers a runtime is just its pool of blocking threads.
-        let pool = Builder::new_current_thread().max_blocking_threads(count.max(1)).thread_name("servable-run").build();
-        Self(Some(pool.expect("a runtime without drivers takes nothing from the system")))
-    }
-
-    /// Runs `work` on one of the threads.
-    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.0.as_ref().expect("it is taken only on drop").spawn_blocking(work)
-    }
-}
-
-impl Drop for OwnThreads {
-    /// Lets the threads end by themselves: this may be one of them, or one that must not block.
-    fn drop(&mut self) {
-        if let Some(pool) = self.0.take() {
-            pool.shutdown_background();
         }
     }
 }

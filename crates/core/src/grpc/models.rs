@@ -74,8 +74,9 @@ pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes) -> Res
     let request = ReloadConfigRequest::decode(conform(message, schema::RELOAD_CONFIG)?).map_err(|_| malformed())?;
     let config = request.config.unwrap_or_default().encode_to_vec().into();
     let names: BTreeSet<String> = request.metric_names.into_iter().collect();
+    let threads = &service.changes;
     let service = Arc::clone(service);
-    let metric = tokio::task::spawn_blocking(move || {
+    let metric = threads.spawn(move || {
         let before = service.first_integers(&names)?;
         service.reload.reload(config)?;
         let after = service.first_integers(&names)?;

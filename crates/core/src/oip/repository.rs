@@ -82,8 +82,10 @@ async fn change(
     make: impl FnOnce(&dyn ModelRepository) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     administration(service)?;
+    let threads = &service.changes;
     let service = Arc::clone(service);
-    tokio::task::spawn_blocking(move || make(administration(&service)?))
+    threads
+        .spawn(move || make(administration(&service)?))
         .await
         .map_err(|failed| ServingError::new(Code::Internal, failed.to_string()))?
 }

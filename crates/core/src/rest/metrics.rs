@@ -23,8 +23,9 @@ pub(super) async fn page(service: &Arc<Service>, target: &Uri) -> Reply {
             format!("Unexpected path: {target_text}. Should be {}", target.path()),
         );
     }
+    let threads = &service.pages;
     let service = Arc::clone(service);
-    let made = tokio::task::spawn_blocking(move || service.metrics_page()).await;
+    let made = threads.spawn(move || service.metrics_page()).await;
     match made.unwrap_or_else(|failed| Err(ServingError::internal(failed.to_string()))) {
         Ok(page) => reply::text(Code::Ok, page),
         Err(error) => reply::text(error.code, error.to_string()),

@@ -23,6 +23,7 @@ use crate::metrics::{Metrics, Scrape};
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
 use crate::serving_map::{ServingMap, Version};
+use crate::threads::OwnThreads;
 
 pub use self::arrange::{
     arrange_inputs, check_predict_method, predict_signature, resolved_signature_name, select_outputs,
@@ -81,6 +82,10 @@ pub struct Service {
     pub readiness: Readiness,
     /// One permit for each call that may stay open without being worked on, such as a watch on the health.
     pub(crate) streams: Arc<Semaphore>,
+    /// Where changes are made, which wait for models to load, and for each other.
+    pub(crate) changes: OwnThreads,
+    /// Where pages are made that take longer.
+    pub(crate) pages: OwnThreads,
     /// Where the memory of large requests comes from.
     pub(crate) body_memory: Arc<BodyMemory>,
     /// What is counted.
@@ -97,6 +102,12 @@ impl Service {
     /// How many calls may stay open at once without being worked on.
     pub(crate) const MAX_STREAMS: usize = 1024;
 
+    /// How many reloads, loads and unloads that clients ask for may be under way at once; further ones wait in order.
+    const MAX_CHANGES: usize = 16;
+
+    /// How many pages are made at once; further ones wait in order.
+    const MAX_PAGES: usize = 4;
+
     /// The state of a server that has nothing to serve yet.
     pub fn new(options: ServiceOptions, reload: Box<dyn ReloadConfig>) -> Self {
         Self {
@@ -106,6 +117,8 @@ impl Service {
             reload,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
+            changes: OwnThreads::new("servable-change", Self::MAX_CHANGES),
+            pages: OwnThreads::new("servable-page", Self::MAX_PAGES),
             body_memory: Arc::default(),
             metrics: Metrics::default(),
             metrics_path: None,

@@ -59,21 +59,26 @@ pub async fn run(
     run_elsewhere(handle, call, work).await
 }
 
-/// Does blocking work with a servable on a thread that may block; see [`run`] for when it is not done.
+/// Does blocking work with a servable on a thread that may block, when its turn has come; see [`run`] for when it is not
+/// done.
 async fn run_elsewhere<T: Send + 'static>(
     handle: &Handle,
     call: Call,
     work: impl FnOnce(&Published) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (_claim, waiting) = call.hand_over();
-    let published = Arc::clone(handle);
-    let work = move || {
-        waiting.check()?;
-        work(&published)
-    };
-    let elsewhere = match handle.own_threads() {
-        Some(threads) => threads.spawn(work),
-        None => tokio::task::spawn_blocking(work),
+    let elsewhere = async {
+        let turn = handle.turns().next().await;
+        let published = Arc::clone(handle);
+        let work = move || {
+            let _turn = turn;
+            waiting.check()?;
+            work(&published)
+        };
+        match handle.own_threads() {
+            Some(threads) => threads.spawn(work).await,
+            None => tokio::task::spawn_blocking(work).await,
+        }
     };
     let joined = match call.deadline {
         None => elsewhere.await,

@@ -38,9 +38,10 @@ pub(super) fn is_document(path: &str) -> bool {
 ///
 /// `NOT_FOUND` for a model that is not served, `INVALID_ARGUMENT` for too many names.
 pub(super) async fn answer(service: &Arc<Service>, target: &Uri) -> Result<Bytes> {
+    let threads = &service.pages;
     let service = Arc::clone(service);
     let names = asked_for(target.query().unwrap_or_default());
-    let made = tokio::task::spawn_blocking(move || document(&service, &names)).await;
+    let made = threads.spawn(move || document(&service, &names)).await;
     made.unwrap_or_else(|failed| Err(ServingError::internal(failed.to_string())))
 }
 

@@ -1,0 +1,65 @@
+//! Which threads do the work of requests, so that no model can take them from the others.
+//!
+//! The threads of a server know it by [`Threads::current`]. Work that is run on the server's account by any other thread,
+//! as tests do, is not limited.
+
+mod own;
+mod turns;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub(crate) use own::OwnThreads;
+pub(crate) use turns::Turns;
+
+thread_local! {
+    static CURRENT: OnceCell<Arc<Threads>> = const { OnceCell::new() };
+}
+
+/// What the threads of one server share.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    /// So many long runs of each version may be under way at once, whatever others do.
+    share: usize,
+    /// One permit for each long run beyond the share of its version.
+    beyond_shares: Arc<Semaphore>,
+    /// One permit for each body that may be worked on beside the connections of its thread.
+    large_bodies: Semaphore,
+}
+
+impl Threads {
+    /// How many long runs beyond the shares of versions may be under way at once, for each worker thread.
+    const BEYOND_SHARES: usize = 8;
+
+    /// How many large bodies may be worked on at once, for each worker thread.
+    const LARGE_BODIES: usize = 8;
+
+    /// Threads of a server that has so many to serve connections.
+    pub(crate) fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            share: workers,
+            beyond_shares: Arc::new(Semaphore::new(workers * Self::BEYOND_SHARES)),
+            large_bodies: Semaphore::new(workers * Self::LARGE_BODIES),
+        })
+    }
+
+    /// Makes the calling thread one of these, for good.
+    pub(crate) fn enter(self: &Arc<Self>) {
+        CURRENT.with(|current| drop(current.set(Arc::clone(self))));
+    }
+
+    /// Those that the calling thread is one of.
+    fn current() -> Option<Arc<Self>> {
+        CURRENT.with(|current| current.get().cloned())
+    }
+}
+
+/// Does work that grows with a body, with the connections of the calling thread moved to another one, unless that is done
+/// for many already.
+pub(crate) fn move_connections_away<T>(work: impl FnOnce() -> T) -> T {
+    let threads = Threads::current();
+    let permit = threads.as_ref().map(|threads| threads.large_bodies.try_acquire());
+    if matches!(permit, Some(Err(_))) { work() } else { tokio::task::block_in_place(work) }
+}

@@ -1,0 +1,32 @@
+//! Threads for one purpose.
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+/// Threads that do one kind of work and nothing else; started when they are needed, ended after a while without work.
+///
+/// Work beyond their number waits in order.
+pub(crate) struct OwnThreads(Option<Runtime>);
+
+impl OwnThreads {
+    /// At most so many threads of this name.
+    pub(crate) fn new(name: &str, count: usize) -> Self {
+        // Without drivers and workers a runtime is just its pool of blocking threads.
+        let pool = Builder::new_current_thread().max_blocking_threads(count.max(1)).thread_name(name).build();
+        Self(Some(pool.expect("a runtime without drivers takes nothing from the system")))
+    }
+
+    /// Runs `work` on one of the threads, whether or not anybody waits for it.
+    pub(crate) fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.0.as_ref().expect("it is taken only on drop").spawn_blocking(work)
+    }
+}
+
+impl Drop for OwnThreads {
+    /// Lets the threads end by themselves: this may be one of them, or one that must not block.
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take() {
+            pool.shutdown_background();
+        }
+    }
+}
