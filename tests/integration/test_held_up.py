@@ -36,6 +36,7 @@ def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
         assert server.predict("steps", {"inputs": 1}).status == 200
     with ThreadPoolExecutor(3) as executor:
         runs = [executor.submit(server.predict, "steps", {"inputs": long}) for _ in range(3)]
+        time.sleep(0.1)
         for _ in range(5):
             assert server.request("GET", "/v1/models/steps").status == 200
             assert server.request("GET", "/v2/health/live").status == 200
@@ -120,7 +121,7 @@ def asked(server: ServerProcess, count: int) -> Iterator[None]:
         caller.result()
 
 
-@pytest.mark.parametrize("quick_runs", [0])
+@pytest.mark.parametrize("quick_runs", [0, 150], ids=["slow", "quick"])
 def test_a_model_that_hangs_leaves_the_server_to_others(others: Others, quick_runs: int) -> None:
     for _ in range(quick_runs):
         assert others.server.predict("waiting", RUNS).json() == {"outputs": [2.0]}

@@ -118,7 +118,7 @@ def failing() -> Signatures:
 
 
 def waiting() -> Signatures:
-    """Twice the input; with a negative number in it, only when something has been put into a queue: it hangs until then."""
+    """Twice the input; where that is negative, not before something has been put into a queue: it hangs until then."""
     queue = tf.queue.FIFOQueue(1000, [tf.float32], shapes=[()], name="queue")
     x = v1.placeholder(tf.float32, [None], "x")
     hangs = tf.reduce_any(x < 0.0)

@@ -6,6 +6,7 @@
 mod authority;
 mod endpoint;
 mod lookout;
+mod reserve;
 mod transport;
 
 use std::convert::Infallible;
@@ -125,12 +126,13 @@ const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// A server that listens.
 pub struct Listening {
+    /// First, as it gives back the threads in reserve, for which the end of the runtime waits.
+    _lookout: Lookout,
     runtime: Runtime,
     service: Arc<Service>,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
     addresses: Vec<SocketAddr>,
-    _lookout: Lookout,
 }
 
 /// What every connection shares.
@@ -151,13 +153,15 @@ impl Listening {
     pub fn start(service: Arc<Service>, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
         let threads = Threads::new(workers);
+        let (member, spare) = (Arc::clone(&threads), workers);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers)
+            .worker_threads(workers + spare)
             .max_blocking_threads(BLOCKING_THREADS)
-            .on_thread_start(move || threads.enter())
+            .on_thread_start(move || member.enter())
             .thread_name("servable-worker")
             .enable_all()
             .build()?;
+        let lookout = Lookout::start(runtime.handle().clone(), threads, spare)?;
         let _inside = runtime.enter();
         if options.endpoints.iter().any(|endpoint| endpoint.tls) && options.tls.acceptor().is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
@@ -180,8 +184,7 @@ impl Listening {
         for (listener, endpoint) in listeners {
             connections.spawn(accept(listener, endpoint, Arc::clone(&shared), connections.clone(), drain.clone()));
         }
-        let lookout = Lookout::start(runtime.handle().clone())?;
-        Ok(Self { runtime, service, draining, connections, addresses, _lookout: lookout })
+        Ok(Self { _lookout: lookout, runtime, service, draining, connections, addresses })
     }
 
     /// The TCP addresses really bound, in the order of [`ListenOptions::endpoints`].

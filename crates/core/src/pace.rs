@@ -1,7 +1,6 @@
 //! How long the runs of a servable take, as far as it matters on which thread they are done.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The recent run times of a servable, as one number: a mean in which the last run weighs the most.
@@ -13,38 +12,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Pace {
     nanoseconds: AtomicU64,
-    /// When the runs began that hold threads of connections, by thread; 0 where there is none.
-    holding: [AtomicU64; Self::THREADS],
-}
-
-/// A run that holds a thread which serves connections, until this is dropped.
-#[must_use = "the run holds its thread for as long"]
-pub struct Holding<'a>(&'a AtomicU64);
-
-impl Drop for Holding<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// The nanoseconds from some moment on, never 0.
-fn since_base(time: Instant) -> u64 {
-    static BASE: OnceLock<Instant> = OnceLock::new();
-    time.saturating_duration_since(*BASE.get_or_init(Instant::now)).as_nanos() as u64 + 1
-}
-
-thread_local! {
-    /// A number of the thread's own.
-    static PLACE: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    };
 }
 
 /// Nothing is known before the first run, so that one is taken to be slow.
 impl Default for Pace {
     fn default() -> Self {
-        Self { nanoseconds: AtomicU64::new(Self::UNKNOWN), holding: Default::default() }
+        Self { nanoseconds: AtomicU64::new(Self::UNKNOWN) }
     }
 }
 
@@ -61,28 +34,9 @@ impl Pace {
     /// After a first run that took long, which says nothing: runtimes put off work until then.
     const STILL_UNKNOWN: u64 = u64::MAX - 1;
 
-    /// A run that has gone on for this long says more than those before it.
-    const LATE: Duration = Duration::from_millis(2);
-
-    /// So many threads are told apart; of those that share a place, one is not looked at.
-    const THREADS: usize = 16;
-
-    /// Whether the next run can be expected to be short: it is not where one is under way that should have ended by now.
+    /// Whether the next run can be expected to be short.
     pub fn is_quick(&self) -> bool {
-        self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64 && !self.is_late()
-    }
-
-    /// Notes that a run begins to hold the calling thread, which serves connections.
-    pub fn hold(&self, start: Instant) -> Holding<'_> {
-        let place = &self.holding[PLACE.with(|place| *place) % Self::THREADS];
-        place.store(since_base(start), Ordering::Relaxed);
-        Holding(place)
-    }
-
-    /// Whether a run holds its thread for longer than a quick one can.
-    fn is_late(&self) -> bool {
-        let began = self.holding.iter().map(|place| place.load(Ordering::Relaxed)).filter(|&began| began != 0).min();
-        began.is_some_and(|began| since_base(Instant::now()).saturating_sub(began) > Self::LATE.as_nanos() as u64)
+        self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
     }
 
     /// Notes a run that began at `start` and has just ended; says how long it took.
@@ -130,25 +84,6 @@ mod tests {
         for _ in 0..100 {
             pace.record(Instant::now());
         }
-        assert!(pace.is_quick());
-    }
-
-    #[test]
-    fn a_run_that_does_not_end_counts_as_slow_for_as_long() {
-        let pace = Pace::default();
-        pace.record(Instant::now());
-        let quick = pace.hold(Instant::now());
-        assert!(pace.is_quick());
-        let slow = std::thread::scope(|scope| scope.spawn(|| pace.hold(Instant::now())).join().expect("a thread"));
-        std::thread::sleep(Duration::from_millis(5));
-        let quick = {
-            drop(quick);
-            pace.hold(Instant::now())
-        };
-        assert!(!pace.is_quick());
-        drop(quick);
-        assert!(!pace.is_quick());
-        drop(slow);
         assert!(pace.is_quick());
     }
 

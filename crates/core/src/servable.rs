@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ use crate::pace::Pace;
 use crate::service::batching::Batching;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
-use crate::threads::{OwnThreads, Turns};
+use crate::threads::{self, Holding, Mark, OwnThreads, Turns};
 
 /// A loaded version of a model, ready to run.
 pub struct Servable {
@@ -111,6 +111,16 @@ impl Servable {
     /// The turns of its runs that are done on threads that may block.
     pub(crate) fn turns(&self) -> &Turns {
         &self.turns
+    }
+
+    /// Whether a run may be done on the calling thread, which serves connections.
+    pub(crate) fn may_run_here(&self) -> bool {
+        self.own_threads.is_none() && self.pace.is_quick() && threads::may_hold(Mark::of(self))
+    }
+
+    /// Notes that a run holds the calling thread, which serves connections; `None` if it must not.
+    pub(crate) fn hold_thread(&self, now: Instant) -> Option<Holding> {
+        threads::hold(Mark::of(self), now)
     }
 
     /// How long its runs take.

@@ -209,7 +209,7 @@ impl Batching {
             handle.model().batches().asked(rows as usize, inputs.len());
         }
         let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
-        let is_quick = handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES;
+        let is_quick = handle.may_run_here() && input_bytes <= QUICK_INPUT_BYTES;
         let (inputs, queue) = (permuted(inputs, &plan.inputs), &plan.route.queue);
         let submitted =
             if is_quick { queue.submit_or_lead(inputs, call) } else { queue.submit(inputs, call).map(|t| (t, None)) };
@@ -222,8 +222,10 @@ impl Batching {
             if company.is_likely() {
                 tokio::task::yield_now().await;
             }
-            let _holding = handle.pace().hold(Instant::now());
-            company.note(lead.run());
+            // Where the thread must not be held any more, the threads of batches see to it.
+            if let Some(_holding) = handle.hold_thread(Instant::now()) {
+                company.note(lead.run());
+            }
         }
         Ok(ticket.until_deadline(call).await.map(|answer| permuted(answer, &plan.answer)))
     }

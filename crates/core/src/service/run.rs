@@ -50,11 +50,14 @@ pub async fn run(
         }
     };
     let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
-    if handle.own_threads().is_none() && handle.pace().is_quick() && input_bytes <= QUICK_INPUT_BYTES {
-        let _holding = handle.pace().hold(Instant::now());
+    let asked = Instant::now();
+    if handle.may_run_here()
+        && input_bytes <= QUICK_INPUT_BYTES
+        && let Some(_holding) = handle.hold_thread(asked)
+    {
         return run_here(handle, api, signature, inputs, &outputs, call, None);
     }
-    let (signature, asked) = (Arc::clone(signature), Instant::now());
+    let signature = Arc::clone(signature);
     let work = move |handle: &Published| run_here(handle, api, &signature, inputs, &outputs, call, Some(asked));
     run_elsewhere(handle, call, work).await
 }

@@ -3,6 +3,7 @@
 //! The threads of a server know it by [`Threads::current`]. Work that is run on the server's account by any other thread,
 //! as tests do, is not limited.
 
+mod inline;
 mod own;
 mod turns;
 
@@ -11,11 +12,29 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use inline::Slot;
+
+pub(crate) use inline::{ALL, Holding, Inline, Mark, hold, may_hold};
 pub(crate) use own::OwnThreads;
 pub(crate) use turns::Turns;
 
 thread_local! {
-    static CURRENT: OnceCell<Arc<Threads>> = const { OnceCell::new() };
+    static CURRENT: OnceCell<Member> = const { OnceCell::new() };
+}
+
+/// One of the threads.
+struct Member {
+    threads: Arc<Threads>,
+    /// Where it says which run holds it, once one has.
+    slot: OnceCell<Arc<Slot>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.get() {
+            self.threads.inline.leave(slot);
+        }
+    }
 }
 
 /// What the threads of one server share.
@@ -27,6 +46,7 @@ pub(crate) struct Threads {
     beyond_shares: Arc<Semaphore>,
     /// One permit for each body that may be worked on beside the connections of its thread.
     large_bodies: Semaphore,
+    inline: Inline,
 }
 
 impl Threads {
@@ -42,17 +62,23 @@ impl Threads {
             share: workers,
             beyond_shares: Arc::new(Semaphore::new(workers * Self::BEYOND_SHARES)),
             large_bodies: Semaphore::new(workers * Self::LARGE_BODIES),
+            inline: Inline::default(),
         })
     }
 
     /// Makes the calling thread one of these, for good.
     pub(crate) fn enter(self: &Arc<Self>) {
-        CURRENT.with(|current| drop(current.set(Arc::clone(self))));
+        CURRENT.with(|current| drop(current.set(Member { threads: Arc::clone(self), slot: OnceCell::new() })));
+    }
+
+    /// The runs that hold threads of connections.
+    pub(crate) fn inline(&self) -> &Inline {
+        &self.inline
     }
 
     /// Those that the calling thread is one of.
     fn current() -> Option<Arc<Self>> {
-        CURRENT.with(|current| current.get().cloned())
+        CURRENT.with(|current| current.get().map(|member| Arc::clone(&member.threads)))
     }
 }
 
