@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter, deque
@@ -17,6 +18,10 @@ VERSIONS = range(1, 10)
 
 BUSY_SECONDS = 5.0
 """A model with a version that is younger than this and unfinished is left alone."""
+
+APPEARING_SECONDS = 6.0
+"""A change of a base path that tells no times is not followed by another one earlier: for a while, new versions there
+may still be coming, and others are served in their places."""
 
 Act = Callable[[], None]
 
@@ -63,14 +68,21 @@ class DiskChanges:
         self.faults: dict[str, frozenset[str]] = {}
         self.killed = 0
         self.unfinished: dict[str, float] = {}
+        self._changed: dict[str, float] = {}
         self._disk = disk
         self._operator = operator
         self._notes = notes
         self._random = choose
 
+    def are_over(self, model: Model) -> bool:
+        """Whether the changes of a model on disk are known for what they are, so that more may follow."""
+        age = time.monotonic() - self._changed.get(model.name, -math.inf)
+        return model.name not in self.unfinished and (not model.origin or age > APPEARING_SECONDS)
+
     def choose(self, model: Model) -> Act:
         """Choose a change, and write down what it makes of the model; doing it is for the caller."""
         choose, disk = self._random, self._disk
+        self._changed[model.name] = time.monotonic()
         if not model.is_there:
             model.is_there = True
             return self._noted("base path shown", model, lambda: disk.show(model))

@@ -72,7 +72,7 @@ class Chaos:
         """
         self.notes.rounds += 1
         choose = self._choose
-        idle = [m for m in self._models if m.name not in self._changes.unfinished]
+        idle = list(filter(self._changes.are_over, self._models))
         changed = choose.sample(idle, choose.randint(1, min(4, len(idle)))) if idle else []
         others = [model for model in idle if model not in changed]
         is_administered = bool(others) and choose.random() < 0.6

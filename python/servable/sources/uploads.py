@@ -6,13 +6,14 @@ A store shows whole objects only, but a version object by object. It is held bac
 - until none of its objects is new, by the store's own times; where those are ahead of our clock, or there
   are none, until it has looked the same for as long.
 
-Where a store tells no times, versions that the first listing finds are taken at their word: most of those
-stores publish a version in one step. What stays incomplete is held back longer, but not for ever: then it is
-fetched, fails, and says why.
+Where a store tells no times, a version counts as unchanged since the listing that found it, and those that the
+first listing found as old: most such stores publish a version in one step. What stays incomplete is held back
+longer, but not for ever: then it is fetched, fails, and says why.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -58,16 +59,17 @@ class Uploads:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._there_at_first: set[str] | None = None
+        # When a listing found each version first, on the clock; nothing before the first listing.
+        self._appeared: dict[str, float] | None = None
         self._complete: set[str] = set()
         self._incomplete: dict[str, _Look] = {}
 
     def keep(self, urls: Collection[str]) -> None:
         """Forget all versions but these, which a listing has found."""
         with self._lock:
-            if self._there_at_first is None:
-                self._there_at_first = set(urls)
-            self._there_at_first.intersection_update(urls)
+            now = -math.inf if self._appeared is None else self._clock()
+            before = self._appeared or {}
+            self._appeared = {url: before.get(url, now) for url in urls}
             self._complete.intersection_update(urls)
             self._incomplete = {
                 url: self._incomplete[url] for url in self._incomplete.keys() & {*urls}
@@ -91,11 +93,11 @@ class Uploads:
         url, now, modified = manifest.url, self._clock(), manifest.modified_seconds
         is_whole = has_all_files is None or has_all_files([file.path for file in manifest.files])
         before = self._incomplete.get(url)
-        if modified is None and before is None and is_whole and url in (self._there_at_first or ()):
-            return True
         look = _Look(manifest.digest, modified, now)
         if before is not None and before[:2] == look[:2]:
             look = before
+        elif before is None and modified is None and is_whole:
+            look = look._replace(since=(self._appeared or {}).get(url, now))
         self._incomplete[url] = look
         needed = SETTLE_SECONDS if is_whole else INCOMPLETE_SECONDS
         age = 0.0 if modified is None else self._wall_clock() - modified

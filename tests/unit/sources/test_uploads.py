@@ -51,12 +51,13 @@ def test_where_the_store_tells_no_times_it_is_what_was_there_at_first_or_looks_t
     uploads = Uploads(clock=lambda: seconds)
     uploads.keep(["s3://b/m/1"])
     assert uploads.is_complete(manifest(("graph", None)))
-    late = manifest(("graph", None), url="s3://b/m/2")
-    uploads.keep(["s3://b/m/1", late.url])
+    late, unwanted = (manifest(("graph", None), url=f"s3://b/m/{n}") for n in (2, 3))
+    uploads.keep(["s3://b/m/1", late.url, unwanted.url])
     assert not uploads.is_complete(late)
     seconds += SETTLE_SECONDS
     grown = manifest(("graph", None), ("weights", None), url=late.url)
     assert not uploads.is_complete(grown)
+    assert uploads.is_complete(unwanted), "has been there for as long, though nobody looked"
     seconds += SETTLE_SECONDS
     assert uploads.is_complete(grown)
 
