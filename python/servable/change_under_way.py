@@ -6,6 +6,7 @@ reported, and is served once a version appears.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from servable.errors import CancelledError, NotFoundError, ServableError, Unavai
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.monitor import StateMonitor
 from servable.lifecycle.states import ServableState, status_text
+
+_log = logging.getLogger(__name__)
 
 _RECHECK_SECONDS = 1.0
 """How often it is looked whether models still have versions to wait for."""
@@ -87,6 +90,8 @@ class ChangeUnderWay:
             raise CancelledError(text) if isinstance(first, CancelledError) else NotFoundError(text)
         if failed:
             raise did_not_become_available("model", [(o.subject, o.error) for o in failed])
+        if self._added or self._removed:
+            _log.info("Finished adding/updating models")
         return True
 
     def _awaited(self) -> Collection[str]:

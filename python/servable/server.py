@@ -326,6 +326,8 @@ class ModelServer:
                             if change is not None:
                                 self._wait_while_file_says(models, change)
                 except ServableError as error:
+                    if self._stopping.is_set():
+                        return
                     _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
             if self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
                 return

@@ -153,7 +153,7 @@ class ServerCore:
             else:
                 self._check(models)
                 self._assign_labels(models)
-                self._apply(models)
+                self._apply(models, logging.INFO)
             self._connect()
             self._manager.start()
 
@@ -260,6 +260,8 @@ class ServerCore:
             unchanged: Models that are not waited for, even if others still wait for them.
         """
         self._check(models)
+        # A file that is read every second says the same nearly always.
+        level = logging.DEBUG if tuple(models) == self._models else logging.INFO
         self._assign_labels(models, keeps_labels=keeps_labels)
         # Before anything is asked, so that nothing falls in between.
         fresh = StateMonitor(self.bus)
@@ -277,7 +279,7 @@ class ServerCore:
             is_stopping=self._is_stopping.is_set,
         )
         self._changes.append(change)
-        self._apply(models)
+        self._apply(models, level)
         return change
 
     def python_options(self, name: str) -> PythonOptions:
@@ -341,10 +343,10 @@ class ServerCore:
             },
         )
 
-    def _apply(self, models: Sequence[ModelConfig]) -> None:
-        _log.info("Adding/updating models.")
+    def _apply(self, models: Sequence[ModelConfig], level: int) -> None:
+        _log.log(level, "Adding/updating models.")
         for model in models:
-            _log.info(" (Re-)adding model: %s", model.name)
+            _log.log(level, " (Re-)adding model: %s", model.name)
         names = frozenset(model.name for model in models)
         self._publisher.forget_expected(self._sourced - names)
         # Models on their way out still have lists to come: their routes stay.

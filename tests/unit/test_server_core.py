@@ -118,6 +118,17 @@ def test_the_same_configuration_twice_changes_nothing(served: Served, model: Mak
     assert served.available("a") == {1}
 
 
+def test_only_changes_are_logged(
+    served: Served, model: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "servable.server_core")
+    served.start(model("a", 1))
+    for _ in range(2):
+        served.core.reload([model("a"), model("b", 1)])
+    assert caplog.messages.count(" (Re-)adding model: a") == 2
+    assert caplog.messages.count(" (Re-)adding model: b") == 1
+
+
 def test_a_refused_configuration_leaves_the_old_one_in_force(served: Served, model: Make) -> None:
     served.start(model("a", 1))
     with pytest.raises(ConfigError, match="multiple times"):
