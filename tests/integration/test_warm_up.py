@@ -237,6 +237,7 @@ class TestCommand:
             (f"--request={tmp_path / 'bad'}", f"INVALID_ARGUMENT: {tmp_path / 'bad'}: "),
             (f"--request={tmp_path / 'none'}", f"{tmp_path / 'none'}: No such file or directory"),
             (f"--log={requests / 'session_run'}", "session_run, record 1: Unsupported log_type"),
+            (f"--log={tmp_path / 'bad'}", f"{tmp_path / 'bad'}: corrupted record at 0"),
             (
                 f"--predict_request={tmp_path / 'bad'}",
                 f"INVALID_ARGUMENT: {tmp_path / 'bad'}: not a recorded",

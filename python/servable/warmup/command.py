@@ -85,6 +85,7 @@ def version_directory(base_path: str, version: int | None) -> str:
             number: name
             for name in os.listdir(base_path)
             if (number := parse_version(name)) is not None
+            and os.path.isdir(os.path.join(base_path, name))
         }
         if numbers:
             return os.path.join(base_path, numbers[max(numbers)])
@@ -125,8 +126,11 @@ def _records(servable: Servable, options: argparse.Namespace) -> Iterator[tuple[
         # PredictionLog.predict_log.request; whether it is a request shows when it is run.
         yield path, _field(6, _field(1, Path(path).read_bytes()))
     for path in options.log or ():
-        for number, record in enumerate(read_records(path), start=1):
-            yield f"{path}, record {number}", record
+        try:
+            for number, record in enumerate(read_records(path), start=1):
+                yield f"{path}, record {number}", record
+        except ServableError as error:
+            raise type(error)(f"{path}: {error}", code=error.code) from error
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -14,6 +14,7 @@ def test_the_version_is_the_highest_the_named_or_the_model_itself(tmp_path: Path
     assert version_directory(str(tmp_path), None) == str(tmp_path)
     for name in ("9", "010", "2"):
         (tmp_path / name).mkdir()
+    (tmp_path / "11").touch()
     assert version_directory(str(tmp_path), None) == str(tmp_path / "010")
     assert version_directory(str(tmp_path), 2) == str(tmp_path / "2")
     with pytest.raises(NotFoundError, match="There is no version 3 in "):
