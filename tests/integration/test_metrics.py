@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from support import models
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import PATH, Growth, labels, monitoring_flag, scrape
-from support.server_process import COMMAND, ServerProcess, StartServer, model_config
+from support.server_process import COMMAND, ServerProcess, StartServer, free_port, model_config
 
 SERVING = ":tensorflow:serving:"
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -310,18 +311,40 @@ def test_requests_refused_by_their_heads_are_counted(
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text("app:predict:app-key-0123456789\n")
+    admin_port = free_port()
     server = start_server(
         {"m": half_plus_two_version.parent},
         f"--api_keys_file={keys}",
         f"--paths_without_api_key={PATH}",
+        f"--admin_api_port={admin_port}",
         "--max_header_bytes=2000",
+        "--header_timeout_seconds=0.5",
         monitoring_flag(tmp_path),
     )
     server.wait_until_answers()
+
+    def status_of(head: bytes) -> bytes:
+        """The status that the head of a request gets, and nothing else of it."""
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+            connection.sendall(head)
+            return connection.recv(1 << 16).split(b" ")[1]
+
     before = scrape(server)["servable_requests_refused_total"]
+    key = {"x-api-key": "app-key-0123456789"}
     assert server.get("/v1/models/m").status == 401
-    key = {"x-api-key": "app-key-0123456789", "x-large": "x" * 3000}
-    assert server.request("GET", "/v1/models/m", headers=key).status == 431
+    assert server.get("/v1/models", port=admin_port).status == 401
+    assert server.request("GET", "/v1/models", headers=key, port=admin_port).status == 403
+    too_large = {**key, "x-large": "x" * 3000}
+    assert server.request("GET", "/v1/models/m", headers=too_large).status == 431
+    assert status_of(b"GET /v1/models/m HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n") == b"431"
+    assert status_of(b"GET / HTTP/1.1\r\n: b\r\n\r\n") == b"400"
+    assert status_of(b"GET / HTTP/1.1\r\n") == b"408"
     refused = scrape(server)["servable_requests_refused_total"]
     grown = {labels[0][1]: count - before[labels] for labels, count in refused.items()}
-    assert grown == {"unauthenticated": 1, "permission_denied": 0, "head_too_large": 1}
+    assert grown == {
+        "unauthenticated": 2,
+        "permission_denied": 1,
+        "head_too_large": 2,
+        "malformed_head": 1,
+        "head_timed_out": 1,
+    }

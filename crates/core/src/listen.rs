@@ -279,7 +279,9 @@ async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Re
 async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bool, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
     let returned = Returned::default();
-    let io = TokioIo::new(WithPages::new(Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned))));
+    let counted = Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned));
+    let service = Arc::clone(&shared.service);
+    let io = TokioIo::new(WithPages::new(counted, move |cause| service.metrics.refuse(cause)));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
@@ -329,6 +331,7 @@ async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bo
     }
     let stream = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(mut stream) = stream {
+        shared.service.metrics.refuse(Code::DeadlineExceeded);
         let parting = async {
             stream.write_all(HEAD_TIMED_OUT).await?;
             stream.shutdown().await

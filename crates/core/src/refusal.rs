@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::error::Code;
 use crate::rest;
 
 /// How hyper's refusals begin: statuses of 400 and more, of which it sends 400, 414 and 431.
@@ -17,21 +18,23 @@ const STATUS: &[u8] = b"HTTP/1.1 4";
 /// What follows the line of the status. No answer of ours has this: none that closes the connection is empty.
 const EMPTY: &[u8] = b"connection: close\r\ncontent-length: 0\r\n";
 
-/// A stream whose refusals have pages.
-pub(crate) struct WithPages<S> {
+/// A stream whose refusals have pages, and are told to whoever counts them.
+pub(crate) struct WithPages<S, F> {
     stream: S,
+    refused: F,
     /// What of a refusal has been taken and not yet written.
     left: Bytes,
 }
 
-impl<S> WithPages<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, left: Bytes::new() }
+impl<S, F: FnMut(Code)> WithPages<S, F> {
+    /// Puts pages behind refusals on their way to `stream`, and calls `refused` with the reason of each.
+    pub(crate) fn new(stream: S, refused: F) -> Self {
+        Self { stream, refused, left: Bytes::new() }
     }
 }
 
-/// The whole answer in place of a refusal without a page; `None` for all else that is written.
-fn with_page(written: &[u8]) -> Option<Bytes> {
+/// Why it was refused, and the whole answer in place of a refusal without a page; `None` for all else that is written.
+fn with_page(written: &[u8]) -> Option<(Code, Bytes)> {
     let rest = written.strip_prefix(STATUS)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     let date = rest[end + 2..].strip_prefix(EMPTY).and_then(|rest| std::str::from_utf8(rest).ok())?;
@@ -42,16 +45,15 @@ fn with_page(written: &[u8]) -> Option<Bytes> {
     let (code, reason) = std::str::from_utf8(&rest[..end]).ok()?.split_once(' ')?;
     let page = rest::html_page(400 + code.parse::<u16>().ok()?, reason);
     let length = page.len();
-    Some(
-        format!(
-            "HTTP/1.1 4{code} {reason}\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {length}\r\n\
-             {date}{page}"
-        )
-        .into(),
-    )
+    let answer = format!(
+        "HTTP/1.1 4{code} {reason}\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {length}\r\n\
+         {date}{page}"
+    );
+    let cause = if code == "00" { Code::InvalidArgument } else { Code::ResourceExhausted };
+    Some((cause, answer.into()))
 }
 
-impl<S: AsyncWrite + Unpin> WithPages<S> {
+impl<S: AsyncWrite + Unpin, F> WithPages<S, F> {
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.left.has_remaining() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.left))?;
@@ -64,16 +66,17 @@ impl<S: AsyncWrite + Unpin> WithPages<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for WithPages<S> {
+impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for WithPages<S, F> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithPages<S> {
+impl<S: AsyncWrite + Unpin, F: FnMut(Code) + Unpin> AsyncWrite for WithPages<S, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_left(cx))?;
-        if let Some(answer) = with_page(buf) {
+        if let Some((cause, answer)) = with_page(buf) {
+            (self.refused)(cause);
             self.left = answer; // whoever writes flushes as well
             return Poll::Ready(Ok(buf.len()));
         }
@@ -118,9 +121,10 @@ mod tests {
     #[test]
     fn a_refusal_gets_a_page() {
         let refusal = format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{DATE}");
-        let answer = String::from_utf8(with_page(refusal.as_bytes()).unwrap().to_vec()).unwrap();
+        let (cause, answer) = with_page(refusal.as_bytes()).unwrap();
+        assert_eq!(cause, Code::InvalidArgument);
         assert_eq!(
-            answer,
+            String::from_utf8(answer.to_vec()).unwrap(),
             format!(
                 "HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: 94\r\n{DATE}\
                  <HTML><HEAD>\n<TITLE>400 Bad Request</TITLE>\n</HEAD><BODY>\n<H1>Bad Request</H1>\n</BODY></HTML>\n"
@@ -144,7 +148,8 @@ mod tests {
     #[tokio::test]
     async fn a_page_is_written_through_a_stream_that_takes_little_at_a_time() {
         let (ours, mut theirs) = tokio::io::duplex(7);
-        let mut stream = WithPages::new(ours);
+        let mut causes = Vec::new();
+        let mut stream = WithPages::new(ours, |cause| causes.push(cause));
         let refusal =
             format!("HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n{DATE}");
         let write = async {
@@ -155,6 +160,7 @@ mod tests {
         let mut read = String::new();
         let ((), count) = tokio::join!(write, theirs.read_to_string(&mut read));
         assert_eq!(count.unwrap(), read.len());
+        assert_eq!(causes, [Code::ResourceExhausted]);
         assert!(read.ends_with("<H1>Request Header Fields Too Large</H1>\n</BODY></HTML>\n"), "{read}");
     }
 }

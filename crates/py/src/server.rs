@@ -78,7 +78,7 @@ impl PyServer {
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
         });
         let headers = headers.collect();
-        self.service.access.require(&headers, scope).map_err(|error| errors::to_python(py, &error))
+        self.service.require(&headers, scope).map_err(|error| errors::to_python(py, &error))
     }
 
     fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {

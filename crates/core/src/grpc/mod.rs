@@ -165,7 +165,7 @@ async fn unary(
         "/tensorflow.serving.PredictionService/GetModelMetadata" => models::metadata(service, caller, message),
         "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message),
         "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
-            service.access.require(caller, Scope::Admin)?;
+            service.require(caller, Scope::Admin)?;
             models::reload_config(service, message).await
         }
         "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),

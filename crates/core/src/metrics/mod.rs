@@ -152,6 +152,8 @@ impl Metrics {
                 Code::Unauthenticated => "unauthenticated",
                 Code::PermissionDenied => "permission_denied",
                 Code::ResourceExhausted => "head_too_large",
+                Code::InvalidArgument => "malformed_head",
+                Code::DeadlineExceeded => "head_timed_out",
                 _ => continue,
             };
             refused.add(&[reason], count);

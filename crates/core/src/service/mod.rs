@@ -14,9 +14,11 @@ mod scrape;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::request::Parts;
 use tokio::sync::Semaphore;
 
-use crate::access::Access;
+use crate::access::{Access, Scope};
 use crate::body::BodyMemory;
 use crate::error::Result;
 use crate::metrics::{Metrics, Scrape};
@@ -131,6 +133,24 @@ impl Service {
     #[must_use]
     pub fn with_metrics_page(self, path: Option<String>, scrape: Box<dyn Scrape>) -> Self {
         Self { metrics_path: path, scrape, ..self }
+    }
+
+    /// Looks whether a key is good for a scope, and counts the request if it is refused.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Access::require`].
+    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<()> {
+        self.access.require(headers, scope).inspect_err(|error| self.metrics.refuse(error.code))
+    }
+
+    /// Lets a request administer, and counts it if it may not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Access::require_admin`].
+    pub(crate) fn require_admin(&self, head: &Parts) -> Result<()> {
+        self.access.require_admin(head).inspect_err(|error| self.metrics.refuse(error.code))
     }
 
     /// The versions of a model, highest first, or the one asked for (`spec/grpc_api.md` §11).

@@ -49,7 +49,7 @@ pub(crate) async fn call(
             reply(&metadata::of_model(service, name.as_bytes(), version.as_bytes(), caller)?)
         }
         "RepositoryIndex" | "RepositoryModelLoad" | "RepositoryModelUnload" => {
-            service.access.require(caller, Scope::Admin)?;
+            service.require(caller, Scope::Admin)?;
             administer(service, method, message).await
         }
         "ModelStatistics" => Err(missing("statistics")),

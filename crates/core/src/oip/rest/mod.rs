@@ -61,7 +61,7 @@ async fn answer(
     let headers = &head.headers;
     if api.is_administrative() {
         refuse_web_pages(headers)?;
-        service.access.require_admin(head)?;
+        service.require_admin(head)?;
     }
     match api {
         Api::Server => Ok(json(Code::Ok, json::server(&metadata::of_server(service)))),
