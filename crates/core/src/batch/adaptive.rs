@@ -38,8 +38,14 @@ const LATE: usize = ANSWERS / 20;
 /// A size counts as known when it has been run so often: the first time may be far slower than the others.
 const TRIALS: u64 = 2;
 
-/// What has not been run for so many batches is forgotten, and tried again.
+/// A size that is not run any more is forgotten, and tried again, after so many batches for each time that it was run, and
+/// after so many at most. What was seen twice may have been chance; what is found too slow again and again is not.
+const MEMORY_OF_A_RUN: u64 = 100;
 const MEMORY: u64 = 1000;
+
+/// A run counts for no more than this many times what a size was thought to exceed hardly ever: a single one may be the
+/// fault of anything.
+const SURPRISE: f64 = 2.0;
 
 /// Below the first, threads have time enough for small batches; above the second, every batch is worth filling.
 const BUSY: (f64, f64) = (0.5, 0.9);
@@ -80,8 +86,8 @@ pub struct Explanation {
 pub struct Controller {
     objective: f64,
     places: f64,
-    /// The sizes that are told apart, ascending, and what each is known to take.
-    sizes: Vec<(usize, Option<Estimate>)>,
+    /// The sizes that are told apart, ascending.
+    sizes: Vec<Size>,
     max_rows: usize,
     arrival_rate: f64,
     utilization: f64,
@@ -92,14 +98,22 @@ pub struct Controller {
     window: Option<Window>,
 }
 
+/// Batches of a size.
+struct Size {
+    rows: usize,
+    /// How often it has been run, forgotten times included.
+    runs: u64,
+    /// The number of the last one among all batches.
+    last: u64,
+    estimate: Option<Estimate>,
+}
+
 /// What batches of a size have taken.
 #[derive(Clone, Copy)]
 struct Estimate {
     mean: f64,
     deviation: f64,
     batches: u64,
-    /// The number of the last one among all batches.
-    last: u64,
 }
 
 /// What a batch can be expected to take, and what it will hardly exceed.
@@ -116,7 +130,40 @@ struct Window {
     busy: f64,
 }
 
+impl Size {
+    fn ran(&mut self, took: f64, number: u64) {
+        self.runs += 1;
+        self.last = number;
+        self.estimate = Some(match self.estimate {
+            None => Estimate { mean: took, deviation: 0.0, batches: 1 },
+            Some(Estimate { mean, batches: 1, .. }) => {
+                Estimate { mean: took.min(mean), deviation: 0.0, batches: TRIALS }
+            }
+            Some(known) => known.after(took.min(known.high() * SURPRISE)),
+        });
+    }
+
+    fn forget_what_is_old(&mut self, number: u64) {
+        if number - self.last >= MEMORY.min(self.runs * MEMORY_OF_A_RUN) {
+            self.estimate = None;
+        }
+    }
+
+    fn known(&self) -> Option<Estimate> {
+        self.estimate.filter(|estimate| estimate.batches >= TRIALS)
+    }
+}
+
 impl Estimate {
+    fn after(self, took: f64) -> Self {
+        let Self { mean, deviation, batches } = self;
+        Self {
+            mean: mean + RECENT * (took - mean),
+            deviation: deviation + RECENT * ((took - mean).abs() - deviation),
+            batches: batches + 1,
+        }
+    }
+
     fn high(self) -> f64 {
         self.mean + DEVIATIONS * self.deviation
     }
@@ -125,6 +172,11 @@ impl Estimate {
 /// Rows a second in batches of a size.
 fn rate((size, prospect): (usize, Prospect)) -> f64 {
     size as f64 / prospect.mean.max(f64::MIN_POSITIVE)
+}
+
+/// Of some sizes, ascending, the one with the most rows a second; `None` if there are none.
+fn most_rows(sizes: impl Iterator<Item = (usize, Prospect)>) -> Option<(usize, Prospect)> {
+    sizes.reduce(|best, other| if rate(other) <= rate(best) * (1.0 + SAME) { best } else { other })
 }
 
 impl Controller {
@@ -139,7 +191,7 @@ impl Controller {
         Self {
             objective: objective.as_secs_f64(),
             places: places.max(1) as f64,
-            sizes: sizes.into_iter().map(|size| (size, None)).collect(),
+            sizes: sizes.into_iter().map(|rows| Size { rows, runs: 0, last: 0, estimate: None }).collect(),
             max_rows: options.max_enqueued_batches.saturating_mul(size),
             arrival_rate: 0.0,
             utilization: 0.0,
@@ -161,26 +213,11 @@ impl Controller {
     /// were and how many of them came after the objective.
     pub fn ran(&mut self, padded: usize, took: Duration, answers: usize, late: usize, now: Instant) {
         let took = took.as_secs_f64();
-        let place = self.sizes.partition_point(|&(size, _)| size < padded).min(self.sizes.len() - 1);
+        let place = self.sizes.partition_point(|size| size.rows < padded).min(self.sizes.len() - 1);
         self.batches += 1;
-        let number = self.batches;
-        let known = &mut self.sizes[place].1;
-        *known = Some(match *known {
-            None => Estimate { mean: took, deviation: 0.0, batches: 1, last: number },
-            Some(Estimate { mean, batches: 1, .. }) => {
-                Estimate { mean: took.min(mean), deviation: 0.0, batches: TRIALS, last: number }
-            }
-            Some(Estimate { mean, deviation, batches, .. }) => Estimate {
-                mean: mean + RECENT * (took - mean),
-                deviation: deviation + RECENT * ((took - mean).abs() - deviation),
-                batches: batches + 1,
-                last: number,
-            },
-        });
-        if number.is_multiple_of(MEMORY) {
-            for (_, known) in &mut self.sizes {
-                *known = known.filter(|known| number - known.last < MEMORY);
-            }
+        self.sizes[place].ran(took, self.batches);
+        for size in &mut self.sizes {
+            size.forget_what_is_old(self.batches);
         }
         self.window(now).busy += took;
         self.close_window(now);
@@ -217,18 +254,23 @@ impl Controller {
     /// take longer in proportion to its size, so that it is not tried at the cost of the objective: unless the threads
     /// are busy all the time, when requests are refused for certain, and few of them are late if the trial fails.
     fn prospect(&self, place: usize) -> Option<Prospect> {
-        let known = |place: usize| self.sizes[place].1.filter(|known| known.batches >= TRIALS);
+        let known = |place: usize| self.sizes[place].known();
         if let Some(known) = known(place) {
             return Some(Prospect { mean: known.mean, high: known.high() });
         }
         if let Some(smaller) = place.checked_sub(1).and_then(known) {
             let is_worth_a_trial = self.utilization > BUSY.1;
             let growth =
-                if is_worth_a_trial { 1.0 } else { self.sizes[place].0 as f64 / self.sizes[place - 1].0 as f64 };
+                if is_worth_a_trial { 1.0 } else { self.sizes[place].rows as f64 / self.sizes[place - 1].rows as f64 };
             return Some(Prospect { mean: smaller.mean, high: smaller.high() * growth });
         }
         let larger = (place + 1..self.sizes.len()).find_map(known)?;
         Some(Prospect { mean: larger.mean, high: larger.high() })
+    }
+
+    /// The sizes, ascending, with what they take.
+    fn prospects(&self) -> impl Iterator<Item = (usize, Prospect)> {
+        (0..self.sizes.len()).filter_map(|place| Some((self.sizes[place].rows, self.prospect(place)?)))
     }
 
     /// How long a request takes in all whose batch is run in this time, if it has to wait for a thread.
@@ -236,31 +278,37 @@ impl Controller {
         run_time * (1.0 + 1.0 / self.places)
     }
 
-    /// The sizes that are quick enough, ascending, with what they take.
-    fn quick(&self) -> impl Iterator<Item = (usize, Prospect)> {
-        let budget = self.objective * self.margin;
-        let sizes = (0..self.sizes.len()).filter_map(|place| Some((self.sizes[place].0, self.prospect(place)?)));
-        sizes.filter(move |(_, prospect)| self.response(prospect.high) <= budget)
+    /// How long the answer to a request may take by the estimates.
+    ///
+    /// Late answers shrink it, but not below what the smallest batches take. If these were given up as well, all requests
+    /// would be let in that the queue has room for, their answers would be late for that, and so it would stay.
+    fn budget(&self) -> f64 {
+        let wanted = self.objective * self.margin;
+        let quickest = self.sizes[0].known().map(|known| self.response(known.high()));
+        quickest
+            .filter(|&quickest| quickest <= self.objective * MARGINS.end())
+            .map_or(wanted, |least| wanted.max(least))
     }
 
-    /// The best of them; `None` if there is none.
-    fn best(&self) -> Option<(usize, Prospect)> {
-        self.quick().reduce(|best, other| if rate(other) <= rate(best) * (1.0 + SAME) { best } else { other })
+    /// The sizes that are quick enough, ascending, with what they take.
+    fn quick(&self, budget: f64) -> impl Iterator<Item = (usize, Prospect)> {
+        self.prospects().filter(move |(_, prospect)| self.response(prospect.high) <= budget)
     }
 
     /// What follows from what is known by now. Before the first batch has run, requests are not joined.
     pub fn decide(&self) -> Decision {
-        let smallest = self.sizes[0].0;
-        let Some((target_size, prospect)) = self.best() else {
-            // Nothing is known, or nothing is quick enough: small batches are the quickest there are, but many of them
-            // are not quicker than a large one.
-            let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].0, self.max_rows);
-            return Decision { target_size: smallest, piece_size, wait: Duration::ZERO, max_waiting_rows };
+        let budget = self.budget();
+        let Some((target_size, prospect)) = most_rows(self.quick(budget)) else {
+            // Small batches are the quickest there are, and have to be known. If not even they are quick enough, answers
+            // are late whatever is done, and come soonest where a request waits for as few batches as can be.
+            let smallest = self.sizes[0].known().and_then(|_| most_rows(self.prospects()));
+            let target_size = smallest.map_or(self.sizes[0].rows, |(size, _)| size);
+            let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].rows, self.max_rows);
+            return Decision { target_size, piece_size, wait: Duration::ZERO, max_waiting_rows };
         };
         // Whatever is cut more often than it has to be is joined again for nothing.
-        let as_good = self.quick().filter(|&other| rate(other) >= rate((target_size, prospect)) * (1.0 - SAME));
+        let as_good = self.quick(budget).filter(|&other| rate(other) >= rate((target_size, prospect)) * (1.0 - SAME));
         let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(target_size);
-        let budget = self.objective * self.margin;
         let slack = (budget - self.response(prospect.high)).max(0.0);
         let fill = target_size as f64 / self.arrival_rate.max(f64::MIN_POSITIVE);
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
@@ -278,16 +326,19 @@ impl Controller {
 
     /// The decision, and what it is made of.
     pub fn explain(&self) -> Explanation {
-        let known = self.sizes.iter().filter_map(|&(size, estimate)| Some((size, estimate?)));
+        let known: Vec<_> = self.sizes.iter().filter_map(|size| Some((size.rows, size.estimate?))).collect();
         let seconds = Duration::from_secs_f64;
         Explanation {
             objective: seconds(self.objective),
             decision: self.decide(),
-            is_attainable: self.best().is_some() || self.sizes.iter().all(|(_, estimate)| estimate.is_none()),
+            is_attainable: known.is_empty() || self.quick(self.budget()).next().is_some(),
             margin: self.margin,
             arrival_rate: self.arrival_rate,
             utilization: self.utilization,
-            run_times: known.map(|(size, known)| (size, seconds(known.mean), seconds(known.high()))).collect(),
+            run_times: known
+                .into_iter()
+                .map(|(size, known)| (size, seconds(known.mean), seconds(known.high())))
+                .collect(),
         }
     }
 }

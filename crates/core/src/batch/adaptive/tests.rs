@@ -77,7 +77,7 @@ fn requests_are_cut_no_smaller_than_the_objective_asks_for() {
     assert_eq!(piece_size(|rows| 1000 + 1000 * rows as u64), (16, 16), "32 take too long");
     assert_eq!(piece_size(|rows| 1000 * rows as u64), (1, 16), "the same rows a second, and less to join");
     assert_eq!(piece_size(|rows| if rows > 4 { 2000 * rows as u64 } else { 1000 }), (4, 4), "larger ones are slower");
-    assert_eq!(piece_size(|_| 100_000), (1, 64), "no size is quick enough");
+    assert_eq!(piece_size(|_| 100_000), (64, 64), "no size is quick enough");
 }
 
 #[test]
@@ -156,11 +156,53 @@ fn late_answers_shrink_what_estimates_may_use_up() {
 }
 
 #[test]
-fn an_objective_that_no_size_can_meet_is_said_to_be_out_of_reach() {
+fn an_objective_that_no_size_can_meet_is_said_to_be_out_of_reach_and_left_aside() {
     let mut bench = Bench::new(8, |_| 100_000);
     bench.play(2.0, 100.0, |_| true);
-    let explanation = bench.controller.explain();
-    assert!(!explanation.is_attainable);
-    assert_eq!((explanation.decision.target_size, explanation.decision.wait), (1, Duration::ZERO));
-    assert_eq!(explanation.run_times.len(), 1);
+    let Explanation { decision, is_attainable, .. } = bench.controller.explain();
+    assert!(!is_attainable);
+    let rows = (decision.target_size, decision.max_waiting_rows);
+    assert_eq!((rows, decision.wait), ((8, 80), Duration::ZERO), "the most rows a second, and none refused early");
+}
+
+#[test]
+fn requests_are_refused_in_time_whatever_the_margin_has_come_to() {
+    // With the batch before, even one row takes more of the objective than the least margin leaves.
+    let mut bench = Bench::new(64, |rows| 12_000 + 100 * rows as u64);
+    bench.play(2.0, 100_000.0, |_| true);
+    let Explanation { decision, is_attainable, margin, .. } = bench.controller.explain();
+    assert!(margin < 0.3, "{margin}");
+    assert!(is_attainable);
+    assert!(decision.max_waiting_rows < 64, "{decision:?}");
+    bench.play(30.0, 100_000.0, |_| false);
+    assert_eq!(bench.controller.decide().target_size, 64, "{:?}", bench.controller.explain());
+}
+
+/// What is aimed at after batches of the largest size have taken so many times as long as they should, one by one.
+fn target_after(times_as_long: &[u32], seconds: f64) -> usize {
+    let took = Duration::from_millis(10);
+    let mut bench = Bench::new(64, |_| 10_000);
+    for times in times_as_long {
+        bench.controller.ran(64, took * *times, 64, 0, bench.now);
+    }
+    bench.play(seconds, 100_000.0, |_| false);
+    bench.controller.decide().target_size
+}
+
+#[test]
+fn a_run_that_was_slow_by_chance_is_soon_forgotten() {
+    // In a second, 200 batches of 10 ms are run.
+    assert_eq!(target_after(&[1, 1, 20], 0.1), 64, "one counts for little");
+    assert_eq!(target_after(&[1, 1, 1, 1, 1, 1, 1, 20], 0.1), 64, "nor later");
+    assert_eq!(target_after(&[20, 20, 20], 0.1), 32, "three seem to be the rule");
+    assert_eq!(target_after(&[20, 20, 20], 2.0), 64);
+}
+
+#[test]
+fn a_size_that_is_too_slow_is_tried_ever_more_rarely() {
+    let mut bench = Bench::new(64, |rows| 1000 + 1000 * rows as u64);
+    bench.play(200.0, 100_000.0, |_| false);
+    let (batches, tried) = (bench.controller.batches, bench.controller.sizes[5].runs);
+    assert_eq!(bench.controller.sizes[5].rows, 32);
+    assert!((4..batches / 250).contains(&tried), "{tried} of {batches}");
 }
