@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from servable.client.arrays import Array
 from servable.client.calls import Calls, Inputs
-from servable.client.connecting import Default, Timeout, connect
+from servable.client.connecting import connect
 from servable.client.exchange import Examples, Target
 from servable.client.named import NOT_GIVEN, one_or_named
-from servable.client.options import Retry, Tls
+from servable.client.options import Default, Retry, Timeout, Tls
 from servable.client.results import Classes, InferenceTask, Prediction, VersionStatus
 from servable.client.signatures import ModelMetadata
 
@@ -41,7 +42,6 @@ class AsyncClient:
     ) -> None:
         """Describe the server; see `Client` for the arguments."""
         self._address = address
-        self._timeout = timeout
         self._calls: Calls = connect(
             address,
             is_async=True,
@@ -49,6 +49,7 @@ class AsyncClient:
             api_key=api_key,
             headers=headers or {},
             retry=retry or Retry(),
+            timeout=timeout,
         )
 
     async def predict(
@@ -64,7 +65,7 @@ class AsyncClient:
     ) -> Prediction:
         """Run a model; see `Client.predict`."""
         target = Target(model, version, label, signature)
-        return await self._calls.predict(target, inputs, outputs, self._limit(timeout))
+        return await self._calls.predict(target, inputs, outputs, timeout)
 
     async def classify(
         self,
@@ -79,7 +80,7 @@ class AsyncClient:
     ) -> Classes:
         """Classify examples; see `Client.classify`."""
         target = Target(model, version, label, signature)
-        return await self._calls.classify(target, examples, context, self._limit(timeout))
+        return await self._calls.classify(target, examples, context, timeout)
 
     async def regress(
         self,
@@ -94,7 +95,7 @@ class AsyncClient:
     ) -> Array:
         """Compute a value for each example; see `Client.regress`."""
         target = Target(model, version, label, signature)
-        return await self._calls.regress(target, examples, context, self._limit(timeout))
+        return await self._calls.regress(target, examples, context, timeout)
 
     async def multi_inference(
         self,
@@ -109,8 +110,7 @@ class AsyncClient:
     ) -> list[Classes | Array]:
         """Classify and regress the same examples in one call; see `Client.multi_inference`."""
         target = Target(model, version, label)
-        limit = self._limit(timeout)
-        return await self._calls.multi_inference(target, examples, tasks, context, limit)
+        return await self._calls.multi_inference(target, examples, tasks, context, timeout)
 
     async def metadata(
         self,
@@ -122,14 +122,14 @@ class AsyncClient:
     ) -> ModelMetadata:
         """Ask for the signatures of a model; they are readable when printed, or in a notebook."""
         target = Target(model, version, label)
-        return await self._calls.metadata(target, self._limit(timeout))
+        return await self._calls.metadata(target, timeout)
 
     async def status(
         self, model: str, *, version: int | None = None, timeout: Timeout = Default.TIMEOUT
     ) -> list[VersionStatus]:
         """Ask for the state of all versions of a model that the server knows, or of one."""
         target = Target(model, version)
-        return await self._calls.status(target, self._limit(timeout))
+        return await self._calls.status(target, timeout)
 
     async def reload_config(
         self,
@@ -138,7 +138,7 @@ class AsyncClient:
         timeout: Timeout = Default.TIMEOUT,
     ) -> None:
         """Replace what the server serves; see `Client.reload_config`."""
-        await self._calls.reload_config(config, self._limit(timeout))
+        await self._calls.reload_config(config, timeout)
 
     async def wait_until_ready(
         self,
@@ -148,7 +148,7 @@ class AsyncClient:
     ) -> None:
         """Wait until the server answers and has an available version of each model; see `Client.wait_until_ready`."""
         targets = [Target(model, version) for model in models]
-        await self._calls.wait_until_ready(targets, self._limit(timeout))
+        await self._calls.wait_until_ready(targets, timeout)
 
     def model(
         self,
@@ -179,9 +179,6 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"AsyncClient({self._address!r})"
 
-    def _limit(self, timeout: Timeout) -> float | None:
-        return self._timeout if isinstance(timeout, Default) else timeout
-
 
 class AsyncModel:
     """One model of a server, or one of its versions.
@@ -196,7 +193,7 @@ class AsyncModel:
 
     def __init__(self, client: AsyncClient, target: Target) -> None:
         """Bind it to a client; see `AsyncClient.model`."""
-        self._client = client
+        self._calls = client._calls
         self.target = target
 
     async def predict(
@@ -217,16 +214,8 @@ class AsyncModel:
             named: The inputs by their names, in place of `inputs`. Those called `outputs` or
                 `timeout` have to be passed in a dictionary.
         """
-        target = self.target
-        return await self._client.predict(
-            target.model,
-            one_or_named(str(target), inputs, named),
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            outputs=outputs,
-            timeout=timeout,
-        )
+        values = one_or_named(str(self.target), inputs, named)
+        return await self._calls.predict(self.target, values, outputs, timeout)
 
     async def classify(
         self,
@@ -236,16 +225,7 @@ class AsyncModel:
         timeout: Timeout = Default.TIMEOUT,
     ) -> Classes:
         """Classify examples; see `AsyncClient.classify`."""
-        target = self.target
-        return await self._client.classify(
-            target.model,
-            examples,
-            context=context,
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            timeout=timeout,
-        )
+        return await self._calls.classify(self.target, examples, context, timeout)
 
     async def regress(
         self,
@@ -255,28 +235,16 @@ class AsyncModel:
         timeout: Timeout = Default.TIMEOUT,
     ) -> Array:
         """Compute a value for each example; see `AsyncClient.regress`."""
-        target = self.target
-        return await self._client.regress(
-            target.model,
-            examples,
-            context=context,
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            timeout=timeout,
-        )
+        return await self._calls.regress(self.target, examples, context, timeout)
 
     async def metadata(self, *, timeout: Timeout = Default.TIMEOUT) -> ModelMetadata:
         """Ask for its signatures."""
-        target = self.target
-        return await self._client.metadata(
-            target.model, version=target.version, label=target.label, timeout=timeout
-        )
+        return await self._calls.metadata(replace(self.target, signature=""), timeout)
 
     async def status(self, *, timeout: Timeout = Default.TIMEOUT) -> list[VersionStatus]:
         """Ask for the state of its versions; a label makes no difference."""
-        target = self.target
-        return await self._client.status(target.model, version=target.version, timeout=timeout)
+        target = Target(self.target.model, self.target.version)
+        return await self._calls.status(target, timeout)
 
     def __repr__(self) -> str:
         signature = f", signature={self.target.signature!r}" if self.target.signature else ""

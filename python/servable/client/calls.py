@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from servable.client.arrays import Array, has_dtype, to_array
 from servable.client.exchange import Codec, Examples, Exchange, Request, Target, Transport
-from servable.client.options import Deadline, Retry
+from servable.client.options import Deadline, Default, Retry, Timeout
 from servable.client.results import Classes, InferenceTask, Prediction, State, VersionStatus
 from servable.client.signatures import ModelMetadata, ModelSignature
 from servable.errors import (
@@ -63,18 +63,25 @@ class _Remembered:
 class Calls:
     """The calls of a client, on any protocol and any transport."""
 
-    def __init__(self, codec: Codec, transport: Transport, retry: Retry) -> None:
-        """Join the parts."""
+    def __init__(
+        self,
+        codec: Codec,
+        transport: Transport,
+        retry: Retry,
+        timeout: float | None = None,
+    ) -> None:
+        """Join the parts; `timeout` is what a call gets that has none of its own."""
         self._codec = codec
         self._transport = transport
         self._retry = retry
+        self._timeout = timeout
         self._metadata: dict[Target, _Remembered] = {}
 
     async def predict(
-        self, target: Target, inputs: Inputs, outputs: Sequence[str], timeout: float | None
+        self, target: Target, inputs: Inputs, outputs: Sequence[str], timeout: Timeout
     ) -> Prediction:
         """Run a model; the signature is asked for where the inputs cannot do without it."""
-        deadline = Deadline(timeout)
+        deadline = self._deadline(timeout)
         if isinstance(outputs, str):
             outputs = [outputs]
         if self._codec.needs_signature or not _speak_for_themselves(inputs):
@@ -94,22 +101,22 @@ class Calls:
         target: Target,
         examples: Examples,
         context: Mapping[str, object] | None,
-        timeout: float | None,
+        timeout: Timeout,
     ) -> Classes:
         """Classify examples."""
         exchange = self._codec.classify(target, _listed(examples), context)
-        return await self._exchange(exchange, Deadline(timeout))
+        return await self._exchange(exchange, self._deadline(timeout))
 
     async def regress(
         self,
         target: Target,
         examples: Examples,
         context: Mapping[str, object] | None,
-        timeout: float | None,
+        timeout: Timeout,
     ) -> Array:
         """Compute a value for each example."""
         exchange = self._codec.regress(target, _listed(examples), context)
-        return await self._exchange(exchange, Deadline(timeout))
+        return await self._exchange(exchange, self._deadline(timeout))
 
     async def multi_inference(
         self,
@@ -117,31 +124,31 @@ class Calls:
         examples: Examples,
         tasks: Sequence[InferenceTask | tuple[str, str]],
         context: Mapping[str, object] | None,
-        timeout: float | None,
+        timeout: Timeout,
     ) -> list[Classes | Array]:
         """Classify and regress the same examples."""
         wanted = [InferenceTask(*task) for task in tasks]
         exchange = self._codec.multi_inference(target, _listed(examples), context, wanted)
-        return await self._exchange(exchange, Deadline(timeout))
+        return await self._exchange(exchange, self._deadline(timeout))
 
-    async def metadata(self, target: Target, timeout: float | None) -> ModelMetadata:
+    async def metadata(self, target: Target, timeout: Timeout) -> ModelMetadata:
         """Ask for the signatures, always anew."""
-        return await self._fetch_metadata(target, Deadline(timeout))
+        return await self._fetch_metadata(target, self._deadline(timeout))
 
-    async def status(self, target: Target, timeout: float | None) -> list[VersionStatus]:
+    async def status(self, target: Target, timeout: Timeout) -> list[VersionStatus]:
         """Ask for the state of versions."""
-        return await self._exchange(self._codec.status(target), Deadline(timeout))
+        return await self._exchange(self._codec.status(target), self._deadline(timeout))
 
     async def reload_config(
-        self, config: str | Mapping[str, str | os.PathLike[str]], timeout: float | None
+        self, config: str | Mapping[str, str | os.PathLike[str]], timeout: Timeout
     ) -> None:
         """Replace the configuration; never repeated."""
         text = config if isinstance(config, str) else _config_text(config)
-        await self._exchange(self._codec.reload_config(text), Deadline(timeout))
+        await self._exchange(self._codec.reload_config(text), self._deadline(timeout))
 
-    async def wait_until_ready(self, targets: Sequence[Target], timeout: float | None) -> None:
+    async def wait_until_ready(self, targets: Sequence[Target], timeout: Timeout) -> None:
         """Wait until a server answers, and has an available version of each model."""
-        deadline = Deadline(timeout)
+        deadline = self._deadline(timeout)
         if not targets:
             await self._until_ready(self._answers, "the server does not answer", deadline)
         for target in targets:
@@ -156,6 +163,9 @@ class Calls:
         await self._transport.close()
 
     # ---- sending
+
+    def _deadline(self, timeout: Timeout) -> Deadline:
+        return Deadline(self._timeout if isinstance(timeout, Default) else timeout)
 
     async def _exchange(self, exchange: Exchange[Result], deadline: Deadline) -> Result:
         return exchange.read(await self._send(exchange.request, deadline))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from servable.client.arrays import Array
 from servable.client.calls import Calls, Inputs, finish
-from servable.client.connecting import Default, Timeout, connect
+from servable.client.connecting import connect
 from servable.client.exchange import Examples, Target
 from servable.client.named import NOT_GIVEN, one_or_named
-from servable.client.options import Retry, Tls
+from servable.client.options import Default, Retry, Timeout, Tls
 from servable.client.results import Classes, InferenceTask, Prediction, VersionStatus
 from servable.client.signatures import ModelMetadata
 
@@ -56,7 +57,6 @@ class Client:
             ImportError: The package that speaks the protocol is not installed.
         """
         self._address = address
-        self._timeout = timeout
         self._calls: Calls = connect(
             address,
             is_async=False,
@@ -64,6 +64,7 @@ class Client:
             api_key=api_key,
             headers=headers or {},
             retry=retry or Retry(),
+            timeout=timeout,
         )
 
     def predict(
@@ -96,7 +97,7 @@ class Client:
             Arrays by output name, in memory of their own.
         """
         target = Target(model, version, label, signature)
-        return finish(self._calls.predict(target, inputs, outputs, self._limit(timeout)))
+        return finish(self._calls.predict(target, inputs, outputs, timeout))
 
     def classify(
         self,
@@ -125,7 +126,7 @@ class Client:
             The classes of each example, with their scores.
         """
         target = Target(model, version, label, signature)
-        return finish(self._calls.classify(target, examples, context, self._limit(timeout)))
+        return finish(self._calls.classify(target, examples, context, timeout))
 
     def regress(
         self,
@@ -144,7 +145,7 @@ class Client:
             One float32 for each example.
         """
         target = Target(model, version, label, signature)
-        return finish(self._calls.regress(target, examples, context, self._limit(timeout)))
+        return finish(self._calls.regress(target, examples, context, timeout))
 
     def multi_inference(
         self,
@@ -172,8 +173,7 @@ class Client:
             What `classify` or `regress` would return, for each task.
         """
         target = Target(model, version, label)
-        limit = self._limit(timeout)
-        return finish(self._calls.multi_inference(target, examples, tasks, context, limit))
+        return finish(self._calls.multi_inference(target, examples, tasks, context, timeout))
 
     def metadata(
         self,
@@ -185,14 +185,14 @@ class Client:
     ) -> ModelMetadata:
         """Ask for the signatures of a model; they are readable when printed, or in a notebook."""
         target = Target(model, version, label)
-        return finish(self._calls.metadata(target, self._limit(timeout)))
+        return finish(self._calls.metadata(target, timeout))
 
     def status(
         self, model: str, *, version: int | None = None, timeout: Timeout = Default.TIMEOUT
     ) -> list[VersionStatus]:
         """Ask for the state of all versions of a model that the server knows, or of one."""
         target = Target(model, version)
-        return finish(self._calls.status(target, self._limit(timeout)))
+        return finish(self._calls.status(target, timeout))
 
     def reload_config(
         self,
@@ -206,7 +206,7 @@ class Client:
             config: The text of a model config file, or base paths of SavedModels by model name.
             timeout: In seconds, in place of the client's.
         """
-        finish(self._calls.reload_config(config, self._limit(timeout)))
+        finish(self._calls.reload_config(config, timeout))
 
     def wait_until_ready(
         self,
@@ -225,7 +225,7 @@ class Client:
             DeadlineExceededError: It took too long; the message says what was missing.
         """
         targets = [Target(model, version) for model in models]
-        finish(self._calls.wait_until_ready(targets, self._limit(timeout)))
+        finish(self._calls.wait_until_ready(targets, timeout))
 
     def model(
         self,
@@ -256,9 +256,6 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._address!r})"
 
-    def _limit(self, timeout: Timeout) -> float | None:
-        return self._timeout if isinstance(timeout, Default) else timeout
-
 
 class Model:
     """One model of a server, or one of its versions.
@@ -273,7 +270,7 @@ class Model:
 
     def __init__(self, client: Client, target: Target) -> None:
         """Bind it to a client; see `Client.model`."""
-        self._client = client
+        self._calls = client._calls
         self.target = target
 
     def predict(
@@ -294,16 +291,8 @@ class Model:
             named: The inputs by their names, in place of `inputs`. Those called `outputs` or
                 `timeout` have to be passed in a dictionary.
         """
-        target = self.target
-        return self._client.predict(
-            target.model,
-            one_or_named(str(target), inputs, named),
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            outputs=outputs,
-            timeout=timeout,
-        )
+        values = one_or_named(str(self.target), inputs, named)
+        return finish(self._calls.predict(self.target, values, outputs, timeout))
 
     def classify(
         self,
@@ -313,16 +302,7 @@ class Model:
         timeout: Timeout = Default.TIMEOUT,
     ) -> Classes:
         """Classify examples; see `Client.classify`."""
-        target = self.target
-        return self._client.classify(
-            target.model,
-            examples,
-            context=context,
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            timeout=timeout,
-        )
+        return finish(self._calls.classify(self.target, examples, context, timeout))
 
     def regress(
         self,
@@ -332,28 +312,16 @@ class Model:
         timeout: Timeout = Default.TIMEOUT,
     ) -> Array:
         """Compute a value for each example; see `Client.regress`."""
-        target = self.target
-        return self._client.regress(
-            target.model,
-            examples,
-            context=context,
-            version=target.version,
-            label=target.label,
-            signature=target.signature,
-            timeout=timeout,
-        )
+        return finish(self._calls.regress(self.target, examples, context, timeout))
 
     def metadata(self, *, timeout: Timeout = Default.TIMEOUT) -> ModelMetadata:
         """Ask for its signatures."""
-        target = self.target
-        return self._client.metadata(
-            target.model, version=target.version, label=target.label, timeout=timeout
-        )
+        return finish(self._calls.metadata(replace(self.target, signature=""), timeout))
 
     def status(self, *, timeout: Timeout = Default.TIMEOUT) -> list[VersionStatus]:
         """Ask for the state of its versions; a label makes no difference."""
-        target = self.target
-        return self._client.status(target.model, version=target.version, timeout=timeout)
+        target = Target(self.target.model, self.target.version)
+        return finish(self._calls.status(target, timeout))
 
     def __repr__(self) -> str:
         signature = f", signature={self.target.signature!r}" if self.target.signature else ""

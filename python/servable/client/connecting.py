@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 
 from servable.client.calls import Calls
@@ -13,16 +12,6 @@ from servable.client.rest_codec import RestCodec
 from servable.errors import ConfigError
 
 
-class Default(enum.Enum):
-    """Stands for what the client was made with."""
-
-    TIMEOUT = enum.auto()
-
-
-Timeout = float | None | Default
-"""Seconds; None is without limit."""
-
-
 def connect(
     address: str,
     *,
@@ -31,6 +20,7 @@ def connect(
     api_key: str | None,
     headers: Mapping[str, str],
     retry: Retry,
+    timeout: float | None,
 ) -> Calls:
     """Join what an address asks for. Nothing is sent yet.
 
@@ -58,7 +48,7 @@ def connect(
         codec = GrpcCodec()
         grpc = AsyncGrpcTransport if is_async else GrpcTransport
         transport = grpc(place, trust, sent)
-    return Calls(codec, transport, retry)
+    return Calls(codec, transport, retry, timeout)
 
 
 def _checked_headers(headers: Mapping[str, str], api_key: str | None) -> list[tuple[str, str]]:

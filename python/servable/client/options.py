@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import random
 import time
@@ -14,6 +15,16 @@ from servable.errors import ConfigError, DeadlineExceededError
 
 GRPC_PORT = 8500
 _SCHEMES = "grpc://, grpcs://, http://, https://, unix: or http+unix://"
+
+
+class Default(enum.Enum):
+    """Stands for what the client was made with."""
+
+    TIMEOUT = enum.auto()
+
+
+Timeout = float | None | Default
+"""Seconds; None is without limit."""
 
 
 @dataclass(frozen=True, slots=True)
