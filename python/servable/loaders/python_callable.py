@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servable.errors import FailedPreconditionError, LoadError, NotFoundError
+from servable.errors import FailedPreconditionError, LoadError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
 from servable.loaders.python_model import PythonModel, load_python_model
 from servable.loaders.python_workers import WorkerPool
+from servable.loaders.size import size_of_files
 
 if TYPE_CHECKING:
     from servable.gateway import Servable
@@ -57,13 +57,7 @@ class PythonCallableLoader:
 
     def estimate_resources(self) -> int:
         """The size of all files of the version, in each process: what code needs nobody knows."""
-        total = 0
-        try:
-            for directory, _, files in os.walk(self._path, onerror=_raise):
-                total += sum(os.stat(os.path.join(directory, file)).st_size for file in files)
-        except OSError as error:
-            raise NotFoundError(f"{error.filename}: {error.strerror}") from error
-        return total * max(self._options.workers, 1)
+        return size_of_files(self._path) * max(self._options.workers, 1)
 
     def load(self) -> None:
         """Import the model, here or in workers.
@@ -124,7 +118,3 @@ class PythonCallableAdapter(SourceAdapter[str, Loader]):
     def adapt(self, servable_id: ServableId, item: str) -> PythonCallableLoader:
         """Make the loader of one version directory."""
         return PythonCallableLoader(servable_id, item, self._options(servable_id.name))
-
-
-def _raise(error: OSError) -> None:
-    raise error

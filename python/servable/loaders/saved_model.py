@@ -13,6 +13,7 @@ from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundEr
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
+from servable.loaders.size import size_of_files
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.telemetry import ControlPlaneMetrics
 
@@ -73,13 +74,7 @@ class SavedModelLoader:
 
     def estimate_resources(self) -> int:
         """The size of all files of the version, and a fifth more (lifecycle.md §5)."""
-        total = 0
-        try:
-            for directory, _, files in os.walk(self._path, onerror=_raise):
-                total += sum(os.stat(os.path.join(directory, file)).st_size for file in files)
-        except OSError as error:
-            raise NotFoundError(f"{error.filename}: {error.strerror}") from error
-        return int(total * _RAM_PER_FILE_BYTE)
+        return int(size_of_files(self._path) * _RAM_PER_FILE_BYTE)
 
     def load(self) -> None:
         """Load the graph, restore its variables and run its initialisation, at a low CPU priority.
@@ -187,7 +182,3 @@ def _has_threads_of_its_own(session_config: bytes) -> bool:
         return False
     config: Any = parse_bytes(session_config, "tensorflow.ConfigProto")
     return bool(config.use_per_session_threads or config.session_inter_op_thread_pool)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -15,27 +15,15 @@ from servable.errors import (
     ConfigError,
     FailedPreconditionError,
     InvalidInputError,
-    LoadError,
     NotFoundError,
     ServableError,
     UnimplementedError,
 )
 from servable.gateway import PublishedModel
-from servable.lifecycle import Loader, RetryPolicy, ServableId, SourceAdapter
+from servable.lifecycle import RetryPolicy
 from servable.publisher import ModelPublisher
 from servable.server_core import CoreOptions, ServerCore
-from servable.testing import FakeLoader
-
-
-class FakeAdapter(SourceAdapter[str, Loader]):
-    """Loads directories that hold nothing; a file named `broken` makes the load fail."""
-
-    def adapt(self, servable_id: ServableId, item: str) -> Loader:
-        def on_load() -> None:
-            if Path(item, "broken").exists():
-                raise LoadError(f"cannot parse {servable_id.version}", code=Code.DATA_LOSS)
-
-        return FakeLoader(on_load=on_load)
+from support.fake_adapter import FakeAdapter
 
 
 class Administered:

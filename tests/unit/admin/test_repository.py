@@ -7,22 +7,11 @@ import pytest
 
 from servable.admin import ModelRepository
 from servable.config.models import TENSORFLOW_PLATFORM
-from servable.errors import Code, InvalidInputError, LoadError, NotFoundError, ServableError
-from servable.lifecycle import Loader, RetryPolicy, ServableId, SourceAdapter
+from servable.errors import InvalidInputError, NotFoundError, ServableError
+from servable.lifecycle import RetryPolicy
 from servable.publisher import ModelPublisher
 from servable.server_core import CoreOptions, ServerCore
-from servable.testing import FakeLoader
-
-
-class FakeAdapter(SourceAdapter[str, Loader]):
-    """Loads directories that hold nothing; a file named `broken` makes the load fail."""
-
-    def adapt(self, servable_id: ServableId, item: str) -> Loader:
-        def on_load() -> None:
-            if Path(item, "broken").exists():
-                raise LoadError("cannot parse it", code=Code.DATA_LOSS)
-
-        return FakeLoader(on_load=on_load)
+from support.fake_adapter import FakeAdapter
 
 
 @pytest.fixture
@@ -84,5 +73,5 @@ def test_what_is_no_configuration_is_refused_and_changes_nothing(
 
 def test_a_model_that_cannot_be_loaded_says_why(core: ServerCore, base_path: Path) -> None:
     (base_path / "1/broken").touch()
-    with pytest.raises(ServableError, match="cannot parse it"):
+    with pytest.raises(ServableError, match="cannot parse 1"):
         ModelRepository(core).load("m", f'{{"base_path": "{base_path}"}}')

@@ -1,0 +1,28 @@
+"""How large a version is that lies in a directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from servable.errors import NotFoundError
+
+
+def size_of_files(directory: str | Path) -> int:
+    """The bytes of all files below a directory.
+
+    Raises:
+        NotFoundError: Something in it cannot be looked at.
+    """
+    total = 0
+    try:
+        for parent, _, files in os.walk(directory, onerror=_raise):
+            total += sum(os.stat(os.path.join(parent, file)).st_size for file in files)
+    except OSError as error:
+        raise NotFoundError(f"{error.filename}: {error.strerror}") from error
+    return total
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
