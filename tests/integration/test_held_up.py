@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
         assert [run.result().status for run in runs] == [200] * 3
 
 
-@pytest.fixture(params=["unbatched"])
+@pytest.fixture(params=["unbatched", "batched"])
 def others(
     request: pytest.FixtureRequest,
     start_server: StartServer,
@@ -53,7 +54,7 @@ def others(
     grpc_client: GrpcClient,
 ) -> Others:
     """A server of models that do not hang, and of `waiting`, which may."""
-    served = {name: runtime_models / name for name in ("waiting", "linear", "steps")}
+    served = {name: runtime_models / name for name in ("waiting", "linear", "large")}
     monitoring = tmp_path / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
     admin_port = free_port()
@@ -80,15 +81,14 @@ class Others:
         self._admin_port = admin_port
         self._config = config
         self._grpc_client = grpc_client
-        self._steps = steps_that_take(server, 0.05)
-        self._large = b'{"inputs": [' + b"0.5, " * (2 << 20) + b"0.5]}"
+        self._slow = json.dumps({"inputs": [[0.5] * 2048] * 16}).encode()
+        self._large = json.dumps({"inputs": [[0.5] * 2048] * 1000}).encode()
 
     def are_answered(self) -> None:
         for _ in range(3):
             self._is_answered("POST", "/v1/models/linear:predict", b'{"inputs": [2.0]}')
-            steps = b'{"inputs": %d}' % self._steps
-            self._is_answered("POST", "/v1/models/steps:predict", steps)
-        self._is_answered("POST", "/v1/models/linear:predict", self._large)
+            self._is_answered("POST", "/v1/models/large:predict", self._slow)
+        self._is_answered("POST", "/v1/models/large:predict", self._large)
         self._is_answered("GET", "/metrics")
         self._is_answered("GET", "/v1/admin/models", port=self._admin_port)
         self._grpc_client.call("reload", self.server.port, self._config)

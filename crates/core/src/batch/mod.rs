@@ -13,6 +13,7 @@ mod assemble;
 mod extent;
 mod low_priority;
 mod options;
+mod places;
 mod pool;
 mod queue;
 mod scheduler;
@@ -24,6 +25,7 @@ mod work;
 
 pub use adaptive::{Controller, Decision, Explanation};
 pub use options::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
+pub(crate) use places::Owner;
 pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
 pub use statistics::{SizeTally, Standing, Statistics, Tally};

@@ -3,17 +3,21 @@
 //! All queues of a scheduler are under one lock, which is held for a fraction of a microsecond: to find a request its
 //! place, or a thread its batch. Tensors are joined, run, split and freed outside.
 //!
-//! As many batches run at once as there are threads, whoever runs them: a caller that can run a batch itself takes the
-//! place of a thread for as long, see [`Pool::lead`].
+//! As many batches run at once as there are places, whoever runs them: a caller that can run a batch itself takes the
+//! place of a thread for as long, see [`Pool::lead`]. A batch that runs for long gives its place up where others need it,
+//! see [`super::places`]; so that somebody sees to that, there is always one thread more than those that are at work.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::adaptive::{Adaptive, Explanation};
 use super::options::BatchingOptions;
+use super::places::{Owner, Places};
 use super::queue::Waiting;
 use super::statistics::Statistics;
 use super::task::Task;
@@ -27,6 +31,7 @@ const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 /// A queue as the threads see it.
 struct Line {
     waiting: Waiting,
+    owner: Arc<Owner>,
     /// When callers have said that they will run a batch of this queue each, and have not come yet.
     leads: Vec<Instant>,
     options: Arc<BatchingOptions>,
@@ -34,6 +39,9 @@ struct Line {
     statistics: Arc<Statistics>,
     adaptive: Option<Arc<Adaptive>>,
 }
+
+/// A batch to be run, the number of its run, and its queue, if that is done with.
+type Taken = (Work, usize, Option<Line>);
 
 /// Which thread has to look at the queues because of a change.
 #[derive(Clone, Copy)]
@@ -50,14 +58,19 @@ pub(super) struct Pool {
     state: Mutex<State>,
     work: Condvar,
     clock: Condvar,
+    /// How the names of the threads begin.
+    name: String,
+    /// Those that have not ended, as far as is known.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-#[derive(Default)]
 struct State {
     lines: Slab<Line>,
-    /// How many batches may run at once, and how many do.
-    places: usize,
-    running: usize,
+    places: Places,
+    /// How many threads there are, how many have been started, and how many run batches.
+    threads: usize,
+    started: usize,
+    working: usize,
     /// The queues in which something waits, in the order of their turns.
     turns: VecDeque<usize>,
     /// Threads that wait for work, and how many of them have been woken since and have not come yet.
@@ -130,7 +143,9 @@ impl State {
                 line.leads.push(now);
                 return Ok((Wake::Nobody, true));
             }
-            return Ok((self.wake_worker(), false));
+            // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
+            let is_open = self.places.are_open_to(&line.owner);
+            return Ok((if is_open { self.wake_worker() } else { Wake::Nobody }, false));
         }
         // Whoever leads, or joins a batch that has begun, finds somebody on the way.
         let timeout = if began && line.leads.is_empty() { line.waiting.next_timeout() } else { None };
@@ -139,13 +154,21 @@ impl State {
 
     /// Whether there is a place beyond those of the threads that have been woken to take one.
     fn has_spare_place(&self) -> bool {
-        self.running + self.woken < self.places
+        self.places.taken() + self.woken < self.places.total()
+    }
+
+    /// Whether a batch of this queue waits for nothing but a place.
+    fn needs_place(&self, number: usize, now: Instant) -> bool {
+        let line = &self.lines[number];
+        self.places.are_open_to(&line.owner) && line.is_due(now)
     }
 
     /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
     fn wake_worker(&mut self) -> Wake {
         if !self.has_spare_place() {
-            Wake::Nobody
+            // Those that have been woken take what is ready, unless there is no place for them.
+            let given_up = self.places.next_given_up().filter(|_| self.places.are_full());
+            self.wake_to_watch(given_up)
         } else if self.idle > self.woken {
             self.woken += 1;
             Wake::Worker
@@ -158,34 +181,41 @@ impl State {
 
     /// Makes sure that some thread, unless all are busy, comes when a batch has waited until then.
     fn wake_to_watch(&mut self, timeout: Option<Instant>) -> Wake {
-        match (self.timekeeper, timeout) {
+        let place = if self.places.are_full() { self.places.next_given_up() } else { None };
+        match (self.timekeeper, timeout.map(|timeout| place.map_or(timeout, |place| place.max(timeout)))) {
             (Some((until, _)), Some(timeout)) if timeout < until => {
                 self.timekeeper = None;
                 Wake::Timekeeper
             }
-            (None, Some(_)) => self.wake_worker(),
+            (None, Some(_)) if self.idle > self.woken => {
+                self.woken += 1;
+                Wake::Worker
+            }
             _ => Wake::Nobody,
         }
     }
 
     /// The next batch in turn, and its place.
-    fn take(&mut self, now: Instant) -> Option<(Work, Option<Line>)> {
+    fn take(&mut self, now: Instant) -> Option<Taken> {
         // What still waits at the end has no use for limits.
-        if self.running >= self.places && !self.is_closing {
+        if self.is_closing {
+            return (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now));
+        }
+        let needs_place = |state: &Self| state.turns.iter().any(|&number| state.needs_place(number, now));
+        if self.places.are_full() && !(needs_place(self) && self.places.give_one_up(now)) {
             return None;
         }
         (0..self.turns.len()).find_map(|turn| {
             let number = self.turns[turn];
-            let is_free = self.is_closing || self.lines[number].is_due(now);
-            if is_free { self.take_from(number, now) } else { None }
+            if self.needs_place(number, now) { self.take_from(number, now) } else { None }
         })
     }
 
     /// A batch of this queue, and its place.
-    fn take_from(&mut self, number: usize, now: Instant) -> Option<(Work, Option<Line>)> {
+    fn take_from(&mut self, number: usize, now: Instant) -> Option<Taken> {
         let line = &mut self.lines[number];
         let (batch, closed) = line.waiting.take(now)?;
-        self.running += 1;
+        let run = self.places.take(&line.owner, now);
         line.note_length();
         let work = Work {
             batch,
@@ -199,7 +229,7 @@ impl State {
         if !line.waiting.is_empty() {
             self.turns.push_back(number);
         }
-        Some((work, self.remove_if_done(number)))
+        Some((work, run, self.remove_if_done(number)))
     }
 
     /// Takes out a queue that is closed and empty, to be dropped outside the lock.
@@ -213,7 +243,7 @@ impl State {
         if self.turns.is_empty() {
             return Wake::Nobody;
         }
-        if self.turns.iter().any(|&number| self.lines[number].is_due(now)) {
+        if self.turns.iter().any(|&number| self.needs_place(number, now)) {
             return self.wake_worker();
         }
         let timeout = self.next_timeout();
@@ -222,25 +252,107 @@ impl State {
 
     fn next_timeout(&self) -> Option<Instant> {
         let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.leads.is_empty());
-        lines.filter_map(|line| line.waiting.next_timeout()).min()
+        let open = lines.filter(|line| self.places.are_open_to(&line.owner));
+        open.filter_map(|line| line.waiting.next_timeout()).min()
+    }
+
+    /// When somebody has to look at the queues again, if nothing happens until then.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        if !self.places.are_full() {
+            return self.next_timeout();
+        }
+        let needs_place = self.turns.iter().any(|&number| self.needs_place(number, now));
+        let ready = if needs_place { Some(now) } else { self.next_timeout() };
+        ready.max(self.places.next_given_up()).filter(|_| ready.is_some())
     }
 }
 
 impl Pool {
-    /// A pool in which so many batches run at once.
-    pub(super) fn new(places: usize) -> Self {
-        let state = State { places, ..State::default() };
-        Self { state: Mutex::new(state), work: Condvar::new(), clock: Condvar::new() }
+    /// A pool in which so many batches run at once, on threads whose names begin so.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives it no threads.
+    pub(super) fn start(places: usize, name: &str) -> io::Result<Arc<Self>> {
+        let state = State {
+            lines: Slab::new(),
+            places: Places::new(places),
+            threads: places,
+            started: 0,
+            working: 0,
+            turns: VecDeque::new(),
+            idle: 0,
+            woken: 0,
+            timekeeper: None,
+            drawn: 0,
+            given_up: Vec::new(),
+            is_closing: false,
+        };
+        let pool = Arc::new(Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            clock: Condvar::new(),
+            name: name.to_owned(),
+            threads: Mutex::default(),
+        });
+        for _ in 0..places {
+            if let Err(error) = pool.start_thread() {
+                pool.close();
+                return Err(error);
+            }
+        }
+        Ok(pool)
+    }
+
+    fn start_thread(self: &Arc<Self>) -> io::Result<()> {
+        let number = {
+            let mut state = self.state();
+            state.started += 1;
+            state.started - 1
+        };
+        let pool = Arc::clone(self);
+        let name = format!("{}_{number}", self.name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || pool.serve())?;
+        let mut threads = self.threads();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Waits until all threads have ended, once the pool is closed.
+    pub(super) fn join(&self) {
+        let own = std::thread::current().id();
+        loop {
+            let threads = std::mem::take(&mut *self.threads());
+            // A thread of the pool that lets go of the pool cannot wait for itself.
+            if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == own) {
+                return;
+            }
+            for thread in threads {
+                // Threads do not panic: what they run is caught.
+                drop(thread.join());
+            }
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a queue; gives its number.
-    pub(super) fn add(&self, options: BatchingOptions, run: Arc<dyn RunBatch>, statistics: Arc<Statistics>) -> usize {
+    pub(super) fn add(
+        &self,
+        owner: Arc<Owner>,
+        options: BatchingOptions,
+        run: Arc<dyn RunBatch>,
+        statistics: Arc<Statistics>,
+    ) -> usize {
         let mut state = self.state();
-        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, state.places));
+        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, state.places.total()));
         let adaptive = options.latency_objective.map(adaptive);
         let options = Arc::new(options);
         let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
-        state.lines.insert(Line { waiting, leads: Vec::new(), run, options, statistics, adaptive })
+        state.lines.insert(Line { waiting, owner, leads: Vec::new(), run, options, statistics, adaptive })
     }
 
     /// How a queue keeps to its latency objective, if it has one.
@@ -276,8 +388,13 @@ impl Pool {
     pub(super) fn lead(&self, number: usize, since: Instant) -> usize {
         let now = Instant::now();
         let mut state = self.state();
-        state.lines[number].has_come(since);
-        if !state.has_spare_place() {
+        let line = &mut state.lines[number];
+        line.has_come(since);
+        let owner = Arc::clone(&line.owner);
+        if !state.has_spare_place() || !state.places.are_open_to(&owner) {
+            let wake = state.wake_for_rest(now);
+            drop(state);
+            self.wake(wake);
             return 0;
         }
         let taken = state.take_from(number, now);
@@ -286,11 +403,11 @@ impl Pool {
         let wake = state.wake_for_rest(now);
         drop(state);
         self.wake(wake);
-        let Some((work, removed)) = taken else { return 0 };
+        let Some((work, run, removed)) = taken else { return 0 };
         drop(removed);
         let count = work.carry_out(now);
         let mut state = self.state();
-        state.running -= 1;
+        state.places.leave(run);
         let wake = if state.turns.is_empty() { Wake::Nobody } else { state.wake_for_rest(Instant::now()) };
         drop(state);
         self.wake(wake);
@@ -340,19 +457,35 @@ impl Pool {
         }
     }
 
-    /// Runs batches, on the calling thread, until the pool is closed and nothing waits any more.
-    pub(super) fn serve(&self) {
+    /// Runs batches, on the calling thread, until the pool is closed and nothing waits any more, or the thread is one too
+    /// many.
+    fn serve(self: &Arc<Self>) {
         let mut state = self.state();
         loop {
             let now = Instant::now();
-            if let Some((work, removed)) = state.take(now) {
+            if let Some((work, run, removed)) = state.take(now) {
+                state.working += 1;
+                let is_last = state.working == state.threads && !state.is_closing;
+                state.threads += usize::from(is_last);
                 let wake = state.wake_for_rest(now);
                 drop(state);
                 self.wake(wake);
                 drop(removed);
+                if is_last && self.start_thread().is_err() {
+                    // The next one that goes to work tries again.
+                    self.state().threads -= 1;
+                }
                 work.carry_out(now);
                 state = self.state();
-                state.running -= 1;
+                state.working -= 1;
+                state.places.leave(run);
+                if state.threads - state.working > state.places.total() + 1 {
+                    state.threads -= 1;
+                    let wake = state.wake_for_rest(Instant::now());
+                    drop(state);
+                    self.wake(wake);
+                    return;
+                }
             } else if state.is_closing {
                 return;
             } else {
@@ -363,9 +496,7 @@ impl Pool {
 
     /// Waits until there may be work; the first thread to do so where batches wait for their time also keeps the time.
     fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
-        // Without a place there is nothing to come in time for; whoever leaves one wakes somebody.
-        let keeps_time = state.timekeeper.is_none() && state.running < state.places;
-        let timeout = if keeps_time { state.next_timeout() } else { None };
+        let timeout = if state.timekeeper.is_none() { state.next_look(now) } else { None };
         if let Some(until) = timeout {
             state.drawn += 1;
             let own = Some((until, state.drawn));

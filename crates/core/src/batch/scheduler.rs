@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::adaptive::Explanation;
 use super::options::{BatchingOptions, PoolOptions};
+use super::places::Owner;
 use super::pool::Pool;
 use super::statistics::Statistics;
 use super::task::{Task, Ticket};
@@ -21,7 +21,6 @@ use crate::tensor::Tensor;
 pub struct Scheduler {
     pool: Arc<Pool>,
     options: Arc<PoolOptions>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Scheduler {
@@ -31,15 +30,8 @@ impl Scheduler {
     ///
     /// If the system gives it no threads.
     pub fn new(options: &PoolOptions) -> io::Result<Self> {
-        let places = options.num_batch_threads.max(1);
-        let (pool, own_options) = (Arc::new(Pool::new(places)), Arc::new(options.clone()));
-        let mut scheduler = Self { pool, options: own_options, threads: Vec::new() };
-        for number in 0..places {
-            let pool = Arc::clone(&scheduler.pool);
-            let name = format!("{}_{number}", options.thread_pool_name);
-            scheduler.threads.push(std::thread::Builder::new().name(name).spawn(move || pool.serve())?);
-        }
-        Ok(scheduler)
+        let pool = Pool::start(options.num_batch_threads.max(1), &options.thread_pool_name)?;
+        Ok(Self { pool, options: Arc::new(options.clone()) })
     }
 
     /// Its threads.
@@ -53,22 +45,23 @@ impl Scheduler {
     ///
     /// `INVALID_ARGUMENT` if the options contradict each other.
     pub fn queue(&self, options: BatchingOptions, run: impl RunBatch) -> Result<Queue> {
-        self.queue_counted_in(Arc::default(), options, run)
+        self.queue_of(&Arc::default(), Arc::default(), options, run)
     }
 
-    /// The same for a queue that goes on with the statistics of another, which is gone.
+    /// The same for one of several queues of an owner, which may go on with the statistics of another that is gone.
     ///
     /// # Errors
     ///
     /// As [`Scheduler::queue`].
-    pub fn queue_counted_in(
+    pub(crate) fn queue_of(
         &self,
+        owner: &Arc<Owner>,
         statistics: Arc<Statistics>,
         options: BatchingOptions,
         run: impl RunBatch,
     ) -> Result<Queue> {
         options.check()?;
-        let number = self.pool.add(options, Arc::new(run), Arc::clone(&statistics));
+        let number = self.pool.add(Arc::clone(owner), options, Arc::new(run), Arc::clone(&statistics));
         Ok(Queue { pool: Arc::clone(&self.pool), options: Arc::clone(&self.options), number, statistics })
     }
 }
@@ -76,14 +69,7 @@ impl Scheduler {
 impl Drop for Scheduler {
     fn drop(&mut self) {
         self.pool.close();
-        let own = std::thread::current().id();
-        // A thread of the pool that lets go of the pool cannot wait for itself.
-        if self.threads.iter().all(|thread| thread.thread().id() != own) {
-            for thread in self.threads.drain(..) {
-                // Threads do not panic: what they run is caught.
-                drop(thread.join());
-            }
-        }
+        self.pool.join();
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler, Statistics};
+use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Scheduler, Statistics};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
@@ -30,6 +30,8 @@ const QUICK_INPUT_BYTES: usize = 64 * 1024;
 pub(crate) struct Batching {
     servable: Weak<Servable>,
     scheduler: Arc<Scheduler>,
+    /// Whose batches all of them are.
+    owner: Arc<Owner>,
     options: BatchingOptions,
     /// What the queues of the warm-up have done; counted in the model's name once that is known.
     warm_up: Arc<Statistics>,
@@ -121,6 +123,7 @@ impl Batching {
         Ok(Self {
             servable,
             scheduler,
+            owner: Arc::default(),
             options,
             warm_up: Arc::default(),
             is_counted: AtomicBool::new(false),
@@ -149,7 +152,7 @@ impl Batching {
             }
             result
         };
-        let queue = self.scheduler.queue_counted_in(Arc::clone(&self.warm_up), options, run)?;
+        let queue = self.scheduler.queue_of(&self.owner, Arc::clone(&self.warm_up), options, run)?;
         queue.submit(inputs, Call::default())?.wait()
     }
 
@@ -283,7 +286,7 @@ impl Batching {
             order.iter().map(|&position| specs[position].tensor_name.clone()).collect()
         };
         // The options were checked.
-        let queue = self.scheduler.queue(self.options.clone(), run).ok()?;
+        let queue = self.scheduler.queue_of(&self.owner, Arc::default(), self.options.clone(), run).ok()?;
         handle.model().batches().follow(Arc::clone(queue.statistics()));
         let (inputs, outputs) = (names(&signature.inputs, &order.inputs), names(&signature.outputs, &order.outputs));
         let route = Arc::new(Route { inputs, outputs, queue, company: Company::default() });

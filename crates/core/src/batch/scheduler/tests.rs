@@ -376,3 +376,52 @@ fn a_scheduler_that_is_dropped_answers_everybody() {
     let refused = queue.submit(row(2), Call::default()).err().map(|error| error.code);
     assert_eq!(refused, Some(Code::Unavailable));
 }
+
+#[test]
+fn batches_that_hang_keep_their_places_from_others_only_for_a_while() {
+    let (steps, hangs) = stepped();
+    let scheduler = scheduler(2);
+    let options = BatchingOptions { max_batch_size: 1, ..BatchingOptions::default() };
+    let hanging = scheduler.queue(options.clone(), hangs).expect("a queue");
+    let other = scheduler.queue(options, echo).expect("a queue");
+    let submit = |queue: &Queue, value| queue.submit(row(value), Call::default()).expect("there is room");
+    let hung: Vec<Ticket> = (1..5).map(|value| submit(&hanging, value)).collect();
+    let mut begun = [steps.next(), steps.next()];
+    begun.sort();
+    assert_eq!(begun, ["[1] 1", "[1] 2"]);
+    let start = Instant::now();
+    for value in 0..100 {
+        assert_eq!(texts(submit(&other, value).wait()), Ok(vec![format!("[1] {value}")]));
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "the first waits for a second, the others for nothing, and not {took:?}");
+    assert!(steps.begun.try_recv().is_err(), "it runs no more than there are places");
+    // A caller of another queue gets a place at once now.
+    let (ticket, lead) = other.submit_or_lead(row(7), Call::default()).expect("there is room");
+    assert_eq!(lead.map(Lead::run), Some(1));
+    assert!(ticket.wait().is_ok());
+    for _ in 0..4 {
+        steps.go_on();
+    }
+    assert!(hung.into_iter().all(|ticket| ticket.wait().is_ok()));
+}
+
+#[test]
+fn a_batch_that_takes_long_gives_up_its_place_to_a_caller_that_waits_for_it() {
+    let (steps, hangs) = stepped();
+    let scheduler = scheduler(1);
+    let hanging = scheduler.queue(BatchingOptions::default(), hangs).expect("a queue");
+    let other = scheduler.queue(BatchingOptions::default(), echo).expect("a queue");
+    std::thread::scope(|scope| {
+        // On a thread that is none of the scheduler's.
+        scope.spawn(|| {
+            let (_ticket, lead) = hanging.submit_or_lead(row(1), Call::default()).expect("there is room");
+            lead.expect("a batch may begin").run();
+        });
+        assert_eq!(steps.next(), "[1] 1");
+        let (ticket, lead) = other.submit_or_lead(row(2), Call::default()).expect("there is room");
+        assert_eq!(lead.map(Lead::run), Some(0), "there is no place yet");
+        assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 2".to_owned()]));
+        steps.go_on();
+    });
+}
