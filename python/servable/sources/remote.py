@@ -169,6 +169,9 @@ class _Watch:
         self._problem: ServableError | None = None
         self._digests: dict[str, str] = {}
         self._uploading: list[str] = []
+        # The versions in which the last listing found no files, and the one before it.
+        self._empty: set[str] = set()
+        self._empty_before: set[str] = set()
         self._logged: tuple[str, ...] = ()
         if servable.poll_wait_seconds < 0:
             self._problem = NotFoundError(
@@ -227,6 +230,7 @@ class _Watch:
         """
         base_url, name = self.servable.base_url, self.servable.name
         warnings: list[str] = []
+        self._empty_before, self._empty = self._empty, set()
         try:
             names = self._store.directories(base_url)
             self.uploads.keep([self._url(directory) for directory in names])
@@ -263,14 +267,15 @@ class _Watch:
         complete: dict[str, AspiredVersion[str]] = {}
         self._uploading = []
         while True:
-            left = [name for name in names if name not in self._uploading]
+            left = [
+                name for name in names if name not in self._uploading and not self._is_gone(name)
+            ]
             told: list[str] = []
             found = _wanted(self.servable, left, told)
             for number, directory in found:
                 if directory not in complete:
                     version = self._version(number, directory)
                     if version is None:
-                        self._uploading.append(directory)
                         break
                     complete[directory] = version
             else:
@@ -283,19 +288,33 @@ class _Watch:
                 return [complete[directory] for _, directory in found]
 
     def _version(self, number: int, directory: str) -> AspiredVersion[str] | None:
-        """One version; `None` while it is being uploaded."""
+        """One version; `None` if it turns out to be uploaded now, or to be gone."""
         servable_id, url = ServableId(self.servable.name, number), self._url(directory)
         try:
             manifest = self._store.manifest(url)
         except ServableError as error:
+            if error.code is Code.NOT_FOUND:
+                self._empty.add(directory)
+                if self._is_gone(directory):
+                    self._digests.pop(url, None)
+                    return None
             if url not in self._digests:
                 return AspiredVersion(servable_id, error)
             # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
         else:
             if not self.uploads.is_complete(manifest, self.servable.has_all_files):
+                self._uploading.append(directory)
                 return None
             self._digests[url] = manifest.digest
         return AspiredVersion(servable_id, url, self._digests[url])
+
+    def _is_gone(self, directory: str) -> bool:
+        """Whether a version has no files, though stores may still list its directory.
+
+        What was there before has to be seen so twice: some drivers say the same of a store that fails.
+        """
+        is_known = self._url(directory) in self._digests
+        return directory in self._empty and (not is_known or directory in self._empty_before)
 
     def _url(self, directory: str) -> str:
         return f"{self.servable.base_url.rstrip('/')}/{directory}"

@@ -370,3 +370,49 @@ def test_a_change_of_what_is_wanted_does_not_hurry_an_upload() -> None:
         assert bench.versions() == [1]
     finally:
         bench.end()
+
+
+class EmptyingStore(DatedStore):
+    """Lists directories in which there is nothing, as stores do that keep them.
+
+    Attributes:
+        empty: Those.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.empty: set[str] = set()
+
+    def manifest(self, url: str) -> Manifest:
+        if url.rpartition("/")[2] in self.empty:
+            raise LoadError(f"There are no files in {url}", code=Code.NOT_FOUND)
+        return super().manifest(url)
+
+
+def test_a_version_whose_files_were_removed_is_gone_though_its_directory_is_listed() -> None:
+    store = EmptyingStore()
+    bench = Bench(store)
+    bench.put(1, 2)
+    bench.start()
+    try:
+        assert bench.versions() == [2]
+        store.empty = {"2"}
+        assert [version.id.version for version in bench.poll()] == [2], "the store may have failed"
+        assert [version.id.version for version in bench.poll()] == [1]
+        store.empty.clear()
+        assert [version.id.version for version in bench.poll()] == [2]
+    finally:
+        bench.end()
+
+
+def test_a_directory_without_files_is_no_version() -> None:
+    store = EmptyingStore()
+    store.empty = {"2"}
+    bench = Bench(store)
+    bench.put(1, 2)
+    bench.start()
+    try:
+        assert bench.versions() == [1]
+        assert bench.pauses == [60.0], "nothing is awaited there"
+    finally:
+        bench.end()
