@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from servable.errors import FailedPreconditionError, NotFoundError
 from servable.lifecycle.ids import ServableId
-from servable.lifecycle.states import ServableEvent
+from servable.lifecycle.states import ServableEvent, ServableState
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -98,8 +98,8 @@ class Handle(Generic[T_co]):
 class ServableHandles:
     """A publisher that hands out what the manager makes available.
 
-    For managers of `ObjectServable`. Safe to use from several threads; looking something up waits
-    for nothing but other look-ups.
+    For managers of `ObjectServable`: the load of anything else fails. Safe to use from several
+    threads; looking something up waits for nothing but other look-ups.
     """
 
     def __init__(self) -> None:
@@ -107,9 +107,18 @@ class ServableHandles:
         self._available: dict[str, dict[int, ObjectServable[Any]]] = {}
 
     def __call__(self, event: ServableEvent) -> None:
-        """Make a state true; called by the manager."""
+        """Make a state true; called by the manager.
+
+        Raises:
+            TypeError: What became available is no `ObjectServable`, which only a server can hand out.
+        """
         with self._changed:
-            if isinstance(event.servable, ObjectServable):
+            if event.state is ServableState.AVAILABLE:
+                if not isinstance(event.servable, ObjectServable):
+                    found = type(event.servable).__name__
+                    raise TypeError(
+                        f"ServableHandles hands out ObjectServable; the loader of {event.id} made a {found}"
+                    )
                 self._available.setdefault(event.id.name, {})[event.id.version] = event.servable
                 self._changed.notify_all()
                 return

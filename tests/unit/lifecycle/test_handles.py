@@ -16,6 +16,7 @@ from servable.lifecycle import (
     ServableState,
     StateMonitor,
 )
+from servable.testing import FakeLoader
 
 
 class Served:
@@ -50,6 +51,18 @@ def served() -> Iterator[Served]:
     made = Served()
     yield made
     assert made.manager.stop(10)
+
+
+def test_a_servable_that_cannot_be_handed_out_says_so(served: Served) -> None:
+    version = ServableId("table", 1)
+    served.manager.set_aspired_versions("table", [AspiredVersion(version, FakeLoader())])
+    served.wait_until(1, ServableState.END)
+    recorded = served.monitor.state(version)
+    assert recorded is not None
+    assert (
+        "hands out ObjectServable; the loader of {name: table version: 1} made a FakeServable"
+        in (str(recorded.error))
+    )
 
 
 def test_the_latest_version_is_had_or_the_one_that_is_named(served: Served) -> None:
