@@ -246,6 +246,23 @@ class Servable:
             ValueError: A signature cannot be served.
         """
 
+    def run(
+        self, signature_name: str, inputs: Mapping[str, tuple[int, tuple[int, ...], Any]]
+    ) -> dict[str, tuple[int, LentTensor | tuple[tuple[int, ...], list[bytes]]]]:
+        """Run a signature once on the calling thread, without the interpreter; nothing is batched or counted.
+
+        Args:
+            signature_name: Which one.
+            inputs: Each as the number of its dtype, its shape, and an array without gaps in the machine's byte order,
+                or the `list[bytes]` of its strings; they are copied.
+
+        Returns:
+            All outputs, each as the number of its dtype, and the tensor as `from_python` describes it.
+
+        Raises:
+            ServableError: What a client would get, or `FAILED_PRECONDITION` after an unload.
+        """
+
     def warm_up(
         self, prediction_log: bytes, iterations: int, check_method_names: bool = False
     ) -> None:

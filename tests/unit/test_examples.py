@@ -81,7 +81,7 @@ def test_the_guide_says_the_truth(
     monkeypatch.chdir(tmp_path)
     text = GUIDE.read_text()
     program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    exec(compile(program, str(GUIDE), "exec"), {"__name__": "guide"})
+    exec(compile(program, str(GUIDE), "exec"), {"__name__": "guide", "examples": EXAMPLES})
     promised = re.findall(r"# prints (.*)", program)
     assert promised
     assert capsys.readouterr().out.splitlines() == promised

@@ -149,7 +149,7 @@ impl Servable {
     }
 
     /// Keeps it from being idle, without making it available.
-    pub(crate) fn hold(self: &Arc<Self>) -> Hold {
+    pub fn hold(self: &Arc<Self>) -> Hold {
         *self.publications.live() += 1;
         Hold(Arc::clone(self))
     }
@@ -214,7 +214,7 @@ impl Publications {
 }
 
 /// While it lives, the version is not idle.
-pub(crate) struct Hold(Arc<Servable>);
+pub struct Hold(Arc<Servable>);
 
 impl Deref for Hold {
     type Target = Servable;

@@ -24,14 +24,12 @@ use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::RunOptions;
 use servable_core::tensor::{DType, Tensor};
 
+use crate::buffers::{self, Sent};
+use crate::errors;
 use crate::options::{BatchingParameters, seconds};
-use crate::{buffers, errors};
 
 /// How often a waiting thread looks whether a signal has come, which only the main thread of Python handles.
 const SIGNALS: Duration = Duration::from_millis(50);
-
-/// A tensor that comes from Python: the number of its dtype, its shape and its elements.
-type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);
 
 /// Threads that run batches, until they are closed.
 #[pyclass(name = "BatchThreads", module = "servable._core", frozen)]

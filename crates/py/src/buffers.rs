@@ -9,6 +9,9 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
 
+/// A tensor that comes from Python: the number of its dtype, its shape and its elements, as [`copy`] takes them.
+pub(crate) type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);
+
 /// A tensor of numbers whose memory Python may read for as long as it holds this object.
 ///
 /// The tensor lives in the object, and an array made of it keeps the object: memory that a model holds on to after its

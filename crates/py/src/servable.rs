@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 use servable_core::codec::metadata;
 use servable_core::error::{Code, ServingError};
+use servable_core::executor::RunOptions;
 use servable_core::servable::Servable;
-use servable_core::service::ServiceOptions;
+use servable_core::service::{ServiceOptions, arrange_inputs, predict_signature};
+use servable_core::tensor::DType;
 use servable_core::warm_up::{self, Record};
 
 use crate::batching::PyBatchThreads;
+use crate::buffers::{self, Sent};
 use crate::errors;
 use crate::options::{BatchingParameters, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
@@ -56,6 +59,30 @@ impl PyServable {
         let signature_defs = metadata::signature_defs(&signatures);
         let executor = PythonExecutor { name, run, signatures: signatures.clone(), threads };
         Ok(Self::new(Servable::new(signatures, signature_defs, Box::new(executor))))
+    }
+
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        signature_name: &str,
+        inputs: BTreeMap<String, Sent<'py>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let raised = |error| errors::to_python(py, &error);
+        let servable = self.loaded().map_err(raised)?;
+        let _held = servable.hold();
+        let signature = predict_signature(&servable, signature_name).map_err(raised)?;
+        let sent: Vec<(&str, &Sent<'py>)> = inputs.iter().map(|(alias, sent)| (alias.as_str(), sent)).collect();
+        let inputs = arrange_inputs(&signature, &sent, |_, (dtype, shape, elements)| {
+            buffers::copy(elements, DType(*dtype), shape.clone()).map_err(|error| errors::from_python(py, &error))
+        });
+        let inputs = inputs.map_err(raised)?;
+        let all: Vec<usize> = (0..signature.outputs.len()).collect();
+        let outputs = py.detach(|| servable.run(&signature, inputs, &all, &RunOptions::default())).map_err(raised)?;
+        let lent = PyDict::new(py);
+        for (spec, tensor) in signature.outputs.iter().zip(outputs) {
+            lent.set_item(&spec.alias, (tensor.dtype().0, buffers::lend(py, tensor)?))?;
+        }
+        Ok(lent)
     }
 
     #[pyo3(signature = (prediction_log, iterations, check_method_names=false))]
