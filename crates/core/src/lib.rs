@@ -21,6 +21,7 @@ pub mod listen;
 pub mod metrics;
 pub mod oip;
 pub mod pace;
+pub mod placement;
 pub mod proto;
 pub mod readiness;
 mod refusal;

@@ -37,7 +37,7 @@ use crate::refusal::WithPages;
 use crate::service::Service;
 use crate::threads::Threads;
 use crate::tls::Tls;
-use crate::{grpc, rest};
+use crate::{grpc, placement, rest};
 use endpoint::Listener;
 use transport::{Socket, Transport};
 
@@ -157,8 +157,13 @@ impl Listening {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers + spare)
             .max_blocking_threads(BLOCKING_THREADS)
-            .on_thread_start(move || member.enter())
+            .on_thread_start(move || {
+                placement::anywhere();
+                member.enter();
+            })
             .thread_name("servable-worker")
+            // Of the pool's threads, only those that serve connections rest in this sense.
+            .on_thread_park(placement::join)
             .enable_all()
             .build()?;
         let lookout = Lookout::start(runtime.handle().clone(), threads, spare)?;

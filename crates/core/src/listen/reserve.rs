@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 
+use crate::placement;
+
 /// The threads in reserve.
 #[derive(Default)]
 pub(super) struct Reserve {
@@ -52,6 +54,7 @@ impl Reserve {
         state.coming -= 1;
         if state.resting < state.wanted {
             state.resting += 1;
+            placement::leave();
             let rested = self.changed.wait_while(state, |state| state.resting <= state.wanted);
             rested.unwrap_or_else(PoisonError::into_inner).resting -= 1;
         }

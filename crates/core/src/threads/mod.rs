@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::placement;
 use inline::Slot;
 
 pub(crate) use inline::{ALL, Holding, Inline, Mark, hold, may_hold};
@@ -87,5 +88,10 @@ impl Threads {
 pub(crate) fn move_connections_away<T>(work: impl FnOnce() -> T) -> T {
     let threads = Threads::current();
     let permit = threads.as_ref().map(|threads| threads.large_bodies.try_acquire());
-    if matches!(permit, Some(Err(_))) { work() } else { tokio::task::block_in_place(work) }
+    if matches!(permit, Some(Err(_))) {
+        return work();
+    }
+    // Another thread takes the place of this one, which may stay with the work.
+    placement::leave();
+    tokio::task::block_in_place(work)
 }

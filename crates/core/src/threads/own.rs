@@ -3,6 +3,8 @@
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+use crate::placement;
+
 /// Threads that do one kind of work and nothing else; started when they are needed, ended after a while without work.
 ///
 /// Work beyond their number waits in order.
@@ -12,7 +14,11 @@ impl OwnThreads {
     /// At most so many threads of this name.
     pub(crate) fn new(name: &str, count: usize) -> Self {
         // Without drivers and workers a runtime is just its pool of blocking threads.
-        let pool = Builder::new_current_thread().max_blocking_threads(count.max(1)).thread_name(name).build();
+        let pool = Builder::new_current_thread()
+            .max_blocking_threads(count.max(1))
+            .thread_name(name)
+            .on_thread_start(placement::anywhere)
+            .build();
         Self(Some(pool.expect("a runtime without drivers takes nothing from the system")))
     }
 

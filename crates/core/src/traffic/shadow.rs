@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use super::{compare, random, unit_interval};
 use crate::error::{Result, ServingError};
 use crate::executor::RunOptions;
+use crate::placement;
 use crate::servable::Published;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
@@ -178,6 +179,7 @@ fn count(counter: &AtomicU64) {
 
 fn work(jobs: &Receiver<Job>, runner: &Weak<Runner>) {
     lower_priority();
+    placement::anywhere();
     while let Ok(job) = jobs.recv() {
         // Without an owner nobody will read the counts, and what still waits is not worth running.
         let Some(runner) = runner.upgrade() else { return };

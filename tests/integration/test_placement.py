@@ -1,0 +1,61 @@
+"""While a load runs on one of two CPUs, each thread that serves has one of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.server_process import ServerProcess, StartServer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are placed on Linux only")
+
+SECONDS = 20.0
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[list[int]]:
+    """Leave this thread, and what it starts, two CPUs."""
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("there is one CPU only")
+    two = sorted(before)[:2]
+    os.sched_setaffinity(0, two)
+    yield two
+    os.sched_setaffinity(0, before)
+
+
+def places(server: ServerProcess) -> list[list[int]]:
+    """The CPUs of each thread of the server that has one CPU only, the first ones first."""
+    threads = Path(f"/proc/{server.process.pid}/task")
+    names = {int(thread.name): (thread / "comm").read_text() for thread in threads.iterdir()}
+    workers = [thread for thread, name in names.items() if "servable-worker" in name]
+    masks = sorted(sorted(os.sched_getaffinity(worker)) for worker in workers)
+    return [cpus for cpus in masks if len(cpus) == 1]
+
+
+def wait_for_places(server: ServerProcess, wanted: list[list[int]]) -> None:
+    end = time.monotonic() + SECONDS
+    while (found := places(server)) != wanted:
+        assert time.monotonic() < end, f"{found} instead of {wanted}; {server.log}"
+        time.sleep(0.01)
+
+
+def test_threads_that_serve_are_kept_apart_until_a_load_has_ended(
+    start_server: StartServer, runtime_models: Path, tmp_path: Path, two_cpus: list[int]
+) -> None:
+    version = tmp_path / "stuck/1"
+    version.mkdir(parents=True)
+    model_file = version / "saved_model.pb"
+    os.mkfifo(model_file)  # the load waits until somebody opens it to write
+    models = {"linear": runtime_models / "linear", "stuck": tmp_path / "stuck"}
+    server = start_server(models, "--worker_threads=2")
+    wait_for_places(server, [[cpu] for cpu in two_cpus])
+
+    server.wait_until_available("linear")
+    os.close(os.open(model_file, os.O_WRONLY))
+    wait_for_places(server, [])
