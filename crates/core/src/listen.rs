@@ -158,7 +158,7 @@ impl Listening {
             .worker_threads(workers + spare)
             .max_blocking_threads(BLOCKING_THREADS)
             .on_thread_start(move || {
-                placement::anywhere();
+                placement::as_usual();
                 member.enter();
             })
             .thread_name("servable-worker")

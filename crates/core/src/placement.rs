@@ -4,6 +4,10 @@
 //! low the priority of the load: two threads that serve may wait for each other on one CPU for milliseconds, and the other
 //! CPU is left to the load. Where no more than one CPU is without a load, they are therefore kept apart until the load has
 //! ended. With more, there is one that falls idle soon.
+//!
+//! Linux also owes a load its share of a CPU, small as it is. A thread that serves and has run for as long as two of its
+//! slices may have to wait for a load, which is not interrupted until something happens: for milliseconds. Longer slices let
+//! that happen as seldom as the share is small.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,12 +18,19 @@ thread_local! {
     static OWN: RefCell<Option<Worker>> = const { RefCell::new(None) };
 }
 
+/// Gives a thread a slice of so many nanoseconds, or the usual one for 0, if the system can.
+pub type SetSlice = fn(i32, u64);
+
+/// As long as the lag that Linux makes up for is a few times that of usual slices. Others that want the CPU still get it
+/// soon.
+const SLICE_NANOSECONDS: u64 = 10_000_000;
+
 /// A load is under way until this is dropped.
 pub struct Loading(());
 
 /// Says that a load begins, or other work that takes CPUs which would be idle.
-pub fn loading() -> Loading {
-    placement().begin_load();
+pub fn loading(set_slice: SetSlice) -> Loading {
+    placement().begin_load(set_slice);
     Loading(())
 }
 
@@ -46,9 +57,9 @@ pub(crate) fn leave() {
     drop(OWN.take());
 }
 
-/// Lets the calling thread, which one that serves may have started and given its CPU, run on all CPUs of the process.
-pub(crate) fn anywhere() {
-    affinity::allow(affinity::own_id(), &affinity::of_process());
+/// Lets the calling thread, which one that serves may have started and given its CPU and slice, run as is usual.
+pub(crate) fn as_usual() {
+    placement().release(affinity::own_id());
 }
 
 /// A thread that is counted.
@@ -69,14 +80,17 @@ struct Placement {
     workers: Vec<affinity::Id>,
     loads: usize,
     are_apart: bool,
+    /// Known since the first load.
+    set_slice: Option<SetSlice>,
 }
 
 impl Placement {
     const fn new() -> Self {
-        Self { workers: Vec::new(), loads: 0, are_apart: false }
+        Self { workers: Vec::new(), loads: 0, are_apart: false, set_slice: None }
     }
 
-    fn begin_load(&mut self) {
+    fn begin_load(&mut self, set_slice: SetSlice) {
+        self.set_slice = Some(set_slice);
         self.loads += 1;
         self.arrange();
     }
@@ -93,7 +107,7 @@ impl Placement {
 
     fn remove(&mut self, worker: affinity::Id) {
         if self.are_apart {
-            affinity::allow(worker, &affinity::of_process());
+            self.release(worker);
         }
         self.workers.retain(|other| *other != worker);
         self.arrange();
@@ -107,9 +121,21 @@ impl Placement {
         for (number, &worker) in self.workers.iter().enumerate() {
             if self.are_apart {
                 affinity::allow(worker, &cpus[number..=number]);
+                self.slice(worker, SLICE_NANOSECONDS);
             } else if were_apart {
-                affinity::allow(worker, &cpus);
+                self.release(worker);
             }
+        }
+    }
+
+    fn release(&self, thread: affinity::Id) {
+        affinity::allow(thread, &affinity::of_process());
+        self.slice(thread, 0);
+    }
+
+    fn slice(&self, thread: affinity::Id, nanoseconds: u64) {
+        if let Some(set_slice) = self.set_slice {
+            set_slice(affinity::number(thread), nanoseconds);
         }
     }
 }
@@ -122,6 +148,10 @@ mod affinity {
 
     pub(super) fn own_id() -> Id {
         rustix::thread::gettid()
+    }
+
+    pub(super) fn number(thread: Id) -> i32 {
+        thread.as_raw_nonzero().get()
     }
 
     /// The CPUs that the process may use: those of its first thread.
@@ -150,6 +180,10 @@ mod affinity {
         std::thread::current().id()
     }
 
+    pub(super) fn number(_thread: Id) -> i32 {
+        0
+    }
+
     pub(super) fn of_process() -> Vec<usize> {
         Vec::new()
     }
@@ -167,6 +201,17 @@ mod tests {
     fn cpus_of(thread: affinity::Id) -> Vec<usize> {
         let cpus = rustix::thread::sched_getaffinity(Some(thread)).expect("a thread");
         (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| cpus.is_set(cpu)).collect()
+    }
+
+    static SLICES: Mutex<Vec<(i32, u64)>> = Mutex::new(Vec::new());
+
+    fn note_slice(thread: i32, nanoseconds: u64) {
+        SLICES.lock().unwrap().push((thread, nanoseconds));
+    }
+
+    fn slices_of(thread: affinity::Id) -> Vec<u64> {
+        let slices = SLICES.lock().unwrap();
+        slices.iter().filter(|(other, _)| *other == affinity::number(thread)).map(|(_, slice)| *slice).collect()
     }
 
     /// Does something with as many threads that rest as there are CPUs, and with one more.
@@ -199,16 +244,18 @@ mod tests {
                 placement.add(thread);
             }
             for _ in 0..cpus.len().saturating_sub(2) {
-                placement.begin_load();
+                placement.begin_load(note_slice);
             }
             assert!(threads.iter().all(|&thread| cpus_of(thread) == cpus), "kept apart too soon");
 
-            placement.begin_load();
+            placement.begin_load(note_slice);
             let places: Vec<_> = threads.iter().map(|&thread| cpus_of(thread)).collect();
             assert_eq!(places, cpus.iter().map(|&cpu| vec![cpu]).collect::<Vec<_>>());
 
             placement.end_load();
             assert!(threads.iter().all(|&thread| cpus_of(thread) == cpus), "still apart");
+            let expected = if cpus.len() > 1 { vec![SLICE_NANOSECONDS, 0] } else { vec![] };
+            assert!(threads.iter().all(|&thread| slices_of(thread) == expected), "{:?}", SLICES.lock());
         });
     }
 
@@ -221,7 +268,7 @@ mod tests {
                 placement.add(thread);
             }
             for _ in &cpus {
-                placement.begin_load();
+                placement.begin_load(note_slice);
             }
             placement.remove(threads[0]);
             assert!(threads.iter().all(|&thread| cpus_of(thread) == cpus), "fewer threads than CPUs are apart");

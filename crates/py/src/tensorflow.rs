@@ -9,7 +9,7 @@ use servable_core::error::{Code, Result, ServingError};
 use servable_core::placement;
 use servable_core::servable::Servable;
 use servable_core::signature::DEFAULT_SIGNATURE;
-use servable_tensorflow::{LoadOptions, Runtime, run_in_background};
+use servable_tensorflow::{LoadOptions, Runtime, run_in_background, set_slice};
 
 use crate::errors;
 use crate::options::SavedModelOptions;
@@ -66,7 +66,7 @@ impl PyTensorFlow {
 /// `RESOURCE_EXHAUSTED` if the system gives no thread.
 pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
     let Some(name) = background else { return Ok(task()) };
-    let _loading = placement::loading();
+    let _loading = placement::loading(set_slice);
     run_in_background(name, task)
         .map_err(|error| ServingError::new(Code::ResourceExhausted, format!("no thread to {name} in: {error}")))
 }

@@ -45,6 +45,11 @@ pub fn run_in_background<T: Send>(name: &str, task: impl FnOnce() -> T + Send) -
     })
 }
 
+/// Gives a thread of this process a slice of so many nanoseconds, or the usual one for 0. Linux heeds it since 6.12.
+pub fn set_slice(thread: i32, nanoseconds: u64) {
+    priority::set_slice(thread, nanoseconds);
+}
+
 #[cfg(target_os = "linux")]
 mod priority {
     use std::fs;
@@ -87,7 +92,13 @@ mod priority {
 
     /// Gives the calling thread the lowest priority: it runs where nothing else wants to, and gives way at once.
     pub(super) fn give_way_always() {
-        set(0, libc::SCHED_IDLE, 0, 0);
+        set(0, libc::SCHED_IDLE, 0, 0, SLICE_NANOSECONDS);
+    }
+
+    pub(super) fn set_slice(thread: libc::pid_t, nanoseconds: u64) {
+        // SAFETY: takes numbers only.
+        let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, thread as libc::id_t) };
+        set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness, nanoseconds);
     }
 
     impl Idle {
@@ -100,7 +111,7 @@ mod priority {
 
         /// Takes the thread out of the lowest priority.
         pub(super) fn raise(self) {
-            set(self.thread, libc::SCHED_OTHER, 0, self.niceness);
+            set(self.thread, libc::SCHED_OTHER, 0, self.niceness, SLICE_NANOSECONDS);
         }
     }
 
@@ -115,11 +126,11 @@ mod priority {
         // SAFETY: takes numbers only.
         let set_plainly = || unsafe { libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, niceness) } == 0;
         // Sandboxes may not know the first call, and policies that have no niceness refuse it.
-        set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness) || set_plainly()
+        set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness, SLICE_NANOSECONDS) || set_plainly()
     }
 
     /// Sets policy, niceness and slice at once; says whether that was allowed.
-    fn set(thread: libc::pid_t, policy: libc::c_int, flags: libc::c_int, niceness: libc::c_int) -> bool {
+    fn set(thread: libc::pid_t, policy: libc::c_int, flags: libc::c_int, niceness: libc::c_int, slice: u64) -> bool {
         /// `struct sched_attr` in its first version, of 48 bytes.
         #[repr(C)]
         struct Attributes {
@@ -138,7 +149,7 @@ mod priority {
             flags: flags as u64,
             niceness,
             priority: 0,
-            slice: SLICE_NANOSECONDS,
+            slice,
             deadline: 0,
             period: 0,
         };
@@ -158,6 +169,8 @@ mod priority {
     }
 
     pub(super) fn give_way_always() {}
+
+    pub(super) fn set_slice(_thread: i32, _nanoseconds: u64) {}
 
     impl Idle {
         pub(super) fn starves(&mut self) -> bool {

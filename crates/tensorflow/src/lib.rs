@@ -21,6 +21,6 @@ mod string;
 mod tensor;
 
 pub use api::OpenError;
-pub use background::run_in_background;
+pub use background::{run_in_background, set_slice};
 pub use runtime::{LoadOptions, LoadedModel, Runtime};
 pub use session::Session;

@@ -17,7 +17,7 @@ impl OwnThreads {
         let pool = Builder::new_current_thread()
             .max_blocking_threads(count.max(1))
             .thread_name(name)
-            .on_thread_start(placement::anywhere)
+            .on_thread_start(placement::as_usual)
             .build();
         Self(Some(pool.expect("a runtime without drivers takes nothing from the system")))
     }

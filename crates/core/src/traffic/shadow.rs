@@ -179,7 +179,7 @@ fn count(counter: &AtomicU64) {
 
 fn work(jobs: &Receiver<Job>, runner: &Weak<Runner>) {
     lower_priority();
-    placement::anywhere();
+    placement::as_usual();
     while let Ok(job) = jobs.recv() {
         // Without an owner nobody will read the counts, and what still waits is not worth running.
         let Some(runner) = runner.upgrade() else { return };
