@@ -280,11 +280,12 @@ impl Controller {
 
     /// How long the answer to a request may take by the estimates.
     ///
-    /// Late answers shrink it, but not below what the smallest batches take. If these were given up as well, all requests
-    /// would be let in that the queue has room for, their answers would be late for that, and so it would stay.
+    /// Late answers shrink it, but not below what the smallest batches take of which that is known. If these were given up
+    /// as well, all requests would be let in that the queue has room for, their answers would be late for that, and so it
+    /// would stay.
     fn budget(&self) -> f64 {
         let wanted = self.objective * self.margin;
-        let quickest = self.sizes[0].known().map(|known| self.response(known.high()));
+        let quickest = self.sizes.iter().find_map(Size::known).map(|known| self.response(known.high()));
         quickest
             .filter(|&quickest| quickest <= self.objective * MARGINS.end())
             .map_or(wanted, |least| wanted.max(least))
@@ -298,7 +299,7 @@ impl Controller {
     /// What follows from what is known by now. Before the first batch has run, requests are not joined.
     pub fn decide(&self) -> Decision {
         let budget = self.budget();
-        let Some((target_size, prospect)) = most_rows(self.quick(budget)) else {
+        let Some((best_size, prospect)) = most_rows(self.quick(budget)) else {
             // Small batches are the quickest there are, and have to be known. If not even they are quick enough, answers
             // are late whatever is done, and come soonest where a request waits for as few batches as can be.
             let smallest = self.sizes[0].known().and_then(|_| most_rows(self.prospects()));
@@ -306,15 +307,19 @@ impl Controller {
             let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].rows, self.max_rows);
             return Decision { target_size, piece_size, wait: Duration::ZERO, max_waiting_rows };
         };
+        // Of sizes beyond what the margin leaves, the smallest has to be known. It may never be, if requests are larger.
+        let is_last_resort = budget > self.objective * self.margin && self.sizes[0].known().is_none();
+        let target_size = if is_last_resort { self.sizes[0].rows } else { best_size };
+        let best = (best_size, prospect);
         // Whatever is cut more often than it has to be is joined again for nothing.
-        let as_good = self.quick(budget).filter(|&other| rate(other) >= rate((target_size, prospect)) * (1.0 - SAME));
-        let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(target_size);
+        let as_good = self.quick(budget).filter(|&other| rate(other) >= rate(best) * (1.0 - SAME));
+        let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(best_size);
         let slack = (budget - self.response(prospect.high)).max(0.0);
         let fill = target_size as f64 / self.arrival_rate.max(f64::MIN_POSITIVE);
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
         // If they cannot be filled in time there is no use in waiting for that.
         let wait = if fill > self.objective { 0.0 } else { slack.min(fill) * eagerness };
-        let in_time = (budget - prospect.high) * self.places * rate((target_size, prospect));
+        let in_time = (budget - prospect.high) * self.places * rate(best);
         let in_time = in_time.min(self.max_rows as f64) as usize;
         Decision {
             target_size,

@@ -178,6 +178,21 @@ fn requests_are_refused_in_time_whatever_the_margin_has_come_to() {
     assert_eq!(bench.controller.decide().target_size, 64, "{:?}", bench.controller.explain());
 }
 
+#[test]
+fn requests_that_are_all_large_are_refused_in_time_as_well() {
+    // None of them is small enough to tell what small batches take, and the margin has shrunk below what these do.
+    let options = BatchingOptions { max_batch_size: 64, ..BatchingOptions::default() };
+    let mut controller = Controller::new(OBJECTIVE, &options, 1);
+    let mut now = Instant::now();
+    for late in [40, 0].iter().flat_map(|&late| [late; 60]) {
+        now += Duration::from_millis(18);
+        controller.arrived(40, now);
+        controller.ran(40, Duration::from_millis(18), 40, late, now);
+        assert!(controller.batches < 30 || controller.decide().max_waiting_rows <= 100, "{:?}", controller.explain());
+    }
+    assert!(controller.explain().is_attainable);
+}
+
 /// What is aimed at after batches of the largest size have taken so many times as long as they should, one by one.
 fn target_after(times_as_long: &[u32], seconds: f64) -> usize {
     let took = Duration::from_millis(10);
