@@ -399,6 +399,8 @@ fn batches_that_hang_keep_their_places_from_others_only_for_a_while() {
     assert!(steps.begun.try_recv().is_err(), "it runs no more than there are places");
     // A caller of another queue gets a place at once now, or as soon as the last batch has left its own.
     let led = (0..100).any(|value| {
+        // Otherwise this one, which has just been woken with its answer, may be quicker again and again.
+        std::thread::sleep(Duration::from_millis(1));
         let (ticket, lead) = other.submit_or_lead(row(value), Call::default()).expect("there is room");
         let count = lead.map(Lead::run);
         assert!(ticket.wait().is_ok());
