@@ -26,6 +26,7 @@ from servable.config.models import (
 )
 from servable.config.options import (
     check_flags,
+    config_rules,
     initial_load_slots,
     initial_models,
     op_libraries,
@@ -94,12 +95,12 @@ class ModelServer:
         check_flags(flags)
         self._flags = flags
         platforms = tensorflow_platforms(flags)
-        self._platform_names = frozenset({*platforms, PYTHON_PLATFORM})
-        self._models = initial_models(flags, self._platform_names)
+        self._rules = config_rules(flags, platforms)
+        self._models = initial_models(flags, self._rules)
         runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
         self._metrics = ControlPlaneMetrics(runtime.version)
         if self._models:
-            validate_models(self._models, platforms=self._platform_names)
+            validate_models(self._models, rules=self._rules)
             if any(model.platform in platforms for model in self._models):
                 # A retry would not help, and a server that answers nothing helps nobody.
                 runtime.require_installed()
@@ -148,6 +149,7 @@ class ModelServer:
                 allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
                 servable_versions_always_present=flags.servable_versions_always_present,
                 fail_if_zero_versions=flags.fail_if_no_model_versions_found,
+                refuse_shared_base_paths=flags.refuse_shared_base_paths,
                 settle_times=SettleTimes(complete_seconds=_SETTLE_SECONDS),
                 is_complete={
                     **dict.fromkeys(platforms, is_saved_model),
@@ -342,7 +344,7 @@ class ModelServer:
                     return
 
     def _read_model_config(self) -> tuple[ModelConfig, ...] | None:
-        return read_model_config_file(self._flags.model_config_file, self._platform_names)
+        return read_model_config_file(self._flags.model_config_file, self._rules)
 
     def _bind_admin(self) -> AdminServer:
         api = AdminApi(self._core, self._server.shadow_statistics)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from servable.change_under_way import ChangeUnderWay
 from servable.config.batching import ModelBatching
 from servable.config.models import (
+    ConfigRules,
     ModelConfig,
     models_by_path,
     validate_models,
@@ -65,6 +66,7 @@ class CoreOptions:
         allow_labels_for_unavailable: Let a new label name a version that is not available.
         servable_versions_always_present: Never unload all versions of a configured model.
         fail_if_zero_versions: Refuse configurations with models that have no version.
+        refuse_shared_base_paths: Refuse configurations in which two models have the same base path.
         settle_times: How long versions are held back that are still being written.
         is_complete: What tells complete version directories from incomplete ones, by platform.
         has_all_files: What tells complete remote versions from incomplete ones, by platform.
@@ -79,6 +81,7 @@ class CoreOptions:
     allow_labels_for_unavailable: bool = False
     servable_versions_always_present: bool = False
     fail_if_zero_versions: bool = False
+    refuse_shared_base_paths: bool = False
     settle_times: SettleTimes = field(default_factory=SettleTimes)
     is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
     has_all_files: Mapping[str, HasAllFiles] = field(default_factory=dict)
@@ -308,7 +311,8 @@ class ServerCore:
         return self._manager.stop(timeout_seconds)
 
     def _check(self, models: Sequence[ModelConfig]) -> None:
-        validate_models(models, self._models or (), self._adapters.keys())
+        rules = ConfigRules(self._adapters.keys(), self._options.refuse_shared_base_paths)
+        validate_models(models, self._models or (), rules)
         self._source.check(self._monitored(models))
         if tuple(models) != self._models:
             for path, names in models_by_path(models).items():

@@ -28,6 +28,7 @@ from servable.config.models import (
 )
 from servable.config.options import (
     check_flags,
+    config_rules,
     initial_models,
     remote_options,
     server_options,
@@ -147,8 +148,8 @@ def _assembled(flags: Flags, report: Report) -> Sequence[ModelConfig]:
     _attempt(lambda: remote_options(flags), report)
     if not (flags.model_base_path or flags.model_config_file):
         return ()
-    names = {*(platforms or ()), PYTHON_PLATFORM}
-    return _attempt(lambda: initial_models(flags, names), report, flags.model_config_file) or ()
+    rules = config_rules(flags, platforms or ())
+    return _attempt(lambda: initial_models(flags, rules), report, flags.model_config_file) or ()
 
 
 def _checked(flags: Flags, report: Report) -> Sequence[ModelConfig]:

@@ -235,6 +235,9 @@ class Flags:
     enable_automatic_warmup: bool = _flag(
         "bool", False, "run each signature of a version without recorded requests once on zeros"
     )
+    refuse_shared_base_paths: bool = _flag(
+        "bool", False, "refuse configurations in which two models have the same base path"
+    )
     admin_api_port: int = _flag("int32", 0, "TCP port of the administration API; 0 for none")
     admin_api_address: str = _flag(
         "string", "127.0.0.1", "where that port is; who reaches it may change what is served"

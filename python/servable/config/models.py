@@ -87,14 +87,30 @@ class ModelConfigError(ConfigError):
         self.line: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigRules:
+    """What configurations have to keep to on a server.
+
+    Attributes:
+        platforms: The platforms that there are.
+        refuse_shared_base_paths: Whether two models may not have the same base path.
+    """
+
+    platforms: Collection[str] = PLATFORMS
+    refuse_shared_base_paths: bool = False
+
+
+_RULES = ConfigRules()
+
+
 def read_model_config_file(
-    path: str, platforms: Collection[str] = PLATFORMS
+    path: str, rules: ConfigRules = _RULES
 ) -> tuple[ModelConfig, ...] | None:
     """Read `--model_config_file`.
 
     Args:
         path: The file.
-        platforms: The platforms that there are.
+        rules: What it has to keep to.
 
     Returns:
         The models, or `None` where the file sets no list at all.
@@ -113,7 +129,7 @@ def read_model_config_file(
         return None
     try:
         models = _models(message.model_config_list)
-        validate_models(models, platforms=platforms)
+        validate_models(models, rules=rules)
     except ModelConfigError as error:
         error.line = line_of_model(path, error.index)
         print(f"{path}:{error.line or '?'}: {error}", file=sys.stderr)
@@ -147,18 +163,19 @@ def models_by_path(models: Sequence[ModelConfig]) -> Mapping[str, Sequence[str]]
 def validate_models(
     models: Sequence[ModelConfig],
     current: Sequence[ModelConfig] = (),
-    platforms: Collection[str] = PLATFORMS,
+    rules: ConfigRules = _RULES,
 ) -> None:
     """Check a list of models, for itself and as what follows another.
 
     Args:
         models: The list.
         current: What is served now.
-        platforms: The platforms that there are.
+        rules: What they have to keep to.
 
     Raises:
         ConfigError: A name comes twice, a path is relative, a model of the same name would change
-            its platform, a platform is unknown, or requests cannot be spread as it says.
+            its platform, a platform is unknown, two share a base path where that is refused, or
+            requests cannot be spread as it says.
     """
     _check_names(models)
     for index, model in enumerate(models):
@@ -170,14 +187,24 @@ def validate_models(
             )
     _check_platforms_stay(models, current)
     for index, model in enumerate(models):
-        if model.platform not in platforms:
+        if model.platform not in rules.platforms:
             raise ModelConfigError(
                 index, f"Model {model.name} requests unsupported platform {model.platform}"
             )
+    if rules.refuse_shared_base_paths:
+        _check_base_paths(models)
     for index, model in enumerate(models):
         problem = traffic_problem(model.splits, model.shadow)
         if problem is not None:
             raise ModelConfigError(index, f"Model {model.name}: {problem}")
+
+
+def _check_base_paths(models: Sequence[ModelConfig]) -> None:
+    for path, names in models_by_path(models).items():
+        index = max(index for index, model in enumerate(models) if model.name in names)
+        raise ModelConfigError(
+            index, f"Models {', '.join(names)} share the base path {path}, and are to have one each"
+        )
 
 
 def _check_platforms_stay(models: Sequence[ModelConfig], current: Sequence[ModelConfig]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,12 @@ from servable.config.any_message import check_thread_pool_factory
 from servable.config.flags import Flags
 from servable.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable.config.inapplicable import inapplicable_flags
-from servable.config.models import PLATFORMS, ModelConfig, read_model_config_file
+from servable.config.models import (
+    PYTHON_PLATFORM,
+    ConfigRules,
+    ModelConfig,
+    read_model_config_file,
+)
 from servable.config.monitoring import metrics_path
 from servable.config.server_options import Endpoint, ServerOptions
 from servable.config.tls import check_tls_flags
@@ -106,20 +111,29 @@ def check_flags(flags: Flags) -> None:
         _log.warning("--%s has no effect: %s", name, reason)
 
 
-def initial_models(
-    flags: Flags, platforms: Collection[str] = PLATFORMS
-) -> tuple[ModelConfig, ...] | None:
+def config_rules(flags: Flags, tensorflow_platforms: Iterable[str]) -> ConfigRules:
+    """What configurations have to keep to.
+
+    Args:
+        flags: The command line.
+        tensorflow_platforms: What SavedModels may be called.
+    """
+    platforms = frozenset({*tensorflow_platforms, PYTHON_PLATFORM})
+    return ConfigRules(platforms, flags.refuse_shared_base_paths)
+
+
+def initial_models(flags: Flags, rules: ConfigRules) -> tuple[ModelConfig, ...] | None:
     """The models that the flags name; `None` where a configuration file names none.
 
     Args:
         flags: The command line.
-        platforms: The platforms that there are.
+        rules: What they have to keep to.
 
     Raises:
         ConfigError: The configuration file cannot be used.
     """
     if flags.model_config_file:
-        return read_model_config_file(flags.model_config_file, platforms)
+        return read_model_config_file(flags.model_config_file, rules)
     _log.info(
         "Building single TensorFlow model file config:  model_name: %s model_base_path: %s",
         flags.model_name,

@@ -19,6 +19,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "allow_version_labels_for_unavailable_models",
         "servable_versions_always_present",
         "fail_if_no_model_versions_found",
+        "refuse_shared_base_paths",
     ),
     "Where to listen": (
         "port",

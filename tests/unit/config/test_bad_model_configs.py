@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from servable.config.models import (
+    ConfigRules,
     ModelConfig,
     models_by_path,
     read_model_config_file,
@@ -112,6 +113,24 @@ lines' } b: { c < x: 1 > }
 def test_models_may_share_a_base_path_as_in_the_recordings_of_the_original() -> None:
     """They serve `half_plus_two` under five names with one policy, so refusing that would break deployments."""
     validate_models([ModelConfig("half_plus_two", "/x"), ModelConfig("123", "/x")])
+
+
+def test_models_that_share_a_base_path_are_refused_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = 'config {\n name: "b" base_path: "/good/" model_platform: "tensorflow" }'
+    path = tmp_path / "models.config"
+    path.write_text(file_with(bad))
+    reason = "Models good, b share the base path /good, and are to have one each"
+    with pytest.raises(ConfigError, match=reason):
+        read_model_config_file(str(path), ConfigRules(refuse_shared_base_paths=True))
+    line = (
+        path.read_text()
+        .splitlines()
+        .index(' name: "b" base_path: "/good/" model_platform: "tensorflow" }')
+    )
+    assert capsys.readouterr().err == f"{path}:{line}: {reason}\n"
+    assert read_model_config_file(str(path)) is not None
 
 
 def test_models_that_share_a_base_path_are_found() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servable.config.flags import Flags
-from servable.config.models import ModelConfig
+from servable.config.models import ConfigRules, ModelConfig
 from servable.config.options import (
     check_flags,
     endpoints,
@@ -192,10 +192,10 @@ def test_flags_win_over_the_environment(flags: Flags) -> None:
 
 
 def test_the_models_come_from_the_flags_or_from_the_file(tmp_path: Path) -> None:
-    assert initial_models(SERVED) == (ModelConfig("default", "/m"),)
+    assert initial_models(SERVED, ConfigRules()) == (ModelConfig("default", "/m"),)
     file = tmp_path / "models.config"
     file.write_text("model_config_list {}")
-    assert initial_models(replace(SERVED, model_config_file=str(file))) == ()
+    assert initial_models(replace(SERVED, model_config_file=str(file)), ConfigRules()) == ()
 
 
 def test_retries_and_slots() -> None:
