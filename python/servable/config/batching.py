@@ -11,7 +11,8 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from servable.config.flags import Flags
@@ -24,6 +25,9 @@ PER_MODEL_FILE = "batching_params.pbtxt"
 
 MAX_THREADS = 4096
 """Beyond this, a number of threads is a slip that would take the machine down."""
+
+_OBJECTIVES = (0.001, 1e9)
+"""The shortest and the longest latency objective, in milliseconds: a microsecond and eleven days."""
 
 _log = logging.getLogger(__name__)
 
@@ -293,21 +297,19 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
     """
     for problem in batching_problems(parameters):
         raise ConfigError(problem)
-    ignores_size = (
-        parameters.max_execution_batch_size is not None
-        and not parameters.enable_large_batch_splitting
-    )
-    if ignores_size:
+    execution_size = parameters.max_execution_batch_size
+    if execution_size is not None and not parameters.enable_large_batch_splitting:
         _log.warning("max_execution_batch_size has no effect without enable_large_batch_splitting")
-    ascending = tuple(sorted(set(parameters.allowed_batch_sizes)))
-    if ascending != parameters.allowed_batch_sizes:
-        _log.warning(
-            "allowed_batch_sizes are used in ascending order; got %s",
-            list(parameters.allowed_batch_sizes),
-        )
+        execution_size = None
+    given = tuple(parameters.allowed_batch_sizes)
+    # Those beyond the largest batch, which then is not the last in order, are never padded to.
+    sizes = tuple(sorted(size for size in set(given) if size <= parameters.max_batch_size))
+    if sizes != given:
+        _log.warning("allowed_batch_sizes are used as %s; got %s", list(sizes), list(given))
     return replace(
         parameters,
-        allowed_batch_sizes=ascending,
+        allowed_batch_sizes=sizes,
+        max_execution_batch_size=execution_size,
         # The original takes 0 for 1; with splitting it refuses it.
         max_enqueued_batches=max(parameters.max_enqueued_batches, 1),
     )
@@ -315,11 +317,18 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
 
 def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
     """Why parameters cannot be used, in the order in which the original looks at them."""
+    # A program may put anything into the dataclass, and what is compared here has to be a number.
+    strange = tuple(_strange_values(parameters))
+    if strange:
+        yield from strange
+        return
     threads = parameters.num_batch_threads
     if threads < 1:
         yield f"num_batch_threads must be positive; was {threads}"
     if threads > MAX_THREADS:
         yield f"num_batch_threads must not be more than {MAX_THREADS}; was {threads}"
+    if "\0" in parameters.thread_pool_name:
+        yield f"thread_pool_name must not contain null bytes; was {parameters.thread_pool_name!r}"
     limit, splits = parameters.max_batch_size, parameters.enable_large_batch_splitting
     sizes = parameters.allowed_batch_sizes
     # Also where requests are split, though no batch is then larger than it is executed.
@@ -348,11 +357,38 @@ def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
     yield from _policy_problems(parameters)
 
 
+def _strange_values(parameters: BatchingParameters) -> Iterator[str]:
+    """What is no number where one is wanted, or none of 64 bits."""
+    for attribute in fields(parameters):
+        value, wanted = getattr(parameters, attribute.name), str(attribute.type)
+        if value is None and "None" in wanted:
+            continue
+        if "float" in wanted:
+            if not isinstance(value, Real):
+                yield f"{attribute.name} must be a number; was {value!r}"
+        elif "int" in wanted:
+            values = value if isinstance(value, tuple | list) else (value,)
+            is_list_wrong = (values is value) != ("tuple" in wanted)
+            if is_list_wrong or not all(isinstance(n, Integral) for n in values):
+                what = "integers" if "tuple" in wanted else "an integer"
+                yield f"{attribute.name} must be {what}; was {value!r}"
+            elif not all(-(2**63) <= n < 2**63 for n in values):
+                yield f"{attribute.name} must be less than 2**63; was {value!r}"
+        elif wanted == "str" and not isinstance(value, str):
+            yield f"{attribute.name} must be a string; was {value!r}"
+
+
 def _policy_problems(parameters: BatchingParameters) -> Iterator[str]:
     """Why what the original does not know cannot be used."""
     objective = parameters.latency_objective_millis
     if objective is not None and not 0 < objective < math.inf:
         yield f"latency_objective_millis must be positive; was {objective:g}"
+    elif objective is not None and not _OBJECTIVES[0] <= objective <= _OBJECTIVES[1]:
+        shortest, longest = _OBJECTIVES
+        yield (
+            f"latency_objective_millis must be between {shortest:g} and {longest:g}; "
+            f"was {objective:g}"
+        )
     if objective is not None and parameters.batch_timeout_micros > 0:
         yield (
             "latency_objective_millis decides how long batches wait, and batch_timeout_micros is "

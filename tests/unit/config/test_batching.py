@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -133,6 +134,10 @@ def test_the_dataclass_has_the_fields_of_the_messages() -> None:
             SPLITS + RUN_BY_16 + "allowed_batch_sizes: [8, 16]",
             LAST_ENTRY + "16; expected 64",
         ),
+        (
+            r'thread_pool_name { value: "a\000b" }',
+            r"thread_pool_name must not contain null bytes; was 'a\x00b'",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused_at_start(
@@ -166,7 +171,39 @@ def test_no_batch_may_wait_means_one(caplog: pytest.LogCaptureFixture) -> None:
 def test_sizes_are_brought_into_order(caplog: pytest.LogCaptureFixture) -> None:
     text = "max_batch_size { value: 8 } allowed_batch_sizes: [4, 2, 4, 8]"
     assert of_text(text).allowed_batch_sizes == (2, 4, 8)
-    assert caplog.messages == ["allowed_batch_sizes are used in ascending order; got [4, 2, 4, 8]"]
+    assert caplog.messages == ["allowed_batch_sizes are used as [2, 4, 8]; got [4, 2, 4, 8]"]
+
+
+def test_a_size_that_no_batch_is_padded_to_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    text = "max_batch_size { value: 4 } allowed_batch_sizes: [8, 2, 4]"
+    assert of_text(text).allowed_batch_sizes == (2, 4)
+    assert caplog.messages == ["allowed_batch_sizes are used as [2, 4]; got [8, 2, 4]"]
+
+
+def test_a_program_may_give_a_list_of_sizes(caplog: pytest.LogCaptureFixture) -> None:
+    given = BatchingParameters(4, allowed_batch_sizes=cast("tuple[int, ...]", [2, 4]))
+    assert usable(given).allowed_batch_sizes == (2, 4)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_batch_size": 8.0}, "max_batch_size must be an integer; was 8.0"),
+        ({"batch_timeout_micros": "5"}, "batch_timeout_micros must be an integer; was '5'"),
+        ({"max_batch_size": None}, "max_batch_size must be an integer; was None"),
+        ({"max_enqueued_batches": 2**64}, f"must be less than 2**63; was {2**64}"),
+        ({"max_batch_size": 4, "allowed_batch_sizes": 4}, "must be integers; was 4"),
+        ({"max_batch_size": 4, "allowed_batch_sizes": ("4",)}, r"must be integers; was ('4',)"),
+        ({"thread_pool_name": None}, "thread_pool_name must be a string; was None"),
+        ({"latency_objective_millis": "5"}, "latency_objective_millis must be a number; was '5'"),
+    ],
+)
+def test_what_no_file_could_say_is_refused_where_programs_say_it(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        usable(BatchingParameters(**values))
 
 
 @pytest.mark.parametrize(
@@ -189,9 +226,12 @@ def test_the_largest_batch(text: str, largest: int) -> None:
 def test_an_execution_size_without_splitting_is_said_to_have_no_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert of_text("max_execution_batch_size { value: 5000 }").largest_batch == 1000
+    parameters = of_text("max_execution_batch_size { value: 5000 }")
+    assert (parameters.largest_batch, parameters.max_execution_batch_size) == (1000, None)
     (message,) = caplog.messages
     assert message.startswith("max_execution_batch_size has no effect without")
+    # Nothing that is not looked at fails a load later.
+    assert of_text("max_execution_batch_size { value: -5 }") == parameters
 
 
 def test_each_version_may_have_parameters_of_its_own(
@@ -291,6 +331,14 @@ def test_a_model_may_have_what_the_original_does_not_know(tmp_path: Path) -> Non
         (
             "batching_policy { latency_objective_millis: nan }",
             "latency_objective_millis must be positive; was nan",
+        ),
+        (
+            "batching_policy { latency_objective_millis: 1e-12 }",
+            "latency_objective_millis must be between 0.001 and 1e+09; was 1e-12",
+        ),
+        (
+            "batching_policy { latency_objective_millis: 1e300 }",
+            "latency_objective_millis must be between 0.001 and 1e+09; was 1e+300",
         ),
         (
             (
