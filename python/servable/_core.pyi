@@ -358,22 +358,23 @@ class Server:
     def __new__(
         cls,
         options: ServerOptions,
-        reload_config: Callable[[bytes], None],
+        reload_config: Callable[[bytes, Callable[[], bool]], None],
         scrape: Callable[[], list[Family]],
-        repository: Callable[[str, str, str | None], None] | None,
+        repository: Callable[[str, str, str | None, Callable[[], bool]], None] | None,
     ) -> Self:
         """Prepare a server; nothing is bound yet.
 
         Args:
             options: Addresses, limits and switches.
             reload_config: Carries out a `HandleReloadConfigRequest`: takes a serialized `ModelServerConfig`, returns
-                when the reload is complete, raises a `ServableError` that the client gets. Called on a thread of the
-                server's own, one call at a time.
+                when the reload is complete, raises a `ServableError` that the client gets. Called on threads of the
+                server's own, from several at once, of which there are few: it should also return soon after what it
+                takes second says that nobody waits for the end any more.
             scrape: Says what the control plane has counted, for the metrics page. Called on threads of the server's
                 own, when the page is asked for.
             repository: Changes what is served for clients of the Open Inference Protocol: takes `load` or `unload`, the
-                name of a model, and for `load` a configuration as JSON or `None`; returns when it is done, raises as
-                above. Called on threads of the server's own, from several at once. `None` refuses such requests.
+                name of a model, for `load` a configuration as JSON or `None`, and what says whether somebody waits;
+                returns when it is done, raises and is called as above. `None` refuses such requests.
         """
 
     def start(self) -> list[int]:

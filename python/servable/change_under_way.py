@@ -56,12 +56,22 @@ class ChangeUnderWay:
         self._problems = problems
         self._is_stopping = is_stopping
         self._outcomes: dict[str, _Outcome] = {}
+        self._is_given_up = False
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for it any more, though it is not complete."""
+        return self._is_given_up
+
+    def close(self) -> None:
+        """Follow the change no longer."""
+        self._fresh.close()
 
     def awaited(self) -> Collection[str]:
         """The new models that have neither come to serve nor failed."""
         awaited = self._awaited()
         if not awaited:
-            self._fresh.close()
+            self.close()
         return awaited
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -82,7 +92,7 @@ class ChangeUnderWay:
         )
         if not (have_left and self._wait_until(lambda: not self._awaited(), self._fresh, end)):
             return False
-        self._fresh.close()
+        self.close()
         failed = [outcome for outcome in self._outcomes.values() if outcome.error is not None]
         if failed and all(outcome.version is None for outcome in failed):
             text = "; ".join(str(outcome.error) for outcome in failed)
@@ -92,6 +102,21 @@ class ChangeUnderWay:
             raise did_not_become_available("model", [(o.subject, o.error) for o in failed])
         if self._added or self._removed:
             _log.info("Finished adding/updating models")
+        return True
+
+    def wait_while(
+        self, is_awaited: Callable[[], bool], look_seconds: float = _RECHECK_SECONDS
+    ) -> bool:
+        """Like `wait`, until nobody wants to know any more: what is loading goes on.
+
+        Args:
+            is_awaited: Whether somebody does.
+            look_seconds: How often that is asked.
+        """
+        while not self.wait(look_seconds):
+            if not is_awaited():
+                self._is_given_up = True
+                return False
         return True
 
     def _awaited(self) -> Collection[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -251,11 +250,12 @@ class ModelServer:
         self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
         return drained
 
-    def reload_config(self, config: bytes) -> None:
+    def reload_config(self, config: bytes, is_awaited: Callable[[], bool] = lambda: True) -> None:
         """Carry out a `HandleReloadConfigRequest`.
 
         Args:
             config: A serialized `ModelServerConfig`.
+            is_awaited: Asked now and then whether the client still waits.
 
         Raises:
             ServableError: What the client gets.
@@ -264,7 +264,7 @@ class ModelServer:
             with self._metrics.config_reload("rpc"):
                 models = parse_reload_config(config)
                 _log_entries(models)
-                self._core.reload(models)
+                self._core.reload(models, is_awaited)
         except ServableError as error:
             _log.error("ReloadConfig failed: %s", error)
             raise
@@ -338,10 +338,14 @@ class ModelServer:
         self, models: tuple[ModelConfig, ...] | None, change: ChangeUnderWay
     ) -> None:
         """Wait for a change, unless the file is written anew: the new file may take away what never comes."""
-        while not change.wait(self._flags.model_config_file_poll_wait_seconds):
-            with contextlib.suppress(ConfigError):  # reported once this is over
-                if self._read_model_config() != models:
-                    return
+
+        def says_the_same() -> bool:
+            try:
+                return self._read_model_config() == models
+            except ConfigError:  # reported once this is over
+                return True
+
+        change.wait_while(says_the_same, self._flags.model_config_file_poll_wait_seconds)
 
     def _read_model_config(self) -> tuple[ModelConfig, ...] | None:
         return read_model_config_file(self._flags.model_config_file, self._rules)

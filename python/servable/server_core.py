@@ -164,7 +164,11 @@ class ServerCore:
         """From now on, loads are limited so as to leave something to requests."""
         self._manager.limit_loads(self._options.load_slots)
 
-    def reload(self, models: Sequence[ModelConfig] | None) -> None:
+    def reload(
+        self,
+        models: Sequence[ModelConfig] | None,
+        is_awaited: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Replace the configuration, and wait until each model that is new serves or has failed.
 
         Models that are no longer named answer nothing from the return on, but requests in flight
@@ -173,6 +177,7 @@ class ServerCore:
 
         Args:
             models: All models that are to be served from now on.
+            is_awaited: Asked now and then whether to go on waiting.
 
         Raises:
             ConfigError: The configuration is refused and nothing has changed.
@@ -182,7 +187,7 @@ class ServerCore:
         """
         change = self.begin_reload(models)
         if change is not None:
-            change.wait()
+            change.wait_while(is_awaited)
 
     def begin_reload(self, models: Sequence[ModelConfig] | None) -> ChangeUnderWay | None:
         """Replace the configuration, without waiting for what is to be loaded.
@@ -202,14 +207,18 @@ class ServerCore:
                 return None
             return self._replace(models)
 
-    def change(self, edit: Edit) -> None:
+    def change(self, edit: Edit, is_awaited: Callable[[], bool] = lambda: True) -> None:
         """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
+
+        Args:
+            edit: Makes the next configuration.
+            is_awaited: Asked now and then whether to go on waiting.
 
         Raises:
             ServableError: What `begin_change` raises, and then nothing has changed, or what `reload`
                 raises.
         """
-        self.begin_change(edit).wait()
+        self.begin_change(edit).wait_while(is_awaited)
 
     def begin_change(self, edit: Edit) -> ChangeUnderWay:
         """Like `change`, without waiting for what is to be loaded.
@@ -271,6 +280,11 @@ class ServerCore:
         self._changes = [change for change in self._changes if change.awaited()]
         awaited = {name for change in self._changes for name in change.awaited()}
         still_new = awaited.difference(unchanged)
+        for given_up in [change for change in self._changes if change.is_given_up]:
+            # Whoever asks again and again for a model that hangs must not leave something behind each time.
+            if still_new.issuperset(given_up.awaited()):
+                given_up.close()
+                self._changes.remove(given_up)
         names = [model.name for model in models]
         change = ChangeUnderWay(
             [name for name in names if name not in self._sourced or name in still_new],

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 from support import models
-from support.grpc_client import GrpcClient
+from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer, steps_that_take
 
 SWAPS = 20
+
+THREADS_OF_CHANGES = 16
+"""How many reloads, loads and unloads for clients may be under way at once."""
 
 
 @pytest.fixture
@@ -338,14 +341,28 @@ class TestStartUp:
         assert "does not appear to contain a SavedModel" in server.log
 
 
-def test_a_model_whose_load_hangs_can_be_taken_out_of_the_configuration_file(
-    tmp_path: Path, base_path: Path, start_server: StartServer
-) -> None:
+@pytest.fixture
+def hanging_entry(tmp_path: Path) -> str:
+    """The configuration of a model whose load hangs, after it has said so in the log."""
     hanging = tmp_path / "hanging" / "1"
     hanging.mkdir(parents=True)
     (hanging / "model.py").write_text(
         "import time\nprint('I hang', flush=True)\ntime.sleep(1000)\n"
     )
+    return f'config {{ name: "h" base_path: "{hanging.parent}" model_platform: "python" }}'
+
+
+def entries_of(base_path: Path, *names: str) -> list[str]:
+    """The configurations of models that share a base path."""
+    return [
+        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" }}'
+        for name in names
+    ]
+
+
+def test_a_model_whose_load_hangs_can_be_taken_out_of_the_configuration_file(
+    tmp_path: Path, base_path: Path, hanging_entry: str, start_server: StartServer
+) -> None:
     server = start_server({"m": base_path}, "--model_config_file_poll_wait_seconds=1")
     server.wait_until_available("m")
     config = tmp_path / "models-0.config"
@@ -355,12 +372,28 @@ def test_a_model_whose_load_hangs_can_be_taken_out_of_the_configuration_file(
         aside.write_text(f"model_config_list {{ {' '.join(entries)} }}")
         aside.rename(config)
 
-    m, n = (
-        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tensorflow" }}'
-        for name in "mn"
-    )
-    write(m, f'config {{ name: "h" base_path: "{hanging.parent}" model_platform: "python" }}')
+    m, n = entries_of(base_path, "m", "n")
+    write(m, hanging_entry)
     wait_for(lambda: "I hang" in server.log)
     write(m, n)
     wait_for(lambda: server.predict("n", {"instances": [0.0]}).status == 200)
     assert predict(server) == 1
+
+
+def test_reloads_that_were_given_up_while_a_load_hangs_hold_up_no_others(
+    base_path: Path, hanging_entry: str, start_server: StartServer, grpc_client: GrpcClient
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+
+    def reload(*entries: str, timeout: float) -> None:
+        config = f"model_config_list {{ {' '.join(entries)} }}"
+        grpc_client.call("reload", server.port, config, timeout=timeout)
+
+    m, n = entries_of(base_path, "m", "n")
+    for _ in range(THREADS_OF_CHANGES + 1):
+        with pytest.raises(RpcError, match="DEADLINE_EXCEEDED"):
+            reload(m, hanging_entry, timeout=0.1)
+    assert "I hang" in server.log
+    reload(m, n, timeout=20)
+    assert predict(server, "n") == predict(server) == 1

@@ -168,6 +168,7 @@ class Client:
         config: str,
         metric_names: tuple[str, ...] = (),
         metadata: tuple[tuple[str, str], ...] = (),
+        timeout: float = 60,
     ) -> dict[str, int]:
         """HandleReloadConfigRequest with a configuration in text form.
 
@@ -177,7 +178,7 @@ class Client:
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel(port))
-        response = stub.HandleReloadConfigRequest(request, timeout=60, metadata=metadata)
+        response = stub.HandleReloadConfigRequest(request, timeout=timeout, metadata=metadata)
         return {metric.name: metric.int64_value_increase for metric in response.metric}
 
     def predict_until(

@@ -128,6 +128,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::call::WaitingCall;
     use crate::error::{Code, ServingError};
     use crate::executor::{Executor, RunOptions};
     use crate::servable::Servable;
@@ -179,7 +180,7 @@ mod tests {
     struct Nothing;
 
     impl ReloadConfig for Nothing {
-        fn reload(&self, _: Bytes) -> Result<()> {
+        fn reload(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
             Err(ServingError::unimplemented("no reloads here"))
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use servable_core::body::BodyLimits;
+use servable_core::call::WaitingCall;
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
 use servable_core::grpc::GrpcOptions;
@@ -38,7 +39,7 @@ impl Executor for SlowEcho {
 struct NoReload;
 
 impl ReloadConfig for NoReload {
-    fn reload(&self, _: Bytes) -> Result<()> {
+    fn reload(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
         Err(ServingError::unimplemented("no reloads here"))
     }
 }

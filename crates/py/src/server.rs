@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyCFunction, PyDict, PyTuple};
+use servable_core::call::WaitingCall;
 use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::metrics::{Metrics, ModelMetrics};
@@ -41,8 +42,7 @@ impl PyServer {
         scrape: Py<PyAny>,
         repository: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let reload = PythonReload { reload_config, turn: Mutex::new(()) };
-        let mut service = Service::new(options.service_options(), Box::new(reload))
+        let mut service = Service::new(options.service_options(), Box::new(PythonReload(reload_config)))
             .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
         service.repository =
             repository.map(|change| -> Box<dyn ModelRepository> { Box::new(PythonRepository(change)) });
@@ -200,18 +200,22 @@ impl PublishedVersion<'_> {
     }
 }
 
-/// The upward call: a reload that Python carries out, one at a time.
-struct PythonReload {
-    reload_config: Py<PyAny>,
-    turn: Mutex<()>,
+/// What says to Python whether somebody still waits for the answer to a call.
+fn is_awaited<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
+    let caller = caller.clone();
+    let is_awaited = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_ok();
+    PyCFunction::new_closure(py, Some(c"is_awaited"), None, is_awaited)
 }
 
+/// The upward call: a reload that Python carries out.
+struct PythonReload(Py<PyAny>);
+
 impl ReloadConfig for PythonReload {
-    fn reload(&self, config: Bytes) -> Result<(), ServingError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    fn reload(&self, config: Bytes, caller: &WaitingCall) -> Result<(), ServingError> {
         Python::attach(|py| {
-            let config = PyBytes::new(py, &config);
-            self.reload_config.call1(py, (config,)).map(drop).map_err(|error| errors::from_python(py, &error))
+            let reloaded =
+                is_awaited(py, caller).and_then(|awaited| self.0.call1(py, (PyBytes::new(py, &config), awaited)));
+            reloaded.map(drop).map_err(|error| errors::from_python(py, &error))
         })
     }
 }
@@ -220,20 +224,26 @@ impl ReloadConfig for PythonReload {
 struct PythonRepository(Py<PyAny>);
 
 impl PythonRepository {
-    fn change(&self, action: &str, model: &str, config: Option<&str>) -> Result<(), ServingError> {
+    fn change(
+        &self,
+        action: &str,
+        model: &str,
+        config: Option<&str>,
+        caller: &WaitingCall,
+    ) -> Result<(), ServingError> {
         Python::attach(|py| {
-            let changed = self.0.call1(py, (action, model, config));
+            let changed = is_awaited(py, caller).and_then(|awaited| self.0.call1(py, (action, model, config, awaited)));
             changed.map(drop).map_err(|error| errors::from_python(py, &error))
         })
     }
 }
 
 impl ModelRepository for PythonRepository {
-    fn load(&self, model: &str, config: Option<&str>) -> Result<(), ServingError> {
-        self.change("load", model, config)
+    fn load(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<(), ServingError> {
+        self.change("load", model, config, caller)
     }
 
-    fn unload(&self, model: &str) -> Result<(), ServingError> {
-        self.change("unload", model, None)
+    fn unload(&self, model: &str, caller: &WaitingCall) -> Result<(), ServingError> {
+        self.change("unload", model, None, caller)
     }
 }

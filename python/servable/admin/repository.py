@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from servable.admin.edits import with_model, without_model
 from servable.config.model_messages import model_from_json
@@ -29,30 +29,43 @@ class ModelRepository:
         self._lock = threading.Lock()
         self._unloaded: dict[str, ModelConfig] = {}
 
-    def change(self, action: str, name: str, config: str | None) -> None:
+    def change(
+        self,
+        action: str,
+        name: str,
+        config: str | None,
+        is_awaited: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Carry out one request.
 
         Args:
             action: `load` or `unload`.
             name: The model.
             config: For `load`: how to serve it, as the administration API takes it; `None` for as before.
+            is_awaited: Asked now and then whether the client still waits.
 
         Raises:
             ServableError: What the client gets.
         """
         _log.info("Model repository: %s %s", action, name)
         if action == "load":
-            self.load(name, config)
+            self.load(name, config, is_awaited)
         else:
-            self.unload(name)
+            self.unload(name, is_awaited)
 
-    def load(self, name: str, config: str | None = None) -> None:
+    def load(
+        self,
+        name: str,
+        config: str | None = None,
+        is_awaited: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Serve a model, and wait until it has a version that answers.
 
         Args:
             name: The model.
             config: A `ModelConfig` as JSON, of which a `base_path` is enough; without one the model is served as it was
                 before it was unloaded.
+            is_awaited: Asked now and then whether to go on waiting.
 
         Raises:
             NotFoundError: Nothing is known of such a model, or it has no version.
@@ -74,12 +87,16 @@ class ModelRepository:
                     '{"base_path": "/models/m"}'
                 )
             model = remembered
-        self._core.change(with_model(model))
+        self._core.change(with_model(model), is_awaited)
         with self._lock:
             self._unloaded.pop(name, None)
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, is_awaited: Callable[[], bool] = lambda: True) -> None:
         """Stop serving a model. It can be loaded again without saying how.
+
+        Args:
+            name: The model.
+            is_awaited: Asked now and then whether to go on waiting.
 
         Raises:
             NotFoundError: It is not served.
@@ -91,7 +108,7 @@ class ModelRepository:
             removed.extend(model for model in models if model.name == name)
             return without_model(name)(models)
 
-        self._core.change(edit)
+        self._core.change(edit, is_awaited)
         with self._lock:
             self._unloaded.update((model.name, model) for model in removed)
 

@@ -166,7 +166,7 @@ async fn unary(
         "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message),
         "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
             service.require(caller, Scope::Admin)?;
-            models::reload_config(service, message).await
+            models::reload_config(service, message, call).await
         }
         "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),
         "/grpc.health.v1.Health/List" if options.health_service => health::list(service),

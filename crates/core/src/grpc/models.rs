@@ -8,6 +8,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::framing::encode;
+use crate::call::Call;
 use crate::codec::schema;
 use crate::error::{Result, ServingError};
 use crate::proto::tensorflow::serving::metric::ValueIncrease;
@@ -70,7 +71,8 @@ pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
 /// `ModelService.HandleReloadConfigRequest` (`spec/grpc_api.md` §13): hands the configuration to the control plane.
 ///
 /// The reload goes on if the client does not wait for its end.
-pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes) -> Result<BytesMut> {
+pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {
+    let (_claim, caller) = call.hand_over();
     let request = ReloadConfigRequest::decode(conform(message, schema::RELOAD_CONFIG)?).map_err(|_| malformed())?;
     let config = request.config.unwrap_or_default().encode_to_vec().into();
     let names: BTreeSet<String> = request.metric_names.into_iter().collect();
@@ -78,7 +80,8 @@ pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes) -> Res
     let service = Arc::clone(service);
     let metric = threads.spawn(move || {
         let before = service.first_integers(&names)?;
-        service.reload.reload(config)?;
+        service.reload.reload(config, &caller)?;
+        caller.check()?;
         let after = service.first_integers(&names)?;
         let increases = names.iter().map(|name| increase(name, before[name.as_str()], after[name.as_str()]));
         Ok::<Vec<Metric>, ServingError>(increases.collect())

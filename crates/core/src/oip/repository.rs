@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::call::{Call, WaitingCall};
 use crate::error::{Code, Result, ServingError};
 use crate::proto::inference::repository_index_response::ModelIndex;
 use crate::service::{ModelRepository, Service};
@@ -63,8 +64,8 @@ fn entries(name: &str, model: &Model) -> Vec<ModelIndex> {
 /// # Errors
 ///
 /// As [`index`], and what the control plane reports.
-pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<String>) -> Result<()> {
-    change(service, move |repository| repository.load(&model, config.as_deref())).await
+pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<String>, call: Call) -> Result<()> {
+    change(service, call, move |repository, caller| repository.load(&model, config.as_deref(), caller)).await
 }
 
 /// Unloads a model.
@@ -72,20 +73,25 @@ pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<S
 /// # Errors
 ///
 /// As [`load`].
-pub(super) async fn unload(service: &Arc<Service>, model: String) -> Result<()> {
-    change(service, move |repository| repository.unload(&model)).await
+pub(super) async fn unload(service: &Arc<Service>, model: String, call: Call) -> Result<()> {
+    change(service, call, move |repository, caller| repository.unload(&model, caller)).await
 }
 
 /// Makes a change that goes on if the client does not wait for its end.
 async fn change(
     service: &Arc<Service>,
-    make: impl FnOnce(&dyn ModelRepository) -> Result<()> + Send + 'static,
+    call: Call,
+    make: impl FnOnce(&dyn ModelRepository, &WaitingCall) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     administration(service)?;
+    let (_claim, caller) = call.hand_over();
     let threads = &service.changes;
     let service = Arc::clone(service);
     threads
-        .spawn(move || make(administration(&service)?))
+        .spawn(move || {
+            make(administration(&service)?, &caller)?;
+            caller.check()
+        })
         .await
         .map_err(|failed| ServingError::new(Code::Internal, failed.to_string()))?
 }

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::{Access, Scope};
 use crate::body::BodyMemory;
+use crate::call::WaitingCall;
 use crate::error::Result;
 use crate::metrics::{Metrics, Scrape};
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
@@ -44,30 +45,32 @@ pub struct ServiceOptions {
 /// Carries out configuration reloads; the control plane behind the one upward call of the request path.
 pub trait ReloadConfig: Send + Sync + 'static {
     /// Replaces the configuration by a serialized `tensorflow.serving.ModelServerConfig`; returns when every newly
-    /// named model is available or has failed. Blocks, and is called on a thread where that is allowed.
+    /// named model is available or has failed, or soon after `caller` has given up: models go on loading then, for which
+    /// no thread has to wait. Blocks, and is called on threads where that is allowed, on several at once.
     ///
     /// # Errors
     ///
     /// What the client of `HandleReloadConfigRequest` gets.
-    fn reload(&self, config: Bytes) -> Result<()>;
+    fn reload(&self, config: Bytes, caller: &WaitingCall) -> Result<()>;
 }
 
 /// Adds models to what is served and takes them away; what the control plane does for the model repository of the Open
 /// Inference Protocol. Both calls block, and are made on threads where that is allowed.
 pub trait ModelRepository: Send + Sync + 'static {
-    /// Serves a model: as `config` says, a JSON object, or else as it was served before. Returns when it is available.
+    /// Serves a model: as `config` says, a JSON object, or else as it was served before. Returns when it is available, or
+    /// soon after `caller` has given up: it goes on loading then.
     ///
     /// # Errors
     ///
     /// What the client gets.
-    fn load(&self, model: &str, config: Option<&str>) -> Result<()>;
+    fn load(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()>;
 
-    /// Stops serving a model; returns when no further request reaches it.
+    /// Stops serving a model; returns when no further request reaches it, or soon after `caller` has given up.
     ///
     /// # Errors
     ///
     /// What the client gets.
-    fn unload(&self, model: &str) -> Result<()>;
+    fn unload(&self, model: &str, caller: &WaitingCall) -> Result<()>;
 }
 
 /// The state of the server that requests share.

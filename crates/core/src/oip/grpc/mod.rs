@@ -50,7 +50,7 @@ pub(crate) async fn call(
         }
         "RepositoryIndex" | "RepositoryModelLoad" | "RepositoryModelUnload" => {
             service.require(caller, Scope::Admin)?;
-            administer(service, method, message).await
+            administer(service, method, message, call).await
         }
         "ModelStatistics" => Err(missing("statistics")),
         "ModelConfig" => Err(missing("model_configuration")),
@@ -63,16 +63,16 @@ pub(crate) async fn call(
 }
 
 /// Answers a call about the model repository, of somebody who may make it.
-async fn administer(service: &Arc<Service>, method: &str, message: Bytes) -> Result<BytesMut> {
+async fn administer(service: &Arc<Service>, method: &str, message: Bytes, call: Call) -> Result<BytesMut> {
     match method {
         "RepositoryIndex" => {
             let RepositoryIndexRequest { ready, .. } = decode(message)?;
             reply(&RepositoryIndexResponse { models: repository::index(service, ready)? })
         }
-        "RepositoryModelLoad" => load(service, message).await,
+        "RepositoryModelLoad" => load(service, message, call).await,
         _ => {
             let RepositoryModelUnloadRequest { model_name, .. } = decode(message)?;
-            repository::unload(service, model_name).await?;
+            repository::unload(service, model_name, call).await?;
             reply(&RepositoryModelUnloadResponse {})
         }
     }
@@ -88,14 +88,14 @@ fn model_ready(service: &Service, request: &ModelReadyRequest) -> Result<BytesMu
     }
 }
 
-async fn load(service: &Arc<Service>, message: Bytes) -> Result<BytesMut> {
+async fn load(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {
     let RepositoryModelLoadRequest { model_name, mut parameters, .. } = decode(message)?;
     let config = match parameters.remove("config").and_then(|parameter| parameter.parameter_choice) {
         Some(ParameterChoice::StringParam(config)) => Some(config),
         Some(_) => return Err(ServingError::invalid_argument("config has to be a string_param")),
         None => None,
     };
-    repository::load(service, model_name, config).await?;
+    repository::load(service, model_name, config, call).await?;
     reply(&RepositoryModelLoadResponse {})
 }
 

@@ -13,6 +13,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{choice, metadata, missing, repository};
+use crate::call::Call;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::readiness;
@@ -78,12 +79,12 @@ async fn answer(
             Ok(json(Code::Ok, json::index(&index)))
         }
         Api::Load(name) => {
-            repository::load(service, text(name)?, decode_repository_request(&body, options.max_nesting)?.config)
-                .await?;
+            let config = decode_repository_request(&body, options.max_nesting)?.config;
+            repository::load(service, text(name)?, config, Call::default()).await?;
             Ok(json(Code::Ok, Vec::new()))
         }
         Api::Unload(name) => {
-            repository::unload(service, text(name)?).await?;
+            repository::unload(service, text(name)?, Call::default()).await?;
             Ok(json(Code::Ok, Vec::new()))
         }
         Api::Missing(extension) => Err(missing(extension)),
