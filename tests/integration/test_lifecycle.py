@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import shutil
 import threading
@@ -16,12 +18,15 @@ import pytest
 
 from support import models
 from support.grpc_client import GrpcClient, RpcError
-from support.server_process import ServerProcess, StartServer, steps_that_take
+from support.server_process import Reply, ServerProcess, StartServer, free_port, steps_that_take
 
 SWAPS = 20
 
 THREADS_OF_CHANGES = 16
 """How many reloads, loads and unloads for clients may be under way at once."""
+
+ADMINISTRATION_CONNECTIONS = 16
+"""The same for requests of administration."""
 
 
 @pytest.fixture
@@ -342,14 +347,20 @@ class TestStartUp:
 
 
 @pytest.fixture
-def hanging_entry(tmp_path: Path) -> str:
-    """The configuration of a model whose load hangs, after it has said so in the log."""
-    hanging = tmp_path / "hanging" / "1"
-    hanging.mkdir(parents=True)
-    (hanging / "model.py").write_text(
+def hanging(tmp_path: Path) -> Path:
+    """A model in Python whose load hangs, after it has said so in the log."""
+    version = tmp_path / "hanging" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(
         "import time\nprint('I hang', flush=True)\ntime.sleep(1000)\n"
     )
-    return f'config {{ name: "h" base_path: "{hanging.parent}" model_platform: "python" }}'
+    return version.parent
+
+
+@pytest.fixture
+def hanging_entry(hanging: Path) -> str:
+    """The configuration of that model."""
+    return f'config {{ name: "h" base_path: "{hanging}" model_platform: "python" }}'
 
 
 def entries_of(base_path: Path, *names: str) -> list[str]:
@@ -397,3 +408,29 @@ def test_reloads_that_were_given_up_while_a_load_hangs_hold_up_no_others(
     assert "I hang" in server.log
     reload(m, n, timeout=20)
     assert predict(server, "n") == predict(server) == 1
+
+
+def test_administration_goes_on_when_clients_that_waited_for_loads_that_hang_have_gone(
+    base_path: Path, hanging: Path, start_server: StartServer
+) -> None:
+    admin_port = free_port()
+    server = start_server({"m": base_path}, f"--admin_api_port={admin_port}")
+    server.wait_until_available("m")
+
+    def administer(method: str, name: str, document: object = None, timeout: float = 20) -> Reply:
+        body = json.dumps(document).encode()
+        path = f"/v1/admin/models/{name}"
+        return server.request(method, path, body, port=admin_port, timeout=timeout)
+
+    added = {"base_path": str(hanging), "model_platform": "python"}
+    for number in range(ADMINISTRATION_CONNECTIONS):
+        with pytest.raises(TimeoutError):
+            administer("PUT", f"h{number}", added, timeout=0.1)
+    wait_for(lambda: "I hang" in server.log)
+
+    def is_there_room() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return administer("DELETE", "h0").status == 200
+        return False
+
+    wait_for(is_there_room)

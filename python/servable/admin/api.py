@@ -62,11 +62,13 @@ class AdminRequest:
         method: The HTTP method.
         target: The path with its query.
         body: The body, empty if there is none.
+        is_awaited: Says whether the client still waits for the answer.
     """
 
     method: str
     target: str
     body: bytes = b""
+    is_awaited: Callable[[], bool] = lambda: True
 
     @property
     def path(self) -> str:
@@ -198,7 +200,7 @@ class AdminApi:
         )
         if model.name != name:
             raise InvalidInputError(f"The path names model {name}, the body {model.name}")
-        return self._changed(name, with_model(model))
+        return self._changed(request, name, with_model(model))
 
     def _patch_model(self, request: AdminRequest, name: str) -> Answer:
         patch = request.document()
@@ -212,44 +214,40 @@ class AdminApi:
                 raise InvalidInputError("A model cannot be renamed; add one and remove the other")
             return with_model(after)(models)
 
-        return self._changed(name, patched)
+        return self._changed(request, name, patched)
 
     def _delete_model(self, request: AdminRequest, name: str) -> Answer:
-        del request
-        self._change(without_model(name))
+        self._change(request, without_model(name))
         return {}
 
     def _put_label(self, request: AdminRequest, name: str, label: str) -> Answer:
         version = _integer(request.document(), "version")
-        return self._changed(name, with_label(name, label, version))
+        return self._changed(request, name, with_label(name, label, version))
 
     def _delete_label(self, request: AdminRequest, name: str, label: str) -> Answer:
-        del request
-        return self._changed(name, without_label(name, label))
+        return self._changed(request, name, without_label(name, label))
 
     def _put_split(self, request: AdminRequest, name: str, label: str = "") -> Answer:
         document = {**request.document(), "label": label}
-        return self._changed(name, with_split(name, document))
+        return self._changed(request, name, with_split(name, document))
 
     def _delete_split(self, request: AdminRequest, name: str, label: str = "") -> Answer:
-        del request
-        return self._changed(name, without_split(name, label))
+        return self._changed(request, name, without_split(name, label))
 
     def _put_shadow(self, request: AdminRequest, name: str) -> Answer:
-        return self._changed(name, with_shadow(name, request.document()))
+        return self._changed(request, name, with_shadow(name, request.document()))
 
     def _delete_shadow(self, request: AdminRequest, name: str) -> Answer:
-        del request
-        return self._changed(name, without_shadow(name))
+        return self._changed(request, name, without_shadow(name))
 
     def _load(self, request: AdminRequest, name: str, version: str) -> Answer:
         number, seconds = _version(version), _seconds(request.query)
         served = {v for v, s in self._core.monitor.live_states(name).items() if _is_available(s)}
         fresh = StateMonitor(self._core.bus)
         try:
-            self._change(with_version(name, number, served))
+            self._change(request, with_version(name, number, served))
             self._core.retry(ServableId(name, number))
-            self._wait_for(ServableId(name, number), fresh, seconds)
+            self._wait_for(request, ServableId(name, number), fresh, seconds)
         finally:
             fresh.close()
         return self._described(self._configured(name))
@@ -257,7 +255,7 @@ class AdminApi:
     def _unload(self, request: AdminRequest, name: str, version: str) -> Answer:
         number, seconds = _version(version), _seconds(request.query)
         served = {v for v, s in self._core.monitor.live_states(name).items() if _is_available(s)}
-        self._change(without_version(name, number, served))
+        self._change(request, without_version(name, number, served))
         monitor = self._core.monitor
 
         def is_gone() -> bool:
@@ -272,22 +270,26 @@ class AdminApi:
             )
         return self._described(self._configured(name))
 
-    def _changed(self, name: str, edit: Edit) -> Answer:
-        self._change(edit)
+    def _changed(self, request: AdminRequest, name: str, edit: Edit) -> Answer:
+        self._change(request, edit)
         return self._described(self._configured(name))
 
-    def _change(self, edit: Edit) -> None:
+    def _change(self, request: AdminRequest, edit: Edit) -> None:
         change = self._core.begin_change(edit)
         try:
-            change.wait()
+            is_complete = change.wait_while(request.is_awaited, _LOOK_SECONDS)
         except ServableError as error:
             raise AppliedError(error.message, code=error.code) from error
+        if not is_complete:
+            raise _given_up()
 
-    def _wait_for(self, wanted: ServableId, fresh: StateMonitor, seconds: float) -> None:
+    def _wait_for(
+        self, request: AdminRequest, wanted: ServableId, fresh: StateMonitor, seconds: float
+    ) -> None:
         """Wait until a version serves.
 
         Raises:
-            AppliedError: An attempt to load it failed, it is not there, or takes too long.
+            AppliedError: An attempt to load it failed, it is not there, takes too long, or nobody waits.
         """
         version = f"Version {wanted.version} of model {wanted.name}"
 
@@ -303,6 +305,8 @@ class AdminApi:
                     f"{version} could not be loaded yet: {failure.message}; it goes on being tried",
                     code=failure.code,
                 )
+            if not request.is_awaited():
+                raise _given_up()
             if time.monotonic() >= end:
                 break
         if _is_available(self._core.monitor.state(wanted)):
@@ -376,6 +380,10 @@ def _statistics(statistics: Mapping[str, int | str]) -> dict[str, Any]:
 
 def _is_available(recorded: Any) -> bool:
     return recorded is not None and recorded.state is ServableState.AVAILABLE
+
+
+def _given_up() -> AppliedError:
+    return AppliedError("The client has gone; models go on loading", code=Code.CANCELLED)
 
 
 def _no_model(name: str) -> NotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import socket
 import ssl
 import threading
@@ -30,6 +31,9 @@ MAX_CONNECTIONS = 16
 
 REQUEST_SECONDS = 10.0
 """How long a request may take to arrive."""
+
+_CLOSED = getattr(select, "POLLRDHUP", 0)
+"""What tells that a client has closed its connection; where the system does not, only errors on it do."""
 
 Authorize: TypeAlias = Callable[[Sequence[tuple[str, str]]], None]
 """Raises what the client gets, if a request with these headers may not administer."""
@@ -198,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         try:
-            request = AdminRequest(self.command, self.path, self._body())
+            request = AdminRequest(self.command, self.path, self._body(), self._is_awaited)
             self.server.authorize(self.headers.items())
             self._arrival.cancel()
             answer = self.server.api.answer(request)
@@ -217,6 +221,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(200, answer)
 
     do_GET = do_PUT = do_PATCH = do_DELETE = do_POST = do_HEAD = do_OPTIONS = _answer  # noqa: N815
+
+    def _is_awaited(self) -> bool:
+        """Whether the client may still read an answer."""
+        connection = select.poll()
+        connection.register(self.request, _CLOSED)
+        return not connection.poll(0)
 
     def _body(self) -> bytes:
         if self.headers.get("Origin") is not None:
