@@ -26,6 +26,7 @@ pub type SetSlice = fn(i32, u64);
 const SLICE_NANOSECONDS: u64 = 10_000_000;
 
 /// A load is under way until this is dropped.
+#[must_use = "the load is under way for as long"]
 pub struct Loading(());
 
 /// Says that a load begins, or other work that takes CPUs which would be idle.

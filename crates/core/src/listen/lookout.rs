@@ -48,6 +48,7 @@ impl Lookout {
     }
 }
 
+/// Whoever looks out. Where nobody can, or does any more, no thread is left in reserve.
 struct Watch {
     runtime: Handle,
     threads: Arc<Threads>,
@@ -71,7 +72,6 @@ impl Watch {
             pause = if is_quiet { LONGEST.min(pause * 2) } else { SHORTEST };
             before = now;
         }
-        self.reserve.keep(0, &self.runtime);
     }
 
     /// Has threads out of the reserve stand in for those that are held up; says whether there are none.
@@ -83,6 +83,12 @@ impl Watch {
         self.threads.inline().avoid(if is_empty { ALL } else { late.marks });
         self.reserve.keep(wanted, &self.runtime);
         self.reserve.resting() == self.spare
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.reserve.keep(0, &self.runtime);
     }
 }
 
@@ -213,6 +219,19 @@ mod tests {
         assert!(finds(&runtime, || threads::may_hold(OTHER)));
         drop(lookout);
         // Waits for every thread of the runtime.
+        drop(runtime);
+    }
+
+    #[test]
+    fn all_threads_are_given_back_when_nobody_begins_to_look_out() {
+        let threads = Threads::new(1);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+        let watch = Watch { runtime: runtime.handle().clone(), threads, spare: 1, reserve: Arc::default() };
+        watch.relieve();
+        while watch.reserve.resting() == 0 {
+            std::thread::yield_now();
+        }
+        drop(watch);
         drop(runtime);
     }
 }
