@@ -225,6 +225,8 @@ class FileSystemSource:
             )
             self._note_problem(name, problem)
             return
+        if isinstance(self._problems.get(name), InvalidInputError):  # as just above
+            _log.info("Base path %s for servable %s can be read now", servable.base_path, name)
         is_awaited = self._settling.holds_back(name)
         if is_awaited:
             self._watch_what_settles()

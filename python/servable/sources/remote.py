@@ -166,6 +166,7 @@ class _Watch:
         self._thread: threading.Thread | None = None
         self._started: float | None = None
         self._has_listed = False
+        self._is_failing = False
         self._problem: ServableError | None = None
         self._digests: dict[str, str] = {}
         self._uploading: list[str] = []
@@ -236,13 +237,15 @@ class _Watch:
             self.uploads.keep([self._url(directory) for directory in names])
             versions = self._versions(names, warnings)
         except ServableError as error:
-            self._problem = error
-            self._log(logging.ERROR, [f"Servable {name} cannot be looked for: {error}"])
+            self._failed(error, f"Servable {name} cannot be looked for: {error}")
             return False
         except Exception as raised:  # a driver's border: the thread must outlive it
-            self._problem = LoadError(f"{type(raised).__name__}: {raised}", code=Code.INTERNAL)
-            self._log(logging.ERROR, [f"Listing {shown(base_url)} failed: {self._problem}"])
+            problem = LoadError(f"{type(raised).__name__}: {raised}", code=Code.INTERNAL)
+            self._failed(problem, f"Listing {shown(base_url)} failed: {problem}")
             return False
+        if self._is_failing:
+            self._is_failing = False
+            _log.info("Base path %s for servable %s can be listed now", shown(base_url), name)
         self._has_listed = True
         self._problem = None
         if self._uploading and not versions:
@@ -261,6 +264,11 @@ class _Watch:
         if versions or wants_none or not keeps:
             self._emit(self, versions)
         return True
+
+    def _failed(self, problem: ServableError, message: str) -> None:
+        self._problem = problem
+        self._is_failing = True
+        self._log(logging.ERROR, [message])
 
     def _versions(self, names: Iterable[str], warnings: list[str]) -> list[AspiredVersion[str]]:
         """What the policy picks of the versions that are complete."""

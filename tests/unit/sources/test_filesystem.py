@@ -122,13 +122,18 @@ def test_a_missing_base_path_concerns_its_own_model_only(
     assert "FileSystemStoragePathSource encountered a filesystem access error" in caplog.text
 
 
-def test_a_base_path_that_vanishes_changes_nothing_and_an_empty_one_unloads(tmp_path: Path) -> None:
+def test_a_base_path_that_vanishes_changes_nothing_and_an_empty_one_unloads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     base = directories(tmp_path / "m", "1")
     test = connected(base)
     assert test.versions() == [1]
     base.rename(tmp_path / "away")
     test.source.poll()
     assert len(test.target.calls) == 1
+    is_back = f"Base path {base} for servable m can be read now"
+    assert is_back not in caplog.messages
     directories(base)
     assert test.versions() == []
     assert test.source.problems()["m"].message == (
@@ -137,6 +142,7 @@ def test_a_base_path_that_vanishes_changes_nothing_and_an_empty_one_unloads(tmp_
     (tmp_path / "away/1").rename(base / "1")
     assert test.versions() == [1]
     assert test.source.problems() == {}
+    assert caplog.messages.count(is_back) == 1
 
 
 def test_the_last_version_is_kept_where_some_version_must_always_be_present(

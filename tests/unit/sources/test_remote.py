@@ -167,6 +167,7 @@ def test_new_content_changes_the_fingerprint_and_nothing_else_does(bench: Bench)
 def test_a_base_path_that_is_missing_changes_nothing_and_is_told(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     bench.put(1)
     bench.start()
     bench.remove("")
@@ -179,6 +180,14 @@ def test_a_base_path_that_is_missing_changes_nothing_and_is_told(
     assert bench.source.problems()["m"].code is Code.NOT_FOUND
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1, "once, not at every listing"
+    is_back = f"Base path {bench.base_url} for servable m can be listed now"
+    assert is_back not in caplog.messages
+
+    bench.put(1)
+    for _ in range(2):
+        bench.poll()
+
+    assert caplog.messages.count(is_back) == 1
 
 
 def test_a_listing_that_fails_is_soon_tried_again(bench: Bench) -> None:
