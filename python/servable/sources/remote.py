@@ -234,7 +234,7 @@ class _Watch:
         self._empty_before, self._empty = self._empty, set()
         try:
             names = self._store.directories(base_url)
-            self.uploads.keep([self._url(directory) for directory in names])
+            self._forget_all_but({self._url(directory) for directory in names})
             versions = self._versions(names, warnings)
         except ServableError as error:
             self._failed(error, f"Servable {name} cannot be looked for: {error}")
@@ -269,6 +269,10 @@ class _Watch:
         self._problem = problem
         self._is_failing = True
         self._log(logging.ERROR, [message])
+
+    def _forget_all_but(self, urls: set[str]) -> None:
+        self.uploads.keep(urls)
+        self._digests = {url: self._digests[url] for url in self._digests.keys() & urls}
 
     def _versions(self, names: Iterable[str], warnings: list[str]) -> list[AspiredVersion[str]]:
         """What the policy picks of the versions that are complete."""

@@ -300,6 +300,20 @@ def test_a_version_that_cannot_be_listed_is_an_error_of_that_version() -> None:
     bench.end()
 
 
+def test_a_version_that_has_vanished_is_forgotten() -> None:
+    store = BrokenStore()
+    bench = Bench(store)
+    bench.put(1, 2)
+    bench.start()
+    bench.remove(2)
+    assert [version.id.version for version in bench.poll()] == [1]
+    bench.put(2)
+    store.broken = {"2"}
+    (version,) = bench.poll()
+    assert isinstance(version.item, ServableError), "it is not the one that was listed before"
+    bench.end()
+
+
 def test_a_store_that_hangs_holds_up_one_stream() -> None:
     store = BrokenStore()
     released = threading.Event()
