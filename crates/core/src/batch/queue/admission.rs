@@ -5,6 +5,10 @@ use crate::batch::task::Task;
 use crate::call::Priority;
 use crate::error::{Code, Result, ServingError};
 
+/// No request has more rows than this, whatever the options say: a tensor without elements may claim any number of them, and
+/// numbers of rows are added up.
+const MOST_ROWS: usize = 1 << 32;
+
 /// Where an admitted task goes.
 pub(in crate::batch) enum Place {
     /// Into this batch.
@@ -32,7 +36,7 @@ impl Waiting {
     /// `INVALID_ARGUMENT` if it is larger than any batch, `UNAVAILABLE` if the queue is full.
     pub(in crate::batch) fn admit(&self, task: &Task) -> Result<Place> {
         let options = &self.options;
-        let (weight, limit) = (task.weight(), options.max_batch_size);
+        let (weight, limit) = (task.weight(), options.max_batch_size.min(MOST_ROWS));
         if weight > limit {
             let text = format!("Task size {weight} is larger than maximum input batch size {limit}");
             return Err(ServingError::invalid_argument(text));

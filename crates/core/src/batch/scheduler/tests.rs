@@ -367,6 +367,25 @@ fn inputs_without_a_common_batch_dimension_are_refused() {
 }
 
 #[test]
+fn rows_that_need_no_memory_are_counted_within_limits() {
+    let scheduler = scheduler(1);
+    let options =
+        BatchingOptions { max_batch_size: usize::MAX, max_enqueued_batches: usize::MAX, ..Default::default() };
+    let queue = scheduler.queue(options, echo).expect("a queue");
+    for rows in [i64::MAX, i64::MAX, 1 << 40] {
+        let refused = queue.submit(vec![numbers(&[rows, 0], &[])], Call::default()).err();
+        let expected = format!("INVALID_ARGUMENT: Task size {rows} is larger than maximum input batch size 4294967296");
+        assert_eq!(refused.map(|error| error.to_string()), Some(expected));
+    }
+    let many: Vec<_> = (0..3).map(|_| queue.submit(vec![numbers(&[1 << 32, 0], &[])], Call::default())).collect();
+    for ticket in many {
+        assert_eq!(texts(ticket.expect("there is room").wait()), Ok(vec!["[4294967296, 0] ".to_owned()]));
+    }
+    let ticket = queue.submit(row(7), Call::default()).expect("there is room");
+    assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 7".to_owned()]));
+}
+
+#[test]
 fn a_scheduler_that_is_dropped_answers_everybody() {
     let scheduler = scheduler(2);
     let options = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
