@@ -494,10 +494,17 @@ impl Pool {
         }
     }
 
-    /// Waits until there may be work; the first thread to do so where batches wait for their time also keeps the time.
+    /// Waits until there may be work; one of the threads that do so where batches wait for their time also keeps the time.
+    ///
+    /// The one that does so already may wait for too long: when it looked, what is due first may have had no place, and this
+    /// thread has just left one. It goes back to the others then.
     fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
-        let timeout = if state.timekeeper.is_none() { state.next_look(now) } else { None };
-        if let Some(until) = timeout {
+        let kept = state.timekeeper.map(|(until, _)| until);
+        let sooner = state.next_look(now).filter(|&next| kept.is_none_or(|kept| next < kept));
+        if let Some(until) = sooner {
+            if kept.is_some() {
+                self.clock.notify_all();
+            }
             state.drawn += 1;
             let own = Some((until, state.drawn));
             state.timekeeper = own;

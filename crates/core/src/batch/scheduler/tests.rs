@@ -220,6 +220,29 @@ fn an_idle_thread_comes_when_a_batch_has_waited_long_enough() {
 }
 
 #[test]
+fn a_thread_that_comes_back_keeps_the_time_of_what_waited_for_its_place() {
+    let scheduler = scheduler(1);
+    let (steps, run) = stepped();
+    let slow = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
+    let quick = BatchingOptions { batch_timeout_micros: 50_000, ..BatchingOptions::default() };
+    let slow = scheduler.queue(slow, echo).expect("a queue");
+    let quick = scheduler.queue(quick, run).expect("a queue");
+    let patient = slow.submit(row(0), Call::default()).expect("there is room");
+    let first = quick.submit(row(1), Call::default()).expect("there is room");
+    assert_eq!(steps.next(), "[1] 1");
+    // Another thread now waits for the slow queue: the quick one has as much under way as may be.
+    let second = quick.submit(row(2), Call::default()).expect("there is room");
+    thread::sleep(Duration::from_millis(10));
+    steps.go_on();
+    assert_eq!(steps.next(), "[1] 2");
+    steps.go_on();
+    drop(slow);
+    for (ticket, text) in [(patient, "[1] 0"), (first, "[1] 1"), (second, "[1] 2")] {
+        assert_eq!(texts(ticket.wait()), Ok(vec![text.to_owned()]));
+    }
+}
+
+#[test]
 fn queues_take_turns() {
     let scheduler = scheduler(1);
     let (steps, run) = stepped();
