@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -19,9 +20,12 @@ from servable.config.flags import Flags
 from servable.config.models import (
     PYTHON_PLATFORM,
     ModelConfig,
+    ModelConfigError,
+    RefusedLabelError,
     parse_reload_config,
     read_model_config_file,
     validate_models,
+    write_place,
 )
 from servable.config.options import (
     check_flags,
@@ -189,7 +193,8 @@ class ModelServer:
             how = " with TLS" if endpoint.tls else ""
             _log.info("Listening on %s%s, while models are loaded", endpoint.address, how)
         StartupWatch(self._core, names, self._complete_start, self._happened.put)
-        self._core.start(self._models)
+        with self._writing_places():
+            self._core.start(self._models)
         if self._admin is not None:
             # Not earlier: a change waits for what it loads, and nothing would be loaded yet.
             self._admin.start()
@@ -323,7 +328,8 @@ class ModelServer:
                     # Beside the administration API, a file that says nothing new changes nothing.
                     if self._admin is None or models != applied:
                         with self._metrics.config_reload("file"):
-                            change = self._core.begin_reload(models)
+                            with self._writing_places():
+                                change = self._core.begin_reload(models)
                             applied = models
                             if change is not None:
                                 self._wait_while_file_says(models, change)
@@ -346,6 +352,16 @@ class ModelServer:
                 return True
 
         change.wait_while(says_the_same, self._flags.model_config_file_poll_wait_seconds)
+
+    @contextlib.contextmanager
+    def _writing_places(self) -> Iterator[None]:
+        """Write down where in the file is what is refused only when it is to be put in force."""
+        try:
+            yield
+        except (ModelConfigError, RefusedLabelError) as error:
+            if self._flags.model_config_file:
+                write_place(self._flags.model_config_file, error.index, error)
+            raise
 
     def _read_model_config(self) -> tuple[ModelConfig, ...] | None:
         return read_model_config_file(self._flags.model_config_file, self._rules)

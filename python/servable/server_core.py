@@ -18,6 +18,7 @@ from servable.config.batching import ModelBatching
 from servable.config.models import (
     ConfigRules,
     ModelConfig,
+    RefusedLabelError,
     models_by_path,
     validate_models,
 )
@@ -148,7 +149,7 @@ class ServerCore:
 
         Raises:
             ConfigError: The configuration is refused; nothing is loaded.
-            FailedPreconditionError: A label is.
+            RefusedLabelError: A label is.
         """
         with self._reload_lock:
             if models is None:
@@ -181,7 +182,7 @@ class ServerCore:
 
         Raises:
             ConfigError: The configuration is refused and nothing has changed.
-            FailedPreconditionError: A label is refused; models are not touched.
+            RefusedLabelError: A label is refused; models are not touched.
             NotFoundError: A new model has no version; it is served once it has one.
             ServableError: A new model failed to load; the others are served.
         """
@@ -197,7 +198,7 @@ class ServerCore:
 
         Raises:
             ConfigError: The configuration is refused and nothing has changed.
-            FailedPreconditionError: A label is refused; models are not touched.
+            RefusedLabelError: A label is refused; models are not touched.
         """
         with self._reload_lock:
             if models is None:
@@ -333,7 +334,7 @@ class ServerCore:
                 _log.warning("Models %s share the base path %s", ", ".join(names), path)
 
     def _assign_labels(self, models: Sequence[ModelConfig], *, keeps_labels: bool = False) -> None:
-        for model in models:
+        for index, model in enumerate(models):
             if model.labels_when_available:
                 continue
             known = self._labels.get(model.name, {})
@@ -344,9 +345,10 @@ class ServerCore:
                 is_available = recorded and recorded.state is ServableState.AVAILABLE
                 is_new = known.get(label, version) == version
                 if not is_available and not (self._options.allow_labels_for_unavailable and is_new):
-                    raise FailedPreconditionError(
+                    raise RefusedLabelError(
+                        index,
                         f"Request to assign label to version {version} of model {model.name}, "
-                        "which is not currently available for inference"
+                        "which is not currently available for inference",
                     )
         # From here on this is the configuration, even if a model cannot be loaded.
         self._models = tuple(models)

@@ -12,7 +12,7 @@ from servable import server as server_module
 from servable.config.flags import Flags
 from servable.config.server_options import ServerOptions
 from servable.config.text_proto import new_message
-from servable.errors import ConfigError, LoadError
+from servable.errors import ConfigError, FailedPreconditionError, LoadError
 from servable.gateway import PublishedModel
 from servable.loaders import SavedModelLoader, TensorFlowRuntime
 from servable.server import ModelServer
@@ -157,6 +157,25 @@ def test_what_is_wrong_is_found_before_a_port_is_opened(
     with pytest.raises(ConfigError, match="absolute path"):
         ModelServer(Flags(model_base_path="relative"))
     assert request_path == []
+
+
+def test_where_a_refused_label_is_in_the_configuration_file_is_written_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request_path: list[FakeRequestPath]
+) -> None:
+    def entry(name: str, *labels: str) -> str:
+        write_version(tmp_path / name / "1")
+        base_path, platform = f'base_path: "{tmp_path / name}"', 'model_platform: "tensorflow"'
+        return f'  config {{ name: "{name}" {base_path} {platform} {" ".join(labels)} }}\n'
+
+    label = 'version_labels { key: "stable" value: 1 }'
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{\n{entry('m')}{entry('n', label)}}}\n")
+    server = ModelServer(Flags(model_config_file=str(file)))
+    refused = "Request to assign label to version 1 of model n, which is not currently available"
+    with pytest.raises(FailedPreconditionError, match=f"^{refused} for inference$"):
+        server.start()
+    assert capsys.readouterr().err == f"{file}:3: {refused} for inference\n"
+    server.stop()
 
 
 def test_a_reload_request_is_carried_out_and_logged(

@@ -19,7 +19,7 @@ from servable.config.traffic import (
     read_splits,
     traffic_problem,
 )
-from servable.errors import Code, ConfigError
+from servable.errors import Code, ConfigError, FailedPreconditionError, ServableError
 from servable.loaders.python_callable import PythonOptions
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
@@ -87,6 +87,18 @@ class ModelConfigError(ConfigError):
         self.line: int | None = None
 
 
+class RefusedLabelError(FailedPreconditionError):
+    """A label of a model of a list cannot be assigned to the version that the configuration says.
+
+    Attributes:
+        index: Which model, from 0.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRules:
     """What configurations have to keep to on a server.
@@ -131,10 +143,25 @@ def read_model_config_file(
         models = _models(message.model_config_list)
         validate_models(models, rules=rules)
     except ModelConfigError as error:
-        error.line = line_of_model(path, error.index)
-        print(f"{path}:{error.line or '?'}: {error}", file=sys.stderr)
+        error.line = write_place(path, error.index, error)
         raise
     return models
+
+
+def write_place(path: str, index: int, error: ServableError) -> int | None:
+    """Write to stderr what is wrong about a model, and where it is in the file that it was read from.
+
+    Args:
+        path: The file.
+        index: Which of its models, from 0.
+        error: What is wrong.
+
+    Returns:
+        The line, from 1; `None` where that cannot be told.
+    """
+    line = line_of_model(path, index)
+    print(f"{path}:{line or '?'}: {error}", file=sys.stderr)
+    return line
 
 
 def parse_reload_config(data: bytes) -> tuple[ModelConfig, ...]:
