@@ -248,6 +248,7 @@ class ModelServer:
         self._stopping.set()
         if self._admin is not None:
             self._admin.close()
+        self._core.begin_to_stop()
         deadline = time.monotonic() + self._flags.drain_timeout_seconds
         drained = self._server.drain(self._flags.drain_timeout_seconds)
         if not drained:

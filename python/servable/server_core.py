@@ -314,13 +314,17 @@ class ServerCore:
         """Whether the configuration of a model wants versions without recorded requests warmed up."""
         return any(m.automatic_warm_up for m in self._models or () if m.name == name)
 
+    def begin_to_stop(self) -> None:
+        """Have nobody wait any longer for what is to be loaded; what serves goes on."""
+        self._is_stopping.set()
+
     def stop(self, timeout_seconds: float) -> bool:
         """Unload everything.
 
         Returns:
             Whether it was done in time.
         """
-        self._is_stopping.set()
+        self.begin_to_stop()
         self._remote.close(0)
         self._source.close(timeout_seconds)
         return self._manager.stop(timeout_seconds)

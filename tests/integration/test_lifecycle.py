@@ -410,6 +410,23 @@ def test_reloads_that_were_given_up_while_a_load_hangs_hold_up_no_others(
     assert predict(server, "n") == predict(server) == 1
 
 
+def test_a_reload_that_waits_for_a_load_that_hangs_ends_with_the_server(
+    base_path: Path, hanging_entry: str, start_server: StartServer, grpc_client: GrpcClient
+) -> None:
+    server = start_server({"m": base_path})
+    server.wait_until_available("m")
+
+    def terminate_once_it_hangs() -> None:
+        wait_for(lambda: "I hang" in server.log)
+        server.terminate()
+
+    terminating = threading.Thread(target=terminate_once_it_hangs)
+    terminating.start()
+    with pytest.raises(RpcError, match="UNAVAILABLE: The server is shutting down"):
+        grpc_client.call("reload", server.port, f"model_config_list {{ {hanging_entry} }}")
+    terminating.join()
+
+
 def test_administration_goes_on_when_clients_that_waited_for_loads_that_hang_have_gone(
     base_path: Path, hanging: Path, start_server: StartServer
 ) -> None:
