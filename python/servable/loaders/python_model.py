@@ -212,8 +212,14 @@ def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _told(error: BaseException, directory: Path) -> str:
-    """What was raised, and the lines of the model that led to it."""
+    """What was raised, and the lines of the model that led to it; any, where its code lies elsewhere."""
     told = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in told.stack if Path(frame.filename).parent == directory]
-    lines = [*told.format_exception_only(), *traceback.format_list(frames[-_FRAMES:])]
+    frames = [frame for frame in told.stack if not _imports(frame.filename)]
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(directory)]
+    lines = [*told.format_exception_only(), *traceback.format_list((own or frames)[-_FRAMES:])]
     return "".join(lines).rstrip()
+
+
+def _imports(file: str) -> bool:
+    """Whether the code of a file only loads that of models."""
+    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")

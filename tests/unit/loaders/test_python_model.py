@@ -116,6 +116,30 @@ def test_what_cannot_be_loaded_is_told_by_the_lines_of_the_model_itself(tmp_path
     )
 
 
+def test_lines_of_packages_beside_the_model_are_the_models_own(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/table.py").write_text("{}['words']\n")
+    (tmp_path / "model.py").write_text("from .parts import table\n")
+    with pytest.raises(LoadError, match=f'File "{tmp_path}/parts/table.py", line 1'):
+        load_python_model(tmp_path)
+
+
+def test_code_from_elsewhere_is_told_by_the_last_lines_that_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_model.py").write_text("raise KeyError('words')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/entry_point.txt").write_text("broken_model")
+    with pytest.raises(LoadError) as info:
+        load_python_model(tmp_path / "1")
+    assert info.value.message == (
+        f"cannot load {tmp_path}/1: KeyError: 'words'\n"
+        f'  File "{tmp_path}/broken_model.py", line 1, in <module>\n'
+        "    raise KeyError('words')"
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "code", "complaint"),
     [
