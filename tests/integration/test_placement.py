@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -31,11 +32,12 @@ def two_cpus() -> Iterator[list[int]]:
 
 def places(server: ServerProcess) -> list[list[int]]:
     """The CPUs of each thread of the server that has one CPU only, the first ones first."""
-    threads = Path(f"/proc/{server.process.pid}/task")
-    names = {int(thread.name): (thread / "comm").read_text() for thread in threads.iterdir()}
-    workers = [thread for thread, name in names.items() if "servable-worker" in name]
-    masks = sorted(sorted(os.sched_getaffinity(worker)) for worker in workers)
-    return [cpus for cpus in masks if len(cpus) == 1]
+    masks = []
+    for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if "servable-worker" in (thread / "comm").read_text():
+                masks.append(sorted(os.sched_getaffinity(int(thread.name))))
+    return sorted(cpus for cpus in masks if len(cpus) == 1)
 
 
 def wait_for_places(server: ServerProcess, wanted: list[list[int]]) -> None:

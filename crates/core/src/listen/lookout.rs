@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
 use super::reserve::Reserve;
-use crate::threads::{ALL, Threads};
+use crate::threads::{Mark, Threads};
 
 /// A thread that has been at work for so long is held up.
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -80,7 +80,7 @@ impl Watch {
         let wanted = self.spare.saturating_sub(late.count);
         // Before the last of them comes out, and until one is back.
         let is_empty = wanted == 0 || self.reserve.resting() == 0;
-        self.threads.inline().avoid(if is_empty { ALL } else { late.marks });
+        self.threads.inline().avoid(if is_empty { Mark::ALL } else { late.marks });
         self.reserve.keep(wanted, &self.runtime);
         self.reserve.resting() == self.spare
     }
@@ -106,7 +106,7 @@ mod tests {
     use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::threads::{self, Mark};
+    use crate::threads;
 
     const FAR: Duration = Duration::from_secs(10);
 

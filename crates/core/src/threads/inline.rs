@@ -18,6 +18,9 @@ pub(crate) struct Mark(u64);
 impl Mark {
     const BITS: u32 = 6;
 
+    /// All marks that there are, as a set.
+    pub(crate) const ALL: u64 = u64::MAX;
+
     #[cfg(test)]
     pub(crate) const fn new(number: u64) -> Self {
         Self(number)
@@ -59,9 +62,6 @@ pub(crate) struct Late {
     /// The marks of their servables.
     pub(crate) marks: u64,
 }
-
-/// Every mark there is.
-pub(crate) const ALL: u64 = u64::MAX;
 
 impl Default for Inline {
     fn default() -> Self {
@@ -185,7 +185,7 @@ mod tests {
             inline.avoid(one.set());
             assert!(!may_hold(one) && hold(one, start).is_none());
             assert!(may_hold(other));
-            inline.avoid(ALL);
+            inline.avoid(Mark::ALL);
             assert!(!may_hold(other) && hold(other, start).is_none());
             assert_eq!(inline.late(Duration::ZERO).count, 1, "the second thread is gone");
             drop(held);

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::placement;
 use inline::Slot;
 
-pub(crate) use inline::{ALL, Holding, Inline, Mark, hold, may_hold};
+pub(crate) use inline::{Holding, Inline, Mark, hold, may_hold};
 pub(crate) use own::OwnThreads;
 pub(crate) use turns::Turns;
 
