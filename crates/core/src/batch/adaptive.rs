@@ -9,17 +9,17 @@
 //! and the objective allows. More than can be answered in time is refused. The estimates are of the recent past, and a
 //! margin that shrinks while too many answers are late makes up for what they miss.
 
+mod size;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::options::BatchingOptions;
+use size::Size;
 
 /// An estimate moves by this fraction of its distance to the last measurement.
 const RECENT: f64 = 0.125;
-
-/// So many mean deviations above the mean are hardly ever exceeded.
-const DEVIATIONS: f64 = 3.0;
 
 /// Sizes whose throughput differs by less than this are as good as each other, and the smaller one is quicker.
 const SAME: f64 = 0.03;
@@ -34,18 +34,6 @@ const MARGINS: std::ops::RangeInclusive<f64> = 0.2..=0.9;
 
 /// Answers that may be late, of those that the margin is looked at for.
 const LATE: usize = ANSWERS / 20;
-
-/// A size counts as known when it has been run so often: the first time may be far slower than the others.
-const TRIALS: u64 = 2;
-
-/// A size that is not run any more is forgotten, and tried again, after so many batches for each time that it was run, and
-/// after so many at most. What was seen twice may have been chance; what is found too slow again and again is not.
-const MEMORY_OF_A_RUN: u64 = 100;
-const MEMORY: u64 = 1000;
-
-/// A run counts for no more than this many times what a size was thought to exceed hardly ever: a single one may be the
-/// fault of anything.
-const SURPRISE: f64 = 2.0;
 
 /// Below the first, threads have time enough for small batches; above the second, every batch is worth filling.
 const BUSY: (f64, f64) = (0.5, 0.9);
@@ -98,25 +86,7 @@ pub struct Controller {
     window: Option<Window>,
 }
 
-/// Batches of a size.
-struct Size {
-    rows: usize,
-    /// How often it has been run, forgotten times included.
-    runs: u64,
-    /// The number of the last one among all batches.
-    last: u64,
-    estimate: Option<Estimate>,
-}
-
-/// What batches of a size have taken.
-#[derive(Clone, Copy)]
-struct Estimate {
-    mean: f64,
-    deviation: f64,
-    batches: u64,
-}
-
-/// What a batch can be expected to take, and what it will hardly exceed.
+/// What a batch can be expected to take, and what it will hardly exceed, in seconds.
 #[derive(Clone, Copy)]
 struct Prospect {
     mean: f64,
@@ -128,45 +98,6 @@ struct Window {
     began: Instant,
     rows: f64,
     busy: f64,
-}
-
-impl Size {
-    fn ran(&mut self, took: f64, number: u64) {
-        self.runs += 1;
-        self.last = number;
-        self.estimate = Some(match self.estimate {
-            None => Estimate { mean: took, deviation: 0.0, batches: 1 },
-            Some(Estimate { mean, batches: 1, .. }) => {
-                Estimate { mean: took.min(mean), deviation: 0.0, batches: TRIALS }
-            }
-            Some(known) => known.after(took.min(known.high() * SURPRISE)),
-        });
-    }
-
-    fn forget_what_is_old(&mut self, number: u64) {
-        if number - self.last >= MEMORY.min(self.runs * MEMORY_OF_A_RUN) {
-            self.estimate = None;
-        }
-    }
-
-    fn known(&self) -> Option<Estimate> {
-        self.estimate.filter(|estimate| estimate.batches >= TRIALS)
-    }
-}
-
-impl Estimate {
-    fn after(self, took: f64) -> Self {
-        let Self { mean, deviation, batches } = self;
-        Self {
-            mean: mean + RECENT * (took - mean),
-            deviation: deviation + RECENT * ((took - mean).abs() - deviation),
-            batches: batches + 1,
-        }
-    }
-
-    fn high(self) -> f64 {
-        self.mean + DEVIATIONS * self.deviation
-    }
 }
 
 /// Rows a second in batches of a size.
@@ -191,7 +122,7 @@ impl Controller {
         Self {
             objective: objective.as_secs_f64(),
             places: places.max(1) as f64,
-            sizes: sizes.into_iter().map(|rows| Size { rows, runs: 0, last: 0, estimate: None }).collect(),
+            sizes: sizes.into_iter().map(Size::new).collect(),
             max_rows: options.max_enqueued_batches.saturating_mul(size),
             arrival_rate: 0.0,
             utilization: 0.0,
