@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from servable.admin.edits import with_model, without_model
@@ -18,6 +19,9 @@ _log = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 60.0
 """How long a load waits for a model that is configured, and is being loaded, already."""
+
+_LOOK_SECONDS = 1.0
+"""How soon it is seen that nobody waits for that any more."""
 
 
 class ModelRepository:
@@ -76,7 +80,7 @@ class ModelRepository:
         if config is not None:
             model = _parsed(name, config)
         elif any(known.name == name for known in self._core.models):
-            self._wait_for(name)
+            self._wait_for(name, is_awaited)
             return
         else:
             with self._lock:
@@ -112,17 +116,19 @@ class ModelRepository:
         with self._lock:
             self._unloaded.update((model.name, model) for model in removed)
 
-    def _wait_for(self, name: str) -> None:
+    def _wait_for(self, name: str, is_awaited: Callable[[], bool]) -> None:
         monitor = self._core.monitor
 
         def is_available() -> bool:
             states = monitor.states(name).values()
             return any(recorded.state is ServableState.AVAILABLE for recorded in states)
 
-        if not monitor.wait_for(is_available, _LOAD_SECONDS):
-            problem = self._core.problems().get(name)
-            reason = "" if problem is None else f": {problem.message}"
-            raise UnavailableError(f"Model {name} has no version that answers{reason}")
+        end = time.monotonic() + _LOAD_SECONDS
+        while not monitor.wait_for(is_available, _LOOK_SECONDS):
+            if time.monotonic() >= end or not is_awaited():
+                problem = self._core.problems().get(name)
+                reason = "" if problem is None else f": {problem.message}"
+                raise UnavailableError(f"Model {name} has no version that answers{reason}")
 
 
 def _parsed(name: str, config: str) -> ModelConfig:

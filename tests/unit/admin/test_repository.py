@@ -7,7 +7,7 @@ import pytest
 
 from servable.admin import ModelRepository
 from servable.config.models import TENSORFLOW_PLATFORM
-from servable.errors import InvalidInputError, NotFoundError, ServableError
+from servable.errors import InvalidInputError, NotFoundError, ServableError, UnavailableError
 from servable.lifecycle import RetryPolicy
 from servable.publisher import ModelPublisher
 from servable.server_core import CoreOptions, ServerCore
@@ -53,6 +53,18 @@ def test_a_new_model_needs_a_configuration_and_an_unloaded_one_does_not(
     assert served(core) == []
     repository.change("load", "m", None)
     assert core.models == (before,)
+
+
+def test_a_load_of_what_is_configured_ends_when_nobody_waits(
+    core: ServerCore, base_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servable.admin.repository._LOOK_SECONDS", 0.01)
+    (base_path / "1/broken").touch()
+    repository = ModelRepository(core)
+    with pytest.raises(ServableError, match="cannot parse 1"):
+        repository.change("load", "m", f'{{"base_path": "{base_path}"}}')
+    with pytest.raises(UnavailableError, match="Model m has no version that answers"):
+        repository.change("load", "m", None, lambda: False)
 
 
 def test_what_is_no_configuration_is_refused_and_changes_nothing(
