@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_a_call_waits_no_longer_than_it_wants_to() -> None:
             batched([1.0], timeout_seconds=0.02)
         function.goes_on.set()
     assert function.batches == [1], "nobody wanted the second batch any more"
+
+
+def test_a_late_call_is_told_so_by_whoever_sees_it_first() -> None:
+    # The thread with the batch comes when the time of the call is about to be over, or has just been.
+    parameters = BatchingParameters(batch_timeout_micros=300, num_batch_threads=1)
+    with BatchScheduler(lambda x: x, parameters) as batched:
+        for _ in range(300):
+            with contextlib.suppress(DeadlineExceededError):
+                batched([1.0], timeout_seconds=0.000_28)
 
 
 def test_a_cancelled_call_is_not_run() -> None:

@@ -3,7 +3,6 @@
 //!
 //! Takes a second; `SERVABLE_PROPERTY_SECONDS=60` makes it take that long.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,13 +44,16 @@ struct Request {
     way: Way,
     /// The caller goes away at once.
     is_cancelled: bool,
+    /// Which of the queues it goes into.
+    queue: usize,
     /// How long the producer waits before it.
     pause_micros: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Scenario {
-    options: BatchingOptions,
+    /// One for each queue.
+    options: Vec<BatchingOptions>,
     threads: usize,
     run_micros: u64,
     /// One list for each producer.
@@ -69,8 +71,9 @@ fn request() -> impl Strategy<Value = Request> {
     let pause = prop_oneof![4 => Just(0), 1 => 0_u64..1500];
     let way = prop_oneof![4 => Just(Way::Leaves), 3 => Just(Way::Leads), 1 => Just(Way::GivesUp)];
     let priority = prop_oneof![2 => Just(Priority::High), 1 => Just(Priority::Low)];
-    (0_usize..12, 0_usize..4, fate, deadline, priority, way, prop::bool::weighted(0.1), pause).prop_map(
-        |(rows, columns, fate, deadline_micros, priority, way, is_cancelled, pause_micros)| Request {
+    let cancelled = prop::bool::weighted(0.1);
+    (0_usize..12, 0_usize..4, fate, deadline, priority, way, cancelled, pause, 0..QUEUES).prop_map(
+        |(rows, columns, fate, deadline_micros, priority, way, is_cancelled, pause_micros, queue)| Request {
             rows,
             columns,
             fate,
@@ -78,6 +81,7 @@ fn request() -> impl Strategy<Value = Request> {
             priority,
             way,
             is_cancelled,
+            queue,
             pause_micros,
         },
     )
@@ -133,13 +137,12 @@ fn options() -> impl Strategy<Value = BatchingOptions> {
 
 fn scenario() -> impl Strategy<Value = Scenario> {
     let requests = prop::collection::vec(prop::collection::vec(request(), 1..25), 1..4);
-    (options(), 1_usize..4, 0_u64..300, requests).prop_map(|(options, threads, run_micros, requests)| Scenario {
-        options,
-        threads,
-        run_micros,
-        requests,
-    })
+    (prop::collection::vec(options(), 1..=QUEUES), 1_usize..4, 0_u64..300, requests)
+        .prop_map(|(options, threads, run_micros, requests)| Scenario { options, threads, run_micros, requests })
 }
+
+/// How many queues there are at most.
+const QUEUES: usize = 3;
 
 /// Elements carry whose they are and what is to become of them: the name of the request, its row, its fate.
 fn element(name: i64, row: usize, column: usize, fate: Fate) -> i64 {
@@ -198,7 +201,7 @@ fn run(options: &BatchingOptions, pause: Duration, inputs: &[Tensor]) -> Result<
 }
 
 /// What is wrong with an answer.
-fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<Tensor>>) -> Result<(), String> {
+fn check(options: &BatchingOptions, name: i64, request: &Request, answer: Result<Vec<Tensor>>) -> Result<(), String> {
     let fail = |text: String| Err(format!("request {name}, {request:?}: {text}"));
     let error = match answer {
         Ok(outputs) => {
@@ -207,7 +210,7 @@ fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<T
                 return fail(format!("rows of another: {outputs:?}"));
             }
             let width = outputs[0].shape()[1] as usize;
-            let is_padded = scenario.options.pad_variable_length_inputs && width >= request.columns;
+            let is_padded = options.pad_variable_length_inputs && width >= request.columns;
             if width != request.columns && !is_padded {
                 return fail(format!("{width} columns"));
             }
@@ -223,7 +226,7 @@ fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<T
         }
         Err(error) => error,
     };
-    let (rows, limit) = (request.rows.max(1), scenario.options.max_batch_size);
+    let (rows, limit) = (request.rows.max(1), options.max_batch_size);
     let names_it = error.text().contains(&format!("<{name}>")) || request.rows == 0;
     let is_explained = match error.code {
         Code::InvalidArgument => rows > limit,
@@ -240,12 +243,32 @@ fn check(scenario: &Scenario, name: i64, request: &Request, answer: Result<Vec<T
     if is_explained { Ok(()) } else { fail(error.to_string()) }
 }
 
+impl Scenario {
+    fn options_of(&self, request: &Request) -> &BatchingOptions {
+        &self.options[request.queue % self.options.len()]
+    }
+}
+
+/// A request that nobody else is like.
+const PATIENT: Request = Request {
+    rows: 1,
+    columns: 1,
+    fate: Fate::Fine,
+    deadline_micros: None,
+    priority: Priority::High,
+    way: Way::Leaves,
+    is_cancelled: false,
+    queue: 0,
+    pause_micros: 0,
+};
+
 /// What one producer sees.
-async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<(), String> {
+async fn produce(scenario: &Scenario, queues: &[Queue], producer: usize) -> Result<(), String> {
     let mut tickets = Vec::new();
     for (index, request) in scenario.requests[producer].iter().enumerate() {
         std::thread::sleep(Duration::from_micros(request.pause_micros));
         let name = (producer * 100 + index) as i64 + 1;
+        let (queue, options) = (&queues[request.queue % queues.len()], scenario.options_of(request));
         let deadline = request.deadline_micros.map(|after| Instant::now() + Duration::from_micros(after));
         let (inputs, call) = (inputs(name, request), Call::until(deadline).with_priority(request.priority));
         let submitted = match request.way {
@@ -255,7 +278,7 @@ async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<
         let (ticket, lead) = match submitted {
             Ok(submitted) => submitted,
             Err(error) => {
-                check(scenario, name, request, Err(error))?;
+                check(options, name, request, Err(error))?;
                 continue;
             }
         };
@@ -267,9 +290,9 @@ async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<
         }
     }
     for (name, request, ticket) in tickets {
-        let answer = tokio::time::timeout(Duration::from_secs(30), ticket);
+        let answer = tokio::time::timeout(Duration::from_secs(10), ticket);
         let answer = answer.await.map_err(|_| format!("request {name}, {request:?}: no answer"))?;
-        check(scenario, name, request, answer)?;
+        check(scenario.options_of(request), name, request, answer)?;
     }
     Ok(())
 }
@@ -277,21 +300,31 @@ async fn produce(scenario: &Scenario, queue: &Queue, producer: usize) -> Result<
 fn play(scenario: &Scenario) -> Result<(), String> {
     let pool = PoolOptions { num_batch_threads: scenario.threads, ..PoolOptions::default() };
     let scheduler = Scheduler::new(&pool).expect("threads");
-    let (options, pause) = (scenario.options.clone(), Duration::from_micros(scenario.run_micros));
-    let run = move |inputs: Vec<Tensor>, _: &RunOptions| run(&options, pause, &inputs);
-    let queue = Arc::new(scheduler.queue(scenario.options.clone(), run).expect("options that fit"));
+    let pause = Duration::from_micros(scenario.run_micros);
+    let queue = |options: &BatchingOptions| {
+        let own = options.clone();
+        let run = move |inputs: Vec<Tensor>, _: &RunOptions| run(&own, pause, &inputs);
+        scheduler.queue(options.clone(), run).expect("options that fit")
+    };
+    let queues: Vec<Queue> = scenario.options.iter().map(queue).collect();
+    // Somebody waits in yet another queue until all is over: nobody may wait with them.
+    let patient = BatchingOptions { batch_timeout_micros: 600_000_000, ..BatchingOptions::default() };
+    let patient = queue(&patient);
+    let waits = patient.submit(inputs(0, &PATIENT), Call::default()).expect("there is room");
     std::thread::scope(|scope| {
         let producers: Vec<_> = (0..scenario.requests.len())
             .map(|producer| {
-                let queue = Arc::clone(&queue);
+                let queues = &queues;
                 scope.spawn(move || {
                     let clock = tokio::runtime::Builder::new_current_thread().enable_time().build();
-                    clock.expect("a clock").block_on(produce(scenario, &queue, producer))
+                    clock.expect("a clock").block_on(produce(scenario, queues, producer))
                 })
             })
             .collect();
         producers.into_iter().try_for_each(|producer| producer.join().expect("a producer does not panic"))
-    })
+    })?;
+    drop(patient);
+    check(&BatchingOptions::default(), 0, &PATIENT, waits.wait())
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use servable_core::batch::{Answer, Queue, RunBatch, Scheduler, Ticket};
+use servable_core::batch::{self, Answer, Queue, RunBatch, Scheduler, Ticket};
 use servable_core::call::{Call, Priority};
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::RunOptions;
@@ -139,7 +139,9 @@ impl PyBatchQueue {
                 return Err(interrupt);
             }
         }
-        lend_answer(py, wait(py, ticket, deadline)?)
+        let answer = wait(py, ticket, deadline)?;
+        // Whoever is first to see that the time is over, the caller or a thread with the batch.
+        lend_answer(py, answer.map_err(|error| if error == batch::expired() { late() } else { error }))
     }
 
     fn submit(
@@ -191,10 +193,15 @@ fn wait(py: Python<'_>, mut ticket: Ticket, deadline: Option<Instant>) -> PyResu
             return Ok(answer);
         }
         if until < look {
-            return Ok(Err(ServingError::new(Code::DeadlineExceeded, "no answer within the time that was given")));
+            return Ok(Err(late()));
         }
         py.check_signals()?;
     }
+}
+
+/// What a call gets that has waited for as long as it wanted to.
+fn late() -> ServingError {
+    ServingError::new(Code::DeadlineExceeded, "no answer within the time that was given")
 }
 
 struct Unpark(Thread);

@@ -29,5 +29,5 @@ pub(crate) use places::Owner;
 pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
 pub use statistics::{SizeTally, Standing, Statistics, Tally};
-pub use task::{Answer, Ticket};
+pub use task::{Answer, Ticket, expired};
 pub use work::RunBatch;

@@ -155,7 +155,8 @@ fn common_rows(inputs: &[Tensor]) -> Result<usize> {
     Ok(rows as usize)
 }
 
-fn expired() -> ServingError {
+/// What the caller of a request gets whose deadline has passed while it waited for its batch.
+pub fn expired() -> ServingError {
     ServingError::new(Code::ResourceExhausted, "Run() timeout exceeded while waiting in batching queue")
 }
 
