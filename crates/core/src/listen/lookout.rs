@@ -6,7 +6,8 @@
 //!
 //! For each thread that a run holds for long, another comes out of the [`Reserve`], and the servable of that run gets no
 //! further one. No servable does while the reserve is empty: whoever came out of it last is there for the connections.
-//! So models can hang, at any time and as many as they like, and the server goes on.
+//! So models can hang, at any time and as many as they like, and the server goes on. A task that has let others go first on
+//! that thread is called away from it.
 
 use std::io;
 use std::sync::Arc;
@@ -77,6 +78,9 @@ impl Watch {
     /// Has threads out of the reserve stand in for those that are held up; says whether there are none.
     fn relieve(&self) -> bool {
         let late = self.threads.inline().late(LATE);
+        if late.count > 0 {
+            self.threads.inline().call_away_from_late(LATE);
+        }
         let wanted = self.spare.saturating_sub(late.count);
         // Before the last of them comes out, and until one is back.
         let is_empty = wanted == 0 || self.reserve.resting() == 0;
@@ -211,6 +215,29 @@ mod tests {
             may_end.store(true, Ordering::Relaxed);
             assert!(finds(&runtime, || threads::may_hold(HANGS) && threads::may_hold(OTHER)));
         }
+    }
+
+    #[test]
+    fn a_task_that_has_let_others_go_first_goes_on_beside_one_of_them_that_hangs() {
+        let (_threads, runtime, _lookout) = looked_after(1, 1);
+        assert!(finds(&runtime, || threads::may_hold(HANGS)));
+        let may_end = Arc::new(AtomicBool::new(false));
+        let hangs = Arc::clone(&may_end);
+        let (sender, gone_on) = mpsc::channel();
+        runtime.spawn(async move {
+            tokio::spawn(async move {
+                let _held = threads::hold(HANGS, Instant::now());
+                hang(&hangs);
+            });
+            // What is spawned last begins first.
+            tokio::spawn(async move {
+                threads::let_others_go_first().await;
+                let _ = sender.send(());
+            });
+        });
+        let goes_on = gone_on.recv_timeout(FAR / 2).is_ok();
+        may_end.store(true, Ordering::Relaxed);
+        assert!(goes_on);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::metrics::{ModelMetrics, RunMetrics};
 use crate::servable::{Published, Servable};
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::Tensor;
+use crate::threads;
 
 /// So many sets of tensors have a queue; requests for further ones are run each by itself. Clients choose which outputs
 /// they want, and must not make the server keep a queue for each choice that there is.
@@ -223,7 +224,7 @@ impl Batching {
         if let Some(lead) = lead {
             let company = &plan.route.company;
             if company.is_likely() {
-                tokio::task::yield_now().await;
+                threads::let_others_go_first().await;
             }
             // Where the thread must not be held any more, the threads of batches see to it.
             if let Some(_holding) = handle.hold_thread(Instant::now()) {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::CURRENT;
+use super::aside::Aside;
 
 /// What tells servables apart, as far as a few bits can: a set of them is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +39,17 @@ impl Mark {
     }
 }
 
-/// What a thread says about the run that holds it: since when, in nanoseconds, above the bits of a mark; 0 for none.
+/// What a thread says about itself.
 ///
 /// It has its cache line for itself.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Slot(AtomicU64);
+pub(super) struct Slot {
+    /// About the run that holds it: since when, in nanoseconds, above the bits of a mark; 0 for none.
+    held: AtomicU64,
+    /// What waits until others have had their turns on it.
+    pub(super) aside: Aside,
+}
 
 /// The runs that hold threads of one server.
 #[derive(Debug)]
@@ -72,18 +78,27 @@ impl Default for Inline {
 impl Inline {
     /// The runs that have held their threads for so long by now.
     pub(crate) fn late(&self, after: Duration) -> Late {
-        let now = self.nanoseconds(Instant::now());
-        let is_late = |held: u64| u128::from(now.saturating_sub(held >> Mark::BITS)) >= after.as_nanos();
         let mut late = Late { count: 0, marks: 0 };
-        for slot in self.slots().iter() {
-            let held = slot.0.load(Ordering::Relaxed);
-            if held == 0 || !is_late(held) {
-                continue;
-            }
+        self.for_each_late(after, |_, mark| {
             late.count += 1;
-            late.marks |= Mark(held & ((1 << Mark::BITS) - 1)).set();
-        }
+            late.marks |= mark.set();
+        });
         late
+    }
+
+    /// Has other threads go on with the tasks that let such a run go first.
+    pub(crate) fn call_away_from_late(&self, after: Duration) {
+        self.for_each_late(after, |slot, _| slot.aside.call_away());
+    }
+
+    fn for_each_late(&self, after: Duration, mut act: impl FnMut(&Slot, Mark)) {
+        let now = self.nanoseconds(Instant::now());
+        for slot in self.slots().iter() {
+            let held = slot.held.load(Ordering::Relaxed);
+            if held != 0 && u128::from(now.saturating_sub(held >> Mark::BITS)) >= after.as_nanos() {
+                act(slot, Mark(held & ((1 << Mark::BITS) - 1)));
+            }
+        }
     }
 
     /// Has no run begin to hold a thread whose servable has one of these marks.
@@ -123,7 +138,7 @@ impl Drop for Holding {
     fn drop(&mut self) {
         CURRENT.with(|current| {
             if let Some(slot) = current.get().and_then(|member| member.slot.get()) {
-                slot.0.store(0, Ordering::Relaxed);
+                slot.held.store(0, Ordering::Relaxed);
             }
         });
     }
@@ -145,8 +160,7 @@ pub(crate) fn hold(mark: Mark, now: Instant) -> Option<Holding> {
             if inline.avoided.load(Ordering::Relaxed) & mark.set() != 0 {
                 return None;
             }
-            let slot = member.slot.get_or_init(|| inline.join());
-            slot.0.store(inline.nanoseconds(now) << Mark::BITS | mark.0, Ordering::Relaxed);
+            member.slot().held.store(inline.nanoseconds(now) << Mark::BITS | mark.0, Ordering::Relaxed);
         }
         Some(Holding(PhantomData))
     })

@@ -3,6 +3,7 @@
 //! The threads of a server know it by [`Threads::current`]. Work that is run on the server's account by any other thread,
 //! as tests do, is not limited.
 
+mod aside;
 mod inline;
 mod own;
 mod turns;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::placement;
 use inline::Slot;
 
+pub(crate) use aside::let_others_go_first;
 pub(crate) use inline::{Holding, Inline, Mark, hold, may_hold};
 pub(crate) use own::OwnThreads;
 pub(crate) use turns::Turns;
@@ -26,8 +28,14 @@ thread_local! {
 /// One of the threads.
 struct Member {
     threads: Arc<Threads>,
-    /// Where it says which run holds it, once one has.
+    /// What it says about itself, once it has something to say.
     slot: OnceCell<Arc<Slot>>,
+}
+
+impl Member {
+    fn slot(&self) -> &Arc<Slot> {
+        self.slot.get_or_init(|| self.threads.inline.join())
+    }
 }
 
 impl Drop for Member {
