@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,33 @@ def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
             assert server.request("GET", "/v2/health/live").status == 200
         assert not any(run.done() for run in runs)
         assert [run.result().status for run in runs] == [200] * 3
+
+
+def switches(server: ServerProcess) -> dict[str, int]:
+    """How often each thread that serves, or may have to, has gone to rest."""
+    found = {}
+    for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if "servable-worker" in (thread / "comm").read_text():
+                status = (thread / "status").read_text()
+                found[thread.name] = int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of threads")
+def test_threads_in_reserve_rest_until_they_are_needed(
+    start_server: StartServer, runtime_models: Path
+) -> None:
+    server = start_server({"linear": runtime_models / "linear"}, "--worker_threads=2")
+    server.wait_until_available("linear")
+
+    def resting() -> int:
+        before = switches(server)
+        time.sleep(0.5)
+        return sum(before.get(thread) == count for thread, count in switches(server).items())
+
+    # A timer may wake one of those that serve; one more could be by chance.
+    assert max(resting() for _ in range(5)) >= 3
 
 
 @pytest.fixture(params=["unbatched", "batched"])

@@ -36,8 +36,12 @@ impl Reserve {
         state.wanted = wanted;
         let missing = wanted.saturating_sub(state.resting + state.coming);
         state.coming += missing;
+        let are_needed = state.resting > wanted;
         drop(state);
-        self.changed.notify_all();
+        // This is called hundreds of times a second, and nearly always for nothing.
+        if are_needed {
+            self.changed.notify_all();
+        }
         for _ in 0..missing {
             let reserve = Arc::clone(self);
             runtime.spawn(async move {
