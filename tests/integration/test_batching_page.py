@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import time
@@ -258,6 +259,23 @@ def test_a_full_queue_says_when_to_ask_again(
     assert queue_of(server, "moody")["requests_dropped_by"] == dropped
     page = scrape(server)["servable_batch_requests_dropped_total"]
     assert page[("model_name", "moody"), ("reason", "queue_full")] == 3
+
+
+def test_requests_of_clients_that_have_hung_up_are_not_run(server: ServerProcess) -> None:
+    def gone() -> int:
+        return int(queue_of(server, "moody")["requests_dropped_by"]["client_gone"])
+
+    before = gone()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(server.predict, "moody", {"inputs": ["sleep 3"]})
+        wait_for(lambda: queue_of(server, "moody")["running_batches"] == 1)
+        client = http.client.HTTPConnection("127.0.0.1", server.rest_port)
+        client.request("POST", "/v1/models/moody:predict", b'{"inputs": ["sleep 60"]}')
+        wait_for(lambda: queue_of(server, "moody")["waiting_batches"] == 1)
+        client.close()
+        assert running.result().status == 200
+    wait_for(lambda: gone() == before + 1)
+    assert server.predict("moody", {"inputs": [""]}).status == 200
 
 
 def test_the_api_document_has_it(server: ServerProcess) -> None:

@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// Counters of one connection; they only ever grow, but for the requests under way.
 #[derive(Debug, Default)]
@@ -18,6 +20,10 @@ pub(crate) struct Activity {
     speaks_http2: AtomicBool,
     has_unanswered_bytes: AtomicBool,
 }
+
+/// A client may close its side once its request is sent, and still gets an answer that comes within this time. Whoever has
+/// given up closes its side, too, so that beyond it nobody is thought to wait.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// What the preface of HTTP/2 begins with; no method of HTTP/1.1 does.
 const HTTP2: &[u8] = b"PRI ";
@@ -34,6 +40,11 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Whether a request of HTTP/1.1 is being answered.
+    fn is_answering(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0 && !self.speaks_http2.load(Ordering::Relaxed)
     }
 
     /// Whether no request is under way, and none was begun and nothing was written since this was last asked.
@@ -61,6 +72,8 @@ pub(crate) struct Counted<S> {
     stream: Option<S>,
     activity: Arc<Activity>,
     has_read: bool,
+    /// How long the client is waited for that has closed its side.
+    patience: Option<Pin<Box<Sleep>>>,
     returned: Returned<S>,
 }
 
@@ -69,7 +82,7 @@ pub(crate) type Returned<S> = Arc<Mutex<Option<S>>>;
 
 impl<S> Counted<S> {
     pub(crate) fn new(stream: S, activity: Arc<Activity>, returned: Returned<S>) -> Self {
-        Self { stream: Some(stream), activity, has_read: false, returned }
+        Self { stream: Some(stream), activity, has_read: false, patience: None, returned }
     }
 
     fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -106,10 +119,22 @@ impl<S> Drop for Counted<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = self.stream().poll_read(cx, buf);
-        self.note_read(&buf.filled()[before..]);
-        read
+        if self.patience.is_none() {
+            let before = buf.filled().len();
+            let read = self.stream().poll_read(cx, buf);
+            let bytes = &buf.filled()[before..];
+            let is_end = matches!(read, Poll::Ready(Ok(()))) && bytes.is_empty() && buf.remaining() > 0;
+            self.note_read(bytes);
+            if !is_end {
+                return read;
+            }
+            self.patience = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+        }
+        let is_answering = self.activity.is_answering();
+        match &mut self.patience {
+            Some(patience) if is_answering => patience.as_mut().poll(cx).map(Ok),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 

@@ -212,8 +212,7 @@ impl Listening {
 
 fn http_builder(options: &ListenOptions) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // A client may close its side once the request is sent, and still gets its answer.
-    builder.http1().half_close(true).max_buf_size(READ_BUFFER_BYTES.max(options.head.max_bytes as usize));
+    builder.http1().max_buf_size(READ_BUFFER_BYTES.max(options.head.max_bytes as usize));
     if options.head.max_count > HEADERS_ON_STACK {
         builder.http1().max_headers(options.head.max_count);
     }

@@ -131,6 +131,17 @@ fn a_client_that_closes_its_side_still_gets_its_answers_in_order() {
 }
 
 #[test]
+fn a_client_that_has_closed_its_side_is_not_waited_for_for_ever() {
+    let server = start(PATIENT);
+    let mut stream = connect(&server);
+    stream.write_all(predict(r#"{"instances":[4000.0]}"#).as_bytes()).expect("the server reads");
+    stream.shutdown(Shutdown::Write).expect("it is connected");
+    let began = Instant::now();
+    assert_eq!(rest_of(stream), "");
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&began.elapsed()));
+}
+
+#[test]
 fn bodies_beyond_the_limit_are_refused() {
     let server = start(PATIENT);
     let head = "POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n";
