@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -29,7 +30,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from typing_extensions import Self
 
 from servable.config.batching import BatchingParameters, usable
-from servable.errors import BackendError, InvalidInputError, ServableError
+from servable.errors import (
+    BackendError,
+    FailedPreconditionError,
+    InvalidInputError,
+    ServableError,
+)
 from servable.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable.loaders.arrays import array_of, elements_of
 
@@ -56,7 +62,7 @@ class BatchScheduler:
     dtypes and, apart from axis 0, of the same shapes; the last of these does not matter with
     `pad_variable_length_inputs`. Strings arrive as arrays of `bytes`.
 
-    Usable from any number of threads and event loops at once.
+    Usable from any number of threads and event loops at once, of the process that has made it.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class BatchScheduler:
         self._threads = BatchThreads(self._parameters)
         self._queues: dict[_Layout, tuple[_Batches, BatchQueue]] = {}
         self._lock = threading.Lock()
+        self._process = os.getpid()
         # At exit too: the threads need an interpreter for what they still run.
         self._finalizer = weakref.finalize(self, self._threads.close)
 
@@ -104,6 +111,7 @@ class BatchScheduler:
                 the priority is none.
             UnavailableError: The queue is full, or the scheduler is closed.
             DeadlineExceededError: The time is over.
+            FailedPreconditionError: The process was forked from the one that made the scheduler.
             ServableError: What the function raised.
         """
         batches, queue, elements = self._queue(arrays, named)
@@ -133,6 +141,11 @@ class BatchScheduler:
     def _queue(
         self, arrays: tuple[Any, ...], named: Mapping[str, Any]
     ) -> tuple[_Batches, BatchQueue, list[_Elements]]:
+        if self._process != os.getpid():
+            raise FailedPreconditionError(
+                f"this process was forked from {self._process}, whose threads run the batches; "
+                "make a scheduler in each process"
+            )
         names = tuple(sorted(named))
         try:
             elements = [elements_of(f"argument {n}", array) for n, array in enumerate(arrays)]

@@ -315,6 +315,32 @@ def test_a_program_may_end_without_closing_anything() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[42]\n", "")
 
 
+def test_a_forked_process_is_told_that_it_has_no_threads() -> None:
+    program = (
+        "import os, sys\n"
+        "from servable.batching import BatchScheduler, BatchingParameters\n"
+        "batched = BatchScheduler(lambda x: x * 2, BatchingParameters(batch_timeout_micros=1))\n"
+        "print(batched([21]).tolist(), flush=True)\n"
+        "child = os.fork()\n"
+        "try:\n"
+        "    batched([4])\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, 'make a scheduler in each process' in str(error))\n"
+        "if child:\n"
+        "    print(os.waitpid(child, 0)[1])\n"
+    )
+    # Later versions of Python warn of the fork itself.
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    found = "[42]\nFailedPreconditionError True\n0\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, found, "")
+
+
 def test_a_call_that_can_begin_at_once_runs_where_it_is_made() -> None:
     threads: list[int] = []
 

@@ -35,6 +35,8 @@ const SIGNALS: Duration = Duration::from_millis(50);
 #[pyclass(name = "BatchThreads", module = "servable._core", frozen)]
 pub(crate) struct PyBatchThreads {
     scheduler: Mutex<Option<Arc<Scheduler>>>,
+    /// Whose threads they are. A process that is forked from it has none of them.
+    process: u32,
 }
 
 #[pymethods]
@@ -43,7 +45,7 @@ impl PyBatchThreads {
     fn new(parameters: BatchingParameters) -> PyResult<Self> {
         let scheduler = Scheduler::new(&parameters.pool())
             .map_err(|error| PyOSError::new_err(format!("no threads for batches: {error}")))?;
-        Ok(Self { scheduler: Mutex::new(Some(Arc::new(scheduler))) })
+        Ok(Self { scheduler: Mutex::new(Some(Arc::new(scheduler))), process: std::process::id() })
     }
 
     fn queue(&self, py: Python<'_>, parameters: BatchingParameters, run: Py<PyAny>) -> PyResult<PyBatchQueue> {
@@ -54,8 +56,7 @@ impl PyBatchThreads {
 
     fn close(&self, py: Python<'_>) {
         let scheduler = lock(&self.scheduler).take();
-        // It waits for its threads, which need the interpreter for what they still run.
-        py.detach(|| drop(scheduler));
+        self.let_go(py, scheduler);
     }
 }
 
@@ -65,13 +66,23 @@ impl PyBatchThreads {
         let closed = || ServingError::new(Code::Unavailable, "the batch threads are closed");
         lock(&self.scheduler).clone().ok_or_else(closed)
     }
+
+    fn let_go(&self, py: Python<'_>, scheduler: Option<Arc<Scheduler>>) {
+        if self.process != std::process::id() {
+            // Nobody is there to wait for.
+            std::mem::forget(scheduler);
+            return;
+        }
+        // It waits for its threads, which need the interpreter for what they still run.
+        py.detach(|| drop(scheduler));
+    }
 }
 
 impl Drop for PyBatchThreads {
     fn drop(&mut self) {
         let scheduler = self.scheduler.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if scheduler.is_some() {
-            Python::attach(|py| py.detach(|| drop(scheduler)));
+            Python::attach(|py| self.let_go(py, scheduler));
         }
     }
 }
