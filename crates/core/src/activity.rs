@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,9 @@ pub(crate) struct Activity {
     at_last_check: AtomicU64,
     speaks_http2: AtomicBool,
     has_unanswered_bytes: AtomicBool,
+    /// Whether the client has closed its side, and who has to hear that all its requests are answered then.
+    has_closed_side: AtomicBool,
+    waits_for_answers: Mutex<Option<Waker>>,
 }
 
 /// A client may close its side once its request is sent, and still gets an answer that comes within this time. Whoever has
@@ -63,6 +66,10 @@ pub(crate) struct UnderWay(Arc<Activity>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        if self.0.has_closed_side.load(Ordering::Relaxed) {
+            let waiting = self.0.waits_for_answers.lock().unwrap_or_else(PoisonError::into_inner).take();
+            waiting.into_iter().for_each(Waker::wake);
+        }
     }
 }
 
@@ -130,11 +137,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
             }
             self.patience = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
         }
-        let is_answering = self.activity.is_answering();
-        match &mut self.patience {
-            Some(patience) if is_answering => patience.as_mut().poll(cx).map(Ok),
-            _ => Poll::Ready(Ok(())),
+        if !self.activity.is_answering() {
+            return Poll::Ready(Ok(()));
         }
+        *self.activity.waits_for_answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        self.activity.has_closed_side.store(true, Ordering::Relaxed);
+        self.patience.as_mut().map_or(Poll::Ready(()), |patience| patience.as_mut().poll(cx)).map(Ok)
     }
 }
 

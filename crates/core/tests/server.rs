@@ -122,10 +122,12 @@ fn answers(server: &Listening, bytes: &str) -> String {
 #[test]
 fn a_client_that_closes_its_side_still_gets_its_answers_in_order() {
     let server = start(PATIENT);
-    let two = predict(r#"{"instances":[30.0]}"#) + &predict(r#"{"inputs":2.5}"#);
+    let two = predict(r#"{"instances":[30.0]}"#) + &predict(r#"{"inputs":20.5}"#);
+    let began = Instant::now();
     let answers = answers(&server, &two);
+    assert!(began.elapsed() < Duration::from_millis(1500), "the connection ends with the last answer");
     let first = answers.find("\"predictions\": [30.0").expect("the first answer");
-    let second = answers.find("\"outputs\": 2.5").expect("the second answer");
+    let second = answers.find("\"outputs\": 20.5").expect("the second answer");
     assert!(first < second);
     assert!(server.drain(PATIENT));
 }
