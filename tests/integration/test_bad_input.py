@@ -192,6 +192,7 @@ class TestHttp:
         assert resident_bytes(server) - before < 100e6
         for connection in open_connections:
             connection.shutdown(socket.SHUT_WR)
+        for connection in open_connections:
             answer = read_all(connection)
             assert b" 200 " not in answer.split(b"\r\n")[0]
             connection.close()
