@@ -405,13 +405,14 @@ impl Pool {
         self.wake(wake);
         let Some((work, run, removed)) = taken else { return 0 };
         drop(removed);
-        let count = work.carry_out(now);
+        let ran = work.carry_out(now);
+        // First the place is left: whoever has an answer may be back before this thread goes on, and lead the next batch.
         let mut state = self.state();
         state.places.leave(run);
         let wake = if state.turns.is_empty() { Wake::Nobody } else { state.wake_for_rest(Instant::now()) };
         drop(state);
         self.wake(wake);
-        count
+        ran.answer()
     }
 
     /// Leaves to the threads what a caller was to run.
@@ -475,7 +476,8 @@ impl Pool {
                     // The next one that goes to work tries again.
                     self.state().threads -= 1;
                 }
-                work.carry_out(now);
+                // Only then the place is left: for what the callers send next this thread need not be woken.
+                work.carry_out(now).answer();
                 state = self.state();
                 state.working -= 1;
                 state.places.leave(run);

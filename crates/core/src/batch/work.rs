@@ -1,4 +1,4 @@
-//! One batch on the thread that runs it: joins its requests, calls the batch function, answers each of them.
+//! One batch on the thread that runs it: joins its requests, calls the batch function, splits what comes out.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,16 +44,23 @@ pub(super) struct Work {
     pub(super) adaptive: Option<Arc<Adaptive>>,
 }
 
+/// A batch that has been run, and whose callers wait for what is in it.
+#[must_use = "the callers wait for their answers"]
+pub(super) struct Ran {
+    tasks: Vec<Task>,
+    outputs: Result<Vec<Vec<Tensor>>>,
+}
+
 impl Work {
-    /// Runs the batch and answers each of its requests; says how many there were that anybody still wanted.
-    pub(super) fn carry_out(self, now: Instant) -> usize {
+    /// Runs the batch, without the requests that nobody wants any more.
+    pub(super) fn carry_out(self, now: Instant) -> Ran {
         let waits = self.batch.tasks.iter().map(|task| now.saturating_duration_since(task.arrived));
         let running = self.statistics.taken(self.closed, waits);
         let wanted = |task: Task| task.if_wanted(now).map_err(|why| self.statistics.dropped(why)).ok();
         let mut tasks: Vec<Task> = self.batch.tasks.into_iter().filter_map(wanted).collect();
         let count = tasks.len();
         if count == 0 {
-            return count;
+            return Ran { tasks, outputs: Ok(Vec::new()) };
         }
         let rows: Vec<usize> = tasks.iter().map(|task| task.rows).collect();
         let padded = self.options.padded_size(rows.iter().sum());
@@ -73,9 +80,17 @@ impl Work {
             let late = tasks.iter().filter(is_late).count();
             adaptive.ran(padded, took, count, late, end);
         }
-        match outputs {
-            Ok(answers) => tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
-            Err(error) => tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),
+        Ran { tasks, outputs }
+    }
+}
+
+impl Ran {
+    /// Answers each request; says how many there were.
+    pub(super) fn answer(self) -> usize {
+        let count = self.tasks.len();
+        match self.outputs {
+            Ok(answers) => self.tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
+            Err(error) => self.tasks.into_iter().for_each(|task| task.answer(Err(error.clone()))),
         }
         count
     }
