@@ -4,13 +4,15 @@ usage: many_models.py [--models=N] [--poll-wait-seconds=N] [--start-only]       
 
 Every model is a link to the same small SavedModel. The start, until all of them answer, is compared with the same
 loads alone: the loader of the server in a loop, with as many threads, in a process that has opened TensorFlow
-already. Then the server with many models and one with a single model are put under the same load in turns, and the
-CPU that each spends on a request is compared. Polling the base paths is in it, unless it is turned off by 0.
+already. They take turns: a start is compared with the loads before and after it, and the median counts. Then the server
+with many models and one with a single model are put under the same load in turns, and the CPU that each spends on a
+request is compared. Polling the base paths is in it, unless it is turned off by 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -38,6 +40,7 @@ from served import (
 )
 
 ASKED = "half_plus_two"
+STARTS = 3
 ROUNDS = 7
 IDLE_SECONDS = 4.0
 
@@ -65,15 +68,15 @@ def link_models(root: Path, count: int, version: Path) -> dict[str, Path]:
     return base_paths
 
 
-def seconds_to_serve(server: ServerProcess, names: list[str], started: float) -> float:
+def time_when_served(server: ServerProcess, names: list[str]) -> float:
     """Wait until every model is available. Asking costs CPU: mostly the last one is asked, now and then."""
     wait_until(lambda: is_available(server, names[-1]), pause_seconds=0.05)
-    seconds = time.monotonic() - started
+    served = time.monotonic()
     for name in names:
         if not is_available(server, name):
             wait_until(lambda name=name: is_available(server, name))  # type: ignore[misc]
-            seconds = time.monotonic() - started
-    return seconds
+            served = time.monotonic()
+    return served
 
 
 def is_available(server: ServerProcess, name: str) -> bool:
@@ -89,6 +92,26 @@ def loads_alone(base_paths: dict[str, Path]) -> float:
     versions = [str(path / "1") for path in base_paths.values()]
     command = [sys.executable, "-c", LOADS_ALONE, str(threads), *versions, versions[0]]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def measure_starts(bench: Bench, config: Path, base_paths: dict[str, Path], polling: str) -> float:
+    """What a start takes beyond the loads themselves, in seconds."""
+    alone, starts = [loads_alone(base_paths)], []
+    for _ in range(STARTS):
+        started = time.monotonic()
+        with running_configured(config, bench.log, polling) as server:
+            starts.append(time_when_served(server, list(base_paths)) - started)
+        alone.append(loads_alone(base_paths))
+    around = map(statistics.mean, itertools.pairwise(alone))
+    surpluses = [start - loads for start, loads in zip(starts, around, strict=True)]
+    for name, seconds in (
+        ("the loads alone", alone),
+        (f"start with {len(base_paths)} models", starts),
+        ("the same, less the loads before and after it", surpluses),
+    ):
+        print(f"{name}: {', '.join(f'{each:.2f} s' for each in seconds)}")
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    return statistics.median(surpluses)
 
 
 def idle_cpu(server: ServerProcess) -> float:
@@ -115,24 +138,18 @@ def main() -> int:
         many, single = scratch / "many.config", scratch / "single.config"
         many.write_text(config_text(base_paths))
         single.write_text(config_text({ASKED: base_paths[ASKED]}))
-        starts = []
-        alone = [loads_alone(base_paths)]
-        started = time.monotonic()
-        with running_configured(many, bench.log, polling) as server_of_many:
-            starts.append(seconds_to_serve(server_of_many, list(base_paths), started))
-            alone.append(loads_alone(base_paths))
-            print(f"{count} models: {footprint(server_of_many.process.pid)}")
-            started = time.monotonic()
-            with running_configured(single, bench.log, polling) as server_of_one:
-                starts.append(seconds_to_serve(server_of_one, [ASKED], started))
-                if not arguments.start_only:
-                    for server in (server_of_one, server_of_many):
-                        print(f"CPU at idle: {idle_cpu(server):.3f} of a processor")
-                    ratios = compare(bench, server_of_one, server_of_many)
-    print(f"start: {starts[0]:.2f} s with {count} models, {starts[1]:.2f} s with one")
-    print(f"the loads alone: {', '.join(f'{seconds:.2f} s' for seconds in alone)}")
-    print(f"load average {os.getloadavg()[0]:.1f}")
-    surplus = starts[0] - statistics.mean(alone)
+        surplus = measure_starts(bench, many, base_paths, polling)
+        if not arguments.start_only:
+            with (
+                running_configured(many, bench.log, polling) as server_of_many,
+                running_configured(single, bench.log, polling) as server_of_one,
+            ):
+                time_when_served(server_of_many, list(base_paths))
+                time_when_served(server_of_one, [ASKED])
+                print(f"{count} models: {footprint(server_of_many.process.pid)}")
+                for server in (server_of_one, server_of_many):
+                    print(f"CPU at idle: {idle_cpu(server):.3f} of a processor")
+                ratios = compare(bench, server_of_one, server_of_many)
     figures = [Figure(f"start with {count} models, less the loads alone", surplus, "s", 1.0)]
     for protocol, ratio in ratios.items():
         name = f"{protocol}: CPU a request with {count} models ÷ with one"
