@@ -51,10 +51,10 @@ impl Call {
         Self { priority, ..self }
     }
 
-    /// The same call, whose answer is worthless after that time from now on as well.
+    /// The same call, whose answer is worthless after that time since then as well.
     #[must_use]
-    pub fn within(self, time: Option<Duration>) -> Self {
-        let end = time.and_then(|time| Instant::now().checked_add(time));
+    pub fn within(self, time: Option<Duration>, since: Instant) -> Self {
+        let end = time.and_then(|time| since.checked_add(time));
         Self { deadline: self.deadline.into_iter().chain(end).min(), ..self }
     }
 

@@ -1,7 +1,5 @@
 //! `:classify` and `:regress` (`spec/rest_api.md` §10).
 
-use std::time::Instant;
-
 use bytes::Bytes;
 
 use super::routes::Route;
@@ -26,8 +24,7 @@ pub(super) async fn infer(
     kind: Kind,
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
-    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
-    let call = call.with_priority(priority::of(caller)?);
+    let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(caller)?);
     let request = body::work_on(body.len(), || json::decode_examples(body, options.max_nesting))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
     let handle = meter.claim(handle);

@@ -9,7 +9,7 @@ pub mod routes;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, EXPECT, ORIGIN};
@@ -212,8 +212,7 @@ async fn predict(
     body: &[u8],
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
-    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
-    let call = call.with_priority(priority::of(caller)?);
+    let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(caller)?);
     // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
     let resolved = OnceCell::new();
     let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);

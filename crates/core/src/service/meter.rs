@@ -22,6 +22,11 @@ impl RequestMeter {
         Self { entry, start: Instant::now(), handle: None }
     }
 
+    /// When the request began to be worked on.
+    pub(crate) fn started(&self) -> Instant {
+        self.start
+    }
+
     /// Keeps the claim on the version that answers.
     pub(crate) fn claim(&mut self, handle: Handle) -> &Handle {
         self.handle.insert(handle)

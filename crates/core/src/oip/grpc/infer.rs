@@ -44,7 +44,7 @@ async fn answer(
     meter: &mut RequestMeter,
 ) -> Result<BytesMut> {
     let inputs = std::mem::take(&mut request.inputs);
-    let call = call.within(request.timeout);
+    let call = call.within(request.timeout, meter.started());
     let wanted = Request {
         model: request.model_name.as_bytes(),
         version: request.model_version.as_bytes(),

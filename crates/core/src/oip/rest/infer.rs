@@ -1,7 +1,5 @@
 //! `POST …/infer`: tensors in JSON, behind it, or both.
 
-use std::time::Instant;
-
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue};
@@ -44,11 +42,10 @@ async fn answer(
     body: &Bytes,
     meter: &mut RequestMeter,
 ) -> Result<Reply> {
-    let call = Call::until(options.timeout.map(|timeout| Instant::now() + timeout));
-    let call = call.with_priority(priority::of(headers)?);
+    let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(headers)?);
     let json_length = json_length(headers, body.len())?;
     let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))?;
-    let call = call.within(request.timeout);
+    let call = call.within(request.timeout, meter.started());
     let wanted = std::mem::take(&mut request.outputs);
     let is_binary =
         |index: usize| wanted.get(index).and_then(|output| output.binary_data).unwrap_or(request.binary_data_output);
