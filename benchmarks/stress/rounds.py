@@ -17,7 +17,7 @@ from shadows import Shadows
 from world import LABELS, Model
 
 NOTICE_SECONDS = 1.4
-"""After this time a poll of the file system has seen what was changed before."""
+"""After this time a poll has seen what was changed before."""
 ABANDONED_SECONDS = 10.6
 """After this time an unfinished version is taken as it is."""
 REST_SECONDS = 45.0
@@ -98,7 +98,7 @@ class Chaos:
             between = self._changes.between.pop(model.name, [])
             faults = self._changes.faults.pop(model.name, frozenset())
             model.begin_change(*between, faults=faults)
-        yield from self._act(acts, change)
+        yield from self._act(acts, change, changed)
         if expired:
             time.sleep(max(0.0, ABANDONED_SECONDS - self._changes.age(expired)))
             for model in expired:
@@ -237,7 +237,9 @@ class Chaos:
 
         return administer
 
-    def _act(self, acts: Sequence[Act], change: Change | None) -> Iterator[str]:
+    def _act(
+        self, acts: Sequence[Act], change: Change | None, changed: Sequence[Model]
+    ) -> Iterator[str]:
         """Do everything: the change of the configuration after those of the disk, or meanwhile."""
         complaints: list[str | None] = []
         changing = threading.Thread(target=lambda: complaints.append(change and change()))
@@ -255,7 +257,9 @@ class Chaos:
             for model in self._models:
                 if not model.is_configured:
                     model.rest()  # a removed model answers nothing from the return on
-        if acts and (change is None or is_concurrent):
+        # With a change of the configuration the file system is looked at, but no web server.
+        is_noticed = change is not None and not is_concurrent and not any(m.origin for m in changed)
+        if acts and not is_noticed:
             time.sleep(NOTICE_SECONDS)
 
     def _compare_configurations(self) -> Iterator[str]:
