@@ -1,5 +1,6 @@
 //! `Server`: start, publish, drain.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,6 +88,9 @@ impl PyServer {
             .map(|model| model.into_model(&self.service.metrics))
             .collect::<Result<_, _>>()
             .map_err(|error| errors::to_python(py, &error))?;
+        if !HAS_LOOKED.replace(true) {
+            py.detach(|| drop(self.service.serving_map.model(b"")));
+        }
         // Quicker than to let the interpreter go and get it back from threads that are busy loading.
         self.service.serving_map.publish(models);
         Ok(())
@@ -117,6 +121,13 @@ impl PyServer {
             finished
         }))
     }
+}
+
+thread_local! {
+    /// Whether the thread has looked at a serving map. When it first does, it is registered with the system's loader of
+    /// libraries, and waits for one that is being opened: for TensorFlow's a third of a second, in which everything written
+    /// in Python would have to wait with it.
+    static HAS_LOOKED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// `servable.gateway.PublishedModel`.
