@@ -3,10 +3,10 @@
 usage: many_models.py [--models=N] [--poll-wait-seconds=N] [--start-only]        (needs the `tensorflow` package)
 
 Every model is a link to the same small SavedModel. The start, until all of them answer, is compared with the same
-loads alone: the loader of the server in a loop, with as many threads, in a process that has opened TensorFlow
-already. They take turns: a start is compared with the loads before and after it, and the median counts. Then the server
-with many models and one with a single model are put under the same load in turns, and the CPU that each spends on a
-request is compared. Polling the base paths is in it, unless it is turned off by 0.
+loads alone: the loader of the server in a loop, with a thread for each CPU. Both open TensorFlow first; how long that
+takes is said, too. They take turns: a start is compared with the loads before and after it, and the median counts. Then
+the server with many models and one with a single model are put under the same load in turns, and the CPU that each
+spends on a request is compared. Polling the base paths is in it, unless it is turned off by 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from served import (
 )
 
 ASKED = "half_plus_two"
-STARTS = 3
+STARTS = 5
 ROUNDS = 7
 IDLE_SECONDS = 4.0
 
@@ -50,11 +50,12 @@ from concurrent.futures import ThreadPoolExecutor
 from servable.loaders import SavedModelLoader, SavedModelOptions, TensorFlowRuntime
 runtime = TensorFlowRuntime()
 loaders = [SavedModelLoader(path, runtime, SavedModelOptions()) for path in sys.argv[2:]]
-loaders.pop().load()
 start = time.monotonic()
+runtime.get()
+opened = time.monotonic()
 with ThreadPoolExecutor(int(sys.argv[1])) as pool:
     list(pool.map(lambda loader: loader.load(), loaders))
-print(time.monotonic() - start)
+print(opened - start, time.monotonic() - start)
 """
 
 
@@ -86,12 +87,13 @@ def is_available(server: ServerProcess, name: str) -> bool:
     return any(each["state"] == "AVAILABLE" for each in states)
 
 
-def loads_alone(base_paths: dict[str, Path]) -> float:
-    """Load the same models in a loop; one more, which is not counted, opens the libraries."""
+def loads_alone(base_paths: dict[str, Path]) -> tuple[float, float]:
+    """Load the same models in a loop; how long it takes to open the libraries, and that with all loads."""
     threads = len(os.sched_getaffinity(0))
     versions = [str(path / "1") for path in base_paths.values()]
-    command = [sys.executable, "-c", LOADS_ALONE, str(threads), *versions, versions[0]]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    command = [sys.executable, "-c", LOADS_ALONE, str(threads), *versions]
+    opening, all_in_all = subprocess.check_output(command).split()
+    return float(opening), float(all_in_all)
 
 
 def measure_starts(bench: Bench, config: Path, base_paths: dict[str, Path], polling: str) -> float:
@@ -102,12 +104,13 @@ def measure_starts(bench: Bench, config: Path, base_paths: dict[str, Path], poll
         with running_configured(config, bench.log, polling) as server:
             starts.append(time_when_served(server, list(base_paths)) - started)
         alone.append(loads_alone(base_paths))
-    around = map(statistics.mean, itertools.pairwise(alone))
+    around = map(statistics.mean, itertools.pairwise(loads for _, loads in alone))
     surpluses = [start - loads for start, loads in zip(starts, around, strict=True)]
     for name, seconds in (
-        ("the loads alone", alone),
+        ("to open TensorFlow", [opening for opening, _ in alone]),
+        ("that and the loads alone", [loads for _, loads in alone]),
         (f"start with {len(base_paths)} models", starts),
-        ("the same, less the loads before and after it", surpluses),
+        ("the same, less what comes before and after it", surpluses),
     ):
         print(f"{name}: {', '.join(f'{each:.2f} s' for each in seconds)}")
     print(f"load average {os.getloadavg()[0]:.1f}")
