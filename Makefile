@@ -15,7 +15,7 @@ BESIDE := --locked --target-dir target --manifest-path
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check dev build fmt format-check lint types test-rust test-python test-all compat bench stress fuzz \
+.PHONY: help run test check dev fast build fmt format-check lint types test-rust test-python test-all compat bench stress fuzz \
         protos protos-check lock clean
 
 help: ## List the commands
@@ -33,6 +33,10 @@ check: format-check lint types protos-check test ## What CI runs: format, lint, 
 # ---- the single steps
 
 dev: $(STAMPS)/extension ## Set up a contributor's environment in .venv, without running anything
+
+fast: $(STAMPS)/requirements ## Build the extension in seconds, to try a change; figures need the real one
+	@$(STEP) "Building the extension quickly" $(MATURIN) develop --profile fast
+	@touch $(STAMPS)/extension
 
 build: $(STAMPS)/requirements ## Build a wheel into dist/
 	@$(STEP) "Building the wheel" $(MATURIN) build --release --out dist
