@@ -1,7 +1,7 @@
 """What is served: the configured models, from their base paths to the request path.
 
 Joins source, adapter, manager and publisher, and carries out changes of the configuration
-(lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
+(docs/spec/lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
 model goes its own way. Whoever changes it may wait for models that are new (`change_under_way.py`).
 """
 

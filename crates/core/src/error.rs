@@ -78,7 +78,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status and its reason phrase (`spec/rest_api.md` §5).
+    /// The HTTP status and its reason phrase (`docs/spec/rest_api.md` §5).
     pub fn http_status(self) -> (u16, &'static str) {
         match self {
             Self::Ok => (200, "OK"),

@@ -24,7 +24,7 @@ pub struct Classification {
 }
 
 impl Classification {
-    /// Takes the labels and the scores that a graph computed for this many examples (`spec/grpc_api.md` §7).
+    /// Takes the labels and the scores that a graph computed for this many examples (`docs/spec/grpc_api.md` §7).
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ pub struct Regression {
 }
 
 impl Regression {
-    /// Takes the values that a graph computed for this many examples (`spec/grpc_api.md` §8).
+    /// Takes the values that a graph computed for this many examples (`docs/spec/grpc_api.md` §8).
     ///
     /// # Errors
     ///

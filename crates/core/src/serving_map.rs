@@ -212,8 +212,8 @@ impl ServingMap {
         self.changes.subscribe()
     }
 
-    /// Claims the version that a request asks for (`spec/grpc_api.md` §3). `caller` is asked only where the model has a
-    /// split that sticks.
+    /// Claims the version that a request asks for (`docs/spec/grpc_api.md` §3). `caller` is asked only where the model
+    /// has a split that sticks.
     ///
     /// # Errors
     ///
@@ -257,7 +257,7 @@ impl ServingMap {
     }
 
     /// The versions that `GetModelStatus` answers with: the one asked for, or all, highest first
-    /// (`spec/grpc_api.md` §11). Labels are not looked at.
+    /// (`docs/spec/grpc_api.md` §11). Labels are not looked at.
     ///
     /// # Errors
     ///

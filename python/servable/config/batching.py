@@ -1,7 +1,7 @@
 """How requests are joined into batches: `BatchingParameters` as a dataclass, and its rules.
 
 The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`,
-from `batching_params.pbtxt` in a version directory (batching.md §2, §3, §15), or from the
+from `batching_params.pbtxt` in a version directory (docs/spec/batching.md §2, §3, §15), or from the
 `servable_options` of a model.
 """
 

@@ -1,4 +1,4 @@
-"""The command line: every flag in one table, and the parser (command_line.md §1 to §3).
+"""The command line: every flag in one table, and the parser (docs/spec/command_line.md §1 to §3).
 
 The syntax and the defaults are those of TensorFlow Serving, so that its command lines go on
 working: `--name=value`, bools also as `--name`, and arguments that nobody knows are reported

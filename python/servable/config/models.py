@@ -1,4 +1,4 @@
-"""Which models to serve: `ModelServerConfig` as dataclasses, and its rules (lifecycle.md §15)."""
+"""Which models to serve: `ModelServerConfig` as dataclasses, and its rules (docs/spec/lifecycle.md §15)."""
 
 from __future__ import annotations
 

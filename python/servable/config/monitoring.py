@@ -1,4 +1,4 @@
-"""Where the metrics page is, by `--monitoring_config_file` (config_files.md §6)."""
+"""Where the metrics page is, by `--monitoring_config_file` (docs/spec/config_files.md §6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns flags into the options of each part, and refuses what does not fit (command_line.md §5)."""
+"""Turns flags into the options of each part, and refuses what does not fit (docs/spec/command_line.md §5)."""
 
 from __future__ import annotations
 
@@ -264,6 +264,6 @@ def slots(threads: int) -> int:
 def initial_load_slots(threads: int) -> int:
     """How many loads work at the same time at the start, when there is nobody to leave CPU to.
 
-    Four for each CPU, as in TensorFlow Serving (lifecycle.md §14), unless the flag says how many.
+    Four for each CPU, as in TensorFlow Serving (docs/spec/lifecycle.md §14), unless the flag says how many.
     """
     return threads if threads > 0 else 4 * slots(threads)

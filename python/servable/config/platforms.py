@@ -1,7 +1,7 @@
 """The platforms of TensorFlow models: from flags, or from `--platform_config_file`.
 
 A platform is a way to load models: tags, session options, warm-up. The flags make one, named
-`tensorflow`; the file may name several, and then replaces those flags (config_files.md §9, §10).
+`tensorflow`; the file may name several, and then replaces those flags (docs/spec/config_files.md §9, §10).
 """
 
 from __future__ import annotations

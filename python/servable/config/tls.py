@@ -1,4 +1,4 @@
-"""TLS: which files say who the server is, and what they hold (command_line.md §8).
+"""TLS: which files say who the server is, and what they hold (docs/spec/command_line.md §8).
 
 `--ssl_config_file` is TensorFlow Serving's: a message that holds PEM text, for gRPC alone. The flags
 that name PEM files are ours, and concern every listener.

@@ -1,4 +1,4 @@
-"""One version's state machine, with retries and cancellation (lifecycle.md §6 and §11).
+"""One version's state machine, with retries and cancellation (docs/spec/lifecycle.md §6 and §11).
 
 The harness decides nothing: the manager tells it what to do, in which order, from one thread at a
 time for each version. It refuses what is illegal in its state.

@@ -1,4 +1,4 @@
-"""What knows how to load and unload one version (lifecycle.md §5)."""
+"""What knows how to load and unload one version (docs/spec/lifecycle.md §5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who acts: makes what is loaded follow what is aspired (lifecycle.md §8 to §12).
+"""Who acts: makes what is loaded follow what is aspired (docs/spec/lifecycle.md §8 to §12).
 
 One thread decides, and nothing else: it takes the newest aspired lists, asks the policy, and hands
 loads and unloads to workers. It wakes up when a list arrives or a worker is done, never by a timer.

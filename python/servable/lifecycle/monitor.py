@@ -1,4 +1,4 @@
-"""Publication and recording of state changes (lifecycle.md §7)."""
+"""Publication and recording of state changes (docs/spec/lifecycle.md §7)."""
 
 from __future__ import annotations
 

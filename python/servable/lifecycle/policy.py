@@ -1,4 +1,4 @@
-"""What to do next with the versions of one stream (lifecycle.md §10).
+"""What to do next with the versions of one stream (docs/spec/lifecycle.md §10).
 
 A policy is a function from the states of a stream's versions to one action, or none. It has no
 clock, no memory and does no I/O; the manager asks again after every change.

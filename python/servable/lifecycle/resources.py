@@ -1,4 +1,4 @@
-"""Counts the memory that loaded versions are expected to use (lifecycle.md §13)."""
+"""Counts the memory that loaded versions are expected to use (docs/spec/lifecycle.md §13)."""
 
 from __future__ import annotations
 

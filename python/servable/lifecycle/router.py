@@ -1,4 +1,4 @@
-"""Spreads the streams of one source over several outputs (lifecycle.md §4).
+"""Spreads the streams of one source over several outputs (docs/spec/lifecycle.md §4).
 
 A router is a target with several outputs, each of which is a source. It decides by the name of the
 stream, so all versions of a stream take the same way. The last output is for streams that have no

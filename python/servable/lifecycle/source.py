@@ -1,4 +1,4 @@
-"""Who finds versions, and how the set they want travels to the manager (lifecycle.md §2).
+"""Who finds versions, and how the set they want travels to the manager (docs/spec/lifecycle.md §2).
 
 A call of `set_aspired_versions(name, versions)` states everything that is wanted of one stream.
 It replaces the previous call for that name: what is missing is no longer wanted, and an empty list

@@ -1,6 +1,6 @@
 """The states of a version: those that are published, and those of its harness.
 
-The rules are those of lifecycle.md §6 (harness) and §7 (published).
+The rules are those of docs/spec/lifecycle.md §6 (harness) and §7 (published).
 """
 
 from __future__ import annotations

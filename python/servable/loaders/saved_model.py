@@ -73,7 +73,7 @@ class SavedModelLoader:
         self._servable: Servable | None = None
 
     def estimate_resources(self) -> int:
-        """The size of all files of the version, and a fifth more (lifecycle.md §5)."""
+        """The size of all files of the version, and a fifth more (docs/spec/lifecycle.md §5)."""
         return int(size_of_files(self._path) * _RAM_PER_FILE_BYTE)
 
     def load(self) -> None:

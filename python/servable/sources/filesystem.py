@@ -1,4 +1,4 @@
-"""Finds versions as numbered directories below a base path (lifecycle.md §3).
+"""Finds versions as numbered directories below a base path (docs/spec/lifecycle.md §3).
 
 It differs from the original where that is a trap for operators: a base path that is missing stops
 only its own model, a stray file with a number for a name is not a version, a change of what is

@@ -1,4 +1,4 @@
-"""Which of the versions that were found are served (lifecycle.md §3.4)."""
+"""Which of the versions that were found are served (docs/spec/lifecycle.md §3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control plane's part of the metrics page (observability.md §4 and §6)."""
+"""The control plane's part of the metrics page (docs/spec/observability.md §4 and §6)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Counters and histograms of what happens rarely, as the metrics page shows them.
 
 Names are internal ones, such as `/tensorflow/serving/model_warmup_latency`; the request path turns
-them into text (observability.md §3).
+them into text (docs/spec/observability.md §3).
 """
 
 from __future__ import annotations

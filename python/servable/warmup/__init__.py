@@ -1,4 +1,4 @@
-"""Runs before a version becomes available (lifecycle.md §20), and the files that hold them."""
+"""Runs before a version becomes available (docs/spec/lifecycle.md §20), and the files that hold them."""
 
 from servable.warmup.replay import WARM_UP_FILE, WarmUpAdapter, WarmUpLoader, WarmUpOptions
 from servable.warmup.tf_record import read_records, write_records

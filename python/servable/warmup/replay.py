@@ -1,4 +1,4 @@
-"""Replays recorded requests before a version becomes available (lifecycle.md §20)."""
+"""Replays recorded requests before a version becomes available (docs/spec/lifecycle.md §20)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-//! Requests into one batch, and its outputs back to them (`spec/batching.md` §9 to §11).
+//! Requests into one batch, and its outputs back to them (`docs/spec/batching.md` §9 to §11).
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! The requests of low priority that wait in one queue: they fill batches up, or make some when nothing else waits.
 //!
-//! The rules are those of TensorFlow's shared batch scheduler (`spec/batching.md` §19), but that the most urgent request
-//! goes first, and that none waits for ever, see [`LowPriority::is_patience_over`].
+//! The rules are those of TensorFlow's shared batch scheduler (`docs/spec/batching.md` §19), but that the most urgent
+//! request goes first, and that none waits for ever, see [`LowPriority::is_patience_over`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

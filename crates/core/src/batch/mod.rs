@@ -5,8 +5,8 @@
 //! one batch. Nothing here holds a thread for a request that waits.
 //!
 //! What an answer looks like, which errors there are and when a batch is run are those of TensorFlow Serving
-//! (`spec/batching.md`), but that requests never fail for each other's shapes, and that one whose caller has given up is
-//! dropped before its batch runs.
+//! (`docs/spec/batching.md`), but that requests never fail for each other's shapes, and that one whose caller has given
+//! up is dropped before its batch runs.
 
 mod adaptive;
 mod assemble;

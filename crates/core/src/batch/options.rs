@@ -111,7 +111,7 @@ impl Default for BatchingOptions {
 }
 
 impl BatchingOptions {
-    /// Whether they make sense together, in the words of TensorFlow Serving (`spec/batching.md` §3).
+    /// Whether they make sense together, in the words of TensorFlow Serving (`docs/spec/batching.md` §3).
     ///
     /// # Errors
     ///

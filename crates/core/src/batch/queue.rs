@@ -1,9 +1,9 @@
 //! The batches of one queue that wait for a thread: who joins which, and when one may be taken.
 //!
 //! No threads, no locks and no clock: the time comes with each call, so that tests turn it by hand. The rules are those of
-//! TensorFlow's shared batch scheduler (`spec/batching.md` §5 and §6), with three differences: requests that cannot
-//! share a batch are in batches of their own instead of failing each other, among batches that may be taken the one
-//! with the earliest deadline goes first, and an empty request counts as one row instead of waiting for ever.
+//! TensorFlow's shared batch scheduler (`docs/spec/batching.md` §5 and §6), with three differences: requests that
+//! cannot share a batch are in batches of their own instead of failing each other, among batches that may be taken the
+//! one with the earliest deadline goes first, and an empty request counts as one row instead of waiting for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `PredictionService.Classify`, `Regress` and `MultiInference` (`spec/grpc_api.md` §6 to §9).
+//! `PredictionService.Classify`, `Regress` and `MultiInference` (`docs/spec/grpc_api.md` §6 to §9).
 
 use bytes::{Bytes, BytesMut};
 

@@ -24,7 +24,7 @@ use crate::traffic::Caller;
 /// The one kind of metadata there is.
 const SIGNATURE_DEF: &str = "signature_def";
 
-/// `PredictionService.GetModelMetadata` (`spec/grpc_api.md` §10).
+/// `PredictionService.GetModelMetadata` (`docs/spec/grpc_api.md` §10).
 pub(super) fn metadata(service: &Service, caller: &dyn Caller, message: Bytes) -> Result<BytesMut> {
     let request =
         GetModelMetadataRequest::decode(conform(message, schema::GET_MODEL_METADATA)?).map_err(|_| malformed())?;
@@ -56,7 +56,7 @@ pub(super) fn metadata(service: &Service, caller: &dyn Caller, message: Bytes) -
     }))
 }
 
-/// `ModelService.GetModelStatus` (`spec/grpc_api.md` §11).
+/// `ModelService.GetModelStatus` (`docs/spec/grpc_api.md` §11).
 pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
     let request =
         GetModelStatusRequest::decode(conform(message, schema::GET_MODEL_STATUS)?).map_err(|_| malformed())?;
@@ -68,7 +68,8 @@ pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
     Ok(encode(&service.model_status(spec.name.as_bytes(), number)?))
 }
 
-/// `ModelService.HandleReloadConfigRequest` (`spec/grpc_api.md` §13): hands the configuration to the control plane.
+/// `ModelService.HandleReloadConfigRequest` (`docs/spec/grpc_api.md` §13): hands the configuration to the control
+/// plane.
 ///
 /// The reload goes on if the client does not wait for its end.
 pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {

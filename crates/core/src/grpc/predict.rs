@@ -1,4 +1,4 @@
-//! `PredictionService.Predict` (`spec/grpc_api.md` §5).
+//! `PredictionService.Predict` (`docs/spec/grpc_api.md` §5).
 
 use std::sync::Arc;
 

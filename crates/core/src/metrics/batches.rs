@@ -96,7 +96,7 @@ impl BatchFamilies {
     }
 }
 
-/// The metrics of the original, which has them for all models together (`spec/observability.md` §5).
+/// The metrics of the original, which has them for all models together (`docs/spec/observability.md` §5).
 fn originals(all: &Tally, request_rows: Option<Distribution>) -> Vec<Family> {
     let mut waits = Family::histogram("/tensorflow/serving/batching_session/queuing_latency", &["thread_pool_name"]);
     let mut runs = Family::counter("/tensorflow/serving/batching_session/wrapped_run_count", &[]);

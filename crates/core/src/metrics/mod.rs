@@ -1,4 +1,4 @@
-//! What is counted while requests are answered, and the page that shows it (`spec/observability.md`).
+//! What is counted while requests are answered, and the page that shows it (`docs/spec/observability.md`).
 //!
 //! A request pays for a few additions to memory that belongs to its thread: the counters of a model are found when a
 //! version is published, not when it is asked. Only requests that never get as far as a version look a name up.

@@ -1,4 +1,4 @@
-//! The text of the metrics page, as TensorFlow Serving writes it (`spec/observability.md` §3).
+//! The text of the metrics page, as TensorFlow Serving writes it (`docs/spec/observability.md` §3).
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn limits_are_printed_with_six_digits() {
-        // spec/observability.md §7, B1
+        // docs/spec/observability.md §7, B1
         let expected = "10, 18, 32.4, 58.32, 104.976, 188.957, 340.122, 612.22, 1102, 1983.59, 3570.47, 6426.84, \
                         11568.3, 20823, 37481.3, 67466.4, 121440, 218591, 393464, 708235, 1.27482e+06, 2.29468e+06, \
                         4.13043e+06, 7.43477e+06, 1.33826e+07, 2.40887e+07, 4.33596e+07, 7.80473e+07, 1.40485e+08, \

@@ -1,4 +1,4 @@
-//! `:classify` and `:regress` (`spec/rest_api.md` §10).
+//! `:classify` and `:regress` (`docs/spec/rest_api.md` §10).
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! The metrics page (`spec/observability.md` §2).
+//! The metrics page (`docs/spec/observability.md` §2).
 
 use std::sync::Arc;
 

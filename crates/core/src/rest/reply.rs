@@ -1,4 +1,5 @@
-//! REST answers: JSON for the API, and the small HTML pages for what never reaches it (`spec/rest_api.md` §2.4, §4).
+//! REST answers: JSON for the API, and the small HTML pages for what never reaches it (`docs/spec/rest_api.md` §2.4,
+//! §4).
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN};

@@ -1,4 +1,4 @@
-//! Which REST API a request line asks for (`spec/rest_api.md` §3).
+//! Which REST API a request line asks for (`docs/spec/rest_api.md` §3).
 
 use std::borrow::Cow;
 

@@ -45,7 +45,7 @@ pub fn check_predict_method(signature: &Signature, options: ServiceOptions) -> R
 }
 
 /// Puts what a request sent into the order of the signature's inputs, with defaults for what it left out
-/// (`spec/grpc_api.md` §5, steps 3 to 5).
+/// (`docs/spec/grpc_api.md` §5, steps 3 to 5).
 ///
 /// `sent` holds one value for each alias; `decode` makes a tensor of one, told the position of its input.
 ///

@@ -1,7 +1,7 @@
 //! The requests of one version in batches: which of them may share one, and the run that a batch becomes.
 //!
-//! As in TensorFlow Serving (`spec/batching.md` §4), requests share a queue if they feed the same tensors of the graph and
-//! fetch the same ones, whatever their signatures and the aliases in them.
+//! As in TensorFlow Serving (`docs/spec/batching.md` §4), requests share a queue if they feed the same tensors of the
+//! graph and fetch the same ones, whatever their signatures and the aliases in them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};

@@ -92,7 +92,7 @@ impl Head {
         Self::new(kind, Arc::clone(signature), check_method_name)
     }
 
-    /// A signature for a kind of call (`spec/grpc_api.md` §7 and §8).
+    /// A signature for a kind of call (`docs/spec/grpc_api.md` §7 and §8).
     ///
     /// # Errors
     ///
@@ -188,7 +188,7 @@ pub struct Task<'a> {
     pub method_name: &'a str,
 }
 
-/// The heads that the tasks of a `MultiInference` ask for (`spec/grpc_api.md` §9), each with its signature's name.
+/// The heads that the tasks of a `MultiInference` ask for (`docs/spec/grpc_api.md` §9), each with its signature's name.
 ///
 /// # Errors
 ///

@@ -156,7 +156,7 @@ impl Service {
         self.access.require_admin(head).inspect_err(|error| self.metrics.refuse(error.code))
     }
 
-    /// The versions of a model, highest first, or the one asked for (`spec/grpc_api.md` §11).
+    /// The versions of a model, highest first, or the one asked for (`docs/spec/grpc_api.md` §11).
     ///
     /// # Errors
     ///

@@ -93,7 +93,7 @@ impl<'t> Output<'t> {
     }
 }
 
-/// Whether JSON can carry elements of a dtype (`spec/rest_api.md` §8.4, §9.1).
+/// Whether JSON can carry elements of a dtype (`docs/spec/rest_api.md` §8.4, §9.1).
 pub(crate) fn is_carried(dtype: DType) -> bool {
     matches!(
         dtype,

@@ -1,5 +1,5 @@
-//! The REST bodies of model status and model metadata (`spec/rest_api.md` §11 and §12): messages as protobuf's JSON,
-//! with every field that has no presence, under the names that the `.proto` files give them.
+//! The REST bodies of model status and model metadata (`docs/spec/rest_api.md` §11 and §12): messages as protobuf's
+//! JSON, with every field that has no presence, under the names that the `.proto` files give them.
 
 use prost::Message;
 

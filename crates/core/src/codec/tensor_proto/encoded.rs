@@ -73,7 +73,7 @@ impl<'a> EncodedTensor<'a> {
         Ok(())
     }
 
-    /// Makes the tensor (`spec/grpc_api.md` §12.1).
+    /// Makes the tensor (`docs/spec/grpc_api.md` §12.1).
     ///
     /// Nothing is copied where that can be avoided: raw content whose address is aligned, and all strings, stay in the
     /// request's body.
