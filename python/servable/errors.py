@@ -44,6 +44,26 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+_MAY_PASS = frozenset(
+    {
+        Code.CANCELLED,
+        Code.UNKNOWN,
+        Code.DEADLINE_EXCEEDED,
+        Code.NOT_FOUND,
+        Code.PERMISSION_DENIED,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.INTERNAL,
+        Code.UNAVAILABLE,
+        Code.UNAUTHENTICATED,
+    }
+)
+"""Failures that may go away without a change of the version: missing files, credentials, memory, the network.
+
+The other codes say that the version itself, or the installation, is wrong.
+"""
+
+
 class ServableError(Exception):
     """Anything that goes wrong in this package; one `except` catches them all.
 
@@ -62,6 +82,11 @@ class ServableError(Exception):
     def __str__(self) -> str:
         """The message alone: what a person reads."""
         return self.message
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a load that failed so may succeed later, with the same files; otherwise it is not retried."""
+        return self.code in _MAY_PASS
 
 
 class InvalidInputError(ServableError):
@@ -120,6 +145,24 @@ class BackendError(ServableError):
 
 class LoadError(ServableError):
     """A version could not be loaded; its status carries the code and the message."""
+
+    def __init__(
+        self, message: str, *, code: Code | None = None, may_pass: bool | None = None
+    ) -> None:
+        """Describe a failed load.
+
+        Args:
+            message: What was found and what was wanted.
+            code: The canonical code.
+            may_pass: Whether waiting may help, where that is known better than by the code.
+        """
+        super().__init__(message, code=code)
+        self._may_pass = may_pass
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether waiting may help; by default the code decides."""
+        return super().may_pass if self._may_pass is None else self._may_pass
 
 
 class ConfigError(ServableError):

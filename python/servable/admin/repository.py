@@ -126,7 +126,8 @@ class ModelRepository:
         end = time.monotonic() + _LOAD_SECONDS
         while not monitor.wait_for(is_available, _LOOK_SECONDS):
             if time.monotonic() >= end or not is_awaited():
-                problem = self._core.problems().get(name)
+                errors = [r.error for r in monitor.states(name).values() if r.error is not None]
+                problem = next(iter(errors), self._core.problems().get(name))
                 reason = "" if problem is None else f": {problem.message}"
                 raise UnavailableError(f"Model {name} has no version that answers{reason}")
 

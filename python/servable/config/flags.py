@@ -81,7 +81,9 @@ class Flags:
     num_unload_threads: int = _flag(
         "int32", 0, "how many versions are unloaded at the same time; 0 for one for each CPU"
     )
-    max_num_load_retries: int = _flag("int32", 5, "attempts after a failed first one to load")
+    max_num_load_retries: int = _flag(
+        "int32", 5, "attempts after a failed first one to load, where waiting may help"
+    )
     load_retry_interval_micros: int = _flag("int64", 60_000_000, "pause before each of them")
     file_system_poll_wait_seconds: int = _flag(
         "int32", 1, "how often to look for new versions; 0 for once, less for never"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -26,7 +27,7 @@ Wait: TypeAlias = Callable[[threading.Event, float], object]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a failed load is repeated.
+    """How often a failed load is repeated, unless waiting cannot help (`ServableError.may_pass`).
 
     Attributes:
         max_retries: Attempts after the first; less than 0 counts as 0.
@@ -42,7 +43,7 @@ class LoaderHarness:
 
     Attributes:
         id: The version.
-        fingerprint: The content that the loader was made for.
+        fingerprint: The content that the last attempt to load found.
         is_aspired: Whether the version is wanted; the manager alone changes it.
     """
 
@@ -54,6 +55,7 @@ class LoaderHarness:
         fingerprint: Hashable = None,
         retry: RetryPolicy | None = None,
         wait: Wait = threading.Event.wait,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Make a harness in NEW, or in ERROR if there is an error in place of a loader.
 
@@ -63,16 +65,19 @@ class LoaderHarness:
             fingerprint: The content that the loader was made for.
             retry: How often a failed load is repeated.
             wait: How to pause between attempts.
+            wall_clock: Tells when the next attempt is due, for people.
         """
         self.id = servable_id
         self.fingerprint = fingerprint
         self.is_aspired = True
         self._retry = retry or RetryPolicy()
         self._wait = wait
+        self._wall_clock = wall_clock
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._cancelled = threading.Event()
         self._content_changed = False
+        self._new_fingerprint = fingerprint
         self._loader: Loader | None = None
         self._error: ServableError | None = None
         self._last_failure: ServableError | None = None
@@ -131,6 +136,7 @@ class LoaderHarness:
         self,
         make_available: Callable[[], None],
         slot: contextlib.AbstractContextManager[object] | None = None,
+        report: Callable[[ServableError], None] = lambda failure: None,
     ) -> None:
         """LOAD_APPROVED → LOADING → READY, with as many attempts as the retry policy grants.
 
@@ -139,15 +145,18 @@ class LoaderHarness:
                 whoever sees READY may rely on the version to answer requests.
             slot: Entered around each attempt, but not around the pauses between them, so that a
                 version that waits for its retry holds up nobody.
+            report: Called when an attempt has failed and another one follows, and again when that
+                one begins. The message says which attempt it is, and when the next one is due.
 
         Raises:
             CancelledError: Nobody wants the version any more; it is DISABLED or in ERROR.
-            ServableError: Every attempt has failed; this is the last one's error, also in `error`.
+            ServableError: Every attempt has failed, or waiting cannot help; this is the last
+                attempt's error, also in `error`.
         """
         self._transition(HarnessState.LOADING)
         _log.info("Loading servable version %s", self.id)
         try:
-            self._attempt_until_loaded(slot or contextlib.nullcontext())
+            self._attempt_until_loaded(slot or contextlib.nullcontext(), report)
         except ServableError as error:
             self.fail(error)
             raise
@@ -174,7 +183,7 @@ class LoaderHarness:
     def hasten_retry(self, fingerprint: Hashable) -> None:
         """The content has changed: end a pause between attempts now, and count attempts afresh."""
         with self._lock:
-            self.fingerprint = fingerprint
+            self._new_fingerprint = fingerprint
             self._content_changed = True
         self._wake.set()
 
@@ -221,39 +230,62 @@ class LoaderHarness:
             self._error = error
             self._state = HarnessState.ERROR
 
-    def _attempt_until_loaded(self, slot: contextlib.AbstractContextManager[object]) -> None:
+    def _attempt_until_loaded(
+        self,
+        slot: contextlib.AbstractContextManager[object],
+        report: Callable[[ServableError], None],
+    ) -> None:
         retries = max(0, self._retry.max_retries)
+        interval = self._retry.interval_seconds
         retry = 0
-        while True:
-            error = self._prepare()
-            if error is None:
-                with slot:
-                    self._begin_attempt(is_prepared=self._is_preparable)
-                    try:
-                        self.loader.load()
-                        self._last_failure = None
-                        return
-                    except Exception as raised:  # the loader's border
-                        error = _as_servable_error(raised)
+        while (error := self._attempt(slot)) is not None:
             _log.error("Loading servable: %s failed: %s", self.id, status_text(error))
-            if retry < retries and self._retry.interval_seconds > 0:
+            if retry < retries and interval > 0 and error.may_pass:
                 self._last_failure = error
-                self._wait(self._wake, self._retry.interval_seconds)
+                due = time.strftime(
+                    "%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock() + interval)
+                )
+                text = f"attempt {retry + 1} of {retries + 1} failed, the next one is due at {due}"
+                report(ServableError(f"{text}: {error.message}", code=error.code))
+                self._wait(self._wake, interval)
             with self._lock:
                 # New content is a new chance: a directory that is still being filled must not use
                 # up the attempts that it needs when it is complete.
-                retry = min(1, retries) if self._content_changed else retry + 1
-                cancelled = self._cancelled.is_set()
+                is_new, cancelled = self._content_changed, self._cancelled.is_set()
             if cancelled:
                 _log.info("Retrying of Loading servable: %s was cancelled.", self.id)
                 raise error
+            if not (is_new or error.may_pass):
+                _log.info("Loading servable: %s is not retried: waiting cannot help", self.id)
+                raise error
+            retry = min(1, retries) if is_new else retry + 1
             if retry > retries:
-                break
+                _log.info(
+                    "Retrying of Loading servable: %s exhausted max_num_retries: %d",
+                    self.id,
+                    retries,
+                )
+                raise error
             _log.info("Retrying of Loading servable: %s retry: %d", self.id, retry)
-        _log.info(
-            "Retrying of Loading servable: %s exhausted max_num_retries: %d", self.id, retries
-        )
-        raise error
+            text = f"attempt {retry + 1} of {retries + 1} is under way, the one before failed"
+            report(ServableError(f"{text}: {error.message}", code=error.code))
+
+    def _attempt(self, slot: contextlib.AbstractContextManager[object]) -> ServableError | None:
+        """Try to load once.
+
+        Returns:
+            Why that failed; `None` for success.
+        """
+        error = self._prepare()
+        if error is None:
+            with slot:
+                self._begin_attempt(is_prepared=self._is_preparable)
+                try:
+                    self.loader.load()
+                    self._last_failure = None
+                except Exception as raised:  # the loader's border
+                    return _as_servable_error(raised)
+        return error
 
     def _prepare(self) -> ServableError | None:
         """The part of an attempt that needs no turn."""
@@ -273,6 +305,7 @@ class LoaderHarness:
             if not is_prepared:
                 # What changes from here on concerns the next attempt.
                 self._content_changed = False
+                self.fingerprint = self._new_fingerprint
                 self._wake.clear()
 
     def _unload(self) -> None:

@@ -310,11 +310,14 @@ class AspiredVersionsManager:
         def make_available() -> None:
             self._announce(harness.id, ServableState.AVAILABLE, servable=harness.servable)
 
+        def report_failure(failure: ServableError) -> None:
+            self._announce(harness.id, ServableState.LOADING, failure)
+
         try:
             self._reserve(harness)
             harness.approve_load()
             self._announce(harness.id, ServableState.LOADING)
-            harness.load(make_available, self._load_slots)
+            harness.load(make_available, self._load_slots, report_failure)
         except ServableError as error:
             self._release(harness)
             self._announce(harness.id, ServableState.END, error)

@@ -53,7 +53,7 @@ class RecordedState:
 
     Attributes:
         state: The state it has reached.
-        error: Why it ended, if it did not end well.
+        error: Why it ended, if it did not end well, or why the last attempt to load it failed.
         time_seconds: When, on the monitor's clock.
     """
 

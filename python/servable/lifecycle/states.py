@@ -20,7 +20,7 @@ class ServableState(enum.IntEnum):
     START = 10
     """It is taken under management."""
     LOADING = 20
-    """Its loader is about to run."""
+    """Its loader is about to run, or has failed and will run again; the error tells which."""
     AVAILABLE = 30
     """It answers requests; published only once it really does."""
     UNLOADING = 40
@@ -92,7 +92,8 @@ class ServableEvent:
     Attributes:
         id: The version.
         state: The state it has reached.
-        error: Why it ended; `None` while all is well and after a regular unload.
+        error: Why it ended, or, with LOADING, why the last attempt failed; `None` while all is well
+            and after a regular unload.
         servable: What answers requests; set exactly with AVAILABLE.
     """
 

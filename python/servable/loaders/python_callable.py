@@ -80,7 +80,7 @@ class PythonCallableLoader:
             self._servable = Servable.from_python(self._name, model.signatures, run, threads)
         except ValueError as error:
             model.close()
-            raise LoadError(f"cannot load {self._path}: {error}") from error
+            raise LoadError(f"cannot load {self._path}: {error}", may_pass=False) from error
         except BaseException:
             model.close()
             raise

@@ -35,6 +35,20 @@ ENTRY_POINT_FILE = "entry_point.txt"
 _FRAMES = 3
 _numbers = itertools.count(1)
 
+_WRONG_CODE = (
+    ImportError,
+    SyntaxError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+)
+"""What code raises that is wrong, or lacks what is not installed: at the next attempt as at the last one."""
+
 
 def is_python_model(directory: str) -> bool:
     """Whether a version directory holds what `load_python_model` begins with."""
@@ -103,6 +117,7 @@ def load_python_model(directory: Path) -> PythonModel:
         raise LoadError(
             f"cannot load {directory}: {_told(error, directory)}",
             code=Code.PERMISSION_DENIED if is_denied else Code.INTERNAL,
+            may_pass=_may_pass(error),
         ) from error
 
 
@@ -209,6 +224,18 @@ def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     return tuple(name for name in ("signature_name", "deadline") if takes_all or name in parameters)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same code may succeed later: it lacked a file, memory, or something in the network."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if not isinstance(link, _WRONG_CODE):
+            return True
+        seen.add(id(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return False
 
 
 def _told(error: BaseException, directory: Path) -> str:

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         try:
             model = load_python_model(Path(arguments[1]))
         except ServableError as error:
-            channel.send(("failed", int(error.code), error.message))
+            channel.send(("failed", int(error.code), error.message, error.may_pass))
             return
         with contextlib.closing(model):
             channel.send(("loaded", model.signatures))

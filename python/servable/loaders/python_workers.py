@@ -83,8 +83,8 @@ class Worker:
         except (EOFError, OSError):
             raise LoadError(f"the worker {self.end()}", code=Code.INTERNAL) from None
         if what == "failed":
-            code, message = answer
-            raise LoadError(message, code=Code(code))
+            code, message, may_pass = answer
+            raise LoadError(message, code=Code(code), may_pass=may_pass)
         signatures: Mapping[str, Signature] = answer[0]
         return signatures
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servable.config.text_proto import parse_bytes
-from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundError
+from servable.errors import (
+    Code,
+    FailedPreconditionError,
+    LoadError,
+    NotFoundError,
+    ServableError,
+)
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
@@ -23,6 +29,11 @@ if TYPE_CHECKING:
 _RAM_PER_FILE_BYTE = 1.2
 _GRAPHS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
 _VARIABLES = "variables"
+_MISSING_FILE = re.compile(
+    r"No such file or directory|does not appear to contain a SavedModel"
+    r"|Could not find SavedModel|matching files"
+)
+"""How TensorFlow says that a file is not there, under a code that means many other things too."""
 _SHARD = re.compile(rf"{_VARIABLES}/variables\.data-[0-9]+-of-([0-9]+)")
 
 
@@ -85,6 +96,15 @@ class SavedModelLoader:
             ServableError: TensorFlow cannot load it, or it may not be read.
         """
         self._require_permission()
+        try:
+            self._load_with_operations()
+        except ServableError as error:
+            if error.code is Code.NOT_FOUND and not _MISSING_FILE.search(error.message):
+                # An operation, a tag, an attribute, a variable: no file that could still come.
+                raise LoadError(error.message, code=error.code, may_pass=False) from error
+            raise
+
+    def _load_with_operations(self) -> None:
         runtime = self._runtime.get()
         missing = ""
         while self._servable is None:

@@ -271,6 +271,7 @@ class _FileFetch:
         return LoadError(
             f"{self.file.path} of {shown(self.url)} was not fetched intact: {what}",
             code=Code.DATA_LOSS,
+            may_pass=True,
         )
 
 

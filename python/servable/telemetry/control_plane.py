@@ -107,7 +107,7 @@ class ControlPlaneMetrics:
     def note(self, event: ServableEvent) -> None:
         """Count the loads among what happens to versions; for a subscription to all events."""
         if event.state is ServableState.LOADING:
-            self._loading_since[event.id] = self._clock()
+            self._loading_since.setdefault(event.id, self._clock())
             return
         since = self._loading_since.pop(event.id, None)
         if since is None or (event.state is ServableState.END and event.error is None):

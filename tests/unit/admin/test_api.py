@@ -187,7 +187,7 @@ def test_a_failure_is_told_at_once_though_attempts_are_left(tmp_path: Path) -> N
     try:
         base_path = admin.base_path("m", 1, 2)
         broken = Path(base_path, "1/broken")
-        broken.touch()
+        broken.write_text("UNAVAILABLE")
         admin.call("PUT", "/models/m", {"base_path": base_path})
         for _ in range(2):
             with pytest.raises(AppliedError) as caught:
@@ -196,7 +196,15 @@ def test_a_failure_is_told_at_once_though_attempts_are_left(tmp_path: Path) -> N
                 "Version 1 of model m could not be loaded yet: cannot parse 1; "
                 "it goes on being tried"
             )
-            assert caught.value.code is Code.DATA_LOSS
+            assert caught.value.code is Code.UNAVAILABLE
+            (version,) = (
+                version
+                for version in admin.call("GET", "/models/m")["versions"]
+                if version["version"] == "1"
+            )
+            assert version["state"] == "LOADING"
+            assert version["status"]["error_code"] == "UNAVAILABLE"
+            assert "of 6 failed, the next one is due at" in version["status"]["error_message"]
         broken.unlink()
         # The pause of a minute before the next attempt ends with the request.
         admin.call("PUT", "/models/m/versions/1")

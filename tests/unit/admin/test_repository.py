@@ -63,7 +63,9 @@ def test_a_load_of_what_is_configured_ends_when_nobody_waits(
     repository = ModelRepository(core)
     with pytest.raises(ServableError, match="cannot parse 1"):
         repository.change("load", "m", f'{{"base_path": "{base_path}"}}')
-    with pytest.raises(UnavailableError, match="Model m has no version that answers"):
+    with pytest.raises(
+        UnavailableError, match="Model m has no version that answers: cannot parse 1"
+    ):
         repository.change("load", "m", None, lambda: False)
 
 

@@ -200,6 +200,65 @@ def test_new_content_ends_the_pause_and_counts_attempts_afresh() -> None:
     assert clock.now == 60.0, "only the last pause was waited for"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        LoadError("a bad signature", code=Code.INVALID_ARGUMENT),
+        LoadError("a graph that is none", code=Code.DATA_LOSS),
+        LoadError("an unknown operation", code=Code.NOT_FOUND, may_pass=False),
+    ],
+)
+def test_what_waiting_cannot_help_is_tried_once(error: LoadError) -> None:
+    clock = FakeClock()
+    loader = FakeLoader(always_fails=error)
+    harness = approved(loader, RetryPolicy(5, 60.0), clock)
+    reports: list[str] = []
+    with pytest.raises(LoadError) as caught:
+        harness.load(lambda: None, report=lambda failure: reports.append(failure.message))
+    assert caught.value is error
+    assert harness.error is error
+    assert (loader.loads, clock.waits, reports) == (1, [], [])
+
+
+def test_what_waiting_may_help_is_retried_whatever_its_code_says() -> None:
+    damaged = LoadError("damaged on its way", code=Code.DATA_LOSS, may_pass=True)
+    harness = approved(FakeLoader([damaged]), RetryPolicy(5, 60.0))
+    harness.load(lambda: None)
+    assert harness.state is HarnessState.READY
+
+
+def test_new_content_is_tried_though_waiting_could_not_help_the_old() -> None:
+    contents = iter(["half", "whole"])
+
+    def on_load() -> None:
+        if next(contents) == "half":
+            harness.hasten_retry("whole")
+            raise LoadError("half a graph", code=Code.DATA_LOSS)
+
+    harness = approved(FakeLoader(on_load=on_load), RetryPolicy(5, 60.0))
+    harness.load(lambda: None)
+    assert harness.fingerprint == "whole"
+
+
+def test_a_failed_attempt_is_reported_with_its_number_and_the_time_of_the_next_one() -> None:
+    clock = FakeClock()
+    loader = FakeLoader([LoadError("no network", code=Code.UNAVAILABLE)] * 2)
+    harness = LoaderHarness(
+        ID, loader, retry=RetryPolicy(2, 90.0), wait=clock.wait, wall_clock=clock
+    )
+    harness.request_load()
+    harness.approve_load()
+    reports: list[ServableError] = []
+    harness.load(lambda: None, report=reports.append)
+    assert [report.message for report in reports] == [
+        "attempt 1 of 3 failed, the next one is due at 1970-01-01T00:01:30Z: no network",
+        "attempt 2 of 3 is under way, the one before failed: no network",
+        "attempt 2 of 3 failed, the next one is due at 1970-01-01T00:03:00Z: no network",
+        "attempt 3 of 3 is under way, the one before failed: no network",
+    ]
+    assert {report.code for report in reports} == {Code.UNAVAILABLE}
+
+
 def test_a_loader_that_cannot_unload_is_disabled_all_the_same() -> None:
     class Stubborn(FakeLoader):
         def unload(self) -> None:

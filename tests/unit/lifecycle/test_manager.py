@@ -436,3 +436,37 @@ def test_a_list_that_is_only_repeated_costs_no_decision() -> None:
     assert len(asked) == before
     bench.aspire(loaders([1, 2]))
     assert len(asked) > before
+
+
+def test_a_load_that_is_retried_says_why_while_it_waits() -> None:
+    bench = Bench(max_retries=1)
+    seen: list[str] = []
+    bench.clock.on_wait = lambda seconds: seen.extend(
+        f"{recorded.state.name}: {recorded.error}"
+        for recorded in bench.monitor.states("m").values()
+    )
+    bench.aspire({1: FakeLoader([LoadError("no network", code=Code.UNAVAILABLE)])})
+    bench.settle()
+    (told,) = seen
+    assert told.startswith("LOADING: attempt 1 of 2 failed, the next one is due at ")
+    assert told.endswith("Z: no network")
+    recorded = bench.monitor.state(ServableId("m", 1))
+    assert recorded is not None
+    assert (recorded.state.name, recorded.error) == ("AVAILABLE", None)
+
+
+def test_content_that_comes_while_an_attempt_fails_for_good_is_not_missed() -> None:
+    bench = Bench(max_retries=5)
+    whole = FakeLoader()
+
+    def on_load() -> None:
+        # The list is applied only once the load has failed.
+        bench.manager.set_aspired_versions(
+            "m", [AspiredVersion(ServableId("m", 1), whole, "whole")]
+        )
+        raise LoadError("half a graph", code=Code.DATA_LOSS)
+
+    bench.aspire({1: FakeLoader(on_load=on_load)}, fingerprints={1: "half"})
+    bench.settle()
+    assert bench.states() == {1: "AVAILABLE"}
+    assert whole.is_loaded

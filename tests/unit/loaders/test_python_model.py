@@ -173,3 +173,38 @@ def test_an_empty_directory_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"holds neither model\.py nor entry_point\.txt") as info:
         load_python_model(tmp_path)
     assert info.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("body", "may_pass"),
+    [
+        ("import nonsense_module", False),
+        ("x = = 1", False),
+        ("undefined", False),
+        ("from servable.signature import *\nTensorSpec('float31')", False),
+        ("from servable.signature import *\nSignature({}, {})", False),
+        ("from servable.signature import *\nserves(input={})", False),
+        ("class Model:\n  def __init__(self): pass", False),
+        ("class Model: pass", False),
+        ("", False),
+        ("{}['words']", False),
+        ("open('/nonexistent/words.txt')", True),
+        ("raise ConnectionRefusedError('database')", True),
+        ("raise MemoryError", True),
+        ("raise TimeoutError", True),
+        ("raise RuntimeError('who knows')", True),
+        ("raise PermissionError('not yet')", True),
+        (
+            "try:\n  open('/nonexistent')\nexcept OSError as e:\n  raise ValueError('words') from e",
+            True,
+        ),
+        ("try:\n  open('/nonexistent')\nexcept OSError:\n  raise ValueError('words')", True),
+    ],
+)
+def test_what_code_that_is_wrong_raises_does_not_pass(
+    body: str, may_pass: bool, tmp_path: Path
+) -> None:
+    write(tmp_path, body)
+    with pytest.raises(LoadError) as info:
+        load_python_model(tmp_path)
+    assert info.value.may_pass is may_pass

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from servable.errors import Code, FailedPreconditionError, LoadError, NotFoundError
+from servable.errors import (
+    Code,
+    FailedPreconditionError,
+    LoadError,
+    NotFoundError,
+    ServableError,
+)
 from servable.lifecycle import AspiredVersion, ServableId
 from servable.loaders import (
     SavedModelAdapter,
@@ -77,11 +83,39 @@ def test_what_a_load_raises_is_raised() -> None:
         def load_saved_model(
             self, path: str, options: SavedModelOptions, *, in_background: bool
         ) -> FakeModel:
-            raise NotFoundError(path)
+            raise NotFoundError(f"{path}; No such file or directory")
 
     loader = SavedModelLoader("/models/m/1", runtime(Broken()), SavedModelOptions())
     with pytest.raises(NotFoundError, match="/models/m/1"):
         loader.load()
+
+
+@pytest.mark.parametrize(
+    ("message", "may_pass"),
+    [
+        ("/models/m/1/assets/words.txt; No such file or directory", True),
+        ("Specified file path does not appear to contain a SavedModel bundle", True),
+        ("Could not find meta graph def matching supplied tags: { gpu }", False),
+        ("No attr named 'dtype' in NodeDef:", False),
+        ("Key dense/kernel not found in checkpoint", False),
+        ("Op type not registered 'Nonsense' in binary", False),
+    ],
+)
+def test_what_is_not_found_may_come_later_where_it_is_a_file(message: str, may_pass: bool) -> None:
+    class Broken(FakeTensorFlow):
+        version = "2.21.0"
+
+        def load_saved_model(
+            self, path: str, options: SavedModelOptions, *, in_background: bool
+        ) -> FakeModel:
+            raise NotFoundError(message)
+
+    loader = SavedModelLoader("/models/m/1", runtime(Broken()), SavedModelOptions())
+    with pytest.raises(ServableError) as caught:
+        loader.load()
+    assert caught.value.code is Code.NOT_FOUND
+    assert caught.value.message.startswith(message)
+    assert caught.value.may_pass is may_pass
 
 
 def test_the_estimate_is_the_size_of_all_files_and_a_fifth(tmp_path: Path) -> None:

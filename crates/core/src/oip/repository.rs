@@ -48,7 +48,7 @@ fn entries(name: &str, model: &Model) -> Vec<ModelIndex> {
     let of_version = |version: &Version| {
         let (state, reason) = match version.state {
             State::Available => ("READY", ""),
-            State::Start | State::Loading => ("LOADING", ""),
+            State::Start | State::Loading => ("LOADING", version.error_message.as_str()),
             State::Unloading => ("UNLOADING", ""),
             State::End if version.error_message.is_empty() => ("UNAVAILABLE", "unloaded"),
             State::End => ("UNAVAILABLE", version.error_message.as_str()),
