@@ -378,13 +378,22 @@ class Server:
         """
 
     def start(self) -> list[int]:
-        """Bind every address and begin to accept.
+        """Bind every address, and begin to accept where only health checks are answered.
+
+        Elsewhere connections are refused until `open`.
 
         Returns:
             The port of each TCP address of `options.endpoints`, in order; useful where a port was 0.
 
         Raises:
             ConfigError: An address is taken or may not be bound, or TLS is wanted and nothing was said of it.
+        """
+
+    def open(self) -> None:
+        """Begin to accept at every address; nothing happens when that was done, or before `start`.
+
+        Raises:
+            ConfigError: An address cannot be listened at, though it could be bound.
         """
 
     def set_tls(self, credentials: TlsCredentials) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import NoReturn
 
 from servable import __version__
@@ -81,6 +84,26 @@ def _suggestion(argument: str) -> str:
 
 
 def _serve(parsed: ParsedArguments) -> int:
+    with _ending_at_once():
+        return _start_and_serve(parsed)
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Have signals end the process cleanly before the server, which finishes its requests, has seen to them."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        os._exit(0)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start_and_serve(parsed: ParsedArguments) -> int:
     # What only a server needs is imported for a server only.
     from servable.config.options import with_environment
     from servable.server import ModelServer

@@ -28,6 +28,8 @@ from servable.config.models import (
     write_place,
 )
 from servable.config.options import (
+    OPEN_AT_ONCE,
+    OPEN_WHEN_LOADED,
     check_flags,
     config_rules,
     initial_load_slots,
@@ -83,9 +85,9 @@ renamed into its place."""
 class ModelServer:
     """A server for the models that its flags name.
 
-    Ports open at once; until a model has its first available version, requests for it get
-    UNAVAILABLE with the reason. `run` does everything a command needs; `start` and `stop` are for
-    programs that have a main loop of their own.
+    Ports open once each model has its first available version, has failed to load once, or has none
+    to load. Until a model has such a version, requests for it get UNAVAILABLE with the reason. `run`
+    does everything a command needs; `start` and `stop` are for programs that have a main loop.
     """
 
     def __init__(self, flags: Flags) -> None:
@@ -170,6 +172,7 @@ class ModelServer:
         self._ports: list[int] = []
         self._stopping = threading.Event()
         self._signals = 0
+        self._failure: ServableError | None = None
         # What `run` waits for. A simple queue may be filled by a signal handler at any moment.
         self._happened: queue.SimpleQueue[int | ServableError | None] = queue.SimpleQueue()
 
@@ -179,20 +182,34 @@ class ModelServer:
         return tuple(self._ports)
 
     def start(self) -> None:
-        """Open the ports and begin to load.
+        """Bind the ports, begin to load, and open the ports when that is done.
+
+        Returns once each model has its first version, has failed to load once, or has none to load;
+        with `--open_ports=at_once` without waiting for that.
 
         Raises:
-            ServableError: A port is taken, or the configuration is refused.
+            ServableError: A port is taken, the configuration is refused, or every model has failed
+                to load for good.
         """
+        startup = self._begin()
+        if self._flags.open_ports == OPEN_WHEN_LOADED:
+            startup.wait_until_tried(self._is_over)
+            if self._failure is not None:
+                raise self._failure
+            if not self._is_over():
+                self._open_ports()
+
+    def _begin(self) -> StartupWatch:
+        """Do everything that a start does except for waiting."""
         names = [model.name for model in self._models or ()]
         self._core.expect(names)
-        self._ports = self._server.start()
+        with _naming_the_server():
+            self._ports = self._server.start()
         if self._flags.admin_api_port:
             self._admin = self._bind_admin()
-        for endpoint in self._options.endpoints:
-            how = " with TLS" if endpoint.tls else ""
-            _log.info("Listening on %s%s, while models are loaded", endpoint.address, how)
-        StartupWatch(self._core, names, self._complete_start, self._happened.put)
+        if self._flags.open_ports == OPEN_AT_ONCE:
+            self._open_ports()
+        startup = StartupWatch(self._core, names, self._core.complete_start, self._fail)
         with self._writing_places():
             self._core.start(self._models)
         if self._admin is not None:
@@ -217,6 +234,7 @@ class ModelServer:
             name="traffic-report",
             daemon=True,
         ).start()
+        return startup
 
     def run(self) -> None:
         """Serve until a signal ends it.
@@ -381,17 +399,28 @@ class ModelServer:
     def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:
         self._server.require_scope("admin", headers)
 
-    def _complete_start(self) -> None:
-        self._core.complete_start()
-        flags, ports = self._flags, self._ports
+    def _open_ports(self) -> None:
+        with _naming_the_server():
+            self._server.open()
+        for endpoint in self._options.endpoints:
+            _log.info("Listening on %s%s", endpoint.address, " with TLS" if endpoint.tls else "")
+        flags = self._flags
+        # The lines that tools wait for.
         if flags.port:
-            _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", ports[0])
+            _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", flags.port)
         if flags.grpc_socket_path:
             _log.info("Running gRPC ModelServer at UNIX socket %s ...", flags.grpc_socket_path)
         if flags.rest_api_port:
             if flags.rest_api_port == flags.port:
                 _log.info("--rest_api_port is --port: one port serves REST and gRPC")
-            _log.info("Exporting HTTP/REST API at:localhost:%d ...", ports[-1])
+            _log.info("Exporting HTTP/REST API at:localhost:%d ...", flags.rest_api_port)
+
+    def _is_over(self) -> bool:
+        return self._stopping.is_set() or self._signals > 0 or self._failure is not None
+
+    def _fail(self, failure: ServableError) -> None:
+        self._failure = failure
+        self._happened.put(failure)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -405,6 +434,15 @@ class ModelServer:
             self.stop()
         finally:
             self._happened.put(None)
+
+
+@contextlib.contextmanager
+def _naming_the_server() -> Iterator[None]:
+    """Begin what is wrong with an address with the words of TensorFlow Serving."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"Failed to BuildAndStart gRPC server: {error.message}") from error
 
 
 def _log_entries(models: Sequence[ModelConfig]) -> None:

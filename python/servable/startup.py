@@ -1,14 +1,19 @@
-"""Decides when a start is complete, and when it has failed."""
+"""Decides when the ports open, when a start is complete, and when it has failed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from servable.change_under_way import did_not_become_available
 from servable.errors import Code, ServableError
 from servable.lifecycle.ids import ServableId
-from servable.lifecycle.states import ServableState
+from servable.lifecycle.monitor import RecordedState
+from servable.lifecycle.states import ServableEvent, ServableState
 from servable.server_core import ServerCore
+
+_RECHECK_SECONDS = 0.05
+"""How often the first attempts are looked at: failed attempts and missing versions are no events."""
 
 
 class StartupWatch:
@@ -33,6 +38,7 @@ class StartupWatch:
             on_ready: All have settled, and at least one serves, or there is none.
             on_failed: All have failed.
         """
+        self._core = core
         self._monitor = core.monitor
         self._pending = set(names)
         self._failed: dict[str, tuple[str, ServableError]] = {}
@@ -43,20 +49,75 @@ class StartupWatch:
         if not names:
             self._is_done = True
             on_ready()
-        core.bus.subscribe(lambda event: self._look_at(event.id.name))
+        core.bus.subscribe(self._look_at)
 
-    def _look_at(self, name: str) -> None:
+    def wait_until_tried(self, is_over: Callable[[], bool]) -> None:
+        """Wait until each model has its first version, has failed once, or has none to load.
+
+        Retries are not waited for. Where every model has failed for good there is nothing to wait
+        for but `on_failed`.
+
+        Args:
+            is_over: Whether to wait no longer; asked now and then.
+        """
+        untried = list(self._names)
+
+        def have_settled() -> bool:
+            # A look at one model for each event, so that a start with thousands is not slowed.
+            while untried and self._has_settled(untried[-1]):
+                untried.pop()
+            return not untried
+
+        while not is_over():
+            if self._monitor.wait_for(have_settled, _RECHECK_SECONDS):
+                if self._may_serve():
+                    return
+                # `on_failed` is about to be called; until then this is what there is to wait for.
+                time.sleep(_RECHECK_SECONDS)
+            configured = {model.name for model in self._core.models}
+            problems = self._core.problems()
+            untried[:] = [
+                name
+                for name in untried
+                if name in configured and not self._is_tried(name, name in problems)
+            ]
+
+    def _has_settled(self, name: str) -> bool:
+        states = self._monitor.states(name)
+        return _is_available(states) or _failure(states) is not None
+
+    def _may_serve(self) -> bool:
+        """Whether there is no model, or one that has not failed for good."""
+        names = self._names
+        return not names or any(_failure(self._monitor.states(name)) is None for name in names)
+
+    def _is_tried(self, name: str, has_problem: bool) -> bool:
+        states = self._monitor.states(name)
+        # A version that ended without an error, or was cancelled, made room for another one.
+        wanted = [
+            version
+            for version, recorded in states.items()
+            if recorded.state is not ServableState.END or _has_failed(recorded)
+        ]
+        if not wanted:
+            return has_problem
+        return _is_available(states) or all(
+            _has_failed(states[version]) or self._core.last_failure(ServableId(name, version))
+            for version in wanted
+        )
+
+    def _look_at(self, event: ServableEvent) -> None:
+        name = event.id.name
         if self._is_done or name not in self._names:
             return
         states = self._monitor.states(name)
-        if any(recorded.state is ServableState.AVAILABLE for recorded in states.values()):
+        if _is_available(states):
             self._pending.discard(name)
             self._failed.pop(name, None)
-        elif all(r.state is ServableState.END and r.error is not None for r in states.values()):
-            version, recorded = next(iter(states.items()))
-            if recorded.error is not None and recorded.error.code is not Code.CANCELLED:
-                self._pending.discard(name)
-                self._failed[name] = (str(ServableId(name, version)), recorded.error)
+        elif failure := _failure(states):
+            version, error = failure
+            self._pending.discard(name)
+            self._failed[name] = (str(ServableId(name, version)), error)
         if self._pending:
             return
         self._is_done = True
@@ -65,3 +126,26 @@ class StartupWatch:
         else:
             failed = [self._failed[name] for name in self._names]
             self._on_failed(did_not_become_available("servable", failed))
+
+
+def _is_available(states: Mapping[int, RecordedState]) -> bool:
+    return any(recorded.state is ServableState.AVAILABLE for recorded in states.values())
+
+
+def _has_failed(recorded: RecordedState) -> bool:
+    error = recorded.error
+    return (
+        recorded.state is ServableState.END
+        and error is not None
+        and error.code is not Code.CANCELLED
+    )
+
+
+def _failure(states: Mapping[int, RecordedState]) -> tuple[int, ServableError] | None:
+    """The highest version of a model and its error, where every version has failed for good."""
+    if not states or not all(r.state is ServableState.END and r.error for r in states.values()):
+        return None
+    version, recorded = next(iter(states.items()))
+    return (
+        None if recorded.error is None or not _has_failed(recorded) else (version, recorded.error)
+    )

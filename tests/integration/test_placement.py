@@ -55,7 +55,7 @@ def test_threads_that_serve_are_kept_apart_until_a_load_has_ended(
     model_file = version / "saved_model.pb"
     os.mkfifo(model_file)  # the load waits until somebody opens it to write
     models = {"linear": runtime_models / "linear", "stuck": tmp_path / "stuck"}
-    server = start_server(models, "--worker_threads=2")
+    server = start_server(models, "--worker_threads=2", "--open_ports=at_once")
     wait_for_places(server, [[cpu] for cpu in two_cpus])
 
     server.wait_until_available("linear")

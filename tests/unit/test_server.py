@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from servable import server as server_module
 from servable.config.flags import Flags
 from servable.config.server_options import ServerOptions
 from servable.config.text_proto import new_message
-from servable.errors import ConfigError, FailedPreconditionError, LoadError
+from servable.errors import ConfigError, FailedPreconditionError, LoadError, ServableError
 from servable.gateway import PublishedModel
 from servable.loaders import SavedModelLoader, TensorFlowRuntime
 from servable.server import ModelServer
@@ -32,6 +34,11 @@ class FakeRequestPath:
         self.calls.append("start")
         return [int(endpoint.address.rpartition(":")[2]) for endpoint in self.options.endpoints]
 
+    def open(self) -> None:
+        with self.changed:
+            self.calls.append("open")
+            self.changed.notify_all()
+
     def publish(self, models: Sequence[PublishedModel]) -> None:
         with self.changed:
             self.models.update({model.name: model for model in models})
@@ -43,6 +50,10 @@ class FakeRequestPath:
     def drain(self, timeout_seconds: float) -> bool:
         self.calls.append(f"drain {timeout_seconds}")
         return True
+
+    def wait_until_open(self) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: "open" in self.calls, 10)
 
     def wait_until_available(self, name: str) -> None:
         with self.changed:
@@ -73,6 +84,8 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     def load(loader: Any) -> None:
         if Path(loader._path, "broken").exists():
             raise LoadError("broken")
+        while Path(loader._path, "slow").exists():
+            time.sleep(0.01)
         loader._servable = FakeModel()
 
     def unload(loader: Any) -> None:
@@ -88,7 +101,11 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
 def write_version(path: Path) -> None:
     path.mkdir(parents=True)
     (path / "saved_model.pb").touch()
-    # As careful writers do when everything is there; see servable.sources.settling.
+    seal(path)
+
+
+def seal(path: Path) -> None:
+    """Finish a version as careful writers do; see servable.sources.settling."""
     os.utime(path, (1, 1))
 
 
@@ -99,21 +116,109 @@ def flags(tmp_path: Path, *versions: str, **changes: Any) -> Flags:
     return Flags(model_name="m", model_base_path=str(tmp_path / "m"), **{**options, **changes})
 
 
-def test_ports_open_before_models_load_and_say_that_they_will(
+def test_ports_may_open_before_models_load_and_say_that_they_will(
     tmp_path: Path, request_path: list[FakeRequestPath]
 ) -> None:
-    server = ModelServer(flags(tmp_path))
+    server = ModelServer(flags(tmp_path, open_ports="at_once"))
     server.start()
     (path,) = request_path
-    assert path.calls == ["start"]
+    assert path.calls == ["start", "open"]
     assert path.models["m"].unavailable_reason is not None
     write_version(tmp_path / "m/1")
     path.wait_until_available("m")
     assert path.models["m"].unavailable_reason is None
     assert server.stop()
-    assert path.calls == ["start", "drain 3.0"]
+    assert path.calls == ["start", "open", "drain 3.0"]
     (version,) = path.models["m"].versions
     assert (version.state, version.servable) == (50, None)
+
+
+def test_ports_open_when_every_model_has_its_first_version(
+    tmp_path: Path, request_path: list[FakeRequestPath]
+) -> None:
+    file = config_of(tmp_path, "quick", "slow")
+    marker = tmp_path / "slow/1/slow"
+    marker.touch()
+    seal(marker.parent)
+    server = ModelServer(Flags(model_config_file=str(file)))
+    (path,) = request_path
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    path.wait_until_available("quick")
+    assert path.calls == ["start"]
+    marker.unlink()
+    path.wait_until_open()
+    assert any(version.servable for version in path.models["slow"].versions)
+    starting.join()
+    server.stop()
+
+
+def test_ports_wait_neither_for_retries_nor_for_versions_that_are_not_there(
+    tmp_path: Path, request_path: list[FakeRequestPath]
+) -> None:
+    """The first retry would come after a minute."""
+    file = config_of(tmp_path, "m", "broken", "empty", "missing")
+    (tmp_path / "broken/1/broken").touch()
+    seal(tmp_path / "broken/1")
+    shutil.rmtree(tmp_path / "empty/1")
+    shutil.rmtree(tmp_path / "missing")
+    server = ModelServer(Flags(model_config_file=str(file)))
+    server.start()
+    assert request_path[0].calls == ["start", "open"]
+    server.stop()
+
+
+def test_ports_do_not_open_where_every_model_has_failed_for_good(
+    tmp_path: Path, request_path: list[FakeRequestPath]
+) -> None:
+    write_version(tmp_path / "m/1")
+    (tmp_path / "m/1/broken").touch()
+    seal(tmp_path / "m/1")
+    server = ModelServer(flags(tmp_path))
+    with pytest.raises(
+        ServableError, match=r"^1 servable\(s\) did not become available: \{\{\{name"
+    ):
+        server.start()
+    server.stop()
+    assert "open" not in request_path[0].calls
+
+
+def test_ports_do_not_wait_for_a_model_that_is_taken_away(
+    tmp_path: Path, request_path: list[FakeRequestPath]
+) -> None:
+    file = config_of(tmp_path, "m", "slow")
+    marker = tmp_path / "slow/1/slow"
+    marker.touch()
+    seal(marker.parent)
+    server = ModelServer(Flags(model_config_file=str(file)))
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    request_path[0].wait_until_available("m")
+    server._core.reload([model for model in server._core.models if model.name == "m"])
+    request_path[0].wait_until_open()
+    marker.unlink()
+    starting.join()
+    server.stop()
+
+
+def test_a_start_that_waits_for_its_models_can_be_stopped(
+    tmp_path: Path, request_path: list[FakeRequestPath]
+) -> None:
+    write_version(tmp_path / "m/1")
+    marker = tmp_path / "m/1/slow"
+    marker.touch()
+    seal(marker.parent)
+    server = ModelServer(flags(tmp_path))
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    (path,) = request_path
+    with path.changed:
+        assert path.changed.wait_for(lambda: "m" in path.models and path.models["m"].versions, 10)
+    threading.Timer(0.5, marker.unlink).start()
+    server.stop()
+    starting.join(10)
+    assert not starting.is_alive()
+    assert "open" not in request_path[0].calls
 
 
 def test_the_lines_that_tools_wait_for_come_when_the_models_serve(
@@ -121,11 +226,8 @@ def test_the_lines_that_tools_wait_for_come_when_the_models_serve(
 ) -> None:
     caplog.set_level("INFO", "servable")
     server = ModelServer(flags(tmp_path, "1", rest_api_port=8501))
-    ready = threading.Event()
-    server._core.bus.subscribe(lambda event: event.state == 30 and ready.set())
     server.start()
     assert server.ports == (8500, 8501)
-    assert ready.wait(10)
     server.stop()
     assert "Building single TensorFlow model file config:  model_name: m" in caplog.text
     assert "Running gRPC ModelServer at 0.0.0.0:8500 ..." in caplog.text
@@ -143,6 +245,19 @@ def test_equal_ports_are_one_port_for_both(
     assert [e.address for e in request_path[0].options.endpoints] == ["0.0.0.0:8500"]
     assert "one port serves REST and gRPC" in caplog.text
     assert "Exporting HTTP/REST API at:localhost:8500 ..." in caplog.text
+
+
+def config_of(tmp_path: Path, *names: str) -> Path:
+    """A configuration file of models that have a version each."""
+    entries = []
+    for name in names:
+        write_version(tmp_path / name / "1")
+        entries.append(
+            f'config {{ name: "{name}" base_path: "{tmp_path / name}" model_platform: "tensorflow" }}'
+        )
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    return file
 
 
 def empty_config(tmp_path: Path) -> Path:

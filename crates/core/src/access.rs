@@ -84,6 +84,11 @@ const OPEN_PATHS: [&str; 8] = [
     "/inference.GRPCInferenceService/ServerReady",
 ];
 
+/// Whether a path is that of a health check of the server.
+pub(crate) fn is_health_check(path: &str) -> bool {
+    OPEN_PATHS.contains(&path)
+}
+
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Access {
@@ -108,7 +113,7 @@ impl Access {
     ///
     /// As for [`Access::require`].
     pub(crate) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<()> {
-        if !self.asks_for_keys() || OPEN_PATHS.contains(&path) || self.open_paths.iter().any(|open| open == path) {
+        if !self.asks_for_keys() || is_health_check(path) || self.open_paths.iter().any(|open| open == path) {
             return Ok(());
         }
         self.require(headers, Scope::Predict)

@@ -37,8 +37,8 @@ use crate::refusal::WithPages;
 use crate::service::Service;
 use crate::threads::Threads;
 use crate::tls::Tls;
-use crate::{grpc, placement, rest};
-use endpoint::Listener;
+use crate::{access, grpc, placement, rest};
+use endpoint::{Bound, Listener};
 use transport::{Socket, Transport};
 
 use lookout::Lookout;
@@ -108,6 +108,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What gRPC calls get where only REST goes without TLS.
 const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
 
+/// What everything else gets where only health checks are answered.
+const ONLY_HEALTH: &str = "this port answers health checks only, such as /healthz and /readyz";
+
 /// The largest read from a connection of HTTP/1.1. A head that does not fit is refused before it is looked at.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
 
@@ -132,7 +135,10 @@ pub struct Listening {
     service: Arc<Service>,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
+    shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    /// What is bound and does not take connections yet.
+    closed: Vec<(Bound, Endpoint)>,
 }
 
 /// What every connection shares.
@@ -141,10 +147,23 @@ struct Shared {
     options: ListenOptions,
     http: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
+    /// Places of their own: whoever takes all others does not keep health checks out.
+    health_slots: Arc<Semaphore>,
+}
+
+/// How many connections may be open to addresses that are for health checks only.
+const HEALTH_CONNECTIONS: usize = 64;
+
+/// What an address answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Everything,
+    RestOnly,
+    HealthOnly,
 }
 
 impl Listening {
-    /// Binds every address and begins to accept.
+    /// Binds every address, and begins to accept where only health checks are answered.
     ///
     /// # Errors
     ///
@@ -167,29 +186,47 @@ impl Listening {
             .enable_all()
             .build()?;
         let lookout = Lookout::start(runtime.handle().clone(), threads, spare)?;
-        let _inside = runtime.enter();
         if options.endpoints.iter().any(|endpoint| endpoint.tls) && options.tls.acceptor().is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
         }
-        let listeners: Vec<(Listener, Endpoint)> = options
+        let bound: Vec<(Bound, Endpoint)> = options
             .endpoints
             .iter()
-            .map(|endpoint| Ok((Listener::bind(&endpoint.address, options.socket_mode)?, endpoint.clone())))
+            .map(|endpoint| Ok((Bound::new(&endpoint.address, options.socket_mode)?, endpoint.clone())))
             .collect::<io::Result<_>>()?;
-        let addresses = listeners
-            .iter()
-            .filter_map(|(listener, _)| listener.tcp_address().transpose())
-            .collect::<io::Result<_>>()?;
+        let addresses =
+            bound.iter().filter_map(|(bound, _)| bound.tcp_address().transpose()).collect::<io::Result<_>>()?;
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let health_slots = Arc::new(Semaphore::new(HEALTH_CONNECTIONS));
         let http = http_builder(&options);
-        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http, slots });
-        let (draining, drain) = watch::channel(false);
+        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http, slots, health_slots });
+        let (draining, _) = watch::channel(false);
         let connections = TaskTracker::new();
         runtime.spawn(Arc::clone(&service.body_memory).give_back_unused());
-        for (listener, endpoint) in listeners {
-            connections.spawn(accept(listener, endpoint, Arc::clone(&shared), connections.clone(), drain.clone()));
+        let (early, closed) = bound.into_iter().partition(|(_, endpoint)| endpoint.health_only);
+        let listening = Self { _lookout: lookout, runtime, service, draining, connections, shared, addresses, closed };
+        listening.accept_at(early)?;
+        Ok(listening)
+    }
+
+    /// Begins to accept everywhere.
+    ///
+    /// # Errors
+    ///
+    /// An address cannot be listened at, though it could be bound; the message names it.
+    pub fn open(&mut self) -> io::Result<()> {
+        let closed = std::mem::take(&mut self.closed);
+        self.accept_at(closed)
+    }
+
+    fn accept_at(&self, bound: Vec<(Bound, Endpoint)>) -> io::Result<()> {
+        let _inside = self.runtime.enter();
+        for (bound, endpoint) in bound {
+            let (shared, tasks) = (Arc::clone(&self.shared), self.connections.clone());
+            let accepting = accept(bound.listen()?, endpoint, shared, tasks, self.draining.subscribe());
+            self.connections.spawn(accepting);
         }
-        Ok(Self { _lookout: lookout, runtime, service, draining, connections, addresses })
+        Ok(())
     }
 
     /// The TCP addresses really bound, in the order of [`ListenOptions::endpoints`].
@@ -228,12 +265,14 @@ async fn accept(
     tasks: TaskTracker,
     mut drain: watch::Receiver<bool>,
 ) {
+    let slots = if endpoint.health_only { &shared.health_slots } else { &shared.slots };
+    let offer = endpoint.offer();
     loop {
         // In this order, so that a quiet listener keeps no connection from the others: at the limit, one connection of
         // each waits here, and further ones in the listen queue.
         let accepted = async {
             let socket = listener.accept().await?;
-            let slot = Arc::clone(&shared.slots).acquire_owned().await;
+            let slot = Arc::clone(slots).acquire_owned().await;
             Ok((socket, slot.expect("the semaphore is never closed")))
         };
         let accepted: io::Result<_> = tokio::select! {
@@ -243,12 +282,12 @@ async fn accept(
         match accepted {
             Ok((socket, slot)) => {
                 let (shared, drain) = (Arc::clone(&shared), drain.clone());
-                let Endpoint { tls, rest_only, .. } = endpoint;
+                let tls = endpoint.tls;
                 tasks.spawn(async move {
                     if tls {
                         serve_secure(socket, &shared, drain).await;
                     } else {
-                        serve_connection(Transport::Plain(socket), &shared, rest_only, drain).await;
+                        serve_connection(Transport::Plain(socket), &shared, offer, drain).await;
                     }
                     drop(slot);
                 });
@@ -276,11 +315,11 @@ async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Re
     };
     // A handshake that fails is the client's to explain; it has been told why.
     if let Ok(Ok(stream)) = done {
-        serve_connection(Transport::Tls(Box::new(stream)), shared, false, drain).await;
+        serve_connection(Transport::Tls(Box::new(stream)), shared, Offer::Everything, drain).await;
     }
 }
 
-async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bool, mut drain: watch::Receiver<bool>) {
+async fn serve_connection(stream: Transport, shared: &Arc<Shared>, offer: Offer, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
     let returned = Returned::default();
     let counted = Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned));
@@ -290,7 +329,7 @@ async fn serve_connection(stream: Transport, shared: &Arc<Shared>, rest_only: bo
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
         async move {
-            let mut response = respond(&shared, rest_only, request).await;
+            let mut response = respond(&shared, offer, request).await;
             if let Either::Right(messages) = response.body_mut() {
                 messages.hold(under_way);
             }
@@ -396,28 +435,49 @@ async fn after(time: Option<Duration>) {
     }
 }
 
+impl Endpoint {
+    fn offer(&self) -> Offer {
+        match self {
+            Self { health_only: true, .. } => Offer::HealthOnly,
+            Self { rest_only: true, .. } => Offer::RestOnly,
+            _ => Offer::Everything,
+        }
+    }
+}
+
 /// Says who may not, and what is too much, before anything of the body is read.
-fn refusal(shared: &Shared, rest_only: bool, request: &mut Request<Incoming>) -> Option<ServingError> {
+fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<Incoming>) -> Option<ServingError> {
     let options = &shared.options;
     if let Some(text) = options.head.exceeded_by(request) {
         return Some(ServingError::new(Code::ResourceExhausted, text));
     }
-    if rest_only && !rest::routes::is_api_path(request.uri().path()) {
-        request.extensions_mut().insert(RestOnly);
+    let path = request.uri().path();
+    match offer {
+        Offer::HealthOnly if !access::is_health_check(path) => {
+            let code = if is_grpc { Code::Unimplemented } else { Code::NotFound };
+            return Some(ServingError::new(code, ONLY_HEALTH));
+        }
+        Offer::RestOnly if is_grpc => return Some(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
+        Offer::RestOnly if !rest::routes::is_api_path(path) => {
+            request.extensions_mut().insert(RestOnly);
+        }
+        _ => {}
     }
     shared.service.access.admit(request.uri().path(), request.headers()).err()
 }
 
-async fn respond(shared: &Shared, rest_only: bool, mut request: Request<Incoming>) -> grpc::Reply {
+async fn respond(shared: &Shared, offer: Offer, mut request: Request<Incoming>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
-    let refusal = refusal(shared, rest_only, &mut request);
-    if request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()) {
-        let needs_tls = || ServingError::new(Code::Unauthenticated, NEEDS_TLS);
-        if let Some(error) = refusal.or_else(|| rest_only.then(needs_tls)) {
+    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    let refusal = refusal(shared, offer, is_grpc, &mut request);
+    if is_grpc {
+        if let Some(error) = refusal {
             service.metrics.refuse(error.code);
             return grpc::refuse(error);
         }
-        grpc::serve(service, options.grpc, options.body, request).await
+        let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
+        let grpc_options = grpc::GrpcOptions { health_service, ..options.grpc };
+        grpc::serve(service, grpc_options, options.body, request).await
     } else {
         let mut reply = match refusal {
             Some(error) => {

@@ -1,8 +1,9 @@
 //! The request path over real sockets, with an executor of our own and neither Python nor TensorFlow.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ const IMPATIENT: Duration = Duration::from_millis(100);
 
 fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
     ListenOptions {
-        endpoints: vec![Endpoint { address: address.to_owned(), tls: false, rest_only: false }],
+        endpoints: vec![Endpoint { address: address.to_owned(), tls: false, rest_only: false, health_only: false }],
         socket_mode: None,
         tls: Arc::default(),
         worker_threads: 2,
@@ -90,8 +91,14 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
     }
 }
 
+fn bind(options: ListenOptions) -> Listening {
+    Listening::start(service(), options).expect("a loopback port is free")
+}
+
 fn start(idle_timeout: Duration) -> Listening {
-    Listening::start(service(), options("127.0.0.1:0", idle_timeout)).expect("a loopback port is free")
+    let mut server = bind(options("127.0.0.1:0", idle_timeout));
+    server.open().expect("what is bound can be listened at");
+    server
 }
 
 fn connect(server: &Listening) -> TcpStream {
@@ -222,4 +229,59 @@ fn a_port_that_is_taken_is_an_error_that_names_it() {
     let address = server.addresses()[0].to_string();
     let error = Listening::start(service(), options(&address, PATIENT)).err().expect("the port is taken");
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+}
+
+#[test]
+fn a_port_is_taken_from_the_start_and_refuses_connections_until_it_is_opened() {
+    let mut first = bind(options("127.0.0.1:0", PATIENT));
+    let address = first.addresses()[0].to_string();
+    assert_eq!(TcpStream::connect(&address).map(drop).map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused));
+    assert!(Listening::start(service(), options(&address, PATIENT)).is_err(), "the other does not listen yet");
+    first.open().expect("it is bound");
+    let mut stream = connect(&first);
+    stream.write_all(predict(r#"{"instances":[1.0]}"#).as_bytes()).expect("the server reads");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    // The next server takes the port over though connections of this one linger.
+    assert!(first.drain(PATIENT));
+    let mut second = bind(options(&address, PATIENT));
+    second.open().expect("nobody else listens");
+    assert!(TcpStream::connect(&address).is_ok());
+}
+
+#[test]
+fn a_unix_socket_is_taken_from_the_start_and_refuses_connections_until_it_is_opened() {
+    let path = std::env::temp_dir().join(format!("servable-core-{}.socket", std::process::id()));
+    let address = format!("unix:{}", path.display());
+    let mut first = bind(options(&address, PATIENT));
+    let refused = Err(ErrorKind::ConnectionRefused);
+    assert_eq!(UnixStream::connect(&path).map(drop).map_err(|error| error.kind()), refused);
+    let error = Listening::start(service(), options(&address, PATIENT)).err().expect("the other has it");
+    assert!(error.to_string().ends_with("another server listens there"), "{error}");
+    first.open().expect("it is bound");
+    assert!(UnixStream::connect(&path).is_ok());
+    assert!(Listening::start(service(), options(&address, PATIENT)).is_err(), "the other listens");
+    assert!(first.drain(PATIENT));
+    assert!(!path.exists());
+}
+
+#[test]
+fn health_checks_are_answered_before_the_server_opens_and_nothing_else_is() {
+    let mut options = options("127.0.0.1:0", PATIENT);
+    options.endpoints[0].health_only = true;
+    let server = bind(options);
+    let ask = |path: &str| {
+        let mut stream = connect(&server);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("the server reads");
+        rest_of(stream)
+    };
+    assert!(ask("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(ask("/readyz").starts_with("HTTP/1.1 200"));
+    for other in ["/v1/models/echo", "/v2", "/metrics", "/"] {
+        let answer = ask(other);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{other}: {answer}");
+        assert!(answer.contains("health checks only"), "{other}: {answer}");
+    }
 }

@@ -47,6 +47,7 @@ struct Endpoint {
     address: String,
     tls: bool,
     rest_only: bool,
+    health_only: bool,
 }
 
 impl ServerOptions {
@@ -146,8 +147,13 @@ impl PyGrpcOptions {
 
 impl Endpoint {
     fn to_core(&self) -> servable_core::listen::Endpoint {
-        let Self { address, tls, rest_only } = self;
-        servable_core::listen::Endpoint { address: address.clone(), tls: *tls, rest_only: *rest_only }
+        let Self { address, tls, rest_only, health_only } = self;
+        servable_core::listen::Endpoint {
+            address: address.clone(),
+            tls: *tls,
+            rest_only: *rest_only,
+            health_only: *health_only,
+        }
     }
 }
 

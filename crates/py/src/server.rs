@@ -62,6 +62,14 @@ impl PyServer {
         Ok(ports)
     }
 
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.as_mut().map_or(Ok(()), Listening::open)
+        })
+        .map_err(|error| errors::named(py, "ConfigError", &error.to_string()))
+    }
+
     fn set_tls(&self, py: Python<'_>, credentials: TlsCredentials) -> PyResult<()> {
         let credentials = credentials.into();
         py.detach(|| self.tls.set(&credentials)).map_err(|text| errors::named(py, "ConfigError", &text))

@@ -257,6 +257,14 @@ class Flags:
     remote_verify_checksums: bool = _flag(
         "bool", True, "compare what was fetched with the checksums that stores give"
     )
+    open_ports: str = _flag(
+        "string", "when_loaded", "when ports begin to accept: when_loaded, once each model has its "
+        "first version, has failed once or has none to load; or at_once",
+    )  # fmt: skip
+    health_port: int = _flag(
+        "int32", 0, "TCP port that answers health checks only, without TLS, from the first moment "
+        "of the start; 0 for none",
+    )  # fmt: skip
     worker_threads: int = _flag(
         "int32", 0, "threads that read, decode, run and answer; 0 for one for each CPU"
     )

@@ -46,6 +46,9 @@ _LIMITS = (
 )
 """What strangers may ask for; flags and options have the same names."""
 
+OPEN_WHEN_LOADED, OPEN_AT_ONCE = "when_loaded", "at_once"
+"""The values of `--open_ports`."""
+
 _INT32_MAX = 2**31 - 1
 
 _LEAST_MAX_JSON_NESTING = 64
@@ -88,9 +91,19 @@ def check_flags(flags: Flags) -> None:
             "server_options.batching_parameters_file is set without setting "
             "server_options.enable_batching to true."
         )
-    for port in (flags.port, flags.rest_api_port, flags.admin_api_port):
+    for port in (flags.port, flags.rest_api_port, flags.admin_api_port, flags.health_port):
         if not 0 <= port < 2**16:
             raise ConfigError(f"A port is a number up to 65535; got {port}")
+    if flags.health_port and flags.health_port in (
+        flags.port,
+        flags.rest_api_port,
+        flags.admin_api_port,
+    ):
+        raise ConfigError(f"--health_port is a port of its own; {flags.health_port} is another's")
+    if flags.open_ports not in (OPEN_WHEN_LOADED, OPEN_AT_ONCE):
+        raise ConfigError(
+            f"--open_ports is {OPEN_WHEN_LOADED} or {OPEN_AT_ONCE}; got {flags.open_ports}"
+        )
     _socket_mode(flags)
     for name in (*_LIMITS, "max_concurrent_streams"):
         if not getattr(flags, name) > 0:
@@ -197,7 +210,7 @@ def grpc_options(flags: Flags) -> GrpcOptions:
 
 
 def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
-    """Where to listen, TCP first; equal addresses become one.
+    """Where to listen, TCP first, the health port last of it; equal addresses become one.
 
     `--ssl_config_file` is about gRPC alone: what is for REST stays without TLS, and is for REST only,
     so that nobody goes round the certificates.
@@ -211,6 +224,8 @@ def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
     if flags.rest_api_port:
         rest = Endpoint(f"[::]:{flags.rest_api_port}", everywhere, rest_only)
         found.setdefault(flags.rest_api_port, rest)
+    if flags.health_port:
+        found[flags.health_port] = Endpoint(f"[::]:{flags.health_port}", health_only=True)
     sockets = {}
     if flags.grpc_socket_path:
         sockets[flags.grpc_socket_path] = Endpoint(f"unix:{flags.grpc_socket_path}", for_grpc)

@@ -16,11 +16,13 @@ class Endpoint:
         address: `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4. Or `unix:PATH`.
         tls: Whether connections begin with TLS.
         rest_only: Whether gRPC and administration are refused, because they are offered elsewhere under TLS.
+        health_only: Whether only health checks are answered, and those before the server opens.
     """
 
     address: str
     tls: bool = False
     rest_only: bool = False
+    health_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

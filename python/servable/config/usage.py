@@ -27,6 +27,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "grpc_socket_path",
         "rest_api_socket_path",
         "unix_socket_permissions",
+        "open_ports",
+        "health_port",
         "rest_api_enable_cors_support",
     ),
     "Who may ask": (

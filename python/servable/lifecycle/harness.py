@@ -240,14 +240,17 @@ class LoaderHarness:
         retry = 0
         while (error := self._attempt(slot)) is not None:
             _log.error("Loading servable: %s failed: %s", self.id, status_text(error))
-            if retry < retries and interval > 0 and error.may_pass:
+            if retry < retries and error.may_pass:
                 self._last_failure = error
-                due = time.strftime(
-                    "%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock() + interval)
-                )
-                text = f"attempt {retry + 1} of {retries + 1} failed, the next one is due at {due}"
-                report(ServableError(f"{text}: {error.message}", code=error.code))
-                self._wait(self._wake, interval)
+                if interval > 0:
+                    due = time.strftime(
+                        "%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock() + interval)
+                    )
+                    text = (
+                        f"attempt {retry + 1} of {retries + 1} failed, the next one is due at {due}"
+                    )
+                    report(ServableError(f"{text}: {error.message}", code=error.code))
+                    self._wait(self._wake, interval)
             with self._lock:
                 # New content is a new chance: a directory that is still being filled must not use
                 # up the attempts that it needs when it is complete.

@@ -75,6 +75,7 @@ class RemoteSource:
         self._wait = wait
         self._report = report
         self._lock = threading.Lock()
+        self._started_seconds = time.time()
         self._watches = {s.name: self._watch(s) for s in servables}
         self._target: Target[str] | None = None
 
@@ -132,7 +133,7 @@ class RemoteSource:
             watch.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def _watch(self, servable: RemoteServable, before: _Watch | None = None) -> _Watch:
-        uploads = Uploads()
+        uploads = Uploads(started_seconds=self._started_seconds)
         if before is not None and before.servable.base_url == servable.base_url:
             uploads = before.uploads  # holds for whatever is wanted of a base path
         return _Watch(servable, uploads, self._store, self._emit, self._report, self._wait)

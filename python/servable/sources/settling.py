@@ -3,9 +3,10 @@
 A version that is copied into its place is there before it is complete. It is held back until it has
 settled, which is seen from outside, without knowing what it is made of:
 
-- nothing in it has changed for a while, or
+- nothing in it has changed for a while,
 - the directory was renamed, or its times were set, after the last change in it. That is how careful
-  writers finish (`mv`, `cp -a`, `rsync -a`, `tar x`), and costs no delay.
+  writers finish (`mv`, `cp -a`, `rsync -a`, `tar x`), and costs no delay; or
+- it is complete, and nothing in it has changed since the server started: what was there before is served at once.
 
 Whoever knows what versions are made of can hand in a predicate that tells complete ones from
 incomplete ones. What it calls incomplete is held back longer, but not for ever: then it is loaded,
@@ -64,6 +65,7 @@ class Settling:
         self._times = times
         self._clock = clock
         self._wall_clock = wall_clock
+        self._started = wall_clock()
         self._settled: dict[str, set[str]] = {}
         self._unsettled: dict[str, dict[str, tuple[Hashable, float]]] = {}
         self._unsettled_before: dict[str, tuple[Hashable, float]] = {}
@@ -111,7 +113,7 @@ class Settling:
         whole = is_complete is None or is_complete(path)
         times = self._times
         needed = times.complete_seconds if whole else times.incomplete_seconds
-        if whole and look.is_sealed:
+        if whole and (look.is_sealed or look.changed_ns / 1e9 < self._started):
             return True
         age = self._wall_clock() - look.changed_ns / 1e9
         if age >= needed:

@@ -7,7 +7,8 @@ A store shows whole objects only, but a version object by object. It is held bac
   are none, until it has looked the same for as long.
 
 Where a store tells no times, a version counts as unchanged since the listing that found it, and those that the
-first listing found as old: most such stores publish a version in one step. What stays incomplete is held back
+first listing found as old: most such stores publish a version in one step. What was whole before the server started, by
+the store's times and by what the first listing found, is not held back. What stays incomplete is held back
 longer, but not for ever: then it is fetched, fails, and says why.
 """
 
@@ -49,13 +50,16 @@ class Uploads:
         self,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        started_seconds: float = -math.inf,
     ) -> None:
         """Remember nothing yet.
 
         Args:
             clock: What the time between two looks is measured on.
             wall_clock: What the times of objects are compared with.
+            started_seconds: When the server started, on `wall_clock`.
         """
+        self._started_seconds = started_seconds
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
@@ -92,6 +96,8 @@ class Uploads:
     def _has_settled(self, manifest: Manifest, has_all_files: HasAllFiles | None) -> bool:
         url, now, modified = manifest.url, self._clock(), manifest.modified_seconds
         is_whole = has_all_files is None or has_all_files([file.path for file in manifest.files])
+        if is_whole and self._was_before_the_start(url, modified):
+            return True
         before = self._incomplete.get(url)
         look = _Look(manifest.digest, modified, now)
         if before is not None and before[:2] == look[:2]:
@@ -102,3 +108,7 @@ class Uploads:
         needed = SETTLE_SECONDS if is_whole else INCOMPLETE_SECONDS
         age = 0.0 if modified is None else self._wall_clock() - modified
         return max(age, now - look.since) >= needed
+
+    def _was_before_the_start(self, url: str, modified: float | None) -> bool:
+        is_of_first_listing = (self._appeared or {}).get(url) == -math.inf
+        return is_of_first_listing and modified is not None and modified < self._started_seconds

@@ -161,7 +161,13 @@ def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
     setattr(module, attribute, model)
     try:
         server = ModelServer(
-            Flags(model_config_file=str(config), port=port, max_num_load_retries=0)
+            # Why a model cannot be loaded is asked over REST, as of a server in another process.
+            Flags(
+                model_config_file=str(config),
+                port=port,
+                max_num_load_retries=0,
+                open_ports="at_once",
+            )
         )
         server.start()
         try:

@@ -36,11 +36,12 @@ class Settled:
         *,
         is_complete: Callable[[str], bool] | None = has_model,
         keep_last_version: bool = False,
+        wall_offset: float = -3600.0,
     ) -> None:
         base.mkdir(exist_ok=True)
         self.clock = FakeClock()
-        # The file server's clock is an hour ahead, so that only what is seen twice tells.
-        self.wall_offset = -3600.0
+        # By default the file server's clock is an hour ahead, so that only what is seen twice tells.
+        self.wall_offset = wall_offset
         self.target = RecordingTarget[str]()
         self.source = FileSystemSource(
             [MonitoredServable("m", str(base), policy or Latest(), keep_last_version, is_complete)],
@@ -100,6 +101,21 @@ def test_a_writer_that_sets_the_times_of_the_directory_last_has_finished(tmp_pat
     test = Settled(tmp_path / "m")
     os.utime(write(tmp_path / "m/1", "model"), (1, 1))
     assert test.versions() == [1]
+
+
+def test_what_was_complete_before_the_start_is_served_at_once_however_new_it_is(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "m/1", "model")
+    write(tmp_path / "n/1")
+    for name, expected in (("m", [1]), ("n", None)):
+        test = Settled(tmp_path / name, wall_offset=0.1)  # coarse times of files
+        assert test.versions() == expected
+    write(tmp_path / "n/1", "model")
+    test = Settled(tmp_path / "m", wall_offset=0.1)
+    write(tmp_path / "m/2", "model")
+    os.utime(tmp_path / "m/2", (time.time() + 1, time.time() + 1))
+    assert test.versions() == [1], "what comes later has to settle"
 
 
 def test_a_version_that_has_been_there_for_a_while_is_served_at_once(tmp_path: Path) -> None:

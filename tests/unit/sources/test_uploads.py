@@ -62,6 +62,22 @@ def test_where_the_store_tells_no_times_it_is_what_was_there_at_first_or_looks_t
     assert uploads.is_complete(grown)
 
 
+def test_what_was_whole_before_the_start_is_not_held_back() -> None:
+    def uploads(*urls: str) -> Uploads:
+        made = Uploads(wall_clock=lambda: NOW, started_seconds=NOW - 0.5)
+        made.keep(urls)
+        return made
+
+    whole = manifest(("graph", 1.0))
+    assert uploads(whole.url).is_complete(whole)
+    assert not uploads(whole.url).is_complete(whole, lambda files: "weights" in files)
+    newer = manifest(("graph", 0.1))
+    assert not uploads(newer.url).is_complete(newer)
+    found_later = uploads()
+    found_later.keep([whole.url])
+    assert not found_later.is_complete(whole)
+
+
 @pytest.mark.parametrize("age", [None, 0.0])
 def test_what_lacks_a_file_is_held_back_longer_but_not_for_ever(age: float | None) -> None:
     seconds = 0.0

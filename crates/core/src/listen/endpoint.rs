@@ -1,11 +1,16 @@
 //! Where the server listens: TCP addresses and Unix sockets, from their names to accepted connections.
+//!
+//! An address is bound long before it listens: until then, connections are refused as if nothing were there, and yet no
+//! other server can take it.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -24,33 +29,64 @@ pub struct Endpoint {
     pub tls: bool,
     /// Whether gRPC and administration are refused, because they are offered elsewhere under TLS.
     pub rest_only: bool,
+    /// Whether only health checks are answered, and those from the first moment.
+    pub health_only: bool,
 }
 
-/// A bound address.
+/// A bound address at which connections are refused.
+pub(super) struct Bound {
+    address: String,
+    socket: Socket,
+    file: Option<SocketFile>,
+}
+
+impl Bound {
+    /// Binds an address; `mode` holds the permissions that the file of a Unix socket gets, `None` leaves them to the
+    /// process's umask.
+    pub(super) fn new(address: &str, mode: Option<u32>) -> io::Result<Self> {
+        let bound = match address.strip_prefix("unix:") {
+            Some(path) => bind_unix(Path::new(path), mode).map(|(socket, file)| (socket, Some(file))),
+            None => bind_tcp(address).map(|socket| (socket, None)),
+        };
+        let (socket, file) = bound.map_err(|error| cannot_listen(address, &error))?;
+        Ok(Self { address: address.to_owned(), socket, file })
+    }
+
+    /// The address really bound, if it is one of TCP.
+    pub(super) fn tcp_address(&self) -> io::Result<Option<SocketAddr>> {
+        Ok(self.socket.local_addr()?.as_socket())
+    }
+
+    /// Begins to take connections; for inside a runtime.
+    pub(super) fn listen(self) -> io::Result<Listener> {
+        let Self { address, socket, file } = self;
+        let listen = || {
+            if file.is_none() {
+                // What the next server needs to bind the port while connections of this one linger. Not earlier: two
+                // sockets that neither listen nor are without it may be bound to the same port.
+                socket.set_reuse_address(true)?;
+            }
+            socket.listen(BACKLOG)
+        };
+        listen().map_err(|error| cannot_listen(&address, &error))?;
+        Ok(match file {
+            Some(file) => Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, file),
+            None => Listener::Tcp(TcpListener::from_std(socket.into())?),
+        })
+    }
+}
+
+fn cannot_listen(address: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+}
+
+/// An address at which connections are taken.
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, #[expect(dead_code, reason = "kept for what happens when it goes")] SocketFile),
 }
 
 impl Listener {
-    /// Binds an address; `mode` holds the permissions that the file of a Unix socket gets, `None` leaves them to the
-    /// process's umask.
-    pub(super) fn bind(address: &str, mode: Option<u32>) -> io::Result<Self> {
-        let bound = match address.strip_prefix("unix:") {
-            Some(path) => bind_unix(Path::new(path), mode),
-            None => bind_tcp(address),
-        };
-        bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-    }
-
-    /// The address really bound, if it is one of TCP.
-    pub(super) fn tcp_address(&self) -> io::Result<Option<SocketAddr>> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map(Some),
-            Self::Unix(..) => Ok(None),
-        }
-    }
-
     pub(super) async fn accept(&self) -> io::Result<transport::Socket> {
         Ok(match self {
             Self::Tcp(listener) => {
@@ -63,7 +99,7 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: &str) -> io::Result<Listener> {
+fn bind_tcp(address: &str) -> io::Result<Socket> {
     let address = address
         .to_socket_addrs()?
         .next()
@@ -72,14 +108,21 @@ fn bind_tcp(address: &str) -> io::Result<Listener> {
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
-    socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into()).map(Listener::Tcp)
+    let address = address.into();
+    match socket.bind(&address) {
+        // Perhaps only connections of an earlier server are left.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            socket.set_reuse_address(true)?;
+            socket.bind(&address)?;
+            socket.set_reuse_address(false)?;
+        }
+        bound => bound?,
+    }
+    Ok(socket)
 }
 
-fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<(Socket, SocketFile)> {
     let address = SockAddr::unix(path)?;
     remove_if_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -90,9 +133,7 @@ fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Listener> {
         fs::set_permissions(path, Permissions::from_mode(mode))?;
     }
     let file = SocketFile::new(path)?;
-    socket.listen(BACKLOG)?;
-    let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
-    Ok(Listener::Unix(listener, file))
+    Ok((socket, file))
 }
 
 /// Makes way for a socket where a server that is no more left its own; never takes away anything else.
@@ -105,13 +146,12 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?;
+    // Of the wrong type, so that a socket which is bound but does not listen yet differs from one that is no more.
+    let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // It would block where somebody listens and has many connections to accept.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Err(error) if error.raw_os_error() != Some(Errno::PROTOTYPE.raw_os_error()) => Err(error),
         _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there")),
     }
 }
