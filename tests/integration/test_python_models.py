@@ -231,13 +231,33 @@ class TestErrors:
         assert server.predict(model, {"inputs": [""]}).json() == {"outputs": [0.0]}
 
     @both
-    def test_of_odd_outputs_and_exits_are_internal(
-        self, suffix: str, server: ServerProcess
-    ) -> None:
-        for what in ("no dtype", "lambda", "SystemExit"):
+    def test_of_odd_outputs_are_internal(self, suffix: str, server: ServerProcess) -> None:
+        for what in ("no dtype", "lambda", "exit while pickled"):
             reply = server.predict(f"faulty{suffix}", {"inputs": [what]})
             assert reply.status == 500, (what, reply.body)
             assert server.predict(f"faulty{suffix}", {"inputs": [""]}).status == 200
+
+    @both
+    def test_that_are_no_exceptions_cost_only_their_request(
+        self, suffix: str, server: ServerProcess
+    ) -> None:
+        workers = children(server.process.pid)
+        for what, text in {
+            "SystemExit": "SystemExit: 3",
+            "KeyboardInterrupt": "KeyboardInterrupt",
+            "GeneratorExit": "GeneratorExit",
+            "CancelledError": "CancelledError",
+            "BaseException": "BaseException: base",
+            "Interrupt": "Interrupt: <exception str() failed>",
+        }.items():
+            tracebacks = server.log.count("raise NOT_EXCEPTIONS[what]()")
+            # More of them than there are threads for a model in the process.
+            for _ in range(10):
+                reply = server.predict(f"faulty{suffix}", {"inputs": [what]})
+                assert (reply.status, reply.error.rstrip(": ")) == (500, text)
+            assert server.predict(f"faulty{suffix}", {"inputs": [""]}).status == 200
+            assert server.log.count("raise NOT_EXCEPTIONS[what]()") == tracebacks + 10
+        assert children(server.process.pid) == workers
 
     def test_have_their_traceback_in_the_log(self, server: ServerProcess) -> None:
         for suffix in ("", "_workers"):
@@ -283,7 +303,7 @@ class TestIsolation:
             dying = pool.submit(obey, server, "moody_workers", order)
             others = [pool.submit(obey, server, "moody_workers", "sleep 0.05") for _ in range(8)]
             reply = dying.result()
-            assert reply.status == 500
+            assert reply.status == 503
             assert reply.error == f"the worker of moody_workers/1 {how} during the request"
             assert {other.result().status for other in others} == {200}
 
@@ -332,6 +352,18 @@ def scale(inputs):
     from .factor import FACTOR as late
     assert late == FACTOR
     return {"y": inputs["x"] * FACTOR}
+"""
+
+SIGNATURES = """X = {"x": TensorSpec("float32", [None])}
+  signatures = {"serving_default": Signature(X, X)}"""
+CLOSES_BADLY = """
+import sys
+from servable.signature import Signature, TensorSpec
+class Model:
+  signatures = None
+  def __init__(self, directory): pass
+  def run(self, inputs): return inputs
+  def close(self): sys.exit("closed")
 """
 
 
@@ -457,6 +489,14 @@ class TestLife:
             (3, "class Model:\n  def __init__(self, d): raise OSError('disk')", "OSError: disk"),
             (4, "raise SystemExit(5)", "SystemExit: 5"),
             (5, "x = 1", "neither a class Model nor a function"),
+            (6, "import asyncio\nraise asyncio.CancelledError", "CancelledError"),
+            (
+                7,
+                "class Model:\n  def __init__(self, d): raise KeyboardInterrupt",
+                "KeyboardInterrupt",
+            ),
+            (8, "raise type('Stop', (BaseException,), {})('now')", "Stop: now"),
+            (9, CLOSES_BADLY, "a model needs an attribute `signatures`"),
         ]:
             add_version(base_path, version, body)
             for model in ("m0", "m1"):
@@ -464,6 +504,24 @@ class TestLife:
                 reply = server.get(f"/v1/models/{model}/versions/{version}")
                 assert expected in json.dumps(reply.json()), reply.body
                 assert server.predict(model, {"instances": [1.0]}).json() == {"predictions": [3.0]}
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_model_that_exits_while_it_is_closed_is_unloaded_all_the_same(
+        self, workers: int, start_server: StartServer, tmp_path: Path
+    ) -> None:
+        base_path = tmp_path / "m"
+        body = CLOSES_BADLY.replace("signatures = None", SIGNATURES)
+        add_version(base_path, 1, body)
+        flag = write_config(tmp_path / "my.config", python_config("m", base_path, workers))
+        server = start_server({}, flag)
+        server.wait_until_available("m")
+        for version in range(2, 5):
+            add_version(base_path, version, body)
+            server.wait_until_available("m", version=version)
+            wait_for(lambda v=version: server.states("m").get(v - 1) == "END")
+            assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [1.0]}
+        server.terminate()
+        assert server.wait() == 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_no_worker_outlives_the_server(

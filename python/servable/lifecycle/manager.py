@@ -295,7 +295,8 @@ class AspiredVersionsManager:
         def run() -> None:
             try:
                 task(harness)
-            except Exception as error:  # a bug must not leave the version in between for ever
+            # Neither a bug nor a loader that calls `sys.exit` leaves the version in between.
+            except BaseException as error:
                 _log.exception("Unexpected error in the %s of %s", action.kind.value, harness.id)
                 failure = BackendError(f"{type(error).__name__}: {error}")
                 harness.fail(failure)

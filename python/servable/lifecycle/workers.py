@@ -150,7 +150,9 @@ class WorkerThreads:
         try:
             threading.current_thread().name = name
             task()
-        except Exception:  # a bug in one task is not the end of the others
+        # A bug in one task is not the end of the others. Neither is `sys.exit`, with which the
+        # thread would end uncounted.
+        except BaseException:
             _log.exception("Unexpected error in %s", name)
         finally:
             self._lock.acquire()

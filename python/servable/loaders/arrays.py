@@ -69,7 +69,7 @@ def for_border(
             outputs = run(signature_name, arrays, deadline)
         except ServableError:
             raise
-        except Exception:
+        except BaseException:  # `sys.exit` in a model fails the request, as the border sees to
             _log.exception("%s failed to run signature %s", name, signature_name)
             raise
         if not isinstance(outputs, Mapping):

@@ -18,6 +18,15 @@ _MAX_PARTS = 512
 """How many parts a system call takes for sure."""
 
 
+def packed(message: object) -> list[memoryview]:
+    """A message as the bytes to send; raises whatever its objects raise when they are pickled."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+    lengths = [_LENGTH.pack(part.nbytes) for part in parts]
+    return [memoryview(_LENGTH.pack(len(parts)) + b"".join(lengths)), *parts]
+
+
 class Channel:
     """One end of a connection; used by one thread at a time."""
 
@@ -32,11 +41,11 @@ class Channel:
             TimeoutError: The other end did not take it until the deadline (`time.monotonic()`).
             OSError: The other end is gone.
         """
-        buffers: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-        parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
-        lengths = [_LENGTH.pack(part.nbytes) for part in parts]
-        unsent = [memoryview(_LENGTH.pack(len(parts)) + b"".join(lengths)), *parts]
+        self.send_packed(packed(message), deadline)
+
+    def send_packed(self, parts: list[memoryview], deadline: float = math.inf) -> None:
+        """Send what `packed` returned; raises as `send` does."""
+        unsent = list(parts)
         while unsent:
             self._limit(deadline)
             sent = self._socket.sendmsg(unsent[:_MAX_PARTS])

@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import itertools
+import logging
 import os
 import sys
 import traceback
@@ -26,11 +27,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from servable.errors import Code, LoadError, ServableError
+from servable.errors import BackendError, Code, LoadError, ServableError
 from servable.signature import Signature, declared_signature
 
 MODEL_FILE = "model.py"
 ENTRY_POINT_FILE = "entry_point.txt"
+
+_log = logging.getLogger(__name__)
 
 _FRAMES = 3
 _numbers = itertools.count(1)
@@ -92,9 +95,13 @@ class PythonModel:
         return function(inputs, **{name: offered[name] for name in keywords})
 
     def close(self) -> None:
-        """Close the model, and forget its code."""
+        """Close the model, and forget its code.
+
+        Raises:
+            Exception: What the model raised; a `BackendError` instead of what is no `Exception`.
+        """
         self._functions.clear()
-        self._resources.close()
+        _close(self._resources)
 
 
 def load_python_model(directory: Path) -> PythonModel:
@@ -107,18 +114,29 @@ def load_python_model(directory: Path) -> PythonModel:
     resources = contextlib.ExitStack()
     try:
         return _make(_import(directory, resources), directory, resources)
-    except ServableError:
-        resources.close()
-        raise
-    # A model file may also exit, or be interrupted; neither may end the server.
+    # A model file may also call `sys.exit`, which must not end the thread that loads it.
     except BaseException as error:
-        resources.close()
+        try:
+            _close(resources)
+        except Exception:
+            _log.exception("A model of %s that was not loaded could not be closed", directory)
+        if isinstance(error, ServableError):
+            raise
         is_denied = isinstance(error, PermissionError)
         raise LoadError(
             f"cannot load {directory}: {_told(error, directory)}",
             code=Code.PERMISSION_DENIED if is_denied else Code.INTERNAL,
             may_pass=_may_pass(error),
         ) from error
+
+
+def _close(resources: contextlib.ExitStack) -> None:
+    try:
+        resources.close()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise BackendError(f"{type(error).__name__}: {error}") from error
 
 
 def _import(directory: Path, resources: contextlib.ExitStack) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pickle
 import select
 import signal
 import socket
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from servable.errors import Code, ServableError
-from servable.loaders.python_channel import Channel
+from servable.loaders.python_channel import Channel, packed
 from servable.loaders.python_model import PythonModel, load_python_model
 
 _PR_SET_PDEATHSIG = 1
@@ -47,29 +46,27 @@ def main(arguments: list[str]) -> None:
         with contextlib.closing(model):
             channel.send(("loaded", model.signatures))
             while True:
-                answer = _answer(model, *channel.receive())
-                try:
-                    channel.send(answer)
-                except (pickle.PicklingError, TypeError, AttributeError) as error:
-                    channel.send(("failed", int(Code.INTERNAL), f"{type(error).__name__}: {error}"))
+                channel.send_packed(_answer(model, *channel.receive()))
 
 
-def _answer(model: PythonModel, *call: Any) -> tuple[Any, ...]:
+def _answer(model: PythonModel, *call: Any) -> list[memoryview]:
+    """Run a batch, and pack the answer: outputs are the model's code too, while they are pickled."""
     try:
-        outputs = model.run(*call)
-        return "ran", dict(outputs) if hasattr(outputs, "keys") else outputs
-    except ServableError as error:
-        return "failed", int(error.code), error.message
-    except Exception as error:
+        try:
+            outputs = model.run(*call)
+            return packed(("ran", dict(outputs) if hasattr(outputs, "keys") else outputs))
+        except ServableError as error:
+            return packed(("failed", int(error.code), error.message))
+    except BaseException as error:  # `sys.exit` in a model fails the request, as in the server
         traceback.print_exc()
-        return "failed", int(Code.INTERNAL), _told(error)
+        return packed(("failed", int(Code.INTERNAL), _told(error)))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return f"{name}: {error}"
-    except Exception:  # the model's exceptions are the model's code, too
+    except BaseException:  # the model's exceptions are the model's code, too
         return f"{name}: <exception str() failed>"
 
 

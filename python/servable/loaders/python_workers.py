@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from servable.errors import (
-    BackendError,
     Code,
     DeadlineExceededError,
     LoadError,
@@ -159,8 +158,8 @@ class WorkerPool:
         """Run one batch on a worker that is free.
 
         Raises:
-            ServableError: What the model raised; INTERNAL if the worker died over it;
-                DEADLINE_EXCEEDED if it took too long; UNAVAILABLE if no worker can be had.
+            ServableError: What the model raised; UNAVAILABLE if the worker died over it, or no
+                worker can be had; DEADLINE_EXCEEDED if it took too long.
         """
         worker = self._take(deadline)
         try:
@@ -175,7 +174,7 @@ class WorkerPool:
         except (EOFError, OSError):
             how = worker.end()
             self._lose(how)
-            raise BackendError(f"the worker of {self._name} {how} during the request") from None
+            raise UnavailableError(f"the worker of {self._name} {how} during the request") from None
         except BaseException:
             # What cannot be sent leaves the connection in the middle of a message.
             worker.process.kill()

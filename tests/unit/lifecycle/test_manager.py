@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -368,6 +369,21 @@ def test_a_publisher_that_fails_ends_the_version_instead_of_leaving_it_in_betwee
     bench.aspire(loaders([1]))
     bench.settle()
     assert bench.states() == {1: "END"}
+
+
+def test_a_loader_that_exits_ends_its_version_and_no_other() -> None:
+    class ExitsAtTheEnd(FakeLoader):
+        def unload(self) -> None:
+            sys.exit("unloaded")
+
+    bench = Bench()
+    bench.aspire({1: FakeLoader(on_load=sys.exit), 2: ExitsAtTheEnd(), 3: FakeLoader()})
+    bench.settle()
+    assert bench.states() == {1: "END", 2: "AVAILABLE", 3: "AVAILABLE"}
+    bench.aspire(loaders([3]))
+    bench.settle()
+    assert bench.states() == {1: "END", 2: "END", 3: "AVAILABLE"}
+    assert bench.reachable() == {3}
 
 
 def test_with_threads_it_follows_lists_and_unloads_everything_at_the_end() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -57,10 +58,12 @@ def test_a_task_with_a_bug_does_not_take_the_others_with_it(
 ) -> None:
     workers, done = WorkerThreads(limit=1), threading.Event()
     workers.submit("bug", lambda: 1 // 0)  # type: ignore[arg-type,return-value]
+    workers.submit("exit", sys.exit)
     workers.submit("good", done.set)
     assert workers.join(10)
     assert done.is_set()
     assert "Unexpected error in bug" in caplog.text
+    assert "Unexpected error in exit" in caplog.text
 
 
 def test_where_the_system_grants_no_more_threads_those_that_there_are_do_the_work(

@@ -102,7 +102,9 @@ def test_a_pool_answers_until_it_is_closed(pool: WorkerPool) -> None:
 def test_a_worker_that_dies_is_replaced_for_the_next_request(pool: WorkerPool) -> None:
     pids = {call(pool)["pid"]}
     for _ in range(2):
-        with pytest.raises(BackendError, match=r"the worker of m/1 exited with status 7 during"):
+        with pytest.raises(
+            UnavailableError, match=r"the worker of m/1 exited with status 7 during"
+        ):
             call(pool, "die")
         pids.add(call(pool)["pid"])
     assert len(pids) == 3
@@ -116,7 +118,7 @@ def test_what_cannot_be_sent_costs_the_worker_nothing_else(pool: WorkerPool) -> 
 
 def test_a_pool_whose_workers_cannot_come_back_refuses(pool: WorkerPool, directory: Path) -> None:
     (directory / "broken").touch()
-    with pytest.raises(BackendError):
+    with pytest.raises(UnavailableError):
         call(pool, "die")
     with pytest.raises(UnavailableError, match=r"(?s)m/1 has no worker: .*OSError: broken"):
         call(pool, seconds=20)

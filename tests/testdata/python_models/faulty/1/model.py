@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,29 @@ WRONG = {
 }
 
 
+class Interrupt(BaseException):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+NOT_EXCEPTIONS = {
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+    "BaseException": lambda: BaseException("base"),
+    "Interrupt": Interrupt,
+}
+
+
+class ExitsWhilePickled:
+    def __reduce__(self) -> Any:
+        raise SystemExit(5)
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any:
+        raise SystemExit(5)
+
+
 @serves(inputs={"what": TensorSpec("string", [None])}, outputs={"y": TensorSpec("float32", [None])})
 def fail(inputs: Mapping[str, Any]) -> Any:
     what = inputs["what"][0].decode()
@@ -30,8 +54,10 @@ def fail(inputs: Mapping[str, Any]) -> Any:
         return WRONG[what]
     if what == "ValueError":
         raise ValueError("not that one")
-    if what == "SystemExit":
-        raise SystemExit(3)
+    if what in NOT_EXCEPTIONS:
+        raise NOT_EXCEPTIONS[what]()
+    if what == "exit while pickled":
+        return {"y": ExitsWhilePickled()}
     if what == "HTTPError":
         # Looks like an error of ours, and is none.
         error = RuntimeError("upstream")
