@@ -25,9 +25,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from servable.config.batching import BatchingParameters, usable
 from servable.errors import (
@@ -38,6 +36,9 @@ from servable.errors import (
 )
 from servable.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable.loaders.arrays import array_of, elements_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["BatchScheduler", "BatchingParameters", "Priority"]
 
