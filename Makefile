@@ -15,8 +15,8 @@ BESIDE := --locked --target-dir target --manifest-path
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check dev fast build fmt format-check lint types test-rust test-python test-all compat bench stress fuzz \
-        protos protos-check lock clean
+.PHONY: help run test check dev fast build fmt format-check spelling lint docs deny types test-rust test-python test-all \
+        compat bench stress fuzz protos protos-check lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,7 @@ run: $(STAMPS)/extension $(STAMPS)/demo ## Set up, and serve the demo models on 
 
 test: test-rust test-python ## Set up, and run the Rust and the Python tests
 
-check: format-check lint types protos-check test ## What CI runs: format, lint, types, generated code, tests
+check: format-check spelling lint types docs protos-check test ## What CI runs: format, lint, types, documentation, generated code, tests
 
 # ---- the single steps
 
@@ -56,6 +56,16 @@ lint: $(STAMPS)/requirements ## Clippy and ruff; whether benchmarks and fuzz tar
 	@$(STEP) "Compiling the benchmarks" cargo check $(BESIDE) benchmarks/serving/Cargo.toml
 	@$(STEP) "Compiling the fuzz targets" cargo check $(BESIDE) fuzz/Cargo.toml --no-default-features
 	@$(STEP) "Linting Python" $(BIN)/ruff check $(PYTHON_SOURCES)
+
+spelling: $(STAMPS)/requirements
+	@$(STEP) "Checking the spelling" $(BIN)/typos
+
+docs: ## The documentation of the Rust crates, in target/doc; broken links fail
+	@$(STEP) "Documenting Rust" env RUSTDOCFLAGS="-D warnings" \
+	    cargo doc --workspace --no-deps --locked --document-private-items
+
+deny: ## Licences, sources and versions of the crates that we depend on; needs cargo-deny
+	cargo deny --workspace --locked check bans licenses sources
 
 types: $(STAMPS)/extension ## mypy, and whether _core.pyi tells the truth about the extension
 	@$(STEP) "Checking types" $(BIN)/mypy

@@ -4,6 +4,8 @@
 //! into a servable. The crate knows nothing of Python and nothing of TensorFlow; what runs a model stands behind
 //! [`executor::Executor`].
 
+#![forbid(unsafe_code)]
+
 pub mod access;
 mod activity;
 pub mod batch;

@@ -237,7 +237,7 @@ pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, call: Call) -
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run`] reports.
+/// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run()`] reports.
 pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
     compute(handle, Api::MultiInference, heads, examples, call).await
 }

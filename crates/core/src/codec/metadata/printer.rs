@@ -10,7 +10,7 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints `{…}`; `fields` prints what is in it with [`Printer::field`].
+    /// Prints `{…}`; `fields` prints what is in it with [`Members::field`].
     pub(super) fn object(&mut self, fields: impl FnOnce(&mut Members<'_>)) {
         self.enclose('{', '}', fields);
     }
