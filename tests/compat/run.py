@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
         "--models",
         type=Path,
         metavar="DIRECTORY",
-        help="what golden/export_models.py has written; exported anew where it is not given",
+        help="what tests/testdata/export_recorded_models.py has written; exported anew where it is not given",
     )
     return parser.parse_args()
 

@@ -1,13 +1,12 @@
 """Compares a server with recordings and conformance cases of TensorFlow Serving, and says what came of it.
 
-The material lies outside the repository: in the directory named by SERVABLE_CONFORMANCE_DIR, or in `shared` beside the
-clone. It brings the programs that send the requests, `golden/replay.py` and `conformance/run_cases.py`; they take the
-command of any server. Here their findings are put together, and each difference is traced to its cause.
+A sample of the recordings is in `tests/testdata/recordings`. All of them, and the conformance cases, lie outside the
+repository: in the directory named by SERVABLE_CONFORMANCE_DIR, or in `shared` beside the clone, which also brings the
+program that sends the cases, `conformance/run_cases.py`. Each difference is traced to its cause here.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -21,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from support.models import ROOT, exported
+from support.recordings.cases import load_cases
 
 DIRECTORY = Path(os.environ.get("SERVABLE_CONFORMANCE_DIR", ROOT.parent / "shared"))
 COMPAT = ROOT / "tests/compat"
+SAMPLE = ROOT / "tests/testdata/recordings"
 
 # What a recording can say of the original instead of an answer. Any answer is right then, if the server lives.
 WITHOUT_ANSWER = {
@@ -168,63 +169,59 @@ def run_cases(
 
 
 def replay(
-    file: Path,
-    server: str,
-    causes: Iterable[Cause],
-    *,
-    models: Path,
-    groups: str = "*",
-    directory: Path = DIRECTORY,
+    file: Path, server: str, causes: Iterable[Cause], *, models: Path, groups: str = "*"
 ) -> list[Area]:
     """Send every request of a recording to a server.
 
     Args:
-        file: Of the form of `golden/*.jsonl.gz`.
+        file: Cases as `support.recordings.cases` describes them.
         server: The command; flags are appended.
         causes: What may differ.
-        models: What `golden/export_models.py` has written.
+        models: What `exported_models` has returned.
         groups: A pattern for the groups to be replayed.
-        directory: Of the material.
 
     Raises:
-        RuntimeError: The runner itself failed.
+        RuntimeError: The replay itself failed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch) / "differences.jsonl"
-        said = _run(
-            *(directory / "golden/replay.py", file, f"--server={server}", f"--models={models}"),
-            *(f"--group={groups}", f"--json={written}", f"--log={scratch}/server.log"),
+        _run(
+            *("-m", "support.recordings", file, f"--server={server}", f"--models={models}"),
+            *(f"--group={groups}", f"--out={written}", f"--log={scratch}/server.log"),
         )
-        differences = [json.loads(line) for line in written.read_text().splitlines()]
-    origin = file.name.partition(".")[0]
-    areas = {
-        # Several files have groups of one name, such as `http` under other flags.
-        line[1]: Area(
-            line[1] if origin[:4] == line[1][:4] else f"{line[1]}, {origin}", int(line[2])
-        )
-        for line in re.finditer(r"(?m)^(\S+)\s+(\d+)\s+\d+\s+\d+$", said)
+        replayed = [json.loads(line) for line in written.read_text().splitlines()]
+    outcomes = {
+        case["id"]: (case.get("response") or {}).get("outcome") for case in load_cases(file)
     }
-    for name, area in areas.items():
-        area.add((_from_recording(d) for d in differences if d["group"] == name), causes)
-    differing = {difference["id"] for difference in differences}
-    with gzip.open(file, "rt", encoding="utf-8") as recorded:
-        for case in map(json.loads, recorded):
-            outcome = (case.get("response") or {}).get("outcome")
-            if case["group"] in areas and case["id"] not in differing and outcome in WITHOUT_ANSWER:
-                areas[case["group"]].not_applicable[WITHOUT_ANSWER[outcome]] += 1
+    origin = file.name.partition(".")[0]
+    areas: dict[str, Area] = {}
+    for case in replayed:
+        group = case["group"]
+        # Several files have groups of one name, such as `http` under other flags.
+        name = group if origin[:4] == group[:4] else f"{group}, {origin}"
+        area = areas.setdefault(name, Area(name))
+        area.total += 1
+        area.add((_from_recording(case, found) for found in case["differences"]), causes)
+        if not case["differences"] and outcomes[case["id"]] in WITHOUT_ANSWER:
+            area.not_applicable[WITHOUT_ANSWER[outcomes[case["id"]]]] += 1
     return list(areas.values())
 
 
-def _from_recording(difference: Mapping[str, str]) -> Difference:
+def _from_recording(case: Mapping[str, str], difference: Mapping[str, str]) -> Difference:
     what = f"{difference['level']}: {difference['signature']}"
     detail = f"expected {difference['expected']!r}\n      got      {difference['got']!r}"
-    title = f"{difference['id']} {difference['group']} | {what}"
-    return Difference(difference["id"], title, f"{what}\n      {detail}")
+    title = f"{case['id']} {case['group']} | {what}"
+    return Difference(case["id"], title, f"{what}\n      {detail}")
 
 
-def _run(*command: object) -> str:
+def _run(*arguments: object) -> str:
+    """Run a program of Python's to its end; 1 is the exit status of one that found differences."""
     finished = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
     )
     if finished.returncode not in (0, 1):
         raise RuntimeError(finished.stderr)
@@ -233,9 +230,9 @@ def _run(*command: object) -> str:
     return finished.stdout
 
 
-def exported_models(cache: Path, directory: Path = DIRECTORY) -> Path:
+def exported_models(cache: Path) -> Path:
     """The models that the recordings ask for, exported once."""
-    return exported(directory / "golden/export_models.py", cache)
+    return exported(ROOT / "tests/testdata/export_recorded_models.py", cache)
 
 
 # ---- what is told of it

@@ -1,0 +1,1 @@
+"""Replays recordings of TensorFlow Serving: `python -m support.recordings`."""
