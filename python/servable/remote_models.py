@@ -19,6 +19,7 @@ from servable.remote.cache import VersionCache
 from servable.remote.fetch import Fetcher, FetchOptions
 from servable.remote.options import RemoteOptions
 from servable.remote.store import RemoteStore
+from servable.remote.stores import Reach
 from servable.remote.urls import is_remote
 from servable.sources.remote import RemoteServable, RemoteSource
 from servable.sources.uploads import HasAllFiles
@@ -46,12 +47,21 @@ class RemoteModels:
         """
         self._options = options
         self._has_all_files = has_all_files or {}
-        store = RemoteStore()
+        self._store = store = RemoteStore()
         cache = VersionCache(options.cache_directory, options.cache_max_bytes)
         fetch_options = FetchOptions(verify_checksums=options.verify_checksums)
         self._adapter = FetchingAdapter(Fetcher(store, cache, fetch_options), adapt)
         self._source = RemoteSource(store, report=report)
         self._elsewhere: frozenset[str] = frozenset()
+
+    @property
+    def reach(self) -> Reach | None:
+        """Where may be fetched from; `None` for everywhere."""
+        return self._store.reach
+
+    @reach.setter
+    def reach(self, reach: Reach | None) -> None:
+        self._store.reach = reach
 
     def connect(self, target: Target[Loader]) -> None:
         """Begin to list, and say where the loaders go."""

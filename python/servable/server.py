@@ -40,6 +40,7 @@ from servable.config.options import (
     server_options,
     slots,
 )
+from servable.config.permissions import Permissions, start_permissions, why_not_trusted
 from servable.config.platforms import (
     python_batching,
     python_warm_up,
@@ -102,10 +103,13 @@ class ModelServer:
         platforms = tensorflow_platforms(flags)
         self._rules = config_rules(flags, platforms)
         self._models = initial_models(flags, self._rules)
+        self._config_file_problem = ""
+        permissions = self._permissions(self._models)
         runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
         self._metrics = ControlPlaneMetrics(runtime.version)
         if self._models:
-            validate_models(self._models, rules=self._rules)
+            with self._writing_places():
+                validate_models(self._models, rules=replace(self._rules, permissions=permissions))
             if any(model.platform in platforms for model in self._models):
                 # A retry would not help, and a server that answers nothing helps nobody.
                 runtime.require_installed()
@@ -137,7 +141,10 @@ class ModelServer:
                 },
                 PYTHON_PLATFORM: self._warming_up(
                     BatchingAdapter(
-                        PythonCallableAdapter(lambda name: self._core.python_options(name)),
+                        PythonCallableAdapter(
+                            lambda name: self._core.python_options(name),
+                            lambda name, path: self._core.admit_code(name, path),
+                        ),
                         python_batching(flags),
                         lambda name: self._core.batching(name),
                         own_threads=True,
@@ -165,6 +172,7 @@ class ModelServer:
                     PYTHON_PLATFORM: has_python_model_files,
                 },
                 remote=remote_options(flags),
+                permissions=permissions,
             ),
         )
         self._repository = ModelRepository(self._core)
@@ -340,10 +348,12 @@ class ModelServer:
         while True:
             try:
                 models = self._read_model_config()
+                permissions = self._permissions(models)
             except ConfigError as error:
                 _log.error("Failed to read ModelServerConfig file: %s", error)
             else:
                 try:
+                    self._core.permit(permissions)
                     # Beside the administration API, a file that says nothing new changes nothing.
                     if self._admin is None or models != applied:
                         with self._metrics.config_reload("file"):
@@ -384,6 +394,23 @@ class ModelServer:
 
     def _read_model_config(self) -> tuple[ModelConfig, ...] | None:
         return read_model_config_file(self._flags.model_config_file, self._rules)
+
+    def _permissions(self, models: Sequence[ModelConfig] | None) -> Permissions:
+        """What is allowed now that the configuration file, or the start, names these models."""
+        flags = self._flags
+        permissions = start_permissions(flags, models, remote_options(flags).cache_directory)
+        problem = ""
+        if flags.model_config_file:
+            problem = why_not_trusted(flags.model_config_file, permissions.code_stores)
+        if problem and problem != self._config_file_problem:
+            _log.warning(
+                "--model_config_file=%s is treated like a request, which can bring neither Python code nor "
+                "further remote stores: %s",
+                flags.model_config_file,
+                problem,
+            )
+        self._config_file_problem = problem
+        return permissions
 
     def _bind_admin(self) -> AdminServer:
         api = AdminApi(self._core, self._server.shadow_statistics)

@@ -22,6 +22,7 @@ from servable.config.models import (
     models_by_path,
     validate_models,
 )
+from servable.config.permissions import Permissions
 from servable.errors import (
     ConfigError,
     FailedPreconditionError,
@@ -72,6 +73,7 @@ class CoreOptions:
         is_complete: What tells complete version directories from incomplete ones, by platform.
         has_all_files: What tells complete remote versions from incomplete ones, by platform.
         remote: How remote base paths are looked after.
+        permissions: Which base paths configurations may name; `None` for all.
     """
 
     poll_wait_seconds: float = 1.0
@@ -87,6 +89,7 @@ class CoreOptions:
     is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
     has_all_files: Mapping[str, HasAllFiles] = field(default_factory=dict)
     remote: RemoteOptions = field(default_factory=RemoteOptions)
+    permissions: Permissions | None = None
 
 
 class ServerCore:
@@ -130,6 +133,8 @@ class ServerCore:
         self._remote = RemoteModels(
             options.remote, self._adapt, options.has_all_files, publisher.explain
         )
+        self._permissions: Permissions | None = None
+        self.permit(options.permissions)
         self._reload_lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._models: tuple[ModelConfig, ...] | None = None
@@ -160,6 +165,11 @@ class ServerCore:
                 self._apply(models, logging.INFO)
             self._connect()
             self._manager.start()
+
+    def permit(self, permissions: Permissions | None) -> None:
+        """Say which base paths configurations may name from now on; `None` for all."""
+        self._permissions = permissions
+        self._remote.reach = None if permissions is None else permissions.reach
 
     def complete_start(self) -> None:
         """From now on, loads are limited so as to leave something to requests."""
@@ -305,6 +315,22 @@ class ServerCore:
         models = self._models or ()
         return next((m.python for m in models if m.name == name), PythonOptions())
 
+    def admit_code(self, name: str, directory: str) -> str:
+        """Refuse a version directory of a model whose code must not be run.
+
+        Returns:
+            The directory to use instead, without symbolic links.
+
+        Raises:
+            ServableError: Others may write it, or it is not where the configuration may name code.
+        """
+        model = next((model for model in self._models or () if model.name == name), None)
+        if model is None:
+            raise FailedPreconditionError(f"Model {name} is no longer configured")
+        if self._permissions is None:
+            return directory
+        return self._permissions.admit_code(model.base_path, directory)
+
     def batching(self, name: str) -> ModelBatching:
         """What the configuration of a model says about joining its requests."""
         models = self._models or ()
@@ -330,7 +356,9 @@ class ServerCore:
         return self._manager.stop(timeout_seconds)
 
     def _check(self, models: Sequence[ModelConfig]) -> None:
-        rules = ConfigRules(self._adapters.keys(), self._options.refuse_shared_base_paths)
+        rules = ConfigRules(
+            self._adapters.keys(), self._options.refuse_shared_base_paths, self._permissions
+        )
         validate_models(models, self._models or (), rules)
         self._source.check(self._monitored(models))
         if tuple(models) != self._models:

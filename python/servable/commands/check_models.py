@@ -9,7 +9,8 @@ from servable.commands.model_description import SignatureDescription, read_versi
 from servable.commands.report import Report, ServedModel, ServedVersion
 from servable.config.flags import Flags
 from servable.config.models import PYTHON_PLATFORM, ModelConfig
-from servable.config.options import op_libraries
+from servable.config.options import op_libraries, remote_options
+from servable.config.permissions import start_permissions
 from servable.config.platforms import Platform, python_batching, tensorflow_platforms
 from servable.errors import LoadError, ServableError
 from servable.lifecycle.source import AspiredVersion
@@ -43,6 +44,12 @@ def check_models(
         platforms = tensorflow_platforms(flags)
     except ServableError:
         return  # it is in the report
+    try:
+        cache_directory = remote_options(flags).cache_directory
+        permissions = start_permissions(flags, models, cache_directory)
+    except ServableError as error:
+        report.error(str(error))
+        return
     runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
     if any(model.platform in platforms for model in models):
         try:
@@ -53,14 +60,25 @@ def check_models(
     for model in models:
         served = ServedModel(model.name, model.base_path, model.platform)
         report.models.append(served)
+        place = places.get(model.name, ("", None))
+        try:
+            permissions.check(model)
+        except ServableError as error:
+            report.error(str(error), *place)
+            continue
         if is_remote(model.base_path):
             report.warning("The base path is remote, and was not looked at", model.base_path)
             continue
-        place = places.get(model.name, ("", None))
         versions = _wanted_versions(model, report, place)
         for number, path in versions.items():
             labels = sorted(label for label, v in model.labels.items() if v == number)
             platform = platforms.get(model.platform)
+            if model.platform == PYTHON_PLATFORM:
+                try:
+                    permissions.admit_code(model.base_path, path)
+                except ServableError as error:
+                    report.error(str(error), path)
+                    continue
             signatures = _check_version(path, platform, runtime if loads else None, report)
             batching = platform.batching if platform else python_batching(flags)
             check_batching(path, batching, model.batching, signatures, report)

@@ -199,6 +199,14 @@ class Flags:
         "string", "", "comma-separated paths that need none, such as that of the metrics page; "
         "health checks never do",
     )  # fmt: skip
+    allow_python_models: bool = _flag(
+        "bool", False, "let changes of the configuration bring Python models: from any directory "
+        "that only the server's user and root may write",
+    )  # fmt: skip
+    allowed_remote_stores: str = _flag(
+        "string", "", "comma-separated stores, such as s3://bucket, beside those of the models that "
+        "the server is started with: models may be fetched from them, Python code from no others",
+    )  # fmt: skip
     # Limits of what strangers may ask for.
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
     max_decompressed_bytes: int = _flag(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servable.config.batching import ModelBatching, read_model_batching
 from servable.config.text_proto import message_lines, parse_bytes, parse_text_file
@@ -23,6 +23,9 @@ from servable.errors import Code, ConfigError, FailedPreconditionError, Servable
 from servable.loaders.python_callable import PythonOptions
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
+if TYPE_CHECKING:
+    from servable.config.permissions import Permissions
+
 MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
 TENSORFLOW_PLATFORM = "tensorflow"
 PYTHON_PLATFORM = "python"
@@ -30,6 +33,7 @@ PLATFORMS = frozenset({TENSORFLOW_PLATFORM, PYTHON_PLATFORM})
 """Those that there are unless `--platform_config_file` names others."""
 
 _MODEL_TYPE_TENSORFLOW = 1
+_MAX_WORKERS = 256
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9.]*://")
 _RELOAD_TAKES_LISTS_ONLY = (
     "ServerModelConfig type not supported by HandleReloadConfigRequest. "
@@ -106,10 +110,12 @@ class ConfigRules:
     Attributes:
         platforms: The platforms that there are.
         refuse_shared_base_paths: Whether two models may not have the same base path.
+        permissions: Which base paths may be named; `None` for all.
     """
 
     platforms: Collection[str] = PLATFORMS
     refuse_shared_base_paths: bool = False
+    permissions: Permissions | None = None
 
 
 _RULES = ConfigRules()
@@ -201,8 +207,8 @@ def validate_models(
 
     Raises:
         ConfigError: A name comes twice, a path is relative, a model of the same name would change
-            its platform, a platform is unknown, two share a base path where that is refused, or
-            requests cannot be spread as it says.
+            its platform, a platform is unknown, a base path is not permitted, two share one where that
+            is refused, or requests cannot be spread as it says.
     """
     _check_names(models)
     for index, model in enumerate(models):
@@ -218,12 +224,27 @@ def validate_models(
             raise ModelConfigError(
                 index, f"Model {model.name} requests unsupported platform {model.platform}"
             )
+    if rules.permissions is not None:
+        _check_permissions(models, current, rules.permissions)
     if rules.refuse_shared_base_paths:
         _check_base_paths(models)
     for index, model in enumerate(models):
         problem = traffic_problem(model.splits, model.shadow)
         if problem is not None:
             raise ModelConfigError(index, f"Model {model.name}: {problem}")
+
+
+def _check_permissions(
+    models: Sequence[ModelConfig], current: Sequence[ModelConfig], permissions: Permissions
+) -> None:
+    # What is in force has been permitted: it must not keep others from being changed.
+    before = {model.name: (model.base_path, model.platform) for model in current}
+    for index, model in enumerate(models):
+        if before.get(model.name) != (model.base_path, model.platform):
+            try:
+                permissions.check(model)
+            except ConfigError as error:
+                raise ModelConfigError(index, error.message, code=error.code) from error
 
 
 def _check_base_paths(models: Sequence[ModelConfig]) -> None:
@@ -308,6 +329,10 @@ def _python_options(config: Any) -> PythonOptions:
     workers = config.servable_options.python.workers
     if workers < 0:
         raise ConfigError(f"Model {config.name} has python.workers {workers}; want 0 or more")
+    if workers > _MAX_WORKERS:
+        raise ConfigError(
+            f"Model {config.name} has python.workers {workers}; want {_MAX_WORKERS} at most"
+        )
     return PythonOptions(workers)
 
 

@@ -39,6 +39,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "use_alts_credentials",
         "api_keys_file",
         "paths_without_api_key",
+        "allow_python_models",
+        "allowed_remote_stores",
         "credentials_poll_wait_seconds",
     ),
     "Requests": (

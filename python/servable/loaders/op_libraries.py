@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servable.config.ownership import (
+    WritableByOthersError,
+    is_installed,
+    require_private_tree,
+)
 from servable.errors import LoadError, ServableError
 
 if TYPE_CHECKING:
@@ -92,7 +97,13 @@ def find_package(module: str) -> Path | None:
         return None
     if spec is None or not spec.submodule_search_locations:
         return None
-    return Path(next(iter(spec.submodule_search_locations)))
+    directory = next(iter(spec.submodule_search_locations))
+    try:
+        return Path(directory if is_installed(directory) else require_private_tree(directory))
+    except WritableByOthersError as error:
+        # A graph that anybody may have sent must not bring in native code of anybody.
+        _log.warning("The package %s is left alone: %s", module, error)
+        return None
 
 
 class OpPackages:

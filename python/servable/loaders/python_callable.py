@@ -41,17 +41,26 @@ class PythonOptions:
 class PythonCallableLoader:
     """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
 
-    def __init__(self, servable_id: ServableId, path: str, options: PythonOptions) -> None:
+    def __init__(
+        self,
+        servable_id: ServableId,
+        path: str,
+        options: PythonOptions,
+        admit: Callable[[str], str] = lambda path: path,
+    ) -> None:
         """Describe the load; nothing is read or started yet.
 
         Args:
             servable_id: The version, for messages.
             path: The version directory; `servable.loaders.python_model` says what it holds.
             options: How it is run.
+            admit: Asked at each load: raises where the code in a directory must not be run, and
+                returns the directory to use.
         """
         self._name = f"{servable_id.name}/{servable_id.version}"
         self._path = Path(path)
         self._options = options
+        self._admit = admit
         self._model: PythonModel | WorkerPool | None = None
         self._servable: Servable | None = None
 
@@ -64,16 +73,18 @@ class PythonCallableLoader:
 
         Raises:
             LoadError: NumPy is missing, or the model cannot be imported or made.
+            ServableError: The code must not be run.
         """
         from servable.gateway import Servable
         from servable.loaders.arrays import for_border
 
+        directory = Path(self._admit(str(self._path)))
         model: PythonModel | WorkerPool
         if self._options.workers:
-            model = WorkerPool(self._name, self._path, self._options.workers)
+            model = WorkerPool(self._name, directory, self._options.workers)
             threads = self._options.workers
         else:
-            model = load_python_model(self._path)
+            model = load_python_model(directory)
             threads = IN_PROCESS_THREADS
         try:
             run = for_border(self._name, model.signatures, model.run)
@@ -106,15 +117,25 @@ class PythonCallableLoader:
 class PythonCallableAdapter(SourceAdapter[str, Loader]):
     """Turns paths of version directories into loaders of Python servables."""
 
-    def __init__(self, options: Callable[[str], PythonOptions] = lambda name: PythonOptions()):
-        """Take what says how servables are run.
+    def __init__(
+        self,
+        options: Callable[[str], PythonOptions] = lambda name: PythonOptions(),
+        admit: Callable[[str, str], str] = lambda name, path: path,
+    ):
+        """Take what says how servables are run, and which.
 
         Args:
             options: The options of a stream, asked at each list of versions.
+            admit: Asked at each load of a stream for the directory to use instead of one; raises
+                where its code must not be run.
         """
         super().__init__()
         self._options = options
+        self._admit = admit
 
     def adapt(self, servable_id: ServableId, item: str) -> PythonCallableLoader:
         """Make the loader of one version directory."""
-        return PythonCallableLoader(servable_id, item, self._options(servable_id.name))
+        name = servable_id.name
+        return PythonCallableLoader(
+            servable_id, item, self._options(name), lambda path: self._admit(name, path)
+        )

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from servable.config.ownership import require_private_module
 from servable.errors import BackendError, Code, LoadError, ServableError
 from servable.signature import Signature, declared_signature
 
@@ -144,6 +145,7 @@ def _import(directory: Path, resources: contextlib.ExitStack) -> Any:
     file, entry_point = directory / MODEL_FILE, directory / ENTRY_POINT_FILE
     if entry_point.is_file():
         module_name, _, attribute = entry_point.read_text().strip().partition(":")
+        require_private_module(module_name)
         found: Any = importlib.import_module(module_name)
         for name in filter(None, attribute.split(".")):
             found = getattr(found, name)

@@ -158,6 +158,11 @@ class VersionCache:
         """The size of everything in the cache, a version being fetched counted in full."""
         return sum(entry.total_bytes for entry in self._entries())
 
+    def limit_bytes(self) -> int:
+        """The size to keep to; that of the file system where there is no limit."""
+        total = shutil.disk_usage(self.directory).total
+        return total if self._max_bytes < 0 else self._max_bytes or total // 2
+
     def _make_room(self, manifest: Manifest, content: Path) -> None:
         have = sum(path.stat().st_size for path in content.rglob("*") if path.is_file())
         missing = max(0, manifest.total_bytes - have)

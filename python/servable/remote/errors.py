@@ -48,8 +48,10 @@ def store_error(raised: BaseException, doing: str, url: str) -> ServableError:
         doing: What was tried, such as `list`.
         url: On what.
     """
-    if isinstance(raised, ServableError):
-        return raised
+    # Drivers may say in their own words what was refused below them.
+    for link in _chain(raised):
+        if isinstance(link, ServableError):
+            return link
     code = _code(raised)
     text = f"{type(raised).__name__}: {raised}" if str(raised) else type(raised).__name__
     message = f"Could not {doing} {shown(url)}: {text.replace(url, shown(url))}"
@@ -71,13 +73,17 @@ def disk_error(raised: OSError, url: str) -> LoadError:
     )
 
 
-def _code(raised: BaseException) -> Code:
+def _chain(raised: BaseException) -> list[BaseException]:
     chain: list[BaseException] = []
     link: BaseException | None = raised
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    for link in chain:
+    return chain
+
+
+def _code(raised: BaseException) -> Code:
+    for link in _chain(raised):
         names = {cls.__name__ for cls in type(link).__mro__}
         if names & _NO_CREDENTIALS:
             return Code.UNAUTHENTICATED

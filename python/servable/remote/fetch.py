@@ -116,7 +116,7 @@ class Fetcher:
         with self.cache.fetching(manifest, cancelled) as directory:
             if (path := self.cache.find(manifest)) is not None:
                 return path  # by another server, while this one waited
-            progress = _Progress(manifest)
+            progress = _Progress(manifest, self.cache.limit_bytes())
             try:
                 self._fetch_files(manifest, directory, progress, cancelled)
             except OSError:
@@ -248,6 +248,8 @@ class _FileFetch:
                         progress.starts_at(self.file, start)
                     out.write(block)
                     progress.add(self.file, len(block))
+                    if self.file.size is not None and out.tell() > self.file.size:
+                        break  # what comes is not what was listed; it may have no end
             out.flush()
             os.fsync(out.fileno())
 
@@ -278,8 +280,9 @@ class _FileFetch:
 class _Progress:
     """Logs how far a fetch is, at its start and end and every few seconds."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, limit_bytes: int) -> None:
         self._url = shown(manifest.url)
+        self._limit = limit_bytes
         self._total = manifest.total_bytes
         self._lock = threading.Lock()
         self._done: dict[str, int] = {}
@@ -295,11 +298,18 @@ class _Progress:
         with self._lock:
             self._done[file.path] += count
             self._received += count
+            done = sum(self._done.values())
+            if done > self._limit:
+                # Not known before where a store does not say how large files are.
+                raise LoadError(
+                    f"{self._url} has more than the {self._limit} bytes of the cache",
+                    code=Code.RESOURCE_EXHAUSTED,
+                )
             now = time.monotonic()
             if now - self._logged < _PROGRESS_SECONDS:
                 return
             self._logged = now
-            done, rate = sum(self._done.values()), self._received / (now - self._started)
+            rate = self._received / (now - self._started)
         percent = 100 * done // max(self._total, 1)
         _log.info("Fetching %s: %d %%, %s/s", self._url, percent, _size(rate))
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from servable.errors import Code, LoadError
 from servable.remote.errors import PERMANENT, store_error
 from servable.remote.manifest import Manifest, RemoteFile, check_path, describe
+from servable.remote.stores import Reach
 from servable.remote.urls import missing_driver, scheme_of, shown
+from servable.remote.web import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_REDIRECTS,
+    Entry,
+    client_maker,
+    find_files,
+    list_directory,
+)
 
 T = TypeVar("T")
 
@@ -26,6 +36,8 @@ _SMALL_RANGE_BYTES = 1 << 20
 _RANGES_AT_ONCE = 4
 _STREAM_BYTES = 1 << 20
 _HTTP = ("http", "https")
+_FLAT = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
+"""Stores that list all files below a path at once; elsewhere directories are walked, and may have no end."""
 
 
 class RemoteStore:
@@ -34,12 +46,16 @@ class RemoteStore:
     Every method raises `ServableError` with a code that tells what is missing: `NOT_FOUND`,
     `UNAUTHENTICATED`, `PERMISSION_DENIED`, `FAILED_PRECONDITION` for a driver that is not
     installed, `UNAVAILABLE` for what may pass.
+
+    Attributes:
+        reach: Where may be fetched from; `None` for everywhere. May be replaced at any time.
     """
 
     def __init__(self) -> None:
         """Import and open nothing yet."""
         self._lock = threading.Lock()
-        self._file_systems: dict[tuple[str, str], Any] = {}
+        self._file_systems: dict[tuple[str, str, bool], Any] = {}
+        self.reach: Reach | None = None
 
     def directories(self, base_url: str) -> list[str]:
         """The names of the directories right below a base path.
@@ -49,6 +65,10 @@ class RemoteStore:
         """
 
         def list_names(file_system: Any) -> list[str]:
+            if scheme_of(base_url) in _HTTP:
+                listed = list_directory(file_system, base_url)
+                found = (entry.path.strip("/") for entry in listed if entry.is_directory)
+                return sorted({name for name in found if "/" not in name})
             file_system.invalidate_cache()
             root = _root(file_system, base_url)
             entries = file_system.ls(root, detail=True, **_limit(file_system, _LISTING_SECONDS))
@@ -71,17 +91,20 @@ class RemoteStore:
             file_system.invalidate_cache()
             root = _root(file_system, url)
             limit = _limit(file_system, _LISTING_SECONDS)
-            found = file_system.find(root, detail=True, **limit)
-            files = []
-            for name, info in found.items():
-                path = _relative(name, root)
+            if scheme in _HTTP:
+                found = _described(file_system, find_files(file_system, url), limit)
+            else:
+                found = _found(file_system, root, {} if scheme in _FLAT else _WALKED, limit)
+            files: list[RemoteFile] = []
+            for path, info in found:
                 if not path or path.endswith("/"):
                     continue  # the empty objects that some tools make in place of directories
-                if scheme in _HTTP:
-                    if "?" in path or "#" in path:
-                        continue  # links that sort the listing
-                    path = unquote(path)
-                    info = {**info, **file_system.info(name, **limit), "name": name}
+                if len(files) >= MAX_ENTRIES or path.count("/") > MAX_DEPTH:
+                    raise LoadError(
+                        f"{shown(url)} has more than {MAX_ENTRIES} files, or directories nested more than "
+                        f"{MAX_DEPTH} deep",
+                        code=Code.RESOURCE_EXHAUSTED,
+                    )
                 check_path(path, url)
                 files.append(describe(scheme, path, info, has_md5_etags))
             if not files:
@@ -138,8 +161,16 @@ class RemoteStore:
         return self._ask(url, "look at", head)
 
     def _ask(self, url: str, doing: str, question: Callable[[Any], T]) -> T:
-        key = (scheme_of(url), urlsplit(url).netloc)
+        reach = self.reach
+        # Of a base path that the start named, the address is not looked at.
+        key = (scheme_of(url), urlsplit(url).netloc, reach is None or reach.names(url))
         try:
+            if reach is not None and not reach.allows(url):
+                raise LoadError(
+                    f"The server was not started with the store of {shown(url)}; --allowed_remote_stores names "
+                    "further ones",
+                    code=Code.PERMISSION_DENIED,
+                )
             return question(self._file_system(key, url))
         except Exception as raised:  # the driver's border
             error = store_error(raised, doing, url)
@@ -151,33 +182,54 @@ class RemoteStore:
                 raise
             raise error from raised
 
-    def _file_system(self, key: tuple[str, str], url: str) -> Any:
+    def _file_system(self, key: tuple[str, str, bool], url: str) -> Any:
         with self._lock:
             if key not in self._file_systems:
-                self._file_systems[key] = _open(url)
+                self._file_systems[key] = _open(url, lambda: self.reach)
             return self._file_systems[key]
 
 
-def _open(url: str) -> Any:
+def _open(url: str, reach: Callable[[], Reach | None]) -> Any:
     try:
+        import fsspec
         import fsspec.config
-        from fsspec.core import url_to_fs
 
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         scheme = scheme_of(url)
-        if scheme in _HTTP and "client_kwargs" not in fsspec.config.conf.get(scheme, {}):
-            from aiohttp import ClientTimeout
+        if scheme in _HTTP:
+            options |= {"get_client": client_maker(url, reach), "max_redirects": MAX_REDIRECTS}
+            if "client_kwargs" not in fsspec.config.conf.get(scheme, {}):
+                from aiohttp import ClientTimeout
 
-            # Its default is five minutes for a whole file, however large.
-            timeout = ClientTimeout(total=None, sock_connect=30, sock_read=_READ_SECONDS)
-            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
-        return url_to_fs(url, **options)[0]
+                # Its default is five minutes for a whole file, however large.
+                timeout = ClientTimeout(total=None, sock_connect=30, sock_read=_READ_SECONDS)
+                options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+        # Not `url_to_fs`, which opens further places where a URL names some behind `::`.
+        of_url = fsspec.get_filesystem_class(scheme)._get_kwargs_from_urls(url)
+        return fsspec.filesystem(scheme, **{**of_url, **options})
     except ImportError as raised:
         raise missing_driver(url, str(raised)) from raised
     except ValueError as raised:
         if "rotocol not known" in str(raised):
             raise missing_driver(url, str(raised)) from raised
         raise
+
+
+_WALKED = {"maxdepth": MAX_DEPTH + 2}
+
+
+def _found(
+    file_system: Any, root: str, how: dict[str, int], limit: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, info in file_system.find(root, detail=True, **how, **limit).items():
+        yield _relative(name, root), info
+
+
+def _described(
+    file_system: Any, entries: list[Entry], limit: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in entries:
+        yield entry.path, {**file_system.info(entry.url, **limit), "name": entry.url}
 
 
 def _root(file_system: Any, url: str) -> str:

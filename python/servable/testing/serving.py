@@ -137,7 +137,11 @@ def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> It
     platform = "python" if any(is_python_model(str(v)) for v in versions) else "tensorflow"
     config = _write_config(directory, name, base_path, platform)
     with running_server(
-        f"--model_config_file={config}", "--max_num_load_retries=0", *flags
+        # A version may lie outside of the base path that was made for it.
+        f"--model_config_file={config}",
+        "--max_num_load_retries=0",
+        "--allow_python_models",
+        *flags,
     ) as process:
         yield Served(name, process.port, process)
 

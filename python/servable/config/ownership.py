@@ -1,0 +1,178 @@
+"""Who else may write a file: code is run only where nobody but the server's user and root can change it.
+
+A path is resolved first, and the resolved one is used from then on. Every directory above it is looked at as well: who
+may write one of them can put something else in its place.
+"""
+
+from __future__ import annotations
+
+import grp
+import importlib.util
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Iterator
+
+from servable.errors import Code, LoadError
+
+MAX_FILES = 100_000
+"""How many files a directory of code may have."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class WritableByOthersError(LoadError):
+    """A file or directory that others than the server's user and root may write, or that cannot be looked at."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=Code.PERMISSION_DENIED)
+
+
+def require_private_file(path: str) -> str:
+    """Refuse a file or directory that others may write, or put something else in the place of.
+
+    Args:
+        path: An absolute path.
+
+    Returns:
+        The path without symbolic links, which is safe to use.
+
+    Raises:
+        WritableByOthersError: It is not only the server's user and root who may.
+    """
+    try:
+        resolved = os.path.realpath(path, strict=True)
+        _check(resolved, os.lstat(resolved))
+        for parent in _parents(resolved):
+            _check(parent, os.lstat(parent), is_parent=True)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return resolved
+
+
+def require_private_tree(directory: str) -> str:
+    """Refuse a directory of which others may write anything, what symbolic links in it lead to included.
+
+    All files count, not only code by its name: imports also read bytecode and native libraries, and models unpickle.
+
+    Args:
+        directory: An absolute path.
+
+    Returns:
+        The path without symbolic links, which is safe to use.
+
+    Raises:
+        WritableByOthersError: It is not only the server's user and root who may, or it has too many files to look at.
+    """
+    root = require_private_file(directory)
+    waiting, seen, count = [root], {root}, 0
+    try:
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MAX_FILES:
+                        raise WritableByOthersError(
+                            f"{directory} has more than {MAX_FILES} files, which is the most that code is looked "
+                            "for in"
+                        )
+                    path = entry.path
+                    if entry.is_symlink():
+                        path = require_private_file(path)
+                    else:
+                        _check(path, entry.stat(follow_symlinks=False))
+                    if os.path.isdir(path) and path not in seen:
+                        seen.add(path)
+                        waiting.append(path)
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    return root
+
+
+def require_private_module(name: str) -> None:
+    """Refuse a module that is imported from where others may write, such as a working directory.
+
+    What was installed with this interpreter passes: that runs in any case. Imports nothing.
+
+    Args:
+        name: The module.
+
+    Raises:
+        WritableByOthersError: It is not only the server's user and root who may.
+    """
+    top = name.partition(".")[0]
+    if top in sys.modules:
+        return  # it has been imported; its place does not matter any more
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return  # the import says it better
+    if spec is None:
+        return
+    places = [
+        *(spec.submodule_search_locations or ()),
+        *([spec.origin] if spec.has_location else ()),
+    ]
+    for place in filter(None, places):
+        if not is_installed(place):
+            (require_private_tree if os.path.isdir(place) else require_private_file)(place)
+
+
+def is_installed(path: str) -> bool:
+    """Whether a file belongs to the interpreter that runs, or to what was installed with it."""
+    resolved = os.path.realpath(path)
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return any(resolved.startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
+
+
+def _check(path: str, found: os.stat_result, *, is_parent: bool = False) -> None:
+    me = os.geteuid()
+    if found.st_uid not in (0, me):
+        raise WritableByOthersError(
+            f"{path} belongs to {_user(found.st_uid)}; code is run only where it belongs to root or to "
+            f"{_user(me)}, who runs the server"
+        )
+    writers = found.st_mode & _OTHERS_WRITE
+    # In a sticky directory, what is there can be replaced only by its owner.
+    if not writers or (is_parent and found.st_mode & stat.S_ISVTX) or stat.S_ISLNK(found.st_mode):
+        return
+    if writers == stat.S_IWGRP and _is_private_group(found.st_gid, me):
+        return
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return
+    raise WritableByOthersError(
+        f"{path} may be written by others (its mode is {stat.S_IMODE(found.st_mode):04o}); code is run only where "
+        f"root and {_user(me)} alone may write: chmod go-w {path}"
+    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (parent := os.path.dirname(path)) != path:
+        yield parent
+        path = parent
+
+
+def _is_private_group(group_id: int, user_id: int) -> bool:
+    """Whether a group is the one that some systems make for each user, with nobody else in it."""
+    if user_id == 0:
+        return False
+    try:
+        user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    members = {*group.gr_mem} - {user.pw_name}
+    return user.pw_gid == group_id and group.gr_name == user.pw_name and not members
+
+
+def _user(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return f"user {user_id}"
+
+
+def _unreadable(path: str, error: OSError) -> WritableByOthersError:
+    return WritableByOthersError(
+        f"It cannot be told who may write {error.filename or path}: {error.strerror}"
+    )
