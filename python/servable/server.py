@@ -417,7 +417,12 @@ class ModelServer:
         flags = self._flags
         tls = tls_context(flags)
         admin = AdminServer(
-            api, flags.admin_api_address, flags.admin_api_port, self._may_administer, tls
+            api,
+            flags.admin_api_address,
+            flags.admin_api_port,
+            self._may_administer,
+            tls,
+            [name for name in flags.admin_api_hosts.split(",") if name.strip()],
         )
         how = " with TLS" if tls else ""
         _log.info("Administration API on %s:%d%s", flags.admin_api_address, admin.port, how)

@@ -97,6 +97,34 @@ def test_what_is_asked_before_a_key_is_there_is_answered(guarded: Guarded) -> No
     )
 
 
+@pytest.mark.parametrize(
+    ("flags", "allowed"),
+    [
+        ((), "Content-Type"),
+        (("--rest_api_cors_allowed_headers=authorization,X-Trace",), "authorization, X-Trace"),
+    ],
+)
+def test_pages_may_send_the_headers_of_the_flag(
+    start_server: StartServer, tmp_path: Path, flags: tuple[str, ...], allowed: str
+) -> None:
+    server = start_server({"m": tmp_path}, "--rest_api_enable_cors_support", *flags)
+    server.wait_until_answers()
+    origin = {"Origin": "https://app.example", "Access-Control-Request-Headers": "authorization"}
+    for path in (f"{MODEL}:predict", "/v2/models/m/infer", "/v1/models/m/metadata"):
+        preflight = server.request("OPTIONS", path, headers=origin)
+        assert preflight.status == 200
+        assert preflight.headers["access-control-allow-headers"] == allowed
+    assert server.get(MODEL).headers["access-control-allow-headers"] == allowed
+
+
+def test_pages_can_use_keys_with_the_headers_that_they_are_allowed(guarded: Guarded) -> None:
+    origin = {"Origin": "https://app.example", "Authorization": f"Bearer {APP}"}
+    reply = guarded.server.request("GET", MODEL, headers=origin)
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, "*")
+    refused = guarded.server.request("GET", MODEL, headers={"Origin": "https://app.example"})
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, "*")
+
+
 def test_a_body_that_is_not_allowed_is_not_read(guarded: Guarded) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", guarded.server.rest_port, timeout=20)
     connection.putrequest("POST", f"{MODEL}:predict")

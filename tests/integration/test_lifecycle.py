@@ -394,7 +394,7 @@ def test_a_model_whose_load_hangs_can_be_taken_out_of_the_configuration_file(
 def test_reloads_that_were_given_up_while_a_load_hangs_hold_up_no_others(
     base_path: Path, hanging_entry: str, start_server: StartServer, grpc_client: GrpcClient
 ) -> None:
-    server = start_server({"m": base_path})
+    server = start_server({"m": base_path}, "--allow_python_models")
     server.wait_until_available("m")
 
     def reload(*entries: str, timeout: float) -> None:
@@ -413,7 +413,7 @@ def test_reloads_that_were_given_up_while_a_load_hangs_hold_up_no_others(
 def test_a_reload_that_waits_for_a_load_that_hangs_ends_with_the_server(
     base_path: Path, hanging_entry: str, start_server: StartServer, grpc_client: GrpcClient
 ) -> None:
-    server = start_server({"m": base_path})
+    server = start_server({"m": base_path}, "--allow_python_models")
     server.wait_until_available("m")
 
     def terminate_once_it_hangs() -> None:
@@ -431,7 +431,9 @@ def test_administration_goes_on_when_clients_that_waited_for_loads_that_hang_hav
     base_path: Path, hanging: Path, start_server: StartServer
 ) -> None:
     admin_port = free_port()
-    server = start_server({"m": base_path}, f"--admin_api_port={admin_port}")
+    server = start_server(
+        {"m": base_path}, f"--admin_api_port={admin_port}", "--allow_python_models"
+    )
     server.wait_until_available("m")
 
     def administer(method: str, name: str, document: object = None, timeout: float = 20) -> Reply:

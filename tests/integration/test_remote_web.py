@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import itertools
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,6 +19,8 @@ from servable.errors import Code, ServableError
 from servable.remote.cache import VersionCache
 from servable.remote.fetch import Fetcher, FetchOptions
 from servable.remote.store import RemoteStore
+from servable.remote.stores import Reach, store_of
+from servable.remote.web import is_internal
 from support.s3_server import Proxy
 
 pytest.importorskip("aiohttp")
@@ -143,3 +147,131 @@ def test_what_is_missing_is_told(web: tuple[str, Path], fetcher: Fetcher) -> Non
     with pytest.raises(ServableError) as raised:
         fetcher.store.directories(f"{web[0]}/none")
     assert raised.value.code is Code.NOT_FOUND
+
+
+def names_mean(monkeypatch: pytest.MonkeyPatch, addresses: Iterator[str]) -> None:
+    """Resolve `models.example` to these addresses, one at a time."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: object, *arguments: Any, **keywords: Any) -> Any:
+        host = next(addresses) if host == "models.example" else host
+        return resolve(host, *arguments, **keywords)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+
+
+def reaching(reach: Reach) -> RemoteStore:
+    store = RemoteStore()
+    store.reach = reach
+    return store
+
+
+def test_a_name_may_not_mean_this_machine_unless_the_start_says_so(
+    web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, root = web
+    (root / "m/1").mkdir(parents=True)
+    port = url.rsplit(":", 1)[1]
+    named = f"http://models.example:{port}"
+    stores = frozenset({store_of(named)})
+    names_mean(monkeypatch, itertools.repeat("127.0.0.1"))
+    with pytest.raises(
+        ServableError, match=r"has the address 127\.0\.0\.1, which is on this"
+    ) as raised:
+        reaching(Reach(stores)).directories(f"{named}/m")
+    assert raised.value.code is Code.PERMISSION_DENIED
+    with pytest.raises(ServableError, match="on this"):
+        reaching(Reach(stores, (f"{named}/other",))).directories(f"{named}/m")
+    for reach in (
+        Reach(stores, (f"{named}/m",)),
+        Reach(stores | {store_of(f"http://127.0.0.1:{port}")}),
+    ):
+        assert reaching(reach).directories(f"{named}/m") == ["1"]
+    by_localhost = f"http://localhost:{port}"
+    assert reaching(Reach(frozenset({store_of(by_localhost)}))).directories(
+        f"{by_localhost}/m"
+    ) == ["1"]
+
+
+def test_a_name_that_changes_its_meaning_gains_nothing(
+    web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, root = web
+    (root / "m/1").mkdir(parents=True)
+    named = f"http://models.example:{url.rsplit(':', 1)[1]}"
+    asked = itertools.count()
+    # Public for whoever looks first, and internal for whoever connects.
+    names_mean(
+        monkeypatch, ("192.0.2.1" if next(asked) == 0 else "127.0.0.1" for _ in itertools.count())
+    )
+    store = reaching(Reach(frozenset({store_of(named)})))
+    monkeypatch.setattr("servable.remote.web._PAGE_SECONDS", 1.0)
+    for _ in range(3):
+        with pytest.raises(ServableError):
+            store.directories(f"{named}/m")
+
+
+class LyingHandler(WebHandler):
+    """Says that files are small, or does not say it, and sends more."""
+
+    says: ClassVar[int | None] = 10
+
+    def do_HEAD(self) -> None:
+        self._head()
+
+    def do_GET(self) -> None:
+        if Path(self.translate_path(self.path)).is_dir():
+            super().do_GET()
+            return
+        if not self._head():
+            return
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(b"x" * 65536)
+
+    def _head(self) -> bool:
+        self.send_response(200)
+        if self.command == "HEAD" and self.says is not None:
+            self.send_header("Content-Length", str(self.says))
+        self.end_headers()
+        return True
+
+
+@pytest.mark.parametrize("says", [10, None])
+def test_files_that_do_not_end_are_given_up(
+    tmp_path: Path, says: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web/m/1").mkdir(parents=True)
+    (tmp_path / "web/m/1/f").write_bytes(b"")
+    monkeypatch.setattr(LyingHandler, "says", says)
+    cache = VersionCache(tmp_path / "cache", max_bytes=4 * MIB)
+    fetcher = Fetcher(RemoteStore(), cache, FetchOptions(attempts=1))
+    with (
+        serving(LyingHandler, tmp_path / "web") as url,
+        pytest.raises(ServableError, match=r"want 10|more than the 4194304 bytes of the cache"),
+    ):
+        fetcher.fetch(f"{url}/m/1", NEVER)
+    assert (
+        sum(file.stat().st_size for file in cache.directory.rglob("*") if file.is_file()) < 8 * MIB
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_inside"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("169.254.169.254", True), ("fe80::1%eth0", True),
+        ("0.0.0.0", True), ("::", True), ("::ffff:127.0.0.1", True), ("64:ff9b::7f00:1", True),
+        ("2002:7f00:1::", True), ("fd00:ec2::254", True), ("224.0.0.1", True), ("10.0.0.1", False),
+        ("192.168.1.1", False), ("93.184.216.34", False), ("fd00::1", False), ("2001:db8::1", False),
+    ],
+)  # fmt: skip
+def test_internal_addresses_are_known_in_every_spelling(address: str, is_inside: bool) -> None:
+    assert is_internal(address) is is_inside
+
+
+def test_urls_do_not_name_other_places_behind_colons(web: tuple[str, Path]) -> None:
+    url, root = web
+    (root / "m/1").mkdir(parents=True)
+    with pytest.raises(ServableError):
+        RemoteStore().directories(f"memory://nothing::{url}/m")

@@ -65,6 +65,7 @@ impl fmt::Debug for ApiKey {
 pub struct Access {
     keys: ArcSwapOption<Vec<ApiKey>>,
     open_paths: Vec<String>,
+    page_headers: Option<HeaderValue>,
 }
 
 /// Marks a request that came without TLS to a server that has it elsewhere: it administers nothing, whatever its key.
@@ -92,9 +93,10 @@ pub(crate) fn is_health_check(path: &str) -> bool {
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Access {
-    /// Rules without keys, with further paths that will need none.
-    pub fn new(open_paths: Vec<String>) -> Self {
-        Self { keys: ArcSwapOption::empty(), open_paths }
+    /// Rules without keys, with further paths that will need none, and the headers that web pages may send where they
+    /// may ask at all; `None` for what requests need.
+    pub fn new(open_paths: Vec<String>, page_headers: Option<HeaderValue>) -> Self {
+        Self { keys: ArcSwapOption::empty(), open_paths, page_headers }
     }
 
     /// Puts keys in force for the requests that begin from now on; from then on, one is needed.
@@ -132,11 +134,13 @@ impl Access {
         self.require(&head.headers, Scope::Admin)
     }
 
-    /// Lets web pages send keys along with the requests that an answer of REST allows them.
-    pub(crate) fn allow_keys_of_pages(&self, answer: &mut HeaderMap) {
-        if self.keys.load().is_some()
-            && let Some(allowed) = answer.get_mut(ACCESS_CONTROL_ALLOW_HEADERS)
-        {
+    /// Allows web pages the headers that are configured, or keys where these are asked for, on an answer of REST that
+    /// allows them requests.
+    pub(crate) fn allow_headers_of_pages(&self, answer: &mut HeaderMap) {
+        let Some(allowed) = answer.get_mut(ACCESS_CONTROL_ALLOW_HEADERS) else { return };
+        if let Some(headers) = &self.page_headers {
+            *allowed = headers.clone();
+        } else if self.asks_for_keys() {
             *allowed = HeaderValue::from_static("Content-Type, Authorization, X-API-Key");
         }
     }
@@ -206,7 +210,7 @@ mod tests {
             scope,
             digest: digest(&SHA256, text).as_ref().try_into().expect("it has 32 bytes"),
         };
-        let access = Access::new(vec!["/metrics".to_owned()]);
+        let access = Access::new(vec!["/metrics".to_owned()], None);
         access.set_keys(vec![key("app", Scope::Predict, b"one"), key("ops", Scope::Admin, b"two")]);
         access
     }

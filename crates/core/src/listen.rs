@@ -486,7 +486,7 @@ async fn respond(shared: &Shared, offer: Offer, mut request: Request<Incoming>) 
             }
             None => rest::serve(service, options.rest, options.body, request).await,
         };
-        service.access.allow_keys_of_pages(reply.headers_mut());
+        service.access.allow_headers_of_pages(reply.headers_mut());
         reply.map(Either::Left)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use pyo3::prelude::*;
 use servable_core::access::{Access, ApiKey, Scope};
 use servable_core::batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
@@ -24,6 +25,7 @@ pub(crate) struct ServerOptions {
     worker_threads: usize,
     rest_timeout_seconds: f64,
     enable_cors: bool,
+    cors_allowed_headers: String,
     tensor_content_responses: bool,
     check_method_names: bool,
     grpc: PyGrpcOptions,
@@ -64,7 +66,8 @@ impl ServerOptions {
 
     /// Without keys yet.
     pub(crate) fn access(&self) -> Access {
-        Access::new(self.open_paths.clone())
+        let page_headers = Some(&self.cors_allowed_headers).filter(|headers| !headers.is_empty());
+        Access::new(self.open_paths.clone(), page_headers.and_then(|headers| HeaderValue::from_str(headers).ok()))
     }
 
     pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {

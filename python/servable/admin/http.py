@@ -8,13 +8,14 @@ have limits, so that nobody who can reach the port can exhaust the server.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import logging
 import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
@@ -72,6 +73,7 @@ class AdminServer:
         port: int,
         authorize: Authorize,
         tls: ssl.SSLContext | None = None,
+        hosts: Collection[str] = (),
     ) -> None:
         """Bind the port; requests wait until `start`.
 
@@ -81,12 +83,14 @@ class AdminServer:
             port: Which port.
             authorize: Says who may ask.
             tls: What connections are encrypted with, if they are.
+            hosts: The names that requests may ask for, beside those of loopback addresses, `host`,
+                and the address that a connection came to.
 
         Raises:
             ConfigError: The port is taken or may not be bound.
         """
         try:
-            self._server = _Server(api, host, port, authorize, tls)
+            self._server = _Server(api, host, port, authorize, tls, hosts)
         except OSError as error:
             message = (
                 f"cannot listen on {host}:{port} for administration: {error.strerror or error}"
@@ -124,7 +128,9 @@ class _Server(ThreadingHTTPServer):
         port: int,
         authorize: Authorize,
         tls: ssl.SSLContext | None,
+        hosts: Collection[str],
     ) -> None:
+        self.hosts = {_plain_host(name) for name in ("localhost", host, *hosts)}
         self.api = api
         self.authorize = authorize
         self.tls = tls
@@ -159,6 +165,30 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that goes away is not worth a line on stderr.
         _log.debug("A request for administration broke off", exc_info=True)
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    is_port = colon and (port.isdigit() or not port) and (":" not in name or name.endswith("]"))
+    return name if is_port else host
+
+
+def _plain_host(host: str) -> str:
+    """A name or an address, in the one way to spell it here."""
+    host = host.strip().strip("[]").rstrip(".").lower()
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -202,6 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         try:
+            self._refuse_web_pages()
             request = AdminRequest(self.command, self.path, self._body(), self._is_awaited)
             self.server.authorize(self.headers.items())
             self._arrival.cancel()
@@ -228,10 +259,29 @@ class _Handler(BaseHTTPRequestHandler):
         connection.register(self.request, _CLOSED)
         return not connection.poll(0)
 
-    def _body(self) -> bytes:
+    def _refuse_web_pages(self) -> None:
+        """Refuse what a page in a browser on this machine may send, whatever its host's name has been resolved to.
+
+        Web pages can reach loopback addresses, by their own name too if its address is changed to one (DNS rebinding).
+        The browser tells that name, and the page cannot change it.
+        """
         if self.headers.get("Origin") is not None:
-            # Web pages can reach loopback addresses; nobody administers from one.
             raise ServableError("Requests of web pages are refused", code=Code.PERMISSION_DENIED)
+        hosts = self.headers.get_all("Host") or []
+        if not hosts and self.request_version == "HTTP/1.0":
+            return  # no browser
+        if len(hosts) != 1:
+            message = f"A request has one header Host; this one has {len(hosts)}"
+            raise ServableError(message, code=Code.INVALID_ARGUMENT)
+        host = _plain_host(_without_port(hosts[0]))
+        own_address = _plain_host(str(self.request.getsockname()[0]))
+        if not (host in self.server.hosts or host == own_address or _is_loopback(host)):
+            raise ServableError(
+                f"Administration is not offered under the name {host[:100]}; --admin_api_hosts={host[:100]} allows it",
+                code=Code.PERMISSION_DENIED,
+            )
+
+    def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") is not None:
             raise ServableError("A body needs a Content-Length", code=Code.INVALID_ARGUMENT)
         text = self.headers.get("Content-Length", "0")

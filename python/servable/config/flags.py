@@ -177,6 +177,11 @@ class Flags:
         "string", "", "comma-separated libraries of operations that models need (.so files)"
     )
     rest_api_socket_path: str = _flag("string", "", "path of a UNIX socket for REST")
+    rest_api_cors_allowed_headers: str = _flag(
+        "string", "", "comma-separated headers that web pages may send, with "
+        "--rest_api_enable_cors_support; empty for Content-Type, and Authorization and X-API-Key with "
+        "--api_keys_file",
+    )  # fmt: skip
     unix_socket_permissions: str = _flag(
         "string", "", "permissions of UNIX sockets, such as 0660; empty leaves them to the umask"
     )
@@ -252,6 +257,10 @@ class Flags:
     admin_api_address: str = _flag(
         "string", "127.0.0.1", "where that port is; who reaches it may change what is served"
     )
+    admin_api_hosts: str = _flag(
+        "string", "", "comma-separated names under which that port may be asked, beside localhost and "
+        "the addresses it has",
+    )  # fmt: skip
     remote_poll_wait_seconds: float = _flag(
         "float", 60.0, "how often to look for new versions in remote base paths (s3://, gs://, "
         "az://, hf://, https://); 0 for once, less for never",

@@ -49,6 +49,8 @@ _LIMITS = (
 OPEN_WHEN_LOADED, OPEN_AT_ONCE = "when_loaded", "at_once"
 """The values of `--open_ports`."""
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
 _INT32_MAX = 2**31 - 1
 
 _LEAST_MAX_JSON_NESTING = 64
@@ -171,6 +173,7 @@ def server_options(flags: Flags) -> ServerOptions:
         socket_mode=_socket_mode(flags),
         rest_timeout_seconds=flags.rest_api_timeout_in_ms / 1000,
         enable_cors=flags.rest_api_enable_cors_support,
+        cors_allowed_headers=_cors_allowed_headers(flags),
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
         check_method_names=flags.enable_signature_method_name_check,
         grpc=grpc_options(flags),
@@ -233,6 +236,18 @@ def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
         rest = Endpoint(f"unix:{flags.rest_api_socket_path}", everywhere, rest_only)
         sockets.setdefault(flags.rest_api_socket_path, rest)
     return (*found.values(), *sockets.values())
+
+
+def _cors_allowed_headers(flags: Flags) -> str:
+    names = [
+        name.strip() for name in flags.rest_api_cors_allowed_headers.split(",") if name.strip()
+    ]
+    for name in names:
+        if _HEADER_NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"--rest_api_cors_allowed_headers is a comma-separated list of names; got {name}"
+            )
+    return ", ".join(names)
 
 
 def _socket_mode(flags: Flags) -> int | None:

@@ -38,6 +38,8 @@ class ServerOptions:
         rest_timeout_seconds: How long the run of one REST request may take; 0 or less for no limit
             (`--rest_api_timeout_in_ms`).
         enable_cors: Send the CORS headers on REST answers (`--rest_api_enable_cors_support`).
+        cors_allowed_headers: Which headers web pages may send; empty for `Content-Type`, and those of keys
+            where keys are asked for (`--rest_api_cors_allowed_headers`).
         tensor_content_responses: Answer gRPC with `tensor_content` instead of typed fields
             (`--enable_serialization_as_tensor_content`).
         check_method_names: Require signatures' method names to fit the call
@@ -63,6 +65,7 @@ class ServerOptions:
     worker_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     rest_timeout_seconds: float = 30.0
     enable_cors: bool = False
+    cors_allowed_headers: str = ""
     tensor_content_responses: bool = False
     check_method_names: bool = False
     grpc: GrpcOptions = field(default_factory=GrpcOptions)

@@ -30,6 +30,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "open_ports",
         "health_port",
         "rest_api_enable_cors_support",
+        "rest_api_cors_allowed_headers",
     ),
     "Who may ask": (
         "tls_certificate_file",
@@ -110,6 +111,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Operating": (
         "admin_api_port",
         "admin_api_address",
+        "admin_api_hosts",
         "monitoring_config_file",
         "enable_grpc_healthcheck_service",
         "enable_profiler",

@@ -119,14 +119,17 @@ def test_requests_of_web_pages_are_refused(server: AdminServer) -> None:
     ],
 )
 def test_bodies_without_a_fit_length_are_refused(server: AdminServer, head: bytes) -> None:
-    assert raw(server, b"PUT /x HTTP/1.1\r\n" + head + b"\r\n").startswith(b"HTTP/1.0 400 ")
+    request = b"PUT /x HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n"
+    assert raw(server, request).startswith(b"HTTP/1.0 400 ")
 
 
 def test_a_request_that_does_not_arrive_is_given_up(
     server: AdminServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin_http, "REQUEST_SECONDS", 0.05)
-    assert b"The body broke off" in raw(server, b"PUT /x HTTP/1.1\r\nContent-Length: 5\r\n\r\nab")
+    assert b"The body broke off" in raw(
+        server, b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab"
+    )
     assert b'"error"' in raw(server, b"PUT /x HTT")
     assert raw(server, b"PUT /x HTTP/1.1\r\nContent-Len") != b""
     assert raw(server, b"") == b""
@@ -168,3 +171,60 @@ def test_connections_beyond_the_limit_are_closed(server: AdminServer) -> None:
 def test_a_port_that_is_taken_is_an_error_that_names_it(server: AdminServer) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{server.port} for admin"):
         AdminServer(Api(), "127.0.0.1", server.port, authorize)  # type: ignore[arg-type]  # never asked
+
+
+def get_as(server: AdminServer, host: str | None) -> int:
+    head = "" if host is None else f"Host: {host}\r\n"
+    answer = raw(server, f"GET /x HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode())
+    return int(answer.split()[1])
+
+
+def test_only_its_own_names_are_answered_to() -> None:
+    hosts = ["Admin.Example.", "[fd00::7]"]
+    made = AdminServer(Api(), "127.0.0.1", 0, authorize, hosts=hosts)  # type: ignore[arg-type]  # it answers
+    made.start()
+    for host in (
+        "localhost", "LocalHost", "localhost.", f"localhost:{made.port}", "localhost:", "127.0.0.1", "127.0.0.1:1",
+        "127.8.9.10", "[::1]", "[::1]:8590", "[::ffff:127.0.0.1]", "admin.example", "admin.example:443",
+        "ADMIN.EXAMPLE.", "[fd00::7]:8590", "[FD00:0::7]",
+    ):  # fmt: skip
+        assert get_as(made, host) == 200, host
+    for host in (
+        "evil.example", "evil.example:8590", "localhost.evil.example", "evil.localhost", "127.0.0.1.evil.example",
+        "10.0.0.1", "[fd00::8]", "0.0.0.0", "[::]", "admin.example.evil", "admin", "x@localhost", "localhost@evil",
+        "127.0.0.1:80:evil", "2130706433", "127.1", "", ":8590", "localhost, evil.example",
+    ):  # fmt: skip
+        assert get_as(made, host) == 403, host
+    made.close()
+
+
+def test_the_host_is_told_once(server: AdminServer) -> None:
+    assert get_as(server, None) == 400
+    assert get_as(server, "localhost\r\nHost: localhost") == 400
+    assert int(raw(server, b"GET /x HTTP/1.0\r\n\r\n").split()[1]) == 200
+    assert int(raw(server, b"GET /x HTTP/1.0\r\nHost: evil\r\n\r\n").split()[1]) == 403
+
+
+def test_a_refused_host_is_told_which_flag_allows_it(server: AdminServer) -> None:
+    answer = raw(server, b"GET /x HTTP/1.1\r\nHost: admin.example:1\r\nConnection: close\r\n\r\n")
+    assert b"--admin_api_hosts=admin.example allows it" in answer
+
+
+def test_the_address_that_a_connection_came_to_is_its_own_name() -> None:
+    made = AdminServer(Api(), "0.0.0.0", 0, authorize)  # type: ignore[arg-type]  # it answers
+    made.start()
+    assert get_as(made, "127.0.0.1") == 200
+    assert get_as(made, "192.0.2.1") == 403
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells the address of this machine
+        own = probe.getsockname()[0]
+    with socket.create_connection((own, made.port), timeout=20) as connection:
+        connection.sendall(f"GET /x HTTP/1.1\r\nHost: {own}\r\nConnection: close\r\n\r\n".encode())
+        assert connection.recv(65536).split()[1] == b"200"
+    made.close()
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:3000", ""])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+def test_pages_administer_nothing(server: AdminServer, method: str, origin: str) -> None:
+    assert call(server, method, "/x", Origin=origin)[0] == 403
