@@ -97,6 +97,8 @@ impl<'a> EncodedTensor<'a> {
                 };
                 Ok(Tensor::from_strings(self.shape.clone(), Strings::new(self.body.clone(), ranges)))
             }
+            DType::RESOURCE if count == 1 => Err(self.resource()?.refusal()),
+            // The original ends where there is not exactly one resource.
             DType::RESOURCE | DType::VARIANT => {
                 // What a variant holds can be read only by the op that made it; an empty one is a variant all the same.
                 let is_filled = self.values(15).any(|value| matches!(value, Value::Length([_, ..])));
@@ -133,6 +135,22 @@ impl<'a> EncodedTensor<'a> {
         Ok(Buffer::Owned(AlignedBytes::from_slice(ALIGNMENT, content)))
     }
 
+    /// The handle of a tensor that is one resource; an empty one where none was sent.
+    fn resource(&self) -> Result<ResourceHandle<'a>, TensorError> {
+        let message = match self.content {
+            [] => match self.values(14).next() {
+                Some(Value::Length(message)) => message,
+                _ => &[],
+            },
+            content => {
+                let (begin, end) = values::string_content(content, 0, 1)?[0];
+                &content[begin..end]
+            }
+        };
+        let checked = schema::check(Reader::new(message), schema::RESOURCE_HANDLE);
+        checked.and_then(|()| ResourceHandle::read(message)).map_err(|_| TensorError::Invalid)
+    }
+
     /// Where in the body a part of it begins.
     pub(super) fn offset(&self, part: &[u8]) -> usize {
         part.as_ptr().addr() - self.body.as_ptr().addr()
@@ -146,6 +164,48 @@ impl<'a> EncodedTensor<'a> {
             std::iter::from_fn(move || fields.next_field().ok().flatten())
                 .filter(move |field| field.number == number)
                 .map(|field| field.value)
+        })
+    }
+}
+
+/// What the runtime says of a `tensorflow.ResourceHandleProto` depends on.
+#[derive(Default)]
+struct ResourceHandle<'a> {
+    container: &'a str,
+    name: &'a str,
+    hash_code: u64,
+    type_name: &'a str,
+}
+
+impl<'a> ResourceHandle<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut handle = Self::default();
+        let mut fields = Reader::new(message);
+        while let Some(Field { number, value }) = fields.next_field()? {
+            match (number, value) {
+                (2, Value::Length(text)) => handle.container = wire::text(text)?,
+                (3, Value::Length(text)) => handle.name = wire::text(text)?,
+                (4, Value::Varint(code)) => handle.hash_code = code,
+                (5, Value::Length(text)) => handle.type_name = wire::text(text)?,
+                _ => {}
+            }
+        }
+        Ok(handle)
+    }
+
+    /// What the runtime answers where this is fed.
+    fn refusal(&self) -> TensorError {
+        let Self { container, name, hash_code, type_name } = self;
+        TensorError::Resource(if *container == "TensorHandle" {
+            format!("The tensor with handle '{name}' is not in the session store.").into()
+        } else {
+            format!(
+                "Invalid resource type hash code: {hash_code}(name: {name} type: {type_name}). Perhaps a resource tensor \
+                 was being provided as a feed? That is not currently allowed. Please file an issue at \
+                 https://github.com/tensorflow/tensorflow/issues/new, ideally with a short code snippet that leads to \
+                 this error message."
+            )
+            .into()
         })
     }
 }

@@ -57,7 +57,7 @@ impl MemoryBudget {
 }
 
 /// Why an encoded tensor did not become a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TensorError {
     /// The dtype, the shape and the values do not make a tensor.
     Invalid,
@@ -70,6 +70,8 @@ pub enum TensorError {
     },
     /// A tensor of resources or variants, well-formed but of things that exist only inside a running graph.
     Opaque(DType),
+    /// A tensor that is one resource: what the runtime says of it, whatever the graph expects.
+    Resource(Box<str>),
 }
 
 impl TensorError {
@@ -83,6 +85,7 @@ impl TensorError {
             Self::Opaque(dtype) if dtype == expected => {
                 format!("tensor parsing error: {alias}: tensors of {dtype} cannot be sent")
             }
+            Self::Resource(text) => text.into(),
             // The runtime would say this; it cannot be given such a tensor to say it of.
             Self::Opaque(dtype) => format!("Expects arg[{position}] to be {expected} but {dtype} is provided"),
         })

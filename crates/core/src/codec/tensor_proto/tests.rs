@@ -5,7 +5,9 @@ use prost::Message;
 use super::*;
 use crate::codec::wire::{put_length_field, put_varint};
 use crate::proto::tensorflow::tensor_shape_proto::Dim;
-use crate::proto::tensorflow::{DataType, TensorProto, TensorShapeProto, VariantTensorDataProto, serving};
+use crate::proto::tensorflow::{
+    DataType, ResourceHandleProto, TensorProto, TensorShapeProto, VariantTensorDataProto, serving,
+};
 use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
 
 fn proto(dtype: DType, shape: &[i64]) -> TensorProto {
@@ -162,6 +164,38 @@ fn resources_and_variants_are_well_formed_but_cannot_be_had() {
     assert_eq!(tensor_from_proto(&variant).unwrap_err(), TensorError::Invalid);
     let report = TensorError::Opaque(DType::VARIANT).report("x", 1, DType::FLOAT);
     assert_eq!(report, ServingError::invalid_argument("Expects arg[1] to be float but variant is provided"));
+}
+
+#[test]
+fn a_resource_is_answered_as_by_the_runtime() {
+    let report = |tensor: &TensorProto| {
+        let error = tensor_from_proto(tensor).unwrap_err().report("x", 0, DType::FLOAT);
+        error.text().into_owned()
+    };
+    let advice = "Perhaps a resource tensor was being provided as a feed? That is not currently allowed. Please file an \
+                  issue at https://github.com/tensorflow/tensorflow/issues/new, ideally with a short code snippet that \
+                  leads to this error message.";
+    let handle = ResourceHandleProto {
+        name: "n".into(),
+        hash_code: u64::MAX,
+        maybe_type_name: "T".into(),
+        ..ResourceHandleProto::default()
+    };
+    let empty = proto(DType::RESOURCE, &[]);
+    assert_eq!(report(&empty), format!("Invalid resource type hash code: 0(name:  type: ). {advice}"));
+    let one =
+        TensorProto { resource_handle_val: vec![handle.clone(), handle.clone()], ..proto(DType::RESOURCE, &[1, 1]) };
+    let expected = format!("Invalid resource type hash code: {}(name: n type: T). {advice}", u64::MAX);
+    assert_eq!(report(&one), expected);
+    let encoded = handle.encode_to_vec();
+    let content = |length: u8| Bytes::from([&[length], encoded.as_slice()].concat());
+    let packed = TensorProto { tensor_content: content(encoded.len() as u8), ..empty.clone() };
+    assert_eq!(report(&packed), expected);
+    let damaged = TensorProto { tensor_content: content(1), ..empty.clone() };
+    assert_eq!(report(&damaged), "tensor parsing error: x");
+    let stored = ResourceHandleProto { container: "TensorHandle".into(), ..handle };
+    let stored = TensorProto { resource_handle_val: vec![stored], ..empty };
+    assert_eq!(report(&stored), "The tensor with handle 'n' is not in the session store.");
 }
 
 #[test]
