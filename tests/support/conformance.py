@@ -42,14 +42,20 @@ class Cause:
         name: Of the cause; a key of docs/compatibility.md.
         recordings: Patterns for the titles of differences from recordings, `id group | level: what differs`.
         cases: Ids of conformance cases.
+        requests: Patterns for what was asked and what differs, of recordings and of cases:
+            `GET /v1/models/m?x | level: what differs`. For kinds that are seen from the request.
     """
 
     name: str
     recordings: tuple[re.Pattern[str], ...]
-    cases: frozenset[str]
+    cases: frozenset[str] = frozenset()
+    requests: tuple[re.Pattern[str], ...] = ()
 
     def explains(self, difference: Difference) -> bool:
         """Whether the difference is of this cause."""
+        asked = f"{difference.asked} | {difference.detail}"
+        if difference.asked and any(pattern.search(asked) for pattern in self.requests):
+            return True
         if difference.title is None:
             return difference.id in self.cases
         return any(pattern.search(difference.title) for pattern in self.recordings)
@@ -63,11 +69,13 @@ class Difference:
         id: Of the case or the recording.
         title: What the patterns of a cause are compared with; None for a conformance case.
         detail: What was expected, and what came.
+        asked: The method and the target of the request, and for a case about values what they are made into.
     """
 
     id: str
     title: str | None
     detail: str
+    asked: str = ""
 
 
 @dataclass
@@ -125,6 +133,7 @@ def read_causes(deviations: Path = COMPAT / "deviations.json") -> list[Cause]:
             name,
             tuple(re.compile(pattern) for pattern in entry.get("recordings", ())),
             frozenset(entry.get("cases", ())),
+            tuple(re.compile(pattern) for pattern in entry.get("requests", ())),
         )
         for name, entry in listed.items()
     ]
@@ -147,7 +156,8 @@ def run_cases(
     Raises:
         RuntimeError: The runner itself failed.
     """
-    area_of = {case["id"]: case["area"] for case in json.loads(file.read_text())["cases"]}
+    cases = {case["id"]: case for case in json.loads(file.read_text())["cases"]}
+    area_of = {id_: case["area"] for id_, case in cases.items()}
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch) / "results.json"
         said = _run(
@@ -162,7 +172,8 @@ def run_cases(
     for line in re.finditer(r"(?m)^(FAILED|NOT CHECKABLE) (\S+): (.*(?:\n {6}.*)*)", said):
         area = areas[area_of[line[2]]]
         if line[1] == "FAILED":
-            area.add([Difference(line[2], None, line[3])], causes)
+            asked = _asked_by_case(cases[line[2]].get("request", {}))
+            area.add([Difference(line[2], None, line[3], asked)], causes)
         else:
             area.not_applicable[line[3]] += 1
     return list(areas.values())
@@ -190,9 +201,9 @@ def replay(
             *(f"--group={groups}", f"--out={written}", f"--log={scratch}/server.log"),
         )
         replayed = [json.loads(line) for line in written.read_text().splitlines()]
-    outcomes = {
-        case["id"]: (case.get("response") or {}).get("outcome") for case in load_cases(file)
-    }
+    cases = load_cases(file)
+    outcomes = {case["id"]: (case.get("response") or {}).get("outcome") for case in cases}
+    asked = {case["id"]: asked_by(case) for case in cases}
     origin = file.name.partition(".")[0]
     areas: dict[str, Area] = {}
     for case in replayed:
@@ -201,17 +212,36 @@ def replay(
         name = group if origin[:4] == group[:4] else f"{group}, {origin}"
         area = areas.setdefault(name, Area(name))
         area.total += 1
-        area.add((_from_recording(case, found) for found in case["differences"]), causes)
+        told = (from_recording(case, found, asked[case["id"]]) for found in case["differences"])
+        area.add(told, causes)
         if not case["differences"] and outcomes[case["id"]] in WITHOUT_ANSWER:
             area.not_applicable[WITHOUT_ANSWER[outcomes[case["id"]]]] += 1
     return list(areas.values())
 
 
-def _from_recording(case: Mapping[str, str], difference: Mapping[str, str]) -> Difference:
+def asked_by(case: Mapping[str, Any]) -> str:
+    """The method and the target of a recorded request of REST; empty for others."""
+    if case["kind"] != "rest":
+        return ""
+    line = str(case.get("send") or case.get("send_bytes", "")).partition("\r\n")[0]
+    return re.sub(r" HTTP/\S*$", "", line)
+
+
+def _asked_by_case(request: Mapping[str, Any]) -> str:
+    types = request.get("signature_inputs", {}).values()
+    values = f"{' '.join(map(str, types))} {request.get('body', '')}" if types else ""
+    target = request.get("path") or request.get("target") or ""
+    return " ".join(filter(None, (str(request.get("method", "")), target, values)))
+
+
+def from_recording(
+    case: Mapping[str, str], difference: Mapping[str, str], asked: str = ""
+) -> Difference:
+    """A difference as `support.recordings` writes it, of a request as `asked_by` tells it."""
     what = f"{difference['level']}: {difference['signature']}"
     detail = f"expected {difference['expected']!r}\n      got      {difference['got']!r}"
     title = f"{case['id']} {case['group']} | {what}"
-    return Difference(case["id"], title, f"{what}\n      {detail}")
+    return Difference(case["id"], title, f"{what}\n      {detail}", asked)
 
 
 def _run(*arguments: object) -> str:
