@@ -27,6 +27,10 @@ from servable.sources.uploads import HasAllFiles
 T = TypeVar("T")
 
 
+_LEAST_OWN_PERIOD = 1.0
+"""How often a base path is listed at most for its own configuration, in seconds."""
+
+
 class RemoteModels:
     """Looks after remote base paths. Safe to use from several threads."""
 
@@ -47,7 +51,7 @@ class RemoteModels:
         """
         self._options = options
         self._has_all_files = has_all_files or {}
-        self._store = store = RemoteStore()
+        self._store = store = RemoteStore(verifies=options.verify_checksums)
         cache = VersionCache(options.cache_directory, options.cache_max_bytes)
         fetch_options = FetchOptions(verify_checksums=options.verify_checksums)
         self._adapter = FetchingAdapter(Fetcher(store, cache, fetch_options), adapt)
@@ -83,8 +87,7 @@ class RemoteModels:
                         model.name,
                         model.base_path,
                         model.version_policy,
-                        poll_wait_seconds=model.remote_poll_wait_seconds
-                        or self._options.poll_wait_seconds,
+                        poll_wait_seconds=self._period(model),
                         keep_last_version=model.keep_last_version,
                         has_all_files=self._has_all_files.get(model.platform),
                     )
@@ -93,6 +96,11 @@ class RemoteModels:
                 elsewhere.add(model.name)
         self._elsewhere = frozenset(elsewhere)
         self._source.update(servables)
+
+    def _period(self, model: ModelConfig) -> float:
+        own = model.remote_poll_wait_seconds
+        # What comes with a request must not keep a store busy.
+        return max(own, _LEAST_OWN_PERIOD) if own > 0 else own or self._options.poll_wait_seconds
 
     def without_remote(self, target: Target[str]) -> Target[str]:
         """The target for a source of local versions: a model that moves here is not emptied."""

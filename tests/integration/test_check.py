@@ -197,3 +197,31 @@ def test_help_is_told(checked: Checked) -> None:
     status, text = checked("--help")
     assert status == 0
     assert text.startswith("usage: servable check [FILE ...]")
+
+
+def test_code_that_a_server_would_not_run_is_an_error_and_is_not_run(
+    checked: Checked, tmp_path: Path
+) -> None:
+    version = tmp_path / "m/1"
+    version.mkdir(parents=True)
+    mark = tmp_path / "mark"
+    (version / "model.py").write_text(f"open({str(mark)!r}, 'w')")
+    (version / "model.py").chmod(0o666)
+    config = tmp_path / "models.config"
+    config.write_text(
+        "model_config_list {\n"
+        f"  config {{ name: 'm' base_path: '{tmp_path / 'm'}' model_platform: 'python' }}\n"
+        "  config { name: 'r' base_path: 's3://bucket/r' model_platform: 'python' }\n"
+        "}\n"
+    )
+    for argument in (config, tmp_path / "m"):
+        found = [
+            message for severity, *_, message in checked.findings(argument) if severity == "error"
+        ]
+        assert "may be written by others" in found[0]
+        assert len(found) == (2 if argument == config else 1)
+    assert "Python code in the remote store" in checked.findings(config)[1][3]
+    config.chmod(0o666)
+    found = [message for severity, *_, message in checked.findings(config) if severity == "error"]
+    assert "which is no base path of a Python model" in found[0]
+    assert not mark.exists()

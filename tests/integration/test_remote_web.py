@@ -275,3 +275,24 @@ def test_urls_do_not_name_other_places_behind_colons(web: tuple[str, Path]) -> N
     (root / "m/1").mkdir(parents=True)
     with pytest.raises(ServableError):
         RemoteStore().directories(f"memory://nothing::{url}/m")
+
+
+class ClaimingHandler(WebHandler):
+    """Claims the same checksum for every file."""
+
+    def end_headers(self) -> None:
+        self.send_header("Content-MD5", "XrY7u+Ae7tCTyyK7j1rNww==")
+        super().end_headers()
+
+
+def test_checksums_that_are_not_verified_name_no_content(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"web/{name}/1").mkdir(parents=True)
+        (tmp_path / f"web/{name}/1/f").write_bytes(b"hello world")
+    with serving(ClaimingHandler, tmp_path / "web") as url:
+
+        def digests(store: RemoteStore) -> set[str]:
+            return {store.manifest(f"{url}/{name}/1").digest for name in ("a", "b")}
+
+        assert len(digests(RemoteStore())) == 1
+        assert len(digests(RemoteStore(verifies=False))) == 2

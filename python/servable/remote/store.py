@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -51,8 +52,15 @@ class RemoteStore:
         reach: Where may be fetched from; `None` for everywhere. May be replaced at any time.
     """
 
-    def __init__(self) -> None:
-        """Import and open nothing yet."""
+    def __init__(self, *, verifies: bool = True) -> None:
+        """Import and open nothing yet.
+
+        Args:
+            verifies: Whether what is fetched will be compared with the checksums that stores give. If
+                not, these name no content: one store could claim the checksums of another one, and
+                take its place in the cache.
+        """
+        self._verifies = verifies
         self._lock = threading.Lock()
         self._file_systems: dict[tuple[str, str, bool], Any] = {}
         self.reach: Reach | None = None
@@ -106,7 +114,8 @@ class RemoteStore:
                         code=Code.RESOURCE_EXHAUSTED,
                     )
                 check_path(path, url)
-                files.append(describe(scheme, path, info, has_md5_etags))
+                file = describe(scheme, path, info, has_md5_etags)
+                files.append(file if self._verifies else replace(file, checksum=None))
             if not files:
                 raise LoadError(f"There are no files in {shown(url)}", code=Code.NOT_FOUND)
             return Manifest(url, tuple(sorted(files, key=lambda file: file.path)))

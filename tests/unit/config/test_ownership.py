@@ -15,6 +15,7 @@ from servable.config.ownership import (
     require_private_tree,
 )
 from servable.errors import Code
+from servable.loaders.op_libraries import find_package
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 STRANGER = 54321
@@ -116,3 +117,15 @@ def test_the_groups_of_root_and_of_nobody_are_shared(
 ) -> None:
     is_private_group: Callable[[int, int], bool] = ownership._is_private_group
     assert is_private_group(group, user) is is_private
+
+
+def test_packages_of_operations_come_from_private_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "operations_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_package(package.name) == package.resolve()
+    package.chmod(0o777)
+    assert find_package(package.name) is None
