@@ -432,3 +432,46 @@ def test_large_listings_are_bounded(
         assert "a listing of more than 4 MiB" in failing(
             server, grpc_client, f"{without_end.url}/m"
         )
+
+
+@pytest.mark.parametrize("what", ["directories", "files"])
+def test_a_store_that_always_has_more_is_a_clear_error(
+    tmp_path: Path, web: Callable[..., Web], what: str
+) -> None:
+    pytest.importorskip("s3fs")
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        is_base = "delimiter=%2F" in handler.path or "delimiter=/" in handler.path
+        if what == "files" and is_base:
+            entries, more = "<CommonPrefixes><Prefix>m/1/</Prefix></CommonPrefixes>", "false"
+        else:
+            more, entries = (
+                "true",
+                "".join(
+                    f"<Contents><Key>m/1/{number}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+                    '<ETag>"x"</ETag><Size>1</Size></Contents>'
+                    for number in range(1000)
+                ),
+            )
+        body = (
+            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<IsTruncated>{more}</IsTruncated><NextContinuationToken>t</NextContinuationToken>{entries}"
+            "</ListBucketResult>"
+        ).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/xml")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    store = web(answer)
+    environment = {
+        "AWS_ENDPOINT_URL": store.url,
+        "AWS_ACCESS_KEY_ID": "me",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    flags = ["--model_base_path=s3://bucket/m", "--model_name=m", "--max_num_load_retries=0"]
+    with ServerProcess(flags, directory=tmp_path, environment=environment) as server:
+        wait_for_log(server, "has more than 10000 entries")
+    assert len(store.asked) < 100

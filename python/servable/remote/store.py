@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from servable.errors import Code, LoadError
 from servable.remote.errors import PERMANENT, store_error
 from servable.remote.manifest import Manifest, RemoteFile, check_path, describe
+from servable.remote.s3_listing import with_bounded_listings
 from servable.remote.stores import Reach
 from servable.remote.urls import missing_driver, scheme_of, shown
 from servable.remote.web import (
@@ -214,8 +215,10 @@ def _open(url: str, reach: Callable[[], Reach | None]) -> Any:
                 timeout = ClientTimeout(total=None, sock_connect=30, sock_read=_READ_SECONDS)
                 options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
         # Not `url_to_fs`, which opens further places where a URL names some behind `::`.
-        of_url = fsspec.get_filesystem_class(scheme)._get_kwargs_from_urls(url)
-        return fsspec.filesystem(scheme, **{**of_url, **options})
+        driver = fsspec.get_filesystem_class(scheme)
+        if scheme in ("s3", "s3a"):
+            driver = with_bounded_listings(driver)
+        return driver(**{**driver._get_kwargs_from_urls(url), **options})
     except ImportError as raised:
         raise missing_driver(url, str(raised)) from raised
     except ValueError as raised:
