@@ -14,13 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.grpc_client import GrpcClient
-from support.server_process import (
-    ServerProcess,
-    StartServer,
-    free_port,
-    model_config,
-    steps_that_take,
-)
+from support.server_process import ServerProcess, StartServer, free_port, model_config
 
 HANGS = {"inputs": [-1.0]}
 RUNS = {"inputs": [1.0]}
@@ -31,19 +25,52 @@ PATIENCE_SECONDS = 20.0
 def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
     start_server: StartServer, runtime_models: Path
 ) -> None:
-    server = start_server({"steps": runtime_models / "steps"}, "--worker_threads=2")
-    server.wait_until_available("steps")
-    long = steps_that_take(server, 1.5)
+    server = start_server({"decomposed": runtime_models / "decomposed"}, "--worker_threads=2")
+    server.wait_until_available("decomposed")
+    long, seconds = 200, 0.0
+    while seconds < 1.5:
+        long, start = long * 5 // 4, time.monotonic()
+        assert server.predict("decomposed", {"inputs": long}).status == 200
+        seconds = time.monotonic() - start
     for _ in range(150):
-        assert server.predict("steps", {"inputs": 1}).status == 200
+        assert server.predict("decomposed", {"inputs": 1}).status == 200
     with ThreadPoolExecutor(3) as executor:
-        runs = [executor.submit(server.predict, "steps", {"inputs": long}) for _ in range(3)]
+        runs = [executor.submit(server.predict, "decomposed", {"inputs": long}) for _ in range(3)]
         time.sleep(0.1)
         for _ in range(5):
-            assert server.request("GET", "/v1/models/steps").status == 200
+            assert server.request("GET", "/v1/models/decomposed").status == 200
             assert server.request("GET", "/v2/health/live").status == 200
         assert not any(run.done() for run in runs)
         assert [run.result().status for run in runs] == [200] * 3
+
+
+def test_health_is_told_while_the_runtime_waits_for_memory(
+    start_server: StartServer, runtime_models: Path
+) -> None:
+    """TensorFlow's allocator waits ten seconds for memory, and has those wait that free some."""
+    served = {name: runtime_models / name for name in ("ones", "linear")}
+    server = start_server(served, "--worker_threads=2")
+    server.wait_until_available(*served)
+    large = json.dumps({"inputs": [1.0] * 5000}).encode()
+    for _ in range(100):
+        assert server.predict("linear", large).status == 200
+        assert server.predict("ones", {"inputs": 2000}).status == 200
+    with ThreadPoolExecutor(20) as executor:
+        too_large = executor.submit(server.predict, "ones", {"inputs": 1 << 45})
+        others = []
+        slowest = 0.0
+        end = time.monotonic() + 30
+        while not too_large.done() and time.monotonic() < end:
+            if len(others) < 100:
+                others += [executor.submit(server.predict, "linear", large) for _ in range(4)]
+            start = time.monotonic()
+            assert server.get("/healthz").status == 200
+            assert server.predict("nothing", {"inputs": 1}).status == 404
+            slowest = max(slowest, time.monotonic() - start)
+            time.sleep(0.02)
+        assert slowest < 3, "seconds"
+        assert too_large.result().status == 429
+        assert {other.result().status for other in others} == {200}
 
 
 def switches(server: ServerProcess) -> dict[str, int]:

@@ -132,6 +132,100 @@ def waiting() -> Signatures:
     }
 
 
+def endless() -> Signatures:
+    """Ways to loop as often as x says, or to wait: without end where x is negative. Each answers twice the input."""
+    counter = tf.TensorSpec([], tf.int64)
+
+    def steps(x: tf.Tensor) -> tf.Tensor:
+        wanted = tf.cast(x[0], tf.int64)
+        start = (tf.constant(0, tf.int64),)
+        return tf.while_loop(lambda i: tf.not_equal(i, wanted), lambda i: (i + 1,), start)[0]
+
+    def first_version(x: tf.Tensor) -> tf.Tensor:
+        v1.disable_control_flow_v2()
+        try:
+            return steps(x)
+        finally:
+            v1.enable_control_flow_v2()
+
+    def nested(x: tf.Tensor) -> tf.Tensor:
+        start = (tf.constant(0, tf.int64),)
+        return tf.while_loop(lambda i: i < 2, lambda i: (i + 1 + 0 * steps(x),), start)[0]
+
+    def functional(x: tf.Tensor) -> tf.Tensor:
+        taken, _ = tf.raw_ops.StatelessWhile(
+            input=[tf.constant(0, tf.int64), tf.cast(x[0], tf.int64)],
+            cond=tf.function(tf.not_equal).get_concrete_function(counter, counter),
+            body=tf.function(lambda i, n: (i + 1, n)).get_concrete_function(counter, counter),
+        )
+        return taken
+
+    def mapped(x: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda row: tf.cast(steps(row[tf.newaxis]), tf.float32), x)
+
+    def scanned(x: tf.Tensor) -> tf.Tensor:
+        return tf.scan(
+            lambda so_far, row: so_far + tf.cast(steps(row[tf.newaxis]), tf.float32), x, 0.0
+        )
+
+    def data_set(x: tf.Tensor) -> tf.Tensor:
+        wanted = tf.cast(x[0], tf.int64)
+        numbers = tf.data.Dataset.range(10**18).take(tf.where(wanted < 0, 10**18, wanted))
+        return numbers.reduce(tf.constant(0, tf.int64), lambda so_far, number: so_far + number)
+
+    def queue(x: tf.Tensor) -> tf.Tensor:
+        empty = tf.queue.FIFOQueue(1, [tf.float32], shapes=[()], name="empty")
+        return tf.cond(x[0] < 0.0, empty.dequeue, lambda: x[0])
+
+    def compiled(x: tf.Tensor) -> tf.Tensor:
+        return tf.function(steps)(x)
+
+    ways = {
+        "first_version": first_version,
+        "second_version": steps,
+        "nested": nested,
+        "functional": functional,
+        "called": compiled,
+        "mapped": mapped,
+        "scanned": scanned,
+        "data_set": data_set,
+        "queue": queue,
+    }
+    signatures = {}
+    for name, way in ways.items():
+        x = v1.placeholder(tf.float32, [None], f"{name}_x")
+        y = x + x + 0.0 * tf.cast(way(x), tf.float32)
+        signatures[name] = signature({"x": x}, {"y": tf.identity(y, f"{name}_y")})
+    return {"serving_default": signatures["second_version"], **signatures}
+
+
+def blocking() -> Signatures:
+    """Twice the input; where that is negative, never, and nothing stops it."""
+    x = v1.placeholder(tf.float32, [None], "x")
+    y = tf.cond(
+        x[0] < 0.0,
+        lambda: x + tf.raw_ops.Unstage(dtypes=[tf.float32], shared_name="never")[0],
+        lambda: x + x,
+    )
+    return {"serving_default": signature({"x": x}, {"y": tf.identity(y, "y")})}
+
+
+def ones() -> Signatures:
+    """So many ones, and their sum."""
+    count = v1.placeholder(tf.int64, [], "count")
+    values = tf.fill([count], 1.0)
+    outputs = {"values": values, "sum": tf.reduce_sum(values)}
+    return {"serving_default": signature({"count": count}, outputs)}
+
+
+def decomposed() -> Signatures:
+    """The sum of the singular values of a square matrix: without a loop, and slow where it is large."""
+    size = v1.placeholder(tf.int64, [], "size")
+    rows = tf.range(tf.cast(size, tf.float32))
+    values = tf.linalg.svd(tf.sin(rows[:, tf.newaxis] * rows), compute_uv=False)
+    return {"serving_default": signature({"size": size}, {"sum": tf.reduce_sum(values)})}
+
+
 def handles() -> Signatures:
     """Outputs that no client can receive: a resource and a variant."""
     table = tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64, name="table")
@@ -213,7 +307,7 @@ def export_all(root: Path) -> None:
     """Write every model below `root`, replacing what is there."""
     graphs = (
         dtypes, multiple, unknown_rank, product, linear, reference_variables, counter, failing, waiting,
-        handles, large,
+        endless, blocking, ones, decomposed, handles, large,
     )  # fmt: skip
     for build in graphs:
         shutil.rmtree(root / build.__name__, ignore_errors=True)

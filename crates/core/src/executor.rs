@@ -1,10 +1,11 @@
 //! The seam between the request path and whatever runs a model.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
+pub use crate::threads::release;
 
 /// How one run is to be carried out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +21,8 @@ pub struct RunOptions {
 /// is the executor's to report); `outputs` are distinct positions in `signature.outputs`.
 ///
 /// The executor promises: `run` may be called from any number of threads at once; it blocks until the result is there;
-/// it keeps no reference to the inputs after it returns; it returns one tensor for each of `outputs`, in that order.
+/// it keeps no reference to the inputs after it returns; it returns one tensor for each of `outputs`, in that order. Memory
+/// of a runtime that outputs lend is given back with [`release`].
 /// It is dropped only after the last call has returned.
 pub trait Executor: Send + Sync + 'static {
     /// Runs one batch.
@@ -47,6 +49,13 @@ pub trait Executor: Send + Sync + 'static {
     /// For an executor whose runs may wait for something that is not theirs, such as a lock or another process: they
     /// would hold up the requests of other models. Asked once, before the first run.
     fn own_threads(&self) -> Option<usize> {
+        None
+    }
+
+    /// How long a run may take that has no deadline, or a later one; `None` for any time. Asked when the servable is made.
+    ///
+    /// It is the deadline of such a run, with the same consequences: an executor that can cancel a run does.
+    fn longest_run(&self) -> Option<Duration> {
         None
     }
 

@@ -6,10 +6,14 @@ use std::ptr::{self, NonNull};
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 use servable_core::error::{Result, ServingError};
+use servable_core::executor::release;
 use servable_core::tensor::{ALIGNMENT, Buffer, DType, Elements, Strings, Tensor, element_count};
 
 use crate::api::{Api, RawTensor};
 use crate::string::TString;
+
+/// Outputs of so many bytes are copied.
+const COPIED_BYTES: usize = 4096;
 
 /// A `TF_Tensor` of ours.
 pub(crate) struct RuntimeTensor {
@@ -68,8 +72,8 @@ impl RuntimeTensor {
         self.raw.as_ptr()
     }
 
-    /// The tensor for the request path. Numbers stay in the runtime's memory until the result is dropped; strings are
-    /// copied into one block.
+    /// The tensor for the request path. Numbers stay in the runtime's memory until the result is dropped, unless they are
+    /// few; strings are copied into one block.
     ///
     /// # Errors
     ///
@@ -82,7 +86,11 @@ impl RuntimeTensor {
         }
         match dtype.size().zip(count) {
             Some((size, count)) if self.byte_size() == count * size => {
-                Ok(Tensor::from_numbers(dtype, shape, Buffer::Shared(Bytes::from_owner(self))))
+                // To give memory back may take time, and is best done in the run. A copy of little costs no more than a loan.
+                let little = self.byte_size() <= COPIED_BYTES;
+                let bytes =
+                    if little { Bytes::copy_from_slice(self.as_ref()) } else { Bytes::from_owner(Lent(Some(self))) };
+                Ok(Tensor::from_numbers(dtype, shape, Buffer::Shared(bytes)))
             }
             Some(_) => Err(ServingError::internal(format!(
                 "the runtime returned {} bytes for a {dtype} tensor of shape {shape:?}",
@@ -143,6 +151,21 @@ impl AsRef<[u8]> for RuntimeTensor {
             // do so while this is read, and the client gets old and new bytes mixed, as from the original server.
             size => unsafe { std::slice::from_raw_parts(self.data().cast(), size) },
         }
+    }
+}
+
+/// The memory of an output until the request path needs it no longer.
+struct Lent(Option<RuntimeTensor>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], AsRef::as_ref)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        release(self.0.take());
     }
 }
 

@@ -27,6 +27,9 @@ impl Mark {
         Self(number)
     }
 
+    /// The mark of what a runtime does for all servables, which is that of some servable, too.
+    pub(super) const RUNTIME: Self = Self(0);
+
     /// The mark of whatever is at this place in memory.
     pub(crate) fn of<T>(place: &T) -> Self {
         // The multiplier spreads addresses, which have their differences in a few bits, over the highest.
@@ -36,6 +39,13 @@ impl Mark {
 
     fn set(self) -> u64 {
         1 << self.0
+    }
+}
+
+impl Slot {
+    /// Whether a run holds the thread.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -106,6 +116,11 @@ impl Inline {
         if self.avoided.load(Ordering::Relaxed) != marks {
             self.avoided.store(marks, Ordering::Relaxed);
         }
+    }
+
+    /// Whether any run has held its thread for long.
+    pub(super) fn avoids_any(&self) -> bool {
+        self.avoided.load(Ordering::Relaxed) != 0
     }
 
     /// A slot for one more thread.

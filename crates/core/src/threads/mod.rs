@@ -6,10 +6,11 @@
 mod aside;
 mod inline;
 mod own;
+mod release;
 mod turns;
 
 use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
@@ -19,6 +20,7 @@ use inline::Slot;
 pub(crate) use aside::let_others_go_first;
 pub(crate) use inline::{Holding, Inline, Mark, hold, may_hold};
 pub(crate) use own::OwnThreads;
+pub use release::release;
 pub(crate) use turns::Turns;
 
 thread_local! {
@@ -56,6 +58,8 @@ pub(crate) struct Threads {
     /// One permit for each body that may be worked on beside the connections of its thread.
     large_bodies: Semaphore,
     inline: Inline,
+    /// What frees memory of runtimes while runs hold threads, once there was some to free.
+    releases: OnceLock<OwnThreads>,
 }
 
 impl Threads {
@@ -72,6 +76,7 @@ impl Threads {
             beyond_shares: Arc::new(Semaphore::new(workers * Self::BEYOND_SHARES)),
             large_bodies: Semaphore::new(workers * Self::LARGE_BODIES),
             inline: Inline::default(),
+            releases: OnceLock::new(),
         })
     }
 

@@ -8,6 +8,7 @@ use crate::placement;
 /// Threads that do one kind of work and nothing else; started when they are needed, ended after a while without work.
 ///
 /// Work beyond their number waits in order.
+#[derive(Debug)]
 pub(crate) struct OwnThreads(Option<Runtime>);
 
 impl OwnThreads {
