@@ -167,13 +167,13 @@ class TensorFlow:
     def version(self) -> str:
         """The runtime's own version, such as `2.21.0`."""
 
-    def start_threads(self, session_config: bytes) -> None:
+    def start_threads(self, options: SavedModelOptions) -> None:
         """Have the runtime start the threads that all models share, at the priority of the calling thread.
 
         A second call does nothing. Without one, the first model to be loaded brings them up.
 
         Args:
-            session_config: A serialized `tensorflow.ConfigProto`, which says how many there are.
+            options: How the models are loaded and run, which says how many threads there are.
 
         Raises:
             ServableError: What the runtime reports.
@@ -228,6 +228,7 @@ class Servable:
             dict[str, tuple[int, tuple[int, ...], Any]],
         ],
         threads: int,
+        max_run_seconds: float,
     ) -> Servable:
         """Make a servable of a Python function.
 
@@ -241,6 +242,7 @@ class Servable:
                 strings; they are checked and copied. What it raises is the client's answer: a `ServableError` as it
                 is, anything else as INTERNAL. Called with the interpreter held, on threads of the servable's own.
             threads: How many calls there may be at once; further requests wait in line.
+            max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any time.
 
         Raises:
             ValueError: A signature cannot be served.

@@ -144,6 +144,7 @@ class ModelServer:
                         PythonCallableAdapter(
                             lambda name: self._core.python_options(name),
                             lambda name, path: self._core.admit_code(name, path),
+                            flags.max_run_seconds,
                         ),
                         python_batching(flags),
                         lambda name: self._core.batching(name),

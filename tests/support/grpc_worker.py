@@ -91,7 +91,7 @@ class Client:
         signature: str = "",
         output_filter: tuple[str, ...] = (),
         as_content: bool = True,
-        timeout: float = 60,
+        timeout: float | None = 60,
     ) -> dict[str, Any]:
         """Predict; arrays in, arrays out.
 
@@ -105,7 +105,7 @@ class Client:
             signature: A signature, or the default.
             output_filter: The outputs wanted, or all.
             as_content: Send values as `tensor_content`, else in the typed fields.
-            timeout: The deadline in seconds.
+            timeout: The deadline in seconds, or none.
 
         Returns:
             The output arrays under `outputs`, and the version that answered under `version`.

@@ -28,6 +28,7 @@ pub mod proto;
 pub mod readiness;
 mod refusal;
 pub mod rest;
+mod runs;
 pub mod servable;
 pub mod service;
 pub mod serving_map;

@@ -18,6 +18,7 @@ use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
 use crate::pace::Pace;
+use crate::runs::RunsUnderWay;
 use crate::service::batching::Batching;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
@@ -30,11 +31,13 @@ pub struct Servable {
     executor: Box<dyn Executor>,
     own_threads: Option<OwnThreads>,
     turns: Turns,
+    longest_run: Option<Duration>,
+    under_way: Arc<RunsUnderWay>,
     pace: Pace,
     metrics: VersionMetrics,
     /// Runs of the warm-up, until a model is known to count them for.
     warm_up_runs: RunMetrics,
-    publications: Publications,
+    publications: Arc<Publications>,
     /// How its requests are joined into batches, where they are.
     batching: OnceLock<Batching>,
     /// What says so, or that they are not, in words.
@@ -58,10 +61,12 @@ impl Servable {
             own_threads: own_threads.map(|count| OwnThreads::new("servable-run", count)),
             turns: own_threads.map_or_else(Turns::default, Turns::fixed),
             warm_up_runs: RunMetrics::new(executor.runtime()),
+            longest_run: executor.longest_run(),
+            under_way: Arc::default(),
             executor,
             pace: Pace::default(),
             metrics: VersionMetrics::default(),
-            publications: Publications::default(),
+            publications: Arc::default(),
             batching: OnceLock::new(),
             batching_origin: OnceLock::new(),
         })
@@ -91,8 +96,26 @@ impl Servable {
     ///
     /// # Errors
     ///
-    /// What the executor reports; `INTERNAL` if it panics.
+    /// What the executor reports, `DEADLINE_EXCEEDED` among it for a run that takes longer than any may; `INTERNAL` if it
+    /// panics.
     pub fn run(
+        &self,
+        signature: &Signature,
+        inputs: Vec<Tensor>,
+        outputs: &[usize],
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        let deadline = self.deadline_of_run(options.deadline);
+        let _under_way = self.under_way.begin(deadline);
+        self.run_briefly(signature, inputs, outputs, &RunOptions { deadline })
+    }
+
+    /// The same for a run that can be expected to be short, which is not noted and has no other deadline than its caller's.
+    ///
+    /// # Errors
+    ///
+    /// What the executor reports; `INTERNAL` if it panics.
+    pub(crate) fn run_briefly(
         &self,
         signature: &Signature,
         inputs: Vec<Tensor>,
@@ -101,6 +124,17 @@ impl Servable {
     ) -> Result<Vec<Tensor>> {
         let run = AssertUnwindSafe(|| self.executor.run(signature, inputs, outputs, options));
         catch_unwind(run).unwrap_or_else(|panic| Err(panicked(&*panic)))
+    }
+
+    /// The deadline of a run that begins now and whose caller waits until then.
+    pub(crate) fn deadline_of_run(&self, of_caller: Option<Instant>) -> Option<Instant> {
+        let limit = self.longest_run.and_then(|longest| Instant::now().checked_add(longest));
+        of_caller.into_iter().chain(limit).min()
+    }
+
+    /// Its runs that may take long.
+    pub(crate) fn under_way(&self) -> &Arc<RunsUnderWay> {
+        &self.under_way
     }
 
     /// The threads for its runs, where it is to have some of its own.
@@ -142,6 +176,7 @@ impl Servable {
     pub fn publish(self: &Arc<Self>, model: Arc<ModelMetrics>) -> Arc<Published> {
         let runs = model.runs(self.executor.runtime());
         runs.absorb(&self.warm_up_runs);
+        model.follow_runs(&self.under_way);
         if let Some(batching) = self.batching() {
             batching.count_warm_up(&model);
         }
@@ -150,8 +185,7 @@ impl Servable {
 
     /// Keeps it from being idle, without making it available.
     pub fn hold(self: &Arc<Self>) -> Hold {
-        *self.publications.live() += 1;
-        Hold(Arc::clone(self))
+        Hold { servable: Arc::clone(self), _live: Live::new(&self.publications) }
     }
 
     /// Joins its requests into batches from now on; to be called before it is published, and once.
@@ -214,23 +248,36 @@ impl Publications {
 }
 
 /// While it lives, the version is not idle.
-pub struct Hold(Arc<Servable>);
+pub struct Hold {
+    // Dropped before the version may be idle: what frees a model must not be a thread that serves connections.
+    servable: Arc<Servable>,
+    _live: Live,
+}
 
 impl Deref for Hold {
     type Target = Servable;
 
     fn deref(&self) -> &Servable {
-        &self.0
+        &self.servable
     }
 }
 
-impl Drop for Hold {
+/// One of those that are counted.
+struct Live(Arc<Publications>);
+
+impl Live {
+    fn new(publications: &Arc<Publications>) -> Self {
+        *publications.live() += 1;
+        Self(Arc::clone(publications))
+    }
+}
+
+impl Drop for Live {
     fn drop(&mut self) {
-        let publications = &self.0.publications;
-        let mut live = publications.live();
+        let mut live = self.0.live();
         *live -= 1;
         if *live == 0 {
-            publications.idle.notify_all();
+            self.0.idle.notify_all();
         }
     }
 }

@@ -218,6 +218,7 @@ pub(crate) struct SavedModelOptions {
     session_config: Vec<u8>,
     load_thread_pool: Option<i32>,
     run_in_caller_thread: bool,
+    max_run_seconds: f64,
 }
 
 impl From<SavedModelOptions> for LoadOptions {
@@ -227,6 +228,7 @@ impl From<SavedModelOptions> for LoadOptions {
             session_config: options.session_config,
             load_thread_pool: options.load_thread_pool,
             run_in_caller_thread: options.run_in_caller_thread,
+            longest_run: longest(options.max_run_seconds),
         }
     }
 }
@@ -280,6 +282,11 @@ impl From<BatchingParameters> for BatchingOptions {
             },
         }
     }
+}
+
+/// A limit from Python's seconds, of which 0 or less means none.
+pub(crate) fn longest(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero())
 }
 
 /// A duration from Python's seconds; negative, infinite and absurd ones are refused.

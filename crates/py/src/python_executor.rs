@@ -1,7 +1,7 @@
 //! The executor that takes the interpreter, once a batch, to run a function of Python.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -71,6 +71,8 @@ pub(crate) struct PythonExecutor {
     pub(crate) signatures: BTreeMap<String, Signature>,
     /// How many calls may be under way at once.
     pub(crate) threads: usize,
+    /// How long a call may take at most.
+    pub(crate) longest_run: Option<Duration>,
 }
 
 impl Executor for PythonExecutor {
@@ -109,6 +111,10 @@ impl Executor for PythonExecutor {
             self.take(py, declared, &returned, &outputs)
         })
         .unwrap_or_else(|| Err(ServingError::new(Code::Unavailable, "the interpreter is shutting down")))
+    }
+
+    fn longest_run(&self) -> Option<Duration> {
+        self.longest_run
     }
 
     /// A function of Python may wait for the interpreter, or for whatever it likes.

@@ -17,7 +17,7 @@ use servable_core::warm_up::{self, Record};
 use crate::batching::PyBatchThreads;
 use crate::buffers::{self, Sent};
 use crate::errors;
-use crate::options::{BatchingParameters, seconds};
+use crate::options::{BatchingParameters, longest, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
 use crate::tensorflow::on_a_thread;
 
@@ -50,6 +50,7 @@ impl PyServable {
         signatures: BTreeMap<String, DeclaredSignature>,
         run: Py<PyAny>,
         threads: usize,
+        max_run_seconds: f64,
     ) -> PyResult<Self> {
         let signatures: BTreeMap<_, _> = signatures
             .into_iter()
@@ -57,7 +58,8 @@ impl PyServable {
             .collect::<Result<_, _>>()
             .map_err(PyValueError::new_err)?;
         let signature_defs = metadata::signature_defs(&signatures);
-        let executor = PythonExecutor { name, run, signatures: signatures.clone(), threads };
+        let longest_run = longest(max_run_seconds);
+        let executor = PythonExecutor { name, run, signatures: signatures.clone(), threads, longest_run };
         Ok(Self::new(Servable::new(signatures, signature_defs, Box::new(executor))))
     }
 

@@ -36,8 +36,10 @@ impl PyTensorFlow {
         self.runtime.version()
     }
 
-    fn start_threads(&self, py: Python<'_>, session_config: &[u8]) -> PyResult<()> {
-        py.detach(|| self.runtime.start_threads(session_config)).map_err(|error| errors::to_python(py, &error))
+    fn start_threads(&self, py: Python<'_>, options: SavedModelOptions) -> PyResult<()> {
+        let LoadOptions { session_config, run_in_caller_thread, .. } = options.into();
+        py.detach(|| self.runtime.start_threads(&session_config, run_in_caller_thread))
+            .map_err(|error| errors::to_python(py, &error))
     }
 
     fn load_library(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {

@@ -131,6 +131,7 @@ functions! {
     );
 
     load_library = "TF_LoadLibrary" (*const c_char, *mut RawStatus) -> *mut RawLibrary;
+    get_op_list = "TF_GetOpList" (*mut RawLibrary) -> RawBuffer;
     delete_library_handle = "TF_DeleteLibraryHandle" (*mut RawLibrary);
 }
 

@@ -6,7 +6,7 @@
 //!
 //! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects
 //! into Rust's and back; `denormals` keeps kernels that run in a caller's thread to the arithmetic they have in
-//! TensorFlow's own; `background` is where loads run; `session` and `runtime` are what a caller sees.
+//! TensorFlow's own; `termination` tells graphs whose runs end by themselves; `background` is where loads run; `session` and `runtime` are what a caller sees.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");
@@ -19,6 +19,7 @@ mod session;
 mod status;
 mod string;
 mod tensor;
+mod termination;
 
 pub use api::OpenError;
 pub use background::{run_in_background, set_slice};

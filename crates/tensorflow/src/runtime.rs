@@ -1,16 +1,21 @@
 //! The runtime of one installed wheel: its libraries, and the models that are loaded through them.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_int};
+use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use servable_core::codec::wire::{self, Malformed, Reader, Value};
 use servable_core::error::{Result, ServingError};
 
 use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
 use crate::session::{Graph, RunOptionsMessage, Session};
 use crate::status::Status;
+use crate::termination::{self, Termination};
 
 /// TensorFlow, as an installed wheel has it.
 ///
@@ -20,6 +25,8 @@ use crate::status::Status;
 pub struct Runtime {
     api: &'static Api,
     have_started_threads: Mutex<bool>,
+    /// The operations of libraries that were loaded, of which nothing is known.
+    foreign_operations: Mutex<HashSet<Box<str>>>,
 }
 
 /// How a model is loaded and run.
@@ -33,6 +40,8 @@ pub struct LoadOptions {
     pub load_thread_pool: Option<i32>,
     /// Whether runs execute in the thread that asks for them instead of the runtime's pool.
     pub run_in_caller_thread: bool,
+    /// How long a run may take at most; `None` for any time.
+    pub longest_run: Option<Duration>,
 }
 
 /// A model that was loaded.
@@ -50,7 +59,8 @@ impl Runtime {
     ///
     /// An [`OpenError`] that names the file or the function that is missing.
     pub fn open(library_directory: &Path) -> Result<Arc<Self>, OpenError> {
-        Ok(Arc::new(Self { api: Api::open(library_directory)?, have_started_threads: Mutex::default() }))
+        let api = Api::open(library_directory)?;
+        Ok(Arc::new(Self { api, have_started_threads: Mutex::default(), foreign_operations: Mutex::default() }))
     }
 
     /// The version of TensorFlow, such as `2.21.0`.
@@ -71,6 +81,12 @@ impl Runtime {
         // SAFETY: the path ends in a NUL; the library runs its initialisers, which the caller asked for.
         let library = unsafe { (self.api.load_library)(path.as_ptr(), status.as_mut_ptr()) };
         status.check()?;
+        // SAFETY: the list is the handle's, which is alive until the names are copied.
+        let names = unsafe {
+            let list = (self.api.get_op_list)(library);
+            operation_names(bytes_of(&list))
+        };
+        self.foreign_operations.lock().unwrap_or_else(PoisonError::into_inner).extend(names.unwrap_or_default());
         // SAFETY: frees the handle, not the library.
         unsafe { (self.api.delete_library_handle)(library) };
         Ok(())
@@ -79,17 +95,23 @@ impl Runtime {
     /// Has the runtime start the threads that all sessions share, if it has not yet.
     ///
     /// They inherit the priority of the calling thread, and their numbers are those of `session_config`; otherwise it
-    /// is the first model to be loaded that decides both.
+    /// is the first model to be loaded that decides both. Where runs are done in the threads that ask for them, only
+    /// graphs that may loop or wait use the pool between operations, and each of their runs may keep one of its threads:
+    /// it has [`POOL_THREADS`] for each CPU then, unless the configuration says how many.
     ///
     /// # Errors
     ///
     /// What the runtime reports, such as a configuration that is no `tensorflow.ConfigProto`.
-    pub fn start_threads(&self, session_config: &[u8]) -> Result<()> {
+    pub fn start_threads(&self, session_config: &[u8], run_in_caller_thread: bool) -> Result<()> {
         let mut have_started = self.have_started_threads.lock().unwrap_or_else(PoisonError::into_inner);
         if *have_started {
             return Ok(());
         }
-        let session_options = SessionOptions::new(self.api, session_config)?;
+        let mut session_config = session_config.to_vec();
+        if run_in_caller_thread && !says_pool_size(&session_config) {
+            session_config.extend(pool_size(POOL_THREADS * runs_at_once()));
+        }
+        let session_options = SessionOptions::new(self.api, &session_config)?;
         let mut graph = Graph::new(self.api);
         let mut status = Status::new(self.api);
         // SAFETY: all arguments are alive. The session gets a reference to the graph.
@@ -97,7 +119,7 @@ impl Runtime {
         status.check()?;
         let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
         // SAFETY: the session was just made on this graph, and is ours; that it is dropped closes it.
-        drop(unsafe { Session::from_raw(self.api, session, graph, true) });
+        drop(unsafe { Session::from_raw(self.api, session, graph, true, None, Termination::default()) });
         *have_started = true;
         Ok(())
     }
@@ -141,14 +163,78 @@ impl Runtime {
         };
         status.check()?;
         let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        let meta_graph = meta_graph.to_vec();
+        let foreign = self.foreign_operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let termination = termination::of_meta_graph(&meta_graph, |operation| foreign.contains(operation));
+        drop(foreign);
         // SAFETY: the session was just made on this graph, and is ours.
-        let session = unsafe { Session::from_raw(self.api, session, graph, options.run_in_caller_thread) };
-        Ok(LoadedModel { meta_graph: meta_graph.to_vec(), session })
+        let session = unsafe {
+            let in_caller_thread = options.run_in_caller_thread;
+            Session::from_raw(self.api, session, graph, in_caller_thread, options.longest_run, termination)
+        };
+        Ok(LoadedModel { meta_graph, session })
     }
 }
 
 /// The thread pool that stands for the caller's thread.
 const CALLER_THREAD: i32 = -1;
+
+/// Threads of the pool for each run that one graph may have under way: so many graphs may have all their runs loop without
+/// end before those of others wait for them.
+const POOL_THREADS: usize = 4;
+
+/// How many runs of one graph that may loop or wait are under way at most.
+pub(crate) fn runs_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).max(8)
+}
+
+/// `inter_op_parallelism_threads` of a `tensorflow.ConfigProto`.
+const POOL_SIZE: u32 = 5;
+
+fn pool_size(threads: usize) -> Vec<u8> {
+    let mut field = Vec::new();
+    wire::put_varint(&mut field, u64::from(POOL_SIZE) << 3);
+    wire::put_varint(&mut field, threads as u64);
+    field
+}
+
+/// Whether a serialized `tensorflow.ConfigProto`, or the environment, has a say in how many threads the pool has.
+fn says_pool_size(session_config: &[u8]) -> bool {
+    let mut fields = Reader::new(session_config);
+    let mut said = std::env::var_os("TF_NUM_INTEROP_THREADS").is_some();
+    while let Ok(Some(field)) = fields.next_field() {
+        said |= field.number == POOL_SIZE && !matches!(field.value, Value::Varint(0));
+    }
+    said
+}
+
+/// The names of the operations in a serialized `tensorflow.OpList`.
+fn operation_names(list: &[u8]) -> Result<Vec<Box<str>>, Malformed> {
+    let (mut names, mut operations) = (Vec::new(), Reader::new(list));
+    while let Some(field) = operations.next_field()? {
+        let (1, Value::Length(operation)) = (field.number, field.value) else { continue };
+        let mut fields = operations.nested(operation)?;
+        while let Some(field) = fields.next_field()? {
+            if let (1, Value::Length(name)) = (field.number, field.value) {
+                names.push(String::from_utf8_lossy(name).into());
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The bytes of a buffer that the runtime has filled.
+///
+/// # Safety
+///
+/// The memory that it points to must be alive as long as it is borrowed.
+unsafe fn bytes_of(buffer: &RawBuffer) -> &[u8] {
+    if buffer.data.is_null() {
+        return &[];
+    }
+    // SAFETY: a buffer with data has that many bytes.
+    unsafe { std::slice::from_raw_parts(buffer.data.cast::<u8>(), buffer.length) }
+}
 
 /// Fails as TensorFlow Serving does, before the runtime is asked, where the directory holds no `SavedModel`.
 fn check_saved_model_files(directory: &Path) -> Result<()> {
@@ -214,12 +300,7 @@ impl MessageBuffer {
 
     fn to_vec(&self) -> Vec<u8> {
         // SAFETY: the buffer is alive, and nobody writes to it any more.
-        let RawBuffer { data, length, .. } = unsafe { &*self.raw };
-        if data.is_null() {
-            return Vec::new();
-        }
-        // SAFETY: a buffer with data has that many bytes.
-        unsafe { std::slice::from_raw_parts(data.cast::<u8>(), *length) }.to_vec()
+        unsafe { bytes_of(&*self.raw) }.to_vec()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
 use std::sync::{PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use servable_core::error::{Code, Result, ServingError};
@@ -14,8 +14,10 @@ use servable_core::tensor::{Buffer, DType, Tensor};
 
 use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
 use crate::denormals;
+use crate::runtime::runs_at_once;
 use crate::status::Status;
 use crate::tensor::{OutputSlots, RuntimeTensor};
+use crate::termination::Termination;
 
 /// A TensorFlow session with the graph that it runs.
 ///
@@ -26,11 +28,17 @@ use crate::tensor::{OutputSlots, RuntimeTensor};
 /// the runtime's threads, and costs a fraction of the hand-over to the runtime's pool. Subnormal numbers are flushed to
 /// zero as they are in the pool. Graphs that span several devices use the pool all the same; that is the runtime's
 /// choice.
+///
+/// Nothing cancels a run in the caller's thread: the runtime looks at the time only once all operations have ended, and
+/// its C API cancels only all runs of a session, by closing it. So graphs that may loop or wait run in the pool, where
+/// `timeout_in_ms` cancels the one run.
 pub struct Session {
     api: &'static Api,
     raw: NonNull<RawSession>,
     graph: Graph,
     run_in_caller_thread: bool,
+    longest_run: Option<Duration>,
+    termination: Termination,
     /// Outputs of the graph by the tensor names in signatures. Only names that exist are kept, and signatures come
     /// from the model, so the map stays small.
     endpoints: RwLock<HashMap<Box<str>, Endpoint>>,
@@ -62,8 +70,11 @@ impl Session {
         raw: NonNull<RawSession>,
         graph: Graph,
         run_in_caller_thread: bool,
+        longest_run: Option<Duration>,
+        termination: Termination,
     ) -> Self {
-        Self { api, raw, graph, run_in_caller_thread, endpoints: RwLock::default() }
+        let run_in_caller_thread = run_in_caller_thread && !termination.may_go_on;
+        Self { api, raw, graph, run_in_caller_thread, longest_run, termination, endpoints: RwLock::default() }
     }
 
     /// Has the runtime make its plan for a signature, which the first run would otherwise wait for; says whether it has.
@@ -116,11 +127,21 @@ impl Executor for Session {
         "tensorflow_savedmodel"
     }
 
+    fn longest_run(&self) -> Option<Duration> {
+        self.longest_run
+    }
+
+    /// Those of a graph that may not end by itself hold up nobody else: each may keep a thread of the runtime's pool, or the
+    /// thread that it was begun in.
+    fn own_threads(&self) -> Option<usize> {
+        (self.termination != Termination::default()).then(runs_at_once)
+    }
+
     /// Runs the graph.
     ///
     /// The runtime checks dtypes, and shapes as far as operations care; its codes and texts are returned unchanged.
     /// The runtime gives up at the deadline where it runs in its pool, at the next operation that it can cancel; a run
-    /// in the caller's thread goes on to its end. A deadline that has passed before the run starts is reported in
+    /// in the caller's thread goes on to its end, which is near as its graph neither loops nor waits. A deadline that has passed before the run starts is reported in
     /// both cases.
     fn run(
         &self,

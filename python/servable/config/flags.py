@@ -170,8 +170,13 @@ class Flags:
     drain_timeout_seconds: float = _flag(
         "float", 30.0, "how long requests in flight may take after SIGTERM or SIGINT"
     )
+    max_run_seconds: float = _flag(
+        "float", 300.0, "longest run of a model, also of one that nobody waits for; 0 for no limit"
+    )
     tensorflow_run_in_caller_thread: bool = _flag(
-        "bool", True, "run graphs in the thread that asks; false lets large graphs use a pool"
+        "bool",
+        True,
+        "run graphs without loops in the thread that asks; false lets large graphs use a pool",
     )
     op_libraries: str = _flag(
         "string", "", "comma-separated libraries of operations that models need (.so files)"

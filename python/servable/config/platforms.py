@@ -116,6 +116,7 @@ def _of_flags(flags: Flags) -> Platform:
             tags,
             session_config(flags),
             run_in_caller_thread=flags.tensorflow_run_in_caller_thread,
+            max_run_seconds=flags.max_run_seconds,
         ),
         python_warm_up(flags),
         flags_batching(flags),
@@ -152,6 +153,7 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
             config.session_config.SerializeToString(),
             config.session_run_load_threadpool_index.value if has_pool else None,
             flags.tensorflow_run_in_caller_thread,
+            flags.max_run_seconds,
         ),
         WarmUpOptions(
             recorded=config.enable_model_warmup,

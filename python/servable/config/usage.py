@@ -47,6 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Requests": (
         "worker_threads",
         "rest_api_timeout_in_ms",
+        "max_run_seconds",
         "enable_signature_method_name_check",
         "enable_serialization_as_tensor_content",
         "drain_timeout_seconds",

@@ -47,6 +47,7 @@ class PythonCallableLoader:
         path: str,
         options: PythonOptions,
         admit: Callable[[str], str] = lambda path: path,
+        max_run_seconds: float = 0.0,
     ) -> None:
         """Describe the load; nothing is read or started yet.
 
@@ -56,11 +57,14 @@ class PythonCallableLoader:
             options: How it is run.
             admit: Asked at each load: raises where the code in a directory must not be run, and
                 returns the directory to use.
+            max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any
+                time.
         """
         self._name = f"{servable_id.name}/{servable_id.version}"
         self._path = Path(path)
         self._options = options
         self._admit = admit
+        self._max_run_seconds = max_run_seconds
         self._model: PythonModel | WorkerPool | None = None
         self._servable: Servable | None = None
 
@@ -88,7 +92,9 @@ class PythonCallableLoader:
             threads = IN_PROCESS_THREADS
         try:
             run = for_border(self._name, model.signatures, model.run)
-            self._servable = Servable.from_python(self._name, model.signatures, run, threads)
+            self._servable = Servable.from_python(
+                self._name, model.signatures, run, threads, self._max_run_seconds
+            )
         except ValueError as error:
             model.close()
             raise LoadError(f"cannot load {self._path}: {error}", may_pass=False) from error
@@ -121,21 +127,28 @@ class PythonCallableAdapter(SourceAdapter[str, Loader]):
         self,
         options: Callable[[str], PythonOptions] = lambda name: PythonOptions(),
         admit: Callable[[str, str], str] = lambda name, path: path,
-    ):
+        max_run_seconds: float = 0.0,
+    ) -> None:
         """Take what says how servables are run, and which.
 
         Args:
             options: The options of a stream, asked at each list of versions.
             admit: Asked at each load of a stream for the directory to use instead of one; raises
                 where its code must not be run.
+            max_run_seconds: The longest run; 0 for no limit (`--max_run_seconds`).
         """
         super().__init__()
         self._options = options
         self._admit = admit
+        self._max_run_seconds = max_run_seconds
 
     def adapt(self, servable_id: ServableId, item: str) -> PythonCallableLoader:
         """Make the loader of one version directory."""
         name = servable_id.name
         return PythonCallableLoader(
-            servable_id, item, self._options(name), lambda path: self._admit(name, path)
+            servable_id,
+            item,
+            self._options(name),
+            lambda path: self._admit(name, path),
+            self._max_run_seconds,
         )

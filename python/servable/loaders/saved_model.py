@@ -50,13 +50,16 @@ class SavedModelOptions:
             `None` for the first.
         run_in_caller_thread: Run graphs in the thread that asks, without the runtime's inter-op
             pool: several times less CPU for small graphs. `False` lets parallel branches of large
-            graphs use the pool.
+            graphs use the pool. Graphs that may loop or wait use it always, as only there a run
+            can be cancelled.
+        max_run_seconds: The longest run; 0 for no limit (`--max_run_seconds`).
     """
 
     tags: tuple[str, ...] = ("serve",)
     session_config: bytes = b""
     load_thread_pool: int | None = None
     run_in_caller_thread: bool = True
+    max_run_seconds: float = 0.0
 
 
 class SavedModelLoader:
@@ -131,7 +134,7 @@ class SavedModelLoader:
         # Requests will run in the threads that a load starts, too, which must not be of its priority.
         in_background = not _has_threads_of_its_own(self._options.session_config)
         if in_background:
-            runtime.start_threads(self._options.session_config)
+            runtime.start_threads(self._options)
         with self._metrics.saved_model_load(self._path):
             return runtime.load_saved_model(self._path, self._options, in_background=in_background)
 

@@ -84,7 +84,7 @@ def test_the_border_refuses_a_dtype_that_it_does_not_know() -> None:
     signature = Signature({}, {"y": TensorSpec("int8")})
     signature.outputs["y"] = Odd()  # type: ignore[index]
     with pytest.raises(ValueError, match="resource is not supported"):
-        Servable.from_python("m/1", {"s": signature}, lambda *call: {}, 1)
+        Servable.from_python("m/1", {"s": signature}, lambda *call: {}, 1, 0.0)
 
 
 @pytest.mark.parametrize(

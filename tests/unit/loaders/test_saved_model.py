@@ -38,7 +38,7 @@ class FakeTensorFlow:
         self.model = FakeModel()
         self.calls: list[str] = []
 
-    def start_threads(self, session_config: bytes) -> None:
+    def start_threads(self, options: SavedModelOptions) -> None:
         self.calls.append("start_threads")
 
     def load_saved_model(

@@ -239,7 +239,7 @@ impl Ticket {
         let Some(deadline) = call.deadline else { return self.await };
         match tokio::time::timeout_at(deadline.into(), &mut self).await {
             Ok(answer) => answer,
-            Err(_) if self.has_begun.is_some_and(|begun| begun.load(Ordering::Acquire)) => Err(call::timed_out()),
+            Err(_) if self.has_begun.is_none_or(|begun| begun.load(Ordering::Acquire)) => Err(call::timed_out()),
             Err(_) => Err(expired()),
         }
     }

@@ -114,6 +114,8 @@ impl Metrics {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let mut graph_runs = runs::GraphRuns::default();
         let mut batches = batches::BatchFamilies::default();
+        let mut stuck_runs = Family::gauge("servable_stuck_runs", &["model_name"])
+            .with_help("Runs that go on after their deadlines because nothing can stop them.");
         for (name, Counted { metrics, .. }) in &models.by_name {
             for (status, count) in metrics.counts() {
                 request_count.add(&[name, status.name()], count);
@@ -129,6 +131,9 @@ impl Metrics {
                 graph_runs.add(&runs);
             }
             batches.add(name, metrics.batches());
+            if metrics.has_runs() {
+                stuck_runs.add(&[name], metrics.stuck_runs() as u64);
+            }
             if let Some(examples) = metrics.examples() {
                 example_total.add(&[name], examples.sum as u64);
                 example_counts.add(&[name], examples);
@@ -137,7 +142,7 @@ impl Metrics {
         let mut families = vec![request_count, request_latency, runtime_latency, example_counts, example_total];
         families.extend(graph_runs.families());
         families.extend(batches.families());
-        families.push(self.refusals());
+        families.extend([stuck_runs, self.refusals()]);
         families.extend(without_points());
         families
     }

@@ -1,7 +1,7 @@
 //! What is counted of requests: by model as the original does it, and by version.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Sharded;
@@ -10,6 +10,7 @@ use super::histogram::Histogram;
 use super::runs::{LATENCY, RunMetrics, micros};
 use crate::distribution::{Distribution, exponential};
 use crate::error::Code;
+use crate::runs::RunsUnderWay;
 
 /// Limits of numbers of examples.
 static EXAMPLES: [f64; 15] = exponential(1.0, 2.0);
@@ -78,6 +79,7 @@ pub struct ModelMetrics {
     failures: Failures,
     examples: OnceLock<Histogram<15>>,
     runs: Mutex<Vec<Arc<RunMetrics>>>,
+    under_way: Mutex<Vec<Weak<RunsUnderWay>>>,
     batches: BatchMetrics,
 }
 
@@ -106,6 +108,25 @@ impl ModelMetrics {
         let runs = Arc::new(RunMetrics::new(runtime));
         all.push(Arc::clone(&runs));
         runs
+    }
+
+    /// Has the stuck runs of one more of its versions counted, while that is loaded.
+    pub(crate) fn follow_runs(&self, runs: &Arc<RunsUnderWay>) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(runs)));
+        under_way.push(Arc::downgrade(runs));
+    }
+
+    /// Whether it is loaded, or something of it still is.
+    pub(super) fn has_runs(&self) -> bool {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.iter().any(|runs| runs.strong_count() > 0)
+    }
+
+    /// How many runs of its versions are stuck.
+    pub(crate) fn stuck_runs(&self) -> usize {
+        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.iter().filter_map(Weak::upgrade).map(|runs| runs.stuck()).sum()
     }
 
     /// What is counted of its batches.

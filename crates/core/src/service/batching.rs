@@ -212,6 +212,9 @@ impl Batching {
         if let Some(&rows) = inputs.first().and_then(|input| input.shape().first()) {
             handle.model().batches().asked(rows as usize, inputs.len());
         }
+        if let Some(refusal) = handle.under_way().refusal(self.pool().num_batch_threads) {
+            return Ok(Err(refusal));
+        }
         let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
         let is_quick = handle.may_run_here() && input_bytes <= QUICK_INPUT_BYTES;
         let (inputs, queue) = (permuted(inputs, &plan.inputs), &plan.route.queue);
@@ -221,6 +224,7 @@ impl Batching {
             Ok(submitted) => submitted,
             Err(error) => return Ok(Err(error)),
         };
+        let mut waits = call;
         if let Some(lead) = lead {
             let company = &plan.route.company;
             if company.is_likely() {
@@ -230,8 +234,11 @@ impl Batching {
             if let Some(_holding) = handle.hold_thread(Instant::now()) {
                 company.note(lead.run());
             }
+        } else if call.deadline.is_none() {
+            // Where no run may take any time, no caller waits for any time.
+            waits.deadline = handle.deadline_of_run(None);
         }
-        Ok(ticket.until_deadline(call).await.map(|answer| permuted(answer, &plan.answer)))
+        Ok(ticket.until_deadline(waits).await.map(|answer| permuted(answer, &plan.answer)))
     }
 
     /// How to go about a request; `None` if there are too many queues already.

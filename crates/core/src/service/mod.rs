@@ -25,7 +25,8 @@ use crate::error::Result;
 use crate::metrics::{Metrics, Scrape};
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
-use crate::serving_map::{ServingMap, Version};
+use crate::runs::say_stuck;
+use crate::serving_map::{ServingMap, State, Version};
 use crate::threads::OwnThreads;
 
 pub use self::arrange::{
@@ -163,7 +164,19 @@ impl Service {
     /// `NOT_FOUND` if there is none.
     pub fn model_status(&self, name: &[u8], number: Option<i64>) -> Result<GetModelStatusResponse> {
         let versions = self.serving_map.status(name, number)?;
-        Ok(GetModelStatusResponse { model_version_status: versions.iter().map(version_status).collect() })
+        let mut statuses: Vec<_> = versions.iter().map(version_status).collect();
+        for (version, status) in versions.iter().zip(&mut statuses) {
+            let stuck = match (version.state, &version.published) {
+                (State::Available, Some(published)) => published.under_way().stuck(),
+                // What it waits for is known of the model only.
+                (State::Unloading, _) => self.metrics.served(name).stuck_runs(),
+                _ => 0,
+            };
+            if let Some(status) = status.status.as_mut().filter(|status| stuck > 0 && status.error_message.is_empty()) {
+                status.error_message = say_stuck(stuck);
+            }
+        }
+        Ok(GetModelStatusResponse { model_version_status: statuses })
     }
 }
 

@@ -1,7 +1,11 @@
 //! Runs a signature once, in a batch or alone, and decides on which thread.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{timeout, timeout_at};
 
 use crate::call::{Call, timed_out};
 use crate::error::{Result, ServingError};
@@ -15,16 +19,20 @@ use crate::tensor::Tensor;
 /// Inputs beyond this many bytes are not run on a thread that serves connections, however quick the model was so far.
 const QUICK_INPUT_BYTES: usize = 256 * 1024;
 
+/// How often a request that waits for its turn looks whether those that it waits for are stuck.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Runs a signature once.
 ///
 /// Short runs are done on the calling thread, which is several times cheaper than handing them over; others on a thread
 /// that may block, which is the servable's own if it has such. A run is not begun once its caller has gone away or its
-/// deadline has passed, however long it has waited for a thread by then; one that is under way goes on, and its result
-/// is dropped.
+/// deadline has passed, however long it has waited for a thread by then. One that is under way goes on until then, or to
+/// its end where the executor cannot cancel it, and its result is dropped.
 ///
 /// # Errors
 ///
-/// What the executor reports; `DEADLINE_EXCEEDED` if the time is over first; `INTERNAL` if the executor panics.
+/// What the executor reports; `DEADLINE_EXCEEDED` if the time is over first; `UNAVAILABLE` if it would wait for runs that
+/// are stuck; `INTERNAL` if the executor panics.
 pub async fn run(
     handle: &Handle,
     api: Api,
@@ -70,24 +78,41 @@ async fn run_elsewhere<T: Send + 'static>(
     work: impl FnOnce(&Published) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (_claim, waiting) = call.hand_over();
-    let elsewhere = async {
-        let turn = handle.turns().next().await;
-        let published = Arc::clone(handle);
-        let work = move || {
-            let _turn = turn;
-            waiting.check()?;
-            work(&published)
-        };
-        match handle.own_threads() {
-            Some(threads) => threads.spawn(work).await,
-            None => tokio::task::spawn_blocking(work).await,
-        }
+    let turn = match call.deadline {
+        None => turn(handle).await,
+        Some(deadline) => timeout_at(deadline.into(), turn(handle)).await.map_err(|_| timed_out())?,
+    }?;
+    let published = Arc::clone(handle);
+    let work = move || {
+        let _turn = turn;
+        waiting.check()?;
+        work(&published)
     };
-    let joined = match call.deadline {
+    let elsewhere = match handle.own_threads() {
+        Some(threads) => threads.spawn(work),
+        None => tokio::task::spawn_blocking(work),
+    };
+    let joined = match handle.deadline_of_run(call.deadline) {
         None => elsewhere.await,
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), elsewhere).await.map_err(|_| timed_out())?,
+        Some(deadline) => timeout_at(deadline.into(), elsewhere).await.map_err(|_| timed_out())?,
     };
     joined.map_err(|failed| ServingError::internal(failed.to_string()))?
+}
+
+/// Waits for the turn of a run.
+///
+/// # Errors
+///
+/// `UNAVAILABLE` if all runs that it would have to wait for are stuck.
+async fn turn(handle: &Published) -> Result<OwnedSemaphorePermit> {
+    let (mut next, mut patience) = (pin!(handle.turns().next()), Duration::ZERO);
+    loop {
+        match timeout(patience, &mut next).await {
+            Ok(turn) => return Ok(turn),
+            Err(_) => handle.under_way().refusal(1).map_or(Ok(()), Err)?,
+        }
+        patience = LOOK;
+    }
 }
 
 /// Runs on the calling thread; `asked` is when the request began to wait for it, if it had to.
@@ -100,8 +125,11 @@ fn run_here(
     call: Call,
     asked: Option<Instant>,
 ) -> Result<Vec<Tensor>> {
-    let start = Instant::now();
-    let result = handle.run(signature, inputs, outputs, &RunOptions { deadline: call.deadline });
+    let (start, options) = (Instant::now(), RunOptions { deadline: call.deadline });
+    let result = match asked {
+        None => handle.run_briefly(signature, inputs, outputs, &options),
+        Some(_) => handle.run(signature, inputs, outputs, &options),
+    };
     let took = handle.pace().record(start);
     if result.is_ok() {
         handle.runs().ran(took);

@@ -7,8 +7,10 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use super::{compare, random, unit_interval};
+use crate::call::timed_out;
 use crate::error::{Result, ServingError};
 use crate::executor::RunOptions;
 use crate::placement;
@@ -236,9 +238,14 @@ fn run(
         move || handle.run(&signature, inputs, &outputs, &RunOptions::default())
     };
     let Some(threads) = handle.own_threads() else { return work() };
-    let (sender, receiver) = sync_channel(1);
+    let (sender, answer) = sync_channel(1);
     drop(threads.spawn(move || sender.send(work())));
-    receiver.recv().map_err(|_| ServingError::internal("the run was given up"))?
+    match handle.deadline_of_run(None) {
+        None => answer.recv().map_err(|_| ServingError::internal("the run was given up")),
+        Some(deadline) => {
+            answer.recv_timeout(deadline.saturating_duration_since(Instant::now())).map_err(|_| timed_out())
+        }
+    }?
 }
 
 #[cfg(test)]

@@ -1,0 +1,468 @@
+//! Whether the runs of a graph end by themselves: found out once, when it is loaded.
+//!
+//! A straight-line graph does as much as its inputs ask for. One with a loop, a queue or a data set may run or wait without
+//! end; the runtime can cancel such a run between two operations. Some operations block in a way that nothing cancels.
+
+use std::collections::{HashMap, HashSet};
+
+use servable_core::codec::wire::{Malformed, Reader, Value, text};
+
+/// What may keep a run from its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Termination {
+    /// The run may loop or wait, and the runtime can cancel it.
+    pub(crate) may_go_on: bool,
+    /// An operation may block or compute without end, and nothing cancels it.
+    pub(crate) may_block: bool,
+}
+
+impl Termination {
+    const ENDS: Self = Self { may_go_on: false, may_block: false };
+    const MAY_GO_ON: Self = Self { may_go_on: true, may_block: false };
+    const MAY_BLOCK: Self = Self { may_go_on: false, may_block: true };
+    const UNKNOWN: Self = Self { may_go_on: true, may_block: true };
+
+    fn or(self, other: Self) -> Self {
+        Self { may_go_on: self.may_go_on || other.may_go_on, may_block: self.may_block || other.may_block }
+    }
+}
+
+/// Parts of the names of operations that loop, or that wait for others, or that pull from a data set, which may have no end.
+const GO_ON: [&str; 17] = [
+    "While",
+    "Iteration",
+    "LoopCond",
+    "Dequeue",
+    "Enqueue",
+    "BarrierTake",
+    "BarrierInsert",
+    "Dataset",
+    "Iterator",
+    "TakeGradient",
+    "MutexLock",
+    "Recv",
+    "Collective",
+    "BatchFunction",
+    "Unbatch",
+    "MapDefun",
+    "Sleep",
+];
+
+/// Names of such operations that are parts of other names.
+const GO_ON_NAMES: [&str; 4] = ["Enter", "RefEnter", "For", "Batch"];
+
+/// Parts of the names of operations that keep the thread that they run in. Of the last, nobody sees whether it loops.
+const BLOCK: [&str; 16] = [
+    "Stage",
+    "Unstage",
+    "MapPeek",
+    "PyFunc",
+    "ReadFile",
+    "WriteFile",
+    "MatchingFiles",
+    "ReaderRead",
+    "RecordInput",
+    "RemoteCall",
+    "Rpc",
+    "TPU",
+    "Infeed",
+    "Outfeed",
+    "XlaHost",
+    "XlaCallModule",
+];
+
+/// Functions that call each other more deeply than this are not looked into.
+const MAX_DEPTH: usize = 200;
+
+/// What may keep a run of any signature of a serialized `tensorflow.MetaGraphDef` from its end.
+///
+/// Only what the outputs of signatures need is looked at: a model also holds functions that save it, or train it.
+/// `is_foreign` says of which operations nothing is known, because a library of somebody else has them. Of a message that
+/// cannot be read, everything is assumed.
+pub(crate) fn of_meta_graph(meta_graph: &[u8], is_foreign: impl Fn(&str) -> bool) -> Termination {
+    Graph::read(meta_graph).map_or(Termination::UNKNOWN, |graph| graph.termination(&is_foreign))
+}
+
+/// A node, of the graph or of a function.
+#[derive(Debug, Default)]
+struct Node<'a> {
+    op: &'a str,
+    /// The names of the nodes that come before it, for nodes of the graph.
+    inputs: Vec<&'a str>,
+    /// The functions that its attributes name.
+    functions: Vec<&'a str>,
+    is_compiled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Graph<'a> {
+    nodes: HashMap<&'a str, Node<'a>>,
+    functions: HashMap<&'a str, Function<'a>>,
+    /// The names of the nodes that signatures ask for.
+    outputs: Vec<&'a str>,
+}
+
+#[derive(Debug, Default)]
+struct Function<'a> {
+    nodes: Vec<Node<'a>>,
+    is_compiled: bool,
+}
+
+/// Calls `read` with the number and the bytes of each field that has a length.
+fn each<'a>(
+    message: Reader<'a>,
+    mut read: impl FnMut(u32, &'a [u8], Reader<'a>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let mut fields = message;
+    while let Some(field) = fields.next_field()? {
+        if let Value::Length(bytes) = field.value {
+            read(field.number, bytes, message.nested(bytes)?)?;
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Graph<'a> {
+    fn read(meta_graph: &'a [u8]) -> Result<Self, Malformed> {
+        let mut graph = Self::default();
+        each(Reader::new(meta_graph), |number, _, message| match number {
+            2 => each(message, |number, _, message| match number {
+                1 => {
+                    let (name, node) = Node::read(message)?;
+                    graph.nodes.insert(name, node);
+                    Ok(())
+                }
+                2 => each(message, |number, _, message| {
+                    if number == 1 {
+                        let (name, function) = Function::read(message)?;
+                        graph.functions.insert(name, function);
+                    }
+                    Ok(())
+                }),
+                _ => Ok(()),
+            }),
+            5 => {
+                graph.outputs.extend(signature_outputs(message)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        })?;
+        Ok(graph)
+    }
+
+    fn termination(&self, is_foreign: &impl Fn(&str) -> bool) -> Termination {
+        let mut walk = Walk { graph: self, is_foreign, known: HashMap::new(), depth: 0 };
+        let (mut seen, mut found) = (HashSet::new(), Termination::ENDS);
+        let mut rest: Vec<&str> = self.outputs.clone();
+        while let Some(name) = rest.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
+            // What names no node is an error of the run.
+            if let Some(node) = self.nodes.get(name) {
+                found = found.or(walk.node(node));
+                rest.extend(&node.inputs);
+            }
+        }
+        found
+    }
+}
+
+/// The nodes that the outputs of a signature name: an entry of a map to `SignatureDef`.
+fn signature_outputs(entry: Reader<'_>) -> Result<Vec<&str>, Malformed> {
+    let mut names = Vec::new();
+    each(entry, |number, _, signature| match number {
+        2 => each(signature, |number, _, output| match number {
+            2 => each(output, |number, _, tensor| match number {
+                2 => tensor_names(tensor, &mut names),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        }),
+        _ => Ok(()),
+    })?;
+    Ok(names)
+}
+
+/// The nodes of a `TensorInfo`, whose tensor may be dense, or of several parts.
+fn tensor_names<'a>(tensor: Reader<'a>, names: &mut Vec<&'a str>) -> Result<(), Malformed> {
+    each(tensor, |number, bytes, parts| match number {
+        1 => {
+            names.push(node_name(text(bytes)?));
+            Ok(())
+        }
+        // `CooSparse` names three tensors.
+        4 => each(parts, |_, bytes, _| {
+            names.push(node_name(text(bytes)?));
+            Ok(())
+        }),
+        // `CompositeTensor` holds them as `TensorInfo`.
+        5 => each(parts, |number, _, component| if number == 2 { tensor_names(component, names) } else { Ok(()) }),
+        _ => Ok(()),
+    })
+}
+
+/// The node of a tensor `node:index`, or of an input that may be a control input, `^node`.
+fn node_name(tensor: &str) -> &str {
+    let name = tensor.strip_prefix('^').unwrap_or(tensor);
+    name.split_once(':').map_or(name, |(name, _)| name)
+}
+
+impl<'a> Node<'a> {
+    fn read(message: Reader<'a>) -> Result<(&'a str, Self), Malformed> {
+        let (mut name, mut node) = ("", Self::default());
+        each(message, |number, bytes, attribute| {
+            match number {
+                1 => name = text(bytes)?,
+                2 => node.op = text(bytes)?,
+                3 => node.inputs.push(node_name(text(bytes)?)),
+                5 => {
+                    let functions = &mut node.functions;
+                    node.is_compiled |= read_attribute(attribute, |function| functions.push(function))?;
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok((name, node))
+    }
+}
+
+impl<'a> Function<'a> {
+    fn read(message: Reader<'a>) -> Result<(&'a str, Self), Malformed> {
+        let (mut name, mut function) = ("", Self::default());
+        each(message, |number, _, part| {
+            match number {
+                1 => each(part, |number, bytes, _| {
+                    if number == 1 {
+                        name = text(bytes)?;
+                    }
+                    Ok(())
+                })?,
+                3 => function.nodes.push(Node::read(part)?.1),
+                5 => function.is_compiled |= read_attribute(part, |_| ())?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok((name, function))
+    }
+}
+
+/// Finds the functions that an attribute names; says whether it has XLA compile what it belongs to.
+fn read_attribute<'a>(entry: Reader<'a>, mut function: impl FnMut(&'a str)) -> Result<bool, Malformed> {
+    let (mut key, mut is_compiled) = (&b""[..], false);
+    let mut value: Option<Reader<'a>> = None;
+    each(entry, |number, bytes, message| {
+        match number {
+            1 => key = bytes,
+            2 => value = Some(message),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let Some(value) = value else { return Ok(false) };
+    // An `AttrValue` holds one value, or a list; that of a constant may be large, and is not looked into.
+    let mut fields = value;
+    while let Some(field) = fields.next_field()? {
+        match (field.number, field.value) {
+            (5, Value::Varint(truth)) => is_compiled = truth != 0 && key == b"_XlaMustCompile",
+            (10, Value::Length(bytes)) => read_function_name(value.nested(bytes)?, &mut function)?,
+            (1, Value::Length(bytes)) => each(value.nested(bytes)?, |number, _, listed| match number {
+                9 => read_function_name(listed, &mut function),
+                _ => Ok(()),
+            })?,
+            _ => {}
+        }
+    }
+    Ok(is_compiled)
+}
+
+/// The name in a `NameAttrList`.
+fn read_function_name<'a>(message: Reader<'a>, function: &mut impl FnMut(&'a str)) -> Result<(), Malformed> {
+    each(message, |number, bytes, _| {
+        if number == 1 {
+            function(text(bytes)?);
+        }
+        Ok(())
+    })
+}
+
+/// What has been found out about functions.
+struct Walk<'a, F> {
+    graph: &'a Graph<'a>,
+    is_foreign: &'a F,
+    /// `None` for a function that is being looked at.
+    known: HashMap<&'a str, Option<Termination>>,
+    /// How many functions are being looked at.
+    depth: usize,
+}
+
+impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
+    fn node(&mut self, node: &Node<'a>) -> Termination {
+        // An operation may be a call of the function that it is named after.
+        let called =
+            node.functions.iter().copied().chain(self.graph.functions.contains_key(node.op).then_some(node.op));
+        let inside = called.map(|name| self.function(name)).fold(Termination::ENDS, Termination::or);
+        of_compiled(self.operation(node.op).or(inside), node.is_compiled)
+    }
+
+    fn function(&mut self, name: &'a str) -> Termination {
+        match self.known.get(name) {
+            Some(Some(known)) => return *known,
+            // It calls itself.
+            Some(None) => return Termination::MAY_GO_ON,
+            None => {}
+        }
+        let Some(function) = self.graph.functions.get(name) else { return Termination::ENDS };
+        if self.depth == MAX_DEPTH {
+            return Termination::UNKNOWN;
+        }
+        self.depth += 1;
+        self.known.insert(name, None);
+        let inside = function.nodes.iter().map(|node| self.node(node)).fold(Termination::ENDS, Termination::or);
+        let found = of_compiled(inside, function.is_compiled);
+        self.known.insert(name, Some(found));
+        self.depth -= 1;
+        found
+    }
+
+    fn operation(&self, op: &str) -> Termination {
+        let contains = |parts: &[&str]| parts.iter().any(|part| op.contains(part));
+        if contains(&BLOCK) || (self.is_foreign)(op) {
+            Termination::MAY_BLOCK
+        } else if contains(&GO_ON) || GO_ON_NAMES.contains(&op) {
+            Termination::MAY_GO_ON
+        } else {
+            Termination::ENDS
+        }
+    }
+}
+
+/// What XLA has compiled is one operation for the runtime, which cannot be cancelled.
+fn of_compiled(inside: Termination, is_compiled: bool) -> Termination {
+    if is_compiled && inside != Termination::ENDS { Termination::MAY_BLOCK } else { inside }
+}
+
+#[cfg(test)]
+mod tests {
+    use servable_core::codec::wire::{put_length_field, put_varint};
+
+    use super::*;
+
+    /// A message of these fields, all of which have a length.
+    fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut message = Vec::new();
+        for (number, bytes) in fields {
+            put_length_field(&mut message, *number, bytes);
+        }
+        message
+    }
+
+    fn attribute(key: &str, value: &[u8]) -> Vec<u8> {
+        message(&[(1, key.as_bytes()), (2, value)])
+    }
+
+    /// An `AttrValue` that names a function.
+    fn function_name(name: &str) -> Vec<u8> {
+        message(&[(10, &message(&[(1, name.as_bytes())]))])
+    }
+
+    /// An `AttrValue` that is true.
+    fn truth() -> Vec<u8> {
+        let mut value = Vec::new();
+        put_varint(&mut value, 5 << 3);
+        put_varint(&mut value, 1);
+        value
+    }
+
+    fn node(name: &str, op: &str, inputs: &[&str], attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut fields = vec![(1, name.as_bytes()), (2, op.as_bytes())];
+        fields.extend(inputs.iter().map(|input| (3, input.as_bytes())));
+        fields.extend(attributes.iter().map(|attribute| (5, attribute.as_slice())));
+        message(&fields)
+    }
+
+    fn function(name: &str, nodes: &[Vec<u8>], attributes: &[Vec<u8>]) -> Vec<u8> {
+        let signature = message(&[(1, name.as_bytes())]);
+        let mut fields = vec![(1, signature.as_slice())];
+        fields.extend(nodes.iter().map(|node| (3, node.as_slice())));
+        fields.extend(attributes.iter().map(|attribute| (5, attribute.as_slice())));
+        message(&fields)
+    }
+
+    /// A graph of which a signature asks for the node `y`.
+    fn found(nodes: &[Vec<u8>], functions: &[Vec<u8>]) -> Termination {
+        let library: Vec<_> = functions.iter().map(|function| (1, function.as_slice())).collect();
+        let library = message(&library);
+        let mut fields: Vec<_> = nodes.iter().map(|node| (1, node.as_slice())).collect();
+        fields.push((2, &library));
+        let output = message(&[(1, b"y"), (2, &message(&[(1, b"y:0")]))]);
+        let signature = message(&[(1, b"serving_default"), (2, &message(&[(2, &output)]))]);
+        of_meta_graph(&message(&[(2, &message(&fields)), (5, &signature)]), |op| op == "Theirs")
+    }
+
+    #[test]
+    fn only_what_signatures_need_counts() {
+        let loops = node("loop", "Enter", &[], &[]);
+        assert_eq!(found(&[node("y", "AddV2", &["x"], &[]), loops.clone()], &[]), Termination::ENDS);
+        for input in ["loop", "loop:1", "^loop"] {
+            let nodes = [node("y", "AddV2", &["x:0"], &[]), node("x", "Mul", &[input], &[]), loops.clone()];
+            assert_eq!(found(&nodes, &[]), Termination::MAY_GO_ON, "{input}");
+        }
+        let library = [function("save", &[node("file", "ReadFile", &[], &[])], &[])];
+        assert_eq!(found(&[node("y", "AddV2", &[], &[])], &library), Termination::ENDS);
+    }
+
+    #[test]
+    fn operations_are_told_apart_by_what_they_may_do() {
+        let of = |op| found(&[node("y", op, &[], &[])], &[]);
+        for op in ["StatelessWhile", "NextIteration", "QueueDequeueV2", "IteratorGetNext", "ReduceDataset", "For"] {
+            assert_eq!(of(op), Termination::MAY_GO_ON, "{op}");
+        }
+        for op in ["Unstage", "MapUnstage", "EagerPyFunc", "ReadFile", "XlaCallModule", "Theirs"] {
+            assert_eq!(of(op), Termination::MAY_BLOCK, "{op}");
+        }
+        for op in ["MatMul", "BatchMatMulV2", "FIFOQueueV2", "Center", "FusedBatchNormV3", "LookupTableFindV2", "If"] {
+            assert_eq!(of(op), Termination::ENDS, "{op}");
+        }
+    }
+
+    #[test]
+    fn functions_are_looked_into_however_they_are_called() {
+        let library = [
+            function("outer", &[node("call", "PartitionedCall", &[], &[attribute("f", &function_name("inner"))])], &[]),
+            function("inner", &[node("loop", "StatelessWhile", &[], &[])], &[]),
+            function("again", &[node("call", "If", &[], &[attribute("then_branch", &function_name("again"))])], &[]),
+        ];
+        let of = |op, attributes: &[Vec<u8>]| found(&[node("y", op, &[], attributes)], &library);
+        assert_eq!(of("outer", &[]), Termination::MAY_GO_ON);
+        let branches = message(&[(1, &message(&[(9, &message(&[(1, b"inner")]))]))]);
+        assert_eq!(of("Case", &[attribute("branches", &branches)]), Termination::MAY_GO_ON);
+        assert_eq!(of("PartitionedCall", &[attribute("f", &function_name("again"))]), Termination::MAY_GO_ON);
+        assert_eq!(of("PartitionedCall", &[attribute("f", &function_name("gone"))]), Termination::ENDS);
+    }
+
+    #[test]
+    fn a_loop_that_xla_compiles_cannot_be_cancelled() {
+        let compiled = attribute("_XlaMustCompile", &truth());
+        let library = [
+            function("plain", &[node("loop", "StatelessWhile", &[], &[])], &[]),
+            function("compiled", &[node("loop", "StatelessWhile", &[], &[])], std::slice::from_ref(&compiled)),
+            function("straight", &[node("sum", "AddV2", &[], &[])], std::slice::from_ref(&compiled)),
+        ];
+        let call = |name: &str, more: &[Vec<u8>]| {
+            let attributes = [&[attribute("f", &function_name(name))], more].concat();
+            found(&[node("y", "StatefulPartitionedCall", &[], &attributes)], &library)
+        };
+        assert_eq!(call("plain", &[]), Termination::MAY_GO_ON);
+        assert_eq!(call("plain", &[compiled]), Termination::MAY_BLOCK);
+        assert_eq!(call("compiled", &[]), Termination::MAY_BLOCK);
+        assert_eq!(call("straight", &[]), Termination::ENDS);
+    }
+
+    #[test]
+    fn of_a_graph_that_cannot_be_read_everything_is_assumed() {
+        assert_eq!(of_meta_graph(b"\x12\xff", |_| false), Termination::UNKNOWN);
+    }
+}
