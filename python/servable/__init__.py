@@ -1,10 +1,14 @@
-"""A model server that speaks TensorFlow Serving's APIs and installs with pip."""
+"""A model server that speaks TensorFlow Serving's APIs and installs with pip.
 
-from __future__ import annotations
+What is public is here and in the modules that `dir(servable)` names, each of which lists its names in `__all__`.
+Everything below a name that begins with an underscore may change without notice.
+"""
 
-from typing import TYPE_CHECKING
+from __future__ import annotations as _annotations
 
-if TYPE_CHECKING:
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
     from servable.config.flags import Flags
     from servable.server import ModelServer
 
@@ -12,9 +16,15 @@ __version__ = "0.1.0"
 
 __all__ = ["Flags", "ModelServer", "__version__"]
 
+_MODULES = frozenset(
+    "batching cli client errors lifecycle loaders signature sources testing warmup".split()
+)
+
 
 def __getattr__(name: str) -> object:
-    """Import the public classes when they are asked for: the command line starts without them."""
+    """Import what is public when it is asked for: the command line starts without it."""
+    from importlib import import_module
+
     if name == "ModelServer":
         from servable.server import ModelServer
 
@@ -23,4 +33,11 @@ def __getattr__(name: str) -> object:
         from servable.config.flags import Flags
 
         return Flags
+    if name in _MODULES:
+        return import_module(f"servable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is public; not what happens to have been imported."""
+    return sorted({*__all__, *_MODULES})

@@ -27,6 +27,13 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+try:
+    import numpy as _numpy  # noqa: F401 - here, so that no module below has to say this
+except ImportError as error:
+    raise ImportError(
+        "servable.batching needs NumPy; install it with `pip install 'servable[python]'`"
+    ) from error
+
 from servable.config.batching import BatchingParameters, usable
 from servable.errors import (
     BackendError,

@@ -16,6 +16,8 @@ from servable.config.usage import grouped_usage, original_usage
 from servable.errors import BackendError, ServableError
 from servable.lifecycle.states import status_text
 
+__all__ = ["main", "run"]
+
 _FAILURE = 255
 _ORIGINAL_NAME = "tensorflow_model_server"
 _HELP = frozenset({"--help", "-h", "help"})

@@ -21,6 +21,23 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
+__all__ = [
+    "Code",
+    "ServableError",
+    "InvalidInputError",
+    "NotFoundError",
+    "FailedPreconditionError",
+    "OverloadedError",
+    "UnavailableError",
+    "DeadlineExceededError",
+    "UnimplementedError",
+    "CancelledError",
+    "BackendError",
+    "LoadError",
+    "ConfigError",
+    "from_code",
+]
+
 
 class Code(enum.IntEnum):
     """A canonical status code, with the numbers of `google.rpc.Code`."""

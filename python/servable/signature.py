@@ -16,6 +16,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+__all__ = [
+    "DATA_TYPES",
+    "DEFAULT_SIGNATURE",
+    "Signature",
+    "TensorSpec",
+    "declared_signature",
+    "serves",
+]
+
 DEFAULT_SIGNATURE = "serving_default"
 """The signature that is meant when a request names none."""
 
@@ -43,7 +52,7 @@ DATA_TYPES: Mapping[str, int] = MappingProxyType(
 
 _SIGNATURE_ATTRIBUTE = "__servable_signature__"
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ def serves(
     inputs: Mapping[str, TensorSpec],
     outputs: Mapping[str, TensorSpec],
     name: str = DEFAULT_SIGNATURE,
-) -> Callable[[Function], Function]:
+) -> Callable[[_Function], _Function]:
     """Declare that a function of a model file is what runs a signature.
 
     Args:
@@ -120,7 +129,7 @@ def serves(
         name: What requests call the signature.
     """
 
-    def declare(function: Function) -> Function:
+    def declare(function: _Function) -> _Function:
         setattr(function, _SIGNATURE_ATTRIBUTE, (name, Signature(inputs, outputs)))
         return function
 

@@ -6,11 +6,16 @@ import os
 import re
 import subprocess
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from support import import_extra
 from support.models import ROOT
+
+EXTRAS = metadata.metadata("servable").get_all("Provides-Extra") or []
 
 
 @pytest.mark.slow
@@ -35,3 +40,27 @@ def test_install_from_the_clone(tmp_path: Path) -> None:
     for name in ("servable", "tensorflow_model_server"):
         told = run(f"{name} --version", tmp_path)
         assert re.search(r"(?m)^TensorFlow Library: \d+\.\d+", told), told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("extra", ["base", *EXTRAS])
+def test_each_extra_works_alone(extra: str, tmp_path: Path) -> None:
+    """What it declares is installed; the package itself, and its extension, are taken from here."""
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin/python"
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "servable.pth").write_text(f"{ROOT / 'python'}\n")
+    required = []
+    for line in metadata.requires("servable") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            requirement.marker = None
+            required.append(str(requirement))
+    for command in (
+        [python, "-m", "pip", "install", "--quiet", *required],
+        [python, import_extra.__file__, extra],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr

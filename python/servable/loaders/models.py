@@ -12,6 +12,8 @@ from servable.loaders.arrays import array_of, elements_of
 if TYPE_CHECKING:
     from servable.gateway import Servable
 
+__all__ = ["LoadsModel", "Model", "ModelLoader"]
+
 
 class LoadsModel(Protocol):
     """What loads a model that servers can publish, such as `SavedModelLoader` and `PythonCallableLoader`."""

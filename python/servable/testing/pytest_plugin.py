@@ -17,6 +17,8 @@ import pytest
 
 from servable.testing.serving import ServableServer, Served, serving
 
+__all__ = ["servable_server"]
+
 
 @pytest.fixture
 def servable_server() -> Iterator[ServableServer]:

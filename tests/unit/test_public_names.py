@@ -1,0 +1,52 @@
+"""What users may rely on: public modules, and the names that they list in `__all__`."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import servable
+
+PUBLIC = (
+    "servable servable.batching servable.cli servable.client servable.errors servable.lifecycle servable.loaders "
+    "servable.loaders.models servable.signature servable.sources servable.testing servable.testing.pytest_plugin "
+    "servable.warmup"
+).split()
+
+
+def names(module: ModuleType) -> set[str]:
+    """What a module has to offer: what it defines, or what a package collects, that is no module and not private."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name != "TYPE_CHECKING"
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", module.__name__) == module.__name__
+    }
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_lists_its_names(name: str) -> None:
+    module = importlib.import_module(name)
+    listed = module.__all__
+    assert len(listed) == len(set(listed))
+    for each in listed:
+        assert getattr(module, each) is not None
+    assert names(module) <= set(listed)
+
+
+def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
+    program = "import servable\nfor name in dir(servable): print(name, getattr(servable, name) is not None)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    modules = {name.split(".")[1] for name in PUBLIC if name.count(".") == 1}
+    shown = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" True")}
+    assert shown == {"Flags", "ModelServer", "__version__", *modules}, done.stderr
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = servable.nothing  # type: ignore[attr-defined]
