@@ -7,23 +7,23 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 STEP := scripts/step
 MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(BIN)):$(PATH)" $(BIN)/maturin
+EXTENSION := $(BIN)/python scripts/extension.py
 # GNU make of some systems is 3.81: no multi-target patterns, no .ONESHELL.
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name Cargo.toml)
 PYTHON_SOURCES := python tests examples scripts benchmarks
 # For workspaces beside the main one: what they share with it is compiled once.
 BESIDE := --locked --target-dir target --manifest-path
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check dev fast build fmt format-check spelling lint docs deny types test-rust test-python test-all \
-        compat bench stress fuzz protos protos-check lock clean
+.PHONY: help run test check dev fast extension optimised build fmt format-check spelling lint docs deny types test-rust \
+        test-python test-all compat bench stress fuzz protos protos-check lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---- what most people need
 
-run: $(STAMPS)/extension $(STAMPS)/demo ## Set up, and serve the demo models on ports 8500 and 8501
+run: extension $(STAMPS)/demo ## Set up, and serve the demo models on ports 8500 and 8501
 	@exec $(BIN)/python scripts/run_demo.py .demo
 
 test: test-rust test-python ## Set up, and run the Rust and the Python tests
@@ -32,11 +32,11 @@ check: format-check spelling lint types docs protos-check test ## What CI runs: 
 
 # ---- the single steps
 
-dev: $(STAMPS)/extension ## Set up a contributor's environment in .venv, without running anything
+dev: optimised ## Set up a contributor's environment in .venv, without running anything
 
-fast: $(STAMPS)/requirements ## Build the extension in seconds, to try a change; figures need the real one
-	@$(STEP) "Building the extension quickly" $(MATURIN) develop --profile fast
-	@touch $(STAMPS)/extension
+fast: $(STAMPS)/metadata ## Build the extension in seconds, to try a change; bench, stress and compat build the real one
+	@$(EXTENSION) check 2>/dev/null || \
+	    $(STEP) "Building the extension quickly" $(EXTENSION) build fast $(MATURIN) develop --profile fast
 
 build: $(STAMPS)/requirements ## Build a wheel into dist/
 	@$(STEP) "Building the wheel" $(MATURIN) build --release --out dist
@@ -67,34 +67,34 @@ docs: ## The documentation of the Rust crates, in target/doc; broken links fail
 deny: ## Licences, sources and versions of the crates that we depend on; needs cargo-deny
 	cargo deny --workspace --locked check bans licenses sources
 
-types: $(STAMPS)/extension ## mypy, and whether _core.pyi tells the truth about the extension
+types: extension ## mypy, and whether _core.pyi tells the truth about the extension
 	@$(STEP) "Checking types" $(BIN)/mypy
 	@$(STEP) "Comparing the stub with the extension" $(BIN)/stubtest servable._core
 
 test-rust: $(STAMPS)/runtime-models ## Only the Rust tests
 	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models
 
-test-python: $(STAMPS)/extension $(STAMPS)/clients ## Only the Python tests
+test-python: extension $(STAMPS)/clients ## Only the Python tests
 	$(BIN)/python -m pytest
 
-test-all: test-rust $(STAMPS)/extension $(STAMPS)/clients ## Every test, the slow ones and the chaos included
+test-all: test-rust extension $(STAMPS)/clients ## Every test, the slow ones and the chaos included
 	$(BIN)/python -m pytest -m "not gpu"
 
-compat: $(STAMPS)/extension ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
+compat: optimised ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
 	@$(BIN)/python tests/compat/run.py $(if $(CASES),--cases "$(CASES)") \
 	    $(if $(RECORDINGS),--recordings $(RECORDINGS)) $(if $(SERVER),--server "$(SERVER)")
 
-bench: $(STAMPS)/extension ## Measure the server, as ratios; QUICK=1 takes about six minutes
+bench: optimised ## Measure the server, as ratios; QUICK=1 takes about six minutes
 	@$(BIN)/python benchmarks/serving/run.py $(if $(QUICK),--quick)
 
-stress: $(STAMPS)/extension ## Change, swap and load models for half an hour; QUICK=1 takes a few minutes
+stress: optimised ## Change, swap and load models for half an hour; QUICK=1 takes a few minutes
 	@failed=0; \
 	for program in "swaps.py$(if $(QUICK), --swaps=12)" "many_models.py$(if $(QUICK), --models=200)" \
 	        "load_unload.py$(if $(QUICK), --cycles=50)" "chaos.py$(if $(QUICK), --seconds=60)"; do \
 	    echo "== $$program"; $(BIN)/python benchmarks/stress/$$program || failed=1; \
 	done; exit $$failed
 
-fuzz: $(STAMPS)/extension ## Fuzz every parser for FUZZ_SECONDS=60 each, or only TARGET; needs cargo-fuzz
+fuzz: extension ## Fuzz every parser for FUZZ_SECONDS=60 each, or only TARGET; needs cargo-fuzz
 	@PYTHON=$(BIN)/python scripts/fuzz "$(TARGET)" "$(FUZZ_SECONDS)"
 
 protos: ## Generate the protocol code anew from protos/
@@ -129,10 +129,19 @@ $(STAMPS)/clients: requirements-clients.lock $(STAMPS)/environment
 	    $(VENV)/clients/bin/python -m pip install --no-deps -r requirements-clients.lock
 	@touch $@
 
-$(STAMPS)/extension: $(RUST_SOURCES) pyproject.toml $(STAMPS)/requirements
-	@scripts/check-tools "$(BIN)/python"
-	@$(STEP) "Building the extension" $(MATURIN) develop --release
+# What an installed package says of itself, such as its commands, comes from pyproject.toml.
+$(STAMPS)/metadata: pyproject.toml $(STAMPS)/requirements
+	@rm -f $(VENV)/extension.json
 	@touch $@
+
+# An extension that belongs to the sources, of any profile.
+extension: $(STAMPS)/metadata
+	@$(EXTENSION) check 2>/dev/null || $(MAKE) --no-print-directory optimised
+
+# One that figures may be taken from.
+optimised: $(STAMPS)/metadata
+	@$(EXTENSION) check --release 2>/dev/null || { scripts/check-tools "$(BIN)/python" && \
+	    $(STEP) "Building the extension" $(EXTENSION) build release $(MATURIN) develop --release; }
 
 $(STAMPS)/demo: examples/demo_models/export.py $(STAMPS)/requirements
 	@$(STEP) "Exporting the demo models" $(BIN)/python examples/demo_models/export.py .demo turtle3 turtle5

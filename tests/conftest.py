@@ -7,9 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from support import models, outside_clients
+import extension
+from support import models, outside_clients, stand_in
 from support.grpc_client import GrpcClient
 from support.server_process import ServerProcess, StartServer, model_config
+from support.skipping import skip_comparison
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+
+_why_no_extension = extension.why_unusable()
+if _why_no_extension is not None:
+    # Before anything imports it. Tests that are not content with this are refused below.
+    stand_in.install()
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Refuse to run tests of an extension that is not what the sources say."""
+    if _why_no_extension is None or not isinstance(collector, pytest.Module):
+        return
+    if not collector.path.is_relative_to(UNIT_TESTS):
+        raise pytest.UsageError(_why_no_extension)
+
+
+@pytest.fixture(scope="session")
+def real_extension() -> None:
+    """For unit tests that need the extension itself: skips them where there is no usable one."""
+    if _why_no_extension is not None:
+        pytest.skip(_why_no_extension)
 
 
 @pytest.fixture(scope="session")
@@ -101,5 +125,5 @@ def grpc_client() -> Iterator[GrpcClient]:
 def clients_python() -> outside_clients.Python:
     """The environment of clients that other projects wrote: `clients_python.run(program, port)`."""
     if not outside_clients.PYTHON.exists():
-        pytest.skip(f"no {outside_clients.PYTHON}; `make .venv/stamps/clients` installs it")
+        skip_comparison(f"no {outside_clients.PYTHON}; `make .venv/stamps/clients` installs it")
     return outside_clients.Python(outside_clients.PYTHON)

@@ -71,6 +71,7 @@ def main() -> None:
     # An exception unwinds through the blocks that stop the servers; the default would leave them behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
+    check_extension()
     check_versions()
     programs, model = build_programs(), export_model()
     started = time.monotonic()
@@ -91,6 +92,13 @@ def main() -> None:
     for figure in figures:
         print(figure.line())
     print(f"\n{time.monotonic() - started:.0f} s; load average {os.getloadavg()[0]:.1f}")
+
+
+def check_extension() -> None:
+    """End the run where figures would be those of another extension than that of a release."""
+    command = [sys.executable, str(ROOT / "scripts/extension.py"), "check", "--release"]
+    if Path(sys.prefix) == ROOT / ".venv" and subprocess.run(command).returncode != 0:
+        sys.exit("no figures are taken from it")
 
 
 def check_versions() -> None:

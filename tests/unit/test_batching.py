@@ -27,6 +27,8 @@ from servable.errors import (
 
 Array = np.ndarray[Any, Any]
 
+pytestmark = pytest.mark.usefixtures("real_extension")
+
 
 class Held:
     """Doubles its argument, and lets its first batch wait until it is told to go on."""

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from servable.batching import BatchingParameters
 from servable.config.batching import ModelBatching, flags_batching
 from servable.config.flags import Flags
@@ -16,6 +18,7 @@ from servable.config.models import read_model_config_file
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/guides/batching.md").read_text()
 
 
+@pytest.mark.usefixtures("real_extension")
 def test_the_example_prints_what_the_guide_says() -> None:
     (program,) = re.findall(r"(?ms)^```python\n(.*?)^```$", GUIDE)
     (printed,) = re.findall(r"(?ms)^```text\n(.*?)^```$", GUIDE)

@@ -71,6 +71,7 @@ def test_a_custom_source_serves_what_its_registry_says(
     assert target.last("capitals") == []
 
 
+@pytest.mark.usefixtures("real_extension")
 def test_the_guide_says_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def loader(path: Path, workers: int = 0) -> Any:
     return adapter.adapt(ServableId("m", 1), str(path))
 
 
+@pytest.mark.usefixtures("real_extension")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_version_is_loaded_and_unloaded(workers: int, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(f"NAME = 'one'\n{MODEL}")
@@ -44,6 +45,7 @@ def test_a_version_is_loaded_and_unloaded(workers: int, tmp_path: Path) -> None:
     version.unload()
 
 
+@pytest.mark.usefixtures("real_extension")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signature_that_cannot_be_served_is_refused(workers: int, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(f"NAME = 'a/b'\n{MODEL}")
@@ -77,6 +79,7 @@ def test_without_numpy_the_error_says_what_to_install(
         loader(tmp_path).load()
 
 
+@pytest.mark.usefixtures("real_extension")
 def test_the_border_refuses_a_dtype_that_it_does_not_know() -> None:
     class Odd:
         data_type, shape = 20, None
