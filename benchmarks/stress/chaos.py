@@ -48,6 +48,8 @@ FLAGS = [
     f"--rest_api_timeout_in_ms={REST_TIMEOUT_SECONDS * 1000:.0f}",
     "--remote_poll_wait_seconds=0.3",
     f"--remote_cache_max_bytes={OVERSIZED_BYTES // 8}",
+    # Versions are links to directories beside their base paths.
+    "--allow_python_models",
 ]
 
 PR_CAPBSET_DROP = 24
@@ -95,7 +97,12 @@ def main() -> int:
         config.write_text(f"model_config_list {{\n{entries}\n}}\n")
         admin_port = free_port()
         give_up_reading_everything()
-        flags = [*FLAGS, f"--admin_api_port={admin_port}", f"--remote_cache_directory={root}/cache"]
+        flags = [
+            *FLAGS,
+            f"--admin_api_port={admin_port}",
+            f"--remote_cache_directory={root}/cache",
+            f"--allowed_remote_stores={origin.url}",
+        ]
         with origin.serving(), running_configured(config, log, *flags) as server:
             administration = Administration(admin_port)
             chaos = Chaos(models, disk, Operator(server), administration, choose)

@@ -93,8 +93,9 @@ class Operator:
             with contextlib.suppress(OSError):
                 parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
                 command = (directory / "cmdline").read_bytes().split(b"\0")
+                # Of a version that is a link, they know where it leads.
                 if int(parent) == self._server.process.pid and any(
-                    part.startswith(os.fsencode(model.base_path)) for part in command
+                    os.fsencode(f"/{model.name}/") in part for part in command
                 ):
                     found.append(int(directory.name))
         return found

@@ -91,12 +91,12 @@ class Disk:
         elif self._choose.random() < 0.5:
             shutil.rmtree(path)
         else:
-            path.rename(self._aside())
+            path.rename(self._aside(model))
 
     def clear(self, model: Model, versions: Iterable[int]) -> None:
         """Remove several versions: one by one or, where it matters what is seen on the way, all in one step."""
         if model.keeps_last:
-            emptied = self._aside()
+            emptied = self._aside(model)
             model.base_path.rename(emptied)
             model.base_path.mkdir()
             for version in versions:
@@ -115,7 +115,7 @@ class Disk:
 
     def flap(self, model: Model, version: int) -> None:
         """Take a version away, and bring it back."""
-        path, aside = model.base_path / str(version), self._aside()
+        path, aside = model.base_path / str(version), self._aside(model)
         path.rename(aside)
         time.sleep(self._choose.uniform(0, 1.2))
         aside.rename(path)
@@ -150,12 +150,14 @@ class Disk:
         (model.base_path / f"{self._made}.partial").mkdir()
 
     def _make(self, model: Model, version: int, content: Content) -> Path:
-        made = self._aside()
+        made = self._aside(model)
         return make_version(made, self._template, model, version, content, self._choose)
 
-    def _aside(self) -> Path:
+    def _aside(self, model: Model) -> Path:
         self._made += 1
-        return self._scratch / f"aside-{self._made}"
+        aside = self._scratch / model.name
+        aside.mkdir(exist_ok=True)
+        return aside / f"aside-{self._made}"
 
     def _hidden(self, model: Model) -> Path:
         return self._scratch / f"hidden-{model.name}"

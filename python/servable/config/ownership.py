@@ -137,7 +137,8 @@ def _check(path: str, found: os.stat_result, *, is_parent: bool = False) -> None
     # In a sticky directory, what is there can be replaced only by its owner.
     if not writers or (is_parent and found.st_mode & stat.S_ISVTX) or stat.S_ISLNK(found.st_mode):
         return
-    if writers == stat.S_IWGRP and _is_private_group(found.st_gid, me):
+    is_for_group = writers == stat.S_IWGRP and not _has_access_list(path)
+    if is_for_group and _is_private_group(found.st_gid, me):
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return
@@ -163,6 +164,14 @@ def _is_private_group(group_id: int, user_id: int) -> bool:
         return False
     members = {*group.gr_mem} - {user.pw_name}
     return user.pw_gid == group_id and group.gr_name == user.pw_name and not members
+
+
+def _has_access_list(path: str) -> bool:
+    """Whether the permissions of the group stand for those of further users."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except (OSError, AttributeError):  # it has none, or the system knows none
+        return False
 
 
 def _user(user_id: int) -> str:
