@@ -216,9 +216,9 @@ class TestErrors:
             ("none", 500, "outputs of {}/1: got NoneType, want a dict of arrays by name"),
             ("missing", 500, 'outputs of {}/1: got none, want "y"'),
             ("other names", 500, 'outputs of {}/1: got "a", "b", want "y"'),
-            ("dtype", 500, 'output "y" of {}/1: got dtype double, want float'),
+            ("dtype", 500, 'output "y" of {}/1: got dtype float64, want float32'),
             ("shape", 500, 'output "y" of {}/1: got shape [1, 2], want [?]'),
-            ("string", 500, 'output "y" of {}/1: got dtype string, want float'),
+            ("string", 500, 'output "y" of {}/1: got dtype bytes, want float32'),
             ("object", 500, 'output "y" of {}/1: got an element of type int, want bytes'),
         ],
     )

@@ -53,28 +53,41 @@ pub(crate) fn lend(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>>
     }
 }
 
-/// How the array interface calls a dtype; `None` for those that Python servables cannot have.
+/// How `NumPy` and the array interface call a dtype; `None` for those that are no arrays of numbers in Python.
 ///
-/// `NumPy` has no name for bfloat16, so that it crosses as two bytes, and Python gives the array its dtype.
-fn type_string(dtype: DType) -> Option<&'static str> {
+/// The interface has no name for bfloat16, so that it crosses as two bytes, and Python gives the array its dtype.
+fn array_names(dtype: DType) -> Option<(&'static str, &'static str)> {
     Some(match dtype {
-        DType::FLOAT => "<f4",
-        DType::DOUBLE => "<f8",
-        DType::HALF => "<f2",
-        DType::BFLOAT16 => "|V2",
-        DType::INT8 => "|i1",
-        DType::INT16 => "<i2",
-        DType::INT32 => "<i4",
-        DType::INT64 => "<i8",
-        DType::UINT8 => "|u1",
-        DType::UINT16 => "<u2",
-        DType::UINT32 => "<u4",
-        DType::UINT64 => "<u8",
-        DType::BOOL => "|b1",
-        DType::COMPLEX64 => "<c8",
-        DType::COMPLEX128 => "<c16",
+        DType::FLOAT => ("float32", "<f4"),
+        DType::DOUBLE => ("float64", "<f8"),
+        DType::HALF => ("float16", "<f2"),
+        DType::BFLOAT16 => ("bfloat16", "|V2"),
+        DType::INT8 => ("int8", "|i1"),
+        DType::INT16 => ("int16", "<i2"),
+        DType::INT32 => ("int32", "<i4"),
+        DType::INT64 => ("int64", "<i8"),
+        DType::UINT8 => ("uint8", "|u1"),
+        DType::UINT16 => ("uint16", "<u2"),
+        DType::UINT32 => ("uint32", "<u4"),
+        DType::UINT64 => ("uint64", "<u8"),
+        DType::BOOL => ("bool", "|b1"),
+        DType::COMPLEX64 => ("complex64", "<c8"),
+        DType::COMPLEX128 => ("complex128", "<c16"),
         _ => return None,
     })
+}
+
+fn type_string(dtype: DType) -> Option<&'static str> {
+    array_names(dtype).map(|(_, type_string)| type_string)
+}
+
+/// The name of a dtype in declarations of Python servables, for messages about them.
+pub(crate) fn declared_name(dtype: DType) -> String {
+    match array_names(dtype) {
+        Some((name, _)) => name.to_owned(),
+        None if dtype == DType::STRING => "bytes".to_owned(),
+        None => dtype.name(),
+    }
 }
 
 /// Whether Python servables can have tensors of this dtype.

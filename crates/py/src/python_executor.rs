@@ -147,7 +147,8 @@ impl PythonExecutor {
     /// Checks a tensor against what was declared.
     fn check(&self, kind: &str, spec: &TensorSpec, alias: &str, dtype: DType, shape: &[i64]) -> Result<(), String> {
         if dtype != spec.dtype {
-            return Err(format!("{kind} \"{alias}\" of {}: got dtype {dtype}, want {}", self.name, spec.dtype));
+            let (got, wanted) = (buffers::declared_name(dtype), buffers::declared_name(spec.dtype));
+            return Err(format!("{kind} \"{alias}\" of {}: got dtype {got}, want {wanted}", self.name));
         }
         match &spec.shape {
             Some(wanted) if !fits(shape, wanted) => Err(format!(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from servable.errors import BackendError, Code, LoadError, ServableError
-from servable.signature import DATA_TYPES, Signature
+from servable.signature import DATA_TYPES, Signature, TensorSpec
 
 try:
     import numpy as np
@@ -26,6 +26,10 @@ except ImportError as error:
 
 _log = logging.getLogger(__name__)
 
+_NUMBERS = "biufcV"
+"""The kinds of dtypes whose elements are numbers; NumPy calls bfloat16 a void."""
+_BROADER = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "V": "biuf", "c": "biufc"}
+"""For each kind the kinds of which it can have the values."""
 _BYTES = DATA_TYPES["bytes"]
 _BFLOAT16 = DATA_TYPES["bfloat16"]
 
@@ -62,7 +66,8 @@ def for_border(
     def run_lent(
         signature_name: str, inputs: dict[str, Any], timeout: float | None
     ) -> dict[str, tuple[int, tuple[int, ...], Any]]:
-        specs = signatures[signature_name].inputs
+        signature = signatures[signature_name]
+        specs = signature.inputs
         arrays = {alias: array_of(lent, specs[alias].data_type) for alias, lent in inputs.items()}
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
@@ -76,7 +81,10 @@ def for_border(
             found = type(outputs).__name__
             raise BackendError(f"outputs of {name}: got {found}, want a dict of arrays by name")
         return {
-            alias: elements_of(f'output "{alias}" of {name}', value)
+            alias: elements_of(
+                f'output "{alias}" of {name}',
+                _cast(value, signature.outputs[alias]) if alias in signature.outputs else value,
+            )
             for alias, value in outputs.items()
         }
 
@@ -94,6 +102,34 @@ def array_of(lent: Any, data_type: int) -> Any:
         return array
     array = np.asarray(lent)
     return array.view(_import_ml_dtypes().bfloat16) if data_type == _BFLOAT16 else array
+
+
+def _cast(value: Any, spec: TensorSpec) -> Any:
+    """An output as its declared dtype, if NumPy calls that cast safe; what is wrong is for others to say.
+
+    Plain Python values have no dtype of their own, and take any that keeps them.
+    """
+    array = np.asarray(value)
+    if spec.dtype in ("bytes", array.dtype.name) or array.dtype.kind not in _NUMBERS:
+        return array
+    wanted = np.dtype(_import_ml_dtypes().bfloat16 if spec.dtype == "bfloat16" else spec.dtype)
+    if np.can_cast(array.dtype, wanted, "safe"):
+        return array.astype(wanted)
+    is_plain = not hasattr(value, "__array__")
+    return array.astype(wanted) if is_plain and _keeps_values(array, wanted) else array
+
+
+def _keeps_values(array: Any, wanted: Any) -> bool:
+    """Whether Python's numbers are the same as another dtype, but for the rounding of floats."""
+    if array.size == 0:
+        return True
+    if array.dtype.kind not in _BROADER[wanted.kind]:
+        return False
+    with np.errstate(all="ignore"):
+        made = array.astype(wanted)
+    if wanted.kind in "iu":
+        return bool((made == array).all())
+    return bool((np.isfinite(made) == np.isfinite(array)).all())
 
 
 def elements_of(what: str, value: Any) -> tuple[int, tuple[int, ...], Any]:

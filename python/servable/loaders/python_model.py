@@ -206,6 +206,7 @@ def _make(code: Any, directory: Path, resources: contextlib.ExitStack) -> Python
     make: Callable[[Path], Any] = code
     model = make(directory) if inspect.isclass(code) else code
     if callable(close := getattr(model, "close", None)):
+        _require_plain("close", close)
         resources.callback(close)
     signatures, run = getattr(model, "signatures", None), getattr(model, "run", None)
     are_signatures = isinstance(signatures, Mapping) and all(
@@ -217,6 +218,7 @@ def _make(code: Any, directory: Path, resources: contextlib.ExitStack) -> Python
             f"servable.signature.Signature by name, and a method `run`; got {model!r}",
             code=Code.INVALID_ARGUMENT,
         )
+    _require_plain("run", run)
     return PythonModel(signatures, dict.fromkeys(signatures, run), resources)
 
 
@@ -232,11 +234,29 @@ def _declared_functions(
 def _of_functions(
     functions: Mapping[str, tuple[Signature, Callable[..., Any]]], resources: contextlib.ExitStack
 ) -> PythonModel:
+    for _, function in functions.values():
+        _require_plain(getattr(function, "__name__", str(function)), function)
     return PythonModel(
         {name: signature for name, (signature, _) in functions.items()},
         {name: function for name, (_, function) in functions.items()},
         resources,
     )
+
+
+def _require_plain(name: str, function: Callable[..., Any]) -> None:
+    """Refuse what returns no result when it is called.
+
+    Raises:
+        LoadError: It has to be awaited or iterated.
+    """
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    called = (function, getattr(function, "__call__", None))  # noqa: B004 - of an object that is called
+    if any(is_kind(f) for is_kind in kinds for f in called):
+        raise LoadError(
+            f"{name} is a coroutine or a generator function; the server calls it from several threads and wants its "
+            "result: write it with `def` and `return`, and wait for coroutines with `asyncio.run`",
+            code=Code.INVALID_ARGUMENT,
+        )
 
 
 def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:

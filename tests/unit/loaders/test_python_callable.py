@@ -91,22 +91,48 @@ def test_the_border_refuses_a_dtype_that_it_does_not_know() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "number", "elements"),
+    ("dtype", "output", "number", "elements"),
     [
-        (np.array([[1, 2], [3, 4]], ">i4").T, 3, [[1, 3], [2, 4]]),
-        (np.float64(1.5), 2, 1.5),
-        ([True, False], 10, [True, False]),
-        (["é", b"x"], 7, ["é".encode(), b"x"]),
-        ("one", 7, [b"one"]),
-        (np.array(["ab", "c"]), 7, [b"ab", b"c"]),
-        ([], 2, []),
+        ("int32", np.array([[1, 2], [3, 4]], ">i4").T, 3, [[1, 3], [2, 4]]),
+        ("float64", np.float64(1.5), 2, 1.5),
+        ("bool", [True, False], 10, [True, False]),
+        ("bytes", ["é", b"x"], 7, ["é".encode(), b"x"]),
+        ("bytes", "one", 7, [b"one"]),
+        ("bytes", np.array(["ab", "c"]), 7, [b"ab", b"c"]),
+        # What NumPy casts safely.
+        ("int64", np.array([1, -2], "int32"), 9, [1, -2]),
+        ("float64", np.array([1.5], "float32"), 2, [1.5]),
+        ("float64", np.array([1], "int32"), 2, [1.0]),
+        ("complex64", np.array([1.5], "float32"), 8, [1.5]),
+        ("int8", np.array([True]), 6, [1]),
+        ("uint16", np.array([3], "uint8"), 17, [3]),
+        # Plain values have no dtype that could be the wrong one.
+        ("float32", [1, 2.5], 1, [1.0, 2.5]),
+        ("float32", 2, 1, 2.0),
+        ("int8", [[1, -128]], 6, [[1, -128]]),
+        ("float16", (np.inf, 1), 19, [np.inf, 1.0]),
+        ("complex128", [1j], 18, [1j]),
+        ("int8", [], 6, []),
+        # What has to be refused comes as it is.
+        ("int32", np.array([1], "int64"), 9, [1]),
+        ("float32", np.array([1.5], "float64"), 2, [1.5]),
+        ("float32", np.float64(1.5), 2, 1.5),
+        ("float32", np.array([1], "int32"), 3, [1]),
+        ("uint8", np.array([1], "int8"), 6, [1]),
+        ("int8", [128], 9, [128]),
+        ("int8", [1.0], 2, [1.0]),
+        ("uint8", [-1], 9, [-1]),
+        ("float32", [1e300], 2, [1e300]),
+        ("float32", ["a"], 7, [b"a"]),
+        ("bytes", [1], 9, [1]),
+        ("bool", [1], 9, [1]),
     ],
 )
 def test_outputs_are_brought_into_the_form_of_the_border(
-    output: Any, number: int, elements: Any
+    dtype: str, output: Any, number: int, elements: Any
 ) -> None:
     run = for_border(
-        "m/1", {"s": Signature({}, {"y": TensorSpec("int8")})}, lambda *_: {"y": output}
+        "m/1", {"s": Signature({}, {"y": TensorSpec(dtype)})}, lambda *_: {"y": output}
     )
     found_number, shape, found = run("s", {}, None)["y"]
     assert (found_number, shape) == (number, np.shape(output))
@@ -130,3 +156,16 @@ def test_outputs_that_are_no_tensors_are_refused(output: Any, complaint: str) ->
     run = for_border("m/1", {"s": Signature({}, {"y": TensorSpec("int8")})}, lambda *_: output)
     with pytest.raises(BackendError, match=complaint):
         run("s", {}, 1.0)
+
+
+def test_outputs_are_cast_to_and_from_bfloat16() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")  # comes with TensorFlow
+    for dtype, output, number in (
+        ("bfloat16", [1.5, 2], 14),
+        ("bfloat16", np.array([1], "int8"), 14),
+        ("float32", np.array([1.5], ml_dtypes.bfloat16), 1),
+        ("bfloat16", np.array([1.5], "float32"), 1),
+    ):
+        signature = Signature({}, {"y": TensorSpec(dtype)})
+        run = for_border("m/1", {"s": signature}, lambda *_, output=output: {"y": output})
+        assert run("s", {}, None)["y"][0] == number, (dtype, output)

@@ -208,3 +208,36 @@ def test_what_code_that_is_wrong_raises_does_not_pass(
     with pytest.raises(LoadError) as info:
         load_python_model(tmp_path)
     assert info.value.may_pass is may_pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "@serves(inputs={}, outputs={'y': S})\nasync def f(inputs): return {}",
+        "@serves(inputs={}, outputs={'y': S})\ndef f(inputs): yield {}",
+        "@serves(inputs={}, outputs={'y': S})\nasync def f(inputs): yield {}",
+        (
+            "class Model:\n  signatures = {'s': Signature({}, {'y': S})}\n  def __init__(self, d): pass\n"
+            "  async def run(self, inputs): return {}"
+        ),
+        (
+            "class Model:\n  signatures = {'s': Signature({}, {'y': S})}\n  def __init__(self, d): pass\n"
+            "  def run(self, inputs): return {}\n  async def close(self): pass"
+        ),
+        (
+            "import functools\nasync def f(a, inputs): return {}\n"
+            "class Model:\n  signatures = {'s': Signature({}, {'y': S})}\n  def __init__(self, d):\n"
+            "    self.run = functools.partial(f, 1)"
+        ),
+        (
+            "class Run:\n  async def __call__(self, inputs): return {}\n"
+            "class Model:\n  signatures = {'s': Signature({}, {'y': S})}\n  def __init__(self, d):\n"
+            "    self.run = Run()"
+        ),
+    ],
+)
+def test_a_coroutine_is_refused_when_it_is_loaded(body: str, tmp_path: Path) -> None:
+    write(tmp_path, f"from servable.signature import *\nS = TensorSpec('float32')\n{body}\n")
+    with pytest.raises(LoadError, match="is a coroutine or a generator function") as info:
+        load_python_model(tmp_path)
+    assert (info.value.code, info.value.may_pass) == (Code.INVALID_ARGUMENT, False)
