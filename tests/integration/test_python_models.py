@@ -177,7 +177,7 @@ class TestTensors:
         for array, found in [
             (np.zeros((2, 4), np.float32), "shape [2, 4], want [?, 3]"),
             (np.zeros(3, np.float32), "shape [3], want [?, 3]"),
-            (np.zeros((2, 3), np.float64), "dtype double, want float"),
+            (np.zeros((2, 3), np.float64), "dtype float64, want float32"),
         ]:
             with pytest.raises(RpcError) as info:
                 grpc_client.predict(server.port, model, {"x": array}, signature="matrix")

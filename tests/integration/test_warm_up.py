@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -124,7 +125,9 @@ def test_a_version_that_fails_to_warm_up_leaves_the_older_one_serving(
     ):
         content = requests / file if isinstance(file, str) else file
         path = put(base_path, version, half_plus_two_version, content)
-        assert failure(server, version).startswith(expected)
+        told = failure(server, version)
+        assert told.startswith(expected)
+        assert re.search(rf" \(record [0-9]+ of .*/{version}/assets\.extra/tf_serving_", told)
         shutil.rmtree(path)
         assert server.states("m")[1] == "AVAILABLE"
     assert server.predict("m", {"instances": [0.0]}).json() == {"predictions": [2.0]}
@@ -237,7 +240,7 @@ class TestCommand:
             (f"--request={tmp_path / 'bad'}", f"INVALID_ARGUMENT: {tmp_path / 'bad'}: "),
             (f"--request={tmp_path / 'none'}", f"{tmp_path / 'none'}: No such file or directory"),
             (f"--log={requests / 'session_run'}", "session_run, record 1: Unsupported log_type"),
-            (f"--log={tmp_path / 'bad'}", f"{tmp_path / 'bad'}: corrupted record at 0"),
+            (f"--log={tmp_path / 'bad'}", f"{tmp_path / 'bad'}, record 1: corrupted record at 0"),
             (
                 f"--predict_request={tmp_path / 'bad'}",
                 f"INVALID_ARGUMENT: {tmp_path / 'bad'}: not a recorded",

@@ -126,11 +126,14 @@ def _records(servable: Servable, options: argparse.Namespace) -> Iterator[tuple[
         # PredictionLog.predict_log.request; whether it is a request shows when it is run.
         yield path, _field(6, _field(1, Path(path).read_bytes()))
     for path in options.log or ():
+        number = 1
         try:
-            for number, record in enumerate(read_records(path), start=1):
+            for record in read_records(path):
                 yield f"{path}, record {number}", record
+                number += 1
         except ServableError as error:
-            raise type(error)(f"{path}: {error}", code=error.code) from error
+            text = f"{path}, record {number}: {error}"
+            raise type(error)(text, code=error.code) from error
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -99,8 +99,8 @@ def _replay(
     try:
         for record in read_records(file):
             _run(servable, record, file, options)
-            count += 1
             count_record()
+            count += 1
             if count > MAX_RECORDS:
                 raise InvalidInputError(
                     f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}"
@@ -108,10 +108,12 @@ def _replay(
     except OSError as error:
         raise ServableError(f"{file}; {error.strerror}") from error
     except ServableError as error:
+        if count > MAX_RECORDS:
+            raise
+        text = error.message
         if error.code is Code.DATA_LOSS:
-            text = f"{error.message}. Please verify your warmup data is in TFRecord format."
-            raise ServableError(text, code=Code.DATA_LOSS) from error
-        raise
+            text += ". Please verify your warmup data is in TFRecord format."
+        raise ServableError(f"{text} (record {count + 1} of {file})", code=error.code) from error
     _log.info(
         "Finished reading warmup data for model at %s. Number of warmup records read: %d. "
         "Elapsed time (microseconds): %d.",

@@ -115,7 +115,11 @@ def test_records_are_ignored_where_warm_up_is_off(version: Path) -> None:
     ("record", "code", "text"),
     [
         (b"fails", Code.INTERNAL, "it fails"),
-        (b"no record", Code.INVALID_ARGUMENT, "Failed to parse warmup record: no record from {}"),
+        (
+            b"no record",
+            Code.INVALID_ARGUMENT,
+            "Failed to parse warmup record: no record from {0}",
+        ),
     ],
 )
 def test_a_record_that_fails_undoes_the_load(
@@ -128,9 +132,22 @@ def test_a_record_that_fails_undoes_the_load(
     )
     with pytest.raises(ServableError) as caught:
         loader.load()
-    assert (caught.value.code, caught.value.message) == (code, text.format(path))
+    assert (caught.value.code, caught.value.message) == (
+        code,
+        f"{text.format(path)} (record 2 of {path})",
+    )
     assert adapter.loader.calls == ["load", "unload"]
     assert [run[0] for run in adapter.loader.servable.runs] == [b"good", record]
+
+
+def test_a_damaged_record_is_named(version: Path) -> None:
+    path = Path(write(version, b"a", b"b", b"c"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ServableError) as caught:
+        load(version, WarmUpOptions())
+    assert caught.value.code is Code.DATA_LOSS
+    assert caught.value.message.startswith("truncated record at 34")
+    assert caught.value.message.endswith(f" (record 3 of {path})")
 
 
 def test_a_damaged_file_is_data_loss(version: Path) -> None:
@@ -140,7 +157,7 @@ def test_a_damaged_file_is_data_loss(version: Path) -> None:
     assert caught.value.code is Code.DATA_LOSS
     assert caught.value.message == (
         "corrupted record at 0 (Is this even a TFRecord file?). "
-        "Please verify your warmup data is in TFRecord format."
+        f"Please verify your warmup data is in TFRecord format. (record 1 of {version / WARM_UP_FILE})"
     )
 
 
