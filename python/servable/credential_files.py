@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from servable.errors import ServableError
+from servable.remote.files import read_file
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +67,6 @@ def watch(
 
 def _content(path: str) -> bytes | str:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
+        return read_file(path)
+    except ServableError as error:
         return str(error)

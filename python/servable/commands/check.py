@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from servable.commands import config_kinds
@@ -36,7 +35,10 @@ from servable.config.options import (
 )
 from servable.config.platforms import tensorflow_platforms
 from servable.config.text_proto import TextFormatError
-from servable.errors import ServableError
+from servable.errors import Code, ConfigError, ServableError
+from servable.remote.files import read_file
+from servable.remote.urls import shown
+from servable.sources.model_files import explain_file, has_known_suffix
 
 Result = TypeVar("Result")
 
@@ -110,13 +112,15 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
 
 def _check_file(path: str, flags: Flags, report: Report) -> Flags:
     """Find out what a file is for, and name it in the flags, as far as they name no other one."""
-    try:
-        flag = config_kinds.kind_of(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        report.error("There is no such file", path)
+    if has_known_suffix(path):
+        report.error(explain_file(path), path)
         return flags
-    except (OSError, UnicodeDecodeError) as error:
-        report.error(f"It cannot be read: {error}", path)
+    try:
+        flag = config_kinds.kind_of(read_file(path).decode("utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
+        is_missing = isinstance(error, ConfigError) and error.code is Code.NOT_FOUND
+        text = "There is no such file" if is_missing else f"It cannot be read: {error}"
+        report.error(text, shown(path))
         return flags
     if getattr(flags, flag):
         _check_contents(path, flag, report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from servable.config.batching import (
@@ -14,6 +13,7 @@ from servable.config.batching import (
 from servable.config.flags import Flags
 from servable.config.text_proto import new_message, parse_text
 from servable.errors import ConfigError
+from servable.remote.files import read_file
 
 KINDS: Mapping[str, str] = {
     "model_config_file": "tensorflow.serving.ModelServerConfig",
@@ -51,8 +51,8 @@ def parse(path: str, flag: str) -> Any:
         ConfigError: It does not parse; a `TextFormatError` says where.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(path).decode("utf-8")
+    except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"It cannot be read: {error}") from error
     if not text:
         raise ConfigError("The file is empty; a configuration that says nothing is a comment")

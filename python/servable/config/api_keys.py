@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from servable.errors import Code, ConfigError
+from servable.errors import ConfigError
+from servable.remote.files import read_file
+from servable.remote.urls import shown
 
 MIN_KEY_LENGTH = 16
 """Shorter keys can be guessed."""
@@ -46,10 +47,12 @@ def read_api_keys(path: str) -> list[ApiKey]:
             is never quoted.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        code = Code.NOT_FOUND if isinstance(error, FileNotFoundError) else Code.UNKNOWN
-        raise ConfigError(f"--api_keys_file: {path}; {error.strerror}", code=code) from error
+        content = read_file(path)
+    except ConfigError as error:
+        raise ConfigError(f"--api_keys_file: {error.message}", code=error.code) from error
+    path = shown(path)
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"--api_keys_file: {path} is not text in UTF-8") from error
     keys: list[ApiKey] = []

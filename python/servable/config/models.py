@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from servable.config.traffic import (
 )
 from servable.errors import Code, ConfigError, FailedPreconditionError, ServableError
 from servable.loaders.python_callable import PythonOptions
+from servable.remote.files import read_file
+from servable.remote.urls import shown
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def write_place(path: str, index: int, error: ServableError) -> int | None:
         The line, from 1; `None` where that cannot be told.
     """
     line = line_of_model(path, index)
-    print(f"{path}:{line or '?'}: {error}", file=sys.stderr)
+    print(f"{shown(path)}:{line or '?'}: {error}", file=sys.stderr)
     return line
 
 
@@ -291,8 +292,8 @@ def _check_names(models: Iterable[Any]) -> None:
 def line_of_model(path: str, index: int) -> int | None:
     """Where the entry of a model begins in a file that parses; `None` where that cannot be told."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # it has been replaced since it was parsed
+        text = read_file(path).decode("utf-8")
+    except (ConfigError, UnicodeDecodeError):  # it has been replaced since it was parsed
         return None
     lines = message_lines(text, "model_config_list", "config")
     return lines[index] if index < len(lines) else None

@@ -24,7 +24,9 @@ from servable.config.server_options import Endpoint, ServerOptions
 from servable.config.tls import check_tls_flags
 from servable.errors import Code, ConfigError
 from servable.lifecycle.harness import RetryPolicy
+from servable.remote.files import require_local
 from servable.remote.options import RemoteOptions
+from servable.remote.urls import scheme_of
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +121,11 @@ def check_flags(flags: Flags) -> None:
         if getattr(flags, name):
             raise ConfigError(f"--{name}: {feature} are not supported", code=Code.UNIMPLEMENTED)
     check_thread_pool_factory(flags)
+    for name in ("api_keys_file", "ssl_config_file"):
+        if scheme_of(getattr(flags, name)) == "http":
+            _log.warning("--%s holds secrets, and http:// shows them to others; use https://", name)
     for library in op_libraries(flags):
+        require_local("op_libraries", library, "TensorFlow opens it by itself")
         if not os.path.isfile(library):
             raise ConfigError(f"--op_libraries: there is no file {library}", code=Code.NOT_FOUND)
     for name, reason in inapplicable_flags(flags).items():

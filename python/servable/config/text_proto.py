@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servable.errors import Code, ConfigError
+from servable.remote.files import read_file
+from servable.remote.urls import shown
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
@@ -88,19 +90,17 @@ def parse_text_file(path: str, full_name: str) -> Message:
     """Read a file in protobuf's text format.
 
     Args:
-        path: The file; it holds the body of the message.
+        path: The file, or its URL; it holds the body of the message.
         full_name: The type of the message.
 
     Raises:
         ConfigError: The file cannot be read or does not parse; file, line, column and reason are
             written to stderr, where the original writes them.
     """
+    content = read_file(path)
+    path = shown(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}; {error.strerror}", code=Code.NOT_FOUND) from error
-    except OSError as error:
-        raise ConfigError(f"{path}; {error.strerror}", code=Code.UNKNOWN) from error
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"Invalid protobuf file: '{path}'") from error
     if not text:

@@ -14,6 +14,7 @@ from typing import Any
 from servable.config.flags import Flags
 from servable.config.text_proto import parse_text_file
 from servable.errors import Code, ConfigError
+from servable.remote.files import require_local
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ def check_tls_flags(flags: Flags) -> None:
         raise ConfigError("--tls_certificate_file and --tls_key_file need each other")
     if flags.tls_client_ca_file and not flags.tls_certificate_file:
         raise ConfigError("--tls_client_ca_file needs --tls_certificate_file and --tls_key_file")
+    for flag in ("tls_certificate_file", "tls_key_file", "tls_client_ca_file"):
+        reason = "a private key, and what belongs to it, must not travel over a network"
+        require_local(flag, getattr(flags, flag), reason)
 
 
 def tls_files(flags: Flags) -> tuple[str, ...]:

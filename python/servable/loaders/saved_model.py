@@ -21,6 +21,7 @@ from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
 from servable.loaders.size import size_of_files
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+from servable.sources.model_files import explain_files
 from servable.telemetry import ControlPlaneMetrics
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _MISSING_FILE = re.compile(
     r"|Could not find SavedModel|matching files"
 )
 """How TensorFlow says that a file is not there, under a code that means many other things too."""
+_GLOB = re.compile(r"[*?\[\\]")
+"""What TensorFlow takes for a pattern when it looks for the variables of a model."""
 _SHARD = re.compile(rf"{_VARIABLES}/variables\.data-[0-9]+-of-([0-9]+)")
 
 
@@ -85,6 +88,7 @@ class SavedModelLoader:
         self._options = options
         self._metrics = metrics or ControlPlaneMetrics()
         self._servable: Servable | None = None
+        self._descriptor: int | None = None
 
     def estimate_resources(self) -> int:
         """The size of all files of the version, and a fifth more (docs/spec/lifecycle.md §5)."""
@@ -102,10 +106,19 @@ class SavedModelLoader:
         try:
             self._load_with_operations()
         except ServableError as error:
+            self._close_descriptor()
             if error.code is Code.NOT_FOUND and not _MISSING_FILE.search(error.message):
                 # An operation, a tag, an attribute, a variable: no file that could still come.
                 raise LoadError(error.message, code=error.code, may_pass=False) from error
+            if explanation := self._explanation(error):
+                raise LoadError(f"{error.message}; {explanation}", code=error.code) from error
             raise
+
+    def _explanation(self, error: ServableError) -> str:
+        """What the directory holds in place of a SavedModel, where that is known."""
+        if "SavedModel" not in error.message or not _GRAPHS.isdisjoint(_names(self._path)):
+            return ""
+        return explain_files(self._path, _names(self._path))
 
     def _load_with_operations(self) -> None:
         runtime = self._runtime.get()
@@ -135,14 +148,37 @@ class SavedModelLoader:
         in_background = not _has_threads_of_its_own(self._options.session_config)
         if in_background:
             runtime.start_threads(self._options)
-        with self._metrics.saved_model_load(self._path):
-            return runtime.load_saved_model(self._path, self._options, in_background=in_background)
+        path = self._literal_path()
+        try:
+            with self._metrics.saved_model_load(self._path):
+                return runtime.load_saved_model(path, self._options, in_background=in_background)
+        except ServableError as error:
+            if path == self._path:
+                raise
+            raise type(error)(error.message.replace(path, self._path), code=error.code) from error
+
+    def _literal_path(self) -> str:
+        """The path of the directory, or another one that is no pattern."""
+        if not _GLOB.search(self._path):
+            return self._path
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                return self._path  # it is for TensorFlow to say what is missing
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def unload(self) -> None:
         """Close the session, at a low CPU priority; its memory goes back to the system."""
         servable, self._servable = self._servable, None
         if servable is not None:
             servable.unload(in_background=True)
+        self._close_descriptor()  # a graph may read its assets for as long as it runs
 
     @property
     def servable(self) -> Servable:

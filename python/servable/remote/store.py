@@ -6,6 +6,7 @@ are those that the driver finds by its own rules.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from servable.errors import Code, LoadError
 from servable.remote.errors import PERMANENT, store_error
 from servable.remote.manifest import Manifest, RemoteFile, check_path, describe
+from servable.remote.s3_environment import s3_options
 from servable.remote.s3_listing import with_bounded_listings
 from servable.remote.stores import Reach
 from servable.remote.urls import missing_driver, scheme_of, shown
@@ -123,6 +125,30 @@ class RemoteStore:
 
         return self._ask(url, "list", list_files)
 
+    def content(self, url: str, max_bytes: int) -> bytes:
+        """Read one file that belongs to no version.
+
+        Raises:
+            ServableError: See the class; `RESOURCE_EXHAUSTED` for a file that is larger.
+        """
+
+        def read_all(file_system: Any) -> bytes:
+            if scheme_of(url) in _HTTP:
+                content = b"".join(_at_most(file_system, url, max_bytes + 1))
+            else:
+                file_system.invalidate_cache()
+                location = _root(file_system, url)
+                limit = _limit(file_system, _LISTING_SECONDS)
+                size = file_system.info(location, **limit)["size"] or 0
+                if size > max_bytes:
+                    raise _too_large(url, max_bytes)
+                content = bytes(file_system.cat_file(location, **limit))
+            if len(content) > max_bytes:
+                raise _too_large(url, max_bytes)
+            return content
+
+        return self._ask(url, "read", read_all)
+
     def read(
         self, url: str, file: RemoteFile, offset: int, *, gently: bool = False
     ) -> Iterator[tuple[int, bytes]]:
@@ -206,6 +232,8 @@ def _open(url: str, reach: Callable[[], Reach | None]) -> Any:
 
         options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         scheme = scheme_of(url)
+        if scheme in ("s3", "s3a"):
+            options |= s3_options(os.environ, fsspec.config.conf.get("s3", {}))
         if scheme in _HTTP:
             options |= {"get_client": client_maker(url, reach), "max_redirects": MAX_REDIRECTS}
             if "client_kwargs" not in fsspec.config.conf.get(scheme, {}):
@@ -242,6 +270,19 @@ def _described(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in entries:
         yield entry.path, {**file_system.info(entry.url, **limit), "name": entry.url}
+
+
+def _at_most(file_system: Any, url: str, count: int) -> Iterator[bytes]:
+    """The first bytes of a file on a web server, which may say nothing of its size."""
+    headers = {"Accept-Encoding": "identity"}
+    with file_system.open(url, "rb", block_size=0, size=1, headers=headers) as stream:
+        while count > 0 and (block := stream.read(min(count, _STREAM_BYTES))):
+            yield block
+            count -= len(block)
+
+
+def _too_large(url: str, max_bytes: int) -> LoadError:
+    return LoadError(f"{shown(url)} has more than {max_bytes} bytes", code=Code.RESOURCE_EXHAUSTED)
 
 
 def _root(file_system: Any, url: str) -> str:

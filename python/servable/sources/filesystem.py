@@ -21,6 +21,7 @@ from servable.errors import Code, InvalidInputError, NotFoundError, ServableErro
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import AspiredVersion, Target
 from servable.sources.content import Directory, Look, Stillness, look_at
+from servable.sources.model_files import explain_file, explain_files
 from servable.sources.settling import IsComplete, SettleTimes, Settling
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
@@ -214,10 +215,13 @@ class FileSystemSource:
             found = self._wanted_versions(servable, warnings)
         except OSError as error:
             self._settling.begin(name, ())
-            problem = InvalidInputError(
+            text = (
                 f"Could not find base path {servable.base_path} for servable {name} "
                 f"with error {_os_error_text(error, servable.base_path)}"
             )
+            if os.path.isfile(servable.base_path):
+                text += f"; {explain_file(servable.base_path)}"
+            problem = InvalidInputError(text)
             self._report(
                 name,
                 logging.ERROR,
@@ -433,10 +437,15 @@ def _bare(servable: MonitoredServable) -> str:
 
 
 def _no_numerical_path(servable: MonitoredServable) -> NotFoundError:
-    return NotFoundError(
+    text = (
         f"Unable to find a numerical version path for servable {servable.name} "
         f"at: {servable.base_path}"
     )
+    try:
+        explanation = explain_files(servable.base_path, os.listdir(servable.base_path))
+    except OSError:
+        explanation = ""
+    return NotFoundError(f"{text}; {explanation}" if explanation else text)
 
 
 def _no_versions(servable: MonitoredServable) -> str:
