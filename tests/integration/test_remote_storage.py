@@ -21,6 +21,7 @@ from servable.remote.store import RemoteStore
 from servable.sources.remote import RemoteServable, RemoteSource
 from servable.sources.uploads import SETTLE_SECONDS, Uploads
 from servable.testing import RecordingTarget
+from support.certificates import Authority
 from support.s3_server import Proxy, S3Server, weed_command
 from support.server_process import ServerProcess, StartServer
 
@@ -387,6 +388,81 @@ class TestServing:
         s3.upload(half_plus_two_version, f"{served['m']}/2")
 
         server.wait_until_available("m", version=2)
+
+    def test_directory_markers_are_no_files(
+        self, s3: S3Server, served: dict[str, str], start: Callable[..., ServerProcess]
+    ) -> None:
+        markers = ("m/", "m/1/", "m/2/", "m/1/assets/", "m/1/variables/", "m/1/empty/", "m/1/a/b/")
+        place = served["m"].removeprefix("s3://").removesuffix("m")
+        for marker in markers:
+            bucket, _, prefix = place.partition("/")
+            s3.file_system().call_s3("put_object", Bucket=bucket, Key=f"{prefix}{marker}", Body=b"")
+        server = start(served)
+        server.wait_until_available("m", version=1)
+        assert server.predict("m", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+    def test_a_model_in_the_base_path_itself_is_version_1(
+        self, s3: S3Server, bucket: str, demo_models: Path, start: Callable[..., ServerProcess]
+    ) -> None:
+        s3.upload(demo_models / "half_plus_two/1", f"{bucket}/bare")
+        (numbered,) = (demo_models / "half_plus_two_tf2").iterdir()
+        s3.upload(numbered, f"{bucket}/m/00000123")
+        server = start({"bare": f"{bucket}/bare", "version": f"{bucket}/m/00000123/"})
+        server.wait_until_available("bare", "version", version=1)
+        for name in ("bare", "version"):
+            assert server.predict(name, {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+    def test_base_paths_with_characters_of_patterns_load(
+        self,
+        s3: S3Server,
+        bucket: str,
+        half_plus_two_version: Path,
+        start: Callable[..., ServerProcess],
+    ) -> None:
+        served = {}
+        # The server of these tests takes a backslash for a slash.
+        for number, name in enumerate(("[", "a[b]c", "a*b", "a?b", "{a,b}", "a b", "a%20b", "a#b")):
+            s3.upload(half_plus_two_version, f"{bucket}/{name}/m/1")
+            served[f"m{number}"] = f"{bucket}/{name}/m"
+        server = start(served)
+        server.wait_until_available(*served)
+        for name in served:
+            assert server.predict(name, {"instances": [1.0]}).json() == {"predictions": [2.5]}
+
+    def test_a_file_as_base_path_is_told_with_what_to_do(
+        self, s3: S3Server, bucket: str, served: dict[str, str], start: Callable[..., ServerProcess]
+    ) -> None:
+        put(s3, f"{bucket}/m.onnx", b"not looked into")
+        put(s3, f"{bucket}/file", b"not looked into")
+        server = start({**served, "onnx": f"{bucket}/m.onnx", "file": f"{bucket}/file"})
+        server.wait_until_available("m")
+        until(lambda: "m.onnx is an ONNX model; " in why(server, "onnx"))
+        until(lambda: "file is a file; a base path is a directory" in why(server, "file"))
+
+    @pytest.mark.parametrize("is_secure", [False, True], ids=["http", "https"])
+    def test_the_variables_of_tensorflow_serving_find_the_store(
+        self,
+        is_secure: bool,
+        s3: S3Server,
+        served: dict[str, str],
+        tmp_path: Path,
+        start_server: StartServer,
+    ) -> None:
+        environment = s3.environment()
+        for name in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+            del environment[name]
+        identity = Authority(tmp_path, "unknown").server()
+        proxy = Proxy(s3.port, identity if is_secure else None)
+        environment |= {
+            "S3_ENDPOINT": proxy.endpoint.partition("://")[2],
+            "S3_USE_HTTPS": str(int(is_secure)),
+            "S3_VERIFY_SSL": "0",
+            "AWS_REGION": "us-east-1",
+        }
+        cache = f"--remote_cache_directory={tmp_path / 'cache'}"
+        server = start_server(served, cache, environment=environment)
+        server.wait_until_available("m")
+        proxy.close()
 
 
 def why(server: ServerProcess, model: str) -> str:

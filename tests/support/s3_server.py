@@ -7,6 +7,7 @@ import http.client
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from support.certificates import Identity
 
 ACCESS_KEY, SECRET_KEY = "AKIATEST", "correct-secret"
 START_SECONDS = 60.0
@@ -127,7 +130,7 @@ class S3Server:
 
 
 class Proxy:
-    """A TCP proxy that can break the connections through it.
+    """A TCP proxy that can break the connections through it; with an identity it speaks TLS to clients.
 
     Attributes:
         endpoint: The URL of its own end.
@@ -136,8 +139,12 @@ class Proxy:
         is_hanging: Pass nothing on any more, and close nothing either.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, identity: Identity | None = None) -> None:
         self._target_port = target_port
+        self._tls: ssl.SSLContext | None = None
+        if identity is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(identity.certificate, identity.key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.cut_after: int | None = None
@@ -158,6 +165,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._tls is not None:
+                    client = self._tls.wrap_socket(client, server_side=True)
                 server = socket.create_connection(("127.0.0.1", self._target_port))
                 self._open.update((client, server))
                 threading.Thread(target=self._pass, args=(client, server), daemon=True).start()

@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -125,6 +125,21 @@ def check_path(path: str, url: str) -> None:
             f"{shown(url)} has a file with the name {path!r}, which is not fetched",
             code=Code.INVALID_ARGUMENT,
         )
+
+
+def without_markers(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The files without the empty objects that some tools put in place of directories, ordered by path."""
+    files = tuple(files)
+    directories = {
+        file.path[:end]
+        for file in files
+        for end, character in enumerate(file.path)
+        if character == "/"
+    }
+    found = (
+        file for file in files if file.path not in directories and not file.location.endswith("/")
+    )
+    return tuple(sorted(found, key=lambda file: file.path))
 
 
 def describe(scheme: str, path: str, info: Mapping[str, Any], has_md5_etags: bool) -> RemoteFile:

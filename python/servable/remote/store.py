@@ -10,12 +10,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from servable.errors import Code, LoadError
 from servable.remote.errors import PERMANENT, store_error
-from servable.remote.manifest import Manifest, RemoteFile, check_path, describe
+from servable.remote.manifest import Manifest, RemoteFile, check_path, describe, without_markers
 from servable.remote.s3_environment import s3_options
 from servable.remote.s3_listing import with_bounded_listings
 from servable.remote.stores import Reach
@@ -44,6 +44,20 @@ _FLAT = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 """Stores that list all files below a path at once; elsewhere directories are walked, and may have no end."""
 
 
+class Children(NamedTuple):
+    """What lies right below a base path.
+
+    Attributes:
+        directories: The names of directories, in order.
+        files: Those of files.
+        is_file: Whether the base path is a file itself.
+    """
+
+    directories: list[str]
+    files: list[str]
+    is_file: bool = False
+
+
 class RemoteStore:
     """The remote places of one server. Safe to use from several threads.
 
@@ -68,25 +82,38 @@ class RemoteStore:
         self._file_systems: dict[tuple[str, str, bool], Any] = {}
         self.reach: Reach | None = None
 
-    def directories(self, base_url: str) -> list[str]:
-        """The names of the directories right below a base path.
+    def children(self, base_url: str) -> Children:
+        """What lies right below a base path.
 
         Raises:
             ServableError: See the class; a base path that does not exist is `NOT_FOUND`.
         """
 
-        def list_names(file_system: Any) -> list[str]:
+        def list_names(file_system: Any) -> Children:
+            directories: set[str] = set()
+            files: set[str] = set()
             if scheme_of(base_url) in _HTTP:
-                listed = list_directory(file_system, base_url)
-                found = (entry.path.strip("/") for entry in listed if entry.is_directory)
-                return sorted({name for name in found if "/" not in name})
+                for listed in list_directory(file_system, base_url):
+                    if "/" not in (name := listed.path.strip("/")):
+                        (directories if listed.is_directory else files).add(name)
+                return Children(sorted(directories), sorted(files))
             file_system.invalidate_cache()
             root = _root(file_system, base_url)
             entries = file_system.ls(root, detail=True, **_limit(file_system, _LISTING_SECONDS))
-            names = (_relative(str(entry["name"]), root) for entry in _directories(entries))
-            return sorted(name for name in names if name and "/" not in name)
+            is_file = False
+            for entry in entries:
+                name, is_directory = str(entry["name"]), entry.get("type") == "directory"
+                is_file |= name == root and not is_directory
+                name = _relative(name, root)
+                if name and "/" not in name:
+                    (directories if is_directory else files).add(name)
+            return Children(sorted(directories), sorted(files), is_file)
 
         return self._ask(base_url, "list", list_names)
+
+    def directories(self, base_url: str) -> list[str]:
+        """The names of the directories right below a base path; see `children`."""
+        return self.children(base_url).directories
 
     def manifest(self, url: str) -> Manifest:
         """List the files of a version.
@@ -108,7 +135,7 @@ class RemoteStore:
                 found = _found(file_system, root, {} if scheme in _FLAT else _WALKED, limit)
             files: list[RemoteFile] = []
             for path, info in found:
-                if not path or path.endswith("/"):
+                if not path or path.endswith("/") or info.get("type") == "directory":
                     continue  # the empty objects that some tools make in place of directories
                 if len(files) >= MAX_ENTRIES or path.count("/") > MAX_DEPTH:
                     raise LoadError(
@@ -119,9 +146,10 @@ class RemoteStore:
                 check_path(path, url)
                 file = describe(scheme, path, info, has_md5_etags)
                 files.append(file if self._verifies else replace(file, checksum=None))
-            if not files:
+            described = without_markers(files)
+            if not described:
                 raise LoadError(f"There are no files in {shown(url)}", code=Code.NOT_FOUND)
-            return Manifest(url, tuple(sorted(files, key=lambda file: file.path)))
+            return Manifest(url, described)
 
         return self._ask(url, "list", list_files)
 
@@ -296,10 +324,6 @@ def _relative(name: str, root: str) -> str:
         return ""
     relative = name[len(prefix) :]
     return relative[:-1] if relative.endswith("/") and relative.count("/") == 1 else relative
-
-
-def _directories(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (entry for entry in entries if entry.get("type") == "directory")
 
 
 def _limit(file_system: Any, seconds: float) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _VERSION = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+[ \t\n\v\f\r]*", re.ASCII)
 _SETTLE_POLL_SECONDS = 0.25
 """How often versions that are held back are looked at."""
 
-_BARE_VERSION = 1
+BARE_VERSION = 1
 """The number of a version that lies in the base path itself."""
 
 
@@ -299,7 +299,7 @@ class FileSystemSource:
         children = _children(servable.base_path)
         if not children and _is_bare(servable):
             warnings.append(_bare(servable))
-            children = [(_BARE_VERSION, servable.base_path)]
+            children = [(BARE_VERSION, servable.base_path)]
         self._settling.begin(servable.name, (path for _, path in children))
         if not children:
             warnings.append(_no_versions(servable))
@@ -367,7 +367,7 @@ def _specific_versions(
     children = _children(servable.base_path)
     if not children and _is_bare(servable):
         warnings.append(_bare(servable))
-        children = [(_BARE_VERSION, servable.base_path)]
+        children = [(BARE_VERSION, servable.base_path)]
     by_number = _by_number(children, warnings)
     found = [(number, by_number[number]) for number in policy.versions if number in by_number]
     warnings.extend(
@@ -432,7 +432,7 @@ def _is_bare(servable: MonitoredServable) -> bool:
 def _bare(servable: MonitoredServable) -> str:
     return (
         f"The base path {servable.base_path} of servable {servable.name} holds a model itself, and "
-        f"no version directory: it is served as version {_BARE_VERSION}"
+        f"no version directory: it is served as version {BARE_VERSION}"
     )
 
 

@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from servable.errors import Code, LoadError, NotFoundError, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import AspiredVersion, Target
 from servable.remote.store import RemoteStore
 from servable.remote.urls import shown
-from servable.sources.filesystem import parse_version
+from servable.sources.filesystem import BARE_VERSION, parse_version
+from servable.sources.model_files import explain_file, explain_files, has_known_suffix
 from servable.sources.uploads import SETTLE_SECONDS, HasAllFiles, Uploads
 from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
 
@@ -28,6 +30,8 @@ _SLOW_LISTING_SECONDS = 30.0
 """A first listing that takes longer counts as a problem until it ends: a reload waits no longer."""
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
+_BARE = ""
+"""In place of the name of a directory: the base path itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ class RemoteServable:
         poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream
             is listed until that has succeeded once; with less never.
         keep_last_version: Never ask to unload all versions because none is found any more.
-        has_all_files: Tells complete versions from incomplete ones by the names of their files.
+        has_all_files: Tells complete versions from incomplete ones by the names of their files. A
+            base path that is complete itself, and holds no directory with a number for a name, is
+            version 1.
     """
 
     name: str
@@ -175,6 +181,8 @@ class _Watch:
         self._empty: set[str] = set()
         self._empty_before: set[str] = set()
         self._logged: tuple[str, ...] = ()
+        # What is wrong with the base path, if that is known.
+        self._explanation = ""
         if servable.poll_wait_seconds < 0:
             self._problem = NotFoundError(
                 f"No version of servable {servable.name} is looked for, since polling is off"
@@ -234,7 +242,7 @@ class _Watch:
         warnings: list[str] = []
         self._empty_before, self._empty = self._empty, set()
         try:
-            names = self._store.directories(base_url)
+            names = self._names(warnings)
             self._forget_all_but({self._url(directory) for directory in names})
             versions = self._versions(names, warnings)
         except ServableError as error:
@@ -251,13 +259,15 @@ class _Watch:
         self._problem = None
         if self._uploading and not versions:
             self._problem = LoadError(
-                f"Version {self._uploading[0]} at {shown(base_url)} is still being uploaded",
+                f"Version {self._uploading[0] or BARE_VERSION} at {shown(base_url)} is still being uploaded",
                 code=Code.UNAVAILABLE,
             )
         elif not versions:
-            self._problem = NotFoundError(
+            text = (
                 f"Unable to find a numerical version path for servable {name} at: {shown(base_url)}"
             )
+            explanation = self._explanation
+            self._problem = NotFoundError(f"{text}; {explanation}" if explanation else text)
         self._log(logging.WARNING, warnings)
         # Who asks for none does not want the last one kept.
         wants_none = self.servable.version_policy == Specific(())
@@ -266,7 +276,40 @@ class _Watch:
             self._emit(self, versions)
         return True
 
+    def _names(self, warnings: list[str]) -> list[str]:
+        """The names of the directories below the base path; empty for the base path itself.
+
+        Raises:
+            ServableError: It cannot be listed.
+        """
+        base_url = self.servable.base_url
+        # What a web server answers to the request for a file may be anything.
+        is_named_so = has_known_suffix(urlsplit(base_url).path)
+        self._explanation = explain_file(shown(base_url)) if is_named_so else ""
+        children = self._store.children(base_url)
+        if children.is_file:
+            self._explanation = explain_file(shown(base_url))
+        elif not any(parse_version(name) is not None for name in children.directories):
+            if children.files and self._is_bare():
+                warnings.append(
+                    f"The base path {shown(base_url)} of servable {self.servable.name} holds a model "
+                    f"itself, and no version directory: it is served as version {BARE_VERSION}"
+                )
+                return [_BARE]
+            self._explanation = explain_files(shown(base_url), children.files)
+        return children.directories
+
+    def _is_bare(self) -> bool:
+        """Whether the base path holds a version itself."""
+        if self.servable.has_all_files is None:
+            return False
+        manifest = self._store.manifest(self.servable.base_url)
+        return self.servable.has_all_files([file.path for file in manifest.files])
+
     def _failed(self, problem: ServableError, message: str) -> None:
+        if self._explanation:
+            problem = LoadError(f"{problem.message}; {self._explanation}", code=problem.code)
+            message += f"; {self._explanation}"
         self._problem = problem
         self._is_failing = True
         self._log(logging.ERROR, [message])
@@ -330,7 +373,8 @@ class _Watch:
         return directory in self._empty and (not is_known or directory in self._empty_before)
 
     def _url(self, directory: str) -> str:
-        return f"{self.servable.base_url.rstrip('/')}/{directory}"
+        base_url = self.servable.base_url.rstrip("/")
+        return base_url if directory == _BARE else f"{base_url}/{directory}"
 
     def _log(self, level: int, messages: list[str]) -> None:
         if self._logged != tuple(messages):
@@ -345,7 +389,7 @@ def _wanted(
     """The versions that the policy picks, with the names of their directories."""
     by_number: dict[int, str] = {}
     for name in sorted(names):
-        number = parse_version(name)
+        number = BARE_VERSION if name == _BARE else parse_version(name)
         if number is None:
             continue
         if number in by_number:

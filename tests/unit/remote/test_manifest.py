@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from servable.errors import LoadError
-from servable.remote.manifest import Checksum, Manifest, RemoteFile, check_path, describe
+from servable.remote.manifest import (
+    Checksum,
+    Manifest,
+    RemoteFile,
+    check_path,
+    describe,
+    without_markers,
+)
 
 MD5 = hashlib.md5(b"graph").hexdigest()
 MD5_BASE64 = base64.b64encode(bytes.fromhex(MD5)).decode()
@@ -95,3 +102,13 @@ def test_names_that_lead_elsewhere_are_refused(path: str) -> None:
 def test_ordinary_names_are_accepted() -> None:
     check_path("variables/variables.data-00000-of-00001", "s3://b/m/1")
     check_path("assets/..hidden..", "s3://b/m/1")
+
+
+def test_objects_in_place_of_directories_are_no_files() -> None:
+    def file(location: str) -> RemoteFile:
+        return RemoteFile(location.rstrip("/"), location, 0)
+
+    found = without_markers(
+        map(file, ["a/b/c", "a/", "a/b", "empty/", "saved_model.pb", "a.txt", "a/b/c.index", "e"])
+    )
+    assert [f.path for f in found] == ["a.txt", "a/b/c", "a/b/c.index", "e", "saved_model.pb"]

@@ -12,7 +12,7 @@ import pytest
 from servable.errors import Code, LoadError, ServableError
 from servable.lifecycle.source import AspiredVersion
 from servable.remote.manifest import Manifest
-from servable.remote.store import RemoteStore
+from servable.remote.store import Children, RemoteStore
 from servable.sources import All, Latest, Specific
 from servable.sources.remote import RemoteServable, RemoteSource
 from servable.sources.uploads import SETTLE_SECONDS
@@ -269,10 +269,10 @@ class BrokenStore(RemoteStore):
         self.broken: set[str] = set()
         self.hang: Callable[[], object] = lambda: None
 
-    def directories(self, base_url: str) -> list[str]:
+    def children(self, base_url: str) -> Children:
         if base_url.endswith("/hangs"):
             self.hang()
-        return super().directories(base_url)
+        return super().children(base_url)
 
     def manifest(self, url: str) -> Manifest:
         if url.rsplit("/", 1)[1] in self.broken:
@@ -439,3 +439,35 @@ def test_a_directory_without_files_is_no_version() -> None:
         assert bench.pauses == [60.0], "nothing is awaited there"
     finally:
         bench.end()
+
+
+def test_a_base_path_that_holds_a_version_itself_is_version_1() -> None:
+    bench = Bench()
+    memory = fsspec.filesystem("memory")
+    memory.pipe(f"{bench.base_url}/saved_model.pb", b"x")
+    bench.start(has_all_files=lambda files: {"saved_model.pb", "variables/index"} <= {*files})
+    assert bench.versions() == []
+    memory.pipe(f"{bench.base_url}/variables/index", b"x")
+    (version,) = bench.poll()
+    assert (version.id.version, version.item) == (1, bench.base_url)
+    # As soon as there is a numbered directory, only those count.
+    bench.put(7, file="saved_model.pb")
+    bench.put(7, file="variables/index")
+    (version,) = bench.poll()
+    assert (version.id.version, version.item) == (7, f"{bench.base_url}/7")
+    bench.end()
+
+
+def test_a_file_as_base_path_is_told_with_what_to_do() -> None:
+    bench = Bench()
+    fsspec.filesystem("memory").pipe(f"{bench.base_url}", b"x")
+    bench.start()
+    problem = bench.source.problems()["m"].message
+    assert "; m is a file; a base path is a directory that holds a numbered directory" in problem
+    bench.end()
+
+    bench = Bench()
+    fsspec.filesystem("memory").pipe(f"{bench.base_url}/m.keras", b"x")
+    bench.start()
+    assert "; m.keras is a Keras model; export it" in bench.source.problems()["m"].message
+    bench.end()
