@@ -296,3 +296,28 @@ def test_checksums_that_are_not_verified_name_no_content(tmp_path: Path) -> None
 
         assert len(digests(RemoteStore())) == 1
         assert len(digests(RemoteStore(verifies=False))) == 2
+
+
+@pytest.mark.parametrize("name", ["[", "a[b]c", "a*b", "a\\b", "{a,b}", "a b", "é", "a+b"])
+def test_base_paths_with_any_characters_are_listed_and_fetched(
+    name: str, web: tuple[str, Path], fetcher: Fetcher
+) -> None:
+    url, root = web
+    (root / name / "m/1/variables").mkdir(parents=True)
+    (root / name / "m/1/saved_model.pb").write_bytes(b"graph")
+    (root / name / "m/1/variables/a[b]*\\").write_bytes(b"values")
+
+    assert fetcher.store.directories(f"{url}/{name}/m") == ["1"]
+    fetched = fetcher.fetch(f"{url}/{name}/m/1", NEVER)
+
+    assert (fetched.path / "saved_model.pb").read_bytes() == b"graph"
+    assert (fetched.path / "variables/a[b]*\\").read_bytes() == b"values"
+
+
+def test_what_lies_beside_versions_is_told_from_them(
+    web: tuple[str, Path], fetcher: Fetcher
+) -> None:
+    url, root = web
+    (root / "m/variables").mkdir(parents=True)
+    (root / "m/saved_model.pb").write_bytes(b"graph")
+    assert fetcher.store.children(f"{url}/m") == (["variables"], ["saved_model.pb"], False)
