@@ -79,12 +79,17 @@ def test_the_time_of_a_request_ends_its_run(server: ServerProcess, way: str) -> 
     assert stuck == {labels(model_name="endless"): 0}
 
 
+@pytest.mark.parametrize("batching", [[], ["--enable_batching"]], ids=["unbatched", "batched"])
 def test_a_run_without_a_deadline_ends_after_the_longest_time(
-    start_server: StartServer, runtime_models: Path, tmp_path: Path, grpc_client: GrpcClient
+    start_server: StartServer,
+    runtime_models: Path,
+    tmp_path: Path,
+    grpc_client: GrpcClient,
+    batching: list[str],
 ) -> None:
     path = tmp_path / "endless"
     shutil.copytree(runtime_models / "endless/1", path / "1")
-    server = start_server({"endless": path}, "--max_run_seconds=2")
+    server = start_server({"endless": path}, "--max_run_seconds=2", *batching)
     server.wait_until_available("endless")
     with pytest.raises(RpcError, match="DEADLINE_EXCEEDED: Timed out waiting for notification"):
         grpc_client.predict(server.port, "endless", {"x": np.float32([-1])}, timeout=None)

@@ -6,7 +6,8 @@
 //!
 //! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects
 //! into Rust's and back; `denormals` keeps kernels that run in a caller's thread to the arithmetic they have in
-//! TensorFlow's own; `termination` tells graphs whose runs end by themselves; `background` is where loads run; `session` and `runtime` are what a caller sees.
+//! TensorFlow's own; `termination` tells graphs whose runs end by
+//! themselves, and `pools` is where the others run; `background` is where loads run; `session` and `runtime` are what a caller sees.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");
@@ -14,6 +15,7 @@ compile_error!("tensors and TensorFlow's strings are handed over as little-endia
 mod api;
 mod background;
 mod denormals;
+mod pools;
 mod runtime;
 mod session;
 mod status;

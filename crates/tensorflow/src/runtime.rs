@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_int};
-use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use servable_core::codec::wire::{self, Malformed, Reader, Value};
+use servable_core::codec::wire::{Malformed, Reader, Value};
 use servable_core::error::{Result, ServingError};
 
 use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
+use crate::pools::{Pools, with_pools};
 use crate::session::{Graph, RunOptionsMessage, Session};
 use crate::status::Status;
 use crate::termination::{self, Termination};
@@ -25,6 +25,7 @@ use crate::termination::{self, Termination};
 pub struct Runtime {
     api: &'static Api,
     have_started_threads: Mutex<bool>,
+    pools: Arc<Pools>,
     /// The operations of libraries that were loaded, of which nothing is known.
     foreign_operations: Mutex<HashSet<Box<str>>>,
 }
@@ -60,7 +61,12 @@ impl Runtime {
     /// An [`OpenError`] that names the file or the function that is missing.
     pub fn open(library_directory: &Path) -> Result<Arc<Self>, OpenError> {
         let api = Api::open(library_directory)?;
-        Ok(Arc::new(Self { api, have_started_threads: Mutex::default(), foreign_operations: Mutex::default() }))
+        Ok(Arc::new(Self {
+            api,
+            have_started_threads: Mutex::default(),
+            pools: Arc::default(),
+            foreign_operations: Mutex::default(),
+        }))
     }
 
     /// The version of TensorFlow, such as `2.21.0`.
@@ -95,9 +101,7 @@ impl Runtime {
     /// Has the runtime start the threads that all sessions share, if it has not yet.
     ///
     /// They inherit the priority of the calling thread, and their numbers are those of `session_config`; otherwise it
-    /// is the first model to be loaded that decides both. Where runs are done in the threads that ask for them, only
-    /// graphs that may loop or wait use the pool between operations, and each of their runs may keep one of its threads:
-    /// it has [`POOL_THREADS`] for each CPU then, unless the configuration says how many.
+    /// is the first model to be loaded that decides both.
     ///
     /// # Errors
     ///
@@ -107,11 +111,8 @@ impl Runtime {
         if *have_started {
             return Ok(());
         }
-        let mut session_config = session_config.to_vec();
-        if run_in_caller_thread && !says_pool_size(&session_config) {
-            session_config.extend(pool_size(POOL_THREADS * runs_at_once()));
-        }
-        let session_options = SessionOptions::new(self.api, &session_config)?;
+        let config = run_in_caller_thread.then(|| with_pools(session_config)).flatten();
+        let session_options = SessionOptions::new(self.api, config.as_deref().unwrap_or(session_config))?;
         let mut graph = Graph::new(self.api);
         let mut status = Status::new(self.api);
         // SAFETY: all arguments are alive. The session gets a reference to the graph.
@@ -138,7 +139,8 @@ impl Runtime {
         let path = c_path(directory)?;
         let tags: Vec<CString> = options.tags.iter().map(|tag| c_string(tag.as_bytes())).collect::<Result<_>>()?;
         let tag_pointers: Vec<_> = tags.iter().map(|tag| tag.as_ptr()).collect();
-        let session_options = SessionOptions::new(self.api, &options.session_config)?;
+        let config = options.run_in_caller_thread.then(|| with_pools(&options.session_config)).flatten();
+        let session_options = SessionOptions::new(self.api, config.as_deref().unwrap_or(&options.session_config))?;
         // Restored in threads that requests run in, variables would hold requests up. The calling thread has the
         // priority of a load, and so have the threads that the restore of large tensors starts.
         let pool = options.load_thread_pool.or(options.run_in_caller_thread.then_some(CALLER_THREAD));
@@ -172,41 +174,13 @@ impl Runtime {
             let in_caller_thread = options.run_in_caller_thread;
             Session::from_raw(self.api, session, graph, in_caller_thread, options.longest_run, termination)
         };
+        let session = if config.is_some() { session.with_pools(&self.pools) } else { session };
         Ok(LoadedModel { meta_graph, session })
     }
 }
 
 /// The thread pool that stands for the caller's thread.
-const CALLER_THREAD: i32 = -1;
-
-/// Threads of the pool for each run that one graph may have under way: so many graphs may have all their runs loop without
-/// end before those of others wait for them.
-const POOL_THREADS: usize = 4;
-
-/// How many runs of one graph that may loop or wait are under way at most.
-pub(crate) fn runs_at_once() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).max(8)
-}
-
-/// `inter_op_parallelism_threads` of a `tensorflow.ConfigProto`.
-const POOL_SIZE: u32 = 5;
-
-fn pool_size(threads: usize) -> Vec<u8> {
-    let mut field = Vec::new();
-    wire::put_varint(&mut field, u64::from(POOL_SIZE) << 3);
-    wire::put_varint(&mut field, threads as u64);
-    field
-}
-
-/// Whether a serialized `tensorflow.ConfigProto`, or the environment, has a say in how many threads the pool has.
-fn says_pool_size(session_config: &[u8]) -> bool {
-    let mut fields = Reader::new(session_config);
-    let mut said = std::env::var_os("TF_NUM_INTEROP_THREADS").is_some();
-    while let Ok(Some(field)) = fields.next_field() {
-        said |= field.number == POOL_SIZE && !matches!(field.value, Value::Varint(0));
-    }
-    said
-}
+pub(crate) const CALLER_THREAD: i32 = -1;
 
 /// The names of the operations in a serialized `tensorflow.OpList`.
 fn operation_names(list: &[u8]) -> Result<Vec<Box<str>>, Malformed> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use servable_core::tensor::{Buffer, DType, Tensor};
 
 use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
 use crate::denormals;
-use crate::runtime::runs_at_once;
+use crate::pools::{Pool, Pools, runs_at_once};
+use crate::runtime::CALLER_THREAD;
 use crate::status::Status;
 use crate::tensor::{OutputSlots, RuntimeTensor};
 use crate::termination::Termination;
@@ -37,6 +38,8 @@ pub struct Session {
     raw: NonNull<RawSession>,
     graph: Graph,
     run_in_caller_thread: bool,
+    /// Where runs that may have to be cancelled are done, if not in the session's first pool.
+    pools: Option<Arc<Pools>>,
     longest_run: Option<Duration>,
     termination: Termination,
     /// Outputs of the graph by the tensor names in signatures. Only names that exist are kept, and signatures come
@@ -74,7 +77,22 @@ impl Session {
         termination: Termination,
     ) -> Self {
         let run_in_caller_thread = run_in_caller_thread && !termination.may_go_on;
-        Self { api, raw, graph, run_in_caller_thread, longest_run, termination, endpoints: RwLock::default() }
+        Self {
+            api,
+            raw,
+            graph,
+            run_in_caller_thread,
+            longest_run,
+            termination,
+            pools: None,
+            endpoints: RwLock::default(),
+        }
+    }
+
+    /// Has runs that may have to be cancelled done in these, which are in the session's configuration.
+    pub(crate) fn with_pools(mut self, pools: &Arc<Pools>) -> Self {
+        self.pools = (!self.run_in_caller_thread).then(|| Arc::clone(pools));
+        self
     }
 
     /// Has the runtime make its plan for a signature, which the first run would otherwise wait for; says whether it has.
@@ -150,7 +168,10 @@ impl Executor for Session {
         outputs: &[usize],
         options: &RunOptions,
     ) -> Result<Vec<Tensor>> {
-        let message = RunOptionsMessage::new(self.run_in_caller_thread, options.deadline)?;
+        let pools = if self.run_in_caller_thread { None } else { self.pools.as_ref() };
+        let pool = pools.map(|pools| pools.take(options.deadline).ok_or_else(timed_out)).transpose()?;
+        let index = if self.run_in_caller_thread { Some(CALLER_THREAD) } else { pool.as_ref().map(Pool::index) };
+        let message = RunOptionsMessage::new(index, options.deadline)?;
         // The runtime compiles and keeps a plan for each combination of feeds and fetches, by their order. Clients
         // choose the order in which they filter outputs; ordered here, n! plans are one.
         let mut fetched = outputs.to_vec();
@@ -257,6 +278,11 @@ impl Drop for Graph {
     }
 }
 
+/// What a run gets whose time is over before it has begun, in the words of the runtime.
+fn timed_out() -> ServingError {
+    ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification")
+}
+
 /// A serialized `tensorflow.RunOptions`, in the bytes of this value itself.
 pub(crate) struct RunOptionsMessage {
     bytes: [u8; 22],
@@ -274,20 +300,21 @@ impl RunOptionsMessage {
     /// The options of a run in one of the session's own pools; a negative index means the caller's thread.
     pub(crate) fn for_pool(index: i32) -> Self {
         let mut message = Self { bytes: [0; 22], length: 0 };
-        message.push(&[Self::THREAD_POOL]);
-        message.push_varint(i64::from(index) as u64);
+        if index == CALLER_THREAD {
+            message.push(&Self::CALLER_THREAD);
+        } else {
+            message.push(&[Self::THREAD_POOL]);
+            message.push_varint(i64::from(index) as u64);
+        }
         message
     }
 
-    fn new(run_in_caller_thread: bool, deadline: Option<Instant>) -> Result<Self> {
-        let mut message = Self { bytes: [0; 22], length: 0 };
-        if run_in_caller_thread {
-            message.push(&Self::CALLER_THREAD);
-        }
+    fn new(pool: Option<i32>, deadline: Option<Instant>) -> Result<Self> {
+        let mut message = pool.map_or(Self { bytes: [0; 22], length: 0 }, Self::for_pool);
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification"));
+                return Err(timed_out());
             }
             // Rounded up, as 0 means no timeout; within the range that the original server uses for "never".
             message.push(&[Self::TIMEOUT_IN_MS]);
@@ -323,17 +350,18 @@ mod tests {
     #[test]
     fn run_options_are_the_bytes_that_protobuf_writes() {
         let bytes = |message: &RunOptionsMessage| message.bytes[..message.length].to_vec();
-        assert!(bytes(&RunOptionsMessage::new(false, None).unwrap()).is_empty());
-        let caller = RunOptionsMessage::new(true, None).unwrap();
+        assert!(bytes(&RunOptionsMessage::new(None, None).unwrap()).is_empty());
+        let caller = RunOptionsMessage::new(Some(-1), None).unwrap();
         assert_eq!(bytes(&caller), b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01");
 
         assert_eq!(bytes(&RunOptionsMessage::for_pool(1)), b"\x18\x01");
         assert_eq!(bytes(&RunOptionsMessage::for_pool(-1)), RunOptionsMessage::CALLER_THREAD);
 
         let far = Some(Instant::now() + Duration::from_secs(1 << 30));
-        assert_eq!(bytes(&RunOptionsMessage::new(false, far).unwrap()), b"\x10\xff\xff\xff\xff\x07");
-        assert_eq!(bytes(&RunOptionsMessage::new(true, far).unwrap()).len(), 17);
+        assert_eq!(bytes(&RunOptionsMessage::new(None, far).unwrap()), b"\x10\xff\xff\xff\xff\x07");
+        assert_eq!(bytes(&RunOptionsMessage::new(Some(-1), far).unwrap()).len(), 17);
+        assert_eq!(bytes(&RunOptionsMessage::new(Some(1), far).unwrap()), b"\x18\x01\x10\xff\xff\xff\xff\x07");
         let past = Some(Instant::now());
-        assert_eq!(RunOptionsMessage::new(false, past).err().unwrap().code, Code::DeadlineExceeded);
+        assert_eq!(RunOptionsMessage::new(None, past).err().unwrap().code, Code::DeadlineExceeded);
     }
 }
