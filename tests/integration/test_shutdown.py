@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
+import grpc
+import httpx
 import numpy as np
 import pytest
 
 from support.grpc_client import GrpcClient
+from support.grpc_definitions import Definitions
 from support.server_process import Reply, ServerProcess, StartServer, steps_that_take
+
+DEFINITIONS = Definitions.of_this_build()
 
 
 @pytest.fixture
@@ -138,3 +147,176 @@ def test_stopping_under_load_answers_every_request_that_was_taken(
     for client in clients:
         client.join()
     assert set(outcomes) == {"whole", "closed"}
+
+
+class Clients:
+    """Clients of other projects under load, who go to the next server when one refuses them.
+
+    Attributes:
+        answered: How many requests were.
+        lost: What became of the others.
+    """
+
+    def __init__(self, first: ServerProcess, second: ServerProcess) -> None:
+        self.answered = 0
+        self.lost: list[str] = []
+        self._servers = (first, second)
+        self._stop = threading.Event()
+        work = [self._ask_rest] * 4 + [self._ask_rest_anew] * 2 + [self._ask_grpc] * 4
+        self._threads = [threading.Thread(target=ask) for ask in work]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End all of them."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask_rest(self) -> None:
+        """Keep a connection."""
+        for server in self._servers:
+            url = f"http://127.0.0.1:{server.rest_port}/v1/models/half_plus_two:predict"
+            with httpx.Client(timeout=60) as client:
+                while not self._stop.is_set():
+                    try:
+                        answer = client.post(url, json={"instances": [1.0]})
+                    except httpx.ConnectError:
+                        break  # nothing was sent
+                    except httpx.HTTPError as error:
+                        self.lost.append(repr(error))
+                        continue
+                    self._count(answer.status_code == 200, answer.text)
+
+    def _ask_rest_anew(self) -> None:
+        """Open a connection for each request."""
+        for server in self._servers:
+            while not self._stop.is_set():
+                try:
+                    reply = server.predict("half_plus_two", {"instances": [1.0]})
+                except ConnectionRefusedError:
+                    break
+                except OSError as error:
+                    self.lost.append(repr(error))
+                    continue
+                self._count(reply.status == 200, str(reply.body))
+
+    def _ask_grpc(self) -> None:
+        """Leave it to the library what is sent again, and where."""
+        addresses = ",".join(f"127.0.0.1:{server.port}" for server in self._servers)
+        request = DEFINITIONS.message("tensorflow.serving.PredictRequest")()
+        request.model_spec.name = "half_plus_two"
+        request.inputs["x"].dtype = 1
+        request.inputs["x"].tensor_shape.dim.add().size = 1
+        request.inputs["x"].float_val.append(1.0)
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.default_authority", "h")]
+        with grpc.insecure_channel(f"ipv4:{addresses}", options) as channel:
+            predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+            while not self._stop.is_set():
+                try:
+                    reply = predict(request.SerializeToString(), timeout=60)
+                except grpc.RpcError as error:
+                    self.lost.append(repr(error))
+                    continue
+                self._count(len(reply) > 0, repr(reply))
+
+    def _count(self, is_good: bool, text: str) -> None:
+        if is_good:
+            self.answered += 1
+        else:
+            self.lost.append(text)
+
+    def wait_for_more(self, answers: int) -> None:
+        """Wait until so many more requests are answered."""
+        wanted, end = self.answered + answers, time.monotonic() + 60
+        while self.answered < wanted:
+            assert time.monotonic() < end, "the clients stand still"
+            time.sleep(0.01)
+
+
+def test_no_request_of_real_clients_is_lost_when_the_server_stops_under_load(
+    start_server: StartServer, demo_models: Path
+) -> None:
+    """It is answered, or its client told that it was not taken, so that it asks another server."""
+    servers = [start_server({"half_plus_two": demo_models / "half_plus_two"}) for _ in range(3)]
+    for server in servers:
+        server.wait_until_available("half_plus_two")
+    for first, second in pairwise(servers):
+        clients = Clients(first, second)
+        try:
+            clients.wait_for_more(200)
+            first.terminate()
+            assert first.wait() == 0
+            clients.wait_for_more(200)
+        finally:
+            clients.stop()
+        assert clients.lost == []
+
+
+def test_a_request_that_comes_while_a_kept_connection_waits_is_answered(
+    start_server: StartServer, demo_models: Path
+) -> None:
+    server = start_server({"half_plus_two": demo_models / "half_plus_two"})
+    server.wait_until_available("half_plus_two")
+    with http_connection(server) as kept, http_connection(server) as fresh:
+        kept.request("GET", "/v1/models/half_plus_two")
+        assert kept.getresponse().read()
+        fresh.connect()
+        server.terminate()
+        wait_until_refused(server)
+        for connection in (kept, fresh):
+            connection.request("GET", "/v1/models/half_plus_two")
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Connection"]) == (200, "close")
+        assert server.wait() == 0
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HEAD = b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: h\r\n"
+OPEN_HEADERS = bytes([0, 0, 1, 1, 0, 0, 0, 0, 1, 0x83])
+REQUEST_WITHOUT_END = bytes([0, 0, 6, 1, 4, 0, 0, 0, 1, 0x83, 0x86, 0x84, 0x41, 0x01, 0x68])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"G",
+        HEAD,
+        HEAD + b"Content-Length: 100\r\n\r\n",
+        HEAD + b"Content-Length: 100\r\n\r\n{",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        PREFACE[:10],
+        PREFACE,
+        PREFACE + SETTINGS,
+        PREFACE + SETTINGS + OPEN_HEADERS,
+        PREFACE + SETTINGS + REQUEST_WITHOUT_END,
+    ],
+    ids=repr,
+)
+def test_a_silent_connection_does_not_use_up_the_drain(
+    sent: bytes, start_server: StartServer, demo_models: Path
+) -> None:
+    server = start_server({"half_plus_two": demo_models / "half_plus_two"})
+    server.wait_until_available("half_plus_two")
+    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+        silent.sendall(sent)
+        server.get("/v1/models/half_plus_two")  # what came before this has been read
+        start = time.monotonic()
+        server.terminate()
+        assert server.wait() == 0
+        assert time.monotonic() - start < 15
+    assert "were cut off" not in server.log
+
+
+def http_connection(server: ServerProcess) -> contextlib.closing[http.client.HTTPConnection]:
+    """A connection to the REST port that is kept."""
+    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30))
+
+
+def wait_until_refused(server: ServerProcess) -> None:
+    """Wait until the server takes no new connections."""
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection(("127.0.0.1", server.rest_port), timeout=30).close()

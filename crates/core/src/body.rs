@@ -5,6 +5,7 @@ mod encoding;
 mod memory;
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,18 +17,21 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use crate::activity::{Activity, Of, Piece, UnderWay};
 use crate::threads;
 use collect::Collected;
 
 pub(crate) use collect::Layout;
 pub use encoding::Encoding;
-pub(crate) use memory::BodyMemory;
+pub(crate) use memory::{BodyMemory, Claim, Shortage};
 
 /// Bounds on what a client may send as a body.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// The largest body, in bytes, before and after decompression.
     pub max_bytes: usize,
+    /// How many bytes all bodies under way, and all answers that clients have not taken, may have together.
+    pub max_total_bytes: usize,
     /// What a compressed body may grow to, in bytes, where that is less.
     pub max_decompressed_bytes: usize,
     /// How long to wait for the next part of a body.
@@ -38,7 +42,7 @@ pub struct BodyLimits {
 
 impl BodyLimits {
     /// How long to wait for the next part of a body that has come so far since then; no time if it came too slowly.
-    fn patience(&self, received: usize, since: Instant) -> Duration {
+    pub(crate) fn patience(&self, received: usize, since: Instant) -> Duration {
         let earned = Duration::from_secs_f64(received as f64 / f64::from(self.min_bytes_per_second.max(1)));
         self.part_timeout.min((self.part_timeout + earned).saturating_sub(since.elapsed()))
     }
@@ -53,24 +57,45 @@ pub(crate) enum BodyError {
     TooSlow,
     /// The client broke off, or broke the rules of its protocol.
     Broken,
+    /// There is no memory for it.
+    Shortage(Shortage),
+}
+
+impl From<Shortage> for BodyError {
+    fn from(shortage: Shortage) -> Self {
+        Self::Shortage(shortage)
+    }
+}
+
+/// The body of a request, and the connection that it comes from.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, activity: Arc<Activity>) -> Self {
+        Self { incoming, activity }
+    }
 }
 
 /// Reads a body to its end. A body that arrives in one piece is not copied.
-pub(crate) async fn read(body: Incoming, limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes, BodyError> {
+pub(crate) async fn read(body: RequestBody, limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes, BodyError> {
     read_as(body, limits, memory, |_| Layout::default()).await
 }
 
 /// Reads a body to its end, into memory as its first part asks for it. A body that arrives in one piece is not copied.
 pub(crate) async fn read_as(
-    mut body: Incoming,
+    mut body: RequestBody,
     limits: BodyLimits,
     memory: &Arc<BodyMemory>,
     layout: impl Fn(&[u8]) -> Layout,
 ) -> Result<Bytes, BodyError> {
-    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let declared = usize::try_from(body.incoming.size_hint().lower()).unwrap_or(usize::MAX);
     if declared > limits.max_bytes {
         return Err(BodyError::TooLarge);
     }
+    memory.expect(declared, limits.max_total_bytes)?;
     let mut whole = Bytes::new();
     let mut parts: Option<Collected> = None;
     let mut patience = limits.part_timeout;
@@ -80,32 +105,42 @@ pub(crate) async fn read_as(
         if received > limits.max_bytes {
             return Err(BodyError::TooLarge);
         }
-        if !body.is_end_stream() {
+        if !body.incoming.is_end_stream() {
             patience = limits.patience(received, *since.get_or_insert_with(Instant::now));
         }
         if received == part.len() {
             whole = part;
             continue;
         }
-        let parts = parts.get_or_insert_with(|| {
+        if parts.is_none() {
             let guess = layout(&whole);
             let length = declared.max(guess.length).min(limits.max_bytes);
-            let mut parts = Collected::new(memory, Layout { length, ..guess });
-            parts.push(&std::mem::take(&mut whole));
-            parts
-        });
-        parts.push(&part);
+            memory.expect(length, limits.max_total_bytes)?;
+            let mut begun = Collected::new(memory, Layout { length, ..guess }, limits.max_total_bytes);
+            begun.push(&std::mem::take(&mut whole))?;
+            parts = Some(begun);
+        }
+        if let Some(parts) = &mut parts {
+            parts.push(&part)?;
+        }
     }
-    Ok(parts.map_or(whole, Collected::into_bytes))
+    match parts {
+        Some(parts) => Ok(parts.into_bytes()),
+        None if whole.len() < SMALL => Ok(whole),
+        None => Ok(memory.claim(whole.len(), limits.max_total_bytes)?.hold(whole)),
+    }
 }
 
 /// The next piece of a body, never empty; `None` after the last.
-pub(crate) async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
+pub(crate) async fn next_part(body: &mut RequestBody, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
+    let RequestBody { incoming, activity } = body;
     loop {
-        if body.is_end_stream() {
+        if incoming.is_end_stream() {
             return Ok(None);
         }
-        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| BodyError::TooSlow)?;
+        let waits = activity.await_part();
+        let frame = tokio::time::timeout(timeout, incoming.frame()).await.map_err(|_| BodyError::TooSlow)?;
+        drop(waits);
         match frame {
             None => return Ok(None),
             Some(Err(_)) => return Err(BodyError::Broken),
@@ -123,11 +158,12 @@ pub(crate) async fn next_part(body: &mut Incoming, timeout: Duration) -> Result<
 
 /// A response body that is there as a whole: pieces of data, nearly always one, then trailers if the protocol has them.
 #[derive(Debug, Default)]
-pub struct WholeBody {
+pub(crate) struct WholeBody {
     data: Option<Bytes>,
     /// What follows, the last piece first.
     others: Vec<Bytes>,
     trailers: Option<HeaderMap>,
+    under_way: Option<UnderWay>,
 }
 
 impl WholeBody {
@@ -146,14 +182,31 @@ impl WholeBody {
     pub(crate) fn with_trailers(data: impl Into<Bytes>, trailers: HeaderMap) -> Self {
         Self { trailers: Some(trailers), ..Self::new(data) }
     }
+
+    /// How many bytes of data there are.
+    pub(crate) fn len(&self) -> usize {
+        self.data.iter().chain(&self.others).map(Bytes::len).sum()
+    }
+
+    /// Counts the answer as unsent until its last piece has been written, in memory that is claimed as long.
+    pub(crate) fn hold(&mut self, mut under_way: UnderWay, claim: Option<Claim>) {
+        under_way.begin_to_send(self.len() as u64, claim);
+        self.under_way = Some(under_way);
+    }
 }
 
 impl Body for WholeBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let data = self.data.take().or_else(|| self.others.pop());
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let data = self.data.take().or_else(|| self.others.pop()).map(|bytes| {
+            let of = match &self.under_way {
+                Some(under_way) if !self.others.is_empty() => Of::Answer(Arc::clone(under_way.activity())),
+                _ => self.under_way.take().map_or(Of::Nothing, Of::End),
+            };
+            Piece::new(bytes, of)
+        });
         let frame = data.map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
         Poll::Ready(frame.map(Ok))
     }
@@ -163,7 +216,7 @@ impl Body for WholeBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.iter().chain(&self.others).map(Bytes::len).sum::<usize>() as u64)
+        SizeHint::with_exact(self.len() as u64)
     }
 }
 
@@ -174,23 +227,63 @@ pub(crate) enum Unpacking {
     Damaged(String),
     /// It would be larger than so many bytes.
     TooLarge(usize),
+    /// There is no memory for it.
+    Shortage(Shortage),
+}
+
+impl From<Shortage> for Unpacking {
+    fn from(shortage: Shortage) -> Self {
+        Self::Shortage(shortage)
+    }
 }
 
 /// Unpacks a body that has to be one complete piece of its encoding and nothing else.
-pub(crate) fn unpack(encoding: Encoding, compressed: &[u8], limits: BodyLimits) -> Result<Bytes, Unpacking> {
+pub(crate) fn unpack(
+    encoding: Encoding,
+    compressed: &[u8],
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Bytes, Unpacking> {
     let (limit, name) = (limits.max_bytes.min(limits.max_decompressed_bytes), encoding.name());
     let mut rest = compressed;
-    let plain = encoding
-        .read(&mut rest, limit as u64 + 1)
+    let plain = unpack_bounded(encoding, &mut rest, limit, limits.max_total_bytes, memory)?
         .map_err(|error| Unpacking::Damaged(format!("the body is not valid {name}: {error}")))?;
-    if plain.len() > limit {
-        return Err(Unpacking::TooLarge(limit));
-    }
     if !rest.is_empty() {
         return Err(Unpacking::Damaged(format!("the body has {} bytes after its end as {name}", rest.len())));
     }
-    Ok(plain.into())
+    Ok(plain)
 }
+
+/// Unpacks what `rest` begins with, and leaves what follows; the inner error is that of damaged bytes.
+pub(crate) fn unpack_bounded(
+    encoding: Encoding,
+    rest: &mut &[u8],
+    limit: usize,
+    total_limit: usize,
+    memory: &Arc<BodyMemory>,
+) -> Result<io::Result<Bytes>, Unpacking> {
+    let most = limit.saturating_add(1);
+    let mut decoder = encoding.decoder(rest);
+    let mut plain = memory.fresh(0, total_limit)?;
+    while plain.len() < most {
+        let capacity = plain.capacity().saturating_mul(2).clamp(LEAST_UNPACKED, most.max(LEAST_UNPACKED));
+        let mut larger = memory.fresh(capacity, total_limit)?;
+        larger.extend(plain.as_ref());
+        plain = larger;
+        match plain.fill(&mut decoder) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    if plain.len() > limit { Err(Unpacking::TooLarge(limit)) } else { Ok(Ok(Bytes::from_owner(plain))) }
+}
+
+/// The first room that an unpacked body gets.
+const LEAST_UNPACKED: usize = 16 << 10;
+
+/// Bodies that come in one piece of fewer bytes are not counted: they are no larger than what is read at once anyway.
+const SMALL: usize = 64 << 10;
 
 /// Bodies beyond this many bytes are decoded with the other work of the thread moved away.
 const LARGE: usize = 1 << 20;
@@ -206,6 +299,7 @@ mod tests {
 
     const LIMITS: BodyLimits = BodyLimits {
         max_bytes: 1000,
+        max_total_bytes: usize::MAX,
         max_decompressed_bytes: 1000,
         part_timeout: Duration::from_secs(10),
         min_bytes_per_second: 100,
@@ -227,7 +321,7 @@ mod tests {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let unpacked = |packed: &[u8], max_decompressed_bytes| {
                 let limits = BodyLimits { max_bytes: 10_000, max_decompressed_bytes, ..LIMITS };
-                unpack(encoding, packed, limits)
+                unpack(encoding, packed, limits, &Arc::default())
             };
             let packed = encoding.pack(&plain, 0).expect("it is long enough");
             assert_eq!(unpacked(&packed, 9000).as_deref(), Ok(&plain[..]));

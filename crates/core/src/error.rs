@@ -150,6 +150,11 @@ impl ServingError {
     }
 }
 
+/// The system does not give so many bytes.
+pub(crate) fn no_memory(bytes: usize) -> ServingError {
+    ServingError::new(Code::ResourceExhausted, format!("the server has no memory for {bytes} bytes"))
+}
+
 impl fmt::Display for ServingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code.name(), self.text())

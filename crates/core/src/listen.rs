@@ -4,42 +4,36 @@
 //! What a request means is left to [`crate::rest`] and [`crate::grpc`].
 
 mod authority;
+mod connection;
 mod endpoint;
 mod lookout;
 mod reserve;
 mod transport;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Version};
 use http_body_util::Either;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
-use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Interval;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::access::RestOnly;
-use crate::activity::{Activity, Counted, Returned};
-use crate::body::BodyLimits;
+use crate::body::{BodyLimits, RequestBody};
 use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
-use crate::refusal::WithPages;
 use crate::service::Service;
 use crate::threads::Threads;
 use crate::tls::Tls;
 use crate::{access, grpc, placement, rest};
 use endpoint::{Bound, Listener};
-use transport::{Socket, Transport};
+use transport::Transport;
 
 use lookout::Lookout;
 
@@ -85,7 +79,7 @@ pub struct HeadLimits {
 
 impl HeadLimits {
     /// What a request has too much of.
-    fn exceeded_by(&self, request: &Request<Incoming>) -> Option<String> {
+    fn exceeded_by(&self, request: &Request<RequestBody>) -> Option<String> {
         let headers = request.headers();
         if headers.len() > self.max_count {
             return Some(format!("the request has {} headers; the limit is {}", headers.len(), self.max_count));
@@ -121,11 +115,8 @@ const HEAD_MARGIN: u32 = 4;
 /// How many headers hyper keeps on the stack; for more, each request costs an allocation.
 const HEADERS_ON_STACK: usize = 100;
 
-/// The answer to a head that did not come to its end.
-const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-
-/// How long that answer may take.
-const PARTING_TIME: Duration = Duration::from_secs(1);
+/// How long handshakes of TCP that have begun may take when the server drains.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// A server that listens.
 pub struct Listening {
@@ -258,8 +249,10 @@ fn http_builder(options: &ListenOptions) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Accepts connections until the server drains, and then those whose clients take them for open already: closing the
+/// listener would reset them, and lose what they have sent.
 async fn accept(
-    listener: Listener,
+    mut listener: Listener,
     endpoint: Endpoint,
     shared: Arc<Shared>,
     tasks: TaskTracker,
@@ -267,27 +260,38 @@ async fn accept(
 ) {
     let slots = if endpoint.health_only { &shared.health_slots } else { &shared.slots };
     let offer = endpoint.offer();
+    let patience = shared.options.idle_timeout;
+    let mut last_moment = None;
     loop {
-        // In this order, so that a quiet listener keeps no connection from the others: at the limit, one connection of
-        // each waits here, and further ones in the listen queue.
-        let accepted = async {
-            let socket = listener.accept().await?;
-            let slot = Arc::clone(slots).acquire_owned().await;
-            Ok((socket, slot.expect("the semaphore is never closed")))
-        };
-        let accepted: io::Result<_> = tokio::select! {
-            accepted = accepted => accepted,
-            _ = drain.wait_for(|draining| *draining) => return,
+        let accepted = if let Some(last_moment) = last_moment {
+            let Ok(accepted) = tokio::time::timeout_at(last_moment, listener.accept(patience)).await else { return };
+            accepted
+        } else {
+            tokio::select! {
+                accepted = listener.accept(patience) => accepted,
+                _ = drain.wait_for(|draining| *draining) => {
+                    listener.refuse_new();
+                    last_moment = Some(Instant::now() + LAST_ACCEPTS);
+                    continue;
+                }
+            }
         };
         match accepted {
-            Ok((socket, slot)) => {
+            Ok(socket) => {
+                // In this order, so that a quiet listener keeps no connection from the others: at the limit, one
+                // connection of each waits here, and further ones in the listen queue.
+                let slot = async { Arc::clone(slots).acquire_owned().await.ok() };
+                let slot = tokio::select! {
+                    slot = slot => slot,
+                    _ = drain.wait_for(|draining| *draining) => None, // connections come to their end soon
+                };
                 let (shared, drain) = (Arc::clone(&shared), drain.clone());
                 let tls = endpoint.tls;
                 tasks.spawn(async move {
                     if tls {
-                        serve_secure(socket, &shared, drain).await;
+                        connection::serve_secure(socket, &shared, drain).await;
                     } else {
-                        serve_connection(Transport::Plain(socket), &shared, offer, drain).await;
+                        connection::serve(Transport::Plain(socket), &shared, offer, drain).await;
                     }
                     drop(slot);
                 });
@@ -305,136 +309,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
-async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
-    let Some(acceptor) = shared.options.tls.acceptor() else { return };
-    let handshake = tokio::time::timeout(shared.options.head.timeout, acceptor.accept(socket));
-    let done = tokio::select! {
-        done = handshake => done,
-        _ = drain.wait_for(|draining| *draining) => return,
-    };
-    // A handshake that fails is the client's to explain; it has been told why.
-    if let Ok(Ok(stream)) = done {
-        serve_connection(Transport::Tls(Box::new(stream)), shared, Offer::Everything, drain).await;
-    }
-}
-
-async fn serve_connection(stream: Transport, shared: &Arc<Shared>, offer: Offer, mut drain: watch::Receiver<bool>) {
-    let activity = Arc::new(Activity::default());
-    let returned = Returned::default();
-    let counted = Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned));
-    let service = Arc::clone(&shared.service);
-    let io = TokioIo::new(WithPages::new(counted, move |cause| service.metrics.refuse(cause)));
-    let service = service_fn(|request: Request<Incoming>| {
-        let under_way = activity.begin_request();
-        let shared = Arc::clone(shared);
-        async move {
-            let mut response = respond(&shared, offer, request).await;
-            if let Either::Right(messages) = response.body_mut() {
-                messages.hold(under_way);
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    // The connection ends with the block, and gives the stream back.
-    {
-        let mut connection = pin!(shared.http.serve_connection(io, service));
-        let mut patience = Patience::new(&shared.options);
-        let Http2Options { max_age, max_age_grace, .. } = shared.options.http2;
-        let mut age = pin!(after(max_age));
-        let mut grace = pin!(after(None));
-        let mut is_closing = false;
-        loop {
-            tokio::select! {
-                biased;
-                // An error here is the client's: it went away, or did not speak HTTP.
-                _ = connection.as_mut() => return,
-                () = patience.tick() => match patience.look(&activity) {
-                    Verdict::Wait => {}
-                    Verdict::HeadTimedOut => break,
-                    // Says so first, so that clients of HTTP/2 do not send what would be lost.
-                    Verdict::Idle if !is_closing => {
-                        is_closing = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    Verdict::Idle => return,
-                },
-                () = age.as_mut(), if !is_closing => {
-                    is_closing = true;
-                    grace.set(after(max_age_grace));
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = grace.as_mut() => return,
-                _ = drain.wait_for(|draining| *draining), if !is_closing => {
-                    is_closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-        }
-    }
-    let stream = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(mut stream) = stream {
-        shared.service.metrics.refuse(Code::DeadlineExceeded);
-        let parting = async {
-            stream.write_all(HEAD_TIMED_OUT).await?;
-            stream.shutdown().await
-        };
-        let _ = tokio::time::timeout(PARTING_TIME, parting).await;
-    }
-}
-
-/// Waits for a connection on which nothing happens.
-struct Patience {
-    ticks: Interval,
-    quiet: Duration,
-    head_timeout: Duration,
-    idle_timeout: Duration,
-}
-
-enum Verdict {
-    Wait,
-    HeadTimedOut,
-    Idle,
-}
-
-impl Patience {
-    fn new(options: &ListenOptions) -> Self {
-        let head_timeout = options.head.timeout;
-        let idle_timeout = options.idle_timeout.min(options.http2.max_idle.unwrap_or(Duration::MAX));
-        let mut ticks = tokio::time::interval(head_timeout.min(idle_timeout).max(Duration::from_millis(1)));
-        ticks.reset();
-        Self { ticks, quiet: Duration::ZERO, head_timeout, idle_timeout }
-    }
-
-    async fn tick(&mut self) {
-        self.ticks.tick().await;
-    }
-
-    /// What is to be done after a tick.
-    fn look(&mut self, activity: &Activity) -> Verdict {
-        if !activity.was_idle_since_last_check() {
-            self.quiet = Duration::ZERO;
-            return Verdict::Wait;
-        }
-        self.quiet += self.ticks.period();
-        if activity.has_begun_head() {
-            if self.quiet >= self.head_timeout { Verdict::HeadTimedOut } else { Verdict::Wait }
-        } else if self.quiet >= self.idle_timeout {
-            Verdict::Idle
-        } else {
-            Verdict::Wait
-        }
-    }
-}
-
-/// Waits so long, or for ever.
-async fn after(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Endpoint {
     fn offer(&self) -> Offer {
         match self {
@@ -446,7 +320,7 @@ impl Endpoint {
 }
 
 /// Says who may not, and what is too much, before anything of the body is read.
-fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<Incoming>) -> Option<ServingError> {
+fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<RequestBody>) -> Option<ServingError> {
     let options = &shared.options;
     if let Some(text) = options.head.exceeded_by(request) {
         return Some(ServingError::new(Code::ResourceExhausted, text));
@@ -466,7 +340,7 @@ fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<I
     shared.service.access.admit(request.uri().path(), request.headers()).err()
 }
 
-async fn respond(shared: &Shared, offer: Offer, mut request: Request<Incoming>) -> grpc::Reply {
+async fn respond(shared: &Shared, offer: Offer, mut request: Request<RequestBody>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
     let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
     let refusal = refusal(shared, offer, is_grpc, &mut request);

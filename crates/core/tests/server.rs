@@ -80,6 +80,7 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
         head: HeadLimits { max_bytes: 5_000, max_count: 100, timeout: idle_timeout },
         idle_timeout,
         body: BodyLimits {
+            max_total_bytes: usize::MAX,
             max_bytes: 10_000,
             max_decompressed_bytes: 10_000,
             part_timeout: idle_timeout,

@@ -30,6 +30,7 @@ pub(crate) struct ServerOptions {
     check_method_names: bool,
     grpc: PyGrpcOptions,
     max_body_bytes: usize,
+    max_total_body_bytes: usize,
     max_decompressed_bytes: usize,
     max_header_bytes: u32,
     max_headers: usize,
@@ -86,6 +87,7 @@ impl ServerOptions {
             idle_timeout: seconds(self.idle_timeout_seconds)?,
             body: BodyLimits {
                 max_bytes: self.max_body_bytes,
+                max_total_bytes: self.max_total_body_bytes,
                 max_decompressed_bytes: self.max_decompressed_bytes,
                 part_timeout: seconds(self.body_timeout_seconds)?,
                 min_bytes_per_second: self.min_body_bytes_per_second,

@@ -219,6 +219,10 @@ class Flags:
     )  # fmt: skip
     # Limits of what strangers may ask for.
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
+    max_total_body_bytes: int = _flag(
+        "int64", 0, "largest memory of all request bodies under way and all answers that are not "
+        "taken; 0 for a quarter of the memory that the machine, control group or ulimit gives",
+    )  # fmt: skip
     max_decompressed_bytes: int = _flag(
         "int64", 100 * 1024 * 1024, "largest request body after decompression"
     )

@@ -191,6 +191,8 @@ def server_options(flags: Flags) -> ServerOptions:
     if flags.max_header_bytes == Flags().max_header_bytes < metadata_bytes:
         # Nobody asked for less than the argument of the channel allows.
         options = replace(options, max_header_bytes=metadata_bytes)
+    if flags.max_total_body_bytes > 0:
+        options = replace(options, max_total_body_bytes=flags.max_total_body_bytes)
     if flags.worker_threads > 0:
         options = replace(options, worker_threads=flags.worker_threads)
     return options

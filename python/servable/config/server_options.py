@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from servable.config.grpc_arguments import GrpcOptions
+from servable.config.memory import available_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class ServerOptions:
             (`--enable_signature_method_name_check`).
         grpc: How gRPC calls, and connections of HTTP/2, are served.
         max_body_bytes: The largest request body that is taken, after decompression too.
+        max_total_body_bytes: How much memory all request bodies under way, and all answers that clients have not taken,
+            may have together.
         max_decompressed_bytes: The largest request body after decompression, where that is less.
         max_header_bytes: The largest head of a request, as HTTP/2 counts: names and values, and 32 for each header.
         max_headers: How many headers a request may have.
@@ -70,6 +73,7 @@ class ServerOptions:
     check_method_names: bool = False
     grpc: GrpcOptions = field(default_factory=GrpcOptions)
     max_body_bytes: int = 2**31 - 1
+    max_total_body_bytes: int = field(default_factory=lambda: available_memory() // 4)
     max_decompressed_bytes: int = 100 * 1024 * 1024
     max_header_bytes: int = 64 * 1024
     max_headers: int = 100

@@ -57,6 +57,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Limits": (
         "max_body_bytes",
+        "max_total_body_bytes",
         "max_decompressed_bytes",
         "max_header_bytes",
         "max_headers",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memory::{BodyMemory, Buffer};
+use super::memory::{BodyMemory, Buffer, Shortage};
 use crate::tensor::ALIGNMENT;
 
 /// Memory that a declared length may claim before any byte of it has arrived.
@@ -27,40 +27,47 @@ pub(super) struct Collected {
     buffer: Buffer,
     layout: Layout,
     memory: Arc<BodyMemory>,
+    /// How many bytes all bodies may have.
+    limit: usize,
 }
 
 impl Collected {
-    pub(super) fn new(memory: &Arc<BodyMemory>, layout: Layout) -> Self {
-        Self { buffer: memory.fresh(0), layout, memory: Arc::clone(memory) }
+    pub(super) fn new(memory: &Arc<BodyMemory>, layout: Layout, limit: usize) -> Self {
+        Self { buffer: memory.empty(), layout, memory: Arc::clone(memory), limit }
     }
 
     pub(super) fn len(&self) -> usize {
         self.buffer.as_ref().len()
     }
 
-    pub(super) fn push(&mut self, part: &[u8]) {
+    pub(super) fn push(&mut self, part: &[u8]) -> Result<(), Shortage> {
         let needed = self.len() + part.len();
         if needed > self.buffer.capacity() {
-            self.make_room(needed);
+            self.make_room(needed)?;
         }
         self.buffer.extend(part);
+        Ok(())
     }
 
     pub(super) fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self.buffer)
     }
 
-    fn make_room(&mut self, needed: usize) {
+    fn make_room(&mut self, needed: usize) -> Result<(), Shortage> {
         let Layout { length, aligned } = self.layout;
         // What is there already may be claimed at once; what has to be asked for, in proportion to what has arrived.
-        let kept = self.memory.kept(length.max(needed).saturating_add(ALIGNMENT));
-        let mut larger = kept.unwrap_or_else(|| {
+        let kept = self.memory.kept(length.max(needed).saturating_add(ALIGNMENT), self.limit)?;
+        let mut larger = if let Some(kept) = kept {
+            kept
+        } else {
             let advance = length.min(MAX_ADVANCE.max(needed.saturating_mul(ADVANCE_FACTOR)));
-            self.memory.fresh(ALIGNMENT + if needed > advance { 2 * needed } else { advance })
-        });
+            let capacity = ALIGNMENT + if needed > advance { 2 * needed } else { advance };
+            self.memory.fresh(capacity, self.limit)?
+        };
         larger.align(aligned, ALIGNMENT);
         larger.extend(self.buffer.as_ref());
         self.buffer = larger;
+        Ok(())
     }
 }
 
@@ -72,11 +79,11 @@ mod tests {
     fn a_body_in_parts_lies_where_it_is_asked_to() {
         let memory = Arc::new(BodyMemory::default());
         for aligned in [0, 5, 77, 1 << 20] {
-            let mut body = Collected::new(&memory, Layout { length: 3 << 20, aligned });
+            let mut body = Collected::new(&memory, Layout { length: 3 << 20, aligned }, usize::MAX);
             let mut sent = Vec::new();
             for number in 0..96_u8 {
                 let part = vec![number; 1 << 15];
-                body.push(&part);
+                body.push(&part).expect("memory");
                 sent.extend_from_slice(&part);
                 let start = body.buffer.as_ref().as_ptr().addr();
                 assert_eq!(start.wrapping_add(aligned) % ALIGNMENT, 0, "{aligned}, {number}");
@@ -89,8 +96,8 @@ mod tests {
     #[test]
     fn memory_is_taken_in_proportion_to_what_has_arrived() {
         let claim = |length, arrived: usize| {
-            let mut body = Collected::new(&Arc::default(), Layout { length, aligned: 0 });
-            body.push(&vec![0; arrived]);
+            let mut body = Collected::new(&Arc::default(), Layout { length, aligned: 0 }, usize::MAX);
+            body.push(&vec![0; arrived]).expect("memory");
             body.buffer.capacity()
         };
         assert!(claim(usize::MAX, 1) <= MAX_ADVANCE + ALIGNMENT);
@@ -103,10 +110,10 @@ mod tests {
     #[test]
     fn memory_that_is_kept_is_taken_at_once() {
         let memory = Arc::new(BodyMemory::default());
-        drop(memory.fresh(9 << 20));
-        let mut body = Collected::new(&memory, Layout { length: 8 << 20, aligned: 0 });
-        body.push(b"the first byte of many");
+        drop(memory.fresh(9 << 20, usize::MAX));
+        let mut body = Collected::new(&memory, Layout { length: 8 << 20, aligned: 0 }, usize::MAX);
+        body.push(b"the first byte of many").expect("memory");
         assert!(body.buffer.capacity() >= 8 << 20);
-        assert!(memory.kept(8 << 20).is_none());
+        assert_eq!(memory.kept(8 << 20, usize::MAX).map(|kept| kept.is_some()), Ok(false));
     }
 }

@@ -1,6 +1,6 @@
 //! The two ways in which HTTP bodies and gRPC messages may be compressed.
 
-use std::io::{Read, Result, Write};
+use std::io::{Read, Write};
 
 use bytes::{BufMut, BytesMut};
 use flate2::Compression;
@@ -32,18 +32,12 @@ impl Encoding {
         }
     }
 
-    /// Unpacks what `compressed` begins with, and leaves what follows; no more than so many bytes.
-    ///
-    /// # Errors
-    ///
-    /// If it is damaged.
-    pub(crate) fn read(self, compressed: &mut &[u8], most: u64) -> Result<Vec<u8>> {
-        let mut plain = Vec::new();
+    /// Unpacks what `compressed` begins with, and leaves what follows.
+    pub(super) fn decoder<'a>(self, compressed: &'a mut &[u8]) -> Box<dyn Read + 'a> {
         match self {
-            Self::Gzip => GzDecoder::new(compressed).take(most).read_to_end(&mut plain),
-            Self::Deflate => ZlibDecoder::new(compressed).take(most).read_to_end(&mut plain),
-        }?;
-        Ok(plain)
+            Self::Gzip => Box::new(GzDecoder::new(compressed)),
+            Self::Deflate => Box::new(ZlibDecoder::new(compressed)),
+        }
     }
 
     /// What is in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.

@@ -1,9 +1,11 @@
 //! Compression of messages: what a peer may use, and how far a message may grow.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::body::{BodyLimits, Encoding};
+use crate::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
 use crate::error::{Code, Result, ServingError};
 
 pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -45,17 +47,18 @@ impl Encoding {
     /// # Errors
     ///
     /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
-    pub(super) fn unpack(self, mut compressed: &[u8], limits: BodyLimits) -> Result<Bytes> {
+    pub(super) fn unpack(self, mut compressed: &[u8], limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes> {
         let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
         let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
-        let plain = self
-            .read(&mut compressed, limit as u64 + 1)
-            .map_err(|error| ServingError::internal(format!("the message is not valid {}: {error}", self.name())))?;
-        if plain.len() > limit {
-            let text = format!("the message is larger than {limit} bytes when decompressed");
-            return Err(ServingError::new(Code::ResourceExhausted, text));
+        let damaged = |error| ServingError::internal(format!("the message is not valid {}: {error}", self.name()));
+        match body::unpack_bounded(self, &mut compressed, limit, limits.max_total_bytes, memory) {
+            Ok(plain) => plain.map_err(damaged),
+            Err(Unpacking::Shortage(shortage)) => Err(shortage.into()),
+            Err(Unpacking::TooLarge(_) | Unpacking::Damaged(_)) => {
+                let text = format!("the message is larger than {limit} bytes when decompressed");
+                Err(ServingError::new(Code::ResourceExhausted, text))
+            }
         }
-        Ok(plain.into())
     }
 }
 
@@ -68,6 +71,7 @@ mod tests {
     fn limits(max_bytes: usize) -> BodyLimits {
         BodyLimits {
             max_bytes,
+            max_total_bytes: usize::MAX,
             max_decompressed_bytes: usize::MAX,
             part_timeout: Duration::from_secs(10),
             min_bytes_per_second: 100,
@@ -80,10 +84,12 @@ mod tests {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let packed = encoding.pack(&plain, 5).expect("it is long and repeats itself");
             assert!(packed.len() < 200, "{}", packed.len());
-            assert_eq!(encoding.unpack(&packed[5..], limits(7000)).as_deref(), Ok(&plain[5..]));
-            let error = encoding.unpack(&packed[5..], limits(6999)).expect_err("one byte too long");
+            assert_eq!(encoding.unpack(&packed[5..], limits(7000), &Arc::default()).as_deref(), Ok(&plain[5..]));
+            let error = encoding.unpack(&packed[5..], limits(6999), &Arc::default()).expect_err("one byte too long");
             assert_eq!(error.code, Code::ResourceExhausted);
-            let error = encoding.unpack(&packed[5..packed.len() - 5], limits(7000)).expect_err("it is cut off");
+            let error = encoding
+                .unpack(&packed[5..packed.len() - 5], limits(7000), &Arc::default())
+                .expect_err("it is cut off");
             assert_eq!(error.code, Code::Internal);
         }
         assert_eq!(Encoding::Gzip.pack(b"head.short", 5), None);
@@ -93,7 +99,7 @@ mod tests {
     fn a_small_message_does_not_grow_without_bound() {
         let bomb = Encoding::Gzip.pack(&vec![0; 1_000_002], 0).expect("it is long");
         let error = Encoding::Gzip
-            .unpack(&bomb, BodyLimits { max_decompressed_bytes: 1_000_000, ..limits(usize::MAX) })
+            .unpack(&bomb, BodyLimits { max_decompressed_bytes: 1_000_000, ..limits(usize::MAX) }, &Arc::default())
             .expect_err("a thousand times its size");
         assert_eq!(error.code, Code::ResourceExhausted);
     }

@@ -5,18 +5,17 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use prost::Message;
 use prost_types::Any;
 
 use super::encoding;
-use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, WholeBody};
+use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, RequestBody, WholeBody};
 use crate::codec::json::base64;
 use crate::codec::tensor_proto::find_content;
 use crate::error::{Code, Result, ServingError};
@@ -44,7 +43,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 /// body is not exactly one message.
 pub(super) async fn read_message(
     headers: &HeaderMap,
-    body: Incoming,
+    body: RequestBody,
     limits: BodyLimits,
     memory: &Arc<BodyMemory>,
 ) -> Result<Bytes> {
@@ -63,7 +62,7 @@ pub(super) async fn read_message(
             message.len()
         )));
     }
-    plain(prefix[0], message, encoding?, limits)
+    plain(prefix[0], message, encoding?, limits, memory)
 }
 
 /// What the first part of a framed message says about all of it.
@@ -80,14 +79,21 @@ fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
         ),
         BodyError::TooSlow => ServingError::new(Code::DeadlineExceeded, "the request message did not arrive in time"),
         BodyError::Broken => ServingError::internal("the request message broke off"),
+        BodyError::Shortage(shortage) => (*shortage).into(),
     }
 }
 
 /// A message without compression, from the flag in front of it.
-fn plain(flag: u8, message: Bytes, encoding: Option<Encoding>, limits: BodyLimits) -> Result<Bytes> {
+fn plain(
+    flag: u8,
+    message: Bytes,
+    encoding: Option<Encoding>,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Bytes> {
     match (flag, encoding) {
         (0, _) => Ok(message),
-        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, limits)),
+        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, limits, memory)),
         (1, None) => Err(ServingError::internal("the message is marked as compressed and grpc-encoding is missing")),
         _ => Err(ServingError::internal(format!("the request has the compression flag {flag}; it may be 0 or 1"))),
     }
@@ -95,10 +101,13 @@ fn plain(flag: u8, message: Bytes, encoding: Option<Encoding>, limits: BodyLimit
 
 /// The messages of a request that is a stream, one by one.
 pub(super) struct MessageReader {
-    body: Incoming,
+    body: RequestBody,
     encoding: Option<Encoding>,
     limits: BodyLimits,
+    memory: Arc<BodyMemory>,
     arrived: BytesMut,
+    /// Since when a part of a message has been there.
+    since: Option<Instant>,
 }
 
 impl MessageReader {
@@ -107,9 +116,16 @@ impl MessageReader {
     /// # Errors
     ///
     /// `UNIMPLEMENTED` for an unknown compression.
-    pub(super) fn new(headers: &HeaderMap, body: Incoming, limits: BodyLimits, max_bytes: usize) -> Result<Self> {
+    pub(super) fn new(
+        headers: &HeaderMap,
+        body: RequestBody,
+        limits: BodyLimits,
+        max_bytes: usize,
+        memory: &Arc<BodyMemory>,
+    ) -> Result<Self> {
         let limits = BodyLimits { max_bytes: limits.max_bytes.min(max_bytes), ..limits };
-        Ok(Self { body, encoding: Encoding::of_request(headers)?, limits, arrived: BytesMut::new() })
+        let (encoding, memory) = (Encoding::of_request(headers)?, Arc::clone(memory));
+        Ok(Self { body, encoding, limits, memory, arrived: BytesMut::new(), since: None })
     }
 
     /// The next message; `None` after the last.
@@ -127,10 +143,15 @@ impl MessageReader {
                 if self.arrived.len() >= PREFIX + length {
                     self.arrived.advance(PREFIX);
                     let message = self.arrived.split_to(length).freeze();
-                    return plain(flag, message, self.encoding, self.limits).map(Some);
+                    self.since = None;
+                    return plain(flag, message, self.encoding, self.limits, &self.memory).map(Some);
                 }
             }
-            let part = body::next_part(&mut self.body, self.limits.part_timeout).await;
+            let patience = match self.arrived.len() {
+                0 => self.limits.part_timeout,
+                arrived => self.limits.patience(arrived, *self.since.get_or_insert_with(Instant::now)),
+            };
+            let part = body::next_part(&mut self.body, patience).await;
             match part.map_err(|error| unreadable(&error, self.limits))? {
                 Some(part) => self.arrived.extend_from_slice(&part),
                 None if self.arrived.is_empty() => return Ok(None),

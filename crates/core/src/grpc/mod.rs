@@ -15,10 +15,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::Either;
-use hyper::body::Incoming;
 
 use crate::access::Scope;
-use crate::body::{BodyLimits, WholeBody};
+use crate::body::{BodyLimits, RequestBody, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::oip;
@@ -76,7 +75,7 @@ pub(crate) async fn serve(
     service: &Arc<Service>,
     options: GrpcOptions,
     limits: BodyLimits,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Reply {
     let max_bytes = limits.max_bytes.min(options.max_receive_bytes.unwrap_or(usize::MAX));
     let limits = BodyLimits { max_bytes, ..limits };
@@ -87,7 +86,7 @@ pub(crate) async fn serve(
     let answer = match head.uri.path() {
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
-            let questions = MessageReader::new(headers, body, limits, MAX_QUESTION_BYTES);
+            let questions = MessageReader::new(headers, body, limits, MAX_QUESTION_BYTES, &service.body_memory);
             let is_served = move |name: &str| options.is_served(name);
             questions.and_then(|questions| reflection::answer(service, questions, call, is_served)).map(Either::Right)
         }
@@ -125,7 +124,7 @@ pub(crate) fn refuse(error: ServingError) -> Reply {
 async fn read_message(
     service: &Service,
     headers: &HeaderMap,
-    body: Incoming,
+    body: RequestBody,
     limits: BodyLimits,
     call: Call,
 ) -> Result<Bytes> {

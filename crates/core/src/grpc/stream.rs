@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::framing;
-use crate::activity::UnderWay;
+use crate::activity::{Of, Piece, UnderWay};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
@@ -33,11 +33,12 @@ impl Messages {
 }
 
 impl Body for Messages {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.frames.poll_recv(cx).map(|frame| frame.map(Ok))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let piece = |bytes| Piece::new(bytes, Of::Nothing);
+        self.frames.poll_recv(cx).map(|frame| frame.map(|frame| Ok(frame.map_data(piece))))
     }
 }
 

@@ -9,9 +9,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::authority::Mender;
@@ -19,6 +20,15 @@ use super::transport;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// A program for the kernel's packet filter that drops segments of TCP which have SYN and not ACK.
+const NO_SYN: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13), // load the flags, which are the 14th byte of the segment
+    SockFilter::new(0x54, 0, 0, 0x12), // of these, SYN and ACK
+    SockFilter::new(0x15, 0, 1, 0x02), // if it is SYN alone,
+    SockFilter::new(0x06, 0, 0, 0),  // keep nothing,
+    SockFilter::new(0x06, 0, 0, u32::MAX), // and else everything
+];
 
 /// One address, and what is spoken there.
 #[derive(Clone, Debug)]
@@ -70,7 +80,7 @@ impl Bound {
         };
         listen().map_err(|error| cannot_listen(&address, &error))?;
         Ok(match file {
-            Some(file) => Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, file),
+            Some(file) => Listener::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?, Some(file)),
             None => Listener::Tcp(TcpListener::from_std(socket.into())?),
         })
     }
@@ -83,15 +93,31 @@ fn cannot_listen(address: &str, error: &io::Error) -> io::Error {
 /// An address at which connections are taken.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "kept for what happens when it goes")] SocketFile),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {
-    pub(super) async fn accept(&self) -> io::Result<transport::Socket> {
+    /// Takes no new connections, while those that are being made can still be accepted.
+    ///
+    /// Over TCP, a connection that is refused later is tried again by the client's system until the listener is closed.
+    pub(super) fn refuse_new(&mut self) {
+        match self {
+            Self::Tcp(listener) => {
+                // Where the system has no such filters, a connection may be lost that comes in the last moment.
+                let _ = SockRef::from(&*listener).attach_filter(&NO_SYN);
+            }
+            Self::Unix(_, file) => drop(file.take()),
+        }
+    }
+
+    /// Takes the next connection; the system ends it when its client takes nothing for so long.
+    pub(super) async fn accept(&self, patience: Duration) -> io::Result<transport::Socket> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
+                // Also after it was closed, while it has something to send.
+                let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
                 transport::Socket::Tcp(stream)
             }
             Self::Unix(listener, _) => transport::Socket::Unix(listener.accept().await?.0, Mender::default()),

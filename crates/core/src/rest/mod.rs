@@ -16,9 +16,8 @@ use http::header::{CONTENT_ENCODING, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request};
-use hyper::body::Incoming;
 
-use crate::body::{self, BodyError, BodyLimits, Encoding, Unpacking};
+use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, RequestBody, Unpacking};
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError};
@@ -56,7 +55,7 @@ pub(crate) async fn serve(
     service: &Arc<Service>,
     options: RestOptions,
     limits: BodyLimits,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Reply {
     let (head, body) = request.into_parts();
     if !METHODS.contains(&head.method) {
@@ -70,6 +69,7 @@ pub(crate) async fn serve(
         Err(BodyError::TooLarge) => return reply::page(413, "Request Entity Too Large"),
         Err(BodyError::TooSlow) => return reply::page(408, "Request Timeout"),
         Err(BodyError::Broken) => return reply::page(400, "Bad Request"),
+        Err(BodyError::Shortage(shortage)) => return reply::no_room(service, shortage.into(), options.cors),
     };
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     if !routes::is_well_formed(target) {
@@ -94,9 +94,10 @@ pub(crate) async fn serve(
         meter.finish(&service.metrics, b"", code);
         return reply::options(code, options.cors);
     }
-    let body = match body_of(&head.headers, body, limits, is_oip) {
+    let body = match body_of(&head.headers, body, limits, &service.body_memory, is_oip) {
         Ok(body) => Ok(body),
         Err(Unpacking::Damaged(text)) => Err(ServingError::invalid_argument(text)),
+        Err(Unpacking::Shortage(shortage)) => Err(shortage.into()),
         Err(Unpacking::TooLarge(limit)) => {
             meter.finish(&service.metrics, b"", Code::ResourceExhausted);
             return reply::too_large_when_unpacked(limit, options.cors);
@@ -131,13 +132,18 @@ fn is_question(head: &Parts) -> bool {
 }
 
 /// Answers a request of which nothing but the head has been looked at.
-pub(crate) fn refuse(error: ServingError, request: &Request<Incoming>, options: RestOptions) -> Reply {
+pub(crate) fn refuse(error: ServingError, request: &Request<RequestBody>, options: RestOptions) -> Reply {
     match error.code {
         Code::ResourceExhausted => reply::page(431, "Request Header Fields Too Large"),
         // What a browser asks before it sends a key.
         _ if request.method() == Method::OPTIONS => reply::options(code_of_options(request.headers()), options.cors),
         _ => reply::api(Err(error), options.cors),
     }
+}
+
+/// The answer of a request whose own answer cannot be sent.
+pub(crate) fn fail(error: ServingError, options: RestOptions) -> Reply {
+    reply::api(Err(error), options.cors)
 }
 
 /// What an OPTIONS request gets: success if it says that it comes from a web page.
@@ -152,7 +158,13 @@ fn code_of_options(headers: &HeaderMap) -> Code {
 /// The body as the API reads it: unpacked where the client says that it is packed.
 ///
 /// TensorFlow Serving looks for `gzip` anywhere in the header, and takes all else as it is.
-fn body_of(headers: &HeaderMap, body: Bytes, limits: BodyLimits, is_oip: bool) -> Result<Bytes, Unpacking> {
+fn body_of(
+    headers: &HeaderMap,
+    body: Bytes,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+    is_oip: bool,
+) -> Result<Bytes, Unpacking> {
     let Some(name) = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) else { return Ok(body) };
     if body.is_empty() {
         return Ok(body); // nothing is nothing, packed or not
@@ -166,7 +178,7 @@ fn body_of(headers: &HeaderMap, body: Bytes, limits: BodyLimits, is_oip: bool) -
             Unpacking::Damaged(format!("Content-Encoding is {name:?}, want gzip or deflate"))
         })?,
     };
-    body::work_on(body.len(), || body::unpack(encoding, &body, limits))
+    body::work_on(body.len(), || body::unpack(encoding, &body, limits, memory))
 }
 
 fn route_of<'a>(head: &Parts, target: &'a str) -> Result<Route<'a>> {

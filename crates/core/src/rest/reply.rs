@@ -11,6 +11,7 @@ use crate::access;
 use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result, ServingError};
+use crate::service::Service;
 
 pub(crate) type Reply = Response<WholeBody>;
 
@@ -47,6 +48,14 @@ pub(super) fn too_large_when_unpacked(limit: usize, cors: bool) -> Reply {
     if cors {
         add_cors(&mut reply);
     }
+    reply
+}
+
+/// The answer to a body that there is no memory for; the connection is closed after it, as the rest of the body still comes.
+pub(super) fn no_room(service: &Service, error: ServingError, cors: bool) -> Reply {
+    service.metrics.refuse(error.code);
+    let mut reply = api(Err(error), cors);
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
