@@ -62,6 +62,7 @@ from servable.loaders.saved_model import (
 )
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.publisher import ModelPublisher
+from servable.remote.urls import shown
 from servable.server_core import CoreOptions, ServerCore
 from servable.sources.settling import SettleTimes
 from servable.startup import StartupWatch
@@ -399,7 +400,9 @@ class ModelServer:
     def _permissions(self, models: Sequence[ModelConfig] | None) -> Permissions:
         """What is allowed now that the configuration file, or the start, names these models."""
         flags = self._flags
-        permissions = start_permissions(flags, models, remote_options(flags).cache_directory)
+        permissions = start_permissions(
+            flags, models, remote_options(flags).cache_directory, self._models or ()
+        )
         problem = ""
         if flags.model_config_file:
             problem = why_not_trusted(flags.model_config_file, permissions.code_stores)
@@ -407,7 +410,7 @@ class ModelServer:
             _log.warning(
                 "--model_config_file=%s is treated like a request, which can bring neither Python code nor "
                 "further remote stores: %s",
-                flags.model_config_file,
+                shown(flags.model_config_file),
                 problem,
             )
         self._config_file_problem = problem

@@ -126,25 +126,32 @@ class Permissions:
 
 
 def start_permissions(
-    flags: Flags, models: Sequence[ModelConfig] | None, cache_directory: os.PathLike[str]
+    flags: Flags,
+    models: Sequence[ModelConfig] | None,
+    cache_directory: os.PathLike[str],
+    first_models: Sequence[ModelConfig] | None = None,
 ) -> Permissions:
     """What a server allows that is started with these flags and models.
 
-    A configuration file that others may write counts like a request: what it names is not allowed for that.
+    A configuration file that others may write counts like a request: what it names is not allowed for that. Of one in a
+    remote store, that cannot be told: it names stores when the server starts, and neither further ones later nor code.
 
     Args:
         flags: The command line.
         models: The models that the flags or their configuration file name.
         cache_directory: Where fetched versions are kept.
+        first_models: Those that were named at the start, where `models` have been read since.
 
     Raises:
         ConfigError: A store cannot be understood.
     """
     code_stores = allowed_stores(flags)
-    named: Iterable[ModelConfig] = models or ()
-    if flags.model_config_file and why_not_trusted(flags.model_config_file, code_stores):
-        named = ()
+    named: Sequence[ModelConfig] = models or ()
     python = tuple(model.base_path for model in named if model.platform == PYTHON_PLATFORM)
+    if flags.model_config_file and why_not_trusted(flags.model_config_file, code_stores):
+        python = ()
+        is_elsewhere = is_remote(flags.model_config_file)
+        named = (models if first_models is None else first_models) or () if is_elsewhere else ()
     remote = tuple(model.base_path for model in named if is_remote(model.base_path))
     return Permissions(
         flags.allow_python_models,

@@ -203,3 +203,24 @@ def test_paths_below_others_are_told_by_their_segments() -> None:
         "http://h:x/m",
     ):
         assert not is_at_or_below(url, "s3://b/m"), url
+
+
+def test_a_configuration_file_in_a_remote_store_names_stores_at_the_start_only(
+    tmp_path: Path,
+) -> None:
+    flags = Flags(model_config_file="s3://configuration/models.config")
+    first = (saved("s3://models/m"), python(tmp_path / "m"))
+    started = start_permissions(flags, first, tmp_path / "cache", first)
+    started.check(saved("s3://models/other"))
+    assert "--allow_python_models" in refusal(started, first[1])
+    later = (saved("s3://elsewhere/m"),)
+    polled = start_permissions(flags, later, tmp_path / "cache", first)
+    polled.check(saved("s3://models/other"))
+    refusal(polled, later[0])
+    flags = Flags(
+        model_config_file="s3://configuration/models.config",
+        allowed_remote_stores="s3://configuration",
+    )
+    trusted = start_permissions(flags, (*later, first[1]), tmp_path / "cache", first)
+    trusted.check(later[0])
+    trusted.check(first[1])
