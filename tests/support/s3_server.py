@@ -73,6 +73,8 @@ class S3Server:
                     *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
                     *("-s3", f"-s3.config={config}", "-s3.iam=false", "-volume.max=16"),
                     "-master.volumeSizeLimitMB=64",
+                    # These have ports of their own, which other servers may have.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,

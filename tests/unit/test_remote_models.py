@@ -154,7 +154,7 @@ def test_requests_are_told_why_there_is_no_version(served: Served) -> None:
             break
         served.core.monitor.wait_for(lambda: False, 0.01)
     assert reason.startswith(
-        "Model m is not available yet: no version was found: The base path nowhere://b/m needs"
+        "Model m is not available yet: no version was found: nowhere://b/m needs"
     )
     assert isinstance(served.core.problems()["m"], ServableError)
 

@@ -56,4 +56,4 @@ def missing_driver(url: str, reason: str) -> LoadError:
         advice = f"needs the package {driver}; install it with `pip install 'servable[{extra}]'`"
     else:
         advice = f"needs fsspec and its driver for {scheme}://: {reason}"
-    return LoadError(f"The base path {shown(url)} {advice}", code=Code.FAILED_PRECONDITION)
+    return LoadError(f"{shown(url)} {advice}", code=Code.FAILED_PRECONDITION)
