@@ -55,6 +55,7 @@ class BatchThreads:
             [list[LentTensor | tuple[tuple[int, ...], list[bytes]]], float | None],
             list[tuple[int, tuple[int, ...], Any]],
         ],
+        is_repeatable: bool = False,
     ) -> BatchQueue:
         """Make a queue whose batches a function of Python runs.
 
@@ -63,6 +64,8 @@ class BatchThreads:
             run: Runs one batch. Takes the inputs of the calls, joined along axis 0, and the seconds until the most
                 patient caller gives up. Tensors go in and out as with `Servable.from_python`, in lists; every output
                 has as many rows as the inputs. What it raises reaches every caller of the batch.
+            is_repeatable: Whether `run` may be called again for some of the calls of a batch after it raised, so that
+                only those get the error that cause it.
 
         Raises:
             UnavailableError: The threads are closed.
@@ -229,6 +232,7 @@ class Servable:
         ],
         threads: int,
         max_run_seconds: float,
+        is_repeatable: bool = False,
     ) -> Servable:
         """Make a servable of a Python function.
 
@@ -243,6 +247,8 @@ class Servable:
                 is, anything else as INTERNAL. Called with the interpreter held, on threads of the servable's own.
             threads: How many calls there may be at once; further requests wait in line.
             max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any time.
+            is_repeatable: Whether a call has no effects but what it returns, so that the requests of a batch that
+                failed may be run again.
 
         Raises:
             ValueError: A signature cannot be served.

@@ -64,7 +64,8 @@ class BatchScheduler:
     scheduler or, where a batch can begin at once, on that of a call without a time-out; from several
     at once if `num_batch_threads` is more than 1. It must neither keep its arguments' memory nor
     call the scheduler. What it raises reaches every caller of that batch:
-    a `ServableError` as it is, anything else as a `BackendError` with its text.
+    a `ServableError` as it is, anything else as a `BackendError` with its text. If it is repeatable,
+    it is called again with fewer of the calls, until only those fail that cause the error.
 
     Calls share a batch if they pass the same number of arrays, under the same names, of the same
     dtypes and, apart from axis 0, of the same shapes; the last of these does not matter with
@@ -74,7 +75,11 @@ class BatchScheduler:
     """
 
     def __init__(
-        self, function: Callable[..., Any], parameters: BatchingParameters | None = None
+        self,
+        function: Callable[..., Any],
+        parameters: BatchingParameters | None = None,
+        *,
+        repeatable: bool = False,
     ) -> None:
         """Start the threads.
 
@@ -82,11 +87,14 @@ class BatchScheduler:
             function: What is called.
             parameters: How calls wait for each other; without any, a free thread takes what is
                 there at once, so that batches form only while all threads are busy.
+            repeatable: Whether the function has no effects but what it returns, so that it may be
+                called again for the calls of a batch that failed.
 
         Raises:
             ConfigError: The parameters cannot be used.
         """
         self._function = function
+        self._is_repeatable = repeatable
         self._parameters = usable(parameters or BatchingParameters())
         self._threads = BatchThreads(self._parameters)
         self._queues: dict[_Layout, tuple[_Batches, BatchQueue]] = {}
@@ -167,7 +175,7 @@ class BatchScheduler:
                 found = self._queues.get(layout)
                 if found is None:
                     batches = _Batches(self._function, layout)
-                    queue = self._threads.queue(self._parameters, batches.run)
+                    queue = self._threads.queue(self._parameters, batches.run, self._is_repeatable)
                     found = self._queues[layout] = (batches, queue)
         return *found, elements
 

@@ -135,6 +135,7 @@ class ModelServer:
                             SavedModelAdapter(runtime, platform.saved_model, self._metrics),
                             platform.batching,
                             lambda name: self._core.batching(name),
+                            reruns=flags.rerun_failed_batches,
                         ),
                         platform.warm_up,
                     )
@@ -150,6 +151,7 @@ class ModelServer:
                         python_batching(flags),
                         lambda name: self._core.batching(name),
                         own_threads=True,
+                        reruns=flags.rerun_failed_batches,
                     ),
                     python_warm_up(flags),
                 ),

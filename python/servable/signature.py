@@ -50,7 +50,11 @@ DATA_TYPES: Mapping[str, int] = MappingProxyType(
 )
 """The numbers of `tensorflow.DataType` by NumPy's names; `bytes` is `DT_STRING`."""
 
+SPARSE_PARTS = ("values", "indices", "dense_shape")
+"""The tensors of a `tensorflow.TensorInfo.CooSparse`, each of which is an input or output itself."""
+
 _SIGNATURE_ATTRIBUTE = "__servable_signature__"
+_REPEATABLE_ATTRIBUTE = "repeatable"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -120,6 +124,7 @@ def serves(
     inputs: Mapping[str, TensorSpec],
     outputs: Mapping[str, TensorSpec],
     name: str = DEFAULT_SIGNATURE,
+    repeatable: bool = False,
 ) -> Callable[[_Function], _Function]:
     """Declare that a function of a model file is what runs a signature.
 
@@ -127,10 +132,15 @@ def serves(
         inputs: What the function takes, by name, as one dictionary of arrays.
         outputs: What it returns, by name, as one dictionary of arrays.
         name: What requests call the signature.
+        repeatable: Whether the function has no effects but what it returns. The requests of a batch
+            that failed are then run again in smaller ones, so that only those fail that cause it;
+            all functions of a model have to say so.
     """
 
     def declare(function: _Function) -> _Function:
         setattr(function, _SIGNATURE_ATTRIBUTE, (name, Signature(inputs, outputs)))
+        if repeatable:
+            setattr(function, _REPEATABLE_ATTRIBUTE, True)
         return function
 
     return declare
@@ -140,3 +150,24 @@ def declared_signature(function: object) -> tuple[str, Signature] | None:
     """The name and the signature that `serves` gave to a function, if it did."""
     declared: tuple[str, Signature] | None = getattr(function, _SIGNATURE_ATTRIBUTE, None)
     return declared
+
+
+def part_names(type_spec_class: str, count: int) -> list[str]:
+    """What the tensors of a ragged, sparse or other composite value are called behind its name.
+
+    Args:
+        type_spec_class: As `tensorflow.TypeSpecProto` names it, such as `RAGGED_TENSOR_SPEC`.
+        count: How many there are.
+    """
+    if type_spec_class == "RAGGED_TENSOR_SPEC":
+        splits = count - 1
+        names = ["row_splits"] if splits == 1 else [f"row_splits_{n}" for n in range(splits)]
+        return ["flat_values", *names][:count]
+    if type_spec_class == "SPARSE_TENSOR_SPEC" and count == len(SPARSE_PARTS):
+        return ["indices", "values", "dense_shape"]
+    return [str(n) for n in range(count)]
+
+
+def kind_of_parts(type_spec_class: str) -> str:
+    """A word for such a value."""
+    return type_spec_class.lower().removesuffix("_spec").removesuffix("_tensor") or "composite"

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_EXPORT = ROOT / "examples/demo_models/export.py"
 RUNTIME_EXPORT = ROOT / "tests/testdata/export_runtime_models.py"
+BATCH_EXPORT = ROOT / "tests/testdata/export_batch_models.py"
 WARM_UP_EXPORT = ROOT / "tests/testdata/export_warm_up_requests.py"
 
 

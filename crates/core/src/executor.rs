@@ -39,6 +39,22 @@ pub trait Executor: Send + Sync + 'static {
         options: &RunOptions,
     ) -> Result<Vec<Tensor>>;
 
+    /// Compares inputs with what was declared, where a run would do so and refuse them: before they are joined with those
+    /// of other requests, so that the error is about what was sent.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if a run would be refused.
+    fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
+        let _ = (signature, inputs);
+        Ok(())
+    }
+
+    /// Whether runs have no effect but their outputs, so that requests of a batch that failed may be run again.
+    fn is_repeatable(&self) -> bool {
+        false
+    }
+
     /// What runs the model and in which format it came, as the Open Inference Protocol names platforms.
     fn platform(&self) -> &'static str {
         "custom"

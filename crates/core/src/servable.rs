@@ -137,6 +137,16 @@ impl Servable {
         &self.under_way
     }
 
+    /// Refuses inputs that a run would refuse; see [`Executor::check_inputs`].
+    pub(crate) fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
+        self.executor.check_inputs(signature, inputs)
+    }
+
+    /// Whether its runs may be repeated; see [`Executor::is_repeatable`].
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.executor.is_repeatable()
+    }
+
     /// The threads for its runs, where it is to have some of its own.
     pub(crate) fn own_threads(&self) -> Option<&OwnThreads> {
         self.own_threads.as_ref()

@@ -31,6 +31,8 @@ pub struct Signature {
     pub method_name: String,
     /// Values for inputs that a request may leave out, by alias.
     pub defaults: BTreeMap<String, Tensor>,
+    /// Whether some of the tensors are parts of a ragged or sparse value: their rows are not those of the batch.
+    pub has_components: bool,
 }
 
 impl Signature {

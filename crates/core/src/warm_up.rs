@@ -273,7 +273,7 @@ mod tests {
     fn signature(inputs: Vec<TensorSpec>, outputs: &[&str], method: &str) -> Signature {
         let outputs = outputs.iter().map(|alias| spec(alias, DType::FLOAT, None)).collect();
         let method_name = format!("tensorflow/serving/{method}");
-        Signature { inputs, outputs, method_name, defaults: BTreeMap::new() }
+        Signature { inputs, outputs, method_name, ..Signature::default() }
     }
 
     fn servable() -> (Arc<Servable>, Notes) {

@@ -128,6 +128,7 @@ fn options() -> impl Strategy<Value = BatchingOptions> {
                 enable_large_batch_splitting: split,
                 max_execution_batch_size: split.then_some(smaller),
                 latency_objective,
+                rerun_failed_batches: true,
                 mixed_priority_batching_policy: policy,
                 low_priority: low,
             }

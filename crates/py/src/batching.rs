@@ -48,9 +48,17 @@ impl PyBatchThreads {
         Ok(Self { scheduler: Mutex::new(Some(Arc::new(scheduler))), process: std::process::id() })
     }
 
-    fn queue(&self, py: Python<'_>, parameters: BatchingParameters, run: Py<PyAny>) -> PyResult<PyBatchQueue> {
+    #[pyo3(signature = (parameters, run, is_repeatable=false))]
+    fn queue(
+        &self,
+        py: Python<'_>,
+        parameters: BatchingParameters,
+        run: Py<PyAny>,
+        is_repeatable: bool,
+    ) -> PyResult<PyBatchQueue> {
         let queue = self.scheduler();
-        let queue = queue.and_then(|scheduler| scheduler.queue(parameters.into(), PythonBatch { run }));
+        let run = PythonBatch { run, is_repeatable };
+        let queue = queue.and_then(|scheduler| scheduler.queue(parameters.into(), run));
         Ok(PyBatchQueue { queue: queue.map_err(|error| errors::to_python(py, &error))? })
     }
 
@@ -96,6 +104,8 @@ thread_local! {
 /// Runs the batches of a queue in Python.
 struct PythonBatch {
     run: Py<PyAny>,
+    /// Whether the author says that a call may be repeated.
+    is_repeatable: bool,
 }
 
 impl RunBatch for PythonBatch {
@@ -114,6 +124,10 @@ impl RunBatch for PythonBatch {
         };
         Python::try_attach(|py| run(py).map_err(|error| failed(py, error)))
             .unwrap_or_else(|| Err(ServingError::new(Code::Unavailable, "the interpreter is shutting down")))
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 }
 

@@ -248,6 +248,7 @@ pub(crate) struct BatchingParameters {
     enable_large_batch_splitting: bool,
     max_execution_batch_size: Option<usize>,
     latency_objective_millis: Option<f64>,
+    rerun_failed_batches: bool,
     mixed_priority_batching_policy: String,
     low_priority_max_batch_size: Option<usize>,
     low_priority_batch_timeout_micros: Option<u64>,
@@ -274,6 +275,7 @@ impl From<BatchingParameters> for BatchingOptions {
             latency_objective: parameters
                 .latency_objective_millis
                 .map(|millis| Duration::try_from_secs_f64(millis / 1e3).unwrap_or(Duration::MAX)),
+            rerun_failed_batches: parameters.rerun_failed_batches,
             // Python knows the same names, and has checked it.
             mixed_priority_batching_policy: MixedPriorityPolicy::from_name(&parameters.mixed_priority_batching_policy)
                 .unwrap_or_default(),

@@ -73,6 +73,8 @@ pub(crate) struct PythonExecutor {
     pub(crate) threads: usize,
     /// How long a call may take at most.
     pub(crate) longest_run: Option<Duration>,
+    /// Whether the author says that a call may be repeated.
+    pub(crate) is_repeatable: bool,
 }
 
 impl Executor for PythonExecutor {
@@ -94,10 +96,7 @@ impl Executor for PythonExecutor {
         let outputs: Vec<&str> = outputs.iter().map(|&output| signature.outputs[output].tensor_name.as_str()).collect();
         let tensors = signature.inputs.iter().map(|spec| spec.tensor_name.as_str()).chain(outputs.iter().copied());
         let (name, declared) = self.declared(tensors)?;
-        for (spec, tensor) in signature.inputs.iter().zip(&inputs) {
-            self.check("input", spec, alias(&spec.tensor_name), tensor.dtype(), tensor.shape())
-                .map_err(ServingError::invalid_argument)?;
-        }
+        self.check_inputs(signature, &inputs)?;
         let timeout = options.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64());
         Python::try_attach(|py| {
             let arguments = PyDict::new(py);
@@ -115,6 +114,18 @@ impl Executor for PythonExecutor {
 
     fn longest_run(&self) -> Option<Duration> {
         self.longest_run
+    }
+
+    fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
+        for (spec, tensor) in signature.inputs.iter().zip(inputs) {
+            self.check("input", spec, alias(&spec.tensor_name), tensor.dtype(), tensor.shape())
+                .map_err(ServingError::invalid_argument)?;
+        }
+        Ok(())
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 
     /// A function of Python may wait for the interpreter, or for whatever it likes.

@@ -45,12 +45,14 @@ impl PyServable {
 #[pymethods]
 impl PyServable {
     #[staticmethod]
+    #[pyo3(signature = (name, signatures, run, threads, max_run_seconds, is_repeatable=false))]
     fn from_python(
         name: String,
         signatures: BTreeMap<String, DeclaredSignature>,
         run: Py<PyAny>,
         threads: usize,
         max_run_seconds: f64,
+        is_repeatable: bool,
     ) -> PyResult<Self> {
         let signatures: BTreeMap<_, _> = signatures
             .into_iter()
@@ -59,7 +61,9 @@ impl PyServable {
             .map_err(PyValueError::new_err)?;
         let signature_defs = metadata::signature_defs(&signatures);
         let longest_run = longest(max_run_seconds);
-        let executor = PythonExecutor { name, run, signatures: signatures.clone(), threads, longest_run };
+        let signatures_of_calls = signatures.clone();
+        let executor =
+            PythonExecutor { name, run, signatures: signatures_of_calls, threads, longest_run, is_repeatable };
         Ok(Self::new(Servable::new(signatures, signature_defs, Box::new(executor))))
     }
 

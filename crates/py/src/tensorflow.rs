@@ -75,8 +75,11 @@ pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce()
 
 impl PyTensorFlow {
     fn load(&self, path: &std::path::Path, options: &LoadOptions) -> Result<Arc<Servable>> {
-        let loaded = self.runtime.load_saved_model(path, options)?;
+        let mut loaded = self.runtime.load_saved_model(path, options)?;
         let signatures = metadata::signatures_from_meta_graph(&loaded.meta_graph)?;
+        if metadata::is_repeatable(&loaded.meta_graph, &signatures) {
+            loaded.session.declare_repeatable();
+        }
         // The one that most requests are for. A plan has constants of its own, so that one for each signature could
         // take several times the memory.
         if let Some(signature) = signatures.by_name.get(DEFAULT_SIGNATURE) {

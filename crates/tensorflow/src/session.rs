@@ -42,6 +42,8 @@ pub struct Session {
     pools: Option<Arc<Pools>>,
     longest_run: Option<Duration>,
     termination: Termination,
+    /// Whether the graph only computes.
+    is_repeatable: bool,
     /// Outputs of the graph by the tensor names in signatures. Only names that exist are kept, and signatures come
     /// from the model, so the map stays small.
     endpoints: RwLock<HashMap<Box<str>, Endpoint>>,
@@ -85,6 +87,7 @@ impl Session {
             longest_run,
             termination,
             pools: None,
+            is_repeatable: false,
             endpoints: RwLock::default(),
         }
     }
@@ -93,6 +96,11 @@ impl Session {
     pub(crate) fn with_pools(mut self, pools: &Arc<Pools>) -> Self {
         self.pools = (!self.run_in_caller_thread).then(|| Arc::clone(pools));
         self
+    }
+
+    /// Says that runs have no effect but their outputs, which only the graph can tell.
+    pub fn declare_repeatable(&mut self) {
+        self.is_repeatable = true;
     }
 
     /// Has the runtime make its plan for a signature, which the first run would otherwise wait for; says whether it has.
@@ -153,6 +161,10 @@ impl Executor for Session {
     /// thread that it was begun in.
     fn own_threads(&self) -> Option<usize> {
         (self.termination != Termination::default()).then(runs_at_once)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 
     /// Runs the graph.

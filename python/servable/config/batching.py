@@ -65,6 +65,8 @@ class BatchingParameters:
             `max_batch_size`.
         latency_objective_millis: Within which time nearly all requests are to be answered; decides
             how long batches wait and how large they grow, so that `batch_timeout_micros` is 0 then.
+        rerun_failed_batches: Run the requests of a batch that failed again in smaller ones, so that an
+            error reaches only those that cause it; as far as a run has no effects but its outputs.
         mixed_priority_batching_policy: What becomes of requests of low priority while others wait,
             one of `MIXED_PRIORITY_POLICIES`.
         low_priority_max_batch_size: The largest batch of nothing but such requests; `None`, here
@@ -83,6 +85,7 @@ class BatchingParameters:
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int | None = None
     latency_objective_millis: float | None = None
+    rerun_failed_batches: bool = True
     mixed_priority_batching_policy: str = MIXED_PRIORITY_POLICIES[0]
     low_priority_max_batch_size: int | None = None
     low_priority_batch_timeout_micros: int | None = None

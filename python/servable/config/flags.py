@@ -170,6 +170,12 @@ class Flags:
     drain_timeout_seconds: float = _flag(
         "float", 30.0, "how long requests in flight may take after SIGTERM or SIGINT"
     )
+    rerun_failed_batches: bool = _flag(
+        "bool",
+        True,
+        "run the requests of a batch that failed again in smaller ones, where a run has no effects "
+        "but its outputs, so that an error reaches only the requests that cause it",
+    )
     max_run_seconds: float = _flag(
         "float", 300.0, "longest run of a model, also of one that nobody waits for; 0 for no limit"
     )

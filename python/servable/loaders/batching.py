@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from servable.config.batching import (
@@ -103,6 +104,7 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
         model: Callable[[str], ModelBatching],
         *,
         own_threads: bool = False,
+        reruns: bool = True,
     ) -> None:
         """Join an adapter and what is configured.
 
@@ -112,17 +114,27 @@ class BatchingAdapter(SourceAdapter[str, Loader]):
             model: What the configuration of a model says; asked at each load.
             own_threads: Give each version threads of its own, where a run may wait for something
                 that is not its own, such as code of the user: it must not hold up other models.
+            reruns: Run requests again after their batch has failed, where that has no effects.
         """
         super().__init__()
         self._adapter = adapter
         self._platform = platform
         self._model = model
+        self._reruns = reruns
         self._threads = None if own_threads else SharedBatchThreads(platform.parameters)
 
     def adapt(self, servable_id: ServableId, item: str) -> BatchingLoader:
         """Make the loader of one version directory."""
         return BatchingLoader(
             self._adapter.adapt(servable_id, item),
-            lambda: self._platform.of_version(item, self._model(servable_id.name)),
+            lambda: self._of_version(item, servable_id.name),
             self._threads or SharedBatchThreads(self._platform.parameters),
+        )
+
+    def _of_version(self, path: str, model: str) -> VersionBatching:
+        batching = self._platform.of_version(path, self._model(model))
+        if batching.parameters is None or self._reruns:
+            return batching
+        return replace(
+            batching, parameters=replace(batching.parameters, rerun_failed_batches=False)
         )

@@ -93,7 +93,12 @@ class PythonCallableLoader:
         try:
             run = for_border(self._name, model.signatures, model.run)
             self._servable = Servable.from_python(
-                self._name, model.signatures, run, threads, self._max_run_seconds
+                self._name,
+                model.signatures,
+                run,
+                threads,
+                self._max_run_seconds,
+                model.is_repeatable,
             )
         except ValueError as error:
             model.close()

@@ -7,6 +7,9 @@ something importable. The module, or what is named, provides one of
   version directory as its argument, and closed by its method `close` if it has one;
 - functions that are declared with `servable.signature.serves`, each for one signature.
 
+An attribute `repeatable` of the class, or of every function, that is true says that a run has no
+effects but what it returns. The requests of a batch that failed are then run again in smaller ones.
+
 A model file is imported under a name of its own, so that each version has its own code, and so do
 modules beside it that it imports relatively (`from . import vocabulary`).
 """
@@ -72,6 +75,7 @@ class PythonModel:
 
     Attributes:
         signatures: What it takes and returns, by the names of signatures.
+        is_repeatable: Whether it says that a run has no effects but what it returns.
     """
 
     def __init__(
@@ -79,9 +83,12 @@ class PythonModel:
         signatures: Mapping[str, Signature],
         functions: Mapping[str, Callable[..., Any]],
         resources: contextlib.ExitStack,
+        *,
+        is_repeatable: bool,
     ) -> None:
         """Join what was found; for `load_python_model`."""
         self.signatures = dict(signatures)
+        self.is_repeatable = is_repeatable
         self._functions = {
             name: (function, _keywords(function)) for name, function in functions.items()
         }
@@ -219,7 +226,12 @@ def _make(code: Any, directory: Path, resources: contextlib.ExitStack) -> Python
             code=Code.INVALID_ARGUMENT,
         )
     _require_plain("run", run)
-    return PythonModel(signatures, dict.fromkeys(signatures, run), resources)
+    return PythonModel(
+        signatures,
+        dict.fromkeys(signatures, run),
+        resources,
+        is_repeatable=getattr(model, "repeatable", False) is True,
+    )
 
 
 def _declared_functions(
@@ -240,6 +252,9 @@ def _of_functions(
         {name: signature for name, (signature, _) in functions.items()},
         {name: function for name, (_, function) in functions.items()},
         resources,
+        is_repeatable=all(
+            getattr(function, "repeatable", False) is True for _, function in functions.values()
+        ),
     )
 
 

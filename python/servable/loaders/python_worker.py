@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
             channel.send(("failed", int(error.code), error.message, error.may_pass))
             return
         with contextlib.closing(model):
-            channel.send(("loaded", model.signatures))
+            channel.send(("loaded", model.signatures, model.is_repeatable))
             while True:
                 channel.send_packed(_answer(model, *channel.receive()))
 

@@ -47,7 +47,13 @@ _CLOSE_SECONDS = 3.0
 
 
 class Worker:
-    """One process."""
+    """One process.
+
+    Attributes:
+        is_repeatable: What its model says about that, once it is loaded; see `PythonModel`.
+    """
+
+    is_repeatable = False
 
     def __init__(self, directory: Path) -> None:
         """Start it; its end is tied to that of the calling thread."""
@@ -85,6 +91,7 @@ class Worker:
             code, message, may_pass = answer
             raise LoadError(message, code=Code(code), may_pass=may_pass)
         signatures: Mapping[str, Signature] = answer[0]
+        self.is_repeatable = answer[1] is True
         return signatures
 
     def run(self, *call: Any, deadline: float) -> tuple[str, Any]:
@@ -122,9 +129,11 @@ class WorkerPool:
 
     Attributes:
         signatures: What the model takes and returns.
+        is_repeatable: Whether it says that a run has no effects but what it returns.
     """
 
     signatures: Mapping[str, Signature]
+    is_repeatable = False
 
     def __init__(self, name: str, directory: Path, count: int) -> None:
         """Start the workers, and wait until each has loaded the model.
@@ -278,6 +287,7 @@ class WorkerPool:
             started.extend(Worker(self._directory) for _ in range(count))
             while started:
                 signatures = started[0].load()
+                self.is_repeatable = started[0].is_repeatable
                 worker = started.pop(0)
                 with self._changed:
                     self._loaded = self._loaded or signatures

@@ -10,20 +10,21 @@ use super::task::{Answer, Task};
 
 /// One tensor for each input: the rows of all tasks in their order, and copies of a row up to `padded` of them.
 ///
-/// Takes the inputs of the tasks. Their dtypes and ranks agree; dimensions beyond the first that differ are extended at
+/// Takes the inputs of a task that is alone and needs no padding, and copies those of others. Their dtypes and ranks agree; dimensions beyond the first that differ are extended at
 /// their ends by copies of the first element of the tensor that is too short.
 pub(super) fn join_inputs(tasks: &mut [Task], padded: usize) -> Vec<Tensor> {
     let rows: usize = tasks.iter().map(|task| task.rows).sum();
-    let taken: Vec<Vec<Tensor>> = tasks.iter_mut().map(|task| std::mem::take(&mut task.inputs)).collect();
     // Nothing to copy a row from: a batch of nothing stays one.
     let padded = if rows == 0 { 0 } else { padded };
-    if taken.len() == 1 && padded == rows {
-        return taken.into_iter().flatten().collect();
+    if let [task] = tasks
+        && padded == rows
+    {
+        return std::mem::take(&mut task.inputs);
     }
-    let inputs = taken.first().map_or(0, Vec::len);
+    let inputs = tasks.first().map_or(0, |task| task.inputs.len());
     (0..inputs)
         .map(|input| {
-            let parts: Vec<&Tensor> = taken.iter().map(|inputs| &inputs[input]).collect();
+            let parts: Vec<&Tensor> = tasks.iter().map(|task| &task.inputs[input]).collect();
             let inner = widest(parts.iter().map(|part| &part.shape()[1..]));
             let parts: Vec<Cow<'_, Tensor>> = parts.into_iter().map(|part| widened(part, &inner)).collect();
             concatenated(&parts, padded)

@@ -30,4 +30,4 @@ pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
 pub use statistics::{SizeTally, Standing, Statistics, Tally};
 pub use task::{Answer, Ticket, expired};
-pub use work::RunBatch;
+pub use work::{Repeatable, RunBatch};

@@ -43,6 +43,9 @@ pub struct BatchingOptions {
     /// Within which time requests are to be answered, nearly all of them. Where there is such an objective, it decides how
     /// long batches wait and how large they grow, within the other limits; `batch_timeout_micros` is 0 then.
     pub latency_objective: Option<Duration>,
+    /// Whether the requests of a batch that failed are run again in smaller ones, where runs may be repeated, so that an
+    /// error reaches only those that cause it.
+    pub rerun_failed_batches: bool,
     /// What becomes of requests of low priority.
     pub mixed_priority_batching_policy: MixedPriorityPolicy,
     /// How they wait.
@@ -104,6 +107,7 @@ impl Default for BatchingOptions {
             enable_large_batch_splitting: false,
             max_execution_batch_size: None,
             latency_objective: None,
+            rerun_failed_batches: true,
             mixed_priority_batching_policy: MixedPriorityPolicy::default(),
             low_priority: LowPriorityOptions::default(),
         }

@@ -51,6 +51,10 @@ pub struct Tally {
     pub expired: u64,
     /// Requests that were not run because their caller had gone away.
     pub abandoned: u64,
+    /// Batches that were run of the requests of one that had failed; they count nowhere else.
+    pub reruns: u64,
+    /// Requests that such a batch has answered.
+    pub rescued: u64,
 }
 
 /// The batches of one size.
@@ -158,6 +162,13 @@ impl Statistics {
         }
     }
 
+    /// Notes that requests of a failed batch were run again, and how many of them have outputs now.
+    pub(super) fn reran(&self, rescued: usize) {
+        let mut tally = self.tally();
+        tally.reruns += 1;
+        tally.rescued += rescued as u64;
+    }
+
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,6 +202,8 @@ impl Default for Tally {
             refused: 0,
             expired: 0,
             abandoned: 0,
+            reruns: 0,
+            rescued: 0,
         }
     }
 }
@@ -229,6 +242,8 @@ impl Tally {
         self.refused += other.refused;
         self.expired += other.expired;
         self.abandoned += other.abandoned;
+        self.reruns += other.reruns;
+        self.rescued += other.rescued;
     }
 
     /// The requests that no batch was run for, by a word for why.
@@ -363,10 +378,13 @@ mod tests {
         other.refused();
         other.dropped(Dropped::Expired);
         other.dropped(Dropped::Abandoned);
+        other.reran(2);
+        other.reran(0);
         let mut sum = one.read();
         sum.absorb(&other.read());
         assert_eq!((sum.batches(), sum.rows(), sum.padding()), (3, 5, 1));
         assert_eq!((sum.refused, sum.expired, sum.abandoned), (1, 1, 1));
+        assert_eq!((sum.reruns, sum.rescued), (2, 2));
         assert_eq!(sum.sizes[&2].recent, 6 * MILLISECOND);
         assert_eq!(sum.closed, BTreeMap::from([(Closed::Size, 3)]));
     }

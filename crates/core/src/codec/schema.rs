@@ -131,7 +131,7 @@ const MODEL_OPTIONS: &Schema = &[
     (7, Kind::Fixed64),
     (8, Message(BATCHING)),
     (9, Varint),
-    (10, Message(&[(1, Kind::Fixed64), (2, Text), (3, Varint), (4, Varint), (5, Varint)])),
+    (10, Message(&[(1, Kind::Fixed64), (2, Text), (3, Varint), (4, Varint), (5, Varint), (6, Varint)])),
 ];
 const MODEL_CONFIG: &Schema = &[
     (1, Text),
@@ -329,6 +329,7 @@ mod tests {
                     low_priority_max_batch_size: Some(4),
                     low_priority_batch_timeout_micros: Some(900),
                     low_priority_max_enqueued_batches: Some(3),
+                    rerun_failed_batches: Some(false),
                 }),
             };
             let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };

@@ -133,6 +133,8 @@ struct ByModel {
     waits: Family,
     runs: Family,
     failures: Family,
+    reruns: Family,
+    rescued: Family,
     rows: Family,
     run_seconds: Family,
     queued_batches: Family,
@@ -155,6 +157,11 @@ impl Default for ByModel {
                 .with_help("Batches that were run, by their rows with padding."),
             failures: Family::counter("servable_batch_failures_total", by_size)
                 .with_help("Batches whose run failed, by their rows with padding."),
+            reruns: Family::counter("servable_batch_reruns_total", model).with_help(
+                "Smaller batches that were run after a batch had failed, to find the requests that cause it.",
+            ),
+            rescued: Family::counter("servable_batch_requests_rescued_total", model)
+                .with_help("Requests that such a smaller batch has answered."),
             rows: Family::counter("servable_batch_rows_total", by_size)
                 .with_help("Rows of requests in the batches that were run, by the rows of these with padding."),
             run_seconds: Family::counter("servable_batch_run_seconds_total", by_size)
@@ -175,6 +182,8 @@ impl ByModel {
         for (reason, count) in tally.dropped() {
             self.dropped.add(&[model, reason], count);
         }
+        self.reruns.add(&[model], tally.reruns);
+        self.rescued.add(&[model], tally.rescued);
         for (size, batches) in &tally.sizes {
             let labels = [model, &size.to_string()];
             self.runs.add(&labels, batches.batches);
@@ -188,13 +197,15 @@ impl ByModel {
         self.running.add(&[model], standing.running_batches as u64);
     }
 
-    fn families(self) -> [Family; 10] {
+    fn families(self) -> [Family; 12] {
         [
             self.batches,
             self.dropped,
             self.waits,
             self.runs,
             self.failures,
+            self.reruns,
+            self.rescued,
             self.rows,
             self.run_seconds,
             self.queued_batches,
@@ -224,7 +235,7 @@ mod tests {
         for (name, metrics) in models {
             families.add(name, metrics);
         }
-        page::text(families.families().collect())
+        page::text(families.families().collect(), page::Format::Prometheus)
     }
 
     /// A queue of batches that are padded to 4 rows.

@@ -151,7 +151,7 @@ mod tests {
             each.ran(Duration::from_millis(millis));
             sum.add(each);
         }
-        let text = super::super::page::text(sum.families().into());
+        let text = super::super::page::text(sum.families().into(), super::super::page::Format::Prometheus);
         assert!(text.contains("\n:tensorflow:core:graph_runs{} 2\n"), "{text}");
         assert!(text.contains("\n:tensorflow:core:graph_run_time_usecs{} 10000\n"), "{text}");
         assert!(text.contains("\n:tensorflow:core:graph_run_time_usecs_histogram_bucket{le=\"4000\"} 1\n"), "{text}");

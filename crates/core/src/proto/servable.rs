@@ -59,6 +59,10 @@ pub struct BatchingPolicy {
     pub low_priority_batch_timeout_micros: ::core::option::Option<i64>,
     #[prost(int64, optional, tag = "5")]
     pub low_priority_max_enqueued_batches: ::core::option::Option<i64>,
+    /// Whether the requests of a batch that failed are run again in smaller ones, where a run has no effects but its
+    /// outputs; true where it is not set.
+    #[prost(bool, optional, tag = "6")]
+    pub rerun_failed_batches: ::core::option::Option<bool>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrafficSplit {

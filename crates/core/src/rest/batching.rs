@@ -60,6 +60,9 @@ fn of_version(number: i64, servable: &Servable) -> Value {
 
 /// Why requests of a signature fail in batches of so many rows, or cannot share one; in the words of `servable check`.
 fn obstacles(signature: &Signature, size: usize) -> Vec<String> {
+    if signature.has_components {
+        return vec!["it has ragged or sparse values, so that its requests are run one by one".to_owned()];
+    }
     let mut obstacles = Vec::new();
     for TensorSpec { alias, shape, .. } in &signature.inputs {
         match shape.as_deref() {
@@ -103,6 +106,7 @@ fn of_options(options: &BatchingOptions) -> Map<String, Value> {
         enable_large_batch_splitting,
         max_execution_batch_size: _,
         latency_objective,
+        rerun_failed_batches,
         mixed_priority_batching_policy,
         low_priority,
     } = options;
@@ -115,6 +119,7 @@ fn of_options(options: &BatchingOptions) -> Map<String, Value> {
         "enable_large_batch_splitting": enable_large_batch_splitting,
         "max_execution_batch_size": options.execution_size(),
         "latency_objective_millis": latency_objective.map(millis),
+        "rerun_failed_batches": rerun_failed_batches,
         "mixed_priority_batching_policy": mixed_priority_batching_policy.name(),
         "low_priority_max_batch_size": low_priority.max_batch_size,
         "low_priority_batch_timeout_micros": low_priority.batch_timeout_micros,
@@ -151,6 +156,8 @@ fn of_queue(queue: &Queue) -> Value {
         "mean_rows_per_batch": mean(tally.rows()),
         "batches_closed_by": closed,
         "requests_dropped_by": dropped,
+        "batches_run_again": tally.reruns,
+        "requests_rescued": tally.rescued,
         "wait_micros": spread(&tally.waits),
         "sizes": tally.sizes.iter().map(|(&size, batches)| of_size(size, batches)).collect::<Vec<_>>(),
         "adaptive": queue.queue().explain().map(|explanation| of_objective(&explanation)),

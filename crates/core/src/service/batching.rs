@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Scheduler, Statistics};
+use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Repeatable, Scheduler, Statistics};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
@@ -209,6 +209,9 @@ impl Batching {
             Ok(None) => return Err(inputs),
             Err(error) => return Ok(Err(error)),
         };
+        if let Err(error) = handle.check_inputs(signature, &inputs) {
+            return Ok(Err(error));
+        }
         if let Some(&rows) = inputs.first().and_then(|input| input.shape().first()) {
             handle.model().batches().asked(rows as usize, inputs.len());
         }
@@ -241,12 +244,15 @@ impl Batching {
         Ok(ticket.until_deadline(waits).await.map(|answer| permuted(answer, &plan.answer)))
     }
 
-    /// How to go about a request; `None` if there are too many queues already.
+    /// How to go about a request; `None` if it has no rows to join, or if there are too many queues already.
     ///
     /// # Errors
     ///
     /// `FAILED_PRECONDITION` if such requests cannot be joined.
     fn plan(&self, handle: &Published, signature: &Arc<Signature>, outputs: &[usize]) -> Result<Option<Arc<Plan>>> {
+        if signature.has_components {
+            return Ok(None);
+        }
         let is_for = |plan: &&Arc<Plan>| Arc::ptr_eq(&plan.signature, signature) && plan.outputs == outputs;
         if let Some(plan) = self.plans.read().unwrap_or_else(PoisonError::into_inner).iter().find(is_for) {
             return Ok(Some(Arc::clone(plan)));
@@ -290,6 +296,7 @@ impl Batching {
             return None;
         }
         let run = order.runner(Weak::clone(&self.servable), Arc::clone(handle.runs()), Arc::clone(signature));
+        let run = Repeatable { run, is_repeatable: handle.is_repeatable() };
         let names = |specs: &[TensorSpec], order: &[usize]| {
             order.iter().map(|&position| specs[position].tensor_name.clone()).collect()
         };

@@ -3,8 +3,8 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::*;
-use crate::batch::Answer;
 use crate::batch::testing::{numbers, text};
+use crate::batch::{Answer, Repeatable};
 use crate::error::{Code, ServingError};
 use crate::executor::RunOptions;
 
@@ -473,4 +473,133 @@ fn a_batch_that_takes_long_gives_up_its_place_to_a_caller_that_waits_for_it() {
         assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 2".to_owned()]));
         steps.go_on();
     });
+}
+
+/// A batch function that refuses batches with such numbers, and tells which batches it was given.
+fn picky(
+    is_repeatable: bool,
+    error: fn(&str) -> Option<ServingError>,
+) -> (mpsc::Receiver<String>, Repeatable<impl RunBatch>) {
+    let (tell, calls) = mpsc::channel();
+    let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
+        let rows = text(&inputs[0]);
+        tell.send(rows.clone()).expect("the test listens");
+        error(&rows).map_or(Ok(inputs), Err)
+    };
+    (calls, Repeatable { run, is_repeatable })
+}
+
+/// Refuses 13 and 17.
+fn unlucky(rows: &str) -> Option<ServingError> {
+    let number = ["13", "17"].into_iter().find(|number| rows.contains(number))?;
+    Some(ServingError::new(Code::OutOfRange, format!("{number} is unlucky")))
+}
+
+/// The answers to requests of one row each that are in one batch.
+fn answers(queue: &Queue, values: &[i64]) -> Vec<Result<Vec<String>, String>> {
+    let tickets: Vec<Ticket> =
+        values.iter().map(|&value| queue.submit(row(value), Call::default()).expect("there is room")).collect();
+    tickets.into_iter().map(|ticket| texts(ticket.wait())).collect()
+}
+
+fn of(size: usize) -> BatchingOptions {
+    let seldom = 60_000_000;
+    BatchingOptions { max_batch_size: size, batch_timeout_micros: seldom, ..BatchingOptions::default() }
+}
+
+#[test]
+fn the_requests_of_a_failed_batch_are_told_apart_by_smaller_ones() {
+    let scheduler = scheduler(1);
+    let (calls, run) = picky(true, unlucky);
+    let queue = scheduler.queue(of(8), run).expect("a queue");
+    let values = [1, 13, 2, 3, 4, 5, 17, 6];
+    let error = |value: i64| Err(format!("OUT_OF_RANGE: {value} is unlucky"));
+    let expected: Vec<_> =
+        values.map(|value| if value > 10 { error(value) } else { Ok(vec![format!("[1] {value}")]) }).into();
+    assert_eq!(answers(&queue, &values), expected);
+    let calls: Vec<String> = calls.try_iter().collect();
+    assert!(calls.len() <= 1 + 2 * values.len() - 2, "{calls:?}");
+    let tally = queue.statistics().read();
+    assert_eq!((tally.batches(), tally.sizes[&8].failed), (1, 1), "the others count apart");
+    assert_eq!((tally.reruns as usize, tally.rescued), (calls.len() - 1, 6));
+}
+
+#[test]
+fn a_request_that_fails_alone_is_not_run_again_and_one_among_padding_is_told_what_it_sent() {
+    let scheduler = scheduler(1);
+    let (calls, run) = picky(true, unlucky);
+    let options = BatchingOptions { allowed_batch_sizes: vec![4], batch_timeout_micros: 0, ..of(4) };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    let error = "OUT_OF_RANGE: 13 is unlucky (in a batch of 4 rows; sent with shape [1])";
+    assert_eq!(answers(&queue, &[13]), [Err(error.to_owned())]);
+    assert_eq!(calls.try_iter().collect::<Vec<_>>(), ["[4] 13 13 13 13"]);
+}
+
+#[test]
+fn nothing_is_run_twice_that_may_not_be_or_that_would_fail_for_everybody() {
+    let whole = |text: &str| vec![Err(text.to_owned()); 2];
+    for (is_repeatable, reruns, error, expected) in [
+        (
+            false,
+            true,
+            (|_| Some(ServingError::invalid_argument("broken"))) as fn(&str) -> Option<ServingError>,
+            whole("INVALID_ARGUMENT: broken (in a batch of 2 rows; sent with shape [1])"),
+        ),
+        (
+            true,
+            false,
+            |_| Some(ServingError::invalid_argument("broken")),
+            whole("INVALID_ARGUMENT: broken (in a batch of 2 rows; sent with shape [1])"),
+        ),
+        (
+            true,
+            true,
+            |_| Some(ServingError::new(Code::ResourceExhausted, "no memory")),
+            whole("RESOURCE_EXHAUSTED: no memory"),
+        ),
+        (true, true, |_| Some(ServingError::new(Code::Unavailable, "unloaded")), whole("UNAVAILABLE: unloaded")),
+    ] {
+        let scheduler = scheduler(1);
+        let (calls, run) = picky(is_repeatable, error);
+        let queue = scheduler.queue(BatchingOptions { rerun_failed_batches: reruns, ..of(2) }, run).expect("a queue");
+        assert_eq!(answers(&queue, &[1, 2]), expected);
+        assert_eq!(calls.try_iter().count(), 1, "{expected:?}");
+    }
+    // Outputs that cannot be split are not the fault of a request.
+    let scheduler = scheduler(1);
+    let run = |_: Vec<Tensor>, _: &RunOptions| Ok(vec![numbers(&[1], &[1])]);
+    let queue = scheduler.queue(of(2), Repeatable { run, is_repeatable: true }).expect("a queue");
+    assert!(answers(&queue, &[1, 2]).iter().all(Result::is_err));
+    assert_eq!(queue.statistics().read().reruns, 0);
+}
+
+#[test]
+fn requests_of_a_failed_batch_whose_time_is_over_are_not_run_again() {
+    let scheduler = scheduler(1);
+    let (tell, calls) = mpsc::channel();
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
+        tell.send(text(&inputs[0])).expect("the test listens");
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        if text(&inputs[0]).contains("13") { Err(ServingError::invalid_argument("unlucky")) } else { Ok(inputs) }
+    };
+    let queue = scheduler.queue(of(3), Repeatable { run, is_repeatable: true }).expect("a queue");
+    let late = queue.submit(row(1), Call::until(Some(deadline))).expect("there is room");
+    let others = [13, 2].map(|value| queue.submit(row(value), Call::default()).expect("there is room"));
+    assert_eq!(late.wait().expect_err("its time is over").code, Code::DeadlineExceeded);
+    let others = others.map(|ticket| texts(ticket.wait()));
+    assert_eq!(others, [Err("INVALID_ARGUMENT: unlucky".to_owned()), Ok(vec!["[1] 2".to_owned()])]);
+    assert!(calls.try_iter().skip(1).all(|rows| !rows.contains(" 1 ") && rows != "[1] 1"));
+}
+
+#[test]
+fn a_piece_of_a_request_is_run_again_with_what_shares_its_batch() {
+    let scheduler = scheduler(1);
+    let (_calls, run) = picky(true, unlucky);
+    let options = BatchingOptions { enable_large_batch_splitting: true, max_execution_batch_size: Some(2), ..of(100) };
+    let queue = scheduler.queue(options, run).expect("a queue");
+    let whole = queue.submit(vec![numbers(&[3], &[1, 2, 3])], Call::default()).expect("there is room");
+    let bad = queue.submit(row(13), Call::default()).expect("there is room");
+    assert_eq!(texts(whole.wait()), Ok(vec!["[3] 1 2 3".to_owned()]));
+    assert_eq!(texts(bad.wait()), Err("OUT_OF_RANGE: 13 is unlucky".to_owned()));
 }

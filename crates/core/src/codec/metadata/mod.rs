@@ -2,6 +2,8 @@
 //! errors quote them.
 
 mod bodies;
+mod components;
+mod effects;
 mod printer;
 mod text;
 mod type_spec;
@@ -22,6 +24,7 @@ use crate::signature::{Signature, TensorSpec};
 use crate::tensor::DType;
 
 pub use bodies::{metadata_json, status_json};
+pub use effects::is_repeatable;
 pub use text::signature_text;
 
 /// The signatures of a loaded model.
@@ -109,7 +112,10 @@ fn key(mut entry: Reader<'_>) -> Result<&[u8], Malformed> {
 }
 
 fn signature(definition: SignatureDef) -> Signature {
+    let infos = definition.inputs.values().chain(definition.outputs.values());
+    let has_components = infos.into_iter().any(|info| !matches!(info.encoding, Some(Encoding::Name(_)) | None));
     Signature {
+        has_components,
         inputs: specs(definition.inputs),
         outputs: specs(definition.outputs),
         method_name: definition.method_name,
@@ -122,14 +128,19 @@ fn signature(definition: SignatureDef) -> Signature {
     }
 }
 
+/// The tensors of inputs or outputs in the order of their names. A ragged or sparse value is several tensors, none of
+/// which can stand for all: each is an input or output itself, called by the name of the value and the component's.
 fn specs(infos: BTreeMap<String, TensorInfo>) -> Vec<TensorSpec> {
-    infos.into_iter().map(|(alias, info)| spec(alias, info)).collect()
+    let mut specs: Vec<TensorSpec> =
+        infos.into_iter().flat_map(|(alias, info)| components::split(alias, info)).collect();
+    specs.sort_by(|one, other| one.alias.cmp(&other.alias));
+    specs.dedup_by(|one, other| one.alias == other.alias);
+    specs
 }
 
 fn spec(alias: String, info: TensorInfo) -> TensorSpec {
     let tensor_name = match info.encoding {
         Some(Encoding::Name(name)) => name,
-        // Sparse and composite values are several tensors, and no single one of them can stand for all.
         Some(Encoding::CooSparse(_) | Encoding::CompositeTensor(_)) | None => String::new(),
     };
     let shape = info.tensor_shape.filter(|shape| !shape.unknown_rank);
