@@ -6,11 +6,12 @@ import gzip
 import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.server_process import Reply, ServerProcess
+from support.server_process import Reply, ServerProcess, StartServer
 
 X = {"name": "x", "shape": [1], "datatype": "FP32"}
 
@@ -137,9 +138,10 @@ def test_strings_that_are_not_text_have_to_be_asked_for_as_binary_data(
     }
     body, headers = with_binary(document, struct.pack("<I", 2) + text)
     reply = post(server, "models/dtypes/infer", body, headers)
-    assert (reply.status, reply.error) == (
-        400,
-        'output "y": string 0 is not UTF-8, which JSON cannot carry; ask for binary_data',
+    assert reply.status == 400
+    assert reply.error == (
+        'output "y": string 0 is not UTF-8, which JSON cannot carry; '
+        "ask for binary_data, or for the content_type base64"
     )
 
 
@@ -154,12 +156,152 @@ def test_a_dtype_that_the_protocol_does_not_have_is_an_error(server: ServerProce
 
 def test_what_is_not_there_is_not_found_and_says_so_in_json(server: ServerProcess) -> None:
     assert server.request("GET", "/v2/models").status == 404
-    assert server.request("GET", "/v2/nothing?x").error == (
-        "there is no /v2/nothing?x in the Open Inference Protocol"
+    error = server.request("GET", "/v2/nothing?x").error
+    assert error.startswith(
+        "there is no /v2/nothing?x in the Open Inference Protocol; there is GET /v2, "
     )
+    assert "POST /v2/models/NAME/infer" in error
+    assert len(server.request("GET", f"/v2/{'x' * 5000}").error) < 1000
+    error = server.request("GET", "/v2/models/no-such-model").error
+    assert error.startswith("Servable not found for request: Latest(no-such-model); the models are")
+    assert "half_plus_two" in error
     reply = post(server, "models/half_plus_two:predict")
     assert (reply.status, reply.headers["content-type"]) == (404, "text/html")
     reply = server.request("GET", "/v2/models/half_plus_two/infer")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
     assert post(server, "models/half_plus_two").status == 405
     assert post(server, "repository/index", headers={"Origin": "http://a.example"}).status == 403
+
+
+BINARY = struct.pack("<f", 1.0)
+MISSING = (
+    "; the header Inference-Header-Content-Length is missing, which says how many bytes of the "
+    "body are JSON where binary data follows after it"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (with_binary(binary_input(4), BINARY)[0], {}),
+        (with_binary(binary_input(4), b"aaaa")[0], {"Content-Type": "application/json"}),
+        (json.dumps(binary_input(4)).encode(), {}),
+        (BINARY, {}),
+        (b"aaaa", {"Content-Type": "application/octet-stream"}),
+    ],
+)
+def test_binary_data_without_its_header_is_told_what_is_missing(
+    server: ServerProcess, body: bytes, headers: dict[str, str]
+) -> None:
+    reply = infer(server, body, headers)
+    assert reply.status == 400
+    assert reply.error.endswith(MISSING)
+
+
+def test_other_errors_do_not_speak_of_the_header(server: ServerProcess) -> None:
+    assert infer(server, b"{}").error == 'the request has no "inputs"'
+    body, headers = with_binary(binary_input(4), BINARY)
+    del headers["Inference-Header-Content-Length"]
+    headers = {"Inference-Header-Content-Length": str(len(body))}
+    error = infer(server, body, headers).error
+    assert error.endswith(f" (by Inference-Header-Content-Length, {len(body)} bytes are JSON)")
+
+
+@pytest.mark.parametrize(
+    ("signature", "datatype", "code", "values"),
+    [
+        (
+            "float32",
+            "FP32",
+            "f",
+            [1e-40, 1.4e-45, -1e-44, 1.17549435e-38, 1.1754942e-38, 0.1, -0.0],
+        ),
+        ("float64", "FP64", "d", [5e-324, -1e-310, 2.2250738585072014e-308, 0.1, -0.0]),
+    ],
+)
+def test_json_and_binary_data_carry_the_same_numbers(
+    server: ServerProcess, signature: str, datatype: str, code: str, values: list[float]
+) -> None:
+    raw = struct.pack(f"<{len(values)}{code}", *values)
+    x = {"name": "x", "shape": [len(values)], "datatype": datatype}
+    parameters = {"signature_name": signature}
+    as_json = {"parameters": parameters, "inputs": [{**x, "data": values}]}
+    body, headers = with_binary(
+        {
+            "parameters": {**parameters, "binary_data_output": True},
+            "inputs": [{**x, "parameters": {"binary_data_size": len(raw)}}],
+        },
+        raw,
+    )
+    reply = post(server, "models/dtypes/infer", body, headers)
+    length = int(reply.headers["inference-header-content-length"])
+    assert reply.body[length:] == raw
+    (output,) = post(server, "models/dtypes/infer", as_json).json()["outputs"]
+    assert struct.pack(f"<{len(values)}{code}", *output["data"]) == raw
+
+
+def test_members_that_are_null_are_absent(server: ServerProcess) -> None:
+    x = {**X, "data": [1.0], "parameters": None}
+    document: dict[str, Any] = {"id": None, "parameters": None, "outputs": None, "inputs": [x]}
+    reply = infer(server, document)
+    assert reply.status == 200
+    assert "id" not in reply.json()
+    output = {"name": "y", "parameters": {"binary_data": None}}
+    document = {
+        "parameters": {"signature_name": None, "timeout": None, "binary_data_output": None},
+        "inputs": [{**X, "data": [1.0], "parameters": {"binary_data_size": None}}],
+        "outputs": [output],
+    }
+    assert infer(server, document).json()["outputs"][0]["data"] == [2.5]
+    document = {"ready": None, "parameters": None}
+    assert post(server, "repository/index", document).status == 501, "read, and not enabled"
+
+
+def test_base64_is_honoured_for_strings_and_refused_otherwise(server: ServerProcess) -> None:
+    base64 = {"content_type": "base64"}
+    x = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["//4="], "parameters": base64}
+    document: dict[str, Any] = {"parameters": {"signature_name": "string"}, "inputs": [x]}
+    document["outputs"] = [{"name": "y", "parameters": base64}]
+    (output,) = post(server, "models/dtypes/infer", document).json()["outputs"]
+    assert (output["data"], output["parameters"]) == (["//4="], base64)
+    for change, expected in (
+        ({"inputs": [{**x, "data": ["?"]}]}, 'input "x": element 0 is not base64'),
+        ({"inputs": [{**X, "data": [1.0], "parameters": base64}]}, 'input "x": the content_type'),
+        ({"parameters": base64}, 'the content_type "base64" belongs to the parameters of an'),
+    ):
+        reply = post(server, "models/dtypes/infer", {**document, **change})
+        assert reply.status == 400
+        assert reply.error.startswith(expected)
+
+
+ROUTE_WORDS = (
+    *("stats", "config", "trace", "logging", "versions", "labels", "infer", "ready", "models"),
+    *("health", "repository", "index", "metadata", "batching", "load", "unload", "v1", "v2"),
+    *("systemsharedmemory", "cudasharedmemory", "setting", "live", "generate", "healthz"),
+)
+
+
+def test_a_model_may_be_called_like_a_part_of_a_path(
+    start_server: StartServer, half_plus_two_version: Path
+) -> None:
+    base_path = half_plus_two_version.parent
+    server = start_server(dict.fromkeys(ROUTE_WORDS, base_path))
+    server.wait_until_available(*ROUTE_WORDS)
+    document = {"inputs": [{**X, "data": [1.0]}]}
+    for name in ROUTE_WORDS:
+        for path in (f"models/{name}", f"models/{name}/versions/1"):
+            assert server.get(f"/v2/{path}").json()["name"] == name
+            assert server.get(f"/v2/{path}/ready").json() == {"name": name, "ready": True}
+            (output,) = post(server, f"{path}/infer", document).json()["outputs"]
+            assert output["data"] == [2.5]
+        for path in (name, f"{name}/versions/1"):
+            assert server.get(f"/v1/models/{path}").json()["model_version_status"]
+            assert server.get(f"/v1/models/{path}/metadata").json()["model_spec"]["name"] == name
+            assert server.get(f"/v1/models/{path}/batching").json()["model_name"] == name
+            assert server.predict(path, {"instances": [1.0]}).json()["predictions"] == [2.5]
+
+
+def test_a_model_that_is_not_there_is_not_ready(server: ServerProcess) -> None:
+    for path in ("no-such-model", "half_plus_two/versions/9"):
+        reply = server.get(f"/v2/models/{path}/ready")
+        assert (reply.status, reply.json()["ready"]) == (404, False)

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-use crate::error::Result;
+use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
 use crate::serving_map::{Model, ServingMap, State, VersionChoice};
 use crate::traffic::Anonymous;
+
+const SHUTTING_DOWN: &str = "the server is shutting down";
 
 /// A configured model that keeps the server from being ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +77,7 @@ impl Service {
     /// Why the server does not want requests; `None` if it does.
     pub fn why_not_ready(&self) -> Option<String> {
         if self.readiness.is_draining() {
-            return Some("the server is shutting down".to_owned());
+            return Some(SHUTTING_DOWN.to_owned());
         }
         if self.readiness.has_settled.load(Ordering::Relaxed) {
             return None;
@@ -90,7 +92,15 @@ impl Service {
     /// Whether requests for a model would find a version; `None` for a model that was never configured.
     pub fn is_model_ready(&self, name: &[u8], choice: VersionChoice<'_>) -> Option<bool> {
         self.serving_map.model(name)?;
-        Some(!self.readiness.is_draining() && check_model(&self.serving_map, name, choice).is_ok())
+        Some(self.why_model_not_ready(name, choice).is_none())
+    }
+
+    /// Why requests for a model would get an error; `None` if they would be answered.
+    pub fn why_model_not_ready(&self, name: &[u8], choice: VersionChoice<'_>) -> Option<ServingError> {
+        if self.readiness.is_draining() {
+            return Some(ServingError::new(Code::Unavailable, SHUTTING_DOWN));
+        }
+        check_model(&self.serving_map, name, choice).err()
     }
 
     /// Tells of every change after which an answer of the other two may be another one.
@@ -129,7 +139,6 @@ mod tests {
 
     use super::*;
     use crate::call::WaitingCall;
-    use crate::error::{Code, ServingError};
     use crate::executor::{Executor, RunOptions};
     use crate::servable::Servable;
     use crate::service::{ReloadConfig, ServiceOptions};

@@ -47,6 +47,7 @@ def main() -> None:
     client.load_model("half_plus_two")
     client.unload_model("half_plus_two")
     answers["unloaded"] = [index(), failure(predict, "half_plus_two")]
+    answers["ready"] = [client.is_model_ready(name) for name in ("half_plus_two", "no-such-model")]
     answers["twice"] = failure(client.unload_model, "half_plus_two")
     client.load_model("half_plus_two")
     answers["loaded"] = [index(), predict("half_plus_two")]

@@ -170,7 +170,7 @@ def main() -> None:
     answers["no configuration"] = failure(lambda: client.get_model_config("half_plus_two"))
     if PROTOCOL == "http":
         answers["echoed as JSON"] = echoed(client, is_binary=False)
-        answers["is another model ready"] = client.is_model_ready("none")
+    answers["is another model ready"] = client.is_model_ready("none")
     print(json.dumps(answers))
 
 

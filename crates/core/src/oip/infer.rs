@@ -51,8 +51,9 @@ pub(super) async fn infer(
     meter: &mut RequestMeter,
     check: impl Fn(usize, &TensorSpec) -> Result<()>,
 ) -> Result<Answer> {
+    let resolved = service.serving_map.resolve(request.model, super::choice(request.version), caller);
     let Resolved { version, handle, shadow } =
-        service.serving_map.resolve(request.model, super::choice(request.version), caller)?;
+        resolved.map_err(|error| super::naming_models(service, request.model, error))?;
     let handle = meter.claim(handle);
     let (name, signature) = signature(handle, request.signature_name)?;
     service::check_predict_method(&signature, service.options)?;

@@ -26,7 +26,8 @@ pub(super) fn of_model(
     version: &[u8],
     caller: &dyn Caller,
 ) -> Result<ModelMetadataResponse> {
-    let (_, handle) = service.serving_map.find(name, super::choice(version), caller)?;
+    let found = service.serving_map.find(name, super::choice(version), caller);
+    let (_, handle) = found.map_err(|error| super::naming_models(service, name, error))?;
     let model = service.serving_map.model(name);
     let available = model.iter().flat_map(|model| model.versions()).filter(|version| version.published.is_some());
     let mut versions: Vec<i64> = available.map(|version| version.number).collect();

@@ -13,7 +13,9 @@ pub mod rest;
 pub use grpc::{InferCall, decode_call};
 pub use rest::decode_body;
 
-use crate::error::ServingError;
+use crate::error::{Code, ServingError};
+use crate::rest as rest_api;
+use crate::service::Service;
 use crate::serving_map::VersionChoice;
 
 /// The version that a text names; an empty one names none.
@@ -26,6 +28,14 @@ fn choice(version: &[u8]) -> VersionChoice<'_> {
         Some(number) => VersionChoice::Number(number),
         None => VersionChoice::Label(version),
     }
+}
+
+/// The error of a request for a model; with the names of those that there are, if there is none of this name.
+fn naming_models(service: &Service, name: &[u8], mut error: ServingError) -> ServingError {
+    if error.code == Code::NotFound && service.serving_map.model(name).is_none() {
+        error.message.extend(format!("; the models are: {}", rest_api::some_models(service)).bytes());
+    }
+    error
 }
 
 /// What is asked for belongs to an extension of the protocol that is not here.

@@ -13,7 +13,7 @@ const GREATEST_RANK: usize = 254;
 /// The values of one input so far, in the representation of its tensor.
 pub(super) struct Column {
     dtype: DType,
-    /// Doubles are rounded correctly, and not as the original does it.
+    /// Numbers are the nearest ones of their dtype, subnormal ones included, and not what TensorFlow Serving makes of them.
     is_correctly_rounded: bool,
     pub(super) numbers: AlignedBytes,
     pub(super) strings: StringColumn,
@@ -77,6 +77,9 @@ impl Column {
         }
         let node = value.node();
         let appended = match self.dtype {
+            DType::FLOAT if self.is_correctly_rounded => {
+                number(node).map(|number| self.extend(&(number.as_f64() as f32).to_le_bytes()))
+            }
             DType::FLOAT => number(node).map(|number| self.extend(&to_f32(number.as_f64()).to_le_bytes())),
             DType::DOUBLE => number(node).map(|number| self.extend(&number.as_f64().to_le_bytes())),
             DType::INT8 => integer::<i8>(node).map(|number| self.extend(&number.to_le_bytes())),

@@ -3,7 +3,9 @@
 //! The layout is that of the original's pretty-printer, which is set to write arrays on one line for row format, and
 //! set back before a row closes. Clients have no need of it, but their recorded answers do.
 
-use super::float::{self, Text, double_text, single_text, split_eight_digits};
+use super::float::{
+    self, Subnormals, Text, double_text, double_text_kept, single_text, single_text_kept, split_eight_digits,
+};
 use super::string::write_string;
 use super::{Format, base64};
 use crate::error::{Result, ServingError};
@@ -230,7 +232,7 @@ impl Writer {
         };
         let Some(size) = output.tensor.dtype().size() else { return };
         let bytes = &buffer[elements.start * size..elements.end * size];
-        write_numbers(&mut self.out, output.tensor.dtype(), bytes, separator);
+        write_numbers(&mut self.out, output.tensor.dtype(), bytes, separator, Subnormals::Flushed);
     }
 
     fn write_text(&mut self, text: &[u8], is_base64: bool) {
@@ -251,8 +253,14 @@ impl Writer {
 }
 
 /// Writes the elements of a dtype of numbers with a separator between them.
-pub(super) fn write_numbers(out: &mut Vec<u8>, dtype: DType, bytes: &[u8], separator: &[u8]) {
+pub(super) fn write_numbers(out: &mut Vec<u8>, dtype: DType, bytes: &[u8], separator: &[u8], subnormals: Subnormals) {
     match dtype {
+        DType::FLOAT if subnormals == Subnormals::Kept => {
+            join(out, bytes, separator, |text, bytes| single_text_kept(text, f32::from_le_bytes(bytes)));
+        }
+        DType::DOUBLE if subnormals == Subnormals::Kept => {
+            join(out, bytes, separator, |text, bytes| double_text_kept(text, f64::from_le_bytes(bytes)));
+        }
         DType::FLOAT => join(out, bytes, separator, |text, bytes| single_text(text, f32::from_le_bytes(bytes))),
         DType::DOUBLE => join(out, bytes, separator, |text, bytes| double_text(text, f64::from_le_bytes(bytes))),
         DType::INT8 => join(out, bytes, separator, |text, bytes| signed_text(text, i8::from_le_bytes(bytes))),

@@ -2,12 +2,22 @@
 //!
 //! Six significant digits where they are the number exactly as `%g` would print it and read back to the same number;
 //! nine (single) or seventeen (double) digits otherwise, as `%.9g` and `%.17g` print them. A whole number that has
-//! neither point nor exponent gets `.0`. Subnormal numbers print as zeros: the original flushes them.
+//! neither point nor exponent gets `.0`. Subnormal numbers print as zeros, as TensorFlow Serving flushes them, unless
+//! [`Subnormals::Kept`] is asked for.
 //!
 //! [`super::single`] and [`super::double`] do the normal numbers. Six digits can only be right where the digits behind
 //! them are close to a round number, which few numbers are.
 
 use super::{double, single};
+
+/// What is done with numbers below the normal range of their type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subnormals {
+    /// They become zeros of their sign, as in TensorFlow Serving's REST API.
+    Flushed,
+    /// They are read and written as the numbers they are.
+    Kept,
+}
 
 /// Room for one number. Writing into more room than a text needs spares asking how much it does need.
 pub(super) type Text = [u8; 48];
@@ -52,6 +62,38 @@ fn write_special(text: &mut Text, value: f64) -> usize {
     };
     text[..word.len()].copy_from_slice(word);
     word.len()
+}
+
+/// Writes a single, subnormal ones included; returns the length of its text.
+#[inline]
+pub(super) fn single_text_kept(text: &mut Text, value: f32) -> usize {
+    if !value.is_subnormal() {
+        return single_text(text, value);
+    }
+    write_subnormal(text, f64::from(value), 9, |six| six.parse() == Ok(value))
+}
+
+/// Writes a double, subnormal ones included; returns the length of its text.
+#[inline]
+pub(super) fn double_text_kept(text: &mut Text, value: f64) -> usize {
+    if !value.is_subnormal() {
+        return double_text(text, value);
+    }
+    write_subnormal(text, value, 17, |six| six.parse() == Ok(value))
+}
+
+/// Writes six significant digits if they read back to the number, and otherwise as many as `precision` says.
+#[cold]
+fn write_subnormal(text: &mut Text, value: f64, precision: usize, reads_back: impl FnOnce(&str) -> bool) -> usize {
+    let six = format!("{value:.5e}");
+    let written = if reads_back(&six) { six } else { format!("{value:.*e}", precision - 1) };
+    let (digits, exponent) = written.split_once('e').unwrap_or((&written, "0"));
+    let digits = digits.trim_end_matches('0').trim_end_matches('.');
+    let length = digits.len() + 1 + exponent.len();
+    text[..digits.len()].copy_from_slice(digits.as_bytes());
+    text[digits.len()] = b'e';
+    text[digits.len() + 1..length].copy_from_slice(exponent.as_bytes());
+    length
 }
 
 /// Writes the exponent of a number; returns where it ends.

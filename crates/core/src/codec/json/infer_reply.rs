@@ -1,6 +1,8 @@
 //! Answers of the Open Inference Protocol: JSON without white space, and behind it the tensors asked for as binary data.
 
+use super::base64;
 use super::encode::write_numbers;
+use super::float::Subnormals;
 use super::string::write_string;
 use crate::codec::open_inference::{datatype, raw_len, write_raw};
 use crate::error::{Result, ServingError};
@@ -26,8 +28,19 @@ pub struct ReplyTensor<'a> {
     pub name: &'a str,
     /// Its elements.
     pub tensor: &'a Tensor,
-    /// Whether they go out behind the JSON.
-    pub is_binary: bool,
+    /// How they go out.
+    pub form: Form,
+}
+
+/// How the elements of an output are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In the JSON, strings as text.
+    Json,
+    /// In the JSON, strings as base64; numbers as always.
+    Base64,
+    /// As bytes behind the JSON.
+    Binary,
 }
 
 /// Whether tensors of a dtype can be written into JSON.
@@ -59,7 +72,7 @@ impl InferReply<'_> {
         }
         out.extend(b"]}");
         let json = out.len();
-        let mut binary = self.outputs.iter().filter(|output| output.is_binary).peekable();
+        let mut binary = self.outputs.iter().filter(|output| output.form == Form::Binary).peekable();
         let is_mixed = binary.peek().is_some();
         for output in binary {
             write_raw(output.tensor, &mut out)?;
@@ -71,9 +84,9 @@ impl InferReply<'_> {
 impl ReplyTensor<'_> {
     fn estimate(&self) -> usize {
         let data = match self.tensor.elements() {
-            _ if self.is_binary => raw_len(self.tensor),
+            _ if self.form == Form::Binary => raw_len(self.tensor),
             Elements::Numbers(_) => 14 * self.tensor.len(),
-            Elements::Strings(strings) => strings.iter().map(|string| string.len() + 8).sum(),
+            Elements::Strings(strings) => strings.iter().map(|string| string.len() * 4 / 3 + 8).sum(),
         };
         data + self.name.len() + 96
     }
@@ -86,25 +99,38 @@ impl ReplyTensor<'_> {
         write_string(out, self.name.as_bytes());
         let shape: Vec<String> = self.tensor.shape().iter().map(ToString::to_string).collect();
         out.extend(format!(",\"datatype\":\"{name}\",\"shape\":[{}],", shape.join(",")).bytes());
-        if self.is_binary {
+        let is_base64 = self.form == Form::Base64 && dtype == DType::STRING;
+        if self.form == Form::Binary {
             let size = raw_len(self.tensor);
             out.extend(format!("\"parameters\":{{\"binary_data_size\":{size}}}}}").bytes());
             return Ok(());
+        }
+        if is_base64 {
+            out.extend(b"\"parameters\":{\"content_type\":\"base64\"},");
         }
         out.extend(b"\"data\":[");
         match self.tensor.elements() {
             _ if !has_json_form(dtype) => {
                 return Err(unwritable(format!("{name} can only be answered as binary data; ask for binary_data")));
             }
-            Elements::Numbers(buffer) => write_numbers(out, dtype, buffer.as_ref(), b","),
+            Elements::Numbers(buffer) => write_numbers(out, dtype, buffer.as_ref(), b",", Subnormals::Kept),
             Elements::Strings(strings) => {
                 for (index, string) in strings.iter().enumerate() {
-                    if std::str::from_utf8(string).is_err() {
-                        let text = format!("string {index} is not UTF-8, which JSON cannot carry; ask for binary_data");
-                        return Err(unwritable(text));
-                    }
                     if index > 0 {
                         out.push(b',');
+                    }
+                    if is_base64 {
+                        out.push(b'"');
+                        base64::encode(string, out);
+                        out.push(b'"');
+                        continue;
+                    }
+                    if std::str::from_utf8(string).is_err() {
+                        let text = format!(
+                            "string {index} is not UTF-8, which JSON cannot carry; ask for binary_data, or for the \
+                             content_type base64"
+                        );
+                        return Err(unwritable(text));
                     }
                     write_string(out, string);
                 }

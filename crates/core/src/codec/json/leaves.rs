@@ -3,7 +3,7 @@
 use super::column::StringColumn;
 use super::fast::Reader;
 use super::number::{Number, scan, to_f32};
-use super::plain_number::{scan_f64, scan_f64_correctly, scan_i64};
+use super::plain_number::{scan_f32_correctly, scan_f64, scan_f64_correctly, scan_i64};
 use super::string::{self, Span};
 use super::syntax::{peek, skip_white_space};
 use crate::tensor::AlignedBytes;
@@ -67,6 +67,13 @@ pub(super) fn numbers<const SIZE: usize>(out: &mut AlignedBytes, element: impl E
 pub(super) fn single(body: &[u8], at: usize) -> Option<([u8; 4], usize)> {
     let (value, next) = scan_f64(body, at)?;
     Some((to_f32(value).to_le_bytes(), next))
+}
+
+/// A `float`, correctly rounded.
+#[inline]
+pub(super) fn correct_single(body: &[u8], at: usize) -> Option<([u8; 4], usize)> {
+    let (value, next) = scan_f32_correctly(body, at)?;
+    Some((value.to_le_bytes(), next))
 }
 
 /// A `double`.

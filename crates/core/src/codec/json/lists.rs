@@ -41,6 +41,9 @@ pub(super) fn read_value(reader: &mut Reader<'_>, dimensions: &mut Dimensions, c
     let numbers = &mut column.numbers;
     // What to do with a leaf is chosen here, once, and not for each innermost list: those of an image are short.
     match dtype {
+        DType::FLOAT if is_correctly_rounded => {
+            value(reader, dimensions, &mut leaves::numbers(numbers, leaves::correct_single))
+        }
         DType::FLOAT => value(reader, dimensions, &mut leaves::numbers(numbers, leaves::single)),
         DType::DOUBLE if is_correctly_rounded => {
             value(reader, dimensions, &mut leaves::numbers(numbers, leaves::correct_double))

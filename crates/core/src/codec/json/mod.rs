@@ -52,7 +52,7 @@ pub(crate) use infer::timeout;
 pub use infer::{
     InferData, InferInput, InferOutput, InferRequest, RepositoryRequest, decode_infer, decode_repository_request,
 };
-pub use infer_reply::{InferReply, ReplyTensor, has_json_form};
+pub use infer_reply::{Form, InferReply, ReplyTensor, has_json_form};
 pub use results::encode_results;
 pub use string::write_string;
 

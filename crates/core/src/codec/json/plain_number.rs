@@ -32,6 +32,23 @@ pub(super) fn scan_f64_correctly(body: &[u8], start: usize) -> Option<(f64, usiz
     Some((nearest.unwrap_or(value), next))
 }
 
+/// The single nearest to the number at `start`, and the position after it; `None` where [`scan`] finds an error.
+#[inline]
+pub(super) fn scan_f32_correctly(body: &[u8], start: usize) -> Option<(f32, usize)> {
+    /// The bits of a double that a single has no room for, and their value halfway between two singles.
+    const LOST: u64 = (1 << 29) - 1;
+    const HALFWAY: u64 = 1 << 28;
+    /// More than [`scan`] is ever wrong by, in units of a double's last bit.
+    const ERROR: u64 = 64;
+    let (value, next) = scan_f64(body, start)?;
+    let is_clear = (value.to_bits() & LOST).abs_diff(HALFWAY) > ERROR;
+    if (is_clear && value.abs() >= f64::from(f32::MIN_POSITIVE)) || value == 0.0 {
+        return Some((value as f32, next));
+    }
+    let nearest = std::str::from_utf8(&body[start..next]).ok().and_then(|text| text.parse().ok());
+    Some((nearest.unwrap_or(value as f32), next))
+}
+
 /// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
 /// `10^18`, or where [`scan`] finds an error.
 #[inline]

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::number::{Number, scan, to_f32};
-use super::plain_number::{scan_f64, scan_i64};
+use super::plain_number::{scan_f32_correctly, scan_f64, scan_f64_correctly, scan_i64};
 use super::{Format, PredictInput, decode_exactly, fast, float, grisu};
 use crate::error::ServingError;
 use crate::signature::{Signature, TensorSpec};
@@ -211,6 +211,35 @@ proptest! {
         let read: f64 = text.parse().unwrap();
         let expected = if value.is_subnormal() { 0.0_f64.copysign(value) } else { value };
         prop_assert!(read.to_bits() == expected.to_bits() || read.is_nan() && value.is_nan(), "{value:?}: {text}");
+    }
+
+    #[test]
+    fn singles_of_the_open_inference_protocol_are_the_nearest_and_read_back(bits in any::<u32>()) {
+        let value = f32::from_bits(bits);
+        // Every other one subnormal.
+        let value = if bits % 2 == 0 { value } else { f32::from_bits(bits & 0x807f_ffff) };
+        prop_assume!(value.is_finite());
+        let mut text = [0; _];
+        let length = float::single_text_kept(&mut text, value);
+        let (read, next) = scan_f32_correctly(&text[..length], 0).unwrap();
+        prop_assert_eq!((read.to_bits(), next), (value.to_bits(), length));
+    }
+
+    #[test]
+    fn doubles_of_the_open_inference_protocol_are_the_nearest_and_read_back(bits in any::<u64>()) {
+        let value = f64::from_bits(bits);
+        let value = if bits % 2 == 0 { value } else { f64::from_bits(bits & 0x800f_ffff_ffff_ffff) };
+        prop_assume!(value.is_finite());
+        let mut text = [0; _];
+        let length = float::double_text_kept(&mut text, value);
+        let (read, next) = scan_f64_correctly(&text[..length], 0).unwrap();
+        prop_assert_eq!((read.to_bits(), next), (value.to_bits(), length));
+    }
+
+    #[test]
+    fn singles_are_read_as_the_nearest(text in "-?[0-9]\\.[0-9]{1,20}([eE][-+]?[0-4]?[0-9])?") {
+        let (read, next) = scan_f32_correctly(text.as_bytes(), 0).unwrap();
+        prop_assert_eq!((read.to_bits(), next), (text.parse::<f32>().unwrap().to_bits(), text.len()));
     }
 
     #[test]

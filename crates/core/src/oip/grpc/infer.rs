@@ -1,5 +1,6 @@
 //! `ModelInfer`: tensors in typed fields, or as bytes beside them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -129,7 +130,7 @@ pub fn decode_call(message: &Bytes) -> Result<InferCall> {
     for (index, input) in parts.inputs.iter().enumerate() {
         let input = InferInputTensor::decode(message.slice_ref(input)).map_err(|error| malformed(&error))?;
         let name = input.name;
-        refuse_extensions(&name, input.parameters.keys())?;
+        refuse_extensions(&name, &input.parameters)?;
         let dtype = dtype(&input.datatype).ok_or_else(|| {
             let text = format!("input {name:?}: {:?} is not a datatype of the protocol", input.datatype);
             ServingError::invalid_argument(text)
@@ -147,19 +148,28 @@ pub fn decode_call(message: &Bytes) -> Result<InferCall> {
     for output in parts.outputs {
         let output =
             InferRequestedOutputTensor::decode(message.slice_ref(output)).map_err(|error| malformed(&error))?;
-        refuse_extensions(&output.name, output.parameters.keys())?;
+        refuse_extensions(&output.name, &output.parameters)?;
         call.outputs.push(output.name);
     }
     Ok(call)
 }
 
-/// Refuses parameters that would change the meaning of a tensor, of extensions that are not here.
-fn refuse_extensions<'a>(tensor: &str, mut parameters: impl Iterator<Item = &'a String>) -> Result<()> {
-    match parameters.find(|name| ["shared_memory_region", "classification"].contains(&name.as_str())) {
-        None => Ok(()),
-        Some(name) => Err(ServingError::invalid_argument(format!(
+/// Refuses parameters that would change the meaning of a tensor, of extensions that are not here; strings are bytes
+/// already, and never base64.
+fn refuse_extensions(tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<()> {
+    if let Some(name) =
+        parameters.keys().find(|name| ["shared_memory_region", "classification"].contains(&name.as_str()))
+    {
+        return Err(ServingError::invalid_argument(format!(
             "{tensor:?} has the parameter {name:?}, of an extension that is not available"
+        )));
+    }
+    let content_type = parameters.get("content_type").and_then(|parameter| parameter.parameter_choice.as_ref());
+    match content_type {
+        Some(ParameterChoice::StringParam(name)) if name == "base64" => Err(ServingError::invalid_argument(format!(
+            "{tensor:?} has the content_type \"base64\", which is for JSON; send the bytes themselves"
         ))),
+        _ => Ok(()),
     }
 }
 

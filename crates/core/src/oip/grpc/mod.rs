@@ -12,7 +12,7 @@ use prost::Message;
 use super::{choice, metadata, missing, repository};
 use crate::access::Scope;
 use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Result, ServingError};
 use crate::grpc::new_message;
 use crate::proto::inference::model_repository_parameter::ParameterChoice;
 use crate::proto::inference::{
@@ -20,7 +20,6 @@ use crate::proto::inference::{
     RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
 };
-use crate::readiness;
 use crate::service::Service;
 
 pub use infer::{InferCall, decode_call};
@@ -78,14 +77,10 @@ async fn administer(service: &Arc<Service>, method: &str, message: Bytes, call: 
     }
 }
 
-/// A model that is known and not ready is no error here, as opposed to one that there is not.
+/// Whether a request would be answered: a model that was unloaded, or that was never there, is not ready.
 fn model_ready(service: &Service, request: &ModelReadyRequest) -> Result<BytesMut> {
     let (name, version) = (request.name.as_bytes(), choice(request.version.as_bytes()));
-    match readiness::check_model(&service.serving_map, name, version) {
-        Ok(()) => reply(&ModelReadyResponse { ready: true }),
-        Err(error) if error.code == Code::Unavailable => reply(&ModelReadyResponse { ready: false }),
-        Err(error) => Err(error),
-    }
+    reply(&ModelReadyResponse { ready: service.why_model_not_ready(name, version).is_none() })
 }
 
 async fn load(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {

@@ -1,17 +1,18 @@
 //! `POST …/infer`: tensors in JSON, behind it, or both.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
+use memchr::memmem;
 
 use super::super::infer::{Request, infer as run};
 use super::JSON_LENGTH;
 use super::routes::Model;
 use crate::body::{self, Encoding};
 use crate::call::Call;
-use crate::codec::json::{InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
+use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
 use crate::codec::open_inference::raw_tensor;
-use crate::error::{Result, ServingError};
+use crate::error::{Code, Result, ServingError};
 use crate::metrics::Entry;
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
@@ -44,11 +45,20 @@ async fn answer(
 ) -> Result<Reply> {
     let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(headers)?);
     let json_length = json_length(headers, body.len())?;
-    let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))?;
+    let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))
+        .map_err(|error| told_with_header(error, headers, body))?;
     let call = call.within(request.timeout, meter.started());
     let wanted = std::mem::take(&mut request.outputs);
-    let is_binary =
-        |index: usize| wanted.get(index).and_then(|output| output.binary_data).unwrap_or(request.binary_data_output);
+    let form = |index: usize| {
+        let output = wanted.get(index);
+        if output.is_some_and(|output| output.is_base64) {
+            Form::Base64
+        } else if output.and_then(|output| output.binary_data).unwrap_or(request.binary_data_output) {
+            Form::Binary
+        } else {
+            Form::Json
+        }
+    };
     let run_request = Request {
         model: &model.name,
         version: &model.version,
@@ -58,7 +68,7 @@ async fn answer(
         call,
     };
     let check = |index: usize, spec: &TensorSpec| {
-        if is_binary(index) || has_json_form(spec.dtype.base()) {
+        if form(index) == Form::Binary || has_json_form(spec.dtype.base()) {
             return Ok(());
         }
         let text = format!("output {:?} can only be answered as binary data; ask for binary_data", spec.alias);
@@ -70,9 +80,7 @@ async fn answer(
         model_name: &model.name,
         model_version: answer.version,
         id: request.id.as_deref(),
-        outputs: outputs
-            .map(|(index, (name, tensor))| ReplyTensor { name, tensor, is_binary: is_binary(index) })
-            .collect(),
+        outputs: outputs.map(|(index, (name, tensor))| ReplyTensor { name, tensor, form: form(index) }).collect(),
     };
     let size = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
     let (body, json_length) = body::work_on(size, || reply.encode())?;
@@ -95,6 +103,32 @@ async fn answer(
 /// packing takes more time than most networks save.
 fn wanted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     Encoding::of(headers.get(ACCEPT_ENCODING)?.as_bytes().trim_ascii())
+}
+
+/// The error of a body that could not be read, and what its header says of it; or that this is missing, if the body does
+/// not look like JSON alone.
+fn told_with_header(mut error: ServingError, headers: &HeaderMap, body: &[u8]) -> ServingError {
+    if error.code != Code::InvalidArgument {
+        return error;
+    }
+    let is_declared =
+        || headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/octet-stream"));
+    let is_named = || memmem::find(body, b"\"binary_data_size\"").is_some();
+    if let Some(length) = headers.get(JSON_LENGTH) {
+        let is_of_length =
+            [&b"JSON Parse error"[..], b"the request goes on"].iter().any(|s| error.message.starts_with(s));
+        if !is_of_length {
+            return error;
+        }
+        let length = String::from_utf8_lossy(length.as_bytes()).into_owned();
+        error.message.extend(format!(" (by Inference-Header-Content-Length, {length} bytes are JSON)").bytes());
+    } else if is_declared() || is_named() || std::str::from_utf8(body).is_err() {
+        error.message.extend(
+            b"; the header Inference-Header-Content-Length is missing, which says how many bytes of the body are JSON \
+              where binary data follows after it",
+        );
+    }
+    error
 }
 
 /// How many bytes of the body are JSON.

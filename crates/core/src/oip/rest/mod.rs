@@ -16,7 +16,6 @@ use super::{choice, metadata, missing, repository};
 use crate::call::Call;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
-use crate::readiness;
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
 use crate::service::Service;
@@ -38,7 +37,7 @@ pub(crate) fn is_path(path: &str) -> bool {
 pub(crate) async fn serve(service: &Arc<Service>, options: RestOptions, head: &Parts, body: Result<Bytes>) -> Reply {
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let mut reply = match routes::parse(target) {
-        None => error(&ServingError::not_found(format!("there is no {target} in the Open Inference Protocol"))),
+        None => error(&no_route(target)),
         Some(Api::Missing(extension)) => error(&missing(extension)),
         Some(api) if !is_method(&api, &head.method) => wrong_method(&api, &head.method),
         Some(api) => match body {
@@ -68,11 +67,15 @@ async fn answer(
         Api::Server => Ok(json(Code::Ok, json::server(&metadata::of_server(service)))),
         Api::ServerLive => Ok(json(Code::Ok, b"{\"live\":true}".to_vec())),
         Api::ServerReady => Ok(server_ready(service)),
+        // The statistics of all models have the path of a model of that name.
+        Api::Model(model) if *model.name == *b"stats" && service.serving_map.model(&model.name).is_none() => {
+            Err(missing("statistics"))
+        }
         Api::Model(model) => {
             let metadata = metadata::of_model(service, &model.name, &model.version, headers)?;
             Ok(json(Code::Ok, json::model(&metadata)))
         }
-        Api::ModelReady(model) => model_ready(service, model),
+        Api::ModelReady(model) => Ok(model_ready(service, model)),
         Api::Infer(model) => infer::infer(service, options, headers, model, &body).await,
         Api::RepositoryIndex => {
             let index = repository::index(service, decode_repository_request(&body, options.max_nesting)?.only_ready)?;
@@ -103,6 +106,16 @@ fn wrong_method(api: &Api<'_>, method: &Method) -> Reply {
     reply
 }
 
+/// What a target gets that no API has.
+fn no_route(target: &str) -> ServingError {
+    const MAX_SHOWN: usize = 200;
+    let shown = target.char_indices().nth(MAX_SHOWN).map_or(target, |(end, _)| &target[..end]);
+    ServingError::not_found(format!(
+        "there is no {shown} in the Open Inference Protocol; there is {}",
+        routes::SHOWN.join(", ")
+    ))
+}
+
 /// Why not is said to people; the status is what probes look at.
 fn server_ready(service: &Service) -> Reply {
     let problem = service.why_not_ready();
@@ -110,13 +123,11 @@ fn server_ready(service: &Service) -> Reply {
     json(code, json::server_ready(problem.as_deref()))
 }
 
-fn model_ready(service: &Service, model: &Model<'_>) -> Result<Reply> {
-    match readiness::check_model(&service.serving_map, &model.name, choice(&model.version)) {
-        Ok(()) => Ok(json(Code::Ok, json::model_ready(&model.name, None))),
-        Err(error) if error.code == Code::Unavailable => {
-            Ok(json(Code::Unavailable, json::model_ready(&model.name, Some(&error.text()))))
-        }
-        Err(error) => Err(error),
+/// As [`server_ready`]; a model or version that is not there is not ready, which its status tells apart.
+fn model_ready(service: &Service, model: &Model<'_>) -> Reply {
+    match service.why_model_not_ready(&model.name, choice(&model.version)) {
+        None => json(Code::Ok, json::model_ready(&model.name, None)),
+        Some(error) => json(error.code, json::model_ready(&model.name, Some(&error.text()))),
     }
 }
 

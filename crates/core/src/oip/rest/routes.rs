@@ -4,6 +4,19 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
+/// What may be asked for, as errors name it. Each path of a model may have `/versions/V` behind the name.
+pub(super) const SHOWN: [&str; 9] = [
+    "GET /v2",
+    "GET /v2/health/live",
+    "GET /v2/health/ready",
+    "GET /v2/models/NAME",
+    "GET /v2/models/NAME/ready",
+    "POST /v2/models/NAME/infer",
+    "POST /v2/repository/index",
+    "POST /v2/repository/models/NAME/load",
+    "POST /v2/repository/models/NAME/unload",
+];
+
 /// A model as a path names it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Model<'a> {
@@ -57,9 +70,7 @@ pub fn parse(target: &str) -> Option<Api<'_>> {
         ["repository", "index"] => Api::RepositoryIndex,
         ["repository", "models", name, "load"] => Api::Load(decoded(name)),
         ["repository", "models", name, "unload"] => Api::Unload(decoded(name)),
-        ["models", "stats"] | ["models", _, "stats"] | ["models", _, "versions", _, "stats"] => {
-            Api::Missing("statistics")
-        }
+        ["models", _, "stats"] | ["models", _, "versions", _, "stats"] => Api::Missing("statistics"),
         ["models", _, "config"] | ["models", _, "versions", _, "config"] => Api::Missing("model_configuration"),
         ["trace", "setting"] | ["models", _, "trace", "setting"] => Api::Missing("trace"),
         ["logging"] => Api::Missing("logging"),
@@ -125,7 +136,9 @@ mod tests {
             ("/v2/models//infer", "none"),
             ("/v2/models/m/config", "Missing(\"model_configuration\")"),
             ("/v2/models/m/versions/3/stats", "Missing(\"statistics\")"),
-            ("/v2/models/stats", "Missing(\"statistics\")"),
+            ("/v2/models/stats", "metadata stats "),
+            ("/v2/models/stats/stats", "Missing(\"statistics\")"),
+            ("/v2/models/stats/versions/stats", "metadata stats stats"),
             ("/v2/models/stats/infer", "infer stats "),
             ("/v2/systemsharedmemory/region/a/register", "Missing(\"system_shared_memory\")"),
             ("/v2/models/m/versions", "none"),

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
 pub use repository::{RepositoryRequest, decode_repository_request};
-use walk::{Owner, Walk, boolean, misfit, natural_number, text, wrong};
+use walk::{Owner, Walk, boolean, is_base64, misfit, natural_number, text, wrong};
 
 /// A request as it was sent; what is sent beside JSON is still to come.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +74,8 @@ pub struct InferOutput {
     pub name: String,
     /// The parameter `binary_data`.
     pub binary_data: Option<bool>,
+    /// Whether the parameter `content_type` asks for base64.
+    pub is_base64: bool,
 }
 
 /// Decodes the JSON of an infer request.
@@ -96,6 +98,10 @@ pub fn decode_infer(body: &[u8], max_nesting: usize) -> Result<InferRequest> {
                         request.timeout = timeout(natural_number(value, "timeout", "a number of microseconds")?);
                     }
                     b"binary_data_output" => request.binary_data_output = boolean(value, "binary_data_output")?,
+                    b"content_type" if is_base64(value)? => {
+                        let text = "the content_type \"base64\" belongs to the parameters of an input or an output";
+                        return Err(wrong(text));
+                    }
                     _ => {}
                 }
                 Ok(())
@@ -121,23 +127,22 @@ pub fn decode_infer(body: &[u8], max_nesting: usize) -> Result<InferRequest> {
     })?;
     if walk.reader.peek() != 0 || walk.reader.at < body.len() {
         let at = walk.reader.at;
-        return Err(wrong(format!(
-            "the request goes on after its end, at byte {at}; where tensors follow as binary \
-                                  data, Inference-Header-Content-Length has to be the length of the JSON"
-        )));
+        return Err(wrong(format!("the request goes on after its end, at byte {at}")));
     }
     if has_inputs { Ok(request) } else { Err(wrong("the request has no \"inputs\"")) }
 }
 
 impl Walk<'_> {
     fn output(&mut self) -> Result<InferOutput> {
-        let (mut name, mut binary_data) = (None, None);
+        let (mut name, mut binary_data, mut base64) = (None, None, false);
         self.object("an output", |walk, member| {
             match member {
                 b"name" => name = Some(walk.text("the name of an output")?),
                 b"parameters" => walk.parameters(&Owner::Tensor("an output"), |name, value| {
-                    if name == b"binary_data" {
-                        binary_data = Some(boolean(value, "binary_data")?);
+                    match name {
+                        b"binary_data" => binary_data = Some(boolean(value, "binary_data")?),
+                        b"content_type" => base64 = is_base64(value)?,
+                        _ => {}
                     }
                     Ok(())
                 })?,
@@ -146,20 +151,27 @@ impl Walk<'_> {
             Ok(())
         })?;
         let name = name.ok_or_else(|| wrong("an output has no \"name\""))?;
-        Ok(InferOutput { name, binary_data })
+        if base64 && binary_data == Some(true) {
+            return Err(wrong(format!("output {name:?} is asked for both as base64 and as binary data")));
+        }
+        Ok(InferOutput { name, binary_data, is_base64: base64 })
     }
 
     fn input(&mut self) -> Result<InferInput> {
         let (mut name, mut shape, mut dtype, mut size) = (None, None, None, None);
-        let (mut data_at, mut tensor) = (None, None);
+        let (mut data_at, mut tensor, mut base64) = (None, None, false);
         self.object("an input", |walk, member| {
             match member {
                 b"name" => name = Some(walk.text("the name of an input")?),
                 b"shape" => shape = Some(walk.shape()?),
                 b"datatype" => dtype = Some(known_dtype(&walk.text("a datatype")?)?),
                 b"parameters" => walk.parameters(&Owner::Tensor("an input"), |name, value| {
-                    if name == b"binary_data_size" {
-                        size = Some(natural_number(value, "binary_data_size", "a number of bytes")?);
+                    match name {
+                        b"binary_data_size" => {
+                            size = Some(natural_number(value, "binary_data_size", "a number of bytes")?);
+                        }
+                        b"content_type" => base64 = is_base64(value)?,
+                        _ => {}
                     }
                     Ok(())
                 })?,
@@ -180,6 +192,10 @@ impl Walk<'_> {
         let name: String = name.ok_or_else(|| wrong("an input has no \"name\""))?;
         let missing = |member| wrong(format!("input {name:?} has no {member:?}"));
         let (shape, dtype) = (shape.ok_or_else(|| missing("shape"))?, dtype.ok_or_else(|| missing("datatype"))?);
+        if base64 && (dtype != DType::STRING || size.is_some()) {
+            let text = "the content_type \"base64\" is for datatype BYTES whose \"data\" is in the JSON";
+            return Err(wrong(format!("input {name:?}: {text}")));
+        }
         let data = match (tensor, data_at, size) {
             (_, Some(_), Some(_)) => {
                 return Err(wrong(format!("input {name:?} has both \"data\" and \"binary_data_size\"")));
@@ -196,6 +212,10 @@ impl Walk<'_> {
                 InferData::Tensor(tensor)
             }
             (None, None, None) => return Err(missing("data")),
+        };
+        let data = match data {
+            InferData::Tensor(tensor) if base64 => InferData::Tensor(tensor::from_base64(&name, &tensor)?),
+            data => data,
         };
         Ok(InferInput { name, data })
     }
@@ -248,11 +268,7 @@ mod tests {
             (r#"{"inputs": [], "outputs": [{}]}"#, "an output has no \"name\""),
             (r#"{"inputs": []"#, "JSON Parse error: Missing a comma or '}' after an object member. at offset: 13"),
             (r#"{"inputs": [] x"#, "JSON Parse error: Missing a comma or '}' after an object member. at offset: 14"),
-            (
-                "{\"inputs\": []}\x01",
-                "the request goes on after its end, at byte 14; where tensors follow as binary data, \
-                 Inference-Header-Content-Length has to be the length of the JSON",
-            ),
+            ("{\"inputs\": []}\x01", "the request goes on after its end, at byte 14"),
             (
                 r#"{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 3}}]}"#,
                 "an output has the parameter \"classification\", of an extension that is not available",
@@ -292,6 +308,74 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_is_null_is_absent() {
+        let body = br#"{"id": null, "parameters": null, "outputs": null, "inputs": [{"name": "x", "shape": [1],
+            "datatype": "FP32", "data": [1], "parameters": null, "other": null}]}"#;
+        let request = decode_infer(body, DEFAULT_MAX_NESTING).expect("a request");
+        assert_eq!((request.id, request.inputs.len(), request.outputs.len()), (None, 1, 0));
+        let body = br#"{"parameters": {"signature_name": null, "timeout": null, "binary_data_output": null,
+            "content_type": null}, "outputs": [{"name": "y", "parameters": null},
+            {"name": "z", "parameters": {"binary_data": null, "classification": null, "content_type": null}}],
+            "inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": null,
+            "parameters": {"binary_data_size": 4, "shared_memory_region": null}}]}"#;
+        let request = decode_infer(body, DEFAULT_MAX_NESTING).expect("a request");
+        assert_eq!((request.signature_name, request.timeout, request.binary_data_output), (None, None, false));
+        assert!(request.outputs.iter().all(|output| output.binary_data.is_none()));
+        assert!(matches!(request.inputs[0].data, InferData::Binary { size: 4, .. }));
+        for (text, expected) in [
+            (r#"{"inputs": null}"#, "the request has no \"inputs\""),
+            (r#"{"inputs": [{"name": null}]}"#, "an input has no \"name\""),
+            (r#"{"inputs": [{"name": "x", "shape": null}]}"#, "input \"x\" has no \"shape\""),
+            (r#"{"inputs": [null]}"#, "an input has to be an object; got null"),
+            (r#"{"id": nil}"#, "JSON Parse error: Invalid value. at offset: 8"),
+        ] {
+            let error = decode_infer(text.as_bytes(), DEFAULT_MAX_NESTING).expect_err("it is wrong");
+            assert_eq!(error.text(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_is_decoded_where_an_input_says_so_and_refused_where_it_cannot_be_meant() {
+        let with = |parameters: &str, datatype: &str, data: &str| {
+            tensor(&format!(
+                "{{\"name\": \"x\", \"shape\": [2], \"datatype\": \"{datatype}\", \"data\": {data}, \
+                 \"parameters\": {parameters}}}"
+            ))
+        };
+        let strings = |tensor: Tensor| match tensor.elements() {
+            crate::tensor::Elements::Strings(strings) => strings.iter().map(<[u8]>::to_vec).collect::<Vec<_>>(),
+            crate::tensor::Elements::Numbers(_) => panic!("strings were sent"),
+        };
+        let base64 = r#"{"content_type": "base64"}"#;
+        assert_eq!(with(base64, "BYTES", r#"["AP8=", ""]"#).map(strings), Ok(vec![b"\x00\xff".to_vec(), Vec::new()]));
+        let text = r#"{"content_type": "str"}"#;
+        assert_eq!(with(text, "BYTES", r#"["AP8=", ""]"#).map(strings), Ok(vec![b"AP8=".to_vec(), Vec::new()]));
+        assert_eq!(
+            with(base64, "BYTES", r#"["AP8=", "!"]"#).map(strings),
+            Err("input \"x\": element 1 is not base64, which its content_type says".to_owned())
+        );
+        assert_eq!(
+            with(base64, "FP32", "[1, 2]").map(|_| ()),
+            Err("input \"x\": the content_type \"base64\" is for datatype BYTES whose \"data\" is in the JSON"
+                .to_owned())
+        );
+        for (text, expected) in [
+            (
+                r#"{"parameters": {"content_type": "base64"}}"#,
+                "the content_type \"base64\" belongs to the parameters of an input or an output",
+            ),
+            (r#"{"parameters": {"content_type": 64}}"#, "content_type has to be a string; got 64"),
+            (
+                r#"{"outputs": [{"name": "y", "parameters": {"content_type": "base64", "binary_data": true}}]}"#,
+                "output \"y\" is asked for both as base64 and as binary data",
+            ),
+        ] {
+            let error = decode_infer(text.as_bytes(), DEFAULT_MAX_NESTING).expect_err("it is refused");
+            assert_eq!(error.text(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn the_envelope_is_read_in_any_order() {
         let body =
             br#" {"outputs": [{"parameters": {"binary_data": true}, "name": "y"}, {"name": "z"}], "unknown": [{}],
@@ -301,7 +385,7 @@ mod tests {
         assert_eq!((request.id.as_deref(), request.signature_name.as_deref()), (Some("ab"), Some("s")));
         assert!(request.binary_data_output);
         assert_eq!(request.timeout, Some(Duration::from_micros(7)));
-        let output = |name: &str, binary_data| InferOutput { name: name.to_owned(), binary_data };
+        let output = |name: &str, binary_data| InferOutput { name: name.to_owned(), binary_data, is_base64: false };
         assert_eq!(request.outputs, [output("y", Some(true)), output("z", None)]);
         let InferData::Binary { dtype, shape, size } = &request.inputs[0].data else { panic!("binary data") };
         assert_eq!((*dtype, shape.as_slice(), *size), (DType::BFLOAT16, &[1][..], 2));

@@ -1,13 +1,13 @@
 //! The elements of an input, as its datatype and shape say.
 
 use super::walk::{Walk, wrong};
-use crate::codec::json::column::Column;
+use crate::codec::json::column::{Column, StringColumn};
 use crate::codec::json::exact;
 use crate::codec::json::lists::{Dimensions, read_value};
 use crate::codec::open_inference::datatype;
 use crate::error::{Result, ServingError};
 use crate::half;
-use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor, element_count, shape_text};
+use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text};
 
 impl Walk<'_> {
     /// Reads the elements of a tensor, nested as its shape says or in one list.
@@ -30,7 +30,7 @@ impl Walk<'_> {
             // Irregular, of another type, or merely unusual: once more, to know which.
             self.reader.at = start;
             let document = self.value()?;
-            column = Column::new(carrier);
+            column = Column::correctly_rounded(carrier);
             let sizes = exact::shape_of(document.root());
             exact::fill(&mut column, document.root(), &sizes).map_err(|error| {
                 let prefix = format!("input {name:?}: ");
@@ -55,6 +55,18 @@ impl Walk<'_> {
         column.numbers = AlignedBytes::with_capacity(ALIGNMENT, bytes);
         column
     }
+}
+
+/// The strings that a tensor's strings encode.
+pub(super) fn from_base64(name: &str, tensor: &Tensor) -> Result<Tensor> {
+    let Elements::Strings(encoded) = tensor.elements() else { return Ok(tensor.clone()) };
+    let mut decoded = StringColumn::default();
+    for (index, string) in encoded.iter().enumerate() {
+        decoded.push_base64(string).ok_or_else(|| {
+            wrong(format!("input {name:?}: element {index} is not base64, which its content_type says"))
+        })?;
+    }
+    Ok(Tensor::from_strings(tensor.shape().to_vec(), Strings::new(decoded.bytes.into(), decoded.ranges)))
 }
 
 /// A tensor of the dtype that was asked for from one of a wider dtype; `None` if a number does not fit.
@@ -118,6 +130,26 @@ mod tests {
         assert_eq!(numbers(&half), [0x2e66_u16, 0xfc00].map(u16::to_le_bytes).as_flattened());
         let short = tensor(&input("UINT16", "[2]", "[0, 65535]")).expect("numbers");
         assert_eq!(numbers(&short), [0, 0, 0xff, 0xff]);
+        // The nearest singles: subnormal ones, what rounds to the least normal one, and one whose double lies halfway.
+        let texts = [
+            "1e-40",
+            "-1.401298464324817e-45",
+            "7.1e-46",
+            "6e-46",
+            "1.17549435e-38",
+            "1.1754943e-38",
+            "0.1",
+            "16777217.0",
+            "16777217.000000001",
+            "3.4028235e38",
+            "-0.0",
+            "0.10000000149011612",
+        ];
+        for text in texts {
+            let single = tensor(&input("FP32", "[1]", &format!("[{text}]"))).expect("a number");
+            let nearest: f32 = text.parse().expect("a number");
+            assert_eq!(numbers(&single), nearest.to_le_bytes(), "{text}");
+        }
         // The nearest doubles, where the conversion of the original is off by one in the last place.
         let texts = ["0.30000000000000004", "1.7976931348623157e308", "123456789012345.678", "5e-324", "8.41e21"];
         for text in texts {

@@ -18,6 +18,9 @@ pub(super) enum Owner<'a> {
 /// Parameters that would change the meaning of a tensor, of extensions that are not here.
 const UNKNOWN_EXTENSIONS: [&[u8]; 2] = [b"shared_memory_region", b"classification"];
 
+/// The content type of strings that are sent as base64.
+const BASE64: &str = "base64";
+
 /// A walk over the text.
 pub(super) struct Walk<'b> {
     pub(super) reader: Reader<'b>,
@@ -31,7 +34,7 @@ impl<'b> Walk<'b> {
         Self { reader: Reader { body, at: 0 }, max_nesting }
     }
 
-    /// Reads an object; `member` reads the value of each name.
+    /// Reads an object; `member` reads the value of each name. A member that is null counts as one that is absent.
     pub(super) fn object(&mut self, what: &str, mut member: impl FnMut(&mut Self, &[u8]) -> Result<()>) -> Result<()> {
         self.open(b'{', what, "an object")?;
         if self.reader.expect(b'}').is_some() {
@@ -40,8 +43,12 @@ impl<'b> Walk<'b> {
         loop {
             let name = self.string().ok_or_else(|| self.syntax_error())?;
             self.reader.expect(b':').ok_or_else(|| self.syntax_error())?;
-            self.reader.peek();
-            member(self, &name)?;
+            if self.reader.peek() == b'n' {
+                // The only value that begins with this letter; anything else is a syntax error.
+                self.value()?;
+            } else {
+                member(self, &name)?;
+            }
             if !self.reader.another(b'}').ok_or_else(|| self.syntax_error())? {
                 return Ok(());
             }
@@ -106,6 +113,7 @@ impl<'b> Walk<'b> {
         }
     }
 
+    /// Reads an object of parameters; `each` sees those that are not null.
     pub(super) fn parameters(
         &mut self,
         owner: &Owner<'_>,
@@ -116,6 +124,9 @@ impl<'b> Walk<'b> {
             return Err(misfit("parameters", document.root(), "an object"));
         }
         for (name, value) in document.root().members() {
+            if matches!(value.node(), Node::Null) {
+                continue;
+            }
             if let Owner::Tensor(what) = owner
                 && UNKNOWN_EXTENSIONS.contains(&name)
             {
@@ -135,6 +146,12 @@ pub(super) fn wrong(message: impl Into<Vec<u8>>) -> ServingError {
 pub(super) fn text(value: Value<'_>, what: &str) -> Result<String> {
     let found = value.string().ok_or_else(|| misfit(what, value, "a string"))?;
     String::from_utf8(found.to_vec()).map_err(|_| wrong(format!("{what} is not UTF-8")))
+}
+
+/// Whether a parameter `content_type` says that strings are base64. The other types that clients know say how a program
+/// is to see a tensor, and change nothing about it.
+pub(super) fn is_base64(value: Value<'_>) -> Result<bool> {
+    Ok(text(value, "content_type")? == BASE64)
 }
 
 pub(super) fn boolean(value: Value<'_>, what: &str) -> Result<bool> {
