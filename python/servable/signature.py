@@ -19,9 +19,12 @@ from typing import Any, TypeVar
 __all__ = [
     "DATA_TYPES",
     "DEFAULT_SIGNATURE",
+    "SPARSE_PARTS",
     "Signature",
     "TensorSpec",
     "declared_signature",
+    "kind_of_parts",
+    "part_names",
     "serves",
 ]
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from support.server_process import COMMAND, ServerProcess
+from servable.client import Client
+from support import models
+from support.server_process import COMMAND, ServerProcess, StartServer
 
 CURL = re.compile(r"^    ((?:curl|python3) .*(?:\n      curl .*)?)$", re.MULTILINE)
 PYTHON = re.compile(r"As Python:\n\n((?:    .*\n|\n)+)")
@@ -153,3 +155,39 @@ def test_tags_that_a_model_does_not_have_are_explained(demo_models: Path) -> Non
     assert told.returncode == 1
     assert "matching supplied tags: { gpu }; " in told.stderr
     assert "has { serve }" in told.stderr
+
+
+def test_the_tensors_of_ragged_and_sparse_outputs_are_named_by_everything_that_describes_a_model(
+    model_cache: Path, start_server: StartServer
+) -> None:
+    base_path = models.exported(models.BATCH_EXPORT, model_cache) / "composite"
+    parts = {
+        "ragged.flat_values": "int64 [?] (of ragged ragged)",
+        "ragged.row_splits": "int64 [?] (of ragged ragged)",
+        "sparse.dense_shape": "int64 [2] (of sparse sparse)",
+        "sparse.indices": "int64 [?, 2] (of sparse sparse)",
+        "sparse.values": "float32 [?] (of sparse sparse)",
+    }
+    told = subprocess.run(
+        [COMMAND, "check", f"--model_base_path={base_path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert ", ".join(f"{name}: {tensor}" for name, tensor in parts.items()) in told
+    server = start_server({"composite": base_path})
+    server.wait_until_available("composite")
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/composite"
+    for described in (inspect(str(base_path)), inspect(url)):
+        rows = [line.split(None, 1) for line in described.splitlines()]
+        assert {row[0]: row[1] for row in rows if len(row) == 2}.items() >= parts.items()
+    outputs = server.get("/v2/models/composite").json()["outputs"]
+    names = [*parts, "y"]
+    assert [output["name"] for output in outputs] == names
+    with Client(f"http://127.0.0.1:{server.rest_port}") as client:
+        assert sorted(client.metadata("composite").signature().outputs) == names
+    with Client(f"127.0.0.1:{server.port}") as client:
+        assert sorted(client.metadata("composite").signature().outputs) == names
+        found = client.predict("composite", {"x": [1.0, 2.0]}, outputs=["ragged.row_splits"])
+        assert found["ragged.row_splits"].tolist() == [0, 1, 3]

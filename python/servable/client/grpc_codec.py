@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +13,9 @@ from servable.client.exchange import Examples, Exchange, Request, Target
 from servable.client.features import feature
 from servable.client.messages import message_class, pool
 from servable.client.results import Class, Classes, InferenceTask, Prediction, State, VersionStatus
-from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo
+from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo, sparse_parts
 from servable.errors import BackendError, Code, InvalidInputError, from_code
+from servable.signature import part_names
 
 Result = TypeVar("Result")
 
@@ -242,14 +243,35 @@ def _metadata(answer: Any) -> ModelMetadata:
     packed = answer.metadata["signature_def"].value
     signatures = {
         name: ModelSignature(
-            {alias: _tensor_info(info) for alias, info in signature.inputs.items()},
-            {alias: _tensor_info(info) for alias, info in signature.outputs.items()},
+            _tensor_infos(signature.inputs),
+            _tensor_infos(signature.outputs),
             signature.method_name,
             frozenset(signature.defaults),
         )
         for name, signature in _parse("SignatureDefMap", packed).signature_def.items()
     }
     return ModelMetadata(answer.model_spec.name, answer.model_spec.version.value, signatures)
+
+
+def _tensor_infos(infos: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    return {name: part for alias, info in infos.items() for name, part in _parts(alias, info)}
+
+
+def _parts(alias: str, info: Any) -> Iterator[tuple[str, TensorInfo]]:
+    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    encoding = info.WhichOneof("encoding")
+    if encoding == "coo_sparse":
+        rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
+        yield from sparse_parts(alias, _tensor_info(info).dtype, rank)
+    elif encoding == "composite_tensor":
+        composite = info.composite_tensor
+        classes = pool().FindEnumTypeByName("tensorflow.TypeSpecProto.TypeSpecClass")
+        found = classes.values_by_number.get(composite.type_spec.type_spec_class)
+        names = part_names(found.name if found else "", len(composite.components))
+        for part, component in zip(names, composite.components, strict=True):
+            yield from _parts(f"{alias}.{part}", component)
+    else:
+        yield alias, _tensor_info(info)
 
 
 def _tensor_info(info: Any) -> TensorInfo:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from servable.client.arrays import Array, numpy_dtype, object_array
 from servable.client.exchange import Examples, Exchange, Request, Target
 from servable.client.features import feature
 from servable.client.results import Class, Classes, InferenceTask, Prediction, State, VersionStatus
-from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo
+from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo, sparse_parts
 from servable.errors import BackendError, Code, InvalidInputError, UnimplementedError
-from servable.signature import DATA_TYPES
+from servable.signature import DATA_TYPES, part_names
 
 _NOT_IN_JSON = frozenset({"float16", "bfloat16", "uint16", "complex64", "complex128"})
 _DATA_TYPE_NAMES = {
@@ -263,11 +263,33 @@ def _list_shape(value: Any) -> tuple[int, ...]:
 
 def _signature(found: Mapping[str, Any]) -> ModelSignature:
     return ModelSignature(
-        {name: _tensor_info(info) for name, info in found["inputs"].items()},
-        {name: _tensor_info(info) for name, info in found["outputs"].items()},
+        _tensor_infos(found["inputs"]),
+        _tensor_infos(found["outputs"]),
         found.get("method_name", ""),
         frozenset(found.get("defaults", ())),
     )
+
+
+def _tensor_infos(found: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    return {name: part for alias, info in found.items() for name, part in _parts(alias, info)}
+
+
+def _parts(alias: str, found: Mapping[str, Any]) -> Iterator[tuple[str, TensorInfo]]:
+    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    if "coo_sparse" in found:
+        whole = _tensor_info(found)
+        yield from sparse_parts(
+            alias, whole.dtype, None if whole.shape is None else len(whole.shape)
+        )
+    elif "composite_tensor" in found:
+        composite = found["composite_tensor"]
+        type_spec = composite.get("type_spec") or {}
+        components = composite["components"]
+        names = part_names(type_spec.get("type_spec_class", ""), len(components))
+        for part, component in zip(names, components, strict=True):
+            yield from _parts(f"{alias}.{part}", component)
+    else:
+        yield alias, _tensor_info(found)
 
 
 def _tensor_info(found: Mapping[str, Any]) -> TensorInfo:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from servable.errors import FailedPreconditionError, InvalidInputError
-from servable.signature import DEFAULT_SIGNATURE
+from servable.signature import DEFAULT_SIGNATURE, SPARSE_PARTS
 
 INTERNAL_PREFIX = "__"
 """How the names of signatures begin that TensorFlow keeps for itself."""
@@ -146,6 +146,17 @@ class ModelMetadata:
             for name, signature in sorted(self.signatures.items())
             if not name.startswith(INTERNAL_PREFIX)
         ]
+
+
+def sparse_parts(alias: str, dtype: str, rank: int | None) -> Iterator[tuple[str, TensorInfo]]:
+    """The tensors of a sparse value, each of which is an input or output itself."""
+    tensors = (
+        TensorInfo(dtype, (None,)),
+        TensorInfo("int64", (None, rank)),
+        TensorInfo("int64", (rank,)),
+    )
+    for part, tensor in zip(SPARSE_PARTS, tensors, strict=True):
+        yield f"{alias}.{part}", tensor
 
 
 def _names(names: Iterable[str]) -> str:

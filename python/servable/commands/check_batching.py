@@ -59,6 +59,9 @@ def check_batching(
 
 def _obstacles(signature: SignatureDescription, parameters: BatchingParameters) -> Iterator[str]:
     """Why requests of a signature fail, or cannot share a batch."""
+    if any(t.part_of for t in [*signature.inputs.values(), *signature.outputs.values()]):
+        yield "it has ragged or sparse values, so that its requests are run one by one"
+        return
     for name, tensor in sorted(signature.inputs.items()):
         rows = tensor.shape[0] if tensor.shape else None
         if tensor.shape == ():

@@ -7,8 +7,8 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from servable.commands.example_features import example_features
 from servable.config.text_proto import new_message
 from servable.errors import Code, ConfigError, InvalidInputError, NotFoundError, ServableError
 from servable.loaders.python_model import is_python_model, load_python_model
-from servable.signature import DATA_TYPES, Signature, TensorSpec
+from servable.signature import (
+    DATA_TYPES,
+    SPARSE_PARTS,
+    Signature,
+    TensorSpec,
+    kind_of_parts,
+    part_names,
+)
 
 _SAVED_MODEL = "servable.SavedModelView"
 _SIGNATURE = "tensorflow.SignatureDef"
@@ -34,16 +41,20 @@ class TensorDescription:
     Attributes:
         dtype: NumPy's name, `bytes` for strings; TensorFlow's where NumPy has none.
         shape: The sizes of its axes, `None` where free; `None` in place of the whole if all is.
+        part_of: The value that it is one tensor of, such as `ragged r`; empty for most.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None
+    part_of: str = ""
 
     def __str__(self) -> str:
         """Such as `float32 [?, 3]`."""
+        part_of = f" (of {self.part_of})" if self.part_of else ""
         if self.shape is None:
-            return f"{self.dtype} of any shape"
-        return f"{self.dtype} [{', '.join('?' if s is None else str(s) for s in self.shape)}]"
+            return f"{self.dtype} of any shape{part_of}"
+        sizes = ", ".join("?" if s is None else str(s) for s in self.shape)
+        return f"{self.dtype} [{sizes}]{part_of}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +170,8 @@ def _described(
     return {
         name: SignatureDescription(
             (message.method_name or _PREDICT).rpartition("/")[2],
-            {key: _tensor(info) for key, info in sorted(message.inputs.items())},
-            {key: _tensor(info) for key, info in sorted(message.outputs.items())},
+            _tensors(message.inputs),
+            _tensors(message.outputs),
             {} if message.method_name in ("", _PREDICT) else features or {},
         )
         for name, message in sorted(signatures.items())
@@ -168,12 +179,46 @@ def _described(
     }
 
 
-def _tensor(info: Any) -> TensorDescription:
+def _tensors(infos: Mapping[str, Any]) -> Mapping[str, TensorDescription]:
+    found = (item for name, info in infos.items() for item in _parts(name, info))
+    return dict(sorted(found))
+
+
+def _parts(name: str, info: Any) -> Iterator[tuple[str, TensorDescription]]:
+    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    encoding = info.WhichOneof("encoding")
+    if encoding == "coo_sparse":
+        rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
+        values = TensorDescription(_dtype(info), (None,), f"sparse {name}")
+        shapes = ((None,), (None, rank), (rank,))
+        for part, shape in zip(SPARSE_PARTS, shapes, strict=True):
+            dtype = values.dtype if part == "values" else "int64"
+            yield f"{name}.{part}", replace(values, dtype=dtype, shape=shape)
+    elif encoding == "composite_tensor":
+        composite = info.composite_tensor
+        classes = composite.type_spec.DESCRIPTOR.fields_by_name["type_spec_class"].enum_type
+        number = composite.type_spec.type_spec_class
+        found = classes.values_by_number.get(number)
+        class_name = found.name if found else ""
+        part_of = f"{kind_of_parts(class_name)} {name}"
+        names = part_names(class_name, len(composite.components))
+        for part, component in zip(names, composite.components, strict=True):
+            for part_name, tensor in _parts(f"{name}.{part}", component):
+                yield part_name, replace(tensor, part_of=part_of)
+    else:
+        yield name, _tensor(info)
+
+
+def _dtype(info: Any) -> str:
     dtype = _NAMES.get(info.dtype)
     if dtype is None:
         names = info.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
         dtype = names[info.dtype].name if info.dtype in names else str(info.dtype)
-    shape = info.tensor_shape
+    return dtype
+
+
+def _tensor(info: Any) -> TensorDescription:
+    dtype, shape = _dtype(info), info.tensor_shape
     if shape.unknown_rank:
         return TensorDescription(dtype, None)
     return TensorDescription(
