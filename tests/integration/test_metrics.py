@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 
 from support import models
 from support.grpc_client import GrpcClient, RpcError
@@ -55,7 +56,7 @@ def test_requests_of_both_protocols_are_counted_by_model_and_status(
     assert server.predict("half_plus_two", b"{").status == 400
     assert server.predict("half_plus_two/versions/9", instances).status == 404
     assert server.get("/v1/models/half_plus_two/metadata").status == 200
-    assert server.get("/v1/models").status == 400
+    assert server.get("/v1/models/versions/3").status == 400
     assert server.request("PUT", "/v1/models/half_plus_two").status == 400
     assert server.get("/nothing").status == 404, "no request to the API"
     for _ in range(3):
@@ -196,8 +197,37 @@ def test_state_and_process_are_shown(server: ServerProcess) -> None:
     assert page["servable_loads_total"] == {labels(**model, status="OK"): 1}
     assert page["servable_process_resident_memory_bytes"][()] > 50e6
     assert 0 < page["servable_process_cpu_seconds_total"][()] < 100
+    for name in ("resident_memory_bytes", "virtual_memory_bytes", "open_fds", "max_fds", "threads"):
+        assert page[f"process_{name}"][()] > 0
+        assert f"servable_process_{name}" in page
+    assert page["process_start_time_seconds"] == page["servable_process_start_time_seconds"]
+    assert 0 < page["process_cpu_seconds_total"][()] < 100
     (build,) = page["servable_build_info"]
     assert dict(build)["tensorflow"].count(".") == 2
+
+
+ACCEPT_OF_PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;q=0.75,application/openmetrics-text;"
+    "version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.25,*/*;q=0.1"
+)
+
+
+def test_openmetrics_is_sent_where_it_is_asked_for_with_the_same_names(
+    server: ServerProcess,
+) -> None:
+    server.predict("half_plus_two", {"instances": [1.0]})
+    reply = server.request("GET", PATH, headers={"Accept": ACCEPT_OF_PROMETHEUS})
+    kind = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert (reply.status, reply.headers["content-type"]) == (200, kind)
+    page = reply.body.decode()
+    families = openmetrics.text_string_to_metric_families(page)
+    samples = {sample.name for family in families for sample in family.samples}
+    names = re.compile(r"^[a-zA-Z_:][\w:]*", re.MULTILINE)
+    assert samples == set(names.findall(page)) == set(names.findall(server.get(PATH).body.decode()))
+    assert {f"{SERVING}request_count", "servable_loads_total", "process_open_fds"} <= samples
+    for accept in ("*/*", "text/plain", "application/openmetrics-text;q=0.1, text/plain"):
+        reply = server.request("GET", PATH, headers={"Accept": accept})
+        assert reply.headers["content-type"] == "text/plain", accept
 
 
 def test_loads_and_warm_ups_are_counted_by_the_path_of_the_version(

@@ -61,6 +61,18 @@ pub enum State {
 }
 
 impl State {
+    /// The name as status answers and metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::Start => "START",
+            Self::Loading => "LOADING",
+            Self::Available => "AVAILABLE",
+            Self::Unloading => "UNLOADING",
+            Self::End => "END",
+        }
+    }
+
     /// The state of this number, if there is one.
     pub fn from_number(number: i32) -> Option<Self> {
         Some(match number {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +16,19 @@ _PROCESS = Path("/proc/self")
 
 
 def process_families() -> Iterator[Family]:
-    """What the system knows of this process; nothing where it has no `/proc`."""
+    """What the system knows of this process; nothing where it has no `/proc`.
+
+    Each figure has two names: `process_…`, by which dashboards know it, and one with our prefix.
+    """
+    for name, value, text in _figures():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        for prefix in ("process", "servable_process"):
+            yield Family(f"{prefix}_{name}", kind, (), (((), value),), text)
+
+
+def _figures() -> Iterator[tuple[str, float, str]]:
     times = os.times()
-    yield _gauge(
-        "servable_process_cpu_seconds_total",
-        times.user + times.system,
-        "User and system time of the process.",
-        "counter",
-    )
+    yield "cpu_seconds_total", times.user + times.system, "User and system time of the process."
     try:
         pages = [int(pages) for pages in (_PROCESS / "statm").read_text().split()]
         status = (_PROCESS / "status").read_text()
@@ -32,14 +38,14 @@ def process_families() -> Iterator[Family]:
         return
     threads = next(line.split()[1] for line in status.splitlines() if line.startswith("Threads:"))
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    for name, value, text in (
-        ("resident_memory_bytes", pages[1] * page_bytes, "Memory that the process has in RAM."),
-        ("virtual_memory_bytes", pages[0] * page_bytes, "Memory that the process has mapped."),
-        ("open_fds", open_files, "Open file descriptors."),
-        ("threads", int(threads), "Threads of the process."),
-        ("start_time_seconds", started, "When the process started, in seconds since 1970."),
-    ):
-        yield _gauge(f"servable_process_{name}", value, text)
+    most_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield "resident_memory_bytes", pages[1] * page_bytes, "Memory that the process has in RAM."
+    yield "virtual_memory_bytes", pages[0] * page_bytes, "Memory that the process has mapped."
+    yield "open_fds", open_files, "Open file descriptors."
+    if most_files != resource.RLIM_INFINITY:
+        yield "max_fds", most_files, "The most file descriptors that may be open."
+    yield "threads", int(threads), "Threads of the process."
+    yield "start_time_seconds", started, "When the process started, in seconds since 1970."
 
 
 def build_family(tensorflow: str | None) -> Family:
@@ -56,10 +62,6 @@ def build_family(tensorflow: str | None) -> Family:
         ((values, 1),),
         "The versions of the server, of Python and of TensorFlow.",
     )
-
-
-def _gauge(name: str, value: float, help_text: str, kind: str = "gauge") -> Family:
-    return Family(name, kind, (), (((), value),), help_text)
 
 
 def _start_time(stat: str) -> float:

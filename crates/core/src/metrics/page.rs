@@ -1,4 +1,4 @@
-//! The text of the metrics page, as TensorFlow Serving writes it (`docs/spec/observability.md` §3).
+//! The text of the metrics page, as TensorFlow Serving writes it (`docs/spec/observability.md` §3), or as `OpenMetrics`.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -27,6 +27,45 @@ impl Kind {
     /// The kind of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Counter, Self::Gauge, Self::Histogram].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// A form of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The text format of Prometheus.
+    Prometheus,
+    /// The text format of `OpenMetrics`. Names stay as they are in the other one: a counter whose name does not end as
+    /// `OpenMetrics` wants it, as those of TensorFlow Serving, is a metric of unknown type there.
+    OpenMetrics,
+}
+
+/// How `OpenMetrics` wants the names of counters to end.
+const TOTAL: &str = "_total";
+
+impl Format {
+    /// What the page is declared to be.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The name and the type of a metric before its points.
+    fn declaration(self, name: &str, kind: Kind) -> (&str, &'static str) {
+        match (self, kind, name.strip_suffix(TOTAL)) {
+            (Self::OpenMetrics, Kind::Counter, Some(name)) => (name, kind.name()),
+            (Self::OpenMetrics, Kind::Counter, None) => (name, "unknown"),
+            _ => (name, kind.name()),
+        }
+    }
+
+    /// The limit of a bucket.
+    fn limit(self, limit: f64) -> String {
+        let digits = six_digits(limit);
+        let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if self == Self::OpenMetrics && is_whole { digits + ".0" } else { digits }
     }
 }
 
@@ -117,12 +156,15 @@ impl Family {
 }
 
 /// The page for these families, in the order of their names.
-pub fn text(mut families: Vec<Family>) -> String {
+pub fn text(mut families: Vec<Family>, format: Format) -> String {
     families.sort_by(|one, other| one.name.cmp(&other.name));
     let mut page = String::new();
     for family in &mut families {
         family.points.sort_by(|(one, _), (other, _)| one.cmp(other));
-        write_family(&mut page, family);
+        write_family(&mut page, family, format);
+    }
+    if format == Format::OpenMetrics {
+        line(&mut page, format_args!("# EOF"));
     }
     if page.is_empty() {
         page.push('\n');
@@ -130,12 +172,13 @@ pub fn text(mut families: Vec<Family>) -> String {
     page
 }
 
-fn write_family(page: &mut String, family: &Family) {
+fn write_family(page: &mut String, family: &Family, format: Format) {
     let name = metric_name(&family.name);
+    let (declared, kind) = format.declaration(&name, family.kind);
     if !family.help.is_empty() {
-        line(page, format_args!("# HELP {name} {}", family.help));
+        line(page, format_args!("# HELP {declared} {}", family.help));
     }
-    line(page, format_args!("# TYPE {name} {}", family.kind.name()));
+    line(page, format_args!("# TYPE {declared} {kind}"));
     let names: Vec<String> = family.labels.iter().map(|name| label_name(name)).collect();
     for (values, value) in &family.points {
         let pairs = names.iter().zip(values).map(|(name, value)| format!("{name}=\"{}\"", escaped(value)));
@@ -143,17 +186,17 @@ fn write_family(page: &mut String, family: &Family) {
         match value {
             Value::Integer(count) => line(page, format_args!("{name}{{{labels}}} {count}")),
             Value::Float(number) => line(page, format_args!("{name}{{{labels}}} {number}")),
-            Value::Distribution(distribution) => write_distribution(page, &name, &labels, distribution),
+            Value::Distribution(distribution) => write_distribution(page, &name, &labels, distribution, format),
         }
     }
 }
 
-fn write_distribution(page: &mut String, name: &str, labels: &str, distribution: &Distribution) {
+fn write_distribution(page: &mut String, name: &str, labels: &str, distribution: &Distribution, format: Format) {
     let comma = if labels.is_empty() { "" } else { "," };
     let mut below = 0;
     for (limit, count) in distribution.limits.iter().zip(&distribution.counts) {
         below += count;
-        let limit = six_digits(*limit);
+        let limit = format.limit(*limit);
         line(page, format_args!("{name}_bucket{{{labels}{comma}le=\"{limit}\"}} {below}"));
     }
     let count = distribution.count();
@@ -225,7 +268,7 @@ mod tests {
         let page = |name: &'static str, label: &'static str, value: &str| {
             let mut counter = Family::counter(name, &[label]);
             counter.add(&[value], 2);
-            text(vec![counter])
+            text(vec![counter], Format::Prometheus)
         };
         for (name, label, value, expected) in [
             ("/test/path/total", "name", "abc", ":test:path:total{name=\"abc\"} 2"),
@@ -239,7 +282,7 @@ mod tests {
         let mut gauge = Family::gauge("/test/path/level", &["x", "y"]);
         gauge.add(&["abc", "def"], 5);
         let expected = "# TYPE :test:path:level gauge\n:test:path:level{x=\"abc\",y=\"def\"} 5\n";
-        assert_eq!(text(vec![gauge]), expected);
+        assert_eq!(text(vec![gauge], Format::Prometheus), expected);
     }
 
     #[test]
@@ -253,7 +296,23 @@ mod tests {
         assert_eq!(gauge.first_integer(), 0);
         let expected = "# TYPE :b counter\n:b{x=\"p\",y=\"z\\n\"} 3\n:b{x=\"q\",y=\"\"} 7\n# HELP a Says a.\n\
                         # TYPE a gauge\na{} 1500000000\n";
-        assert_eq!(text(vec![gauge, counter]), expected);
-        assert_eq!(text(vec![]), "\n");
+        assert_eq!(text(vec![gauge, counter], Format::Prometheus), expected);
+        assert_eq!(text(vec![], Format::Prometheus), "\n");
+    }
+
+    #[test]
+    fn openmetrics_keeps_the_names_of_points() {
+        static LIMITS: [f64; 2] = [0.5, 10.0];
+        let mut ours = Family::counter("servable_a_total", &["x"]).with_help("Says a.");
+        ours.add(&["y"], 2);
+        let mut original = Family::counter("/b/count", &[]);
+        original.add(&[], 3);
+        let mut histogram = Family::histogram("c", &[]);
+        histogram.add(&[], Distribution::new(&LIMITS));
+        let expected = "# TYPE :b:count unknown\n:b:count{} 3\n# TYPE c histogram\nc_bucket{le=\"0.5\"} 0\n\
+                        c_bucket{le=\"10.0\"} 0\nc_bucket{le=\"+Inf\"} 0\nc_sum{} 0\nc_count{} 0\n\
+                        # HELP servable_a Says a.\n# TYPE servable_a counter\nservable_a_total{x=\"y\"} 2\n# EOF\n";
+        assert_eq!(text(vec![ours, original, histogram], Format::OpenMetrics), expected);
+        assert_eq!(text(vec![], Format::OpenMetrics), "# EOF\n");
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use http::Uri;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 
+use super::accept;
 use super::reply::{self, Reply};
 use crate::error::{Code, ServingError};
+use crate::metrics::page::Format;
 use crate::service::Service;
 
 /// Whether a path is that of the page.
@@ -14,8 +16,13 @@ pub(super) fn is_page(service: &Service, path: &str) -> bool {
     service.metrics_path.as_deref() == Some(path)
 }
 
+/// The forms of the page, the one that TensorFlow Serving sends first.
+const FORMATS: [(&str, Format); 2] =
+    [("text/plain", Format::Prometheus), ("application/openmetrics-text", Format::OpenMetrics)];
+
 /// Answers a request for the page, whatever its method.
-pub(super) async fn page(service: &Arc<Service>, target: &Uri) -> Reply {
+pub(super) async fn page(service: &Arc<Service>, head: &Parts) -> Reply {
+    let target = &head.uri;
     let target_text = target.path_and_query().map_or("", PathAndQuery::as_str);
     if target.query().is_some() {
         return reply::text(
@@ -23,11 +30,12 @@ pub(super) async fn page(service: &Arc<Service>, target: &Uri) -> Reply {
             format!("Unexpected path: {target_text}. Should be {}", target.path()),
         );
     }
+    let format = accept::best(&head.headers, &FORMATS).unwrap_or(Format::Prometheus);
     let threads = &service.pages;
     let service = Arc::clone(service);
-    let made = threads.spawn(move || service.metrics_page()).await;
+    let made = threads.spawn(move || service.metrics_page(format)).await;
     match made.unwrap_or_else(|failed| Err(ServingError::internal(failed.to_string()))) {
-        Ok(page) => reply::text(Code::Ok, page),
+        Ok(page) => reply::with_status(200, "OK", page.into(), format.content_type()),
         Err(error) => reply::text(error.code, error.to_string()),
     }
 }

@@ -1,7 +1,9 @@
 //! TensorFlow Serving's REST API: decode, call the service, encode.
 
+mod accept;
 mod batching;
 mod examples;
+mod index;
 mod metrics;
 mod openapi;
 pub(crate) mod reply;
@@ -31,6 +33,7 @@ use crate::serving_map::{Resolved, VersionChoice};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::tensor::Tensor;
 use crate::traffic::Caller;
+pub(crate) use index::some_models;
 use reply::Reply;
 pub(crate) use reply::html_page;
 use routes::{Api, Route, Version};
@@ -79,14 +82,17 @@ pub(crate) async fn serve(
         return reply;
     }
     if metrics::is_page(service, head.uri.path()) {
-        return metrics::page(service, &head.uri).await;
+        return metrics::page(service, &head).await;
+    }
+    if is_question(&head) && head.uri.path() == "/" {
+        return index::root(service, &head.headers);
     }
     if is_question(&head) && openapi::is_document(head.uri.path()) {
         return reply::api(openapi::answer(service, &head.uri).await, options.cors);
     }
     let is_oip = oip::rest::is_path(head.uri.path());
     if !is_oip && !routes::is_api_path(head.uri.path()) {
-        return reply::page(404, "Not Found");
+        return index::not_found(service, &head);
     }
     let meter = RequestMeter::start(Entry::RestOther);
     if head.method == Method::OPTIONS {
@@ -105,6 +111,11 @@ pub(crate) async fn serve(
     };
     if is_oip {
         return oip::rest::serve(service, options, &head, body).await;
+    }
+    if head.method == Method::GET && index::is_models(head.uri.path()) {
+        let answer = index::models(service).await;
+        meter.finish(&service.metrics, b"", code_of(&answer));
+        return reply::api(answer, options.cors);
     }
     let routed = body.and_then(|body| Ok((body, route_of(&head, target)?)));
     let answer = match routed {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Service;
 use crate::error::{Code, Result};
-use crate::metrics::page::{self, Family};
+use crate::metrics::page::{self, Family, Format};
 use crate::serving_map::{Model, ServingMap, State, Version};
 
 impl Service {
@@ -15,8 +15,8 @@ impl Service {
     /// # Errors
     ///
     /// What the control plane reports.
-    pub fn metrics_page(&self) -> Result<String> {
-        self.families().map(page::text)
+    pub fn metrics_page(&self, format: Format) -> Result<String> {
+        self.families().map(|families| page::text(families, format))
     }
 
     /// The integer of the first point of each of these metrics; 0 where there is none.
@@ -65,23 +65,12 @@ fn published(map: &ServingMap) -> [Family; 3] {
 
 /// How many versions are in each state; none that is available is worth a point, too.
 fn states(model: &Model) -> BTreeMap<&'static str, u64> {
-    let mut counts = BTreeMap::from([(name_of(State::Available), 0)]);
+    let mut counts = BTreeMap::from([(State::Available.name(), 0)]);
     for Version { state, error_code, .. } in model.versions() {
         let has_failed = *state == State::End && *error_code != Code::Ok;
-        *counts.entry(if has_failed { "FAILED" } else { name_of(*state) }).or_default() += 1;
+        *counts.entry(if has_failed { "FAILED" } else { state.name() }).or_default() += 1;
     }
     counts
-}
-
-fn name_of(state: State) -> &'static str {
-    match state {
-        State::Unknown => "UNKNOWN",
-        State::Start => "START",
-        State::Loading => "LOADING",
-        State::Available => "AVAILABLE",
-        State::Unloading => "UNLOADING",
-        State::End => "END",
-    }
 }
 
 fn shadows(map: &ServingMap) -> [Family; 1] {

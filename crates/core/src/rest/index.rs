@@ -1,0 +1,175 @@
+//! What there is: `GET /`, `GET /v1/models`, and what a path gets that is not there.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use serde_json::{Value, json};
+
+use super::accept;
+use super::reply::{self, Reply};
+use crate::error::{Code, Result, ServingError};
+use crate::service::Service;
+use crate::serving_map::{Model, State, Version};
+
+/// How many models are named where not all of them have to be.
+const MAX_NAMES: usize = 20;
+
+/// How much of a name is shown there, in characters.
+const MAX_NAME: usize = 100;
+
+/// How much of a path is repeated.
+const MAX_PATH: usize = 200;
+
+/// What may be asked for, and what it is.
+const ROUTES: [(&str, &str, &str); 13] = [
+    ("GET", "/v1/models", "the models, and the states of their versions"),
+    ("GET", "/v1/models/NAME", "the states of the versions of a model"),
+    ("GET", "/v1/models/NAME/metadata", "its inputs and outputs"),
+    ("GET", "/v1/models/NAME/batching", "how its requests are batched"),
+    ("POST", "/v1/models/NAME:predict", "run it; also :classify and :regress"),
+    ("GET", "/v2", "the server, by the Open Inference Protocol"),
+    ("GET", "/v2/models/NAME", "inputs and outputs of a model, by that protocol"),
+    ("GET", "/v2/models/NAME/ready", "whether it answers requests"),
+    ("POST", "/v2/models/NAME/infer", "run it by that protocol"),
+    ("POST", "/v2/repository/index", "the models, for administrators"),
+    ("GET", "/openapi.json", "all of this for tools"),
+    ("GET", "/healthz", "whether the server lives"),
+    ("GET", "/readyz", "whether it wants requests"),
+];
+
+/// A form of an answer.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Json,
+}
+
+const FORMS: [(&str, Form); 2] = [("text/plain", Form::Text), ("application/json", Form::Json)];
+
+/// Whether a path is that of the list of models.
+pub(super) fn is_models(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path.eq_ignore_ascii_case("/v1/models")
+}
+
+/// Every model that is configured, with its versions, by name.
+pub(super) async fn models(service: &Arc<Service>) -> Result<Bytes> {
+    let threads = &service.pages;
+    let service = Arc::clone(service);
+    let made = threads.spawn(move || {
+        let models: Vec<Value> = configured(&service).iter().map(|(name, model)| of_model(name, model)).collect();
+        Bytes::from(format!("{:#}\n", json!({"models": models})))
+    });
+    made.await.map_err(|failed| ServingError::internal(failed.to_string()))
+}
+
+fn of_model(name: &[u8], model: &Model) -> Value {
+    let of_version = |version: &Version| {
+        json!({
+            "version": version.number.to_string(),
+            "state": version.state.name(),
+            "status": {"error_code": version.error_code.name(), "error_message": version.error_message},
+        })
+    };
+    let versions: Vec<Value> = model.versions().iter().map(of_version).collect();
+    let mut shown = json!({"name": String::from_utf8_lossy(name), "model_version_status": versions});
+    if let Some(reason) = model.unavailable_reason() {
+        shown["unavailable_because"] = reason.into();
+    }
+    shown
+}
+
+/// The models in the order of their names, without those that were taken away.
+fn configured(service: &Service) -> Vec<(Vec<u8>, Arc<Model>)> {
+    let has_ended = |version: &Version| version.state == State::End && version.error_code == Code::Ok;
+    let mut models = service.serving_map.models();
+    models.retain(|(_, model)| model.unavailable_reason().is_some() || !model.versions().iter().all(has_ended));
+    models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    models
+}
+
+/// Answers `GET /`: what this is, and what may be asked for.
+pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
+    let product = concat!("Servable ", env!("CARGO_PKG_VERSION"));
+    let (names, others) = names(service);
+    match accept::best(headers, &FORMS) {
+        Some(Form::Json) => {
+            let body = json!({
+                "name": "servable",
+                "version": env!("CARGO_PKG_VERSION"),
+                "models": names,
+                "further_models": others,
+                "routes": routes(service).map(|(method, path, what)| json!({"method": method, "path": path, "what": what}))
+                    .collect::<Vec<_>>(),
+            });
+            reply::with_status(200, "OK", format!("{body:#}\n").into(), "application/json")
+        }
+        Some(Form::Text) | None => {
+            let text = format!("{product}, a model server. gRPC is on every port, too.\n\n{}", what_there_is(service));
+            reply::with_status(200, "OK", text.into(), "text/plain; charset=utf-8")
+        }
+    }
+}
+
+/// The answer to a request for what is not there: the page that TensorFlow Serving sends or, for clients that say what
+/// they take and can read it, what there is.
+pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
+    let Some(form) = accept::best(&head.headers, &FORMS) else { return reply::page(404, "Not Found") };
+    let asked = format!("there is no {} {}", head.method, shortened(head.uri.path(), MAX_PATH));
+    let mut reply = match form {
+        Form::Text => {
+            let text = format!("{asked}\n\n{}", what_there_is(service));
+            reply::with_status(404, "Not Found", text.into(), "text/plain; charset=utf-8")
+        }
+        Form::Json => {
+            let routes: Vec<String> = routes(service).map(|(method, path, _)| format!("{method} {path}")).collect();
+            let error = format!("{asked}; there is {}", routes.join(", "));
+            let (names, others) = names(service);
+            let body = json!({"error": error, "models": names, "further_models": others});
+            reply::with_status(404, "Not Found", format!("{body:#}\n").into(), "application/json")
+        }
+    };
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+}
+
+/// The models and routes as text.
+fn what_there_is(service: &Service) -> String {
+    let mut text = format!("Models: {}\n\n", some_models(service));
+    for (method, path, what) in routes(service) {
+        writeln!(text, "{method:<5} {path:<26} {what}").expect("a string that grows");
+    }
+    text
+}
+
+fn routes(service: &Service) -> impl Iterator<Item = (&'static str, &str, &'static str)> {
+    let metrics = service.metrics_path.as_deref().map(|path| ("GET", path, "metrics for Prometheus"));
+    ROUTES.into_iter().chain(metrics)
+}
+
+/// The names of models, as many as an error or a page has room for.
+pub(crate) fn some_models(service: &Service) -> String {
+    match names(service) {
+        (names, 0) if names.is_empty() => "none".to_owned(),
+        (names, 0) => names.join(", "),
+        (names, others) => format!("{} and {others} more", names.join(", ")),
+    }
+}
+
+/// The first names, each shortened, and how many more there are.
+fn names(service: &Service) -> (Vec<String>, usize) {
+    let models = configured(service);
+    let names = models.iter().take(MAX_NAMES).map(|(name, _)| shortened(&String::from_utf8_lossy(name), MAX_NAME));
+    (names.collect(), models.len().saturating_sub(MAX_NAMES))
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
