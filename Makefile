@@ -39,7 +39,8 @@ fast: $(STAMPS)/metadata ## Build the extension in seconds, to try a change; ben
 	    $(STEP) "Building the extension quickly" $(EXTENSION) build fast $(MATURIN) develop --profile fast
 
 build: $(STAMPS)/requirements ## Build a wheel into dist/
-	@$(STEP) "Building the wheel" $(MATURIN) build --release --out dist
+	@$(STEP) "Building the wheel" env SERVABLE_COMMIT="$$(git rev-parse --short=10 HEAD 2>/dev/null)" \
+	    $(MATURIN) build --release --out dist
 	@ls -1 dist/*.whl
 
 fmt: $(STAMPS)/requirements ## Format Rust and Python

@@ -20,6 +20,7 @@ from servable.signature import Signature
 from servable.telemetry.families import Family
 
 __all__ = [
+    "COMMIT",
     "BatchQueue",
     "BatchThreads",
     "BatchTicket",
@@ -30,6 +31,9 @@ __all__ = [
     "TensorFlow",
     "crc32c",
 ]
+
+COMMIT: str
+"""The commit that the extension was built from; empty where that is not known."""
 
 def crc32c(data: bytes) -> int:
     """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""

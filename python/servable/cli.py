@@ -8,17 +8,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from servable import __version__
-from servable.config.flags import ParsedArguments, parse_flags, similar_flag
-from servable.config.usage import grouped_usage, original_usage
+from servable.config.flags import Flags, ParsedArguments, parse_flags, similar_flag, similar_word
+from servable.config.usage import grouped_usage, original_usage, short_usage
 from servable.errors import BackendError, ServableError
 from servable.lifecycle.states import status_text
+
+if TYPE_CHECKING:
+    from servable.server import ModelServer
 
 __all__ = ["main", "run"]
 
 _FAILURE = 255
+_WRONG_USAGE = 2
 _ORIGINAL_NAME = "tensorflow_model_server"
 _HELP = frozenset({"--help", "-h", "help"})
 
@@ -37,7 +41,7 @@ def run(argv: list[str]) -> int:
     """Run the command.
 
     Under its own name the command has further commands, whose names come first, and is kinder about
-    help and slips than TensorFlow Serving; under the other name it does as that does.
+    help, paths and slips than TensorFlow Serving; under the other name it does as that does.
 
     Args:
         argv: The arguments, with the name of the program first.
@@ -45,34 +49,48 @@ def run(argv: list[str]) -> int:
     Returns:
         The exit status.
     """
-    is_original = os.path.basename(argv[0]) == _ORIGINAL_NAME
+    if os.path.basename(argv[0]) == _ORIGINAL_NAME:
+        return _run_as_original(argv)
+    program = _program(argv)
     # Flags begin with dashes, so a first word is free for commands.
-    command = None if is_original else _COMMANDS.get("".join(argv[1:2]))
+    command = _COMMANDS.get("".join(argv[1:2]))
     if command is not None:
-        return command(_program(argv), argv[2:])
+        return command(program, argv[2:])
     parsed = parse_flags(argv[1:])
-    if not is_original and not _HELP.isdisjoint(parsed.unknown):
-        print(grouped_usage(_program(argv)), end="")
+    if not _HELP.isdisjoint(parsed.unknown):
+        print(grouped_usage(program), end="")
         return 0
+    if parsed.flags.version and not parsed.errors:
+        print(_versions())
+        return 0
+    unknown = [f"unknown argument: {a}{_suggestion(a)}" for a in parsed.unknown]
+    if problems := [*parsed.errors, *unknown]:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print(f"`{program} --help` lists the flags", file=sys.stderr)
+        return _WRONG_USAGE
+    if not (argv[1:] or os.environ.keys() & {"MODEL_NAME", "MODEL_BASE_PATH"}):
+        print(short_usage(program), end="", file=sys.stderr)
+        return _WRONG_USAGE
+    return _serve(parsed, is_compatible=False)
+
+
+def _run_as_original(argv: list[str]) -> int:
+    """Do as TensorFlow Serving does: everything but the log goes to stdout, unknown arguments do no harm."""
+    parsed = parse_flags(argv[1:])
     if parsed.errors or parsed.help_requested:
         for error in parsed.errors:
             print(error, file=sys.stderr)
-        if is_original:
-            print(original_usage(argv[0]), end="")
-        else:
-            print(f"`{_program(argv)} --help` lists the flags", file=sys.stderr)
+        print(original_usage(argv[0]), end="")
         return _FAILURE
     if parsed.flags.version:
         print(f"TensorFlow ModelServer: {__version__}")
         print(f"TensorFlow Library: {_tensorflow_version() or 'not installed'}")
         return 0
-    if parsed.unknown and is_original:
+    if parsed.unknown:
         print(f"unknown argument: {parsed.unknown[0]}")
         print(original_usage(argv[0]), end="", flush=True)
-    elif parsed.unknown:
-        for argument in parsed.unknown:
-            print(f"unknown argument: {argument}{_suggestion(argument)}", flush=True)
-    return _serve(parsed)
+    return _serve(parsed, is_compatible=True)
 
 
 def _program(argv: list[str]) -> str:
@@ -81,13 +99,18 @@ def _program(argv: list[str]) -> str:
 
 
 def _suggestion(argument: str) -> str:
+    if not argument.startswith("-"):
+        if (similar := similar_word(argument, _COMMANDS)) is not None:
+            return f" (did you mean the command {similar}?)"
+        is_path = os.path.exists(os.path.expanduser(argument))
+        return f" (did you mean --model_base_path={argument}?)" if is_path else ""
     similar = similar_flag(argument)
     return f" (did you mean --{similar}?)" if similar else ""
 
 
-def _serve(parsed: ParsedArguments) -> int:
+def _serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
     with _ending_at_once():
-        return _start_and_serve(parsed)
+        return _start_and_serve(parsed, is_compatible=is_compatible)
 
 
 @contextlib.contextmanager
@@ -105,23 +128,36 @@ def _ending_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_and_serve(parsed: ParsedArguments) -> int:
+def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
     # What only a server needs is imported for a server only.
-    from servable.config.options import with_environment
+    from servable.config.options import with_absolute_paths, with_environment
     from servable.server import ModelServer
     from servable.telemetry import configure_logging
 
     configure_logging(os.environ)
+    flags = with_environment(parsed.flags, os.environ)
     try:
-        ModelServer(with_environment(parsed.flags, os.environ)).run()
+        if is_compatible:
+            ModelServer(flags).run()
+        else:
+            flags = with_absolute_paths(flags)
+            server = ModelServer(flags, is_compatible=False)
+            server.run(lambda: _report(server, flags))
     except ServableError as error:
-        print(f"Failed to start server. Error: {status_text(error)}")
-        return _FAILURE
+        failure = error
     except Exception as error:  # the command line's border
         failure = BackendError(f"{type(error).__name__}: {error}")
-        print(f"Failed to start server. Error: {status_text(failure)}")
-        return _FAILURE
-    return 0
+    else:
+        return 0
+    stream = sys.stdout if is_compatible else sys.stderr
+    print(f"Failed to start server. Error: {status_text(failure)}", file=stream)
+    return _FAILURE
+
+
+def _report(server: ModelServer, flags: Flags) -> None:
+    from servable.commands import start_report
+
+    print(start_report.text(server.summary(), flags), end="", file=sys.stderr, flush=True)
 
 
 def _warm_up(program: str, arguments: list[str]) -> int:
@@ -149,6 +185,35 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
     "inspect": _inspect,
     "warmup": _warm_up,
 }
+
+
+def _versions() -> str:
+    """Such as `servable 0.1.0 (7a8b9c0d1e), TensorFlow 2.21.0`."""
+    commit = _commit()
+    servable = f"servable {__version__}" + (f" ({commit})" if commit else "")
+    tensorflow = _tensorflow_version()
+    return f"{servable}, " + (f"TensorFlow {tensorflow}" if tensorflow else "without TensorFlow")
+
+
+def _commit() -> str:
+    """The commit of a clone, or else what the extension was built from; empty where neither is known."""
+    directory = os.path.dirname(os.path.abspath(__file__))
+    clone = os.path.dirname(os.path.dirname(directory))
+    if os.path.exists(os.path.join(clone, ".git")):
+        import subprocess
+
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            told = subprocess.run(
+                ["git", "-C", clone, "rev-parse", "--short=10", "HEAD"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=5,
+            )
+            return told.stdout.strip()
+    from servable.gateway import COMMIT
+
+    return COMMIT
 
 
 def _tensorflow_version() -> str | None:

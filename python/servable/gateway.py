@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from servable._core import (
+    COMMIT,
     BatchQueue,
     BatchThreads,
     BatchTicket,
@@ -22,6 +23,7 @@ from servable.config.traffic import Shadow, TrafficSplit
 from servable.errors import Code
 
 __all__ = [
+    "COMMIT",
     "BatchQueue",
     "BatchThreads",
     "BatchTicket",

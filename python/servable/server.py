@@ -64,8 +64,9 @@ from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.publisher import ModelPublisher
 from servable.remote.urls import shown
 from servable.server_core import CoreOptions, ServerCore
+from servable.slow_loads import SlowLoads
 from servable.sources.settling import SettleTimes
-from servable.startup import StartupWatch
+from servable.startup import StartSummary, StartupWatch, started_models
 from servable.telemetry import ControlPlaneMetrics
 from servable.traffic_report import TrafficReport
 from servable.warmup import WarmUpAdapter, WarmUpOptions
@@ -78,6 +79,9 @@ _UNLOAD_SECONDS = 5.0
 
 _REPORT_SECONDS = 10.0
 """How often splits and shadows are looked at for something to log."""
+
+_LOOK_SECONDS = 1.0
+"""How often a configuration file that is not polled is looked at while what it brought loads."""
 
 _SETTLE_SECONDS = 1.0
 """How long nothing in a version directory may have changed before it is served, unless it was
@@ -92,8 +96,13 @@ class ModelServer:
     does everything a command needs; `start` and `stop` are for programs that have a main loop.
     """
 
-    def __init__(self, flags: Flags) -> None:
+    def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:
         """Check the flags and join the parts; nothing is bound or loaded yet.
+
+        Args:
+            flags: The command line.
+            is_compatible: Whether to do as TensorFlow Serving where something else is handier: base
+                paths in configuration files are absolute, and SIGHUP ends the process.
 
         Raises:
             ConfigError: The flags, or a file that they name, cannot be used.
@@ -102,7 +111,8 @@ class ModelServer:
         check_flags(flags)
         self._flags = flags
         platforms = tensorflow_platforms(flags)
-        self._rules = config_rules(flags, platforms)
+        self._is_compatible = is_compatible
+        self._rules = config_rules(flags, platforms, takes_relative_paths=not is_compatible)
         self._models = initial_models(flags, self._rules)
         self._config_file_problem = ""
         permissions = self._permissions(self._models)
@@ -181,10 +191,15 @@ class ModelServer:
         )
         self._repository = ModelRepository(self._core)
         self._core.bus.subscribe(self._metrics.note)
+        self._slow_loads = SlowLoads(self._core.bus)
         self._ports: list[int] = []
         self._stopping = threading.Event()
         self._signals = 0
         self._failure: ServableError | None = None
+        self._begun = time.monotonic()
+        # What the configuration file says of what is served, as far as it could be put in force.
+        self._applied = self._models
+        self._applying = threading.Lock()
         # What `run` waits for. A simple queue may be filled by a signal handler at any moment.
         self._happened: queue.SimpleQueue[int | ServableError | None] = queue.SimpleQueue()
 
@@ -221,6 +236,7 @@ class ModelServer:
             self._admin = self._bind_admin()
         if self._flags.open_ports == OPEN_AT_ONCE:
             self._open_ports()
+        self._slow_loads.start()
         startup = StartupWatch(self._core, names, self._core.complete_start, self._fail)
         with self._writing_places():
             self._core.start(self._models)
@@ -248,11 +264,15 @@ class ModelServer:
         ).start()
         return startup
 
-    def run(self) -> None:
+    def run(self, on_open: Callable[[], None] = lambda: None) -> None:
         """Serve until a signal ends it.
 
         The first SIGTERM or SIGINT stops accepting, lets requests in flight finish, unloads and
-        returns; a second one ends the process at once. For the main thread only.
+        returns; a second one ends the process at once. SIGHUP has the configuration read again,
+        unless the server is compatible. For the main thread only.
+
+        Args:
+            on_open: Called on a thread of its own once the ports are open.
 
         Raises:
             ServableError: The start failed, also later: when every model has failed to load for
@@ -260,8 +280,14 @@ class ModelServer:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if not self._is_compatible:
+            signal.signal(signal.SIGHUP, lambda number, frame: self._happened.put(number))
         self.start()
-        happened = self._happened.get()
+        if not self._is_over():
+            threading.Thread(target=on_open, name="start-report", daemon=True).start()
+        while (happened := self._happened.get()) == signal.SIGHUP:
+            # Not on this thread either: a reload may take a while.
+            threading.Thread(target=self._read_again, name="hang-up", daemon=True).start()
         if isinstance(happened, ServableError):
             raise happened
         # Not on this thread, which has to see the second signal.
@@ -276,6 +302,7 @@ class ModelServer:
             Whether all requests in flight finished.
         """
         self._stopping.set()
+        self._slow_loads.stop()
         if self._admin is not None:
             self._admin.close()
         self._core.begin_to_stop()
@@ -347,31 +374,48 @@ class ModelServer:
             self._admin.set_tls(tls_context(self._flags))
 
     def _poll_model_config(self) -> None:
-        # What the file says of what is served, as far as it could be put in force.
-        applied: tuple[ModelConfig, ...] | None = self._models
         while True:
-            try:
-                models = self._read_model_config()
-                permissions = self._permissions(models)
-            except ConfigError as error:
-                _log.error("Failed to read ModelServerConfig file: %s", error)
-            else:
-                try:
-                    self._core.permit(permissions)
-                    # Beside the administration API, a file that says nothing new changes nothing.
-                    if self._admin is None or models != applied:
-                        with self._metrics.config_reload("file"):
-                            with self._writing_places():
-                                change = self._core.begin_reload(models)
-                            applied = models
-                            if change is not None:
-                                self._wait_while_file_says(models, change)
-                except ServableError as error:
-                    if self._stopping.is_set():
-                        return
-                    _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
+            self._apply_model_config()
             if self._stopping.wait(self._flags.model_config_file_poll_wait_seconds):
                 return
+
+    def _read_again(self) -> None:
+        """Put in force what files say now; nothing is drained."""
+        _log.info("SIGHUP: reading the configuration again")
+        if self._flags.model_config_file:
+            self._apply_model_config(is_asked=True)
+        for files in self._credentials:
+            # What two looks in a row have found counts.
+            files.look()
+            files.look()
+
+    def _apply_model_config(self, *, is_asked: bool = False) -> None:
+        """Put in force what the configuration file says, and wait for what that brings about.
+
+        Args:
+            is_asked: Whether somebody wants it in force, whatever was done since by other ways.
+        """
+        try:
+            with self._applying:
+                models = self._read_model_config()
+                permissions = self._permissions(models)
+                self._core.permit(permissions)
+                # Beside the administration API, a file that says nothing new changes nothing.
+                if not (self._admin is None or models != self._applied or is_asked):
+                    return
+        except ConfigError as error:
+            _log.error("Failed to read ModelServerConfig file: %s", error)
+            return
+        try:
+            with self._metrics.config_reload("file"):
+                with self._applying, self._writing_places():
+                    change = self._core.begin_reload(models)
+                    self._applied = models
+                if change is not None:
+                    self._wait_while_file_says(models, change)
+        except ServableError as error:
+            if not self._stopping.is_set():
+                _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
 
     def _wait_while_file_says(
         self, models: tuple[ModelConfig, ...] | None, change: ChangeUnderWay
@@ -384,7 +428,8 @@ class ModelServer:
             except ConfigError:  # reported once this is over
                 return True
 
-        change.wait_while(says_the_same, self._flags.model_config_file_poll_wait_seconds)
+        period = self._flags.model_config_file_poll_wait_seconds
+        change.wait_while(says_the_same, period if period > 0 else _LOOK_SECONDS)
 
     @contextlib.contextmanager
     def _writing_places(self) -> Iterator[None]:
@@ -436,6 +481,43 @@ class ModelServer:
 
     def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:
         self._server.require_scope("admin", headers)
+
+    def rehearse(self) -> None:
+        """Do what a start does up to the first load, and take it back; for a server of its own.
+
+        Raises:
+            ServableError: What would end the start.
+        """
+        with _naming_the_server():
+            self._server.start()
+        try:
+            if self._flags.admin_api_port:
+                self._bind_admin().close()
+            self._core.check(self._models)
+        finally:
+            self._server.drain(0.0)
+
+    def summary(self) -> StartSummary:
+        """What has come of the start, for people."""
+        flags = self._flags
+        rest_port = flags.rest_api_port or flags.port
+        by_port = {
+            int(e.address.rpartition(":")[2]): e
+            for e in self._options.endpoints
+            if not e.address.startswith("unix:")
+        }
+        endpoint = by_port.get(rest_port)
+        return StartSummary(
+            seconds=time.monotonic() - self._begun,
+            models=started_models(self._core),
+            grpc_port=flags.port or flags.rest_api_port,
+            rest_port=rest_port,
+            has_tls=endpoint is not None and endpoint.tls,
+            asks_for_keys=bool(flags.api_keys_file),
+            other_addresses=tuple(
+                e.address for e in self._options.endpoints if e.address.startswith("unix:")
+            ),
+        )
 
     def _open_ports(self) -> None:
         with _naming_the_server():

@@ -171,6 +171,18 @@ class ServerCore:
         self._permissions = permissions
         self._remote.reach = None if permissions is None else permissions.reach
 
+    def check(self, models: Sequence[ModelConfig] | None) -> None:
+        """Do what `start` does before it looks for versions.
+
+        Raises:
+            ConfigError: The configuration is refused.
+            RefusedLabelError: A label is.
+        """
+        with self._reload_lock:
+            if models is not None:
+                self._check(models)
+                self._assign_labels(models)
+
     def complete_start(self) -> None:
         """From now on, loads are limited so as to leave something to requests."""
         self._manager.limit_loads(self._options.load_slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from servable.change_under_way import did_not_become_available
 from servable.errors import Code, ServableError
@@ -14,6 +15,67 @@ from servable.server_core import ServerCore
 
 _RECHECK_SECONDS = 0.05
 """How often the first attempts are looked at: failed attempts and missing versions are no events."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedModel:
+    """What has come of a model by the time the ports open.
+
+    Attributes:
+        name: The model.
+        base_path: Where its versions come from.
+        versions: Those that answer, the highest first.
+        problem: Why there is none, if there is none.
+    """
+
+    name: str
+    base_path: str
+    versions: tuple[int, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSummary:
+    """What has come of a start.
+
+    Attributes:
+        seconds: How long it took.
+        models: The models, in the order of the configuration.
+        grpc_port: Where gRPC is answered over TCP; 0 for nowhere.
+        rest_port: Where REST is answered over TCP; 0 for nowhere.
+        has_tls: Whether that port takes TLS only.
+        asks_for_keys: Whether requests need an API key.
+        other_addresses: Unix sockets.
+    """
+
+    seconds: float
+    models: tuple[StartedModel, ...]
+    grpc_port: int
+    rest_port: int
+    has_tls: bool = False
+    asks_for_keys: bool = False
+    other_addresses: tuple[str, ...] = ()
+
+
+def started_models(core: ServerCore) -> tuple[StartedModel, ...]:
+    """What has come of the models in the configuration of a core."""
+    problems = core.problems()
+    return tuple(_started(core, m.name, m.base_path, problems.get(m.name)) for m in core.models)
+
+
+def _started(
+    core: ServerCore, name: str, base_path: str, problem: ServableError | None
+) -> StartedModel:
+    states = core.monitor.states(name)
+    versions = tuple(v for v, found in states.items() if found.state is ServableState.AVAILABLE)
+    if versions:
+        return StartedModel(name, base_path, versions)
+    for version, found in states.items():
+        error = found.error or core.last_failure(ServableId(name, version))
+        if error is not None:
+            return StartedModel(name, base_path, (), f"version {version} failed: {error.message}")
+        return StartedModel(name, base_path, (), f"version {version} is loading")
+    return StartedModel(name, base_path, (), problem.message if problem else "no version was found")
 
 
 class StartupWatch:

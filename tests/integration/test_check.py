@@ -101,7 +101,7 @@ def test_every_finding_has_its_file_line_and_reason(
         (
             "model_config_list { config { name: 'm' base_path: 'm' model_platform: 'tensorflow' } }",
             1,
-            "Expected model m to have an absolute path or URI; got base_path()=m",
+            "m for servable m with error NOT_FOUND",
         ),
     ],
 )
@@ -117,13 +117,15 @@ def test_files_are_recognised_by_what_they_say(
 
 def test_flags_are_those_of_a_server(checked: Checked, demo_models: Path) -> None:
     found = checked.findings(
-        f"--model_base_path={demo_models / 'turtle3'}", "--prot=1", "--grpc_max_threads=1000"
-    )
+        f"--model_base_path={demo_models / 'turtle3'}", "--grpc_max_threads=1000", "--port=0",
+        "--rest_api_port=0", "--grpc_socket_path=/nowhere/socket",
+    )  # fmt: skip
     assert [(severity, text.partition(":")[0]) for severity, _, _, text in found] == [
-        ("warning", "unknown argument"),
         ("warning", "--grpc_max_threads has no effect"),
+        ("error", "Failed to BuildAndStart gRPC server"),
     ]
-    assert found[0][3] == "unknown argument: --prot=1; did you mean --port?"
+    (unknown,) = checked.findings("--prot=1")
+    assert unknown == ("error", "", None, "unknown argument: --prot=1; did you mean --port?")
     (found_error,) = checked.findings("--port=many")
     assert found_error == ("error", "", None, "Couldn't interpret value many for flag port.")
     (found_error,) = checked.findings("--port=1")

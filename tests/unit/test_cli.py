@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,50 @@ def logger() -> Iterator[logging.Logger]:
     logger.setLevel(level)
 
 
-def test_version_is_told_even_beside_unknown_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_one_line_with_the_commit(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["servable", "--version", "--unknown"]) == 0
+    version = re.escape(servable.__version__)
+    commit, tensorflow = r"( \([0-9a-f]{10}\))?", r"(TensorFlow \d+\.\d+\.\d+|without TensorFlow)"
+    told = capsys.readouterr()
+    assert re.fullmatch(f"servable {version}{commit}, {tensorflow}\n", told.out)
+
+
+def test_the_version_of_the_original_has_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tensorflow_model_server", "--version", "--unknown"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"TensorFlow ModelServer: {servable.__version__}"
     assert second.startswith("TensorFlow Library: ")
+
+
+def test_without_arguments_it_says_what_one_can_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODEL_NAME", raising=False)
+    monkeypatch.delenv("MODEL_BASE_PATH", raising=False)
+    assert cli.run(["servable"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 10
+    for command in ("--model_base_path=", "check", "inspect", "warmup", "--help", "--version"):
+        assert f"  servable {command}" in told.err
+    monkeypatch.setenv("MODEL_NAME", "m")
+    served: list[Flags] = []
+    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    assert cli.run(["servable"]) == 0
+    assert served[0].model_name == "m"
+
+
+def fake_server(served: list[Flags]) -> type:
+    """A server that only remembers what it was asked to serve."""
+
+    class FakeServer:
+        def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:
+            served.append(flags)
+
+        def run(self, on_open: Callable[[], None] = lambda: None) -> None:
+            pass
+
+    return FakeServer
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["--port=1", "--x", "--help"]])
@@ -51,7 +90,7 @@ def test_help_is_that_of_the_original_under_its_name(capsys: pytest.CaptureFixtu
 
 
 def test_a_wrong_value_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["servable", "--port=many"]) == 255
+    assert cli.run(["servable", "--port=many"]) == 2
     assert capsys.readouterr() == (
         "",
         "Couldn't interpret value many for flag port.\n`servable --help` lists the flags\n",
@@ -62,29 +101,56 @@ def test_a_wrong_value_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.out.startswith("usage: tensorflow_model_server\nFlags:\n")
 
 
-def test_unknown_arguments_are_told_and_do_no_harm(
+def test_unknown_arguments_end_the_command_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    served: list[Flags] = []
+    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    arguments = ["--prot=1", "--port=2", "stray", "chek", str(tmp_path), "-port"]
+    assert cli.run(["servable", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [
+        "unknown argument: --prot=1 (did you mean --port?)",
+        "unknown argument: stray",
+        "unknown argument: chek (did you mean the command check?)",
+        f"unknown argument: {tmp_path} (did you mean --model_base_path={tmp_path}?)",
+        "unknown argument: -port (did you mean --port?)",
+        "`servable --help` lists the flags",
+    ]
+    assert served == []
+
+
+def test_unknown_arguments_do_no_harm_under_the_name_of_the_original(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: list[int] = []
-
-    class FakeServer:
-        def __init__(self, flags: Flags) -> None:
-            served.append(flags.port)
-
-        def run(self) -> None:
-            pass
-
-    monkeypatch.setattr("servable.server.ModelServer", FakeServer)
-    arguments = ["--prot=1", "--port=2", "stray"]
-    assert cli.run(["servable", *arguments]) == 0
-    assert capsys.readouterr().out == (
-        "unknown argument: --prot=1 (did you mean --port?)\nunknown argument: stray\n"
-    )
-    assert cli.run(["tensorflow_model_server", *arguments]) == 0
+    served: list[Flags] = []
+    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    assert cli.run(["tensorflow_model_server", "--prot=1", "--port=2", "stray"]) == 0
     assert capsys.readouterr().out.startswith(
         "unknown argument: --prot=1\nusage: tensorflow_model_server\nFlags:\n"
     )
-    assert served == [2, 2]
+    assert [flags.port for flags in served] == [2]
+
+
+def test_paths_are_those_of_a_shell_and_only_under_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    served: list[Flags] = []
+    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for given, meant in (
+        ("models/m", f"{tmp_path}/models/m"),
+        ("~/m", "/home/me/m"),
+        (".", str(tmp_path)),
+        ("s3://b/m", "s3://b/m"),
+        ("/m", "/m"),
+    ):
+        assert cli.run(["servable", f"--model_base_path={given}", "--api_keys_file=~/k"]) == 0
+        assert (served[-1].model_base_path, served[-1].api_keys_file) == (meant, "/home/me/k")
+        assert cli.run(["tensorflow_model_server", f"--model_base_path={given}"]) == 0
+        assert served[-1].model_base_path == given
 
 
 def test_a_command_is_the_first_word_and_only_of_this_name(
@@ -104,7 +170,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
         ["servable", "--version", "warmup"],
     ):
         assert cli.run(other) == 0
-        assert capsys.readouterr().out.startswith("TensorFlow ModelServer: ")
+        assert capsys.readouterr().out.startswith(("TensorFlow ModelServer: ", "servable "))
     assert len(ran) == 1
 
 
@@ -115,20 +181,21 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
         (ZeroDivisionError("oops"), "INTERNAL: ZeroDivisionError: oops"),
     ],
 )
-def test_a_start_that_fails_is_told_on_stdout(
+def test_a_start_that_fails_is_told_where_the_name_has_errors(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,
     told: str,
 ) -> None:
-    def fail(flags: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise raised
 
     monkeypatch.setattr("servable.server.ModelServer", fail)
-    assert cli.run(["servable", "--nonsense", "--model_base_path=/m"]) == 255
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "unknown argument: --nonsense"
-    assert lines[-1] == f"Failed to start server. Error: {told}"
+    line = f"Failed to start server. Error: {told}\n"
+    assert cli.run(["servable", "--model_base_path=/m"]) == 255
+    assert capsys.readouterr() == ("", line)
+    assert cli.run(["tensorflow_model_server", "--model_base_path=/m"]) == 255
+    assert capsys.readouterr() == (line, "")
 
 
 def test_the_log_has_the_original_format(capsys: pytest.CaptureFixture[str]) -> None:

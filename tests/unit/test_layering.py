@@ -18,7 +18,7 @@ LAYERS = [
     {"cli"},
     {"commands"},
     {"server"},
-    {"startup", "admin", "traffic_report"},
+    {"startup", "admin", "traffic_report", "slow_loads"},
     {"server_core"},
     {"change_under_way"},
     {"publisher", "remote_models"},

@@ -21,6 +21,9 @@ fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
 
 #[pymodule]
 mod _core {
+    /// The commit that this was built from; empty where that is not known.
+    #[pymodule_export]
+    const COMMIT: &str = env!("SERVABLE_COMMIT");
     #[pymodule_export]
     use super::batching::{PyBatchQueue, PyBatchThreads, PyBatchTicket, PyCompletions};
     #[pymodule_export]

@@ -24,6 +24,7 @@ from servable.config.models import (
     ModelConfig,
     ModelConfigError,
     line_of_model,
+    validate_models,
 )
 from servable.config.options import (
     check_flags,
@@ -31,6 +32,7 @@ from servable.config.options import (
     initial_models,
     remote_options,
     server_options,
+    with_absolute_paths,
     with_environment,
 )
 from servable.config.platforms import tensorflow_platforms
@@ -41,6 +43,8 @@ from servable.remote.urls import shown
 from servable.sources.model_files import explain_file, has_known_suffix
 
 Result = TypeVar("Result")
+
+_IN_USE = ("Address already in use", "another server listens there")
 
 _USAGE = """\
 usage: {program} check [FILE ...] [--flag=VALUE ...] [--load] [--json]
@@ -87,8 +91,9 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
     for argument in parsed.unknown:
         similar = similar_flag(argument)
         hint = f"; did you mean --{similar}?" if similar else ""
-        report.warning(f"unknown argument: {argument}{hint}")
+        report.error(f"unknown argument: {argument}{hint}")
     flags = with_environment(parsed.flags, os.environ) if flag_arguments else parsed.flags
+    flags = with_absolute_paths(flags)
     models: list[ModelConfig] = []
     for file in files:
         if os.path.isdir(file):
@@ -108,6 +113,26 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         if flags.model_config_file
     }
     check_models([*models, *configured], flags, report, places, loads=loads)
+    if is_server and report.is_good:
+        _rehearse(flags, report)
+
+
+def _rehearse(flags: Flags, report: Report) -> None:
+    """Have a server start, up to its first load: what it refuses is not called right."""
+    from servable.server import ModelServer
+
+    server = _attempt(lambda: ModelServer(flags, is_compatible=False), report)
+    if server is None:
+        return
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            server.rehearse()
+    except ServableError as error:
+        if any(text in str(error) for text in _IN_USE):
+            # Perhaps by the server that is to be replaced.
+            report.warning(str(error))
+        else:
+            report.error(str(error))
 
 
 def _check_file(path: str, flags: Flags, report: Report) -> Flags:
@@ -152,8 +177,14 @@ def _assembled(flags: Flags, report: Report) -> Sequence[ModelConfig]:
     _attempt(lambda: remote_options(flags), report)
     if not (flags.model_base_path or flags.model_config_file):
         return ()
-    rules = config_rules(flags, platforms or ())
-    return _attempt(lambda: initial_models(flags, rules), report, flags.model_config_file) or ()
+    rules = config_rules(flags, platforms or (), takes_relative_paths=True)
+
+    def models() -> Sequence[ModelConfig]:
+        found = initial_models(flags, rules) or ()
+        validate_models(found, rules=rules)
+        return found
+
+    return _attempt(models, report, flags.model_config_file) or ()
 
 
 def _checked(flags: Flags, report: Report) -> Sequence[ModelConfig]:

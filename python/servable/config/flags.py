@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -328,7 +328,11 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
     values: dict[str, Any] = {}
     unknown: list[str] = []
     errors: list[str] = []
+    is_value = False
     for position, argument in enumerate(arguments):
+        if is_value:  # of the flag before, which an error is about
+            is_value = False
+            continue
         if argument == "--":
             unknown.extend(arguments[position:])
             break
@@ -338,7 +342,8 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
             unknown.append(argument)
         elif not has_value and type_name != "bool":
             following = arguments[position + 1 : position + 2]
-            example = following[0] if following and following[0][:1] != "-" else "VALUE"
+            is_value = bool(following) and following[0][:1] != "-"
+            example = following[0] if is_value else "VALUE"
             errors.append(f"--{name} needs its value after an equals sign: --{name}={example}")
         else:
             value = _parse_value(type_name, text if has_value else "true")
@@ -353,11 +358,15 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
 
 def similar_flag(argument: str) -> str | None:
     """The flag that an argument which is none was probably meant to be, without its dashes."""
+    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    return similar_word(name, [flag.name for flag in dataclasses.fields(Flags)])
+
+
+def similar_word(word: str, known: Iterable[str]) -> str | None:
+    """What a word that is not known was probably meant to be."""
     import difflib  # for slips only
 
-    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
-    names = [flag.name for flag in dataclasses.fields(Flags)]
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.7)), None)
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
 
 
 def _parse_value(type_name: str, text: str) -> bool | int | float | str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +113,14 @@ class ConfigRules:
         platforms: The platforms that there are.
         refuse_shared_base_paths: Whether two models may not have the same base path.
         permissions: Which base paths may be named; `None` for all.
+        base_directory: Where relative base paths of a configuration file begin; they are refused
+            where it is empty.
     """
 
     platforms: Collection[str] = PLATFORMS
     refuse_shared_base_paths: bool = False
     permissions: Permissions | None = None
+    base_directory: str = ""
 
 
 _RULES = ConfigRules()
@@ -148,11 +152,28 @@ def read_model_config_file(
         return None
     try:
         models = _models(message.model_config_list)
+        if rules.base_directory:
+            models = tuple(
+                replace(model, base_path=absolute_base_path(model.base_path, rules.base_directory))
+                for model in models
+            )
         validate_models(models, rules=rules)
     except ModelConfigError as error:
         error.line = write_place(path, error.index, error)
         raise
     return models
+
+
+def absolute_base_path(base_path: str, directory: str) -> str:
+    """A base path as users write it, with `~` or relative, as an absolute one; URIs stay as they are.
+
+    Args:
+        base_path: The base path; an empty one stays empty.
+        directory: Where relative ones begin.
+    """
+    if not base_path or _URI.match(base_path) is not None:
+        return base_path
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(base_path)))
 
 
 def write_place(path: str, index: int, error: ServableError) -> int | None:

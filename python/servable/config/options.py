@@ -17,6 +17,7 @@ from servable.config.models import (
     PYTHON_PLATFORM,
     ConfigRules,
     ModelConfig,
+    absolute_base_path,
     read_model_config_file,
 )
 from servable.config.monitoring import metrics_path
@@ -48,6 +49,23 @@ _LIMITS = (
 )
 """What strangers may ask for; flags and options have the same names."""
 
+_PATHS = (
+    "model_config_file",
+    "batching_parameters_file",
+    "tensorflow_session_config_file",
+    "platform_config_file",
+    "monitoring_config_file",
+    "thread_pool_factory_config_file",
+    "ssl_config_file",
+    "tls_certificate_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+    "api_keys_file",
+    "grpc_socket_path",
+    "rest_api_socket_path",
+)
+"""Flags that name a file, and may begin with `~` where users write them."""
+
 OPEN_WHEN_LOADED, OPEN_AT_ONCE = "when_loaded", "at_once"
 """The values of `--open_ports`."""
 
@@ -70,6 +88,18 @@ def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
     name = environment.get("MODEL_NAME", "model")
     base_path = f"{environment.get('MODEL_BASE_PATH', '/models')}/{name}"
     return replace(flags, model_name=name, model_base_path=base_path)
+
+
+def with_absolute_paths(flags: Flags) -> Flags:
+    """Take paths as users write them: `~` is their home, and base paths may be relative."""
+    base_path = absolute_base_path(flags.model_base_path, os.getcwd())
+    cache = flags.remote_cache_directory
+    return replace(
+        flags,
+        model_base_path=base_path,
+        remote_cache_directory=cache and os.path.abspath(os.path.expanduser(cache)),
+        **{name: os.path.expanduser(getattr(flags, name)) for name in _PATHS},
+    )
 
 
 def check_flags(flags: Flags) -> None:
@@ -132,15 +162,22 @@ def check_flags(flags: Flags) -> None:
         _log.warning("--%s has no effect: %s", name, reason)
 
 
-def config_rules(flags: Flags, tensorflow_platforms: Iterable[str]) -> ConfigRules:
+def config_rules(
+    flags: Flags, tensorflow_platforms: Iterable[str], *, takes_relative_paths: bool = False
+) -> ConfigRules:
     """What configurations have to keep to.
 
     Args:
         flags: The command line.
         tensorflow_platforms: What SavedModels may be called.
+        takes_relative_paths: Whether base paths in `--model_config_file` may be relative to it.
     """
     platforms = frozenset({*tensorflow_platforms, PYTHON_PLATFORM})
-    return ConfigRules(platforms, flags.refuse_shared_base_paths)
+    file = flags.model_config_file
+    directory = ""
+    if takes_relative_paths and file and "://" not in file:
+        directory = os.path.dirname(os.path.abspath(file))
+    return ConfigRules(platforms, flags.refuse_shared_base_paths, base_directory=directory)
 
 
 def initial_models(flags: Flags, rules: ConfigRules) -> tuple[ModelConfig, ...] | None:

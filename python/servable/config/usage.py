@@ -135,9 +135,26 @@ Commands
   inspect     print the signatures of a model, with a request to paste for each
   warmup      write requests that a version is warmed up with before it serves
 """
+_SHORT = """\
+{program} serves machine-learning models over REST and gRPC, as TensorFlow Serving does.
+
+  {program} --model_base_path=DIRECTORY              serve the versions in a directory
+  {program} --model_config_file=FILE                 serve the models that a file lists
+  {program} --port=8500 --rest_api_port=8501 ...     say where
+  {program} check --model_base_path=DIRECTORY        say what would be served, and what is wrong
+  {program} inspect DIRECTORY                        print the signatures of a model, with requests
+  {program} warmup --help                            write requests to warm versions up with
+  {program} --help                                   list all flags
+  {program} --version                                say what is installed
+"""
 _PLACEHOLDERS = {"bool": "", "string": "=TEXT", "float": "=X", "int32": "=N", "int64": "=N"}
 _COLUMN = 30
 _WIDTH = 100
+
+
+def short_usage(program: str) -> str:
+    """What one can do, in ten lines."""
+    return _SHORT.format(program=program)
 
 
 def grouped_usage(program: str) -> str:
