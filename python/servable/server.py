@@ -196,6 +196,7 @@ class ModelServer:
         self._stopping = threading.Event()
         self._signals = 0
         self._failure: ServableError | None = None
+        self._startup: StartupWatch | None = None
         self._begun = time.monotonic()
         # What the configuration file says of what is served, as far as it could be put in force.
         self._applied = self._models
@@ -218,7 +219,7 @@ class ModelServer:
             ServableError: A port is taken, the configuration is refused, or every model has failed
                 to load for good.
         """
-        startup = self._begin()
+        self._startup = startup = self._begin()
         if self._flags.open_ports == OPEN_WHEN_LOADED:
             startup.wait_until_tried(self._is_over)
             if self._failure is not None:
@@ -272,7 +273,8 @@ class ModelServer:
         unless the server is compatible. For the main thread only.
 
         Args:
-            on_open: Called on a thread of its own once the ports are open.
+            on_open: Called on a thread of its own once the ports are open and each model has its
+                first version, has failed to load once, or has none to load.
 
         Raises:
             ServableError: The start failed, also later: when every model has failed to load for
@@ -284,7 +286,9 @@ class ModelServer:
             signal.signal(signal.SIGHUP, lambda number, frame: self._happened.put(number))
         self.start()
         if not self._is_over():
-            threading.Thread(target=on_open, name="start-report", daemon=True).start()
+            threading.Thread(
+                target=self._tell_once_tried, args=(on_open,), name="start-report", daemon=True
+            ).start()
         while (happened := self._happened.get()) == signal.SIGHUP:
             # Not on this thread either: a reload may take a while.
             threading.Thread(target=self._read_again, name="hang-up", daemon=True).start()
@@ -534,6 +538,12 @@ class ModelServer:
             if flags.rest_api_port == flags.port:
                 _log.info("--rest_api_port is --port: one port serves REST and gRPC")
             _log.info("Exporting HTTP/REST API at:localhost:%d ...", flags.rest_api_port)
+
+    def _tell_once_tried(self, on_open: Callable[[], None]) -> None:
+        if self._startup is not None:
+            self._startup.wait_until_tried(self._is_over)
+        if not self._is_over():
+            on_open()
 
     def _is_over(self) -> bool:
         return self._stopping.is_set() or self._signals > 0 or self._failure is not None

@@ -38,11 +38,18 @@ def report_of(server: ServerProcess) -> list[str]:
     return [line.strip() for line in lines[first:-1]]
 
 
-@pytest.mark.parametrize("model", ["half_plus_two", "turtle3"])
+@pytest.mark.parametrize(
+    ("model", "open_ports"),
+    [("half_plus_two", "when_loaded"), ("turtle3", "when_loaded"), ("turtle3", "at_once")],
+)
 def test_a_start_ends_with_a_report_whose_request_works(
-    model: str, demo_models: Path, tmp_path: Path
+    model: str, open_ports: str, demo_models: Path, tmp_path: Path
 ) -> None:
-    flags = [f"--model_name={model}", f"--model_base_path={demo_models / model}"]
+    flags = [
+        f"--model_name={model}",
+        f"--model_base_path={demo_models / model}",
+        f"--open_ports={open_ports}",
+    ]
     with ServerProcess(flags, directory=tmp_path) as server:
         first, version, rest, grpc, _, *request = report_of(server)
         assert first.startswith("1 of 1 models serve after ")
