@@ -189,6 +189,9 @@ class TensorFlow:
     def load_library(self, path: str) -> None:
         """Load a library of more operations; they are there for every model that is loaded afterwards.
 
+        From the first one on, TensorFlow's symbols are in the process's global scope. Extensions that use OpenSSL
+        (`_hashlib`, `_ssl`) are imported before, as they would be bound to TensorFlow's BoringSSL otherwise.
+
         Args:
             path: The library, built for this version of TensorFlow.
 

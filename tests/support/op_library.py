@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_SOURCE = Path(__file__).resolve().parents[1] / "testdata/op_library.c"
+_SOURCES = Path(__file__).resolve().parents[1] / "testdata"
 _REPLACED = b"GatherV2"
 
 
@@ -20,24 +20,38 @@ def compile_op_library(operation: str, target: Path) -> None:
         operation: Its name, as long as `GatherV2`.
         target: Where to write the library.
     """
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    _compile("cc", _SOURCES / "op_library.c", operation, target)
+
+
+def compile_op_library_with_absl(operation: str, target: Path) -> None:
+    """Compile one in C++ that has its own absl, and reads attributes; takes several seconds of CPU time.
+
+    Args:
+        operation: Its name, as long as `GatherV2`.
+        target: Where to write the library.
+    """
+    include = _tensorflow() / "include"
+    options = ("-std=c++17", "-w", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64")
+    _compile("c++", _SOURCES / "op_library.cc", operation, target, f"-I{include}", *options)
+
+
+def _tensorflow() -> Path:
     spec = importlib.util.find_spec("tensorflow")
     assert spec is not None
     assert spec.submodule_search_locations
-    tensorflow = Path(spec.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])
+
+
+def _compile(program: str, source: Path, operation: str, target: Path, *options: str) -> None:
+    compiler = shutil.which(program)
+    if compiler is None:
+        pytest.skip(f"there is no compiler {program}")
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [
-            *(compiler, "-shared", "-fPIC", "-O1", f'-DOP_NAME="{operation}"'),
-            *(
-                str(_SOURCE),
-                "-o",
-                str(target),
-                f"-L{tensorflow}",
-                "-l:libtensorflow_framework.so.2",
-            ),
+            *(compiler, "-shared", "-fPIC", "-O1", f'-DOP_NAME="{operation}"', *options),
+            *(str(source), "-o", str(target)),
+            *(f"-L{_tensorflow()}", "-l:libtensorflow_framework.so.2"),
         ],
         check=True,
     )

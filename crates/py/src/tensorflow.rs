@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 use servable_core::codec::metadata;
 use servable_core::error::{Code, Result, ServingError};
@@ -43,6 +44,7 @@ impl PyTensorFlow {
     }
 
     fn load_library(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        bind_openssl(py)?;
         py.detach(|| self.runtime.load_library(&path)).map_err(|error| errors::to_python(py, &error))
     }
 
@@ -59,6 +61,19 @@ impl PyTensorFlow {
             .map(PyServable::new)
             .map_err(|error| errors::to_python(py, &error))
     }
+}
+
+/// Imports Python's extensions that use OpenSSL, where there are any.
+///
+/// Loaded after a library of operations, they would be bound to the `BoringSSL` of TensorFlow, and crash.
+fn bind_openssl(py: Python<'_>) -> PyResult<()> {
+    for module in ["_hashlib", "_ssl"] {
+        match py.import(module) {
+            Err(error) if !error.is_instance_of::<PyImportError>(py) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Runs a task on a thread that gives way to requests, which is named so, or else on this one.

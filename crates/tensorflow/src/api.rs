@@ -8,7 +8,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL};
 
 /// Names of the runtime's two libraries: the operations' registry and tensors, and everything else.
 #[cfg(not(target_os = "macos"))]
@@ -139,23 +139,33 @@ impl Api {
     /// Loads the libraries below `directory`, for the rest of the life of the process, and finds the functions.
     pub(crate) fn open(directory: &Path) -> Result<&'static Self, OpenError> {
         // The second library depends on the first. It is loaded here all the same, so that the error can name it.
-        load(&directory.join(LIBRARIES.0))?;
+        load(&directory.join(LIBRARIES.0), RTLD_LOCAL)?;
         let path = directory.join(LIBRARIES.1);
-        let library = load(&path)?;
+        let library = load(&path, RTLD_LOCAL)?;
         // Functions of the framework library are found too, as it is a dependency of this one.
         // SAFETY: this is TensorFlow's library by its name, and `load` leaves it loaded for ever.
         let api = unsafe { Self::look_up(&library, &path)? };
         Ok(Box::leak(Box::new(api)))
     }
+
+    /// Moves the libraries below `directory`, which are loaded, to the global scope, as `import tensorflow` does.
+    ///
+    /// Libraries of operations have copies of protobuf and absl. In local scope they use their copies, whose hash seed
+    /// is another one: they then find nothing in a map that TensorFlow filled, and abort.
+    pub(crate) fn promote(directory: &Path) -> Result<(), OpenError> {
+        load(&directory.join(LIBRARIES.0), RTLD_GLOBAL)?;
+        load(&directory.join(LIBRARIES.1), RTLD_GLOBAL)?;
+        Ok(())
+    }
 }
 
 /// Loads one library and never unloads it: it has started threads, and registered what other libraries refer to.
 ///
-/// Its symbols stay local. Libraries of more operations are linked against the framework library and find it by its
-/// name; everything else in the process must not find the protobuf and absl that these libraries export.
-fn load(path: &Path) -> Result<ManuallyDrop<Library>, OpenError> {
+/// Loaded again, it only changes its scope. The scope is local as long as it can be: these libraries export BoringSSL,
+/// protobuf and absl, which libraries that are loaded later would otherwise use in the place of theirs.
+fn load(path: &Path, scope: c_int) -> Result<ManuallyDrop<Library>, OpenError> {
     // SAFETY: loading runs the library's initialisers, which TensorFlow's libraries are made for.
-    let library = unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) };
+    let library = unsafe { Library::open(Some(path), RTLD_LAZY | scope) };
     library.map(ManuallyDrop::new).map_err(|error| {
         let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         // The dynamic linker usually begins with the path itself.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_int};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::termination::{self, Termination};
 /// when it is loaded; setting it is left to the caller.
 pub struct Runtime {
     api: &'static Api,
+    library_directory: PathBuf,
     have_started_threads: Mutex<bool>,
     pools: Arc<Pools>,
     /// The operations of libraries that were loaded, of which nothing is known.
@@ -60,9 +61,9 @@ impl Runtime {
     ///
     /// An [`OpenError`] that names the file or the function that is missing.
     pub fn open(library_directory: &Path) -> Result<Arc<Self>, OpenError> {
-        let api = Api::open(library_directory)?;
         Ok(Arc::new(Self {
-            api,
+            api: Api::open(library_directory)?,
+            library_directory: library_directory.to_owned(),
             have_started_threads: Mutex::default(),
             pools: Arc::default(),
             foreign_operations: Mutex::default(),
@@ -78,11 +79,15 @@ impl Runtime {
 
     /// Loads a library with more operations. They are there for every model that is loaded afterwards.
     ///
+    /// The first one moves TensorFlow's symbols, those of `BoringSSL` among them, to the process's global scope. A caller
+    /// whose process uses OpenSSL has that loaded and bound before.
+    ///
     /// # Errors
     ///
     /// `NOT_FOUND` if the library is missing or cannot be loaded, with the dynamic linker's reason.
     pub fn load_library(&self, path: &Path) -> Result<()> {
         let path = c_path(path)?;
+        Api::promote(&self.library_directory).map_err(|error| ServingError::internal(error.to_string()))?;
         let mut status = Status::new(self.api);
         // SAFETY: the path ends in a NUL; the library runs its initialisers, which the caller asked for.
         let library = unsafe { (self.api.load_library)(path.as_ptr(), status.as_mut_ptr()) };

@@ -73,7 +73,7 @@ PACKAGES = (
         "tensorflow-text",
         "tensorflow_text",
         ("python/ops/_*.so", "python/metrics/_*.so"),
-        ("TFText_",),
+        ("TFText>",),
         _TEXT_OPERATIONS,
         follows_tensorflow=True,
     ),
