@@ -65,8 +65,9 @@ def is_python_model(directory: str) -> bool:
     )
 
 
-def has_python_model_files(files: Collection[str]) -> bool:
-    """Whether files with these paths, relative to a directory and with `/`, hold such a model."""
+def has_python_model_files(files: Collection[str], open_file: object = None) -> bool:
+    """Whether files with these paths, relative to a directory and with `/`, hold such a model; none is opened."""
+    del open_file
     return MODEL_FILE in files or ENTRY_POINT_FILE in files
 
 

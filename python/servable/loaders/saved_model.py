@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,15 @@ from servable.errors import (
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.loader import Loader
 from servable.lifecycle.source import SourceAdapter
+from servable.loaders.saved_model_files import (
+    GRAPH,
+    TEXT_GRAPH,
+    CutOffError,
+    ForwardFile,
+    NeededFiles,
+    needed_files_of,
+    read_needed_files,
+)
 from servable.loaders.size import size_of_files
 from servable.loaders.tensorflow_runtime import TensorFlowRuntime
 from servable.sources.model_files import explain_files
@@ -28,8 +37,8 @@ if TYPE_CHECKING:
     from servable.gateway import Servable, TensorFlow
 
 _RAM_PER_FILE_BYTE = 1.2
-_GRAPHS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
-_VARIABLES = "variables"
+_ASSETS, _VARIABLES = "assets", "variables"
+_INDEX = f"{_VARIABLES}/variables.index"
 _MISSING_FILE = re.compile(
     r"No such file or directory|does not appear to contain a SavedModel"
     r"|Could not find SavedModel|matching files"
@@ -103,6 +112,7 @@ class SavedModelLoader:
             ServableError: TensorFlow cannot load it, or it may not be read.
         """
         self._require_permission()
+        self._require_variables()
         try:
             self._load_with_operations()
         except ServableError as error:
@@ -142,6 +152,20 @@ class SavedModelLoader:
             ) from error
         except OSError:
             pass  # it is for TensorFlow to say what is missing
+
+    def _require_variables(self) -> None:
+        """Refuse what TensorFlow would load, and then fail each request of: a graph without its variables."""
+        if os.path.exists(os.path.join(self._path, _INDEX)):
+            return
+        try:
+            needed = needed_files_of(self._path)
+        except (OSError, CutOffError):
+            return  # it is for TensorFlow to say what is missing
+        if needed is not None and needed.has_variables:
+            raise LoadError(
+                f"{self._path} has no {_INDEX}, from which its graph restores variables",
+                code=Code.NOT_FOUND,
+            )
 
     def _load(self, runtime: TensorFlow) -> Servable:
         # Requests will run in the threads that a load starts, too, which must not be of its priority.
@@ -210,22 +234,52 @@ class SavedModelAdapter(SourceAdapter[str, Loader]):
 
 
 def is_saved_model(path: str) -> bool:
-    """Whether a directory holds all the files of a SavedModel, as far as their names can tell."""
+    """Whether a directory holds all the files of a SavedModel, as far as the graph and their names can tell."""
     files = _names(path)
-    if _VARIABLES in files:
-        files |= {f"{_VARIABLES}/{name}" for name in _names(os.path.join(path, _VARIABLES))}
-    return has_saved_model_files(files)
+    for directory in {_VARIABLES, _ASSETS} & files:
+        files |= {f"{directory}/{name}" for name in _names(os.path.join(path, directory))}
+    return _has_all_files(files, lambda _: needed_files_of(path))
 
 
-def has_saved_model_files(files: Collection[str]) -> bool:
-    """Whether files with these paths, relative to a directory and with `/`, hold a SavedModel."""
-    if _GRAPHS.isdisjoint(files):
+def has_saved_model_files(
+    files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
+) -> bool:
+    """Whether files with these paths, relative to a directory and with `/`, hold a SavedModel.
+
+    Args:
+        files: The paths.
+        open_file: Opens one of them; without it only names count.
+    """
+
+    def read(name: str) -> NeededFiles | None:
+        return None if open_file is None else read_needed_files(name, open_file(name))
+
+    return _has_all_files(files, read)
+
+
+def _has_all_files(
+    files: Collection[str], read_needed: Callable[[str], NeededFiles | None]
+) -> bool:
+    graph = next((name for name in (GRAPH, TEXT_GRAPH) if name in files), None)
+    if graph is None:
         return False
-    has_index = f"{_VARIABLES}/variables.index" in files
+    has_index = _INDEX in files
     shards = [match for file in files if (match := _SHARD.fullmatch(file))]
     # Each shard says how many there are; the index is written after them.
     wanted = max((int(shard[1]) for shard in shards), default=0)
-    return has_index == bool(shards) and len(shards) >= wanted
+    if has_index != bool(shards) or len(shards) < wanted:
+        return False
+    try:
+        needed = read_needed(graph)
+    except CutOffError:
+        return False
+    except (OSError, ServableError):
+        return True  # it is for a load to say what is wrong
+    if needed is None:
+        return True
+    return (has_index or not needed.has_variables) and all(
+        f"{_ASSETS}/{name}" in files for name in needed.assets
+    )
 
 
 def _names(directory: str) -> frozenset[str]:

@@ -39,6 +39,8 @@ _RANGE_BYTES = 8 << 20
 _SMALL_RANGE_BYTES = 1 << 20
 _RANGES_AT_ONCE = 4
 _STREAM_BYTES = 1 << 20
+_SKIP_BYTES = 4 << 20
+"""What is skipped in a file is read along up to this; beyond it another request is less."""
 _HTTP = ("http", "https")
 _FLAT = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
 """Stores that list all files below a path at once; elsewhere directories are walked, and may have no end."""
@@ -207,6 +209,10 @@ class RemoteStore:
         except Exception as raised:  # the driver's border
             raise store_error(raised, f"fetch {file.path} of", url) from raised
 
+    def open(self, url: str, file: RemoteFile) -> ForwardReader:
+        """Open a file of the version at `url`; nothing is asked for before the first read."""
+        return ForwardReader(file.size, lambda offset: self.read(url, file, offset, gently=True))
+
     def checksum_counts(self, url: str, file: RemoteFile) -> bool:
         """Whether a checksum that does not fit proves that the content is wrong.
 
@@ -251,6 +257,62 @@ class RemoteStore:
             if key not in self._file_systems:
                 self._file_systems[key] = _open(url, lambda: self.reach)
             return self._file_systems[key]
+
+
+class ForwardReader:
+    """Reads a remote file forwards, without asking for what is skipped where that is much.
+
+    Attributes:
+        size: Its bytes, where the store says so.
+    """
+
+    def __init__(
+        self, size: int | None, read_from: Callable[[int], Iterator[tuple[int, bytes]]]
+    ) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            size: Its bytes, where they are known.
+            read_from: Yields blocks with their offsets, from one offset to the end; see `RemoteStore.read`.
+        """
+        self.size = size
+        self._read_from = read_from
+        self._blocks: Iterator[tuple[int, bytes]] | None = None
+        self._position = 0
+        self._start, self._block = 0, b""
+
+    def read(self, count: int) -> bytes:
+        """The next bytes; fewer only where the file ends.
+
+        Raises:
+            ServableError: See `RemoteStore`.
+        """
+        content = b""
+        while len(content) < count and self._fetch():
+            begin = self._position - self._start
+            part = self._block[begin : begin + count - len(content)]
+            self._position += len(part)
+            content += part
+        return content
+
+    def skip(self, count: int) -> None:
+        """Leave bytes out, which may lie beyond the end."""
+        self._position += count
+        if self._position - (self._start + len(self._block)) > _SKIP_BYTES:
+            self._blocks = None
+
+    def _fetch(self) -> bool:
+        """Have the block in which the next byte is; false at the end."""
+        while not self._start <= self._position < self._start + len(self._block):
+            if self.size is not None and self._position >= self.size:
+                return False
+            if self._blocks is None:
+                self._blocks = self._read_from(self._position)
+            found = next(self._blocks, None)
+            if found is None:
+                return False
+            self._start, self._block = found
+        return True
 
 
 def _open(url: str, reach: Callable[[], Reach | None]) -> Any:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from servable.errors import Code, LoadError, NotFoundError, ServableError
 from servable.lifecycle.ids import ServableId
 from servable.lifecycle.source import AspiredVersion, Target
+from servable.remote.manifest import Manifest
 from servable.remote.store import RemoteStore
 from servable.remote.urls import shown
 from servable.sources.filesystem import BARE_VERSION, parse_version
@@ -45,9 +46,9 @@ class RemoteServable:
         poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream
             is listed until that has succeeded once; with less never.
         keep_last_version: Never ask to unload all versions because none is found any more.
-        has_all_files: Tells complete versions from incomplete ones by the names of their files. A
-            base path that is complete itself, and holds no directory with a number for a name, is
-            version 1.
+        has_all_files: Tells complete versions from incomplete ones by the names of their files, and
+            what those say. A base path that is complete itself, and holds no directory with a
+            number for a name, is version 1.
     """
 
     name: str
@@ -358,11 +359,18 @@ class _Watch:
                 return AspiredVersion(servable_id, error)
             # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
         else:
-            if not self.uploads.is_complete(manifest, self.servable.has_all_files):
+            if not self.uploads.is_complete(manifest, lambda: self._has_all_files(manifest)):
                 self._uploading.append(directory)
                 return None
             self._digests[url] = manifest.digest
         return AspiredVersion(servable_id, url, self._digests[url])
+
+    def _has_all_files(self, manifest: Manifest) -> bool:
+        files = {file.path: file for file in manifest.files}
+        has_all_files = self.servable.has_all_files
+        return has_all_files is None or has_all_files(
+            files.keys(), lambda path: self._store.open(manifest.url, files[path])
+        )
 
     def _is_gone(self, directory: str) -> bool:
         """Whether a version has no files, though stores may still list its directory.

@@ -2,7 +2,7 @@
 
 A store shows whole objects only, but a version object by object. It is held back
 
-- while one of the files is missing without which it is not complete, as far as their names can tell; and
+- while one of the files is missing without which it is not complete; and
 - until none of its objects is new, by the store's own times; where those are ahead of our clock, or there
   are none, until it has looked the same for as long.
 
@@ -21,15 +21,16 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple, TypeAlias
 
 from servable.remote.manifest import Manifest
+from servable.remote.store import ForwardReader
 
 SETTLE_SECONDS = 3.0
 """How old the newest object has to be, by times of which some stores tell whole seconds only."""
 INCOMPLETE_SECONDS = 60.0
 """The same for a version that lacks a file: what is missing may be large, and is not seen while it comes."""
 
-HasAllFiles: TypeAlias = Callable[[Collection[str]], bool]
+HasAllFiles: TypeAlias = Callable[[Collection[str], Callable[[str], ForwardReader]], bool]
 """Whether files with these paths, relative to a version's directory and with `/`, are all that a version of some
-kind needs."""
+kind needs. The second argument opens one of them, which raises nothing before it is read."""
 
 
 class _Look(NamedTuple):
@@ -38,6 +39,7 @@ class _Look(NamedTuple):
     digest: str
     modified_seconds: float | None
     since: float
+    is_whole: bool
 
 
 class Uploads:
@@ -79,27 +81,37 @@ class Uploads:
                 url: self._incomplete[url] for url in self._incomplete.keys() & {*urls}
             }
 
-    def is_complete(self, manifest: Manifest, has_all_files: HasAllFiles | None = None) -> bool:
+    def is_complete(
+        self, manifest: Manifest, has_all_files: Callable[[], bool] | None = None
+    ) -> bool:
         """Whether a version may be fetched; once it may, it may until it vanishes.
 
         Args:
             manifest: Its files.
-            has_all_files: Tells complete versions from incomplete ones, if anything does.
+            has_all_files: Tells complete versions from incomplete ones, if anything does; asked once for each
+                content, as it may have to read.
         """
+        url = manifest.url
         with self._lock:
-            url = manifest.url
-            if url not in self._complete and self._has_settled(manifest, has_all_files):
+            if url in self._complete:
+                return True
+            before = self._incomplete.get(url)
+        if before is not None and before.digest == manifest.digest:
+            is_whole = before.is_whole
+        else:
+            is_whole = has_all_files is None or has_all_files()
+        with self._lock:
+            if self._has_settled(manifest, is_whole):
                 self._complete.add(url)
                 self._incomplete.pop(url, None)
             return url in self._complete
 
-    def _has_settled(self, manifest: Manifest, has_all_files: HasAllFiles | None) -> bool:
+    def _has_settled(self, manifest: Manifest, is_whole: bool) -> bool:
         url, now, modified = manifest.url, self._clock(), manifest.modified_seconds
-        is_whole = has_all_files is None or has_all_files([file.path for file in manifest.files])
         if is_whole and self._was_before_the_start(url, modified):
             return True
         before = self._incomplete.get(url)
-        look = _Look(manifest.digest, modified, now)
+        look = _Look(manifest.digest, modified, now, is_whole)
         if before is not None and before[:2] == look[:2]:
             look = before
         elif before is None and modified is None and is_whole:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
 
+from servable.config.text_proto import new_message
 from servable.errors import (
     Code,
     FailedPreconditionError,
@@ -174,38 +176,47 @@ def test_a_tensorflow_that_does_not_fit_is_named_with_what_to_install() -> None:
     assert "pip install tensorflow-cpu" in info.value.message
 
 
+INDEX, ONE_SHARD = "variables/variables.index", "variables/variables.data-00000-of-00001"
+TWO_SHARDS = [f"variables/variables.data-0000{number}-of-00002" for number in (0, 1)]
+
+
+@pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize(
-    ("files", "is_complete"),
+    ("graph", "files", "is_complete"),
     [
-        ([], False),
-        (["variables/variables.index"], False),
-        (["saved_model.pb"], True),
-        (["saved_model.pbtxt"], True),
-        (["saved_model.pb", "variables/"], True),
-        (["saved_model.pb", "variables/variables.index"], False),
-        (["saved_model.pb", "variables/variables.data-00000-of-00001"], False),
-        (
-            [
-                "saved_model.pb",
-                "variables/variables.index",
-                "variables/variables.data-00000-of-00002",
-            ],
-            False,
-        ),
-        (
-            [
-                "saved_model.pb",
-                "variables/variables.index",
-                "variables/variables.data-00000-of-00002",
-                "variables/variables.data-00001-of-00002",
-            ],
-            True,
-        ),
+        (None, [INDEX, ONE_SHARD], False),
+        ("constant", [], True),
+        ("constant", ["variables/"], True),
+        ("constant", [INDEX], False),
+        ("constant", [ONE_SHARD], False),
+        ("constant", [INDEX, TWO_SHARDS[0]], False),
+        ("constant", [INDEX, *TWO_SHARDS], True),
+        ("saver", [], False),
+        ("saver", ["variables/"], False),
+        ("saver", [ONE_SHARD], False),
+        ("saver", [INDEX], False),
+        ("saver", [INDEX, ONE_SHARD], True),
+        ("variable", [], False),
+        ("variable", ["variables/"], False),
+        ("variable", [INDEX, ONE_SHARD], True),
+        ("table", [], False),
+        ("registered", [], False),
+        ("objects", [], True),
+        ("objects", [INDEX, ONE_SHARD], True),
+        ("asset", [], False),
+        ("asset", ["assets/"], False),
+        ("asset", ["assets/other.txt"], False),
+        ("asset", ["assets/words.txt"], True),
+        ("half", [INDEX, ONE_SHARD], False),
+        ("", [], False),
     ],
 )
 def test_a_saved_model_is_complete_when_all_its_files_are_there(
-    tmp_path: Path, files: list[str], is_complete: bool
+    tmp_path: Path, graph: str | None, files: list[str], is_complete: bool, text: bool
 ) -> None:
+    if graph is not None:
+        content = graph_bytes(graph, text=text)
+        (tmp_path / ("saved_model.pbtxt" if text else "saved_model.pb")).write_bytes(content)
     for file in files:
         path = tmp_path / file
         path.parent.mkdir(exist_ok=True)
@@ -214,6 +225,44 @@ def test_a_saved_model_is_complete_when_all_its_files_are_there(
         else:
             path.touch()
     assert is_saved_model(str(tmp_path)) is is_complete
+
+
+def graph_bytes(kind: str, *, text: bool) -> bytes:
+    """A graph as TensorFlow writes it, as far as it matters."""
+    view: Any = new_message("servable.SavedModelView")
+    graph = view.meta_graphs.add()
+    graph.meta_info_def.tags.append("serve")
+    graph.graph_def.node.add(name="n" * 1000)
+    if kind != "constant":
+        graph.saver_def.filename_tensor_name = "saver_filename:0"
+    if kind in ("variable", "table", "registered", "objects", "half"):
+        graph.object_graph_def.nodes.add()
+        node = graph.object_graph_def.nodes.add()
+        if kind == "variable":
+            node.variable.SetInParent()
+        elif kind == "table":
+            node.saveable_objects["table"].SetInParent()
+        elif kind == "registered":
+            node.registered_saver.SetInParent()
+    if kind == "asset":
+        graph.ClearField("saver_def")
+        graph.asset_file_def.add(filename="words.txt")
+    content = text_format.MessageToString(view).encode() if text else view.SerializeToString()
+    return content[: {"half": 1020, "": 0}.get(kind, len(content))]
+
+
+def test_a_graph_without_its_variables_is_not_loaded(tmp_path: Path) -> None:
+    tensorflow = FakeTensorFlow()
+    (tmp_path / "saved_model.pb").write_bytes(graph_bytes("saver", text=False))
+    loader = SavedModelLoader(str(tmp_path), runtime(tensorflow), SavedModelOptions())
+    with pytest.raises(LoadError, match=r"has no variables/variables\.index, from which") as info:
+        loader.load()
+    assert info.value.code is Code.NOT_FOUND
+    assert tensorflow.loaded == []
+    (tmp_path / "variables").mkdir()
+    (tmp_path / INDEX).touch()
+    loader.load()
+    assert tensorflow.loaded != []
 
 
 def test_a_version_that_may_not_be_read_is_not_called_missing(

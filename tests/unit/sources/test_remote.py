@@ -373,7 +373,7 @@ def test_a_version_without_all_its_files_is_held_back() -> None:
     bench = Bench(RemoteStore())  # tells no times
     bench.put(1)
     bench.put(2, file="variables/variables.index")
-    bench.start(Latest(2), has_all_files=lambda files: "saved_model.pb" in files)
+    bench.start(Latest(2), has_all_files=lambda files, _: "saved_model.pb" in files)
     try:
         assert bench.versions() == [1]
         assert bench.pauses == [SETTLE_SECONDS]

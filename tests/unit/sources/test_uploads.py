@@ -84,11 +84,28 @@ def test_what_lacks_a_file_is_held_back_longer_but_not_for_ever(age: float | Non
     uploads = Uploads(clock=lambda: seconds, wall_clock=lambda: NOW + seconds)
     headless = manifest(("weights", age))
     uploads.keep([headless.url])
-    assert not uploads.is_complete(headless, lambda files: "graph" in files)
+    assert not uploads.is_complete(headless, lambda: False)
     seconds = INCOMPLETE_SECONDS - 0.1
-    assert not uploads.is_complete(headless, lambda files: "graph" in files)
+    assert not uploads.is_complete(headless, lambda: False)
     seconds = INCOMPLETE_SECONDS
-    assert uploads.is_complete(headless, lambda files: "graph" in files)
+    assert uploads.is_complete(headless, lambda: False)
+
+
+def test_whether_files_are_missing_is_asked_once_for_each_content() -> None:
+    asked = 0
+
+    def has_all_files() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 1
+
+    uploads = Uploads(wall_clock=lambda: NOW)
+    for _ in range(3):
+        assert not uploads.is_complete(manifest(("graph", 10.0)), has_all_files)
+    assert asked == 1
+    assert uploads.is_complete(manifest(("graph", 10.0), ("weights", 10.0)), has_all_files)
+    assert uploads.is_complete(manifest(("graph", 10.0), ("weights", 10.0)), has_all_files)
+    assert asked == 2
 
 
 def test_what_was_complete_once_stays_so_until_it_vanishes() -> None:

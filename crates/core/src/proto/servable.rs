@@ -114,12 +114,52 @@ pub struct MetaGraphView {
     pub meta_info_def: ::core::option::Option<MetaInfoView>,
     #[prost(message, optional, tag = "2")]
     pub graph_def: ::core::option::Option<GraphView>,
+    #[prost(message, optional, tag = "3")]
+    pub saver_def: ::core::option::Option<SaverView>,
     #[prost(btree_map = "string, message", tag = "5")]
     pub signature_def: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         super::tensorflow::SignatureDef,
     >,
+    #[prost(message, repeated, tag = "6")]
+    pub asset_file_def: ::prost::alloc::vec::Vec<AssetFileView>,
+    #[prost(message, optional, tag = "7")]
+    pub object_graph_def: ::core::option::Option<ObjectGraphView>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaverView {
+    #[prost(string, tag = "1")]
+    pub filename_tensor_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssetFileView {
+    #[prost(string, tag = "2")]
+    pub filename: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ObjectGraphView {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<ObjectView>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ObjectView {
+    #[prost(message, optional, tag = "7")]
+    pub variable: ::core::option::Option<VariableView>,
+    #[prost(btree_map = "string, message", tag = "11")]
+    pub saveable_objects: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        SaveableObjectView,
+    >,
+    #[prost(message, optional, tag = "16")]
+    pub registered_saver: ::core::option::Option<RegisteredSaverView>,
+}
+/// Only here for being there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VariableView {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveableObjectView {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegisteredSaverView {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MetaInfoView {
     #[prost(string, repeated, tag = "4")]

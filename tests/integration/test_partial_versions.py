@@ -1,0 +1,111 @@
+"""Versions of which a part is there, while the rest is still on its way."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from support.server_process import ServerProcess, StartServer
+
+# A graph of TensorFlow 1, two of TensorFlow 2, one with a lookup table that is read from an asset.
+REFERENCE, LINEAR, WORDS = "reference_variables", "linear", "words"
+GRAPH = "saved_model.pb"
+INDEX, DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
+
+PARTS = [
+    (REFERENCE, [GRAPH]),
+    (REFERENCE, [GRAPH, "variables/"]),
+    (REFERENCE, [GRAPH, DATA]),
+    (REFERENCE, [GRAPH, INDEX]),
+    (REFERENCE, [INDEX, DATA]),
+    (REFERENCE, ["saved_model.pb of 100 bytes", INDEX, DATA]),
+    (LINEAR, [GRAPH]),
+    (LINEAR, [GRAPH, "variables/"]),
+    (LINEAR, [GRAPH, DATA]),
+    (LINEAR, [GRAPH, INDEX]),
+    (LINEAR, ["saved_model.pb of 0 bytes", INDEX, DATA]),
+    (LINEAR, ["saved_model.pb of 3000 bytes", INDEX, DATA]),
+    (WORDS, [GRAPH, INDEX, DATA]),
+    (WORDS, [GRAPH, "assets/"]),
+]
+"""Models, and what is there of their second version."""
+
+
+def copy_part(version: Path, target: Path, parts: list[str]) -> None:
+    """Copy some files of a version, the way a copy tool does."""
+    for part in parts:
+        name, _, length = part.removesuffix(" bytes").partition(" of ")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if part.endswith("/"):
+            (target / part).mkdir()
+        else:
+            content = (version / name).read_bytes()
+            (target / name).write_bytes(content[: int(length or len(content))])
+
+
+def complete(version: Path, target: Path) -> None:
+    for file in version.rglob("*"):
+        if file.is_file():
+            (target / file.relative_to(version)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / file.relative_to(version))
+
+
+def served_versions(server: ServerProcess, model: str) -> dict[int, str]:
+    return {v: state for v, state in server.states(model).items() if state != "END"}
+
+
+def test_a_version_is_taken_up_when_the_rest_of_it_comes(
+    runtime_models: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    models = {f"m{number}": part for number, part in enumerate(PARTS)}
+    for name, (kind, _) in models.items():
+        shutil.copytree(runtime_models / kind / "1", tmp_path / name / "1")
+    server = start_server({name: tmp_path / name for name in models})
+    server.wait_until_available(*models)
+    started = time.monotonic()
+    for name, (kind, parts) in models.items():
+        copy_part(runtime_models / kind / "1", tmp_path / name / "2", parts)
+    # Longer than a complete version takes to settle, and less than an incomplete one is held back.
+    while time.monotonic() < started + 4:
+        for name, part in models.items():
+            assert served_versions(server, name) == {1: "AVAILABLE"}, part
+        time.sleep(0.2)
+    for name, (kind, _) in models.items():
+        complete(runtime_models / kind / "1", tmp_path / name / "2")
+    server.wait_until_available(*models, version=2)
+
+
+def test_a_version_that_needs_no_other_file_is_served_without_one(
+    runtime_models: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    # "steps" is a graph of TensorFlow 2 that has nothing to restore, and an index all the same.
+    for model in ("steps", "failing"):
+        target = tmp_path / model / "1"
+        target.mkdir(parents=True)
+        shutil.copyfile(runtime_models / model / "1" / GRAPH, target / GRAPH)
+    server = start_server({model: tmp_path / model for model in ("steps", "failing")})
+    server.wait_until_available("steps", "failing")
+
+
+def test_a_version_whose_variables_do_not_come_fails_and_is_tried_again_when_they_do(
+    runtime_models: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    models = {"one": REFERENCE, "two": LINEAR}
+    for name, kind in models.items():
+        shutil.copytree(runtime_models / kind / "1", tmp_path / name / "1")
+    # Retried after a minute by default; what is missing must be taken up sooner.
+    server = start_server({name: tmp_path / name for name in models}, "--max_num_load_retries=5")
+    server.wait_until_available(*models)
+    for name, kind in models.items():
+        copy_part(runtime_models / kind / "1", tmp_path / name / "2", [GRAPH])
+    deadline = time.monotonic() + 60
+    while server.log.count("has no variables/variables.index, from which its graph") < 2:
+        assert time.monotonic() < deadline, server.log
+        for name in models:
+            assert server.states(name)[1] == "AVAILABLE"
+        time.sleep(0.2)
+    for name, kind in models.items():
+        assert server.states(name)[1] == "AVAILABLE"
+        complete(runtime_models / kind / "1", tmp_path / name / "2")
+    server.wait_until_available(*models, version=2)
