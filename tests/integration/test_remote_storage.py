@@ -22,6 +22,7 @@ from servable.sources.remote import RemoteServable, RemoteSource
 from servable.sources.uploads import SETTLE_SECONDS, Uploads
 from servable.testing import RecordingTarget
 from support.certificates import Authority
+from support.partial_versions import PARTS, copy_part, served_versions
 from support.s3_server import Proxy, S3Server, weed_command
 from support.server_process import ServerProcess, StartServer
 
@@ -310,6 +311,32 @@ def served(s3: S3Server, bucket: str, half_plus_two_version: Path) -> dict[str, 
 
 
 class TestServing:
+    def test_a_version_is_fetched_when_the_rest_of_it_is_there(
+        self,
+        s3: S3Server,
+        bucket: str,
+        runtime_models: Path,
+        tmp_path: Path,
+        start: Callable[..., ServerProcess],
+    ) -> None:
+        models = {f"m{number}": part for number, part in enumerate(PARTS)}
+        for name, (kind, _) in models.items():
+            s3.upload(runtime_models / kind / "1", f"{bucket}/{name}/1")
+        server = start({name: f"{bucket}/{name}" for name in models})
+        server.wait_until_available(*models)
+        for name, (kind, parts) in models.items():
+            copy_part(runtime_models / kind / "1", tmp_path / name, parts)
+            s3.upload(tmp_path / name, f"{bucket}/{name}/2")
+        # Longer than a complete version takes to settle.
+        deadline = time.monotonic() + 2 * SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            for name, part in models.items():
+                assert served_versions(server, name) == {1: "AVAILABLE"}, part
+            time.sleep(0.2)
+        for name, (kind, _) in models.items():
+            s3.upload(runtime_models / kind / "1", f"{bucket}/{name}/2")
+        server.wait_until_available(*models, version=2)
+
     def test_a_new_version_is_taken_up_while_the_old_one_serves(
         self,
         s3: S3Server,

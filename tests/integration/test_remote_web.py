@@ -7,8 +7,10 @@ import functools
 import http.server
 import itertools
 import os
+import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +18,16 @@ from typing import Any, ClassVar
 import pytest
 
 from servable.errors import Code, ServableError
+from servable.loaders.saved_model_files import NeededFiles, read_needed_files
 from servable.remote.cache import VersionCache
 from servable.remote.fetch import Fetcher, FetchOptions
 from servable.remote.store import RemoteStore
 from servable.remote.stores import Reach, store_of
 from servable.remote.web import is_internal
+from servable.sources.uploads import SETTLE_SECONDS
+from support.partial_versions import PARTS, complete, copy_part, served_versions
 from support.s3_server import Proxy
+from support.server_process import StartServer
 
 pytest.importorskip("aiohttp")
 
@@ -321,3 +327,49 @@ def test_what_lies_beside_versions_is_told_from_them(
     (root / "m/variables").mkdir(parents=True)
     (root / "m/saved_model.pb").write_bytes(b"graph")
     assert fetcher.store.children(f"{url}/m") == (["variables"], ["saved_model.pb"], False)
+
+
+@pytest.mark.parametrize("handler", [WebHandler, RangeHandler])
+def test_a_version_is_fetched_when_the_rest_of_it_is_there(
+    handler: type[WebHandler], tmp_path: Path, runtime_models: Path, start_server: StartServer
+) -> None:
+    models = {f"m{number}": part for number, part in enumerate(PARTS)}
+    root = tmp_path / "web"
+    for name, (kind, _) in models.items():
+        shutil.copytree(runtime_models / kind / "1", root / name / "1")
+    flags = (f"--remote_cache_directory={tmp_path / 'cache'}", "--remote_poll_wait_seconds=0.5")
+    with serving(handler, root) as url:
+        server = start_server({name: f"{url}/{name}" for name in models}, *flags)
+        server.wait_until_available(*models)
+        for name, (kind, parts) in models.items():
+            copy_part(runtime_models / kind / "1", root / name / "2", parts)
+        # Longer than a complete version takes to settle.
+        deadline = time.monotonic() + 2 * SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            for name, part in models.items():
+                assert served_versions(server, name) == {1: "AVAILABLE"}, part
+            time.sleep(0.2)
+        for name, (kind, _) in models.items():
+            complete(runtime_models / kind / "1", root / name / "2")
+        server.wait_until_available(*models, version=2)
+
+
+def test_little_of_a_large_graph_is_read_to_know_what_belongs_to_it(
+    web: tuple[str, Path], fetcher: Fetcher, runtime_models: Path
+) -> None:
+    _, root = web
+    graph = (runtime_models / "linear/1/saved_model.pb").read_bytes()
+    # An unknown field of 64 MiB before what the graph has to say.
+    padding = b"\x9a\x3f\x80\x80\x80\x20"
+    (root / "m/1").mkdir(parents=True)
+    with (root / "m/1/saved_model.pb").open("wb") as file:
+        file.write(padding)
+        file.seek(64 * MIB, os.SEEK_CUR)
+        file.write(graph)
+    RangeHandler.ranges.clear()
+    with serving(RangeHandler, root) as url:
+        manifest = fetcher.store.manifest(f"{url}/m/1")
+        (file,) = manifest.files
+        reader = fetcher.store.open(manifest.url, file)
+        assert read_needed_files("saved_model.pb", reader) == NeededFiles(has_variables=True)
+        assert RangeHandler.ranges == [f"bytes={len(padding) + 64 * MIB}-"]

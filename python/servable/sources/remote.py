@@ -305,7 +305,7 @@ class _Watch:
         if self.servable.has_all_files is None:
             return False
         manifest = self._store.manifest(self.servable.base_url)
-        return self.servable.has_all_files([file.path for file in manifest.files])
+        return self.servable.has_all_files([file.path for file in manifest.files], None)
 
     def _failed(self, problem: ServableError, message: str) -> None:
         if self._explanation:

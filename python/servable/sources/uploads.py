@@ -28,9 +28,9 @@ SETTLE_SECONDS = 3.0
 INCOMPLETE_SECONDS = 60.0
 """The same for a version that lacks a file: what is missing may be large, and is not seen while it comes."""
 
-HasAllFiles: TypeAlias = Callable[[Collection[str], Callable[[str], ForwardReader]], bool]
+HasAllFiles: TypeAlias = Callable[[Collection[str], Callable[[str], ForwardReader] | None], bool]
 """Whether files with these paths, relative to a version's directory and with `/`, are all that a version of some
-kind needs. The second argument opens one of them, which raises nothing before it is read."""
+kind needs. The second argument opens one of them, which raises nothing before it is read; without it only names count."""
 
 
 class _Look(NamedTuple):
