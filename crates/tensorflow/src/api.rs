@@ -161,8 +161,8 @@ impl Api {
 
 /// Loads one library and never unloads it: it has started threads, and registered what other libraries refer to.
 ///
-/// Loaded again, it only changes its scope. The scope is local as long as it can be: these libraries export BoringSSL,
-/// protobuf and absl, which libraries that are loaded later would otherwise use in the place of theirs.
+/// Loaded again, it only changes its scope. The scope is local as long as it can be: these libraries export protobuf,
+/// absl and `BoringSSL`, which libraries that are loaded later would otherwise use in the place of theirs.
 fn load(path: &Path, scope: c_int) -> Result<ManuallyDrop<Library>, OpenError> {
     // SAFETY: loading runs the library's initialisers, which TensorFlow's libraries are made for.
     let library = unsafe { Library::open(Some(path), RTLD_LAZY | scope) };
