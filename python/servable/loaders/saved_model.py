@@ -126,7 +126,7 @@ class SavedModelLoader:
 
     def _explanation(self, error: ServableError) -> str:
         """What the directory holds in place of a SavedModel, where that is known."""
-        if "SavedModel" not in error.message or not _GRAPHS.isdisjoint(_names(self._path)):
+        if "SavedModel" not in error.message or {GRAPH, TEXT_GRAPH} & _names(self._path):
             return ""
         return explain_files(self._path, _names(self._path))
 

@@ -30,7 +30,8 @@ INCOMPLETE_SECONDS = 60.0
 
 HasAllFiles: TypeAlias = Callable[[Collection[str], Callable[[str], ForwardReader] | None], bool]
 """Whether files with these paths, relative to a version's directory and with `/`, are all that a version of some
-kind needs. The second argument opens one of them, which raises nothing before it is read; without it only names count."""
+kind needs. The second argument opens one of them, which raises nothing before it is read; only names count without
+it."""
 
 
 class _Look(NamedTuple):

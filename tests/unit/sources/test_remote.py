@@ -445,7 +445,7 @@ def test_a_base_path_that_holds_a_version_itself_is_version_1() -> None:
     bench = Bench()
     memory = fsspec.filesystem("memory")
     memory.pipe(f"{bench.base_url}/saved_model.pb", b"x")
-    bench.start(has_all_files=lambda files: {"saved_model.pb", "variables/index"} <= {*files})
+    bench.start(has_all_files=lambda files, _: {"saved_model.pb", "variables/index"} <= {*files})
     assert bench.versions() == []
     memory.pipe(f"{bench.base_url}/variables/index", b"x")
     (version,) = bench.poll()
