@@ -100,7 +100,7 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
 
 def write_version(path: Path) -> None:
     path.mkdir(parents=True)
-    (path / "saved_model.pb").touch()
+    (path / "saved_model.pb").write_bytes(b"\x12\x00")  # a SavedModel with an empty meta graph
     seal(path)
 
 

@@ -9,7 +9,7 @@ from servable.warmup.command import version_directory
 
 
 def test_the_version_is_the_highest_the_named_or_the_model_itself(tmp_path: Path) -> None:
-    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "saved_model.pb").write_bytes(b"\x12\x00")  # with an empty meta graph
     (tmp_path / "more").mkdir()
     assert version_directory(str(tmp_path), None) == str(tmp_path)
     for name in ("9", "010", "2"):
