@@ -127,7 +127,7 @@ def _check_version(
     tags = platform.saved_model.tags if platform else ()
     try:
         if platform is not None and not is_saved_model(path):
-            report.error("Files are missing: a SavedModel is saved_model.pb, with the assets that it "
+            report.error("Files are missing: a SavedModel is all of saved_model.pb, the assets that it "
                          "names, and every shard of its variables beside variables.index", path)  # fmt: skip
             return {}
         signatures = read_version(path, tags)
