@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 _KERAS = (
     "a Keras model; export it as a SavedModel: "
-    "`keras.saving.load_model({file!r}).export('{directory}/1')`"
+    "`keras.saving.load_model({file!r}).export('{version}')`"
 )
 _CODE = 'serve it with a few lines of Python (model_platform: "python"): a `model.py` that loads it'
 _ARCHIVE = "an archive; unpack it, archives are not served"
@@ -47,7 +47,7 @@ def explain_file(path: str) -> str:
     """
     directory, file = os.path.split(path)
     if file in _OF_SAVED_MODELS:
-        return f"{file} is the graph of a SavedModel; the base path is the directory that holds it, {directory}"
+        return f"{file} is the graph of a SavedModel; the base path is the directory that holds it, {directory or '.'}"
     kind = _kind(path)
     return f"{file} is {kind}; {_WANTED}" if kind else f"{file} is a file; {_WANTED}"
 
@@ -76,4 +76,4 @@ def has_known_suffix(path: str) -> bool:
 def _kind(path: str) -> str:
     directory, file = os.path.split(path)
     kind = _KINDS.get(os.path.splitext(file)[1].lower(), "")
-    return kind.format(file=path, directory=directory) if kind is _KERAS else kind
+    return kind.format(file=path, version=os.path.join(directory, "1")) if kind is _KERAS else kind
