@@ -150,6 +150,21 @@ impl ServingError {
     }
 }
 
+/// Smaller pieces of memory are taken without asking first: asking costs about a system call.
+const LARGE: usize = 1 << 20;
+
+/// Asks the system for so many bytes before work that needs them, as Rust ends the process where memory is not there.
+///
+/// What is asked for is given back at once, so another request may take it; then the process ends all the same. That is
+/// rare, as everything large is asked for first.
+///
+/// # Errors
+///
+/// `RESOURCE_EXHAUSTED` if the system does not give them.
+pub(crate) fn expect_memory(bytes: usize) -> Result<()> {
+    if bytes <= LARGE || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() { Ok(()) } else { Err(no_memory(bytes)) }
+}
+
 /// The system does not give so many bytes.
 pub(crate) fn no_memory(bytes: usize) -> ServingError {
     ServingError::new(Code::ResourceExhausted, format!("the server has no memory for {bytes} bytes"))

@@ -3,7 +3,7 @@
 //! Memory crosses by `NumPy`'s array interface rather than by the buffer protocol, which extensions for the stable ABI
 //! of Python 3.10 cannot speak. Strings cross as `list[bytes]`.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -124,7 +124,8 @@ pub(crate) fn copy(object: &Bound<'_, PyAny>, dtype: DType, shape: Vec<i64>) -> 
         return Err(PyValueError::new_err("an array is not laid out as its description says"));
     }
     let len = count * dtype.size().expect("a dtype of numbers, as it has a type string");
-    let mut bytes = AlignedBytes::with_capacity(ALIGNMENT, len);
+    let mut bytes = AlignedBytes::new(ALIGNMENT);
+    bytes.try_reserve_exact(len).map_err(|_| PyMemoryError::new_err(format!("no memory for {len} bytes")))?;
     if len > 0 {
         // SAFETY: the array interface promises that an array without strides has its elements, of which there are
         // `count` by the shape and each as long as its type string says, one behind another from this address on, for as

@@ -32,6 +32,16 @@ pub(super) fn join_inputs(tasks: &mut [Task], padded: usize) -> Vec<Tensor> {
         .collect()
 }
 
+/// About how many bytes a batch of several tasks, or of copied rows, takes; 0 where nothing is copied.
+pub(super) fn joined_bytes(tasks: &[Task], padded: usize) -> usize {
+    let rows: usize = tasks.iter().map(|task| task.rows).sum();
+    if tasks.len() == 1 && padded == rows {
+        return 0;
+    }
+    let bytes: usize = tasks.iter().flat_map(|task| &task.inputs).map(Tensor::size_in_bytes).sum();
+    bytes.saturating_mul(padded.max(rows)) / rows.max(1)
+}
+
 /// The smallest shape that holds all of these, which have one rank.
 fn widest<'a>(mut shapes: impl Iterator<Item = &'a [i64]>) -> Vec<i64> {
     let mut widest = shapes.next().unwrap_or_default().to_vec();

@@ -13,7 +13,7 @@ use super::queue::{Batch, Closed};
 use super::statistics::Statistics;
 use super::task::Task;
 use crate::call;
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::executor::RunOptions;
 use crate::tensor::{Tensor, shape_text};
 
@@ -131,6 +131,7 @@ fn run_together(run: &dyn RunBatch, tasks: &mut [Task], padded: usize) -> Outcom
     let deadlines = tasks.iter().map(|task| task.deadline);
     let deadline = deadlines.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten();
     let outputs = catch_unwind(AssertUnwindSafe(|| {
+        expect_memory(assemble::joined_bytes(tasks, padded))?;
         let inputs = assemble::join_inputs(tasks, padded);
         run.run(inputs, &RunOptions { deadline })
     }));

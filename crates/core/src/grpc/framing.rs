@@ -18,7 +18,7 @@ use super::encoding;
 use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, RequestBody, WholeBody};
 use crate::codec::json::base64;
 use crate::codec::tensor_proto::find_content;
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Code, Result, ServingError, expect_memory};
 
 /// The five bytes in front of every message: a flag for compression and the length.
 const PREFIX: usize = 5;
@@ -192,6 +192,8 @@ impl ReplyMessage {
 
     /// The message compressed, if that is worth it.
     fn packed(&self, encoding: Encoding) -> Option<BytesMut> {
+        // Where there is no memory for it, it goes out as it is.
+        expect_memory(self.len().saturating_mul(2)).ok()?;
         body::work_on(self.len(), || match &self.others[..] {
             [] => encoding.pack(&self.first, PREFIX),
             others => encoding.pack(&[&self.first[..], &others.concat()].concat(), PREFIX),

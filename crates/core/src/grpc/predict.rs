@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
-use crate::error::Result;
+use crate::error::{Result, expect_memory};
 use crate::metrics::{Api, Entry};
 use crate::servable::Servable;
 use crate::service::meter::{RequestMeter, code_of};
@@ -59,6 +59,7 @@ async fn answer(
         as_content,
     );
     let copied_len = response.encoded_len() - response.lent_len();
+    expect_memory(copied_len)?;
     let (first, others) = body::work_on(copied_len, || response.encode_lending(new_message(copied_len)));
     if let Some(copy) = copy {
         copy.compare_with(aliases(&signature, &selected).zip(tensors));

@@ -7,7 +7,7 @@ use super::{RestOptions, choice};
 use crate::body;
 use crate::call::Call;
 use crate::codec::json;
-use crate::error::Result;
+use crate::error::{Result, expect_memory};
 use crate::service::Service;
 use crate::service::examples::{self, Head, Kind};
 use crate::service::meter::RequestMeter;
@@ -25,6 +25,7 @@ pub(super) async fn infer(
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(caller)?);
+    expect_memory(body.len().saturating_mul(4))?;
     let request = body::work_on(body.len(), || json::decode_examples(body, options.max_nesting))?;
     let handle = service.serving_map.resolve(&route.model, choice(&route.version), caller)?.handle;
     let handle = meter.claim(handle);

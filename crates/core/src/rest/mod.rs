@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, RequestBody, Unpacking};
 use crate::call::Call;
 use crate::codec::{json, metadata};
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::{Api as RunApi, Entry};
 use crate::oip;
 use crate::servable::Servable;
@@ -239,6 +239,8 @@ async fn predict(
     // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
     let resolved = OnceCell::new();
     let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);
+    // The shortest number in the text has two bytes, the longest in memory eight.
+    expect_memory(body.len().saturating_mul(4))?;
     let mut request = body::work_on(body.len(), || {
         json::decode_predict(body, options.max_nesting, |signature_name| match resolved.get_or_init(resolve) {
             Ok(Resolved { handle, .. }) => predict_signature(handle, signature_name),

@@ -8,7 +8,7 @@ use super::float::{
 };
 use super::string::write_string;
 use super::{Format, base64};
-use crate::error::{Result, ServingError};
+use crate::error::{Result, ServingError, no_memory};
 use crate::half;
 use crate::tensor::{DType, Elements, Tensor};
 
@@ -38,7 +38,10 @@ pub fn encode_predict(format: Format, outputs: &[(&str, &Tensor)]) -> Result<Vec
     let rows = if format == Format::Row { common_rows(&outputs)? } else { 0 };
     outputs.iter().try_for_each(Output::check_writable)?;
 
-    let mut writer = Writer { out: Vec::with_capacity(estimate(&outputs)), depth: 1, is_single_line: false };
+    let mut out = Vec::new();
+    let length = estimate(&outputs);
+    out.try_reserve_exact(length).map_err(|_| no_memory(length))?;
+    let mut writer = Writer { out, depth: 1, is_single_line: false };
     match format {
         Format::Row => writer.write_rows(&outputs, rows),
         Format::Columnar => writer.write_columns(&outputs),

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes};
 
-use crate::error::{Result, ServingError};
+use crate::error::{Result, ServingError, no_memory};
 use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text};
 
 /// The most dimensions a tensor may have.
@@ -99,7 +99,8 @@ pub fn raw_bytes(tensor: &Tensor) -> Result<Bytes> {
     if let Elements::Numbers(Buffer::Shared(bytes)) = tensor.elements() {
         return Ok(bytes.clone());
     }
-    let mut bytes = Vec::with_capacity(raw_len(tensor));
+    let (mut bytes, length) = (Vec::new(), raw_len(tensor));
+    bytes.try_reserve_exact(length).map_err(|_| no_memory(length))?;
     write_raw(tensor, &mut bytes)?;
     Ok(bytes.into())
 }

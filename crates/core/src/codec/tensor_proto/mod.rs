@@ -10,7 +10,7 @@ mod request;
 mod response;
 mod values;
 
-use crate::error::ServingError;
+use crate::error::{ServingError, expect_memory, no_memory};
 use crate::tensor::DType;
 
 pub use crate::codec::wire::Malformed;
@@ -52,7 +52,7 @@ impl MemoryBudget {
             return Err(TensorError::Invalid);
         }
         self.left = self.left.checked_sub(wanted).ok_or(TensorError::TooLarge { wanted, left: self.left })?;
-        Ok(())
+        expect_memory(wanted).map_err(|_| TensorError::NoMemory { wanted })
     }
 }
 
@@ -68,6 +68,11 @@ pub enum TensorError {
         /// Bytes that were left.
         left: usize,
     },
+    /// The system does not give the bytes that the tensor would take.
+    NoMemory {
+        /// Bytes that the tensor would take.
+        wanted: usize,
+    },
     /// A tensor of resources or variants, well-formed but of things that exist only inside a running graph.
     Opaque(DType),
     /// A tensor that is one resource: what the runtime says of it, whatever the graph expects.
@@ -77,8 +82,11 @@ pub enum TensorError {
 impl TensorError {
     /// What the client is told, for the input that is fed at this position.
     pub fn report(self, alias: &str, position: usize, expected: DType) -> ServingError {
+        if let Self::NoMemory { wanted } = self {
+            return no_memory(wanted);
+        }
         ServingError::invalid_argument(match self {
-            Self::Invalid => format!("tensor parsing error: {alias}"),
+            Self::Invalid | Self::NoMemory { .. } => format!("tensor parsing error: {alias}"),
             Self::TooLarge { wanted, left } => {
                 format!("tensor parsing error: {alias}: the tensor takes {wanted} bytes, of which {left} are allowed")
             }

@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::codec::json::timeout;
 use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
 use crate::codec::wire::{self, Field, Malformed, Reader, Value};
-use crate::error::{Result, ServingError};
+use crate::error::{Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -31,6 +31,7 @@ pub(super) async fn infer(
     call: Call,
 ) -> Result<BytesMut> {
     let mut meter = RequestMeter::start(Entry::GrpcPredict);
+    expect_memory(message.len().saturating_mul(2))?;
     let mut request = body::work_on(message.len(), || decode_call(&message))?;
     let reply = answer(service, caller, &mut request, call, &mut meter).await;
     meter.finish(&service.metrics, request.model_name.as_bytes(), code_of(&reply));
@@ -56,6 +57,7 @@ async fn answer(
     };
     let answer = run(service, caller, wanted, meter, |_, _| Ok(())).await?;
     let size = answer.outputs().map(|(_, tensor)| tensor.size_in_bytes()).sum();
+    expect_memory(size)?;
     body::work_on(size, || reply(&response(&answer, request)?))
 }
 

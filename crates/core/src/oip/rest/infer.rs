@@ -12,7 +12,7 @@ use crate::body::{self, Encoding};
 use crate::call::Call;
 use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
 use crate::codec::open_inference::raw_tensor;
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
@@ -82,7 +82,8 @@ async fn answer(
         id: request.id.as_deref(),
         outputs: outputs.map(|(index, (name, tensor))| ReplyTensor { name, tensor, form: form(index) }).collect(),
     };
-    let size = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
+    let size: usize = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
+    expect_memory(size.saturating_mul(4))?;
     let (body, json_length) = body::work_on(size, || reply.encode())?;
     let encoding = wanted_encoding(headers);
     let packed = encoding.and_then(|encoding| body::work_on(body.len(), || encoding.pack(&body, 0)));
@@ -156,6 +157,7 @@ pub fn decode_body(
     json_length: usize,
     max_nesting: usize,
 ) -> Result<(InferRequest, Vec<(String, Tensor)>)> {
+    expect_memory(json_length.saturating_mul(4))?;
     let mut request = decode_infer(&body[..json_length], max_nesting)?;
     let mut rest = body.slice(json_length..);
     let mut inputs = Vec::with_capacity(request.inputs.len());
