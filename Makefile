@@ -78,7 +78,7 @@ test-rust: $(STAMPS)/runtime-models ## Only the Rust tests
 test-python: extension $(STAMPS)/clients ## Only the Python tests
 	$(BIN)/python -m pytest
 
-test-all: test-rust extension $(STAMPS)/clients ## Every test, the slow ones and the chaos included
+test-all: test-rust extension $(STAMPS)/clients $(STAMPS)/operations ## Every test, the slow ones and the chaos included
 	$(BIN)/python -m pytest -m "not gpu"
 
 compat: optimised ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
@@ -105,7 +105,7 @@ protos-check:
 	@$(STEP) "Comparing the generated protocol code" \
 	    cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml -- --check
 
-lock: $(STAMPS)/requirements ## Resolve both lock files of requirements anew
+lock: $(STAMPS)/requirements ## Resolve the lock files of requirements anew
 	$(BIN)/python scripts/lock_requirements.py
 
 clean: ## Remove everything that was built: environment, extension, demo models
@@ -128,6 +128,13 @@ $(STAMPS)/clients: requirements-clients.lock $(STAMPS)/environment
 	@$(STEP) "Creating $(VENV)/clients" $(BIN)/python -m venv --clear $(VENV)/clients
 	@$(STEP) "Installing clients of other projects" \
 	    $(VENV)/clients/bin/python -m pip install --no-deps -r requirements-clients.lock
+	@touch $@
+
+# Large, and needed by slow tests only, which name the directory in PYTHONPATH.
+$(STAMPS)/operations: requirements-operations.lock $(STAMPS)/requirements
+	@rm -rf $(VENV)/operations
+	@$(STEP) "Installing tensorflow-text and large packages" \
+	    $(BIN)/python -m pip install --no-deps --target $(VENV)/operations -r requirements-operations.lock
 	@touch $@
 
 # What an installed package says of itself, such as its commands, comes from pyproject.toml.

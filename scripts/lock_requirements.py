@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Resolve the requirements of both environments anew, and write their lock files.
+"""Resolve the requirements of all environments anew, and write their lock files.
 
 usage: .venv/bin/python scripts/lock_requirements.py
 
 requirements-dev.lock is what `make` installs into .venv, requirements-clients.lock what it installs into .venv/clients:
 clients that other projects wrote, in an environment of their own because what they require conflicts with what we do.
+requirements-operations.lock is what it installs into .venv/operations, without what that requires: TensorFlow is there.
 
 Nothing is installed: pip only reports what it would choose, once for this interpreter, which has to be Python 3.11 or
 later, and once for Python 3.10, whose newest releases are older.
@@ -72,12 +73,12 @@ def resolve(requirements: Sequence[str], *options: str) -> dict[str, str]:
     return {p["metadata"]["name"]: p["metadata"]["version"] for p in chosen}
 
 
-def resolve_for_3_10(requirements: Sequence[str]) -> dict[str, str]:
+def resolve_for_3_10(requirements: Sequence[str], *options: str) -> dict[str, str]:
     """What pip would install on Python 3.10; it can tell only of wheels."""
     with tempfile.TemporaryDirectory() as nowhere:
         return resolve(
-            requirements,
-            *("--python-version=3.10", "--only-binary=:all:", f"--target={nowhere}"),
+            [*requirements, *([] if "--no-deps" in options else ONLY_PYTHON_3_10)],
+            *("--python-version=3.10", "--only-binary=:all:", f"--target={nowhere}", *options),
         )
 
 
@@ -109,6 +110,7 @@ def write(
     *,
     also: Sequence[str] = (),
     without: Collection[str] = (),
+    options: Sequence[str] = (),
 ) -> None:
     """Resolve the requirements and write a lock file.
 
@@ -117,20 +119,21 @@ def write(
         requirements: As pyproject.toml names them.
         also: Packages that are pinned without what they require.
         without: Packages that others require, and that are left out all the same.
+        options: Further ones of pip.
     """
     alone = resolve(also, "--no-deps") if also else {}
     newest, for_3_10 = (
         {name: version for name, version in chosen.items() if normalized(name) not in without}
         for chosen in (
-            resolve(requirements) | alone,
-            resolve_for_3_10([*requirements, *ONLY_PYTHON_3_10]) | alone,
+            resolve(requirements, *options) | alone,
+            resolve_for_3_10(requirements, *options) | alone,
         )
     )
     (ROOT / lock).write_text(HEADER + "".join(f"{line}\n" for line in lines(newest, for_3_10)))
 
 
 def main() -> None:
-    """Write both lock files."""
+    """Write the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = project["dependency-groups"]
     write(
@@ -143,6 +146,7 @@ def main() -> None:
         also=WITHOUT_REQUIREMENTS,
     )
     write("requirements-clients.lock", groups["clients"], without=NOT_OF_CLIENTS)
+    write("requirements-operations.lock", groups["operations"], options=["--no-deps"])
 
 
 if __name__ == "__main__":
