@@ -69,8 +69,8 @@ def test_a_load_that_waiting_cannot_help_fails_at_once(
     wanted["in_a_worker"] = "No module named 'nonsense_module'"
     shutil.copytree(half_plus_two_version, tmp_path / "operation/1")
     graph = tmp_path / "operation/1/saved_model.pb"
-    graph.write_bytes(graph.read_bytes().replace(b"Placeholder", b"PlaceholdeX"))
-    wanted["operation"] = "Op type not registered 'PlaceholdeX'"
+    graph.write_bytes(graph.read_bytes().replace(b"Placeholder", b"PLACEHOLDER"))
+    wanted["operation"] = "Op type not registered 'PLACEHOLDER'"
     models.add_corrupt_version(tmp_path / "graph", 1)
     wanted["graph"] = "Can't parse"
     for name, file in (("cut_graph", "saved_model.pb"), ("cut_variables", "variables/*.data-*")):

@@ -164,11 +164,11 @@ def test_check_reads_them_there(
     for arguments in ((good,), (f"--model_config_file={good}",)):
         status, output = check(*arguments)
         assert (status, "half_plus_two" in output) == (0, True), output
-    wrong = write("wrong", "model_config_list {\n  config { nam: 'm' } }")
+    wrong = write("wrong", "model_config_list {\n  config { nickname: 'm' } }")
     status, output = check(f"--model_config_file={wrong}")
     assert status == 1
     assert f"{wrong}:2" in output
-    assert 'no field named "nam"' in output
+    assert 'no field named "nickname"' in output
     missing = write("good", "").replace("/good", "/none")
     status, output = check(missing)
     assert (status, f"error: {missing}: There is no such file" in output) == (1, True), output

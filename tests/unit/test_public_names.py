@@ -40,6 +40,7 @@ def test_a_public_module_lists_its_names(name: str) -> None:
     assert names(module) <= set(listed)
 
 
+@pytest.mark.usefixtures("real_extension")
 def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
     program = "import servable\nfor name in dir(servable): print(name, getattr(servable, name) is not None)"
     done = subprocess.run(
