@@ -21,19 +21,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servable.config.api_keys import MIN_KEY_LENGTH, read_api_keys
-from servable.config.batching import BATCHING_PARAMETERS, batching_parameters, usable
-from servable.config.flags import Flags
-from servable.config.model_messages import model_from_json, models_message, models_text
-from servable.config.models import parse_reload_config, read_model_config_file
-from servable.config.monitoring import metrics_path
-from servable.config.text_proto import parse_text_file
-from servable.config.tls import read_tls
+from servable._server.config.api_keys import MIN_KEY_LENGTH, read_api_keys
+from servable._server.config.batching import BATCHING_PARAMETERS, batching_parameters, usable
+from servable._server.config.flags import Flags
+from servable._server.config.model_messages import model_from_json, models_message, models_text
+from servable._server.config.models import parse_reload_config, read_model_config_file
+from servable._server.config.monitoring import metrics_path
+from servable._server.config.text_proto import parse_text_file
+from servable._server.config.tls import read_tls
 from servable.errors import Code, ConfigError, InvalidInputError, ServableError
 from servable.warmup import read_records, write_records
 
 if TYPE_CHECKING:
-    from servable.config.models import ModelConfig
+    from servable._server.config.models import ModelConfig
 
 GREATEST_SECONDS = 2.0
 """The CPU that an input may take."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf import json_format, text_format
 
-from servable.config.text_proto import new_message
+from servable._server.config.text_proto import new_message
 from world import Model
 
 PREFIX = "/v1/admin"

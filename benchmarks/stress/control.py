@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from tensorflow_serving.apis import model_management_pb2
 
-from servable.config.text_proto import new_message
+from servable._server.config.text_proto import new_message
 from served import ServerProcess
 from world import Model
 

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from servable.lifecycle.loader import Loader
+from servable.lifecycle._loader import Loader
 from servable.loaders import SavedModelLoader, SavedModelOptions, TensorFlowRuntime
 from servable.warmup import WarmUpLoader, WarmUpOptions
 

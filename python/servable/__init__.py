@@ -9,8 +9,8 @@ from __future__ import annotations as _annotations
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from servable.config.flags import Flags
-    from servable.server import ModelServer
+    from servable._server.config.flags import Flags
+    from servable._server.server import ModelServer
 
 __version__ = "0.1.0"
 
@@ -26,11 +26,11 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     if name == "ModelServer":
-        from servable.server import ModelServer
+        from servable._server.server import ModelServer
 
         return ModelServer
     if name == "Flags":
-        from servable.config.flags import Flags
+        from servable._server.config.flags import Flags
 
         return Flags
     if name in _MODULES:

@@ -10,14 +10,14 @@ from typing import Any, final
 
 from typing_extensions import Self
 
-from servable.config.api_keys import ApiKey
-from servable.config.batching import BatchingParameters
-from servable.config.server_options import ServerOptions
-from servable.config.tls import TlsCredentials
-from servable.gateway import PublishedModel
-from servable.loaders.saved_model import SavedModelOptions
+from servable._server.config.api_keys import ApiKey
+from servable._server.config.batching import BatchingParameters
+from servable._server.config.server_options import ServerOptions
+from servable._server.config.tls import TlsCredentials
+from servable._server.gateway import PublishedModel
+from servable._server.telemetry.families import Family
+from servable.loaders._saved_model import SavedModelOptions
 from servable.signature import Signature
-from servable.telemetry.families import Family
 
 __all__ = [
     "COMMIT",

@@ -34,15 +34,15 @@ except ImportError as error:
         "servable.batching needs NumPy; install it with `pip install 'servable[python]'`"
     ) from error
 
-from servable.config.batching import BatchingParameters, usable
+from servable._server.config.batching import BatchingParameters, usable
+from servable._server.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable.errors import (
     BackendError,
     FailedPreconditionError,
     InvalidInputError,
     ServableError,
 )
-from servable.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
-from servable.loaders.arrays import array_of, elements_of
+from servable.loaders._arrays import array_of, elements_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,13 +11,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from servable import __version__
-from servable.config.flags import Flags, ParsedArguments, parse_flags, similar_flag, similar_word
-from servable.config.usage import grouped_usage, original_usage, short_usage
+from servable._server.config.flags import (
+    Flags,
+    ParsedArguments,
+    parse_flags,
+    similar_flag,
+    similar_word,
+)
+from servable._server.config.usage import grouped_usage, original_usage, short_usage
 from servable.errors import BackendError, ServableError
-from servable.lifecycle.states import status_text
+from servable.lifecycle._states import status_text
 
 if TYPE_CHECKING:
-    from servable.server import ModelServer
+    from servable._server.server import ModelServer
 
 __all__ = ["main", "run"]
 
@@ -130,9 +136,9 @@ def _ending_at_once() -> Iterator[None]:
 
 def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
     # What only a server needs is imported for a server only.
-    from servable.config.options import with_absolute_paths, with_environment
-    from servable.server import ModelServer
-    from servable.telemetry import configure_logging
+    from servable._server.config.options import with_absolute_paths, with_environment
+    from servable._server.server import ModelServer
+    from servable._server.telemetry import configure_logging
 
     configure_logging(os.environ)
     flags = with_environment(parsed.flags, os.environ)
@@ -155,27 +161,27 @@ def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
 
 
 def _report(server: ModelServer, flags: Flags) -> None:
-    from servable.commands import start_report
+    from servable._server.commands import start_report
 
     print(start_report.text(server.summary(), flags), end="", file=sys.stderr, flush=True)
 
 
 def _warm_up(program: str, arguments: list[str]) -> int:
-    from servable.telemetry import configure_logging
-    from servable.warmup import command
+    from servable._server.telemetry import configure_logging
+    from servable.warmup import _command as command
 
     configure_logging(os.environ)
     return command.run(program, arguments)
 
 
 def _inspect(program: str, arguments: list[str]) -> int:
-    from servable.commands import inspect
+    from servable._server.commands import inspect
 
     return inspect.run(program, arguments)
 
 
 def _check(program: str, arguments: list[str]) -> int:
-    from servable.commands import check
+    from servable._server.commands import check
 
     return check.run(program, arguments)
 
@@ -211,7 +217,7 @@ def _commit() -> str:
                 timeout=5,
             )
             return told.stdout.strip()
-    from servable.gateway import COMMIT
+    from servable._server.gateway import COMMIT
 
     return COMMIT
 

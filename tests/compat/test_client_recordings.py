@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servable.client.exchange import Codec, Exchange, Target
-from servable.client.grpc_codec import GrpcCodec
-from servable.client.messages import message_class
-from servable.client.rest_codec import RestCodec
-from servable.client.results import InferenceTask, State
+from servable.client._exchange import Codec, Exchange, Target
+from servable.client._grpc_codec import GrpcCodec
+from servable.client._messages import message_class
+from servable.client._rest_codec import RestCodec
+from servable.client._results import InferenceTask, State
 from servable.errors import BackendError
 
 M = Target("m")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servable.commands import check
+from servable._server.commands import check
 from support import models
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import monitoring_flag, scrape

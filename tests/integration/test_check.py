@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from servable.commands import check
+from servable._server.commands import check
 from support.server_process import model_config
 
 

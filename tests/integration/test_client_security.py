@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from servable.client import Client, Retry, State, Tls
-from servable.client.messages import message_class
+from servable.client._messages import message_class
 from servable.errors import Code, ServableError, UnavailableError
 from support.certificates import Authority
 from support.server_process import StartServer

@@ -6,8 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from servable.config.flags import Flags
-from servable.config.platforms import tensorflow_platforms
+from servable._server.config.flags import Flags
+from servable._server.config.platforms import tensorflow_platforms
 from support.server_process import COMMAND, ServerProcess
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/command-line.md").read_text()

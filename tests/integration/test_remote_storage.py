@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import FetchedVersion, Fetcher, FetchOptions
+from servable._server.remote.store import RemoteStore
 from servable.errors import Code, ServableError
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import FetchedVersion, Fetcher, FetchOptions
-from servable.remote.store import RemoteStore
-from servable.sources.remote import RemoteServable, RemoteSource
-from servable.sources.uploads import SETTLE_SECONDS, Uploads
+from servable.sources._remote import RemoteServable, RemoteSource
+from servable.sources._uploads import SETTLE_SECONDS, Uploads
 from servable.testing import RecordingTarget
 from support.certificates import Authority
 from support.partial_versions import PARTS, copy_part, served_versions
@@ -232,9 +232,9 @@ class TestFetching:
 import resource, threading
 from pathlib import Path
 from servable.errors import ServableError
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import Fetcher, FetchOptions
-from servable.remote.store import RemoteStore
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.store import RemoteStore
 resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))  # what a full disk does to a write
 fetcher = Fetcher(RemoteStore(), VersionCache(Path({str(tmp_path)!r}), -1), FetchOptions())
 try:

@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.store import RemoteStore
+from servable._server.remote.stores import Reach, store_of
+from servable._server.remote.web import is_internal
 from servable.errors import Code, ServableError
-from servable.loaders.saved_model_files import NeededFiles, read_needed_files
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import Fetcher, FetchOptions
-from servable.remote.store import RemoteStore
-from servable.remote.stores import Reach, store_of
-from servable.remote.web import is_internal
-from servable.sources.uploads import SETTLE_SECONDS
+from servable.loaders._saved_model_files import NeededFiles, read_needed_files
+from servable.sources._uploads import SETTLE_SECONDS
 from support.partial_versions import PARTS, complete, copy_part, served_versions
 from support.s3_server import Proxy
 from support.server_process import StartServer
@@ -211,7 +211,7 @@ def test_a_name_that_changes_its_meaning_gains_nothing(
         monkeypatch, ("192.0.2.1" if next(asked) == 0 else "127.0.0.1" for _ in itertools.count())
     )
     store = reaching(Reach(frozenset({store_of(named)})))
-    monkeypatch.setattr("servable.remote.web._PAGE_SECONDS", 1.0)
+    monkeypatch.setattr("servable._server.remote.web._PAGE_SECONDS", 1.0)
     for _ in range(3):
         with pytest.raises(ServableError):
             store.directories(f"{named}/m")

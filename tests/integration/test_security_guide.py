@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.api_keys import read_api_keys
-from servable.config.flags import Flags
+from servable._server.config.api_keys import read_api_keys
+from servable._server.config.flags import Flags
 from support.certificates import Authority
 from support.models import ROOT
 from support.server_process import ServerProcess

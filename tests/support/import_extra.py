@@ -21,7 +21,7 @@ from types import ModuleType
 NEEDS = {
     "servable.batching": "python",
     "servable.client": "client",
-    "servable.loaders.arrays": "python",
+    "servable.loaders._arrays": "python",
     "servable.loaders.models": "python",
     "servable.testing.pytest_plugin": "pytest",
 }
@@ -74,7 +74,7 @@ def need(module: str) -> str | None:
 def use(extra: str) -> None:
     """Have the package import what it puts off until it is needed."""
     if extra == "base":
-        from servable.config.text_proto import new_message
+        from servable._server.config.text_proto import new_message
 
         new_message("tensorflow.serving.ModelServerConfig")
     elif extra == "client":

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.config.batching import ModelBatching, flags_batching
+from servable._server.config.flags import Flags
+from servable._server.config.models import read_model_config_file
 from servable.batching import BatchingParameters
-from servable.config.batching import ModelBatching, flags_batching
-from servable.config.flags import Flags
-from servable.config.models import read_model_config_file
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs/guides/batching.md").read_text()
 

@@ -10,9 +10,9 @@ import pytest
 
 import servable
 from servable import cli
-from servable.config.flags import Flags
+from servable._server.config.flags import Flags
+from servable._server.telemetry import TensorFlowFormatter, configure_logging
 from servable.errors import ConfigError
-from servable.telemetry import TensorFlowFormatter, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_without_arguments_it_says_what_one_can_do(
         assert f"  servable {command}" in told.err
     monkeypatch.setenv("MODEL_NAME", "m")
     served: list[Flags] = []
-    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
     assert cli.run(["servable"]) == 0
     assert served[0].model_name == "m"
 
@@ -105,7 +105,7 @@ def test_unknown_arguments_end_the_command_with_a_suggestion(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     served: list[Flags] = []
-    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
     arguments = ["--prot=1", "--port=2", "stray", "chek", str(tmp_path), "-port"]
     assert cli.run(["servable", *arguments]) == 2
     told = capsys.readouterr()
@@ -125,7 +125,7 @@ def test_unknown_arguments_do_no_harm_under_the_name_of_the_original(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[Flags] = []
-    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
     assert cli.run(["tensorflow_model_server", "--prot=1", "--port=2", "stray"]) == 0
     assert capsys.readouterr().out.startswith(
         "unknown argument: --prot=1\nusage: tensorflow_model_server\nFlags:\n"
@@ -137,7 +137,7 @@ def test_paths_are_those_of_a_shell_and_only_under_its_own_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     served: list[Flags] = []
-    monkeypatch.setattr("servable.server.ModelServer", fake_server(served))
+    monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     for given, meant in (
@@ -162,7 +162,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
         ran.append((program, arguments))
         return 7
 
-    monkeypatch.setattr("servable.warmup.command.run", run)
+    monkeypatch.setattr("servable.warmup._command.run", run)
     assert cli.run(["/bin/servable", "warmup", "--version=1"]) == 7
     assert ran == [("servable", ["--version=1"])]
     for other in (
@@ -190,7 +190,7 @@ def test_a_start_that_fails_is_told_where_the_name_has_errors(
     def fail(*arguments: object, **options: object) -> None:
         raise raised
 
-    monkeypatch.setattr("servable.server.ModelServer", fail)
+    monkeypatch.setattr("servable._server.server.ModelServer", fail)
     line = f"Failed to start server. Error: {told}\n"
     assert cli.run(["servable", "--model_base_path=/m"]) == 255
     assert capsys.readouterr() == ("", line)
@@ -200,12 +200,13 @@ def test_a_start_that_fails_is_told_where_the_name_has_errors(
 
 def test_the_log_has_the_original_format(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging({})
-    logging.getLogger("servable.server").warning("a %s", "message")
+    logging.getLogger("servable._server.server").warning("a %s", "message")
     configure_logging({"TF_CPP_MIN_LOG_LEVEL": "2"})
-    logging.getLogger("servable.server").warning("left out")
+    logging.getLogger("servable._server.server").warning("left out")
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}: W servable/server\.py:\d+\] a message", line
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}: W servable/_server/server\.py:\d+\] a message",
+        line,
     )
 
 
@@ -225,6 +226,6 @@ def test_the_version_is_that_of_the_package() -> None:
 
 def test_public_names_are_imported_when_they_are_asked_for() -> None:
     assert servable.ModelServer.__name__ == "ModelServer"
-    assert servable.Flags is sys.modules["servable.config.flags"].Flags
+    assert servable.Flags is sys.modules["servable._server.config.flags"].Flags
     with pytest.raises(AttributeError, match="nonsense"):
         _ = servable.nonsense

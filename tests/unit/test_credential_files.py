@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.credential_files import CredentialFiles
+from servable._server.credential_files import CredentialFiles
 from servable.errors import ConfigError
 
 

@@ -61,7 +61,13 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def owner(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return part(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def part(module: str) -> str:
+    """The part that a module below `servable` belongs to: below `_server`, what comes after that."""
+    names = module.split(".")
+    return names[1] if names[0] == "_server" and len(names) > 1 else names[0]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -71,7 +77,7 @@ def test_imports_run_downwards(path: Path) -> None:
         top, _, rest = imported.partition(".")
         if top != "servable" or not rest:
             continue
-        name = rest.split(".")[0]
+        name = part(rest)
         if name == "_core":
             assert own == "gateway", f"{own} imports the extension; that is for gateway alone"
         elif own == "client":
@@ -90,5 +96,5 @@ def test_the_lifecycle_knows_no_files_frameworks_or_networks(path: Path) -> None
 
 
 def test_every_module_has_a_layer() -> None:
-    known = set().union(*LAYERS) | BESIDE | {"__init__"}
+    known = set().union(*LAYERS) | BESIDE | {"__init__", "_server"}
     assert {owner(path) for path in modules()} <= known

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.models import (
+from servable._server.config.models import (
     PYTHON_PLATFORM,
     TENSORFLOW_PLATFORM,
     ModelConfig,
     read_model_config_file,
 )
+from servable._server.publisher import ModelPublisher
+from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import ConfigError
 from servable.lifecycle import Loader, ServableId, SourceAdapter
-from servable.loaders.python_callable import PythonOptions
-from servable.publisher import ModelPublisher
-from servable.server_core import CoreOptions, ServerCore
+from servable.loaders._python_callable import PythonOptions
 from servable.testing import FakeLoader
 
 

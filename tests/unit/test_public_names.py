@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -10,6 +11,7 @@ from types import ModuleType
 import pytest
 
 import servable
+from support import import_extra
 
 PUBLIC = (
     "servable servable.batching servable.cli servable.client servable.errors servable.lifecycle servable.loaders "
@@ -19,7 +21,7 @@ PUBLIC = (
 
 
 def names(module: ModuleType) -> set[str]:
-    """What a module has to offer: what it defines, or what a package collects, that is no module and not private."""
+    """What a module defines, and does not mark as private."""
     return {
         name
         for name, value in vars(module).items()
@@ -28,6 +30,11 @@ def names(module: ModuleType) -> set[str]:
         and not isinstance(value, ModuleType)
         and getattr(value, "__module__", module.__name__) == module.__name__
     }
+
+
+def test_what_is_not_public_lies_below_an_underscore() -> None:
+    unmarked = {name for name in import_extra.modules() if not re.search(r"\._", name)}
+    assert unmarked == set(PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from servable.config.traffic import Shadow, TrafficSplit, WeightedVersion
+from servable._server.config.traffic import Shadow, TrafficSplit, WeightedVersion
+from servable._server.gateway import PublishedModel
+from servable._server.publisher import ModelPublisher, Traffic
 from servable.errors import Code, LoadError
-from servable.gateway import PublishedModel
 from servable.lifecycle import ServableEvent, ServableId, ServableState
-from servable.publisher import ModelPublisher, Traffic
 from servable.testing import FakeServable
 
 

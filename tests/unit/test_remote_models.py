@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.flags import Flags
-from servable.config.models import TENSORFLOW_PLATFORM, ModelConfig, read_model_config_file
-from servable.config.options import remote_options
+from servable._server.config.flags import Flags
+from servable._server.config.models import TENSORFLOW_PLATFORM, ModelConfig, read_model_config_file
+from servable._server.config.options import remote_options
+from servable._server.gateway import PublishedModel
+from servable._server.publisher import ModelPublisher
+from servable._server.remote.options import RemoteOptions, default_cache_directory
+from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import ConfigError, NotFoundError, ServableError
-from servable.gateway import PublishedModel
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState, SourceAdapter
-from servable.publisher import ModelPublisher
-from servable.remote.options import RemoteOptions, default_cache_directory
-from servable.server_core import CoreOptions, ServerCore
 from servable.testing import FakeLoader
 
 fsspec = pytest.importorskip("fsspec")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from servable import server as server_module
-from servable.config.flags import Flags
-from servable.config.server_options import ServerOptions
-from servable.config.text_proto import new_message
+from servable._server import server as server_module
+from servable._server.config.flags import Flags
+from servable._server.config.server_options import ServerOptions
+from servable._server.config.text_proto import new_message
+from servable._server.gateway import PublishedModel
+from servable._server.server import ModelServer
 from servable.errors import ConfigError, FailedPreconditionError, LoadError, ServableError
-from servable.gateway import PublishedModel
 from servable.loaders import SavedModelLoader, TensorFlowRuntime
-from servable.server import ModelServer
 from servable.testing import FakeServable
 
 
@@ -105,7 +105,7 @@ def write_version(path: Path) -> None:
 
 
 def seal(path: Path) -> None:
-    """Finish a version as careful writers do; see servable.sources.settling."""
+    """Finish a version as careful writers do; see servable.sources._settling."""
     os.utime(path, (1, 1))
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from servable.config.models import TENSORFLOW_PLATFORM, ModelConfig
+from servable._server.config.models import TENSORFLOW_PLATFORM, ModelConfig
+from servable._server.gateway import PublishedModel
+from servable._server.publisher import ModelPublisher
+from servable._server.server_core import CoreOptions, ServerCore
+from servable._server.startup import StartupWatch
 from servable.errors import (
     CancelledError,
     Code,
@@ -17,12 +21,8 @@ from servable.errors import (
     ServableError,
     UnavailableError,
 )
-from servable.gateway import PublishedModel
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
-from servable.publisher import ModelPublisher
-from servable.server_core import CoreOptions, ServerCore
 from servable.sources import All, SettleTimes, Specific
-from servable.startup import StartupWatch
 from servable.testing import FakeLoader
 from support.fake_adapter import FakeAdapter
 
@@ -110,7 +110,7 @@ def test_the_same_configuration_twice_changes_nothing(served: Served, model: Mak
 def test_only_changes_are_logged(
     served: Served, model: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "servable.server_core")
+    caplog.set_level("INFO", "servable._server.server_core")
     served.start(model("a", 1))
     for _ in range(2):
         served.core.reload([model("a"), model("b", 1)])
@@ -292,7 +292,7 @@ def test_reloads_that_are_given_up_leave_one_behind_that_later_ones_wait_with(
 
 
 def test_stopping_ends_a_reload_that_waits(model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servable.change_under_way._RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr("servable._server.change_under_way._RECHECK_SECONDS", 0.01)
     served = Served()
     served.core.start([])
     loading, hang = threading.Event(), threading.Event()

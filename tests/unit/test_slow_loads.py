@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
+from servable._server.slow_loads import SlowLoads
 from servable.errors import LoadError
-from servable.lifecycle.ids import ServableId
-from servable.lifecycle.monitor import EventBus
-from servable.lifecycle.states import ServableEvent, ServableState
-from servable.slow_loads import SlowLoads
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._monitor import EventBus
+from servable.lifecycle._states import ServableEvent, ServableState
 from servable.testing import FakeClock
 
 ONE, OTHER = ServableId("m", 1), ServableId("m", 2)

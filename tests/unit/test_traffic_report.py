@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from servable.config.models import ModelConfig
-from servable.config.traffic import TrafficSplit, WeightedVersion
+from servable._server.config.models import ModelConfig
+from servable._server.config.traffic import TrafficSplit, WeightedVersion
+from servable._server.traffic_report import Statistics, TrafficReport
 from servable.lifecycle import EventBus, ServableEvent, ServableId, ServableState, StateMonitor
-from servable.traffic_report import Statistics, TrafficReport
 
 
 @dataclass

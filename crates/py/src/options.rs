@@ -16,7 +16,7 @@ use servable_core::service::ServiceOptions;
 use servable_core::tls::{Credentials, Pem, Tls};
 use servable_tensorflow::LoadOptions;
 
-/// `servable.config.server_options.ServerOptions`.
+/// `servable._server.config.server_options.ServerOptions`.
 #[derive(FromPyObject)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct ServerOptions {
@@ -44,7 +44,7 @@ pub(crate) struct ServerOptions {
     metrics_path: String,
 }
 
-/// `servable.config.server_options.Endpoint`.
+/// `servable._server.config.server_options.Endpoint`.
 #[derive(FromPyObject)]
 struct Endpoint {
     address: String,
@@ -103,7 +103,7 @@ impl ServerOptions {
     }
 }
 
-/// `servable.config.grpc_arguments.GrpcOptions`.
+/// `servable._server.config.grpc_arguments.GrpcOptions`.
 #[derive(FromPyObject)]
 struct PyGrpcOptions {
     health_service: bool,
@@ -162,7 +162,7 @@ impl Endpoint {
     }
 }
 
-/// `servable.config.api_keys.ApiKey`.
+/// `servable._server.config.api_keys.ApiKey`.
 #[derive(FromPyObject)]
 pub(crate) struct HashedKey {
     name: String,
@@ -182,14 +182,14 @@ pub(crate) fn scope(name: &str) -> PyResult<Scope> {
     Scope::from_name(name).ok_or_else(unknown)
 }
 
-/// `servable.config.tls.Pem`.
+/// `servable._server.config.tls.Pem`.
 #[derive(FromPyObject)]
 pub(crate) struct PemText {
     name: String,
     text: Vec<u8>,
 }
 
-/// `servable.config.tls.TlsCredentials`.
+/// `servable._server.config.tls.TlsCredentials`.
 #[derive(FromPyObject)]
 pub(crate) struct TlsCredentials {
     certificate: PemText,
@@ -213,7 +213,7 @@ impl From<TlsCredentials> for Credentials {
     }
 }
 
-/// `servable.loaders.saved_model.SavedModelOptions`.
+/// `servable.loaders._saved_model.SavedModelOptions`.
 #[derive(FromPyObject)]
 pub(crate) struct SavedModelOptions {
     tags: Vec<String>,
@@ -235,7 +235,7 @@ impl From<SavedModelOptions> for LoadOptions {
     }
 }
 
-/// `servable.config.batching.BatchingParameters`.
+/// `servable._server.config.batching.BatchingParameters`.
 #[derive(FromPyObject)]
 pub(crate) struct BatchingParameters {
     max_batch_size: usize,

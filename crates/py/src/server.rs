@@ -138,7 +138,7 @@ thread_local! {
     static HAS_LOOKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// `servable.gateway.PublishedModel`.
+/// `servable._server.gateway.PublishedModel`.
 #[derive(FromPyObject)]
 struct PublishedModel<'py> {
     name: String,
@@ -149,7 +149,7 @@ struct PublishedModel<'py> {
     shadow: Option<ShadowOptions>,
 }
 
-/// `servable.config.traffic.TrafficSplit`.
+/// `servable._server.config.traffic.TrafficSplit`.
 #[derive(FromPyObject)]
 struct TrafficSplit {
     label: String,
@@ -157,21 +157,21 @@ struct TrafficSplit {
     sticky_header: String,
 }
 
-/// `servable.config.traffic.WeightedVersion`.
+/// `servable._server.config.traffic.WeightedVersion`.
 #[derive(FromPyObject)]
 struct WeightedVersion {
     version: i64,
     weight: u32,
 }
 
-/// `servable.config.traffic.Shadow`.
+/// `servable._server.config.traffic.Shadow`.
 #[derive(FromPyObject)]
 struct ShadowOptions {
     version: i64,
     fraction: f64,
 }
 
-/// `servable.gateway.PublishedVersion`.
+/// `servable._server.gateway.PublishedVersion`.
 #[derive(FromPyObject)]
 struct PublishedVersion<'py> {
     version: i64,

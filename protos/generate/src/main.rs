@@ -54,7 +54,7 @@ const SERVED: [&str; 7] = [
 
 /// Where the Rust messages go, and where the descriptors go, below the root of the repository.
 const RUST: &str = "crates/core/src/proto";
-const DESCRIPTORS: &str = "python/servable/config/descriptors.bin";
+const DESCRIPTORS: &str = "python/servable/_server/config/descriptors.bin";
 const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
 const SERVED_DESCRIPTORS: &str = "crates/core/src/grpc/descriptors.bin";
 

@@ -18,11 +18,11 @@ except ImportError as error:
         "servable.client needs NumPy; install it with `pip install 'servable[client]'`"
     ) from error
 
-from servable.client.async_client import AsyncClient, AsyncModel
-from servable.client.client import Client, Model
-from servable.client.options import Retry, Tls
-from servable.client.results import Class, InferenceTask, Prediction, State, VersionStatus
-from servable.client.signatures import ModelMetadata, ModelSignature, TensorInfo
+from servable.client._async_client import AsyncClient, AsyncModel
+from servable.client._client import Client, Model
+from servable.client._options import Retry, Tls
+from servable.client._results import Class, InferenceTask, Prediction, State, VersionStatus
+from servable.client._signatures import ModelMetadata, ModelSignature, TensorInfo
 
 __all__ = [
     "AsyncClient",

@@ -15,14 +15,14 @@ used alone.
 | who is told | `Publisher`, `ServableHandles`, `EventBus`, `StateMonitor` |
 """
 
-from servable.lifecycle.caching_manager import CachingManager, LoaderFactory, StaticManager
-from servable.lifecycle.handles import Handle, ObjectLoader, ObjectServable, ServableHandles
-from servable.lifecycle.harness import LoaderHarness, RetryPolicy
-from servable.lifecycle.ids import ServableId
-from servable.lifecycle.loader import Loader, Preparable, Servable
-from servable.lifecycle.manager import AspiredVersionsManager, Publisher
-from servable.lifecycle.monitor import EventBus, RecordedState, StateMonitor
-from servable.lifecycle.policy import (
+from servable.lifecycle._caching_manager import CachingManager, LoaderFactory, StaticManager
+from servable.lifecycle._handles import Handle, ObjectLoader, ObjectServable, ServableHandles
+from servable.lifecycle._harness import LoaderHarness, RetryPolicy
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader, Preparable, Servable
+from servable.lifecycle._manager import AspiredVersionsManager, Publisher
+from servable.lifecycle._monitor import EventBus, RecordedState, StateMonitor
+from servable.lifecycle._policy import (
     Action,
     ActionKind,
     AspiredVersionPolicy,
@@ -30,16 +30,16 @@ from servable.lifecycle.policy import (
     availability_preserving_policy,
     resource_preserving_policy,
 )
-from servable.lifecycle.resources import ResourceTracker
-from servable.lifecycle.router import (
+from servable.lifecycle._resources import ResourceTracker
+from servable.lifecycle._router import (
     DynamicSourceRouter,
     ErrorSourceAdapter,
     SourceRouter,
     StaticSourceRouter,
 )
-from servable.lifecycle.source import AspiredVersion, Source, SourceAdapter, Target
-from servable.lifecycle.states import HarnessState, ServableEvent, ServableState
-from servable.lifecycle.workers import Workers, WorkerThreads
+from servable.lifecycle._source import AspiredVersion, Source, SourceAdapter, Target
+from servable.lifecycle._states import HarnessState, ServableEvent, ServableState
+from servable.lifecycle._workers import Workers, WorkerThreads
 
 __all__ = [
     "Action",

@@ -1,12 +1,12 @@
 """One file for each kind of servable."""
 
-from servable.loaders.python_callable import (
+from servable.loaders._python_callable import (
     PythonCallableAdapter,
     PythonCallableLoader,
     PythonOptions,
 )
-from servable.loaders.saved_model import SavedModelAdapter, SavedModelLoader, SavedModelOptions
-from servable.loaders.tensorflow_runtime import TensorFlowRuntime
+from servable.loaders._saved_model import SavedModelAdapter, SavedModelLoader, SavedModelOptions
+from servable.loaders._tensorflow_runtime import TensorFlowRuntime
 
 __all__ = [
     "PythonCallableAdapter",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from servable.errors import FailedPreconditionError
-from servable.lifecycle.handles import ObjectServable
-from servable.loaders.arrays import array_of, elements_of
+from servable.lifecycle._handles import ObjectServable
+from servable.loaders._arrays import array_of, elements_of
 
 if TYPE_CHECKING:
-    from servable.gateway import Servable
+    from servable._server.gateway import Servable
 
 __all__ = ["LoadsModel", "Model", "ModelLoader"]
 

@@ -1,9 +1,9 @@
 """Where versions come from."""
 
-from servable.sources.filesystem import FileSystemSource, MonitoredServable
-from servable.sources.settling import IsComplete, SettleTimes
-from servable.sources.static import StaticSource
-from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
+from servable.sources._filesystem import FileSystemSource, MonitoredServable
+from servable.sources._settling import IsComplete, SettleTimes
+from servable.sources._static import StaticSource
+from servable.sources._version_policy import All, Latest, Specific, VersionPolicy
 
 __all__ = [
     "All",

@@ -1,6 +1,6 @@
 """What tests need: ours, and those of people who write sources, loaders and servables."""
 
-from servable.testing.fakes import (
+from servable.testing._fakes import (
     FakeClock,
     FakeLoader,
     FakeServable,
@@ -8,8 +8,8 @@ from servable.testing.fakes import (
     RecordingPublisher,
     RecordingTarget,
 )
-from servable.testing.running_server import RunningServer, free_port, running_server
-from servable.testing.serving import ServableServer, Served, serving
+from servable.testing._running_server import RunningServer, free_port, running_server
+from servable.testing._serving import ServableServer, Served, serving
 
 __all__ = [
     "FakeClock",

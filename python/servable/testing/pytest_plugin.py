@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from servable.testing.serving import ServableServer, Served, serving
+from servable.testing._serving import ServableServer, Served, serving
 
 __all__ = ["servable_server"]
 
@@ -24,7 +24,7 @@ __all__ = ["servable_server"]
 def servable_server() -> Iterator[ServableServer]:
     """Serves models until the end of the test: `servable_server(path_or_code, *flags, name=…)`.
 
-    The arguments are those of `servable.testing.serving`, which makes fixtures of other scopes.
+    The arguments are those of `servable.testing._serving`, which makes fixtures of other scopes.
     """
     with contextlib.ExitStack() as stack:
 

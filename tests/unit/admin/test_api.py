@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from servable.admin.api import AdminApi, AdminRequest, AppliedError
-from servable.config.models import TENSORFLOW_PLATFORM
+from servable._server.admin.api import AdminApi, AdminRequest, AppliedError
+from servable._server.config.models import TENSORFLOW_PLATFORM
+from servable._server.gateway import PublishedModel
+from servable._server.publisher import ModelPublisher
+from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import (
     Code,
     ConfigError,
@@ -19,10 +22,7 @@ from servable.errors import (
     ServableError,
     UnimplementedError,
 )
-from servable.gateway import PublishedModel
 from servable.lifecycle import RetryPolicy
-from servable.publisher import ModelPublisher
-from servable.server_core import CoreOptions, ServerCore
 from support.fake_adapter import FakeAdapter
 
 

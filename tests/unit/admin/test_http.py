@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from servable.admin import http as admin_http
-from servable.admin.api import AdminRequest, AppliedError
-from servable.admin.http import AdminServer
+from servable._server.admin import http as admin_http
+from servable._server.admin.api import AdminRequest, AppliedError
+from servable._server.admin.http import AdminServer
 from servable.errors import Code, ConfigError, NotFoundError, ServableError
 from support.certificates import Authority
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from servable.admin import ModelRepository
-from servable.config.models import TENSORFLOW_PLATFORM
+from servable._server.admin import ModelRepository
+from servable._server.config.models import TENSORFLOW_PLATFORM
+from servable._server.publisher import ModelPublisher
+from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import InvalidInputError, NotFoundError, ServableError, UnavailableError
 from servable.lifecycle import RetryPolicy
-from servable.publisher import ModelPublisher
-from servable.server_core import CoreOptions, ServerCore
 from support.fake_adapter import FakeAdapter
 
 
@@ -58,7 +58,7 @@ def test_a_new_model_needs_a_configuration_and_an_unloaded_one_does_not(
 def test_a_load_of_what_is_configured_ends_when_nobody_waits(
     core: ServerCore, base_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servable.admin.repository._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("servable._server.admin.repository._LOOK_SECONDS", 0.01)
     (base_path / "1/broken").touch()
     repository = ModelRepository(core)
     with pytest.raises(ServableError, match="cannot parse 1"):

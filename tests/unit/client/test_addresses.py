@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from servable.client import Client, Retry, Tls
-from servable.client.options import Address, Deadline
+from servable.client._options import Address, Deadline
 from servable.errors import ConfigError, DeadlineExceededError
 from servable.testing import FakeClock
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servable.client import tensors
-from servable.client.arrays import has_dtype, to_array
-from servable.client.messages import message_class
+from servable.client import _tensors as tensors
+from servable.client._arrays import has_dtype, to_array
+from servable.client._messages import message_class
 from servable.errors import BackendError, InvalidInputError
 from servable.signature import DATA_TYPES
 

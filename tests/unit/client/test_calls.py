@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from servable.client import AsyncClient, AsyncModel, Client, Model, Retry
-from servable.client.calls import Calls, finish
-from servable.client.exchange import Codec, Request, Target
-from servable.client.grpc_codec import GrpcCodec
-from servable.client.messages import message_class
-from servable.client.rest_codec import RestCodec
+from servable.client._calls import Calls, finish
+from servable.client._exchange import Codec, Request, Target
+from servable.client._grpc_codec import GrpcCodec
+from servable.client._messages import message_class
+from servable.client._rest_codec import RestCodec
 from servable.errors import (
     BackendError,
     DeadlineExceededError,

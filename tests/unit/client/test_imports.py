@@ -39,7 +39,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(package: str, 
 
 @pytest.mark.parametrize("first", ["servable", "tensorflow_serving"])
 def test_the_messages_of_tensorflow_serving_can_be_there_too(first: str) -> None:
-    ours = "from servable.client.messages import message_class; m = message_class("
+    ours = "from servable.client._messages import message_class; m = message_class("
     ours += "'tensorflow.serving.PredictRequest')(output_filter=['y'])"
     theirs = "from tensorflow_serving.apis import predict_pb2"
     lines = [ours, theirs] if first == "servable" else [theirs, ours]

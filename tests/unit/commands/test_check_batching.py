@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servable.commands.check_batching import check_batching
-from servable.commands.model_description import SignatureDescription, TensorDescription
-from servable.commands.report import Report
-from servable.config.batching import BatchingParameters, ModelBatching, PlatformBatching
+from servable._server.commands.check_batching import check_batching
+from servable._server.commands.model_description import SignatureDescription, TensorDescription
+from servable._server.commands.report import Report
+from servable._server.config.batching import BatchingParameters, ModelBatching, PlatformBatching
 
 UP_TO_8 = PlatformBatching(BatchingParameters(max_batch_size=8))
 PER_MODEL = PlatformBatching(BatchingParameters(), per_model=True)

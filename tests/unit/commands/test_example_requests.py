@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from servable.commands.example_requests import curl, python
-from servable.commands.model_description import SignatureDescription, TensorDescription
+from servable._server.commands.example_requests import curl, python
+from servable._server.commands.model_description import SignatureDescription, TensorDescription
 
 URL = "http://host:1"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.api_keys import ApiKey, read_api_keys
+from servable._server.config.api_keys import ApiKey, read_api_keys
 from servable.errors import Code, ConfigError
 
 KEY = "0123456789abcdef"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.models import (
+from servable._server.config.models import (
     ConfigRules,
     ModelConfig,
     models_by_path,
     read_model_config_file,
     validate_models,
 )
-from servable.config.text_proto import message_lines
+from servable._server.config.text_proto import message_lines
 from servable.errors import ConfigError
 
 GOOD = '  config { name: "good" base_path: "/good" model_platform: "tensorflow" }'

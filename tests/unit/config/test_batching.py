@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from servable.config.batching import (
+from servable._server.config.batching import (
     BATCHING_OFF,
     BATCHING_PARAMETERS,
     BatchingParameters,
@@ -17,11 +17,11 @@ from servable.config.batching import (
     flags_batching,
     usable,
 )
-from servable.config.flags import Flags
-from servable.config.model_messages import models_text
-from servable.config.models import ModelConfig, read_model_config_file
-from servable.config.options import check_flags
-from servable.config.text_proto import new_message, parse_text
+from servable._server.config.flags import Flags
+from servable._server.config.model_messages import models_text
+from servable._server.config.models import ModelConfig, read_model_config_file
+from servable._server.config.options import check_flags
+from servable._server.config.text_proto import new_message, parse_text
 from servable.errors import Code, ConfigError
 
 SERVED = Flags(model_base_path="/m", enable_batching=True)

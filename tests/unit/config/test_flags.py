@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from servable.config.flags import Flags, parse_flags, similar_flag
-from servable.config.usage import GROUPS, grouped_usage, original_usage
+from servable._server.config.flags import Flags, parse_flags, similar_flag
+from servable._server.config.usage import GROUPS, grouped_usage, original_usage
 
 # Name, type and default as the original prints them; those that depend on the machine left out.
 TENSORFLOW_SERVING = """

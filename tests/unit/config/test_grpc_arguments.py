@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servable.config.grpc_arguments import GrpcOptions, parse_channel_arguments
+from servable._server.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.memory import available_memory
+from servable._server.config.memory import available_memory
 
 MIB = 2**20
 

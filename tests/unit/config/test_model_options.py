@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from servable.config.models import ModelConfig, read_model_config_file
+from servable._server.config.models import ModelConfig, read_model_config_file
 from servable.sources import Latest
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs/guides/versions.md"

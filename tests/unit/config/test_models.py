@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from servable.config.models import (
+from servable._server.config.models import (
     ModelConfig,
     parse_reload_config,
     read_model_config_file,
     validate_models,
 )
-from servable.config.text_proto import new_message
+from servable._server.config.text_proto import new_message
 from servable.errors import Code, ConfigError
 from servable.sources import All, Latest, Specific
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from servable.config.flags import Flags
-from servable.config.models import ConfigRules, ModelConfig
-from servable.config.options import (
+from servable._server.config.flags import Flags
+from servable._server.config.models import ConfigRules, ModelConfig
+from servable._server.config.options import (
     check_flags,
     endpoints,
     initial_load_slots,
@@ -18,7 +18,7 @@ from servable.config.options import (
     slots,
     with_environment,
 )
-from servable.config.server_options import Endpoint
+from servable._server.config.server_options import Endpoint
 from servable.errors import Code, ConfigError
 
 SERVED = Flags(model_base_path="/m")

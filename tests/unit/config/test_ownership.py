@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from servable.config import ownership
-from servable.config.ownership import (
+from servable._server.config import ownership
+from servable._server.config.ownership import (
     WritableByOthersError,
     require_private_file,
     require_private_module,
     require_private_tree,
 )
 from servable.errors import Code
-from servable.loaders.op_libraries import find_package
+from servable.loaders._op_libraries import find_package
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 STRANGER = 54321

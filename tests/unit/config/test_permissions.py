@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.flags import Flags
-from servable.config.models import ConfigRules, ModelConfig, validate_models
-from servable.config.permissions import Permissions, start_permissions
+from servable._server.config.flags import Flags
+from servable._server.config.models import ConfigRules, ModelConfig, validate_models
+from servable._server.config.permissions import Permissions, start_permissions
+from servable._server.remote.stores import Store, is_at_or_below, store_of
 from servable.errors import Code, ConfigError, ServableError
-from servable.remote.stores import Store, is_at_or_below, store_of
 
 
 def permissions(directory: Path, *models: ModelConfig, **flags: object) -> Permissions:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from servable.config.batching import BATCHING_OFF, BatchingParameters, PlatformBatching
-from servable.config.flags import Flags
-from servable.config.options import check_flags
-from servable.config.platforms import Platform, python_batching, tensorflow_platforms
-from servable.config.text_proto import parse_bytes
+from servable._server.config.batching import BATCHING_OFF, BatchingParameters, PlatformBatching
+from servable._server.config.flags import Flags
+from servable._server.config.options import check_flags
+from servable._server.config.platforms import Platform, python_batching, tensorflow_platforms
+from servable._server.config.text_proto import parse_bytes
 from servable.errors import Code, ConfigError
 from servable.warmup import WarmUpOptions
 

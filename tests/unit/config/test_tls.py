@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from servable.config.flags import Flags
-from servable.config.tls import Pem, TlsCredentials, read_tls, tls_files
+from servable._server.config.flags import Flags
+from servable._server.config.tls import Pem, TlsCredentials, read_tls, tls_files
 from servable.errors import Code, ConfigError
 
 

@@ -6,13 +6,13 @@ from types import MappingProxyType
 
 import pytest
 
-from servable.config.batching import BatchingParameters, ModelBatching
-from servable.config.model_messages import model_from_json, model_json, models_text
-from servable.config.models import ModelConfig, read_model_config_file
-from servable.config.traffic import Shadow, TrafficSplit, WeightedVersion
+from servable._server.config.batching import BatchingParameters, ModelBatching
+from servable._server.config.model_messages import model_from_json, model_json, models_text
+from servable._server.config.models import ModelConfig, read_model_config_file
+from servable._server.config.traffic import Shadow, TrafficSplit, WeightedVersion
 from servable.errors import ConfigError, InvalidInputError
-from servable.loaders.python_callable import PythonOptions
-from servable.sources.version_policy import All, Latest, Specific, VersionPolicy
+from servable.loaders._python_callable import PythonOptions
+from servable.sources._version_policy import All, Latest, Specific, VersionPolicy
 
 SPLIT = TrafficSplit("", (WeightedVersion(3, 90), WeightedVersion(4, 10)), "x-user")
 EVERYTHING = ModelConfig(

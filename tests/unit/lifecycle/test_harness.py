@@ -13,7 +13,7 @@ from servable.errors import (
     ServableError,
 )
 from servable.lifecycle import HarnessState, LoaderHarness, RetryPolicy, ServableId
-from servable.lifecycle.states import LEGAL_TRANSITIONS
+from servable.lifecycle._states import LEGAL_TRANSITIONS
 from servable.testing import FakeClock, FakeLoader
 
 ID = ServableId("m", 1)

@@ -20,7 +20,7 @@ from servable.lifecycle import (
     VersionSnapshot,
     resource_preserving_policy,
 )
-from servable.lifecycle.policy import AspiredVersionPolicy, availability_preserving_policy
+from servable.lifecycle._policy import AspiredVersionPolicy, availability_preserving_policy
 from servable.testing import FakeClock, FakeLoader, FakeWorkers, RecordingPublisher
 
 

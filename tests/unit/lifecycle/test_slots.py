@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from servable.lifecycle.slots import Slots
+from servable.lifecycle._slots import Slots
 
 
 class Crowd:

@@ -5,16 +5,16 @@ from typing import Any, cast
 
 import pytest
 
-from servable.config.batching import (
+from servable._server.config.batching import (
     BatchingParameters,
     ModelBatching,
     PlatformBatching,
     VersionBatching,
 )
 from servable.errors import ConfigError, ServableError
-from servable.lifecycle.ids import ServableId
-from servable.lifecycle.source import SourceAdapter
-from servable.loaders.batching import BatchingAdapter, BatchingLoader, SharedBatchThreads
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._source import SourceAdapter
+from servable.loaders._batching import BatchingAdapter, BatchingLoader, SharedBatchThreads
 from servable.testing import FakeLoader, FakeServable
 
 COMMON = BatchingParameters(max_batch_size=8)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.manifest import Manifest
+from servable._server.remote.store import RemoteStore
 from servable.errors import CancelledError, LoadError
 from servable.lifecycle import AspiredVersion, Loader, RetryPolicy, ServableId
-from servable.lifecycle.harness import LoaderHarness
-from servable.loaders.fetching import FetchingAdapter, FetchingLoader, Interest
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import Fetcher, FetchOptions
-from servable.remote.manifest import Manifest
-from servable.remote.store import RemoteStore
+from servable.lifecycle._harness import LoaderHarness
+from servable.loaders._fetching import FetchingAdapter, FetchingLoader, Interest
 from servable.testing import FakeLoader, RecordingTarget
 
 fsspec = pytest.importorskip("fsspec")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from servable._server.gateway import Servable
 from servable.errors import BackendError, FailedPreconditionError, LoadError, NotFoundError
-from servable.gateway import Servable
 from servable.lifecycle import ServableId
-from servable.loaders.arrays import for_border
-from servable.loaders.python_callable import PythonCallableAdapter, PythonOptions
+from servable.loaders._arrays import for_border
+from servable.loaders._python_callable import PythonCallableAdapter, PythonOptions
 from servable.signature import Signature, TensorSpec
 
 MODEL = """
@@ -73,7 +73,7 @@ def test_without_numpy_the_error_says_what_to_install(
             raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
         return real(name, *arguments)
 
-    monkeypatch.delitem(sys.modules, "servable.loaders.arrays")
+    monkeypatch.delitem(sys.modules, "servable.loaders._arrays")
     monkeypatch.setattr(builtins, "__import__", without_numpy)
     with pytest.raises(LoadError, match="install it with `pip install numpy`"):
         loader(tmp_path).load()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servable.errors import Code, InvalidInputError, LoadError
-from servable.loaders.python_model import is_python_model, load_python_model
+from servable.loaders._python_model import is_python_model, load_python_model
 
 HEAD = """
 from servable.signature import Signature, TensorSpec, serves

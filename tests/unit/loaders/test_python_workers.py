@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from servable.errors import BackendError, InvalidInputError, LoadError, UnavailableError
-from servable.loaders.python_channel import Channel
-from servable.loaders.python_workers import WorkerPool
+from servable.loaders._python_channel import Channel
+from servable.loaders._python_workers import WorkerPool
 
 MODEL = """
 import os

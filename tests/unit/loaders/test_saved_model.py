@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from servable.config.text_proto import new_message
+from servable._server.config.text_proto import new_message
 from servable.errors import (
     Code,
     FailedPreconditionError,
@@ -22,7 +22,7 @@ from servable.loaders import (
     SavedModelOptions,
     TensorFlowRuntime,
 )
-from servable.loaders.saved_model import is_saved_model
+from servable.loaders._saved_model import is_saved_model
 from servable.testing import RecordingTarget
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.loaders.saved_model_files import (
+from servable.loaders._saved_model_files import (
     CutOffError,
     NeededFiles,
     needed_files_of,

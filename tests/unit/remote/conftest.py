@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import Fetcher, FetchOptions
-from servable.remote.store import RemoteStore
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.store import RemoteStore
 
 WriteVersion = Callable[..., str]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.locks import exclusive
+from servable._server.remote.manifest import Manifest, RemoteFile
 from servable.errors import CancelledError, Code, LoadError
-from servable.remote.cache import VersionCache
-from servable.remote.locks import exclusive
-from servable.remote.manifest import Manifest, RemoteFile
 
 NEVER = threading.Event()
 

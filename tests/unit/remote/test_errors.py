@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
+from servable._server.remote.errors import disk_error, store_error
 from servable.errors import Code, NotFoundError
-from servable.remote.errors import disk_error, store_error
 
 
 def raised_by_a_driver(name: str, *bases: type[Exception], **attributes: object) -> Exception:

@@ -9,11 +9,11 @@ from typing import Any
 import fsspec
 import pytest
 
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.manifest import Checksum, Manifest, RemoteFile
+from servable._server.remote.store import RemoteStore
 from servable.errors import CancelledError, Code, LoadError, ServableError
-from servable.remote.cache import VersionCache
-from servable.remote.fetch import Fetcher, FetchOptions
-from servable.remote.manifest import Checksum, Manifest, RemoteFile
-from servable.remote.store import RemoteStore
 
 WriteVersion = Callable[..., str]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from servable.errors import LoadError
-from servable.remote.manifest import (
+from servable._server.remote.manifest import (
     Checksum,
     Manifest,
     RemoteFile,
@@ -16,6 +15,7 @@ from servable.remote.manifest import (
     describe,
     without_markers,
 )
+from servable.errors import LoadError
 
 MD5 = hashlib.md5(b"graph").hexdigest()
 MD5_BASE64 = base64.b64encode(bytes.fromhex(MD5)).decode()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from servable.remote.s3_environment import s3_options
+from servable._server.remote.s3_environment import s3_options
 
 
 @pytest.mark.parametrize(

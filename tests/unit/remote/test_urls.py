@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from servable._server.remote.store import RemoteStore
+from servable._server.remote.urls import is_remote, local_path, missing_driver, shown
 from servable.errors import Code, LoadError
-from servable.remote.store import RemoteStore
-from servable.remote.urls import is_remote, local_path, missing_driver, shown
 
 
 @pytest.mark.parametrize(

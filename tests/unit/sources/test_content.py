@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.sources.content import Stillness, look_at
+from servable.sources._content import Stillness, look_at
 
 
 class Clocks:

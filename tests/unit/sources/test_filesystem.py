@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from servable.errors import Code
-from servable.lifecycle.ids import ServableId
+from servable.lifecycle._ids import ServableId
 from servable.sources import All, FileSystemSource, Latest, MonitoredServable, Specific
-from servable.sources.filesystem import parse_version
-from servable.sources.version_policy import VersionPolicy
+from servable.sources._filesystem import parse_version
+from servable.sources._version_policy import VersionPolicy
 from servable.testing import FakeClock, RecordingTarget
 
 

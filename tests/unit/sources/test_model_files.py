@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from servable.sources.filesystem import FileSystemSource, MonitoredServable
-from servable.sources.model_files import explain_file, explain_files, has_known_suffix
+from servable.sources._filesystem import FileSystemSource, MonitoredServable
+from servable.sources._model_files import explain_file, explain_files, has_known_suffix
 from servable.testing import RecordingTarget
 
 KINDS = [

@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from servable._server.remote.manifest import Manifest
+from servable._server.remote.store import Children, RemoteStore
 from servable.errors import Code, LoadError, ServableError
-from servable.lifecycle.source import AspiredVersion
-from servable.remote.manifest import Manifest
-from servable.remote.store import Children, RemoteStore
+from servable.lifecycle._source import AspiredVersion
 from servable.sources import All, Latest, Specific
-from servable.sources.remote import RemoteServable, RemoteSource
-from servable.sources.uploads import SETTLE_SECONDS
-from servable.sources.version_policy import VersionPolicy
+from servable.sources._remote import RemoteServable, RemoteSource
+from servable.sources._uploads import SETTLE_SECONDS
+from servable.sources._version_policy import VersionPolicy
 from servable.testing import RecordingTarget
 
 fsspec = pytest.importorskip("fsspec")

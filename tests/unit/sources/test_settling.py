@@ -17,8 +17,8 @@ from servable.sources import (
     SettleTimes,
     Specific,
 )
-from servable.sources.settling import look_at
-from servable.sources.version_policy import VersionPolicy
+from servable.sources._settling import look_at
+from servable.sources._version_policy import VersionPolicy
 from servable.testing import FakeClock, RecordingTarget
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from servable.remote.manifest import Manifest, RemoteFile, describe
-from servable.sources.uploads import INCOMPLETE_SECONDS, SETTLE_SECONDS, Uploads
+from servable._server.remote.manifest import Manifest, RemoteFile, describe
+from servable.sources._uploads import INCOMPLETE_SECONDS, SETTLE_SECONDS, Uploads
 
 NOW = 1_000_000.0
 

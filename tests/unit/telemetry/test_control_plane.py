@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from servable._server.telemetry import ControlPlaneMetrics
+from servable._server.telemetry.families import MAX_SERIES, Counter, Distribution
 from servable.errors import InvalidInputError, LoadError
 from servable.lifecycle import ServableId
-from servable.lifecycle.states import ServableEvent, ServableState
-from servable.telemetry import ControlPlaneMetrics
-from servable.telemetry.families import MAX_SERIES, Counter, Distribution
+from servable.lifecycle._states import ServableEvent, ServableState
 
 
 class Clock:

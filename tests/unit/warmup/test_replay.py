@@ -6,8 +6,8 @@ import pytest
 
 from servable.errors import BackendError, Code, InvalidInputError, ServableError
 from servable.lifecycle import ServableId
-from servable.lifecycle.loader import Loader
-from servable.lifecycle.source import SourceAdapter
+from servable.lifecycle._loader import Loader
+from servable.lifecycle._source import SourceAdapter
 from servable.warmup import WARM_UP_FILE, WarmUpAdapter, WarmUpOptions, write_records
 
 

@@ -1,0 +1,1 @@
+"""The server and its control plane; not public, see ARCHITECTURE.md."""

@@ -1,0 +1,235 @@
+"""`servable check`: says what a server would serve, and what is wrong, without serving.
+
+Everything is read by the same code that a server starts with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from servable._server.commands import config_kinds
+from servable._server.commands.check_models import check_models
+from servable._server.commands.model_description import name_of
+from servable._server.commands.report import Report
+from servable._server.config.flags import Flags, parse_flags, similar_flag
+from servable._server.config.models import (
+    PYTHON_PLATFORM,
+    TENSORFLOW_PLATFORM,
+    ModelConfig,
+    ModelConfigError,
+    line_of_model,
+    validate_models,
+)
+from servable._server.config.options import (
+    check_flags,
+    config_rules,
+    initial_models,
+    remote_options,
+    server_options,
+    with_absolute_paths,
+    with_environment,
+)
+from servable._server.config.platforms import tensorflow_platforms
+from servable._server.config.text_proto import TextFormatError
+from servable._server.remote.files import read_file
+from servable._server.remote.urls import shown
+from servable.errors import Code, ConfigError, ServableError
+from servable.sources._model_files import explain_file, has_known_suffix
+
+Result = TypeVar("Result")
+
+_IN_USE = ("Address already in use", "another server listens there")
+
+_USAGE = """\
+usage: {program} check [FILE ...] [--flag=VALUE ...] [--load] [--json]
+
+Says what would be served, and what is wrong with flags, configuration files and models. Nothing is
+served.
+
+  FILE            a configuration file, recognised by what it says, or a directory with a model
+  --flag=VALUE    the flags that the server would get
+  --load          load every version for real, and warm it up; without it only files are read
+  --json          print the findings and the models as JSON
+
+The exit status is 0 if there is no error, otherwise 1.
+"""
+
+
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        program: The name of the program.
+        arguments: What follows `check` on the command line.
+
+    Returns:
+        The exit status.
+    """
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(_USAGE.format(program=program), end="")
+        return 0 if arguments else 1
+    own = {"--load", "--json"}
+    report = Report()
+    with _warnings_into(report):
+        _check([a for a in arguments if a not in own], report, loads="--load" in arguments)
+    print(report.json() if "--json" in arguments else report.text(), end="")
+    return 0 if report.is_good else 1
+
+
+def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
+    files = [argument for argument in arguments if not argument.startswith("-")]
+    flag_arguments = [argument for argument in arguments if argument.startswith("-")]
+    parsed = parse_flags(flag_arguments)
+    for error in parsed.errors:
+        report.error(error)
+    for argument in parsed.unknown:
+        similar = similar_flag(argument)
+        hint = f"; did you mean --{similar}?" if similar else ""
+        report.error(f"unknown argument: {argument}{hint}")
+    flags = with_environment(parsed.flags, os.environ) if flag_arguments else parsed.flags
+    flags = with_absolute_paths(flags)
+    models: list[ModelConfig] = []
+    for file in files:
+        if os.path.isdir(file):
+            models.append(_model_in(file))
+        else:
+            flags = _check_file(file, flags, report)
+    for flag, path in config_kinds.file_flags(flags).items():
+        _check_contents(path, flag, report)
+    if not report.is_good:
+        return  # what follows would only say the same in other words
+    # Files alone are looked at for themselves; flags are those of a server, which needs models.
+    is_server = bool(flag_arguments or flags.model_config_file)
+    configured = _assembled(flags, report) if is_server or not files else _checked(flags, report)
+    places = {
+        model.name: (flags.model_config_file, line_of_model(flags.model_config_file, index))
+        for index, model in enumerate(configured)
+        if flags.model_config_file
+    }
+    check_models([*models, *configured], flags, report, places, loads=loads)
+    if is_server and report.is_good:
+        _rehearse(flags, report)
+
+
+def _rehearse(flags: Flags, report: Report) -> None:
+    """Have a server start, up to its first load: what it refuses is not called right."""
+    from servable._server.server import ModelServer
+
+    server = _attempt(lambda: ModelServer(flags, is_compatible=False), report)
+    if server is None:
+        return
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            server.rehearse()
+    except ServableError as error:
+        if any(text in str(error) for text in _IN_USE):
+            # Perhaps by the server that is to be replaced.
+            report.warning(str(error))
+        else:
+            report.error(str(error))
+
+
+def _check_file(path: str, flags: Flags, report: Report) -> Flags:
+    """Find out what a file is for, and name it in the flags, as far as they name no other one."""
+    if has_known_suffix(path):
+        report.error(explain_file(path), path)
+        return flags
+    try:
+        flag = config_kinds.kind_of(read_file(path).decode("utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
+        is_missing = isinstance(error, ConfigError) and error.code is Code.NOT_FOUND
+        text = "There is no such file" if is_missing else f"It cannot be read: {error}"
+        report.error(text, shown(path))
+        return flags
+    if getattr(flags, flag):
+        _check_contents(path, flag, report)
+        return flags
+    if flag == "batching_parameters_file":
+        flags = replace(flags, enable_batching=True)
+    named: dict[str, Any] = {flag: path}
+    return replace(flags, **named)
+
+
+def _check_contents(path: str, flag: str, report: Report) -> None:
+    try:
+        message = config_kinds.parse(path, flag)
+    except TextFormatError as error:
+        report.error(f"Not a {config_kinds.KINDS[flag]}: {error.reason}", path, error.line)
+        return
+    except ServableError as error:
+        report.error(str(error), path)
+        return
+    for problem in config_kinds.problems(flag, message):
+        report.error(problem, path)
+
+
+def _assembled(flags: Flags, report: Report) -> Sequence[ModelConfig]:
+    """The models of a server with these flags; what it would refuse goes into the report."""
+    _attempt(lambda: check_flags(flags), report)
+    platforms = _attempt(lambda: tensorflow_platforms(flags), report)
+    _attempt(lambda: server_options(flags), report)
+    _attempt(lambda: remote_options(flags), report)
+    if not (flags.model_base_path or flags.model_config_file):
+        return ()
+    rules = config_rules(flags, platforms or (), takes_relative_paths=True)
+
+    def models() -> Sequence[ModelConfig]:
+        found = initial_models(flags, rules) or ()
+        validate_models(found, rules=rules)
+        return found
+
+    return _attempt(models, report, flags.model_config_file) or ()
+
+
+def _checked(flags: Flags, report: Report) -> Sequence[ModelConfig]:
+    """Check what files say that a server would need models beside."""
+    _attempt(lambda: check_flags(replace(flags, model_base_path="/")), report)
+    _attempt(lambda: tensorflow_platforms(flags), report)
+    return ()
+
+
+def _attempt(step: Callable[[], Result], report: Report, file: str = "") -> Result | None:
+    try:
+        # What readers write for operators is said by the report.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return step()
+    except ModelConfigError as error:
+        report.error(str(error), file, error.line)
+    except ServableError as error:
+        report.error(str(error))
+    return None
+
+
+def _model_in(directory: str) -> ModelConfig:
+    from servable.loaders._python_model import is_python_model
+
+    path = os.path.abspath(directory)
+    inside = [path, *(entry.path for entry in os.scandir(path) if entry.is_dir())]
+    is_python = any(map(is_python_model, inside))
+    return ModelConfig(name_of(path), path, PYTHON_PLATFORM if is_python else TENSORFLOW_PLATFORM)
+
+
+@contextlib.contextmanager
+def _warnings_into(report: Report) -> Iterator[None]:
+    """Collect what would be logged."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno < logging.ERROR:  # an error is raised or found as well
+                report.warning(record.getMessage())
+
+    logger = logging.getLogger("servable")
+    collector, propagates = Collector(logging.WARNING), logger.propagate
+    logger.addHandler(collector)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.propagate = propagates

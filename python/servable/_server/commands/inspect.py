@@ -1,0 +1,130 @@
+"""`servable inspect`: prints the signatures of a model, with a request to paste for each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+
+from servable._server.commands import example_requests
+from servable._server.commands.model_description import (
+    ModelDescription,
+    SignatureDescription,
+    TensorDescription,
+    fetch,
+    name_of,
+    read_version,
+)
+from servable.errors import InvalidInputError, ServableError
+from servable.lifecycle._states import status_text
+from servable.sources._filesystem import parse_version
+from servable.warmup._command import version_directory
+
+_DEFAULT_URL = "http://localhost:8500"
+_MODELS_PATH = "/v1/models/"
+
+
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        program: The name of the program.
+        arguments: What follows `inspect` on the command line.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser(program).parse_args(arguments)
+    try:
+        model, url, address = _described(options)
+    except ServableError as error:
+        print(status_text(error), file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    print(f"Model {model.name}, version {'unknown' if model.version is None else model.version}")
+    print(f"in {model.place}")
+    for name, signature in model.signatures.items():
+        print("\n" + "\n".join(_signature(model.name, url, address, name, signature)))
+    return 0
+
+
+def _described(options: argparse.Namespace) -> tuple[ModelDescription, str, str]:
+    """The model, the URL of its REST API, and the address for Python's client."""
+    if options.model.startswith(("http://", "https://")):
+        url, name = _server(options.model, options.name)
+        url_shown = options.url or url
+        return fetch(url, name, options.version), url_shown, url_shown
+    directory = version_directory(options.model, options.version)
+    signatures = read_version(directory, options.saved_model_tags.split(","))
+    name, version = name_of(directory), options.version
+    if (number := parse_version(name)) is not None:
+        name, version = name_of(f"{directory}/.."), number
+    described = ModelDescription(options.name or name, version, directory, signatures)
+    url = options.url or _DEFAULT_URL
+    return described, url, url.partition("://")[2]  # every port of this server takes gRPC
+
+
+def _server(url: str, name: str | None) -> tuple[str, str]:
+    """The address of a server and the name of a model, from a URL that may hold both."""
+    base, slash, rest = url.partition(_MODELS_PATH)
+    if slash and not name:
+        name = urllib.parse.unquote(rest.partition("/")[0].partition(":")[0])
+    if not name:
+        raise InvalidInputError(f"Name the model: servable inspect {url} MODEL")
+    return base.rstrip("/"), name
+
+
+def _signature(
+    model: str, url: str, address: str, name: str, signature: SignatureDescription
+) -> Iterator[str]:
+    yield f"Signature {name} ({signature.method})"
+    yield from _tensors("inputs", signature.inputs)
+    yield from _tensors("outputs", signature.outputs)
+    if signature.method != "predict" and not signature.example:
+        yield "\n  Put the names of the model's features in the place of FEATURE:"
+    command = example_requests.curl(url, model, name, signature)
+    yield "\n  As curl:\n"
+    yield textwrap.indent(command or "# " + _why_no_command(signature), "    ")
+    if command is None:
+        address = address.rpartition("://")[2]
+    program = example_requests.python(address, model, name, signature)
+    yield "\n  As Python:\n"
+    yield textwrap.indent(program, "    ")
+
+
+def _why_no_command(signature: SignatureDescription) -> str:
+    if not signature.inputs:
+        return "REST takes no request without inputs; use gRPC"
+    return "JSON cannot say values of these dtypes; use gRPC"
+
+
+def _tensors(title: str, tensors: Mapping[str, TensorDescription]) -> Iterator[str]:
+    width = max(map(len, tensors), default=0)
+    yield f"  {title}" + ("" if tensors else ": none")
+    for name, tensor in tensors.items():
+        yield f"    {name:<{width}}  {tensor}"
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{program} inspect",
+        allow_abbrev=False,
+        description="Print the signatures of a model, with a request to paste for each. Nothing is "
+        "run; models in Python are imported.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a model's directory, a version's, or the URL of a server")
+    add(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="the model's name; with a directory, its own if none",
+    )
+    add("--version", type=int, metavar="N", help="the version; the highest one by default")
+    add("--saved_model_tags", default="serve", metavar="TAGS", help="as the flag of the server")
+    add("--url", metavar="URL", help=f"where requests are sent; {_DEFAULT_URL} for a directory")
+    return parser

@@ -1,0 +1,114 @@
+"""What a check found, and how it is told to people and to programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from servable._server.commands.model_description import SignatureDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong, or worth knowing.
+
+    Attributes:
+        severity: `error` if it would keep something from being served, otherwise `warning`.
+        message: What was found, and what is wanted.
+        place: The file or directory; empty where it is the command line.
+        line: Where in the file, from 1, if that is known.
+    """
+
+    severity: str
+    message: str
+    place: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        """Such as `error: models.config:3: …`."""
+        place = f"{self.place}:{self.line}" if self.line is not None else self.place
+        return f"{self.severity}: {place}{': ' if place else ''}{self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A version that would be served.
+
+    Attributes:
+        version: Its number.
+        path: Its directory.
+        labels: What else it is called.
+        signatures: How it is called.
+    """
+
+    version: int
+    path: str
+    labels: tuple[str, ...] = ()
+    signatures: Mapping[str, SignatureDescription] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that would be served."""
+
+    name: str
+    base_path: str
+    platform: str
+    versions: list[ServedVersion] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything that a check found, in order."""
+
+    findings: list[Finding] = field(default_factory=list)
+    models: list[ServedModel] = field(default_factory=list)
+
+    def error(self, message: str, place: str = "", line: int | None = None) -> None:
+        """Add what would keep something from being served."""
+        self._add(Finding("error", message, place, line))
+
+    def warning(self, message: str, place: str = "", line: int | None = None) -> None:
+        """Add what is worth knowing."""
+        self._add(Finding("warning", message, place, line))
+
+    def _add(self, finding: Finding) -> None:
+        if finding not in self.findings:
+            self.findings.append(finding)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there is no error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def text(self) -> str:
+        """For people."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def json(self) -> str:
+        """For programs."""
+        document = {"is_good": self.is_good, **dataclasses.asdict(self)}
+        return json.dumps(document, indent=2) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        for model in self.models:
+            yield f"{model.name}: {model.platform} model in {model.base_path}"
+            for version in model.versions:
+                labels = f" ({', '.join(version.labels)})" if version.labels else ""
+                yield f"  version {version.version}{labels}"
+                for name, signature in version.signatures.items():
+                    inputs = ", ".join(f"{key}: {spec}" for key, spec in signature.inputs.items())
+                    outputs = ", ".join(f"{key}: {spec}" for key, spec in signature.outputs.items())
+                    yield f"    {name} ({signature.method}): {inputs or 'nothing'} -> {outputs}"
+        if self.models:
+            yield ""
+        yield from map(str, self.findings)
+        errors = sum(finding.severity == "error" for finding in self.findings)
+        warnings = len(self.findings) - errors
+        yield f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,413 @@
+"""How requests are joined into batches: `BatchingParameters` as a dataclass, and its rules.
+
+The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`,
+from `batching_params.pbtxt` in a version directory (docs/spec/batching.md §2, §3, §15), or from the
+`servable_options` of a model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+from servable._server.config.flags import Flags
+from servable._server.config.text_proto import parse_text_file
+from servable.errors import ConfigError
+
+BATCHING_PARAMETERS = "tensorflow.serving.BatchingParameters"
+PER_MODEL_FILE = "batching_params.pbtxt"
+"""The parameters of one version, at the top of its directory."""
+
+MAX_THREADS = 4096
+"""Beyond this, a number of threads is a slip that would take the machine down."""
+
+_OBJECTIVES = (0.001, 1e9)
+"""The shortest and the longest latency objective, in milliseconds: a microsecond and eleven days."""
+
+_log = logging.getLogger(__name__)
+
+MIXED_PRIORITY_POLICIES = (
+    "low_priority_padding_with_max_batch_size",
+    "low_priority_padding_with_next_allowed_batch_size",
+    "priority_isolation",
+    "priority_merge",
+)
+"""What can become of requests of low priority while others wait; the first is the default."""
+
+_OF_THE_POOL = frozenset({"num_batch_threads", "thread_pool_name"})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingParameters:
+    """How requests wait for each other, with the names and the defaults of TensorFlow Serving.
+
+    A batch is counted in rows, the sizes of axis 0 of its requests' inputs.
+
+    Attributes:
+        max_batch_size: The largest request that is taken; also the largest batch, unless requests
+            are split.
+        batch_timeout_micros: How long a batch that is not full waits for more, from its first
+            request on.
+        max_enqueued_batches: How many batches may wait in a queue, with the one that is being
+            filled; beyond, requests get UNAVAILABLE.
+        num_batch_threads: How many batches run at once, of all models together.
+        thread_pool_name: How the names of these threads begin.
+        allowed_batch_sizes: The sizes, ascending, one of which a batch is padded to; empty for any.
+        pad_variable_length_inputs: Pad the other axes of inputs, so that requests whose shapes
+            differ can share a batch.
+        enable_large_batch_splitting: Let a request span batches.
+        max_execution_batch_size: The largest batch where requests are split; `None` for
+            `max_batch_size`.
+        latency_objective_millis: Within which time nearly all requests are to be answered; decides
+            how long batches wait and how large they grow, so that `batch_timeout_micros` is 0 then.
+        rerun_failed_batches: Run the requests of a batch that failed again in smaller ones, so that an
+            error reaches only those that cause it; as far as a run has no effects but its outputs.
+        mixed_priority_batching_policy: What becomes of requests of low priority while others wait,
+            one of `MIXED_PRIORITY_POLICIES`.
+        low_priority_max_batch_size: The largest batch of nothing but such requests; `None`, here
+            and below, for what holds for the others.
+        low_priority_batch_timeout_micros: How long such a batch waits for more.
+        low_priority_max_enqueued_batches: How many such batches may wait.
+    """
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    num_batch_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    thread_pool_name: str = "batch_threads"
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int | None = None
+    latency_objective_millis: float | None = None
+    rerun_failed_batches: bool = True
+    mixed_priority_batching_policy: str = MIXED_PRIORITY_POLICIES[0]
+    low_priority_max_batch_size: int | None = None
+    low_priority_batch_timeout_micros: int | None = None
+    low_priority_max_enqueued_batches: int | None = None
+
+    @property
+    def largest_batch(self) -> int:
+        """How many rows a batch has at most, before it is padded."""
+        if not self.enable_large_batch_splitting or self.max_execution_batch_size is None:
+            return self.max_batch_size
+        return self.max_execution_batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBatching:
+    """What the configuration of a model says about its batching.
+
+    Attributes:
+        parameters: How its requests are joined, whatever its platform says; `None` leaves that to
+            the platform. The threads are always those of the platform.
+        is_off: Whether they are not joined, whatever the platform says.
+    """
+
+    parameters: BatchingParameters | None = None
+    is_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VersionBatching:
+    """How the requests for one version are joined.
+
+    Attributes:
+        parameters: `None` where they are not.
+        origin: Where the parameters come from, or why there are none, for people.
+    """
+
+    parameters: BatchingParameters | None
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformBatching:
+    """How the models of a platform are batched, which share threads.
+
+    Attributes:
+        parameters: Those of every model, as far as the other attributes do not say otherwise.
+        per_model: Of these, only the threads count; each version has the other ones in its
+            directory, or is not batched.
+        is_on: Whether models are batched that say nothing about it themselves.
+        origin: Where the parameters come from, or why such models are not batched, for people.
+    """
+
+    parameters: BatchingParameters
+    per_model: bool = False
+    is_on: bool = True
+    origin: str = field(default="", compare=False)
+
+    def of_version(self, path: str, model: ModelBatching = ModelBatching()) -> VersionBatching:
+        """What holds for a version.
+
+        Args:
+            path: The version directory.
+            model: What the configuration of its model says.
+
+        Raises:
+            ConfigError: Its file cannot be used.
+        """
+        if model.is_off:
+            return VersionBatching(None, "no_batching in the servable_options of the model")
+        if model.parameters is not None:
+            return VersionBatching(
+                self._on_own_threads(model.parameters),
+                "batching in the servable_options of the model",
+            )
+        if not self.is_on:
+            return VersionBatching(None, self.origin)
+        if not self.per_model:
+            return VersionBatching(self.parameters, self.origin)
+        file = os.path.join(path, PER_MODEL_FILE)
+        if not os.path.exists(file):
+            _log.info("No batching parameters at %s: the version is not batched", file)
+            return VersionBatching(None, f"there is no {PER_MODEL_FILE} in the version directory")
+        message = parse_text_file(file, BATCHING_PARAMETERS)
+        return VersionBatching(
+            usable(self._on_own_threads(batching_parameters(message))),
+            f"{PER_MODEL_FILE} in the version directory",
+        )
+
+    def _on_own_threads(self, parameters: BatchingParameters) -> BatchingParameters:
+        return replace(
+            parameters,
+            num_batch_threads=self.parameters.num_batch_threads,
+            thread_pool_name=self.parameters.thread_pool_name,
+        )
+
+
+BATCHING_OFF = PlatformBatching(
+    BatchingParameters(thread_pool_name="model_server_batch_threads"),
+    is_on=False,
+    origin="neither --enable_batching nor the servable_options of the model ask for it",
+)
+"""Only models are batched whose own configuration says so."""
+
+
+def flags_batching(flags: Flags) -> PlatformBatching:
+    """How the flags say that models are batched.
+
+    Raises:
+        ConfigError: The file cannot be read, or its values cannot be used.
+    """
+    if not flags.enable_batching:
+        return BATCHING_OFF
+    per_model = flags.enable_per_model_batching_parameters
+    if not flags.batching_parameters_file:
+        origin = "--enable_batching without a file"
+        return PlatformBatching(BATCHING_OFF.parameters, per_model, origin=origin)
+    message = parse_text_file(flags.batching_parameters_file, BATCHING_PARAMETERS)
+    origin = f"--batching_parameters_file={flags.batching_parameters_file}"
+    return replace(platform_batching(message, per_model=per_model), origin=origin)
+
+
+def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
+    """How a `BatchingParameters` message says that the models of a platform are batched.
+
+    Args:
+        message: The message.
+        per_model: Whether versions have parameters of their own.
+
+    Raises:
+        ConfigError: Its values cannot be used.
+    """
+    parameters = batching_parameters(message)
+    if not per_model:
+        return PlatformBatching(usable(parameters), origin="--platform_config_file")
+    ignored = sorted({field.name for field, _ in message.ListFields()} - _OF_THE_POOL)
+    if ignored:
+        _log.warning(
+            "Batching parameters without effect, because each version has its own: %s",
+            ", ".join(ignored),
+        )
+    # What no queue will be made with is not looked at, as in the original.
+    threads = BatchingParameters(
+        num_batch_threads=parameters.num_batch_threads,
+        thread_pool_name=parameters.thread_pool_name,
+    )
+    return PlatformBatching(usable(threads), per_model=True)
+
+
+def read_model_batching(options: Any) -> ModelBatching:
+    """What a `servable.ModelOptions` message says about batching.
+
+    Raises:
+        ConfigError: Its values cannot be used.
+    """
+    choice = options.WhichOneof("batching_choice")
+    policy = {field.name: value for field, value in options.batching_policy.ListFields()}
+    if choice == "no_batching" and policy:
+        raise ConfigError("batching_policy says how to batch, and no_batching not to")
+    if choice != "batching" and not policy:
+        return ModelBatching(is_off=options.no_batching)
+    for name in sorted(_OF_THE_POOL):
+        if options.batching.HasField(name):
+            raise ConfigError(
+                f"batching.{name} is not for one model: all models of a platform share threads"
+            )
+    parameters = replace(batching_parameters(options.batching), **policy)
+    return ModelBatching(usable(parameters))
+
+
+def fill_model_batching(options: Any, batching: ModelBatching) -> None:
+    """Write into a `servable.ModelOptions` message what `read_model_batching` reads."""
+    if batching.is_off:
+        options.no_batching = True
+    elif batching.parameters is not None:
+        message, defaults = options.batching, BatchingParameters()
+        message.SetInParent()
+        for field in message.DESCRIPTOR.fields:
+            value = getattr(batching.parameters, field.name)
+            if field.name in _OF_THE_POOL or value == getattr(defaults, field.name):
+                continue
+            if field.message_type is not None:
+                getattr(message, field.name).value = value
+            elif isinstance(value, tuple):
+                getattr(message, field.name).extend(value)
+            else:
+                setattr(message, field.name, value)
+        for field in options.batching_policy.DESCRIPTOR.fields:
+            value = getattr(batching.parameters, field.name)
+            if value != getattr(defaults, field.name):
+                setattr(options.batching_policy, field.name, value)
+
+
+def batching_parameters(message: Any) -> BatchingParameters:
+    """The values of a `BatchingParameters` message, with defaults where it sets none."""
+    wrapped = {
+        field.name: value.value
+        for field, value in message.ListFields()
+        if field.message_type is not None
+    }
+    return BatchingParameters(
+        allowed_batch_sizes=tuple(message.allowed_batch_sizes),
+        pad_variable_length_inputs=message.pad_variable_length_inputs,
+        **wrapped,
+    )
+
+
+def usable(parameters: BatchingParameters) -> BatchingParameters:
+    """Check parameters, and bring them into the form that they are used in.
+
+    Raises:
+        ConfigError: They cannot be used; with the words of the original where it refuses the same.
+    """
+    for problem in batching_problems(parameters):
+        raise ConfigError(problem)
+    execution_size = parameters.max_execution_batch_size
+    if execution_size is not None and not parameters.enable_large_batch_splitting:
+        _log.warning("max_execution_batch_size has no effect without enable_large_batch_splitting")
+        execution_size = None
+    given = tuple(parameters.allowed_batch_sizes)
+    # Those beyond the largest batch, which then is not the last in order, are never padded to.
+    sizes = tuple(sorted(size for size in set(given) if size <= parameters.max_batch_size))
+    if sizes != given:
+        _log.warning("allowed_batch_sizes are used as %s; got %s", list(sizes), list(given))
+    return replace(
+        parameters,
+        allowed_batch_sizes=sizes,
+        max_execution_batch_size=execution_size,
+        # The original takes 0 for 1; with splitting it refuses it.
+        max_enqueued_batches=max(parameters.max_enqueued_batches, 1),
+    )
+
+
+def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
+    """Why parameters cannot be used, in the order in which the original looks at them."""
+    # A program may put anything into the dataclass, and what is compared here has to be a number.
+    strange = tuple(_strange_values(parameters))
+    if strange:
+        yield from strange
+        return
+    threads = parameters.num_batch_threads
+    if threads < 1:
+        yield f"num_batch_threads must be positive; was {threads}"
+    if threads > MAX_THREADS:
+        yield f"num_batch_threads must not be more than {MAX_THREADS}; was {threads}"
+    if "\0" in parameters.thread_pool_name:
+        yield f"thread_pool_name must not contain null bytes; was {parameters.thread_pool_name!r}"
+    limit, splits = parameters.max_batch_size, parameters.enable_large_batch_splitting
+    sizes = parameters.allowed_batch_sizes
+    # Also where requests are split, though no batch is then larger than it is executed.
+    if sizes and sizes[-1] != limit:
+        yield (
+            "Last entry in allowed_batch_sizes must match max_batch_size; "
+            f"last entry was {sizes[-1]}; expected {limit}"
+        )
+    if sizes and min(sizes) < 1:
+        yield f"allowed_batch_sizes must be positive; got {min(sizes)}"
+    if limit < 1:
+        yield f"input_batch_size_limit must be positive; was {limit}"
+    if parameters.batch_timeout_micros < 0:
+        yield f"batch_timeout_micros must be non-negative; was {parameters.batch_timeout_micros}"
+    enqueued = parameters.max_enqueued_batches
+    if enqueued < (1 if splits else 0):
+        yield f"max_enqueued_batches must be positive; was {enqueued}"
+    if splits and parameters.largest_batch < 1:
+        yield f"max_execution_batch_size must be positive; was {parameters.largest_batch}"
+    if splits and parameters.largest_batch > limit:
+        yield (
+            "When enable_large_batch_splitting is true, input_batch_size_limit must be greater "
+            "than or equal to max_execution_batch_size. "
+            f"max_batch_size is {limit}, max_execution_batch_size {parameters.largest_batch}"
+        )
+    yield from _policy_problems(parameters)
+
+
+def _strange_values(parameters: BatchingParameters) -> Iterator[str]:
+    """What is no number where one is wanted, or none of 64 bits."""
+    for attribute in fields(parameters):
+        value, wanted = getattr(parameters, attribute.name), str(attribute.type)
+        if value is None and "None" in wanted:
+            continue
+        if "float" in wanted:
+            if not isinstance(value, Real):
+                yield f"{attribute.name} must be a number; was {value!r}"
+        elif "int" in wanted:
+            values = value if isinstance(value, tuple | list) else (value,)
+            is_list_wrong = (values is value) != ("tuple" in wanted)
+            if is_list_wrong or not all(isinstance(n, Integral) for n in values):
+                what = "integers" if "tuple" in wanted else "an integer"
+                yield f"{attribute.name} must be {what}; was {value!r}"
+            elif not all(-(2**63) <= n < 2**63 for n in values):
+                yield f"{attribute.name} must be less than 2**63; was {value!r}"
+        elif wanted == "str" and not isinstance(value, str):
+            yield f"{attribute.name} must be a string; was {value!r}"
+
+
+def _policy_problems(parameters: BatchingParameters) -> Iterator[str]:
+    """Why what the original does not know cannot be used."""
+    objective = parameters.latency_objective_millis
+    if objective is not None and not 0 < objective < math.inf:
+        yield f"latency_objective_millis must be positive; was {objective:g}"
+    elif objective is not None and not _OBJECTIVES[0] <= objective <= _OBJECTIVES[1]:
+        shortest, longest = _OBJECTIVES
+        yield (
+            f"latency_objective_millis must be between {shortest:g} and {longest:g}; "
+            f"was {objective:g}"
+        )
+    if objective is not None and parameters.batch_timeout_micros > 0:
+        yield (
+            "latency_objective_millis decides how long batches wait, and batch_timeout_micros is "
+            f"{parameters.batch_timeout_micros}: only one of them can"
+        )
+    policy = parameters.mixed_priority_batching_policy
+    if policy not in MIXED_PRIORITY_POLICIES:
+        yield (
+            f"mixed_priority_batching_policy must be one of {', '.join(MIXED_PRIORITY_POLICIES)}; "
+            f"was {policy}"
+        )
+    for name, smallest, wanted in (
+        ("low_priority_max_batch_size", 1, "positive"),
+        ("low_priority_batch_timeout_micros", 0, "non-negative"),
+        ("low_priority_max_enqueued_batches", 1, "positive"),
+    ):
+        value = getattr(parameters, name)
+        if value is not None and value < smallest:
+            yield f"{name} must be {wanted}; was {value}"

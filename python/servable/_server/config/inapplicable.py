@@ -1,0 +1,32 @@
+"""Flags that are taken for the sake of existing command lines, and change nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from servable._server.config.flags import Flags
+
+_THREADS = "--worker_threads says how many threads there are, and requests beyond them wait"
+_TFLITE = "TensorFlow Lite models are not supported"
+_NOT_YET = "it is not supported yet"
+
+_REASONS: Mapping[str, str] = {
+    "rest_api_num_threads": _THREADS,
+    "grpc_max_threads": _THREADS,
+    "flush_filesystem_caches": "nothing here caches files",
+    "remove_unused_fields_from_bundle_metagraph": "only signatures are kept in any case",
+    "prefer_tflite_model": _TFLITE,
+    "num_tflite_pools": _TFLITE,
+    "num_tflite_interpreters_per_pool": _TFLITE,
+    "skip_initialize_tpu": "TPUs are not supported",
+}
+
+
+def inapplicable_flags(flags: Flags) -> Mapping[str, str]:
+    """Why flags that were set to something else than their default change nothing, by their names."""
+    defaults = Flags()
+    return {
+        name: reason
+        for name, reason in _REASONS.items()
+        if getattr(flags, name) != getattr(defaults, name)
+    }

@@ -1,0 +1,388 @@
+"""Which models to serve: `ModelServerConfig` as dataclasses, and its rules (docs/spec/lifecycle.md §15)."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from servable._server.config.batching import ModelBatching, read_model_batching
+from servable._server.config.text_proto import message_lines, parse_bytes, parse_text_file
+from servable._server.config.traffic import (
+    Shadow,
+    TrafficSplit,
+    read_shadow,
+    read_splits,
+    traffic_problem,
+)
+from servable._server.remote.files import read_file
+from servable._server.remote.urls import shown
+from servable.errors import Code, ConfigError, FailedPreconditionError, ServableError
+from servable.loaders._python_callable import PythonOptions
+from servable.sources._version_policy import All, Latest, Specific, VersionPolicy
+
+if TYPE_CHECKING:
+    from servable._server.config.permissions import Permissions
+
+MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
+TENSORFLOW_PLATFORM = "tensorflow"
+PYTHON_PLATFORM = "python"
+PLATFORMS = frozenset({TENSORFLOW_PLATFORM, PYTHON_PLATFORM})
+"""Those that there are unless `--platform_config_file` names others."""
+
+_MODEL_TYPE_TENSORFLOW = 1
+_MAX_WORKERS = 256
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9.]*://")
+_RELOAD_TAKES_LISTS_ONLY = (
+    "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+    "Only ModelConfigList is currently supported"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model, as the configuration names it.
+
+    Attributes:
+        name: What requests call it.
+        base_path: Where its versions are.
+        platform: What kind of servable it is.
+        version_policy: Which versions are served.
+        labels: Version numbers by label.
+        keep_last_version: Whether the last version goes on serving when no version is left.
+        labels_when_available: Whether labels attach when their versions become available, instead
+            of being refused before.
+        splits: How requests that name no version are spread.
+        shadow: The version that gets copies of requests.
+        python: How it is run if it is a Python servable.
+        remote_poll_wait_seconds: How often a remote base path is listed; 0 for the default.
+        automatic_warm_up: Whether versions without recorded requests are warmed up with zeros.
+        batching: How its requests are joined into batches.
+    """
+
+    name: str
+    base_path: str
+    platform: str = TENSORFLOW_PLATFORM
+    version_policy: VersionPolicy = field(default_factory=Latest)
+    labels: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    keep_last_version: bool = False
+    labels_when_available: bool = False
+    splits: tuple[TrafficSplit, ...] = ()
+    shadow: Shadow | None = None
+    python: PythonOptions = field(default_factory=PythonOptions)
+    automatic_warm_up: bool = False
+    remote_poll_wait_seconds: float = 0.0
+    batching: ModelBatching = field(default_factory=ModelBatching)
+
+
+class ModelConfigError(ConfigError):
+    """A model of a list cannot be served as the configuration says.
+
+    Attributes:
+        index: Which one, from 0.
+        line: Where it is in the file that it was read from, from 1, if there is one.
+    """
+
+    def __init__(self, index: int, message: str, *, code: Code | None = None) -> None:
+        super().__init__(message, code=code)
+        self.index = index
+        self.line: int | None = None
+
+
+class RefusedLabelError(FailedPreconditionError):
+    """A label of a model of a list cannot be assigned to the version that the configuration says.
+
+    Attributes:
+        index: Which model, from 0.
+    """
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRules:
+    """What configurations have to keep to on a server.
+
+    Attributes:
+        platforms: The platforms that there are.
+        refuse_shared_base_paths: Whether two models may not have the same base path.
+        permissions: Which base paths may be named; `None` for all.
+        base_directory: Where relative base paths of a configuration file begin; they are refused
+            where it is empty.
+    """
+
+    platforms: Collection[str] = PLATFORMS
+    refuse_shared_base_paths: bool = False
+    permissions: Permissions | None = None
+    base_directory: str = ""
+
+
+_RULES = ConfigRules()
+
+
+def read_model_config_file(
+    path: str, rules: ConfigRules = _RULES
+) -> tuple[ModelConfig, ...] | None:
+    """Read `--model_config_file`.
+
+    Args:
+        path: The file.
+        rules: What it has to keep to.
+
+    Returns:
+        The models, or `None` where the file sets no list at all.
+
+    Raises:
+        ConfigError: The file cannot be read, or names something that cannot be served; file, line
+            and reason are written to stderr.
+    """
+    message: Any = parse_text_file(path, MODEL_SERVER_CONFIG)
+    choice = message.WhichOneof("config")
+    if choice == "custom_model_config":
+        raise ConfigError(
+            "ModelServer does not yet support custom model config.", code=Code.UNIMPLEMENTED
+        )
+    if not choice:
+        return None
+    try:
+        models = _models(message.model_config_list)
+        if rules.base_directory:
+            models = tuple(
+                replace(model, base_path=absolute_base_path(model.base_path, rules.base_directory))
+                for model in models
+            )
+        validate_models(models, rules=rules)
+    except ModelConfigError as error:
+        error.line = write_place(path, error.index, error)
+        raise
+    return models
+
+
+def absolute_base_path(base_path: str, directory: str) -> str:
+    """A base path as users write it, with `~` or relative, as an absolute one; URIs stay as they are.
+
+    Args:
+        base_path: The base path; an empty one stays empty.
+        directory: Where relative ones begin.
+    """
+    if not base_path or _URI.match(base_path) is not None:
+        return base_path
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(base_path)))
+
+
+def write_place(path: str, index: int, error: ServableError) -> int | None:
+    """Write to stderr what is wrong about a model, and where it is in the file that it was read from.
+
+    Args:
+        path: The file.
+        index: Which of its models, from 0.
+        error: What is wrong.
+
+    Returns:
+        The line, from 1; `None` where that cannot be told.
+    """
+    line = line_of_model(path, index)
+    print(f"{shown(path)}:{line or '?'}: {error}", file=sys.stderr)
+    return line
+
+
+def parse_reload_config(data: bytes) -> tuple[ModelConfig, ...]:
+    """Read the configuration of a `HandleReloadConfigRequest`.
+
+    Args:
+        data: A serialized `ModelServerConfig`.
+
+    Raises:
+        ConfigError: It is no list of models, or names something that cannot be served.
+    """
+    message: Any = parse_bytes(data, MODEL_SERVER_CONFIG)
+    if message.WhichOneof("config") != "model_config_list":
+        raise ConfigError(_RELOAD_TAKES_LISTS_ONLY)
+    return _models(message.model_config_list)
+
+
+def models_by_path(models: Sequence[ModelConfig]) -> Mapping[str, Sequence[str]]:
+    """The names of models that share a base path, by that path; nearly always a slip."""
+    names: dict[str, list[str]] = {}
+    for model in models:
+        names.setdefault(model.base_path.rstrip("/"), []).append(model.name)
+    return {path: shared for path, shared in names.items() if len(shared) > 1}
+
+
+def validate_models(
+    models: Sequence[ModelConfig],
+    current: Sequence[ModelConfig] = (),
+    rules: ConfigRules = _RULES,
+) -> None:
+    """Check a list of models, for itself and as what follows another.
+
+    Args:
+        models: The list.
+        current: What is served now.
+        rules: What they have to keep to.
+
+    Raises:
+        ConfigError: A name comes twice, a path is relative, a model of the same name would change
+            its platform, a platform is unknown, a base path is not permitted, two share one where that
+            is refused, or requests cannot be spread as it says.
+    """
+    _check_names(models)
+    for index, model in enumerate(models):
+        if not model.base_path.startswith("/") and _URI.match(model.base_path) is None:
+            raise ModelConfigError(
+                index,
+                f"Expected model {model.name} to have an absolute path or URI; "
+                f"got base_path()={model.base_path}",
+            )
+    _check_platforms_stay(models, current)
+    for index, model in enumerate(models):
+        if model.platform not in rules.platforms:
+            raise ModelConfigError(
+                index, f"Model {model.name} requests unsupported platform {model.platform}"
+            )
+    if rules.permissions is not None:
+        _check_permissions(models, current, rules.permissions)
+    if rules.refuse_shared_base_paths:
+        _check_base_paths(models)
+    for index, model in enumerate(models):
+        problem = traffic_problem(model.splits, model.shadow)
+        if problem is not None:
+            raise ModelConfigError(index, f"Model {model.name}: {problem}")
+
+
+def _check_permissions(
+    models: Sequence[ModelConfig], current: Sequence[ModelConfig], permissions: Permissions
+) -> None:
+    # What is in force has been permitted: it must not keep others from being changed.
+    before = {model.name: (model.base_path, model.platform) for model in current}
+    for index, model in enumerate(models):
+        if before.get(model.name) != (model.base_path, model.platform):
+            try:
+                permissions.check(model)
+            except ConfigError as error:
+                raise ModelConfigError(index, error.message, code=error.code) from error
+
+
+def _check_base_paths(models: Sequence[ModelConfig]) -> None:
+    for path, names in models_by_path(models).items():
+        index = max(index for index, model in enumerate(models) if model.name in names)
+        raise ModelConfigError(
+            index, f"Models {', '.join(names)} share the base path {path}, and are to have one each"
+        )
+
+
+def _check_platforms_stay(models: Sequence[ModelConfig], current: Sequence[ModelConfig]) -> None:
+    platforms = {model.name: model.platform for model in current}
+    for model in models:
+        before = platforms.get(model.name, model.platform)
+        if before != model.platform:
+            raise ConfigError(
+                f"Illegal to change a model's platform. For model {model.name} platform was "
+                f"{before} and new platform requested is {model.platform}"
+            )
+
+
+def _models(config_list: Any) -> tuple[ModelConfig, ...]:
+    # Names first: the original reports a name that comes twice before anything else.
+    _check_names(config_list.config)
+    models: list[ModelConfig] = []
+    for index, config in enumerate(config_list.config):
+        try:
+            models.append(_model(config))
+        except ConfigError as error:
+            raise ModelConfigError(index, error.message, code=error.code) from error
+    return tuple(models)
+
+
+def _check_names(models: Iterable[Any]) -> None:
+    names: set[str] = set()
+    for index, model in enumerate(models):
+        if model.name in names:
+            raise ModelConfigError(
+                index, f"Illegal to list model {model.name} multiple times in config list"
+            )
+        names.add(model.name)
+
+
+def line_of_model(path: str, index: int) -> int | None:
+    """Where the entry of a model begins in a file that parses; `None` where that cannot be told."""
+    try:
+        text = read_file(path).decode("utf-8")
+    except (ConfigError, UnicodeDecodeError):  # it has been replaced since it was parsed
+        return None
+    lines = message_lines(text, "model_config_list", "config")
+    return lines[index] if index < len(lines) else None
+
+
+def _model(config: Any) -> ModelConfig:
+    if config.HasField("logging_config"):
+        raise ConfigError("No request-logger-creator provided.")
+    return ModelConfig(
+        name=config.name,
+        base_path=config.base_path,
+        platform=_platform(config),
+        version_policy=_version_policy(config.model_version_policy),
+        labels=MappingProxyType(dict(config.version_labels)),
+        keep_last_version=config.servable_options.keep_last_version,
+        labels_when_available=config.servable_options.labels_when_available,
+        splits=read_splits(config.servable_options),
+        shadow=read_shadow(config.servable_options),
+        python=_python_options(config),
+        automatic_warm_up=config.servable_options.warmup.automatic,
+        remote_poll_wait_seconds=config.servable_options.remote_poll_wait_seconds,
+        batching=_batching(config),
+    )
+
+
+def _batching(config: Any) -> ModelBatching:
+    try:
+        return read_model_batching(config.servable_options)
+    except ConfigError as error:
+        raise ConfigError(f"Model {config.name}: {error.message}") from error
+
+
+def _python_options(config: Any) -> PythonOptions:
+    workers = config.servable_options.python.workers
+    if workers < 0:
+        raise ConfigError(f"Model {config.name} has python.workers {workers}; want 0 or more")
+    if workers > _MAX_WORKERS:
+        raise ConfigError(
+            f"Model {config.name} has python.workers {workers}; want {_MAX_WORKERS} at most"
+        )
+    return PythonOptions(workers)
+
+
+def _platform(config: Any) -> str:
+    illegal = (
+        "ModelServerConfig::model_type (deprecated) {} ModelServerConfig::model_platform, "
+        "model name is " + config.name
+    )
+    if config.model_type and config.model_platform:
+        raise ConfigError("Illegal setting both " + illegal.format("and"))
+    if config.model_type == _MODEL_TYPE_TENSORFLOW:
+        return TENSORFLOW_PLATFORM
+    if config.model_type:
+        raise ConfigError(
+            f"ModelServerConfig::model_type choice {config.model_type} not supported."
+        )
+    if not config.model_platform:
+        raise ConfigError("Illegal setting neither " + illegal.format("nor"))
+    return str(config.model_platform)
+
+
+def _version_policy(policy: Any) -> VersionPolicy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return All()
+        case "specific":
+            return Specific(tuple(policy.specific.versions))
+        case "latest":
+            return Latest(policy.latest.num_versions)
+        case _:
+            return Latest()

@@ -1,0 +1,131 @@
+"""The models whose base paths are remote: from a store to the manager.
+
+Joins source, cache, fetcher and adapter. Opens no store and imports no driver before there is such
+a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from servable._server.config.models import ModelConfig
+from servable._server.remote.cache import VersionCache
+from servable._server.remote.fetch import Fetcher, FetchOptions
+from servable._server.remote.options import RemoteOptions
+from servable._server.remote.store import RemoteStore
+from servable._server.remote.stores import Reach
+from servable._server.remote.urls import is_remote
+from servable.errors import ServableError
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader
+from servable.lifecycle._source import AspiredVersion, Target
+from servable.loaders._fetching import FetchingAdapter
+from servable.sources._remote import RemoteServable, RemoteSource
+from servable.sources._uploads import HasAllFiles
+
+T = TypeVar("T")
+
+
+_LEAST_OWN_PERIOD = 1.0
+"""How often a base path is listed at most for its own configuration, in seconds."""
+
+
+class RemoteModels:
+    """Looks after remote base paths. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        options: RemoteOptions,
+        adapt: Callable[[ServableId, str], Loader],
+        has_all_files: Mapping[str, HasAllFiles] | None = None,
+        report: Callable[[str, ServableError], None] = lambda name, problem: None,
+    ) -> None:
+        """Join the parts; nothing runs yet.
+
+        Args:
+            options: How to look after them.
+            adapt: Makes the loader of a version directory that was fetched.
+            has_all_files: What tells complete versions from incomplete ones, by platform.
+            report: Told why no version of a model could be found.
+        """
+        self._options = options
+        self._has_all_files = has_all_files or {}
+        self._store = store = RemoteStore(verifies=options.verify_checksums)
+        cache = VersionCache(options.cache_directory, options.cache_max_bytes)
+        fetch_options = FetchOptions(verify_checksums=options.verify_checksums)
+        self._adapter = FetchingAdapter(Fetcher(store, cache, fetch_options), adapt)
+        self._source = RemoteSource(store, report=report)
+        self._elsewhere: frozenset[str] = frozenset()
+
+    @property
+    def reach(self) -> Reach | None:
+        """Where may be fetched from; `None` for everywhere."""
+        return self._store.reach
+
+    @reach.setter
+    def reach(self, reach: Reach | None) -> None:
+        self._store.reach = reach
+
+    def connect(self, target: Target[Loader]) -> None:
+        """Begin to list, and say where the loaders go."""
+        self._adapter.connect(_Unless(self._is_elsewhere, target))
+        self._source.connect(self._adapter)
+
+    def update(self, models: Iterable[ModelConfig]) -> None:
+        """Replace the configuration.
+
+        Models that are no longer in it are emptied; one whose base path is local from now on is
+        not, so that its versions serve until those of the new base path do.
+        """
+        servables = []
+        elsewhere = set()
+        for model in models:
+            if is_remote(model.base_path):
+                servables.append(
+                    RemoteServable(
+                        model.name,
+                        model.base_path,
+                        model.version_policy,
+                        poll_wait_seconds=self._period(model),
+                        keep_last_version=model.keep_last_version,
+                        has_all_files=self._has_all_files.get(model.platform),
+                    )
+                )
+            else:
+                elsewhere.add(model.name)
+        self._elsewhere = frozenset(elsewhere)
+        self._source.update(servables)
+
+    def _period(self, model: ModelConfig) -> float:
+        own = model.remote_poll_wait_seconds
+        # What comes with a request must not keep a store busy.
+        return max(own, _LEAST_OWN_PERIOD) if own > 0 else own or self._options.poll_wait_seconds
+
+    def without_remote(self, target: Target[str]) -> Target[str]:
+        """The target for a source of local versions: a model that moves here is not emptied."""
+        return _Unless(self._source.looks_after, target)
+
+    def problems(self) -> Mapping[str, ServableError]:
+        """Why models have no versions."""
+        return self._source.problems()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Stop to list and to fetch; what was fetched in part is gone on with by the next start."""
+        self._adapter.close()
+        self._source.close(timeout_seconds)
+
+    def _is_elsewhere(self, name: str) -> bool:
+        return name in self._elsewhere
+
+
+class _Unless(Generic[T]):
+    """A target that does not hear of some streams."""
+
+    def __init__(self, is_excluded: Callable[[str], bool], target: Target[T]) -> None:
+        self._is_excluded = is_excluded
+        self._target = target
+
+    def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[T]]) -> None:
+        if not self._is_excluded(name):
+            self._target.set_aspired_versions(name, versions)

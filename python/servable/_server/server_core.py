@@ -1,0 +1,463 @@
+"""What is served: the configured models, from their base paths to the request path.
+
+Joins source, adapter, manager and publisher, and carries out changes of the configuration
+(docs/spec/lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
+model goes its own way. Whoever changes it may wait for models that are new (`change_under_way.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from servable._server.change_under_way import ChangeUnderWay
+from servable._server.config.batching import ModelBatching
+from servable._server.config.models import (
+    ConfigRules,
+    ModelConfig,
+    RefusedLabelError,
+    models_by_path,
+    validate_models,
+)
+from servable._server.config.permissions import Permissions
+from servable._server.publisher import ModelPublisher, Traffic
+from servable._server.remote.options import RemoteOptions
+from servable._server.remote.urls import is_remote, local_path
+from servable._server.remote_models import RemoteModels
+from servable.errors import (
+    ConfigError,
+    FailedPreconditionError,
+    ServableError,
+    UnavailableError,
+)
+from servable.lifecycle._harness import RetryPolicy
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader
+from servable.lifecycle._manager import AspiredVersionsManager
+from servable.lifecycle._monitor import EventBus, StateMonitor
+from servable.lifecycle._router import DynamicSourceRouter, ErrorSourceAdapter
+from servable.lifecycle._source import SourceAdapter
+from servable.lifecycle._states import ServableState
+from servable.loaders._python_callable import PythonOptions
+from servable.sources._filesystem import FileSystemSource, MonitoredServable
+from servable.sources._settling import IsComplete, SettleTimes
+from servable.sources._uploads import HasAllFiles
+
+_log = logging.getLogger(__name__)
+
+Edit: TypeAlias = Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]
+"""Makes the next configuration of the one in force."""
+
+_TURN_SECONDS = 10.0
+"""How long a change waits for another one to be put in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """How versions are found and loaded.
+
+    Attributes:
+        poll_wait_seconds: The period of the file-system source.
+        retry: How often a failed load is repeated.
+        load_slots: How many loads work at the same time.
+        initial_load_slots: The same until the start is complete; `None` for as many.
+        unload_slots: How many unloads work at the same time.
+        allow_labels_for_unavailable: Let a new label name a version that is not available.
+        servable_versions_always_present: Never unload all versions of a configured model.
+        fail_if_zero_versions: Refuse configurations with models that have no version.
+        refuse_shared_base_paths: Refuse configurations in which two models have the same base path.
+        settle_times: How long versions are held back that are still being written.
+        is_complete: What tells complete version directories from incomplete ones, by platform.
+        has_all_files: What tells complete remote versions from incomplete ones, by platform.
+        remote: How remote base paths are looked after.
+        permissions: Which base paths configurations may name; `None` for all.
+    """
+
+    poll_wait_seconds: float = 1.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    load_slots: int = 4
+    initial_load_slots: int | None = None
+    unload_slots: int = 4
+    allow_labels_for_unavailable: bool = False
+    servable_versions_always_present: bool = False
+    fail_if_zero_versions: bool = False
+    refuse_shared_base_paths: bool = False
+    settle_times: SettleTimes = field(default_factory=SettleTimes)
+    is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
+    has_all_files: Mapping[str, HasAllFiles] = field(default_factory=dict)
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
+    permissions: Permissions | None = None
+
+
+class ServerCore:
+    """The models that a server serves, and their configuration."""
+
+    def __init__(
+        self,
+        publisher: ModelPublisher,
+        adapters: Mapping[str, SourceAdapter[str, Loader]],
+        options: CoreOptions,
+    ) -> None:
+        """Join the parts; nothing runs yet.
+
+        Args:
+            publisher: Where states of versions and labels go.
+            adapters: What makes loaders of version directories, by the platform of their models.
+            options: How versions are found and loaded.
+        """
+        self.bus = EventBus()
+        self.monitor = StateMonitor(self.bus)
+        self._publisher = publisher
+        self._options = options
+        self._manager = AspiredVersionsManager(
+            publisher,
+            self.bus,
+            retry=options.retry,
+            load_slots=options.initial_load_slots or options.load_slots,
+            unload_slots=options.unload_slots,
+        )
+        self._adapters = adapters
+        self._ports = {platform: port for port, platform in enumerate(adapters)}
+        self._router = DynamicSourceRouter[str](len(adapters) + 1)
+        self._source = FileSystemSource(
+            poll_wait_seconds=options.poll_wait_seconds,
+            servable_versions_always_present=options.servable_versions_always_present,
+            fail_if_zero_versions=options.fail_if_zero_versions,
+            settle_times=options.settle_times,
+            is_serving=self._is_serving,
+            report=publisher.explain,
+        )
+        self._remote = RemoteModels(
+            options.remote, self._adapt, options.has_all_files, publisher.explain
+        )
+        self._permissions: Permissions | None = None
+        self.permit(options.permissions)
+        self._reload_lock = threading.Lock()
+        self._is_stopping = threading.Event()
+        self._models: tuple[ModelConfig, ...] | None = None
+        self._sourced: frozenset[str] = frozenset()
+        self._changes: list[ChangeUnderWay] = []
+        self._labels: Mapping[str, Mapping[str, int]] = {}
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Let requests for models that will be loaded first know so; for before the start."""
+        self._publisher.expect(names)
+
+    def start(self, models: Sequence[ModelConfig] | None) -> None:
+        """Begin to find and load the versions of the first configuration; waits for none of them.
+
+        Args:
+            models: The models; `None` where the configuration sets no list.
+
+        Raises:
+            ConfigError: The configuration is refused; nothing is loaded.
+            RefusedLabelError: A label is.
+        """
+        with self._reload_lock:
+            if models is None:
+                _log.info("Taking no action for empty config.")
+            else:
+                self._check(models)
+                self._assign_labels(models)
+                self._apply(models, logging.INFO)
+            self._connect()
+            self._manager.start()
+
+    def permit(self, permissions: Permissions | None) -> None:
+        """Say which base paths configurations may name from now on; `None` for all."""
+        self._permissions = permissions
+        self._remote.reach = None if permissions is None else permissions.reach
+
+    def check(self, models: Sequence[ModelConfig] | None) -> None:
+        """Do what `start` does before it looks for versions.
+
+        Raises:
+            ConfigError: The configuration is refused.
+            RefusedLabelError: A label is.
+        """
+        with self._reload_lock:
+            if models is not None:
+                self._check(models)
+                self._assign_labels(models)
+
+    def complete_start(self) -> None:
+        """From now on, loads are limited so as to leave something to requests."""
+        self._manager.limit_loads(self._options.load_slots)
+
+    def reload(
+        self,
+        models: Sequence[ModelConfig] | None,
+        is_awaited: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Replace the configuration, and wait until each model that is new serves or has failed.
+
+        Models that are no longer named answer nothing from the return on, but requests in flight
+        keep what they hold. Other changes are possible while this one waits: a load that takes long,
+        or for ever, must not keep anybody from taking its model away.
+
+        Args:
+            models: All models that are to be served from now on.
+            is_awaited: Asked now and then whether to go on waiting.
+
+        Raises:
+            ConfigError: The configuration is refused and nothing has changed.
+            RefusedLabelError: A label is refused; models are not touched.
+            NotFoundError: A new model has no version; it is served once it has one.
+            ServableError: A new model failed to load; the others are served.
+        """
+        change = self.begin_reload(models)
+        if change is not None:
+            change.wait_while(is_awaited)
+
+    def begin_reload(self, models: Sequence[ModelConfig] | None) -> ChangeUnderWay | None:
+        """Replace the configuration, without waiting for what is to be loaded.
+
+        Returns:
+            What can be waited for; `None` where the configuration sets no list.
+
+        Raises:
+            ConfigError: The configuration is refused and nothing has changed.
+            RefusedLabelError: A label is refused; models are not touched.
+        """
+        with self._reload_lock:
+            if models is None:
+                if self._models is not None:
+                    raise _illegal_transition()
+                _log.info("Taking no action for empty config.")
+                return None
+            return self._replace(models)
+
+    def change(self, edit: Edit, is_awaited: Callable[[], bool] = lambda: True) -> None:
+        """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
+
+        Args:
+            edit: Makes the next configuration.
+            is_awaited: Asked now and then whether to go on waiting.
+
+        Raises:
+            ServableError: What `begin_change` raises, and then nothing has changed, or what `reload`
+                raises.
+        """
+        self.begin_change(edit).wait_while(is_awaited)
+
+    def begin_change(self, edit: Edit) -> ChangeUnderWay:
+        """Like `change`, without waiting for what is to be loaded.
+
+        Labels that stay where they are need no available version: what happened to the model of
+        one must not hold up changes of another.
+
+        Raises:
+            UnavailableError: Others have been changing the configuration for too long.
+            ServableError: What `edit` raises, or the configuration is refused.
+        """
+        if not self._reload_lock.acquire(timeout=_TURN_SECONDS):
+            raise UnavailableError("Another change of the configuration is under way")
+        try:
+            before = self._models or ()
+            models = edit(before)
+            unchanged = {model.name for model in models if model in before}
+            return self._replace(models, keeps_labels=True, unchanged=unchanged)
+        finally:
+            self._reload_lock.release()
+
+    def retry(self, servable_id: ServableId) -> None:
+        """Try to load a version that has failed once more, now; nothing happens to others."""
+        self._manager.retry(servable_id)
+
+    def last_failure(self, servable_id: ServableId) -> ServableError | None:
+        """Why the last attempt to load a version failed, while there are others to come."""
+        return self._manager.last_failure(servable_id)
+
+    @property
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The configuration in force."""
+        return self._models or ()
+
+    def problems(self) -> Mapping[str, ServableError]:
+        """Why models have no versions, as far as their base paths tell."""
+        return {**self._source.problems(), **self._remote.problems()}
+
+    def _replace(
+        self,
+        models: Sequence[ModelConfig],
+        *,
+        keeps_labels: bool = False,
+        unchanged: Collection[str] = (),
+    ) -> ChangeUnderWay:
+        """Put a configuration in force; called with the lock held.
+
+        Args:
+            models: All models that are to be served from now on.
+            keeps_labels: Whether labels may stay on versions that are not available.
+            unchanged: Models that are not waited for, even if others still wait for them.
+        """
+        self._check(models)
+        # A file that is read every second says the same nearly always.
+        level = logging.DEBUG if tuple(models) == self._models else logging.INFO
+        self._assign_labels(models, keeps_labels=keeps_labels)
+        # Before anything is asked, so that nothing falls in between.
+        fresh = StateMonitor(self.bus)
+        self._changes = [change for change in self._changes if change.awaited()]
+        awaited = {name for change in self._changes for name in change.awaited()}
+        still_new = awaited.difference(unchanged)
+        for given_up in [change for change in self._changes if change.is_given_up]:
+            # Whoever asks again and again for a model that hangs must not leave something behind each time.
+            if still_new.issuperset(given_up.awaited()):
+                given_up.close()
+                self._changes.remove(given_up)
+        names = [model.name for model in models]
+        change = ChangeUnderWay(
+            [name for name in names if name not in self._sourced or name in still_new],
+            self._sourced.difference(names),
+            self.monitor,
+            fresh,
+            is_configured=lambda name: name in self._sourced,
+            problems=self.problems,
+            is_stopping=self._is_stopping.is_set,
+        )
+        self._changes.append(change)
+        self._apply(models, level)
+        return change
+
+    def python_options(self, name: str) -> PythonOptions:
+        """How a model is run if it is a Python servable."""
+        models = self._models or ()
+        return next((m.python for m in models if m.name == name), PythonOptions())
+
+    def admit_code(self, name: str, directory: str) -> str:
+        """Refuse a version directory of a model whose code must not be run.
+
+        Returns:
+            The directory to use instead, without symbolic links.
+
+        Raises:
+            ServableError: Others may write it, or it is not where the configuration may name code.
+        """
+        model = next((model for model in self._models or () if model.name == name), None)
+        if model is None:
+            raise FailedPreconditionError(f"Model {name} is no longer configured")
+        if self._permissions is None:
+            return directory
+        return self._permissions.admit_code(model.base_path, directory)
+
+    def batching(self, name: str) -> ModelBatching:
+        """What the configuration of a model says about joining its requests."""
+        models = self._models or ()
+        return next((m.batching for m in models if m.name == name), ModelBatching())
+
+    def warms_up_automatically(self, name: str) -> bool:
+        """Whether the configuration of a model wants versions without recorded requests warmed up."""
+        return any(m.automatic_warm_up for m in self._models or () if m.name == name)
+
+    def begin_to_stop(self) -> None:
+        """Have nobody wait any longer for what is to be loaded; what serves goes on."""
+        self._is_stopping.set()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Unload everything.
+
+        Returns:
+            Whether it was done in time.
+        """
+        self.begin_to_stop()
+        self._remote.close(0)
+        self._source.close(timeout_seconds)
+        return self._manager.stop(timeout_seconds)
+
+    def _check(self, models: Sequence[ModelConfig]) -> None:
+        rules = ConfigRules(
+            self._adapters.keys(), self._options.refuse_shared_base_paths, self._permissions
+        )
+        validate_models(models, self._models or (), rules)
+        self._source.check(self._monitored(models))
+        if tuple(models) != self._models:
+            for path, names in models_by_path(models).items():
+                _log.warning("Models %s share the base path %s", ", ".join(names), path)
+
+    def _assign_labels(self, models: Sequence[ModelConfig], *, keeps_labels: bool = False) -> None:
+        for index, model in enumerate(models):
+            if model.labels_when_available:
+                continue
+            known = self._labels.get(model.name, {})
+            for label, version in model.labels.items():
+                if keeps_labels and known.get(label) == version:
+                    continue
+                recorded = self.monitor.state(ServableId(model.name, version))
+                is_available = recorded and recorded.state is ServableState.AVAILABLE
+                is_new = known.get(label, version) == version
+                if not is_available and not (self._options.allow_labels_for_unavailable and is_new):
+                    raise RefusedLabelError(
+                        index,
+                        f"Request to assign label to version {version} of model {model.name}, "
+                        "which is not currently available for inference",
+                    )
+        # From here on this is the configuration, even if a model cannot be loaded.
+        self._models = tuple(models)
+        self._labels = {model.name: model.labels for model in models if model.labels}
+        self._publisher.set_labels(
+            self._labels,
+            [model.name for model in models if model.labels_when_available],
+            {
+                model.name: Traffic(model.splits, model.shadow)
+                for model in models
+                if model.splits or model.shadow
+            },
+        )
+
+    def _apply(self, models: Sequence[ModelConfig], level: int) -> None:
+        _log.log(level, "Adding/updating models.")
+        for model in models:
+            _log.log(level, " (Re-)adding model: %s", model.name)
+        names = frozenset(model.name for model in models)
+        self._publisher.forget_expected(self._sourced - names)
+        # Models on their way out still have lists to come: their routes stay.
+        routes = {model.name: self._ports[model.platform] for model in models}
+        self._router.update_routes({**self._router.routes, **routes})
+        self._sourced = names
+        # Before the other source, so that a model that moves to a remote base path is not emptied.
+        self._remote.update(models)
+        self._source.update(self._monitored(models))
+
+    def _connect(self) -> None:
+        outputs = self._router.outputs
+        for output, adapter in zip(
+            outputs, [*self._adapters.values(), ErrorSourceAdapter()], strict=True
+        ):
+            adapter.connect(self._manager)
+            output.connect(adapter)
+        self._source.connect(self._remote.without_remote(self._router))
+        self._remote.connect(self._manager)
+
+    def _adapt(self, servable_id: ServableId, path: str) -> Loader:
+        """Make the loader of a version directory, by the platform of its model."""
+        adapters: Sequence[SourceAdapter[str, Loader]]
+        adapters = [*self._adapters.values(), ErrorSourceAdapter()]
+        return adapters[self._router.route(servable_id.name)].adapt(servable_id, path)
+
+    def _monitored(self, models: Sequence[ModelConfig]) -> Sequence[MonitoredServable]:
+        return [
+            MonitoredServable(
+                model.name,
+                local_path(model.base_path),
+                model.version_policy,
+                keep_last_version=model.keep_last_version,
+                is_complete=self._options.is_complete.get(model.platform),
+            )
+            for model in models
+            if not is_remote(model.base_path)
+        ]
+
+    def _is_serving(self, servable_id: ServableId) -> bool:
+        recorded = self.monitor.state(servable_id)
+        return recorded is not None and recorded.state is ServableState.AVAILABLE
+
+
+def _illegal_transition() -> ConfigError:
+    return ConfigError(
+        "Cannot transition to requested config. It is only legal to transition from one "
+        "ModelConfigList to another.",
+        code=FailedPreconditionError.default_code,
+    )

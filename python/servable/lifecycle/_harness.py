@@ -1,0 +1,343 @@
+"""One version's state machine, with retries and cancellation (docs/spec/lifecycle.md §6 and §11).
+
+The harness decides nothing: the manager tells it what to do, in which order, from one thread at a
+time for each version. It refuses what is illegal in its state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from servable.errors import BackendError, CancelledError, FailedPreconditionError, ServableError
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader, Preparable, Servable
+from servable.lifecycle._states import LEGAL_TRANSITIONS, HarnessState, status_text
+
+_log = logging.getLogger(__name__)
+
+Wait: TypeAlias = Callable[[threading.Event, float], object]
+"""Waits until an event is set, for at most some seconds; `threading.Event.wait` is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failed load is repeated, unless waiting cannot help (`ServableError.may_pass`).
+
+    Attributes:
+        max_retries: Attempts after the first; less than 0 counts as 0.
+        interval_seconds: The pause before each retry; 0 or less for none.
+    """
+
+    max_retries: int = 5
+    interval_seconds: float = 60.0
+
+
+class LoaderHarness:
+    """Carries one version through its life.
+
+    Attributes:
+        id: The version.
+        fingerprint: The content that the last attempt to load found.
+        is_aspired: Whether the version is wanted; the manager alone changes it.
+    """
+
+    def __init__(
+        self,
+        servable_id: ServableId,
+        item: Loader | ServableError,
+        *,
+        fingerprint: Hashable = None,
+        retry: RetryPolicy | None = None,
+        wait: Wait = threading.Event.wait,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Make a harness in NEW, or in ERROR if there is an error in place of a loader.
+
+        Args:
+            servable_id: The version.
+            item: Its loader, or why it has none.
+            fingerprint: The content that the loader was made for.
+            retry: How often a failed load is repeated.
+            wait: How to pause between attempts.
+            wall_clock: Tells when the next attempt is due, for people.
+        """
+        self.id = servable_id
+        self.fingerprint = fingerprint
+        self.is_aspired = True
+        self._retry = retry or RetryPolicy()
+        self._wait = wait
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._cancelled = threading.Event()
+        self._content_changed = False
+        self._new_fingerprint = fingerprint
+        self._loader: Loader | None = None
+        self._error: ServableError | None = None
+        self._last_failure: ServableError | None = None
+        self._state = HarnessState.NEW
+        if isinstance(item, ServableError):
+            self._error = item
+            self._state = HarnessState.ERROR
+        else:
+            self._loader = item
+        self._is_preparable = isinstance(item, Preparable)
+
+    @property
+    def state(self) -> HarnessState:
+        """Where the version stands at this moment."""
+        return self._state
+
+    @property
+    def error(self) -> ServableError | None:
+        """Why the version is in ERROR."""
+        return self._error
+
+    @property
+    def last_failure(self) -> ServableError | None:
+        """Why the last attempt to load failed, while there are others to come."""
+        return self._last_failure
+
+    @property
+    def loader(self) -> Loader:
+        """The version's loader; there is none for a version that was an error from the start."""
+        if self._loader is None:
+            raise FailedPreconditionError(f"{self.id} has no loader")
+        return self._loader
+
+    @property
+    def servable(self) -> Servable:
+        """What was loaded."""
+        return self.loader.servable
+
+    def request_load(self) -> None:
+        """NEW → LOAD_REQUESTED.
+
+        Raises:
+            FailedPreconditionError: It is not NEW.
+        """
+        with self._lock:
+            if self._state is not HarnessState.NEW:
+                raise FailedPreconditionError("Duplicate load request")
+            self._state = HarnessState.LOAD_REQUESTED
+
+    def approve_load(self) -> None:
+        """LOAD_REQUESTED → LOAD_APPROVED: resources are reserved."""
+        _log.info("Approving load for servable version %s", self.id)
+        self._transition(HarnessState.LOAD_APPROVED)
+
+    def load(
+        self,
+        make_available: Callable[[], None],
+        slot: contextlib.AbstractContextManager[object] | None = None,
+        report: Callable[[ServableError], None] = lambda failure: None,
+    ) -> None:
+        """LOAD_APPROVED → LOADING → READY, with as many attempts as the retry policy grants.
+
+        Args:
+            make_available: Called when the version is loaded and still wanted, before it is READY:
+                whoever sees READY may rely on the version to answer requests.
+            slot: Entered around each attempt, but not around the pauses between them, so that a
+                version that waits for its retry holds up nobody.
+            report: Called when an attempt has failed and another one follows, and again when that
+                one begins. The message says which attempt it is, and when the next one is due.
+
+        Raises:
+            CancelledError: Nobody wants the version any more; it is DISABLED or in ERROR.
+            ServableError: Every attempt has failed, or waiting cannot help; this is the last
+                attempt's error, also in `error`.
+        """
+        self._transition(HarnessState.LOADING)
+        _log.info("Loading servable version %s", self.id)
+        try:
+            self._attempt_until_loaded(slot or contextlib.nullcontext(), report)
+        except ServableError as error:
+            self.fail(error)
+            raise
+        with self._lock:
+            is_wanted = not self._cancelled.is_set()
+        if is_wanted:
+            make_available()
+            self._transition(HarnessState.READY)
+            _log.info("Successfully loaded servable version %s", self.id)
+        else:
+            self._transition(HarnessState.UNLOADING)
+            self._unload()
+            raise CancelledError("Loading of servable cancelled")
+
+    def cancel_load(self) -> None:
+        """Make no further attempt to load, and end a pause between attempts at once.
+
+        An attempt under way runs to its end; if it succeeds, the version is unloaded again.
+        """
+        with self._lock:
+            self._cancelled.set()
+        self._wake.set()
+
+    def hasten_retry(self, fingerprint: Hashable) -> None:
+        """The content has changed: end a pause between attempts now, and count attempts afresh."""
+        with self._lock:
+            self._new_fingerprint = fingerprint
+            self._content_changed = True
+        self._wake.set()
+
+    def forget_failure(self) -> None:
+        """Let `last_failure` speak of attempts from now on."""
+        self._last_failure = None
+
+    def request_unload(self) -> None:
+        """READY → UNLOAD_REQUESTED.
+
+        Raises:
+            FailedPreconditionError: It is not READY.
+        """
+        with self._lock:
+            if self._state is not HarnessState.READY:
+                raise FailedPreconditionError(
+                    "Servable not loaded, or unload already requested/ongoing"
+                )
+            self._state = HarnessState.UNLOAD_REQUESTED
+
+    def start_quiescing(self) -> None:
+        """UNLOAD_REQUESTED → QUIESCING: no new request gets the version."""
+        _log.info("Quiescing servable version %s", self.id)
+        self._transition(HarnessState.QUIESCING)
+
+    def done_quiescing(self) -> None:
+        """QUIESCING → QUIESCED: no request holds the version."""
+        _log.info("Done quiescing servable version %s", self.id)
+        self._transition(HarnessState.QUIESCED)
+
+    def unload(self) -> None:
+        """QUIESCED → UNLOADING → DISABLED.
+
+        Raises:
+            ServableError: The loader failed; the version is DISABLED all the same.
+        """
+        self._transition(HarnessState.UNLOADING)
+        self._unload()
+
+    def fail(self, error: ServableError) -> None:
+        """Go to ERROR."""
+        _log.info("Encountered an error for servable version %s: %s", self.id, status_text(error))
+        with self._lock:
+            self._error = error
+            self._state = HarnessState.ERROR
+
+    def _attempt_until_loaded(
+        self,
+        slot: contextlib.AbstractContextManager[object],
+        report: Callable[[ServableError], None],
+    ) -> None:
+        retries = max(0, self._retry.max_retries)
+        interval = self._retry.interval_seconds
+        retry = 0
+        while (error := self._attempt(slot)) is not None:
+            _log.error("Loading servable: %s failed: %s", self.id, status_text(error))
+            if retry < retries and error.may_pass:
+                self._last_failure = error
+                if interval > 0:
+                    due = time.strftime(
+                        "%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall_clock() + interval)
+                    )
+                    text = (
+                        f"attempt {retry + 1} of {retries + 1} failed, the next one is due at {due}"
+                    )
+                    report(ServableError(f"{text}: {error.message}", code=error.code))
+                    self._wait(self._wake, interval)
+            with self._lock:
+                # New content is a new chance: a directory that is still being filled must not use
+                # up the attempts that it needs when it is complete.
+                is_new, cancelled = self._content_changed, self._cancelled.is_set()
+            if cancelled:
+                _log.info("Retrying of Loading servable: %s was cancelled.", self.id)
+                raise error
+            if not (is_new or error.may_pass):
+                _log.info("Loading servable: %s is not retried: waiting cannot help", self.id)
+                raise error
+            retry = min(1, retries) if is_new else retry + 1
+            if retry > retries:
+                _log.info(
+                    "Retrying of Loading servable: %s exhausted max_num_retries: %d",
+                    self.id,
+                    retries,
+                )
+                raise error
+            _log.info("Retrying of Loading servable: %s retry: %d", self.id, retry)
+            text = f"attempt {retry + 1} of {retries + 1} is under way, the one before failed"
+            report(ServableError(f"{text}: {error.message}", code=error.code))
+
+    def _attempt(self, slot: contextlib.AbstractContextManager[object]) -> ServableError | None:
+        """Try to load once.
+
+        Returns:
+            Why that failed; `None` for success.
+        """
+        error = self._prepare()
+        if error is None:
+            with slot:
+                self._begin_attempt(is_prepared=self._is_preparable)
+                try:
+                    self.loader.load()
+                    self._last_failure = None
+                except Exception as raised:  # the loader's border
+                    return _as_servable_error(raised)
+        return error
+
+    def _prepare(self) -> ServableError | None:
+        """The part of an attempt that needs no turn."""
+        if not self._is_preparable:
+            return None
+        self._begin_attempt()
+        try:
+            cast("Preparable", self.loader).prepare()
+        except Exception as raised:  # the loader's border
+            return _as_servable_error(raised)
+        return None
+
+    def _begin_attempt(self, *, is_prepared: bool = False) -> None:
+        with self._lock:
+            if self._cancelled.is_set():
+                raise CancelledError("Loading of servable cancelled")
+            if not is_prepared:
+                # What changes from here on concerns the next attempt.
+                self._content_changed = False
+                self.fingerprint = self._new_fingerprint
+                self._wake.clear()
+
+    def _unload(self) -> None:
+        _log.info("Unloading servable version %s", self.id)
+        try:
+            self.loader.unload()
+        except Exception as raised:  # the loader's border
+            raise _as_servable_error(raised) from raised
+        finally:
+            self._transition(HarnessState.DISABLED)
+            # The loader may be all that keeps the servable's memory alive.
+            self._loader = None
+        _log.info("Done unloading servable version %s", self.id)
+
+    def _transition(self, to: HarnessState) -> None:
+        with self._lock:
+            self._move(to)
+
+    def _move(self, to: HarnessState) -> None:
+        if to not in LEGAL_TRANSITIONS[self._state]:
+            error = BackendError(
+                f"Illegal request to transition from state {self._state.value} to {to.value}"
+            )
+            self._state, self._error = HarnessState.ERROR, error
+            raise error
+        self._state = to
+
+
+def _as_servable_error(raised: Exception) -> ServableError:
+    if isinstance(raised, ServableError):
+        return raised
+    return BackendError(f"{type(raised).__name__}: {raised}")

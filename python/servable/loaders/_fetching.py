@@ -1,0 +1,175 @@
+"""Puts a fetch in front of the load of a remote version.
+
+The fetch belongs to the load of one version: it is retried, reported and given up like a load, and
+holds up no other. It happens before the version takes its turn to be loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from servable._server.remote.cache import Claim
+from servable._server.remote.fetch import FetchedVersion, Fetcher
+from servable.errors import FailedPreconditionError
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader, Servable
+from servable.lifecycle._source import AspiredVersion, SourceAdapter
+
+_RAM_PER_FILE_BYTE = 1.2
+
+
+class Interest:
+    """That somebody wants a version: lets its fetch go on, and keeps what was fetched for its load.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Begin to be interested."""
+        self.ended = threading.Event()
+        self._lock = threading.Lock()
+        self._fetched: FetchedVersion | None = None
+
+    def keep(self, fetched: FetchedVersion) -> None:
+        """Keep what was fetched until it is taken, or until the interest ends."""
+        with self._lock:
+            previous, self._fetched = self._fetched, fetched
+            if self.ended.is_set():
+                previous, self._fetched = fetched, None
+        if previous is not None:
+            previous.claim.release()
+
+    def take(self) -> FetchedVersion | None:
+        """Hand out what is kept; its claim now belongs to the caller."""
+        with self._lock:
+            fetched, self._fetched = self._fetched, None
+        return fetched
+
+    def end(self) -> None:
+        """Nobody wants the version any more: its fetch ends soon, and nothing is kept."""
+        self.ended.set()
+        if (fetched := self.take()) is not None:
+            fetched.claim.release()
+
+
+class FetchingLoader:
+    """Loads a remote version with the loader of its kind; see `servable.lifecycle.Loader`."""
+
+    def __init__(
+        self,
+        url: str,
+        fetcher: Fetcher,
+        make_loader: Callable[[str], Loader],
+        interest: Interest | None = None,
+    ) -> None:
+        """Describe the load; nothing is read yet.
+
+        Args:
+            url: The version's directory.
+            fetcher: What brings it here.
+            make_loader: Makes the loader of a local version directory.
+            interest: Ends when nobody wants the version any more.
+        """
+        self._url = url
+        self._fetcher = fetcher
+        self._make_loader = make_loader
+        self._interest = interest or Interest()
+        self._claim: Claim | None = None
+        self._loader: Loader | None = None
+
+    def estimate_resources(self) -> int:
+        """The size of all files of the version, and a fifth more; they need not be here yet."""
+        return int(self._fetcher.store.manifest(self._url).total_bytes * _RAM_PER_FILE_BYTE)
+
+    def prepare(self) -> None:
+        """Fetch the present content of the version, unless the cache has it."""
+        self._interest.keep(self._fetcher.fetch(self._url, self._interest.ended))
+
+    def load(self) -> None:
+        """Load what was fetched; it stays in the cache until it is unloaded."""
+        fetched = self._interest.take() or self._fetcher.fetch(self._url, self._interest.ended)
+        try:
+            loader = self._make_loader(str(fetched.path))
+            loader.load()
+        except BaseException:
+            fetched.claim.release()
+            raise
+        self._claim, self._loader = fetched.claim, loader
+
+    def unload(self) -> None:
+        """Unload the version; its files may be evicted from now on."""
+        loader, self._loader = self._loader, None
+        claim, self._claim = self._claim, None
+        try:
+            if loader is not None:
+                loader.unload()
+        finally:
+            if claim is not None:
+                claim.release()
+
+    @property
+    def servable(self) -> Servable:
+        """What was loaded."""
+        if self._loader is None:
+            raise FailedPreconditionError(f"{self._url} is not loaded")
+        return self._loader.servable
+
+
+class FetchingAdapter(SourceAdapter[str, Loader]):
+    """Turns URLs of versions into loaders that fetch, then load.
+
+    It also knows what is wanted: fetches of what no longer is are given up, and what still is will
+    not be evicted, loaded or not.
+    """
+
+    def __init__(self, fetcher: Fetcher, adapt: Callable[[ServableId, str], Loader]) -> None:
+        """Join a fetcher and the adapter of local versions.
+
+        Args:
+            fetcher: What brings versions here.
+            adapt: Makes the loader of a local version directory.
+        """
+        super().__init__()
+        self._fetcher = fetcher
+        self._adapt = adapt
+        self._lock = threading.Lock()
+        self._interests: dict[str, dict[ServableId, Interest]] = {}
+        self._claims: dict[str, dict[str, Claim]] = {}
+
+    def adapt(self, servable_id: ServableId, item: str) -> FetchingLoader:
+        """Make the loader of one remote version."""
+        with self._lock:
+            interests = self._interests.setdefault(servable_id.name, {})
+            interest = interests.setdefault(servable_id, Interest())
+        return FetchingLoader(
+            item, self._fetcher, lambda path: self._adapt(servable_id, path), interest
+        )
+
+    def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[str]]) -> None:
+        """Keep account of what is wanted, and pass the list on."""
+        wanted = {version.id for version in versions}
+        digests = {v.fingerprint for v in versions if isinstance(v.fingerprint, str)}
+        with self._lock:
+            interests = self._interests.setdefault(name, {})
+            for servable_id in interests.keys() - wanted:
+                interests.pop(servable_id).end()
+            before = self._claims.get(name, {})
+            # New ones before old ones go: what is in both must not be free in between.
+            now = {
+                digest: before.pop(digest)
+                if digest in before
+                else self._fetcher.cache.claim(digest)
+                for digest in digests
+            }
+            for claim in before.values():
+                claim.release()
+            self._claims[name] = now
+        super().set_aspired_versions(name, versions)
+
+    def close(self) -> None:
+        """Give up every fetch under way; what was fetched so far is kept for the next start."""
+        with self._lock:
+            for interests in self._interests.values():
+                for interest in interests.values():
+                    interest.end()

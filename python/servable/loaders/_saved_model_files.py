@@ -1,0 +1,290 @@
+"""Which files belong to the graph of a SavedModel, as the graph itself says.
+
+A graph may have two gigabytes, and is looked at while it is being written. So `saved_model.pb` is not parsed: its wire
+format is walked forwards, and what is of no interest, such as the nodes of the graph, is skipped without being read.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+from servable._server.config.text_proto import new_message
+
+GRAPH, TEXT_GRAPH = "saved_model.pb", "saved_model.pbtxt"
+
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+_MAX_NAME_BYTES = 4096
+_MAX_TEXT_BYTES = 64 << 20
+_MAX_OBJECTS = 100_000
+_ASSETS_COLLECTION = b"saved_model_assets"
+
+
+class ForwardFile(Protocol):
+    """A file that is read forwards, once.
+
+    Attributes:
+        size: Its bytes, where they are known.
+    """
+
+    @property
+    def size(self) -> int | None:
+        """See the class."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next bytes; fewer only where the file ends."""
+
+    def skip(self, count: int, /) -> None:
+        """Leave bytes out, which may lie beyond the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeededFiles:
+    """What belongs to a graph.
+
+    Attributes:
+        has_variables: Whether variables are restored when it is loaded.
+        assets: The names of the files in `assets`.
+    """
+
+    has_variables: bool = False
+    assets: frozenset[str] = frozenset()
+
+
+class CutOffError(Exception):
+    """A graph ends too early: the rest of it is still to be written."""
+
+
+class _MalformedError(Exception):
+    """The bytes are no message."""
+
+
+def needed_files_of(directory: str) -> NeededFiles | None:
+    """What belongs to the graph in a local directory; cheap to ask again while that stays as it is.
+
+    Returns:
+        `None` if what is there is no graph, which is for its loader to say.
+
+    Raises:
+        CutOffError: A part of the graph is missing.
+        OSError: There is none, or it cannot be read.
+    """
+    path = os.path.join(directory, GRAPH)
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        path = os.path.join(directory, TEXT_GRAPH)
+        stat = os.stat(path)
+    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return _needed_files_at(path, identity)
+
+
+@functools.lru_cache(maxsize=4096)
+def _needed_files_at(path: str, identity: tuple[int, ...]) -> NeededFiles | None:
+    del identity  # a part of the key
+    with open(path, "rb") as file:
+        return read_needed_files(os.path.basename(path), _LocalFile(file))
+
+
+def read_needed_files(name: str, file: ForwardFile) -> NeededFiles | None:
+    """What belongs to a graph.
+
+    Args:
+        name: The name of its file, which tells the format.
+        file: Its content.
+
+    Returns:
+        `None` if it is no graph, or text of more than 64 MiB.
+
+    Raises:
+        CutOffError: A part of it is missing.
+        OSError: It cannot be read.
+    """
+    if name == TEXT_GRAPH:
+        text = file.read(_MAX_TEXT_BYTES + 1)
+        return None if len(text) > _MAX_TEXT_BYTES else _read_text(text)
+    wire = _Wire(file)
+    needed = []
+    try:
+        for number, length in wire.fields(file.size):
+            if number == 2:  # SavedModel.meta_graphs
+                needed.append(_read_meta_graph(wire, length))
+    except _MalformedError:
+        return None
+    if not needed:
+        raise CutOffError
+    return NeededFiles(
+        any(graph.has_variables for graph in needed),
+        frozenset[str]().union(*(graph.assets for graph in needed)),
+    )
+
+
+def _read_meta_graph(wire: _Wire, length: int) -> NeededFiles:
+    has_saver, restores_objects = False, None
+    assets: set[str] = set()
+    for number, size in wire.fields(length):
+        match number:
+            case 3:  # MetaGraphDef.saver_def, its filename_tensor_name
+                has_saver = any(field == 1 and size > 0 for field, size in wire.fields(size))
+            case 4:  # collection_def: where assets were before asset_file_def
+                assets.update(_read_collection(wire, size))
+            case 6:  # asset_file_def
+                assets.update(_read_asset(wire, size))
+            case 7 if size > 0:  # object_graph_def, which models of TensorFlow 2 have
+                restores_objects = _restores_objects(wire, size)
+    # TensorFlow 2 writes a saver for models without variables, too.
+    return NeededFiles(
+        has_saver if restores_objects is None else restores_objects, frozenset(assets)
+    )
+
+
+def _read_asset(wire: _Wire, length: int) -> Iterator[str]:
+    """The filename of an AssetFileDef."""
+    for number, size in wire.fields(length):
+        if number == 2 and 0 < size <= _MAX_NAME_BYTES:
+            yield os.fsdecode(wire.take(size))
+
+
+def _read_collection(wire: _Wire, length: int) -> Iterator[str]:
+    """The filenames in an entry of collection_def: key, value.any_list.value.value."""
+    key = b""
+    for number, size in wire.fields(length):
+        if number == 1 and size <= _MAX_NAME_BYTES:
+            key = wire.take(size)
+        elif number == 2 and key == _ASSETS_COLLECTION:
+            for kind, list_size in wire.fields(size):
+                if kind != 5:
+                    continue
+                for _, any_size in wire.fields(list_size):
+                    for part, part_size in wire.fields(any_size):
+                        if part == 2:
+                            yield from _read_asset(wire, part_size)
+
+
+def _restores_objects(wire: _Wire, length: int) -> bool:
+    """Whether an object of a SavedObjectGraph is restored from the files of variables."""
+    count = 0
+    for number, size in wire.fields(length):
+        if number != 1:
+            continue
+        count += 1
+        # variable, saveable_objects, registered_saver
+        if count > _MAX_OBJECTS or any(field in (7, 11, 16) for field, _ in wire.fields(size)):
+            return True
+    return False
+
+
+def _read_text(text: bytes) -> NeededFiles:
+    from google.protobuf import text_format
+
+    view: Any = new_message("servable.SavedModelView")
+    try:
+        text_format.Parse(text, view, allow_unknown_field=True)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise CutOffError from error
+    if not view.meta_graphs:
+        raise CutOffError
+    return NeededFiles(
+        any(map(_view_has_variables, view.meta_graphs)),
+        frozenset(asset.filename for graph in view.meta_graphs for asset in graph.asset_file_def),
+    )
+
+
+def _view_has_variables(graph: Any) -> bool:
+    if not graph.HasField("object_graph_def"):
+        return bool(graph.saver_def.filename_tensor_name)
+    return any(
+        node.HasField("variable") or node.saveable_objects or node.HasField("registered_saver")
+        for node in graph.object_graph_def.nodes
+    )
+
+
+class _LocalFile:
+    """A file of this machine, as a `ForwardFile`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size: int | None = os.fstat(file.fileno()).st_size
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count)
+
+    def skip(self, count: int) -> None:
+        self._file.seek(count, os.SEEK_CUR)
+
+
+class _Wire:
+    """The fields of messages in a file."""
+
+    def __init__(self, file: ForwardFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def fields(self, length: int | None) -> Iterator[tuple[int, int]]:
+        """The fields, which have a length, of the message that begins here.
+
+        What is not read of a field is skipped.
+
+        Args:
+            length: That of the message; `None` if it goes on until the file ends.
+
+        Yields:
+            The number and the length of each field.
+
+        Raises:
+            CutOffError: The file ends within a field.
+            _MalformedError: This is no message.
+        """
+        end = None if length is None else self._position + length
+        while end is None or self._position < end:
+            tag = self._varint(may_end=end is None)
+            if tag is None:
+                return
+            number, kind = tag >> 3, tag & 7
+            if tag == 0:
+                raise CutOffError  # room that was reserved for the file is filled with zeros
+            if kind == _BYTES:
+                size = self._varint() or 0
+                next_field = self._position + size
+                if self._file.size is not None and next_field > self._file.size:
+                    raise CutOffError
+                yield number, size
+                self._skip(next_field - self._position)
+            elif kind == _VARINT:
+                self._varint()
+            elif kind in (_FIXED_64, _FIXED_32):
+                self._skip(8 if kind == _FIXED_64 else 4)
+            else:
+                raise _MalformedError
+
+    def take(self, length: int) -> bytes:
+        """The content of a field."""
+        content = self._file.read(length)
+        self._position += len(content)
+        if len(content) < length:
+            raise CutOffError
+        return content
+
+    def _skip(self, count: int) -> None:
+        if count < 0:
+            raise _MalformedError  # a field that was longer than the one around it
+        if count:
+            self._file.skip(count)
+            self._position += count
+
+    def _varint(self, *, may_end: bool = False) -> int | None:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._file.read(1)
+            if not byte:
+                if may_end and shift == 0:
+                    return None
+                raise CutOffError
+            self._position += 1
+            value |= (byte[0] & 0x7F) << shift
+            if byte[0] < 0x80:
+                return value
+        raise _MalformedError

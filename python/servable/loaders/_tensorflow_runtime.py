@@ -1,0 +1,137 @@
+"""Finds the installed TensorFlow wheel and opens its runtime, without importing TensorFlow.
+
+`import tensorflow` takes seconds and hundreds of megabytes that a server has no use for; the
+libraries inside the wheel are all it needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from servable.errors import Code, ConfigError, LoadError, ServableError
+from servable.loaders._op_libraries import OpPackages
+
+if TYPE_CHECKING:
+    from servable._server.gateway import TensorFlow
+
+_INSTALL = "install it with `pip install tensorflow-cpu`, or `pip install tensorflow` for GPUs"
+_NOT_INSTALLED = f"TensorFlow is not installed; {_INSTALL}"
+
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def find_tensorflow() -> str | None:
+    """The directory of the installed `tensorflow` package, or `None`; imports nothing."""
+    try:
+        spec = importlib.util.find_spec("tensorflow")
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(iter(spec.submodule_search_locations))
+
+
+def _open(directory: str) -> TensorFlow:
+    # Only here is the extension needed; everything above works, and is tested, without it.
+    from servable._server.gateway import TensorFlow
+
+    # Read by the runtime's libraries when they are opened. Their INFO lines tell an operator
+    # nothing that our own do not. Processes that are started later are not meant.
+    is_chosen = _LOG_LEVEL in os.environ
+    os.environ.setdefault(_LOG_LEVEL, "1")
+    try:
+        return TensorFlow(directory)
+    finally:
+        if not is_chosen:
+            del os.environ[_LOG_LEVEL]
+
+
+class TensorFlowRuntime:
+    """The one TensorFlow runtime of a server, opened when the first model asks for it.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], str | None] = find_tensorflow,
+        open_runtime: Callable[[str], TensorFlow] = _open,
+        op_libraries: Sequence[str] = (),
+        op_packages: OpPackages | None = None,
+    ) -> None:
+        """Prepare a runtime; nothing is opened yet.
+
+        Args:
+            find: Finds the directory of TensorFlow.
+            open_runtime: Opens it.
+            op_libraries: Libraries of more operations, loaded when it is opened.
+            op_packages: Finds further ones where a model turns out to need them.
+        """
+        self._find = find
+        self._open = open_runtime
+        self._op_libraries = op_libraries
+        self._op_packages = op_packages or OpPackages()
+        self._lock = threading.Lock()
+        self._runtime: TensorFlow | None = None
+
+    def require_installed(self) -> None:
+        """Find out early, without opening anything, whether models can be loaded at all.
+
+        Raises:
+            LoadError: TensorFlow is not installed.
+        """
+        if self._find() is None:
+            raise LoadError(_NOT_INSTALLED, code=Code.FAILED_PRECONDITION)
+
+    def version(self) -> str | None:
+        """The version of the runtime, once a model has asked for it."""
+        runtime = self._runtime
+        return None if runtime is None else runtime.version
+
+    def get(self) -> TensorFlow:
+        """The open runtime.
+
+        Raises:
+            LoadError: TensorFlow is not installed, or its libraries do not fit; tried again at the
+                next call.
+            ConfigError: A library of more operations does not fit.
+        """
+        with self._lock:
+            if self._runtime is None:
+                directory = self._find()
+                if directory is None:
+                    raise LoadError(_NOT_INSTALLED, code=Code.FAILED_PRECONDITION)
+                try:
+                    runtime = self._open(directory)
+                except LoadError as error:
+                    raise LoadError(
+                        f"The TensorFlow in {directory} cannot be used: {error.message}; {_INSTALL}",
+                        code=Code.FAILED_PRECONDITION,
+                    ) from error
+                self._load_op_libraries(runtime)
+                self._runtime = runtime
+            return self._runtime
+
+    def provide_missing_operation(self, error: ServableError) -> None:
+        """Load the library that has what a load failed for; the load may then be tried again.
+
+        Raises:
+            ServableError: Nothing could be loaded: the error itself, with the package to install
+                where one is known.
+        """
+        self._op_packages.provide(self.get(), error)
+
+    def _load_op_libraries(self, runtime: TensorFlow) -> None:
+        for library in self._op_libraries:
+            try:
+                runtime.load_library(library)
+            except ServableError as error:
+                raise ConfigError(
+                    f"The library of operations {library} cannot be loaded into TensorFlow "
+                    f"{runtime.version}: {error.message}",
+                    code=error.code,
+                ) from error

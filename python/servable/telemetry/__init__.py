@@ -1,6 +1,0 @@
-"""What the control plane tells about itself: its log, and its part of the metrics page."""
-
-from servable.telemetry.control_plane import ControlPlaneMetrics
-from servable.telemetry.logs import TensorFlowFormatter, configure_logging
-
-__all__ = ["ControlPlaneMetrics", "TensorFlowFormatter", "configure_logging"]

@@ -1,0 +1,230 @@
+"""Serves a model for a test: a directory in a process of its own, Python code in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from servable.errors import LoadError, ServableError, from_code
+from servable.testing._running_server import RunningServer, free_port, running_server
+
+if TYPE_CHECKING:
+    from servable.client import Client, Model
+
+ServableServer = Callable[..., "Served"]
+"""The type of the fixture `servable_server`: what `serving` takes, without the `with`."""
+
+_POLL_SECONDS = 0.02
+_ASK_SECONDS = 5.0
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers.
+
+    Attributes:
+        name: The name of the model.
+        port: Takes gRPC and REST.
+        process: The server, if it runs in a process of its own.
+    """
+
+    name: str
+    port: int
+    process: RunningServer | None = None
+
+    @property
+    def address(self) -> str:
+        """What gRPC clients connect to."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What REST paths are appended to."""
+        return f"http://{self.address}"
+
+    @cached_property
+    def client(self) -> Client:
+        """A gRPC client; needs `pip install 'servable[client]'`."""
+        from servable.client import Client
+
+        return Client(self.address)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, ready to be called: `served.model.predict([1.0])`."""
+        return self.client.model(self.name)
+
+    def close_client(self) -> None:
+        """Close the client, if there was one."""
+        client = self.__dict__.pop("client", None)
+        if client is not None:
+            client.close()
+
+
+@contextlib.contextmanager
+def serving(
+    model: object,
+    *flags: str,
+    name: str = "model",
+    timeout_seconds: float = 60.0,
+) -> Iterator[Served]:
+    """Serve a model on a free port until the end of the `with` statement.
+
+    Args:
+        model: One of
+
+            - a path: a version directory (of a SavedModel, or with `model.py`), or the base path
+              of several. It is served by a process of its own.
+            - Python code: a function that is declared with `servable.signature.serves`, a module
+              of such functions, or a model (an object with `signatures` and `run`, or a class that
+              is made with a directory). It is served by this process, so that it may be defined in
+              the test, stopped at by a debugger, and look at what the test has prepared.
+        flags: Further flags of the command line, such as `--enable_cors`; for paths only.
+        name: What the model is called.
+        timeout_seconds: How long it may take to load.
+
+    Yields:
+        The model, once it answers.
+
+    Raises:
+        ServableError: It cannot be loaded; the message says why.
+        TimeoutError: It took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="servable-test-") as directory:
+        if isinstance(model, (str, os.PathLike)):
+            start = _process(Path(model), flags, name, Path(directory))
+        elif flags:
+            raise ValueError(f"got flags for Python code, want none: {' '.join(flags)}")
+        else:
+            start = _in_process(model, name, Path(directory))
+        with start as served:
+            _wait(served, timeout_seconds)
+            try:
+                yield served
+            finally:
+                served.close_client()
+
+
+@contextlib.contextmanager
+def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> Iterator[Served]:
+    from servable.loaders._python_model import is_python_model
+
+    path = path.resolve()
+    if not path.is_dir():
+        raise LoadError(f"there is no directory {path}")
+    versions = [child for child in path.iterdir() if child.name.isdigit() and child.is_dir()]
+    base_path = path
+    if not versions:
+        base_path = directory / "base_path"
+        base_path.mkdir()
+        (base_path / "1").symlink_to(path, target_is_directory=True)
+        versions = [path]
+    platform = "python" if any(is_python_model(str(v)) for v in versions) else "tensorflow"
+    config = _write_config(directory, name, base_path, platform)
+    with running_server(
+        # A version may lie outside of the base path that was made for it.
+        f"--model_config_file={config}",
+        "--max_num_load_retries=0",
+        "--allow_python_models",
+        *flags,
+    ) as process:
+        yield Served(name, process.port, process)
+
+
+@contextlib.contextmanager
+def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
+    from servable._server.config.flags import Flags
+    from servable._server.server import ModelServer
+
+    # A model directory names what it serves by module and attribute; this module lends one.
+    attribute = f"_served_{next(_numbers)}"
+    module: ModuleType = sys.modules[__name__]
+    aside = directory / "aside"
+    aside.mkdir()
+    (aside / "entry_point.txt").write_text(f"{__name__}:{attribute}\n")
+    base_path = directory / "base_path"
+    base_path.mkdir()
+    aside.rename(base_path / "1")  # renamed into its place, it counts as complete at once
+    config = _write_config(directory, name, base_path, "python")
+    port = free_port()
+    setattr(module, attribute, model)
+    try:
+        server = ModelServer(
+            # Why a model cannot be loaded is asked over REST, as of a server in another process.
+            Flags(
+                model_config_file=str(config),
+                port=port,
+                max_num_load_retries=0,
+                open_ports="at_once",
+            )
+        )
+        server.start()
+        try:
+            yield Served(name, port)
+        finally:
+            server.stop()
+    finally:
+        delattr(module, attribute)
+
+
+def _write_config(directory: Path, name: str, base_path: Path, platform: str) -> Path:
+    config = directory / "models.config"
+    config.write_text(
+        f"model_config_list {{ config {{ name: {json.dumps(name)} "
+        f'base_path: {json.dumps(str(base_path))} model_platform: "{platform}" }} }}\n'
+    )
+    return config
+
+
+def _wait(served: Served, timeout_seconds: float) -> None:
+    """Wait until a version is available, or none can become so any more."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        found = _status(served)
+        if any(version["state"] == "AVAILABLE" for version in found):
+            return
+        failures = [v["status"] for v in found if v["state"] == "END"]
+        if failures and len(failures) == len(found):
+            raise _failure(failures[0])
+        process = served.process
+        if process is not None and process.process.poll() is not None:
+            raise LoadError(f"the server ended ({process.process.returncode}):\n{process.log}")
+        if time.monotonic() > deadline:
+            log = "" if process is None else f":\n{process.log}"
+            raise TimeoutError(f"{served.name} is not available after {timeout_seconds:g} s{log}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _status(served: Served) -> list[dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(
+            f"{served.url}/v1/models/{served.name}", timeout=_ASK_SECONDS
+        ) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["model_version_status"]
+            return found
+    except urllib.error.HTTPError as error:
+        error.close()  # no version is known yet
+    except OSError:
+        pass  # the port is not open yet
+    return []
+
+
+def _failure(status: dict[str, str]) -> ServableError:
+    from servable.errors import Code
+
+    return from_code(Code[status["error_code"]], status["error_message"])
