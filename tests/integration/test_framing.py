@@ -65,7 +65,6 @@ AMBIGUOUS_HEADS = {
     "an empty length": head(b"Content-Length:\r\n") + BODY,
     "a length beyond 2^63": head(b"Content-Length: 9223372036854775808\r\n") + BODY,
     "a length beyond 2^64": head(b"Content-Length: 18446744073709551636\r\n") + BODY,
-    "no host": head(LENGTH, host=b"") + BODY,
     "two hosts": head(b"Host: h\r\n", LENGTH) + BODY,
     "two hosts in HTTP/1.0": head(b"Host: h\r\n", LENGTH, version=b"1.0") + BODY,
     "a list of hosts": head(LENGTH, host=b"Host: a, b\r\n") + BODY,

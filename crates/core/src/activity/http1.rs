@@ -162,7 +162,6 @@ impl Head {
 
     fn end(self) -> Option<At> {
         match self.length {
-            _ if self.is_http_11 && !self.has_host => None,
             _ if self.is_chunked => Some(At::ChunkSize),
             None | Some(0) => Some(At::Head),
             Some(length) => Some(At::Body(length)),
@@ -221,6 +220,7 @@ mod tests {
     fn messages_are_followed_to_their_ends() {
         for stream in [
             "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
             "\r\n\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
             "GET / HTTP/1.1\r\nhOST: [::1]:8501\r\nX: a\x0bb\r\n\r\n",
@@ -244,7 +244,6 @@ mod tests {
     #[test]
     fn heads_that_can_be_read_in_two_ways_are_found() {
         for fields in [
-            "",
             "Host: a\r\nHost: a\r\n",
             "Host: a, b\r\n",
             "Host: a b\r\n",
