@@ -138,7 +138,11 @@ class Started:
             directory=directory,
             environment={"XDG_CACHE_HOME": str(directory / "cache")},
         )
-        self.server.wait_until_available("own")
+        try:
+            self.server.wait_until_available("own")
+        except BaseException:
+            self.server.kill()
+            raise
 
     def write(self, *entries: str) -> None:
         self.config.write_text("model_config_list { " + " ".join(entries) + " }")

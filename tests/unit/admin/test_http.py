@@ -115,6 +115,7 @@ def test_requests_of_web_pages_are_refused(server: AdminServer) -> None:
         b"Content-Length: -1\r\n",
         b"Content-Length: 99999999999999999999\r\n",
         b"Content-Length: x\r\n",
+        b"Content-Length: 2\r\nContent-Length: 2\r\n",
         b"Transfer-Encoding: chunked\r\n",
     ],
 )

@@ -284,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") is not None:
             raise ServableError("A body needs a Content-Length", code=Code.INVALID_ARGUMENT)
-        text = self.headers.get("Content-Length", "0")
+        text = ", ".join(self.headers.get_all("Content-Length", ["0"]))
         if not (text.isascii() and text.isdigit()) or len(text) > 18:
             raise ServableError(f"Content-Length is {text}", code=Code.INVALID_ARGUMENT)
         length = int(text)
