@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 _log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 1.0
+"""Between two attempts to start a thread."""
 
 
 class Workers(Protocol):
@@ -67,15 +71,19 @@ class WorkerThreads:
     def submit(self, name: str, task: Callable[[], None]) -> None:
         """Run the task on a thread, in its turn.
 
-        Raises:
-            RuntimeError: The system grants no thread, and there is none that could do it later.
+        Blocks only while there is no thread at all and the system grants none.
         """
         with self._lock:
             self._tasks.append((name, task))
             self._unfinished += 1
             missing = self._call_threads()
-        if not self._start(missing):
-            raise RuntimeError(f"cannot {name}: the system grants no thread")
+        if self._start(missing):
+            return
+        _log.error("Waiting to %s: the system grants no thread", name)
+        while not self._start(missing):
+            time.sleep(_PAUSE_SECONDS)
+            with self._lock:
+                missing = self._call_threads()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ is reported once is not reported again until it changes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -321,10 +322,13 @@ class FileSystemSource:
     def _watch_what_settles(self) -> None:
         """Look at what is held back more often than at the rest; called with the poll lock held."""
         if self._settle_thread is None and self._poll_wait_seconds >= 0:
-            self._settle_thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._poll_what_settles, name="file-system-settling", daemon=True
             )
-            self._settle_thread.start()
+            # Where the system grants no thread, the ordinary poll looks again, only later.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._settle_thread = thread
 
     def _poll_what_settles(self) -> None:
         while True:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from servable.lifecycle import WorkerThreads
+from servable.lifecycle import WorkerThreads, _workers
 
 
 def test_tasks_beyond_the_limit_take_their_turn() -> None:
@@ -85,8 +85,27 @@ def test_where_the_system_grants_no_more_threads_those_that_there_are_do_the_wor
     go.set()
     assert workers.join(10)
     assert done == [0, 1, 2]
-    with pytest.raises(RuntimeError, match="cannot load m/1: the system grants no thread"):
-        WorkerThreads().submit("load m/1", lambda: None)
+
+
+def test_a_task_waits_for_the_system_to_grant_a_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers, done, start = WorkerThreads(), threading.Event(), threading.Thread.start
+    refusals = 2
+
+    def grudgingly(thread: threading.Thread) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", grudgingly)
+    monkeypatch.setattr(_workers, "_PAUSE_SECONDS", 0.01)
+    workers.submit("load m/1", done.set)
+    assert workers.join(10)
+    assert done.is_set()
+    assert "Waiting to load m/1: the system grants no thread" in caplog.text
 
 
 def test_a_thread_is_used_again_and_ends_when_there_is_nothing_to_do() -> None:

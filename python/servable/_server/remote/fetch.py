@@ -166,9 +166,17 @@ class Fetcher:
             threading.Thread(target=work, name="fetch-file", daemon=True)
             for _ in range(min(_FILES_AT_ONCE, len(waiting)))
         ]
+        started = []
         for thread in threads:
-            thread.start()
-        for thread in threads:
+            # Fewer threads do the work where the system grants no more.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                started.append(thread)
+        if threads and not started:
+            raise LoadError(
+                "the system grants no thread that fetches files", code=Code.RESOURCE_EXHAUSTED
+            )
+        for thread in started:
             # One whose store hangs is left alone; it writes nothing any more.
             while thread.is_alive() and not cancelled.is_set():
                 thread.join(0.2)
