@@ -332,8 +332,8 @@ def test_a_file_that_cannot_be_used_ends_the_start(
         check=False,
     )
     assert finished.returncode == 255
-    assert "Failed to start server. Error: " in finished.stdout
-    assert error.format(file) in finished.stdout
+    assert "Failed to start server. Error: " in finished.stderr
+    assert error.format(file) in finished.stderr
 
 
 def test_requests_refused_by_their_heads_are_counted(
