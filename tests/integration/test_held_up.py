@@ -116,7 +116,6 @@ def others(
     flags = [
         "--worker_threads=2",
         f"--monitoring_config_file={monitoring}",
-        "--enable_admin_api",
         f"--admin_api_port={admin_port}",
     ]
     if request.param == "batched":
