@@ -122,7 +122,7 @@ impl Head {
         match at {
             // Clients may send empty lines before a head.
             At::Head if line.is_empty() && self.lines == 0 => Some(At::Head),
-            At::Head if line.is_empty() => std::mem::take(self).end(),
+            At::Head if line.is_empty() => Some(std::mem::take(self).end()),
             At::Head => {
                 self.lines = self.lines.saturating_add(1);
                 if self.lines == 1 {
@@ -160,11 +160,11 @@ impl Head {
         }
     }
 
-    fn end(self) -> Option<At> {
+    fn end(self) -> At {
         match self.length {
-            _ if self.is_chunked => Some(At::ChunkSize),
-            None | Some(0) => Some(At::Head),
-            Some(length) => Some(At::Body(length)),
+            _ if self.is_chunked => At::ChunkSize,
+            None | Some(0) => At::Head,
+            Some(length) => At::Body(length),
         }
     }
 }
