@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -43,12 +44,21 @@ def labels(**values: str) -> tuple[tuple[str, str], ...]:
     return tuple(values.items())
 
 
+_REQUEST_COUNTS = (":tensorflow:serving:request_count", "servable_version_requests_total")
+
+
 class Growth:
     """How much the samples of a page have grown since the start of a test."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
         self._before = scrape(server)
+        # Requests that were sent before, such as those that wait for the server, may be answered yet.
+        while True:
+            time.sleep(0.1)
+            before, self._before = self._before, scrape(server)
+            if all(before.get(name) == self._before.get(name) for name in _REQUEST_COUNTS):
+                break
 
     def __call__(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
         before = self._before.get(name, {})
