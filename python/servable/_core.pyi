@@ -441,6 +441,13 @@ class Server:
         that are not named stay as they are.
         """
 
+    def metadata(self, model: str, version: int) -> bytes:
+        """Write the JSON document that REST answers to a question for the metadata of a version. Nothing is counted.
+
+        Raises:
+            ServableError: NOT_FOUND if there is no such version, or none that serves.
+        """
+
     def shadow_statistics(self) -> dict[str, dict[str, int | str]]:
         """What came of the copies for each model that has a shadow.
 

@@ -163,7 +163,7 @@ def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
 def _report(server: ModelServer, flags: Flags) -> None:
     from servable._server.commands import start_report
 
-    print(start_report.text(server.summary(), flags), end="", file=sys.stderr, flush=True)
+    print(start_report.text(server, flags), end="", file=sys.stderr, flush=True)
 
 
 def _warm_up(program: str, arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.metrics_page import monitoring_flag, scrape
 from support.models import add_version
 from support.server_process import COMMAND, ServerProcess, model_config
 
@@ -145,3 +146,12 @@ def test_hanging_up_has_the_configuration_read_again(
         assert server.predict("n", {"instances": [2.0]}).json() == {"predictions": [4.0]}
         server.terminate()
         assert server.wait() == 0
+
+
+def test_the_report_of_the_start_is_not_counted_as_a_request(
+    demo_models: Path, tmp_path: Path
+) -> None:
+    flags = [f"--model_base_path={demo_models / 'turtle3'}", "--model_name=turtle3"]
+    with ServerProcess([*flags, monitoring_flag(tmp_path)], directory=tmp_path) as server:
+        wait_for(server, "Try it from another terminal")
+        assert scrape(server).get(":tensorflow:serving:request_count", {}) == {}

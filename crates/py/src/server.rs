@@ -13,11 +13,11 @@ use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::metrics::{Metrics, ModelMetrics};
 use servable_core::service::{ModelRepository, ReloadConfig, Service};
-use servable_core::serving_map::{Model, State, Version};
+use servable_core::serving_map::{Model, State, Version, VersionChoice};
 use servable_core::tls::Tls;
-use servable_core::traffic::Traffic;
 use servable_core::traffic::shadow::Shadow;
 use servable_core::traffic::split::{Split, Weighted};
+use servable_core::traffic::{Anonymous, Traffic};
 
 use crate::errors;
 use crate::metrics::PythonScrape;
@@ -102,6 +102,11 @@ impl PyServer {
         // Quicker than to let the interpreter go and get it back from threads that are busy loading.
         self.service.serving_map.publish(models);
         Ok(())
+    }
+
+    fn metadata<'py>(&self, py: Python<'py>, model: &str, version: i64) -> PyResult<Bound<'py, PyBytes>> {
+        let text = py.detach(|| self.service.metadata(model.as_bytes(), VersionChoice::Number(version), &Anonymous));
+        text.map(|text| PyBytes::new(py, &text)).map_err(|error| errors::to_python(py, &error))
     }
 
     fn shadow_statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

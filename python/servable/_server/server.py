@@ -523,6 +523,14 @@ class ModelServer:
             ),
         )
 
+    def metadata(self, model: str, version: int) -> bytes:
+        """The document that REST answers to a question for the metadata of a version, without counting a request.
+
+        Raises:
+            ServableError: There is no such version, or none that serves.
+        """
+        return self._server.metadata(model, version)
+
     def _open_ports(self) -> None:
         with _naming_the_server():
             self._server.open()

@@ -23,13 +23,11 @@ class StartedModel:
 
     Attributes:
         name: The model.
-        base_path: Where its versions come from.
         versions: Those that answer, the highest first.
         problem: Why there is none, if there is none.
     """
 
     name: str
-    base_path: str
     versions: tuple[int, ...] = ()
     problem: str = ""
 
@@ -60,22 +58,20 @@ class StartSummary:
 def started_models(core: ServerCore) -> tuple[StartedModel, ...]:
     """What has come of the models in the configuration of a core."""
     problems = core.problems()
-    return tuple(_started(core, m.name, m.base_path, problems.get(m.name)) for m in core.models)
+    return tuple(_started(core, m.name, problems.get(m.name)) for m in core.models)
 
 
-def _started(
-    core: ServerCore, name: str, base_path: str, problem: ServableError | None
-) -> StartedModel:
+def _started(core: ServerCore, name: str, problem: ServableError | None) -> StartedModel:
     states = core.monitor.states(name)
     versions = tuple(v for v, found in states.items() if found.state is ServableState.AVAILABLE)
     if versions:
-        return StartedModel(name, base_path, versions)
+        return StartedModel(name, versions)
     for version, found in states.items():
         error = found.error or core.last_failure(ServableId(name, version))
         if error is not None:
-            return StartedModel(name, base_path, (), f"version {version} failed: {error.message}")
-        return StartedModel(name, base_path, (), f"version {version} is loading")
-    return StartedModel(name, base_path, (), problem.message if problem else "no version was found")
+            return StartedModel(name, (), f"version {version} failed: {error.message}")
+        return StartedModel(name, (), f"version {version} is loading")
+    return StartedModel(name, (), problem.message if problem else "no version was found")
 
 
 class StartupWatch:

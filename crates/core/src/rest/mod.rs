@@ -220,7 +220,7 @@ async fn answer(
         Api::Classify => examples::infer(service, options, route, caller, body, Kind::Classify, &mut meter).await,
         Api::Regress => examples::infer(service, options, route, caller, body, Kind::Regress, &mut meter).await,
         Api::Status => status(service, route),
-        Api::Metadata => model_metadata(service, route, caller),
+        Api::Metadata => service.metadata(&route.model, choice(&route.version), caller).map(Bytes::from),
         Api::Batching => batching::report(service, route, caller),
     };
     meter.finish(&service.metrics, &route.model, code_of(&answer));
@@ -288,12 +288,6 @@ fn status(service: &Service, route: &Route<'_>) -> Result<Bytes> {
         Version::Latest | Version::Label(_) => None,
     };
     Ok(metadata::status_json(&service.model_status(&route.model, number)?).into())
-}
-
-fn model_metadata(service: &Service, route: &Route<'_>, caller: &dyn Caller) -> Result<Bytes> {
-    let Resolved { version, handle, .. } = service.serving_map.resolve(&route.model, choice(&route.version), caller)?;
-    let name = String::from_utf8_lossy(&route.model);
-    Ok(metadata::metadata_json(&name, version, handle.signature_defs())?.into())
 }
 
 fn choice<'a>(version: &'a Version<'_>) -> VersionChoice<'a> {

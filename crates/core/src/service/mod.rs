@@ -21,13 +21,15 @@ use tokio::sync::Semaphore;
 use crate::access::{Access, Scope};
 use crate::body::BodyMemory;
 use crate::call::WaitingCall;
+use crate::codec::metadata;
 use crate::error::Result;
 use crate::metrics::{Metrics, Scrape};
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
 use crate::runs::say_stuck;
-use crate::serving_map::{ServingMap, State, Version};
+use crate::serving_map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::threads::OwnThreads;
+use crate::traffic::Caller;
 
 pub use self::arrange::{
     arrange_inputs, check_predict_method, predict_signature, resolved_signature_name, select_outputs,
@@ -155,6 +157,16 @@ impl Service {
     /// As for [`Access::require_admin`].
     pub(crate) fn require_admin(&self, head: &Parts) -> Result<()> {
         self.access.require_admin(head).inspect_err(|error| self.metrics.refuse(error.code))
+    }
+
+    /// The metadata of a version as a JSON document (`docs/spec/rest_api.md` §12).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ServingMap::resolve`].
+    pub fn metadata(&self, name: &[u8], choice: VersionChoice<'_>, caller: &dyn Caller) -> Result<Vec<u8>> {
+        let Resolved { version, handle, .. } = self.serving_map.resolve(name, choice, caller)?;
+        metadata::metadata_json(&String::from_utf8_lossy(name), version, handle.signature_defs())
     }
 
     /// The versions of a model, highest first, or the one asked for (`docs/spec/grpc_api.md` §11).

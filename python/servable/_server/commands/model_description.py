@@ -129,7 +129,20 @@ def fetch(url: str, name: str, version: int | None) -> ModelDescription:
     path = f"/v1/models/{urllib.parse.quote(name, safe='')}"
     if version is not None:
         path += f"/versions/{version}"
-    document = _get(f"{url}{path}/metadata")
+    return described_by(_get(f"{url}{path}/metadata"), name, url)
+
+
+def described_by(document: Any, name: str, url: str) -> ModelDescription:
+    """Read the metadata of a model.
+
+    Args:
+        document: What a server answers to `/v1/models/NAME/metadata`.
+        name: The model.
+        url: The server.
+
+    Raises:
+        InvalidInputError: It is something else.
+    """
     try:
         found = document["model_spec"]["version"]
         messages = {
@@ -137,7 +150,7 @@ def fetch(url: str, name: str, version: int | None) -> ModelDescription:
             for key, value in document["metadata"]["signature_def"]["signature_def"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidInputError(f"{url}{path}/metadata is not the metadata of a model") from error
+        raise InvalidInputError(f"{url} does not answer with the metadata of {name}") from error
     return ModelDescription(name, int(found), url, _described(messages))
 
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 
 from servable._server.commands import example_requests
-from servable._server.commands.model_description import SignatureDescription, fetch, read_version
+from servable._server.commands.model_description import described_by
 from servable._server.config.flags import Flags
-from servable._server.startup import StartedModel, StartSummary
+from servable._server.server import ModelServer
+from servable._server.startup import StartSummary
 from servable.errors import ServableError
 from servable.signature import DEFAULT_SIGNATURE
-from servable.sources._filesystem import parse_version
 
 __all__ = ["text"]
 
 _MOST_MODELS = 10
 
 
-def text(summary: StartSummary, flags: Flags) -> str:
+def text(server: ModelServer, flags: Flags) -> str:
     """The report, in a few lines."""
-    return "".join(f"{line}\n" for line in _lines(summary, flags))
+    return "".join(f"{line}\n" for line in _lines(server, flags))
 
 
-def _lines(summary: StartSummary, flags: Flags) -> Iterator[str]:
+def _lines(server: ModelServer, flags: Flags) -> Iterator[str]:
+    summary = server.summary()
     serving = sum(bool(model.versions) for model in summary.models)
     yield ""
     yield f"  {serving} of {len(summary.models)} models serve after {summary.seconds:.1f} s:"
@@ -42,18 +43,23 @@ def _lines(summary: StartSummary, flags: Flags) -> Iterator[str]:
         yield f"  gRPC: localhost:{summary.grpc_port}"
     for address in summary.other_addresses:
         yield f"  both: {address}"
-    if summary.rest_port and (request := _request(summary, flags, url)):
+    if summary.rest_port and (request := _request(server, summary, flags, url)):
         yield "  Try it from another terminal:"
         yield from (f"    {line}" for line in request.splitlines())
     yield ""
 
 
-def _request(summary: StartSummary, flags: Flags, url: str) -> str | None:
+def _request(server: ModelServer, summary: StartSummary, flags: Flags, url: str) -> str | None:
     """A request for the first model that has one."""
     for model in summary.models:
         if not model.versions:
             continue
-        signatures = _signatures(model, summary, flags, url)
+        try:
+            # Asked within the process: a request to its own port would be counted among the clients'.
+            metadata = json.loads(server.metadata(model.name, model.versions[0]))
+            signatures = described_by(metadata, model.name, url).signatures
+        except ServableError:
+            continue  # it is gone again, or is no model with signatures
         # The default signature first, then those without features to name.
         names = sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
         for name in names:
@@ -73,22 +79,3 @@ def _with_credentials(command: str, summary: StartSummary, flags: Flags) -> str:
     if summary.asks_for_keys:
         options.append('-H "authorization: Bearer $API_KEY"')
     return command.replace("curl ", " ".join(["curl", *options, ""]), 1)
-
-
-def _signatures(
-    model: StartedModel, summary: StartSummary, flags: Flags, url: str
-) -> Mapping[str, SignatureDescription]:
-    try:
-        if not (summary.has_tls or summary.asks_for_keys):
-            return fetch(url, model.name, model.versions[0]).signatures
-        return read_version(
-            _directory(model.base_path, model.versions[0]), flags.saved_model_tags.split(",")
-        )
-    except (ServableError, OSError):
-        return {}  # a report without an example is one, too
-
-
-def _directory(base_path: str, version: int) -> str:
-    with os.scandir(base_path) as entries:
-        found = [entry.path for entry in entries if parse_version(entry.name) == version]
-    return found[0] if found else base_path
