@@ -16,7 +16,7 @@ BESIDE := --locked --target-dir target --manifest-path
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run test check dev fast extension optimised build fmt format-check spelling lint docs deny types test-rust \
-        test-python test-all compat bench stress fuzz protos protos-check lock clean
+        test-python test-all compat bench stress fuzz protos protos-check changelog lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -104,6 +104,9 @@ protos: ## Generate the protocol code anew from protos/
 protos-check:
 	@$(STEP) "Comparing the generated protocol code" \
 	    cargo run --quiet --locked --target-dir target/protos --manifest-path protos/generate/Cargo.toml -- --check
+
+changelog: $(STAMPS)/requirements ## Print what changelog.d adds to CHANGELOG.md
+	@$(BIN)/towncrier build --draft --version next
 
 lock: $(STAMPS)/requirements ## Resolve the lock files of requirements anew
 	$(BIN)/python scripts/lock_requirements.py
