@@ -14,8 +14,8 @@ from servable._server.config.api_keys import ApiKey
 from servable._server.config.batching import BatchingParameters
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
+from servable._server.control_plane import ControlPlane
 from servable._server.gateway import PublishedModel
-from servable._server.telemetry.families import Family
 from servable.loaders._saved_model import SavedModelOptions
 from servable.signature import Signature
 
@@ -370,26 +370,13 @@ class Servable:
 class Server:
     """Listens, and answers from what was last published."""
 
-    def __new__(
-        cls,
-        options: ServerOptions,
-        reload_config: Callable[[bytes, Callable[[], bool]], None],
-        scrape: Callable[[], list[Family]],
-        repository: Callable[[str, str, str | None, Callable[[], bool]], None] | None,
-    ) -> Self:
+    def __new__(cls, options: ServerOptions, control_plane: ControlPlane) -> Self:
         """Prepare a server; nothing is bound yet.
 
         Args:
             options: Addresses, limits and switches.
-            reload_config: Carries out a `HandleReloadConfigRequest`: takes a serialized `ModelServerConfig`, returns
-                when the reload is complete, raises a `ServableError` that the client gets. Called on threads of the
-                server's own, from several at once, of which there are few: it should also return soon after what it
-                takes second says that nobody waits for the end any more.
-            scrape: Says what the control plane has counted, for the metrics page. Called on threads of the server's
-                own, when the page is asked for.
-            repository: Changes what is served for clients of the Open Inference Protocol: takes `load` or `unload`, the
-                name of a model, for `load` a configuration as JSON or `None`, and what says whether somebody waits;
-                returns when it is done, raises and is called as above. `None` refuses such requests.
+            control_plane: Carries out what clients ask to change, and says what was counted outside of the request
+                path. It is the only thing of Python that the server calls.
         """
 
     def start(self) -> list[int]:

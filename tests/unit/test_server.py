@@ -14,6 +14,7 @@ from servable._server import server as server_module
 from servable._server.config.flags import Flags
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.text_proto import new_message
+from servable._server.control_plane import ControlPlane
 from servable._server.gateway import PublishedModel
 from servable._server.server import ModelServer
 from servable.errors import ConfigError, FailedPreconditionError, LoadError, ServableError
@@ -24,7 +25,8 @@ from servable.testing import FakeServable
 class FakeRequestPath:
     """What the extension's `Server` is to the control plane."""
 
-    def __init__(self, options: ServerOptions, reload_config: object, scrape: object) -> None:
+    def __init__(self, options: ServerOptions, control_plane: ControlPlane) -> None:
+        self.control_plane = control_plane
         self.options = options
         self.models: dict[str, PublishedModel] = {}
         self.calls: list[str] = []
@@ -74,11 +76,8 @@ def request_path(monkeypatch: pytest.MonkeyPatch) -> list[FakeRequestPath]:
     """Neither sockets nor TensorFlow."""
     made: list[FakeRequestPath] = []
 
-    def make(
-        options: ServerOptions, reload_config: object, scrape: object, repository: object
-    ) -> FakeRequestPath:
-        assert repository is None
-        made.append(FakeRequestPath(options, reload_config, scrape))
+    def make(options: ServerOptions, control_plane: ControlPlane) -> FakeRequestPath:
+        made.append(FakeRequestPath(options, control_plane))
         return made[-1]
 
     def load(loader: Any) -> None:
@@ -303,11 +302,12 @@ def test_a_reload_request_is_carried_out_and_logged(
     message: Any = new_message("tensorflow.serving.ModelServerConfig")
     entry = message.model_config_list.config.add()
     entry.name, entry.base_path, entry.model_platform = "n", str(tmp_path / "n"), "tensorflow"
-    server.reload_config(message.SerializeToString())
+    control_plane = request_path[0].control_plane
+    control_plane.reload_config(message.SerializeToString(), lambda: True)
     assert any(version.servable for version in request_path[0].models["n"].versions)
     assert f"\nConfig entry\n\tindex : 0\n\tpath : {tmp_path / 'n'}\n\tname : n" in caplog.text
     with pytest.raises(ConfigError, match="Only ModelConfigList"):
-        server.reload_config(b"")
+        control_plane.reload_config(b"", lambda: True)
     assert "ReloadConfig failed: ServerModelConfig type not supported" in caplog.text
     server.stop()
 

@@ -12,6 +12,7 @@ pub mod batch;
 pub mod body;
 pub mod call;
 pub mod codec;
+pub mod control_plane;
 pub mod distribution;
 pub mod error;
 pub mod executor;

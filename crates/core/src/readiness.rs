@@ -138,10 +138,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::call::WaitingCall;
     use crate::executor::{Executor, RunOptions};
     use crate::servable::Servable;
-    use crate::service::{ReloadConfig, ServiceOptions};
+    use crate::service::ServiceOptions;
     use crate::serving_map::Version;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
@@ -188,12 +187,6 @@ mod tests {
 
     struct Nothing;
 
-    impl ReloadConfig for Nothing {
-        fn reload(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
-            Err(ServingError::unimplemented("no reloads here"))
-        }
-    }
-
     impl Executor for Nothing {
         fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
             Ok(Vec::new())
@@ -216,7 +209,7 @@ mod tests {
     }
 
     fn service() -> Service {
-        Service::new(ServiceOptions::default(), Box::new(Nothing))
+        Service::new(ServiceOptions::default(), Box::new(()))
     }
 
     #[test]

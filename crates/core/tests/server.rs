@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use servable_core::body::BodyLimits;
-use servable_core::call::WaitingCall;
 use servable_core::error::{Code, Result, ServingError};
 use servable_core::executor::{Executor, RunOptions};
 use servable_core::grpc::GrpcOptions;
@@ -18,7 +17,7 @@ use servable_core::http2::Http2Options;
 use servable_core::listen::{Endpoint, HeadLimits, ListenOptions, Listening};
 use servable_core::rest::RestOptions;
 use servable_core::servable::Servable;
-use servable_core::service::{ReloadConfig, Service, ServiceOptions};
+use servable_core::service::{Service, ServiceOptions};
 use servable_core::serving_map::{Model, State, Version};
 use servable_core::signature::{Signature, TensorSpec};
 use servable_core::tensor::{DType, Elements, Tensor};
@@ -34,14 +33,6 @@ impl Executor for SlowEcho {
         let first = buffer.as_ref().first_chunk::<4>().map_or(0.0, |bytes| f32::from_le_bytes(*bytes));
         thread::sleep(Duration::from_millis(first as u64));
         Ok(inputs)
-    }
-}
-
-struct NoReload;
-
-impl ReloadConfig for NoReload {
-    fn reload(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
-        Err(ServingError::unimplemented("no reloads here"))
     }
 }
 
@@ -62,7 +53,7 @@ fn service() -> Arc<Service> {
         error_message: String::new(),
         published: Some(servable.publish(Arc::default())),
     };
-    let service = Service::new(ServiceOptions::default(), Box::new(NoReload));
+    let service = Service::new(ServiceOptions::default(), Box::new(()));
     service.serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
     Arc::new(service)
 }

@@ -3,6 +3,7 @@
 
 mod batching;
 mod buffers;
+mod control_plane;
 mod errors;
 mod metrics;
 mod options;

@@ -2,29 +2,11 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use servable_core::error::Result;
-use servable_core::metrics::Scrape;
 use servable_core::metrics::page::{self, Family, Kind, Value};
-
-use crate::errors;
-
-/// The upward call for what Python has counted.
-pub(crate) struct PythonScrape(pub(crate) Py<PyAny>);
-
-impl Scrape for PythonScrape {
-    fn scrape(&self) -> Result<Vec<Family>> {
-        Python::attach(|py| {
-            let families: PyResult<Vec<PyFamily>> = self.0.call0(py).and_then(|families| families.extract(py));
-            families
-                .and_then(|families| families.into_iter().map(PyFamily::into_family).collect())
-                .map_err(|error| errors::from_python(py, &error))
-        })
-    }
-}
 
 /// `Family`.
 #[derive(FromPyObject)]
-struct PyFamily {
+pub(crate) struct PyFamily {
     name: String,
     kind: String,
     help: String,
@@ -48,7 +30,7 @@ struct Distribution {
 }
 
 impl PyFamily {
-    fn into_family(self) -> PyResult<Family> {
+    pub(crate) fn into_family(self) -> PyResult<Family> {
         let kind = Kind::from_name(&self.kind)
             .ok_or_else(|| PyValueError::new_err(format!("metric {}: {} is not a kind", self.name, self.kind)))?;
         let points = self.points.into_iter().map(|(labels, value)| (labels, value.into_value()));

@@ -28,6 +28,7 @@ pub(crate) struct ServerOptions {
     cors_allowed_headers: String,
     tensor_content_responses: bool,
     check_method_names: bool,
+    model_repository: bool,
     grpc: PyGrpcOptions,
     max_body_bytes: usize,
     max_total_body_bytes: usize,
@@ -58,6 +59,7 @@ impl ServerOptions {
         ServiceOptions {
             tensor_content_responses: self.tensor_content_responses,
             check_method_names: self.check_method_names,
+            model_repository: self.model_repository,
         }
     }
 

@@ -4,23 +4,21 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyCFunction, PyDict, PyTuple};
-use servable_core::call::WaitingCall;
+use pyo3::types::{PyBytes, PyDict};
 use servable_core::error::{Code, ServingError};
 use servable_core::listen::{ListenOptions, Listening};
 use servable_core::metrics::{Metrics, ModelMetrics};
-use servable_core::service::{ModelRepository, ReloadConfig, Service};
+use servable_core::service::Service;
 use servable_core::serving_map::{Model, State, Version, VersionChoice};
 use servable_core::tls::Tls;
 use servable_core::traffic::shadow::Shadow;
 use servable_core::traffic::split::{Split, Weighted};
 use servable_core::traffic::{Anonymous, Traffic};
 
+use crate::control_plane::PythonControlPlane;
 use crate::errors;
-use crate::metrics::PythonScrape;
 use crate::options::{self, HashedKey, ServerOptions, TlsCredentials, seconds};
 use crate::servable::PyServable;
 
@@ -36,17 +34,9 @@ pub(crate) struct PyServer {
 #[pymethods]
 impl PyServer {
     #[new]
-    #[pyo3(signature = (options, reload_config, scrape, repository))]
-    fn new(
-        options: ServerOptions,
-        reload_config: Py<PyAny>,
-        scrape: Py<PyAny>,
-        repository: Option<Py<PyAny>>,
-    ) -> PyResult<Self> {
-        let mut service = Service::new(options.service_options(), Box::new(PythonReload(reload_config)))
-            .with_metrics_page(options.metrics_path(), Box::new(PythonScrape(scrape)));
-        service.repository =
-            repository.map(|change| -> Box<dyn ModelRepository> { Box::new(PythonRepository(change)) });
+    fn new(options: ServerOptions, control_plane: Py<PyAny>) -> PyResult<Self> {
+        let mut service = Service::new(options.service_options(), Box::new(PythonControlPlane(control_plane)));
+        service.metrics_path = options.metrics_path();
         service.access = options.access();
         let tls = Arc::<Tls>::default();
         let options = options.listen_options(Arc::clone(&tls))?;
@@ -221,53 +211,5 @@ impl PublishedVersion<'_> {
             error_message: self.error_message,
             published: published.map(|servable| servable.publish(Arc::clone(metrics))),
         })
-    }
-}
-
-/// What says to Python whether somebody still waits for the answer to a call.
-fn is_awaited<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
-    let caller = caller.clone();
-    let is_awaited = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_ok();
-    PyCFunction::new_closure(py, Some(c"is_awaited"), None, is_awaited)
-}
-
-/// The upward call: a reload that Python carries out.
-struct PythonReload(Py<PyAny>);
-
-impl ReloadConfig for PythonReload {
-    fn reload(&self, config: Bytes, caller: &WaitingCall) -> Result<(), ServingError> {
-        Python::attach(|py| {
-            let reloaded =
-                is_awaited(py, caller).and_then(|awaited| self.0.call1(py, (PyBytes::new(py, &config), awaited)));
-            reloaded.map(drop).map_err(|error| errors::from_python(py, &error))
-        })
-    }
-}
-
-/// The upward call: a model that Python loads or unloads.
-struct PythonRepository(Py<PyAny>);
-
-impl PythonRepository {
-    fn change(
-        &self,
-        action: &str,
-        model: &str,
-        config: Option<&str>,
-        caller: &WaitingCall,
-    ) -> Result<(), ServingError> {
-        Python::attach(|py| {
-            let changed = is_awaited(py, caller).and_then(|awaited| self.0.call1(py, (action, model, config, awaited)));
-            changed.map(drop).map_err(|error| errors::from_python(py, &error))
-        })
-    }
-}
-
-impl ModelRepository for PythonRepository {
-    fn load(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<(), ServingError> {
-        self.change("load", model, config, caller)
-    }
-
-    fn unload(&self, model: &str, caller: &WaitingCall) -> Result<(), ServingError> {
-        self.change("unload", model, None, caller)
     }
 }

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from servable._server.admin import AdminApi, AdminServer, ModelRepository
+from servable._server.admin import AdminApi, AdminServer
 from servable._server.change_under_way import ChangeUnderWay
+from servable._server.client_requests import ClientRequests
 from servable._server.config.api_keys import read_api_keys
 from servable._server.config.flags import Flags
 from servable._server.config.models import (
@@ -22,7 +23,6 @@ from servable._server.config.models import (
     ModelConfig,
     ModelConfigError,
     RefusedLabelError,
-    parse_reload_config,
     read_model_config_file,
     validate_models,
     write_place,
@@ -127,13 +127,8 @@ class ModelServer:
                 if flags.op_libraries:
                     runtime.get()
         self._options = server_options(flags)
-        self._server = Server(
-            self._options,
-            self.reload_config,
-            self._metrics.scrape,
-            # Made once there is a core; requests come later still.
-            (lambda *change: self._repository.change(*change)) if flags.admin_api_port else None,
-        )
+        self._requests = ClientRequests(self._metrics)
+        self._server = Server(self._options, self._requests)
         self._admin: AdminServer | None = None
         self._credentials = self._credential_files()
         self._core = ServerCore(
@@ -189,7 +184,6 @@ class ModelServer:
                 permissions=permissions,
             ),
         )
-        self._repository = ModelRepository(self._core)
         self._core.bus.subscribe(self._metrics.note)
         self._slow_loads = SlowLoads(self._core.bus)
         self._ports: list[int] = []
@@ -241,6 +235,7 @@ class ModelServer:
         startup = StartupWatch(self._core, names, self._core.complete_start, self._fail)
         with self._writing_places():
             self._core.start(self._models)
+        self._requests.begin(self._core)
         if self._admin is not None:
             # Not earlier: a change waits for what it loads, and nothing would be loaded yet.
             self._admin.start()
@@ -309,6 +304,7 @@ class ModelServer:
         self._slow_loads.stop()
         if self._admin is not None:
             self._admin.close()
+        self._requests.close()
         self._core.begin_to_stop()
         deadline = time.monotonic() + self._flags.drain_timeout_seconds
         drained = self._server.drain(self._flags.drain_timeout_seconds)
@@ -316,25 +312,6 @@ class ModelServer:
             _log.warning("Requests in flight did not finish in time and were cut off")
         self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
         return drained
-
-    def reload_config(self, config: bytes, is_awaited: Callable[[], bool] = lambda: True) -> None:
-        """Carry out a `HandleReloadConfigRequest`.
-
-        Args:
-            config: A serialized `ModelServerConfig`.
-            is_awaited: Asked now and then whether the client still waits.
-
-        Raises:
-            ServableError: What the client gets.
-        """
-        try:
-            with self._metrics.config_reload("rpc"):
-                models = parse_reload_config(config)
-                _log_entries(models)
-                self._core.reload(models, is_awaited)
-        except ServableError as error:
-            _log.error("ReloadConfig failed: %s", error)
-            raise
 
     def _warming_up(
         self, adapter: SourceAdapter[str, Loader], options: WarmUpOptions
@@ -499,6 +476,7 @@ class ModelServer:
                 self._bind_admin().close()
             self._core.check(self._models)
         finally:
+            self._requests.close()
             self._server.drain(0.0)
 
     def summary(self) -> StartSummary:
@@ -581,14 +559,3 @@ def _naming_the_server() -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"Failed to BuildAndStart gRPC server: {error.message}") from error
-
-
-def _log_entries(models: Sequence[ModelConfig]) -> None:
-    for index, model in enumerate(models):
-        _log.info(
-            "\nConfig entry\n\tindex : %d\n\tpath : %s\n\tname : %s\n\tplatform : %s",
-            index,
-            model.base_path,
-            model.name,
-            model.platform,
-        )

@@ -44,14 +44,14 @@ def test_a_new_model_needs_a_configuration_and_an_unloaded_one_does_not(
 ) -> None:
     repository = ModelRepository(core)
     with pytest.raises(NotFoundError, match="Model m is not in the repository"):
-        repository.change("load", "m", None)
+        repository.load("m")
     config = f'{{"base_path": "{base_path}", "version_labels": {{}}}}'
-    repository.change("load", "m", config)
+    repository.load("m", config)
     (before,) = core.models
-    repository.change("load", "m", None)
-    repository.change("unload", "m", None)
+    repository.load("m")
+    repository.unload("m")
     assert served(core) == []
-    repository.change("load", "m", None)
+    repository.load("m")
     assert core.models == (before,)
 
 
@@ -62,11 +62,11 @@ def test_a_load_of_what_is_configured_ends_when_nobody_waits(
     (base_path / "1/broken").touch()
     repository = ModelRepository(core)
     with pytest.raises(ServableError, match="cannot parse 1"):
-        repository.change("load", "m", f'{{"base_path": "{base_path}"}}')
+        repository.load("m", f'{{"base_path": "{base_path}"}}')
     with pytest.raises(
         UnavailableError, match="Model m has no version that answers: cannot parse 1"
     ):
-        repository.change("load", "m", None, lambda: False)
+        repository.load("m", None, lambda: False)
 
 
 def test_what_is_no_configuration_is_refused_and_changes_nothing(

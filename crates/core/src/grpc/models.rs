@@ -81,7 +81,7 @@ pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes, call: 
     let service = Arc::clone(service);
     let metric = threads.spawn(move || {
         let before = service.first_integers(&names)?;
-        service.reload.reload(config, &caller)?;
+        service.control_plane.reload_config(config, &caller)?;
         caller.check()?;
         let after = service.first_integers(&names)?;
         let increases = names.iter().map(|name| increase(name, before[name.as_str()], after[name.as_str()]));

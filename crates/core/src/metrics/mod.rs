@@ -16,25 +16,8 @@ pub(crate) use histogram::Sharded;
 pub use requests::{Entry, ModelMetrics, VersionMetrics};
 pub use runs::{Api, RunMetrics, TENSORFLOW};
 
-use crate::error::{Code, Result};
+use crate::error::Code;
 use page::Family;
-
-/// What the control plane counts itself; one of the few calls from the request path up to it.
-pub trait Scrape: Send + Sync + 'static {
-    /// The families of metrics as they are now. Blocks, and is called on a thread where that is allowed.
-    ///
-    /// # Errors
-    ///
-    /// The page is answered with this error.
-    fn scrape(&self) -> Result<Vec<Family>>;
-}
-
-/// Nobody has counted anything else.
-impl Scrape for () {
-    fn scrape(&self) -> Result<Vec<Family>> {
-        Ok(Vec::new())
-    }
-}
 
 /// How many models that are not served may have series of their own. Names come from strangers, and series stay.
 const MAX_STRANGERS: usize = 100;

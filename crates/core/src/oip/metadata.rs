@@ -11,7 +11,7 @@ use crate::traffic::Caller;
 
 /// The name, version and extensions of the server.
 pub(super) fn of_server(service: &Service) -> ServerMetadataResponse {
-    let repository = service.repository.is_some().then_some("model_repository");
+    let repository = service.options.model_repository.then_some("model_repository");
     ServerMetadataResponse {
         name: "servable".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

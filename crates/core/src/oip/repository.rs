@@ -4,22 +4,24 @@
 use std::sync::Arc;
 
 use crate::call::{Call, WaitingCall};
+use crate::control_plane::ControlPlane;
 use crate::error::{Code, Result, ServingError};
 use crate::proto::inference::repository_index_response::ModelIndex;
-use crate::service::{ModelRepository, Service};
+use crate::service::Service;
 use crate::serving_map::{Model, State, Version};
 
-/// The way to everything here.
+/// Looks whether any of this is offered.
 ///
 /// # Errors
 ///
 /// `UNIMPLEMENTED` where administration is not enabled; the text says how to enable it.
-fn administration(service: &Service) -> Result<&dyn ModelRepository> {
-    service.repository.as_deref().ok_or_else(|| {
-        ServingError::unimplemented(
-            "the model repository is not enabled; start the server with --admin_api_port to enable administration",
-        )
-    })
+fn require(service: &Service) -> Result<()> {
+    if service.options.model_repository {
+        return Ok(());
+    }
+    Err(ServingError::unimplemented(
+        "the model repository is not enabled; start the server with --admin_api_port to enable administration",
+    ))
 }
 
 /// Every version of every model with its state, or only those that answer requests.
@@ -28,7 +30,7 @@ fn administration(service: &Service) -> Result<&dyn ModelRepository> {
 ///
 /// `UNIMPLEMENTED` where administration is not enabled.
 pub(super) fn index(service: &Service, only_ready: bool) -> Result<Vec<ModelIndex>> {
-    administration(service)?;
+    require(service)?;
     let mut models = service.serving_map.models();
     models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let entries = models.iter().flat_map(|(name, model)| entries(&String::from_utf8_lossy(name), model));
@@ -65,7 +67,8 @@ fn entries(name: &str, model: &Model) -> Vec<ModelIndex> {
 ///
 /// As [`index`], and what the control plane reports.
 pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<String>, call: Call) -> Result<()> {
-    change(service, call, move |repository, caller| repository.load(&model, config.as_deref(), caller)).await
+    change(service, call, move |control_plane, caller| control_plane.load_model(&model, config.as_deref(), caller))
+        .await
 }
 
 /// Unloads a model.
@@ -74,22 +77,22 @@ pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<S
 ///
 /// As [`load`].
 pub(super) async fn unload(service: &Arc<Service>, model: String, call: Call) -> Result<()> {
-    change(service, call, move |repository, caller| repository.unload(&model, caller)).await
+    change(service, call, move |control_plane, caller| control_plane.unload_model(&model, caller)).await
 }
 
 /// Makes a change that goes on if the client does not wait for its end.
 async fn change(
     service: &Arc<Service>,
     call: Call,
-    make: impl FnOnce(&dyn ModelRepository, &WaitingCall) -> Result<()> + Send + 'static,
+    make: impl FnOnce(&dyn ControlPlane, &WaitingCall) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    administration(service)?;
+    require(service)?;
     let (_claim, caller) = call.hand_over();
     let threads = &service.changes;
     let service = Arc::clone(service);
     threads
         .spawn(move || {
-            make(administration(&service)?, &caller)?;
+            make(&*service.control_plane, &caller)?;
             caller.check()
         })
         .await

@@ -13,17 +13,16 @@ mod scrape;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use http::request::Parts;
 use tokio::sync::Semaphore;
 
 use crate::access::{Access, Scope};
 use crate::body::BodyMemory;
-use crate::call::WaitingCall;
 use crate::codec::metadata;
+use crate::control_plane::ControlPlane;
 use crate::error::Result;
-use crate::metrics::{Metrics, Scrape};
+use crate::metrics::Metrics;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
 use crate::runs::say_stuck;
@@ -43,37 +42,8 @@ pub struct ServiceOptions {
     pub tensor_content_responses: bool,
     /// Require the method name of a signature to fit the call.
     pub check_method_names: bool,
-}
-
-/// Carries out configuration reloads; the control plane behind the one upward call of the request path.
-pub trait ReloadConfig: Send + Sync + 'static {
-    /// Replaces the configuration by a serialized `tensorflow.serving.ModelServerConfig`; returns when every newly
-    /// named model is available or has failed, or soon after `caller` has given up: models go on loading then, for which
-    /// no thread has to wait. Blocks, and is called on threads where that is allowed, on several at once.
-    ///
-    /// # Errors
-    ///
-    /// What the client of `HandleReloadConfigRequest` gets.
-    fn reload(&self, config: Bytes, caller: &WaitingCall) -> Result<()>;
-}
-
-/// Adds models to what is served and takes them away; what the control plane does for the model repository of the Open
-/// Inference Protocol. Both calls block, and are made on threads where that is allowed.
-pub trait ModelRepository: Send + Sync + 'static {
-    /// Serves a model: as `config` says, a JSON object, or else as it was served before. Returns when it is available, or
-    /// soon after `caller` has given up: it goes on loading then.
-    ///
-    /// # Errors
-    ///
-    /// What the client gets.
-    fn load(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()>;
-
-    /// Stops serving a model; returns when no further request reaches it, or soon after `caller` has given up.
-    ///
-    /// # Errors
-    ///
-    /// What the client gets.
-    fn unload(&self, model: &str, caller: &WaitingCall) -> Result<()>;
+    /// Offer the model repository of the Open Inference Protocol.
+    pub model_repository: bool,
 }
 
 /// The state of the server that requests share.
@@ -84,8 +54,8 @@ pub struct Service {
     pub options: ServiceOptions,
     /// Who may ask for what.
     pub access: Access,
-    /// Who reloads the configuration.
-    pub reload: Box<dyn ReloadConfig>,
+    /// Carries out changes, and counts what is not counted here.
+    pub control_plane: Box<dyn ControlPlane>,
     /// Whether requests are wanted.
     pub readiness: Readiness,
     /// One permit for each call that may stay open without being worked on, such as a watch on the health.
@@ -100,10 +70,6 @@ pub struct Service {
     pub metrics: Metrics,
     /// Where the metrics page is, if there is one.
     pub metrics_path: Option<String>,
-    /// Who counts what is not counted here.
-    pub scrape: Box<dyn Scrape>,
-    /// Who loads and unloads models; `None` where administration is not enabled.
-    pub repository: Option<Box<dyn ModelRepository>>,
 }
 
 impl Service {
@@ -117,12 +83,12 @@ impl Service {
     const MAX_PAGES: usize = 4;
 
     /// The state of a server that has nothing to serve yet.
-    pub fn new(options: ServiceOptions, reload: Box<dyn ReloadConfig>) -> Self {
+    pub fn new(options: ServiceOptions, control_plane: Box<dyn ControlPlane>) -> Self {
         Self {
             serving_map: ServingMap::default(),
             options,
             access: Access::default(),
-            reload,
+            control_plane,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
             changes: OwnThreads::new("servable-change", Self::MAX_CHANGES),
@@ -130,15 +96,7 @@ impl Service {
             body_memory: Arc::default(),
             metrics: Metrics::default(),
             metrics_path: None,
-            scrape: Box::new(()),
-            repository: None,
         }
-    }
-
-    /// The same with a metrics page at this path, if there is one, and `scrape` for what is not counted here.
-    #[must_use]
-    pub fn with_metrics_page(self, path: Option<String>, scrape: Box<dyn Scrape>) -> Self {
-        Self { metrics_path: path, scrape, ..self }
     }
 
     /// Looks whether a key is good for a scope, and counts the request if it is refused.

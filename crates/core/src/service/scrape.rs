@@ -30,7 +30,7 @@ impl Service {
         let mut families = self.metrics.families();
         families.extend(published(&self.serving_map));
         families.extend(shadows(&self.serving_map));
-        families.extend(self.scrape.scrape()?);
+        families.extend(self.control_plane.scrape()?);
         Ok(families)
     }
 }

@@ -33,30 +33,6 @@ class ModelRepository:
         self._lock = threading.Lock()
         self._unloaded: dict[str, ModelConfig] = {}
 
-    def change(
-        self,
-        action: str,
-        name: str,
-        config: str | None,
-        is_awaited: Callable[[], bool] = lambda: True,
-    ) -> None:
-        """Carry out one request.
-
-        Args:
-            action: `load` or `unload`.
-            name: The model.
-            config: For `load`: how to serve it, as the administration API takes it; `None` for as before.
-            is_awaited: Asked now and then whether the client still waits.
-
-        Raises:
-            ServableError: What the client gets.
-        """
-        _log.info("Model repository: %s %s", action, name)
-        if action == "load":
-            self.load(name, config, is_awaited)
-        else:
-            self.unload(name, is_awaited)
-
     def load(
         self,
         name: str,
@@ -77,6 +53,7 @@ class ModelRepository:
             UnavailableError: It is configured, and has no version that answers yet.
             ServableError: It failed to load.
         """
+        _log.info("Model repository: load %s", name)
         if config is not None:
             model = _parsed(name, config)
         elif any(known.name == name for known in self._core.models):
@@ -106,6 +83,7 @@ class ModelRepository:
             NotFoundError: It is not served.
             ServableError: Another change is under way.
         """
+        _log.info("Model repository: unload %s", name)
         removed: list[ModelConfig] = []
 
         def edit(models: Sequence[ModelConfig]) -> Sequence[ModelConfig]:

@@ -219,6 +219,7 @@ def server_options(flags: Flags) -> ServerOptions:
         cors_allowed_headers=_cors_allowed_headers(flags),
         tensor_content_responses=flags.enable_serialization_as_tensor_content,
         check_method_names=flags.enable_signature_method_name_check,
+        model_repository=bool(flags.admin_api_port),
         grpc=grpc_options(flags),
         metrics_path=metrics_path(flags.monitoring_config_file),
         open_paths=tuple(path for path in flags.paths_without_api_key.split(",") if path),

@@ -45,6 +45,7 @@ class ServerOptions:
             (`--enable_serialization_as_tensor_content`).
         check_method_names: Require signatures' method names to fit the call
             (`--enable_signature_method_name_check`).
+        model_repository: Offer the model repository of the Open Inference Protocol (`--admin_api_port`).
         grpc: How gRPC calls, and connections of HTTP/2, are served.
         max_body_bytes: The largest request body that is taken, after decompression too.
         max_total_body_bytes: How much memory all request bodies under way, and all answers that clients have not taken,
@@ -71,6 +72,7 @@ class ServerOptions:
     cors_allowed_headers: str = ""
     tensor_content_responses: bool = False
     check_method_names: bool = False
+    model_repository: bool = False
     grpc: GrpcOptions = field(default_factory=GrpcOptions)
     max_body_bytes: int = 2**31 - 1
     max_total_body_bytes: int = field(default_factory=lambda: available_memory() // 4)

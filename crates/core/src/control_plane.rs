@@ -1,0 +1,69 @@
+//! The calls from the request path up to the control plane, all in one trait.
+//!
+//! Inference makes none of them: they carry out what clients ask to change, and gather what the metrics page shows.
+
+use bytes::Bytes;
+
+use crate::call::WaitingCall;
+use crate::error::{Result, ServingError};
+use crate::metrics::page::Family;
+
+/// What the request path asks of the control plane.
+///
+/// Every call blocks, and is made on a thread where that is allowed: changes on `servable-change`, [`Self::scrape`] on
+/// `servable-page`. Calls overlap. A change returns soon after its `caller` has given up: models go on loading then, for
+/// which no thread has to wait. An error is what the client gets.
+pub trait ControlPlane: Send + Sync + 'static {
+    /// Replaces the configuration by a serialized `tensorflow.serving.ModelServerConfig`; returns when every newly
+    /// named model is available or has failed.
+    ///
+    /// # Errors
+    ///
+    /// What the client of `HandleReloadConfigRequest` gets.
+    fn reload_config(&self, config: Bytes, caller: &WaitingCall) -> Result<()>;
+
+    /// Serves a model for the model repository of the Open Inference Protocol: as `config` says, a JSON object, or else
+    /// as it was served before. Returns when it is available.
+    ///
+    /// # Errors
+    ///
+    /// What the client gets.
+    fn load_model(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()>;
+
+    /// Stops serving a model for the same protocol; returns when no further request reaches it.
+    ///
+    /// # Errors
+    ///
+    /// What the client gets.
+    fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()>;
+
+    /// The metrics that the control plane counts itself, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// The page is answered with this error.
+    fn scrape(&self) -> Result<Vec<Family>>;
+}
+
+/// No control plane: every change is refused, and nothing is counted.
+impl ControlPlane for () {
+    fn reload_config(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
+        Err(no_control_plane())
+    }
+
+    fn load_model(&self, _: &str, _: Option<&str>, _: &WaitingCall) -> Result<()> {
+        Err(no_control_plane())
+    }
+
+    fn unload_model(&self, _: &str, _: &WaitingCall) -> Result<()> {
+        Err(no_control_plane())
+    }
+
+    fn scrape(&self) -> Result<Vec<Family>> {
+        Ok(Vec::new())
+    }
+}
+
+fn no_control_plane() -> ServingError {
+    ServingError::unimplemented("this server has no control plane")
+}

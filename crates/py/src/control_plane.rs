@@ -1,0 +1,61 @@
+//! The calls from the request path up to Python: methods of `servable._server.control_plane.ControlPlane`.
+
+use bytes::Bytes;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyCFunction, PyDict, PyTuple};
+use servable_core::call::WaitingCall;
+use servable_core::control_plane::ControlPlane;
+use servable_core::error::Result;
+use servable_core::metrics::page::Family;
+
+use crate::errors;
+use crate::metrics::PyFamily;
+
+/// The object that implements the protocol.
+pub(crate) struct PythonControlPlane(pub(crate) Py<PyAny>);
+
+impl PythonControlPlane {
+    /// Makes a call with the interpreter held; what it raises is the error.
+    fn call<T>(&self, make: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
+        Python::attach(|py| make(self.0.bind(py)).map_err(|error| errors::from_python(py, &error)))
+    }
+}
+
+impl ControlPlane for PythonControlPlane {
+    fn reload_config(&self, config: Bytes, caller: &WaitingCall) -> Result<()> {
+        self.call(|plane| {
+            let py = plane.py();
+            let arguments = (PyBytes::new(py, &config), is_awaited(py, caller)?);
+            plane.call_method1(intern!(py, "reload_config"), arguments).map(drop)
+        })
+    }
+
+    fn load_model(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()> {
+        self.call(|plane| {
+            let py = plane.py();
+            plane.call_method1(intern!(py, "load_model"), (model, config, is_awaited(py, caller)?)).map(drop)
+        })
+    }
+
+    fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()> {
+        self.call(|plane| {
+            let py = plane.py();
+            plane.call_method1(intern!(py, "unload_model"), (model, is_awaited(py, caller)?)).map(drop)
+        })
+    }
+
+    fn scrape(&self) -> Result<Vec<Family>> {
+        self.call(|plane| {
+            let families: Vec<PyFamily> = plane.call_method0(intern!(plane.py(), "scrape"))?.extract()?;
+            families.into_iter().map(PyFamily::into_family).collect()
+        })
+    }
+}
+
+/// What says to Python whether somebody still waits for the answer to a call.
+fn is_awaited<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
+    let caller = caller.clone();
+    let is_awaited = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_ok();
+    PyCFunction::new_closure(py, Some(c"is_awaited"), None, is_awaited)
+}

@@ -1,0 +1,96 @@
+"""What clients ask of the control plane, carried out on top of `ServerCore`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from servable._server.admin import ModelRepository
+from servable._server.config.models import ModelConfig, parse_reload_config
+from servable._server.control_plane import ControlPlane
+from servable._server.server_core import ServerCore
+from servable._server.telemetry import ControlPlaneMetrics
+from servable._server.telemetry.families import Family
+from servable.errors import ServableError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+class ClientRequests(ControlPlane):
+    """The calls that the request path makes. Safe to use from several threads.
+
+    The request path needs this object before there is a core, and may take requests before the core has started:
+    changes wait for `begin`.
+    """
+
+    def __init__(self, metrics: ControlPlaneMetrics) -> None:
+        """Carry out nothing yet.
+
+        Args:
+            metrics: What the control plane counts.
+        """
+        self._metrics = metrics
+        self._begun = threading.Event()
+        self._parts: _Parts | None = None
+
+    def begin(self, core: ServerCore) -> None:
+        """Carry out changes from now on.
+
+        Args:
+            core: What serves the models; it has been started.
+        """
+        self._parts = _Parts(core, ModelRepository(core))
+        self._begun.set()
+
+    def close(self) -> None:
+        """Refuse the changes that wait for `begin`."""
+        self._begun.set()
+
+    def reload_config(self, config: bytes, is_awaited: Callable[[], bool]) -> None:
+        """Replace the configuration."""
+        core = self._wait().core
+        try:
+            with self._metrics.config_reload("rpc"):
+                models = parse_reload_config(config)
+                _log_entries(models)
+                core.reload(models, is_awaited)
+        except ServableError as error:
+            _log.error("ReloadConfig failed: %s", error)
+            raise
+
+    def load_model(self, model: str, config: str | None, is_awaited: Callable[[], bool]) -> None:
+        """Serve a model."""
+        self._wait().repository.load(model, config, is_awaited)
+
+    def unload_model(self, model: str, is_awaited: Callable[[], bool]) -> None:
+        """Stop serving a model."""
+        self._wait().repository.unload(model, is_awaited)
+
+    def scrape(self) -> Sequence[Family]:
+        """Return what was counted."""
+        return self._metrics.scrape()
+
+    def _wait(self) -> _Parts:
+        self._begun.wait()
+        if self._parts is None:
+            raise UnavailableError("The server is shutting down")
+        return self._parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    core: ServerCore
+    repository: ModelRepository
+
+
+def _log_entries(models: Sequence[ModelConfig]) -> None:
+    for index, model in enumerate(models):
+        _log.info(
+            "\nConfig entry\n\tindex : %d\n\tpath : %s\n\tname : %s\n\tplatform : %s",
+            index,
+            model.base_path,
+            model.name,
+            model.platform,
+        )

@@ -1,0 +1,73 @@
+"""The calls from the request path up to the control plane: the one object of Python that Rust calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from servable._server.telemetry.families import Family
+
+
+class ControlPlane(Protocol):
+    """What the request path asks of the control plane.
+
+    Inference requests make none of these calls.
+
+    Threads: Rust makes the calls from its own threads, from the start of the server to the end of the process, and
+    they overlap. Changes run on the 16 threads `servable-change`, `scrape` on the 4 threads `servable-page`; further
+    calls wait in order.
+
+    Duration: a change blocks until it is complete. It should return within about a second after `is_awaited` returns
+    false, as it keeps one of the few threads; what it began to load goes on loading. `is_awaited` may be called at any
+    time from any thread.
+
+    Errors: the code and the message of a `ServableError` reach the client. Any other exception arrives as INTERNAL
+    with its text.
+    """
+
+    def reload_config(self, config: bytes, is_awaited: Callable[[], bool]) -> None:
+        """Replace the configuration, for a `HandleReloadConfigRequest`.
+
+        Args:
+            config: A serialized `ModelServerConfig`.
+            is_awaited: Whether the client still waits.
+
+        Raises:
+            ServableError: The configuration is refused, or a new model failed to load.
+        """
+
+    def load_model(self, model: str, config: str | None, is_awaited: Callable[[], bool]) -> None:
+        """Serve a model, for the model repository of the Open Inference Protocol, and wait until it is available.
+
+        Only called with `ServerOptions.model_repository`.
+
+        Args:
+            model: The name of the model.
+            config: A `ModelConfig` as JSON; `None` to serve the model as before it was unloaded.
+            is_awaited: Whether the client still waits.
+
+        Raises:
+            ServableError: The model is unknown, the configuration is refused, or the load failed.
+        """
+
+    def unload_model(self, model: str, is_awaited: Callable[[], bool]) -> None:
+        """Stop serving a model, for the same protocol; return when no further request reaches it.
+
+        Only called with `ServerOptions.model_repository`.
+
+        Args:
+            model: The name of the model.
+            is_awaited: Whether the client still waits.
+
+        Raises:
+            ServableError: The model is not served, or another change is under way.
+        """
+
+    def scrape(self) -> Sequence[Family]:
+        """Return the metrics that the control plane counts, as they are now.
+
+        Called when the metrics page is asked for, and for the metrics that a `ReloadConfigRequest` names.
+
+        Raises:
+            ServableError: The page is answered with this error.
+        """
