@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use servable_core::codec::example::{self, Examples};
-use servable_core::codec::json::{self, Form, InferReply, ReplyTensor};
-use servable_core::codec::metadata::{metadata_json, signatures_from_meta_graph};
-use servable_core::codec::open_inference::{raw_bytes, raw_len, raw_tensor};
-use servable_core::codec::tensor_proto::{MemoryBudget, PredictResponse, decode_predict_request};
-use servable_core::codec::wire::{Field, Reader};
-use servable_core::inference::{Classification, Inference};
-use servable_core::oip;
-use servable_core::proto::tensorflow::Example;
-use servable_core::proto::tensorflow::serving::ModelSpec;
-use servable_core::rest::routes;
-use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::{DType, Elements, Tensor};
+use servable_codec::example::{self, Examples};
+use servable_codec::json::{self, Form, InferReply, ReplyTensor};
+use servable_codec::metadata::{metadata_json, signatures_from_meta_graph};
+use servable_codec::open_inference::{raw_bytes, raw_len, raw_tensor};
+use servable_codec::proto::tensorflow::Example;
+use servable_codec::proto::tensorflow::serving::ModelSpec;
+use servable_codec::tensor_proto::{MemoryBudget, PredictResponse, decode_predict_request};
+use servable_codec::wire::{Field, Reader};
+use servable_model::inference::{Classification, Inference};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{DType, Elements, Tensor};
+use servable_server::oip;
+use servable_server::rest::routes;
 
 /// A signature for each dtype that JSON can carry, one of two inputs, and one of a dtype that it cannot.
 fn signature(name: Option<&[u8]>) -> Arc<Signature> {

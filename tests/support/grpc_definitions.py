@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-DESCRIPTORS = Path(__file__).resolve().parents[2] / "crates/core/src/grpc/descriptors.bin"
+DESCRIPTORS = Path(__file__).resolve().parents[2] / "crates/server/src/grpc/descriptors.bin"
 
 
 class Definitions:

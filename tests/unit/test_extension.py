@@ -20,15 +20,20 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.package = root / "python/servable"
-        for directory in (".venv", "python/servable", "crates/core/src/rest", "crates/core/tests"):
+        for directory in (
+            ".venv",
+            "python/servable",
+            "crates/server/src/rest",
+            "crates/server/tests",
+        ):
             (root / directory).mkdir(parents=True)
-        for file in ("Cargo.toml", "Cargo.lock", "crates/core/Cargo.toml"):
+        for file in ("Cargo.toml", "Cargo.lock", "crates/server/Cargo.toml"):
             (root / file).touch()
         for file in ("lib.rs", "rest/frame.json"):
-            (root / "crates/core/src" / file).write_text("first")
+            (root / "crates/server/src" / file).write_text("first")
 
     def build(self, profile: str = "release") -> None:
-        source = str(self.root / "crates/core/src/lib.rs")
+        source = str(self.root / "crates/server/src/lib.rs")
         target = str(self.package / "_core.abi3.so")
         extension.build(profile, [sys.executable, "-c", COPY.format(source, target)])
 
@@ -49,7 +54,9 @@ def test_what_was_built_from_these_sources_is_usable(clone: Clone) -> None:
     assert extension.why_unusable(of_profile="release") is None
 
 
-@pytest.mark.parametrize("file", ["Cargo.lock", "crates/core/src/lib.rs", "crates/core/Cargo.toml"])
+@pytest.mark.parametrize(
+    "file", ["Cargo.lock", "crates/server/src/lib.rs", "crates/server/Cargo.toml"]
+)
 def test_changed_sources_make_it_stale_until_they_are_changed_back(clone: Clone, file: str) -> None:
     clone.build()
     before = (clone.root / file).read_text()
@@ -62,7 +69,7 @@ def test_changed_sources_make_it_stale_until_they_are_changed_back(clone: Clone,
 
 
 def test_added_moved_and_deleted_sources_make_it_stale(clone: Clone) -> None:
-    frame = clone.root / "crates/core/src/rest/frame.json"
+    frame = clone.root / "crates/server/src/rest/frame.json"
     for change in (
         lambda: (frame.parent / "mod.rs").touch(),
         lambda: frame.rename(frame.with_name("other.json")),
@@ -77,7 +84,7 @@ def test_added_moved_and_deleted_sources_make_it_stale(clone: Clone) -> None:
 def test_tests_and_files_of_editors_do_not_make_it_stale(clone: Clone) -> None:
     clone.build()
     for file in ("src/.lib.rs.swp", "src/lib.rs~", "src/#lib.rs#", "tests/routes.rs"):
-        (clone.root / "crates/core" / file).touch()
+        (clone.root / "crates/server" / file).touch()
     assert extension.why_unusable() is None
 
 
@@ -89,7 +96,7 @@ def test_what_something_else_has_built_is_not_believed(clone: Clone) -> None:
 
 def test_a_build_that_fails_records_nothing(clone: Clone) -> None:
     clone.build()
-    (clone.root / "crates/core/src/lib.rs").write_text("second")
+    (clone.root / "crates/server/src/lib.rs").write_text("second")
     assert extension.main(["build", "release", sys.executable, "-c", "raise SystemExit(3)"]) == 3
     assert "is stale" in str(extension.why_unusable())
 

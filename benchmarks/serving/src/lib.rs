@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use servable_core::codec::metadata::signatures_from_meta_graph;
-use servable_core::signature::Signature;
+use servable_codec::metadata::signatures_from_meta_graph;
+use servable_model::signature::Signature;
 use servable_tensorflow::{LoadOptions, Runtime, Session};
 
 /// What the process has used of the processors, all threads together.

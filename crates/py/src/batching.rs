@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use servable_core::batch::{self, Answer, Queue, RunBatch, Scheduler, Ticket};
-use servable_core::call::{Call, Priority};
-use servable_core::error::{Code, Result, ServingError};
-use servable_core::executor::RunOptions;
-use servable_core::tensor::{DType, Tensor};
+use servable_batch::{Answer, Queue, RunBatch, Scheduler, Ticket};
+use servable_model::call::{Call, Priority};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::RunOptions;
+use servable_model::tensor::{DType, Tensor};
 
 use crate::buffers::{self, Sent};
 use crate::errors;
@@ -166,7 +166,7 @@ impl PyBatchQueue {
         }
         let answer = wait(py, ticket, deadline)?;
         // Whoever is first to see that the time is over, the caller or a thread with the batch.
-        lend_answer(py, answer.map_err(|error| if error == batch::expired() { late() } else { error }))
+        lend_answer(py, answer.map_err(|error| if error == servable_batch::expired() { late() } else { error }))
     }
 
     fn submit(

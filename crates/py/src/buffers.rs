@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
 
 /// A tensor that comes from Python: the number of its dtype, its shape and its elements, as [`copy`] takes them.
 pub(crate) type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyDict, PyTuple};
-use servable_core::call::WaitingCall;
-use servable_core::control_plane::ControlPlane;
-use servable_core::error::Result;
-use servable_core::metrics::page::Family;
+use servable_model::call::WaitingCall;
+use servable_model::error::Result;
+use servable_server::control_plane::ControlPlane;
+use servable_server::metrics::page::Family;
 
 use crate::errors;
 use crate::metrics::PyFamily;

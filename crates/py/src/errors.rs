@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use servable_core::error::{Code, ServingError};
+use servable_model::error::{Code, ServingError};
 
 /// The exception for an error of the request path.
 pub(crate) fn to_python(py: Python<'_>, error: &ServingError) -> PyErr {

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 /// The checksum of `TFRecord` files.
 #[pyfunction]
 fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
-    py.detach(|| servable_core::codec::crc32c::crc32c(data))
+    py.detach(|| servable_codec::crc32c::crc32c(data))
 }
 
 #[pymodule]

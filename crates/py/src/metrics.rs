@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use servable_core::metrics::page::{self, Family, Kind, Value};
+use servable_server::metrics::page::{self, Family, Kind, Value};
 
 /// `Family`.
 #[derive(FromPyObject)]

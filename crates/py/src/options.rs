@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use pyo3::prelude::*;
-use servable_core::access::{Access, ApiKey, Scope};
-use servable_core::batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
-use servable_core::body::BodyLimits;
-use servable_core::grpc::{Encoding, GrpcOptions};
-use servable_core::http2::Http2Options;
-use servable_core::listen::{HeadLimits, ListenOptions};
-use servable_core::rest::RestOptions;
-use servable_core::service::ServiceOptions;
-use servable_core::tls::{Credentials, Pem, Tls};
+use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
+use servable_server::access::{Access, ApiKey, Scope};
+use servable_server::body::BodyLimits;
+use servable_server::grpc::{Encoding, GrpcOptions};
+use servable_server::http2::Http2Options;
+use servable_server::listen::{HeadLimits, ListenOptions};
+use servable_server::rest::RestOptions;
+use servable_server::service::ServiceOptions;
+use servable_server::tls::{Credentials, Pem, Tls};
 use servable_tensorflow::LoadOptions;
 
 /// `servable._server.config.server_options.ServerOptions`.
@@ -153,9 +153,9 @@ impl PyGrpcOptions {
 }
 
 impl Endpoint {
-    fn to_core(&self) -> servable_core::listen::Endpoint {
+    fn to_core(&self) -> servable_server::listen::Endpoint {
         let Self { address, tls, rest_only, health_only } = self;
-        servable_core::listen::Endpoint {
+        servable_server::listen::Endpoint {
             address: address.clone(),
             tls: *tls,
             rest_only: *rest_only,

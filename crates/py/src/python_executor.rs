@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use servable_core::error::{Code, Result, ServingError};
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::{DType, Tensor};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{DType, Tensor};
 
 use crate::{buffers, errors};
 

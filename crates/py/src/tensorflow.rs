@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
-use servable_core::codec::metadata;
-use servable_core::error::{Code, Result, ServingError};
-use servable_core::placement;
-use servable_core::servable::Servable;
-use servable_core::signature::DEFAULT_SIGNATURE;
+use servable_codec::metadata;
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::signature::DEFAULT_SIGNATURE;
+use servable_runtime::placement;
+use servable_server::servable::Servable;
 use servable_tensorflow::{LoadOptions, Runtime, run_in_background, set_slice};
 
 use crate::errors;

@@ -1,7 +1,7 @@
-//! TensorFlow's C API, loaded at run time from the libraries of an installed wheel, behind [`servable_core::executor`].
+//! TensorFlow's C API, loaded at run time from the libraries of an installed wheel, behind [`servable_model::executor`].
 //!
 //! Start with [`Runtime::open`]; it finds the C functions. [`Runtime::load_saved_model`] makes a [`Session`], which is
-//! an [`Executor`](servable_core::executor::Executor). Nothing is linked: a process without TensorFlow starts, and gets
+//! an [`Executor`](servable_model::executor::Executor). Nothing is linked: a process without TensorFlow starts, and gets
 //! an [`OpenError`] that says what is missing. The crate knows nothing of servers and nothing of Python.
 //!
 //! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects

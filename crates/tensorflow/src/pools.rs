@@ -8,7 +8,7 @@ use std::num::NonZero;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use servable_core::codec::wire::{Reader, Value, put_length_field, put_varint};
+use servable_codec::wire::{Reader, Value, put_length_field, put_varint};
 
 /// How many graphs may have all their runs loop without end before those of others wait.
 const GRAPHS: usize = 4;

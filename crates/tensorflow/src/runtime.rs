@@ -8,8 +8,8 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use servable_core::codec::wire::{Malformed, Reader, Value};
-use servable_core::error::{Result, ServingError};
+use servable_codec::wire::{Malformed, Reader, Value};
+use servable_model::error::{Result, ServingError};
 
 use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
 use crate::pools::{Pools, with_pools};

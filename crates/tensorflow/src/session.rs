@@ -7,10 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use servable_core::error::{Code, Result, ServingError};
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::{Buffer, DType, Tensor};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::{Executor, RunOptions, TENSORFLOW};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{Buffer, DType, Tensor};
 
 use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
 use crate::denormals;
@@ -146,7 +146,7 @@ impl Session {
 
 impl Executor for Session {
     fn runtime(&self) -> &'static str {
-        servable_core::metrics::TENSORFLOW
+        TENSORFLOW
     }
 
     fn platform(&self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use servable_core::error::{Code, Result, ServingError};
+use servable_model::error::{Code, Result, ServingError};
 
 use crate::api::{Api, RawStatus};
 

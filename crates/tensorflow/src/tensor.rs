@@ -5,9 +5,9 @@ use std::ptr::{self, NonNull};
 
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
-use servable_core::error::{Result, ServingError};
-use servable_core::executor::release;
-use servable_core::tensor::{ALIGNMENT, Buffer, DType, Elements, Strings, Tensor, element_count};
+use servable_model::error::{Result, ServingError};
+use servable_model::tensor::{ALIGNMENT, Buffer, DType, Elements, Strings, Tensor, element_count};
+use servable_runtime::release;
 
 use crate::api::{Api, RawTensor};
 use crate::string::TString;

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use servable_core::codec::wire::{Malformed, Reader, Value, text};
+use servable_codec::wire::{Malformed, Reader, Value, text};
 
 /// What may keep a run from its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -346,7 +346,7 @@ fn of_compiled(inside: Termination, is_compiled: bool) -> Termination {
 
 #[cfg(test)]
 mod tests {
-    use servable_core::codec::wire::{put_length_field, put_varint};
+    use servable_codec::wire::{put_length_field, put_varint};
 
     use super::*;
 

@@ -5,7 +5,7 @@
 
 mod support;
 
-use servable_core::tensor::DType;
+use servable_model::tensor::DType;
 use support::{floats, half_plus_two_signature, installation, run, signature, texts, texts_of};
 
 const MIB: isize = 1 << 20;

@@ -4,10 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use servable_core::error::Code;
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::Signature;
-use servable_core::tensor::DType;
+use servable_model::error::Code;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
+use servable_model::tensor::DType;
 use servable_tensorflow::Session;
 use support::{
     Installation, floats, floats_of, half_plus_two_signature, installation, int64s, int64s_of, ints, options, run,

@@ -4,8 +4,8 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use servable_core::error::{Code, ServingError};
-use servable_core::tensor::DType;
+use servable_model::error::{Code, ServingError};
+use servable_model::tensor::DType;
 use servable_tensorflow::{LoadOptions, OpenError, Runtime};
 use support::{
     floats, floats_of, half_plus_two_signature, installation, int64s_of, options, run, signature, texts, texts_of,

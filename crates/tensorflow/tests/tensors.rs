@@ -2,10 +2,10 @@
 
 mod support;
 
-use servable_core::error::Code;
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::Signature;
-use servable_core::tensor::{DType, Tensor, element_count};
+use servable_model::error::Code;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
+use servable_model::tensor::{DType, Tensor, element_count};
 use support::{
     bytes_of, floats, floats_of, installation, ints, ints_of, misaligned, numbers, run, signature, texts, texts_of,
 };

@@ -1,4 +1,4 @@
-//! Writes what is generated from `protos/`: the Rust messages of `crates/core`, and the descriptors that the Python
+//! Writes what is generated from `protos/`: the Rust messages of `crates/server`, and the descriptors that the Python
 //! package reads configuration files with, that its client speaks with, and that gRPC's reflection answers with.
 //!
 //! Run it after a change of a `.proto` file:
@@ -53,10 +53,10 @@ const SERVED: [&str; 7] = [
 ];
 
 /// Where the Rust messages go, and where the descriptors go, below the root of the repository.
-const RUST: &str = "crates/core/src/proto";
+const RUST: &str = "crates/codec/src/proto";
 const DESCRIPTORS: &str = "python/servable/_server/config/descriptors.bin";
 const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
-const SERVED_DESCRIPTORS: &str = "crates/core/src/grpc/descriptors.bin";
+const SERVED_DESCRIPTORS: &str = "crates/server/src/grpc/descriptors.bin";
 
 /// Generated files by their path below the root of the repository.
 type Outputs = BTreeMap<PathBuf, Vec<u8>>;

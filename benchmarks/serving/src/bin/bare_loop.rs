@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use servable_benchmarks::{cpu_time, load_model};
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::Signature;
-use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
 use servable_tensorflow::Session;
 
 /// Runs `half_plus_two` on three floats, and prints the CPU microseconds that one run costs.

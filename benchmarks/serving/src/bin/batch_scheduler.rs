@@ -8,11 +8,11 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 use clap::Parser;
 use servable_benchmarks::cpu_time;
-use servable_core::batch::{BatchingOptions, PoolOptions, Scheduler};
-use servable_core::call::Call;
-use servable_core::error::ServingError;
-use servable_core::executor::RunOptions;
-use servable_core::tensor::{Buffer, DType, Tensor};
+use servable_batch::{BatchingOptions, PoolOptions, Scheduler};
+use servable_model::call::Call;
+use servable_model::error::ServingError;
+use servable_model::executor::RunOptions;
+use servable_model::tensor::{Buffer, DType, Tensor};
 use tokio::sync::oneshot;
 
 /// Prints the CPU microseconds of one request through the scheduler, and through a channel with and without answers.

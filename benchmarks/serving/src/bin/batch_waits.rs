@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
-use servable_core::batch::{BatchingOptions, PoolOptions, Scheduler};
-use servable_core::call::Call;
-use servable_core::error::ServingError;
-use servable_core::executor::RunOptions;
-use servable_core::tensor::{Buffer, DType, Tensor};
+use servable_batch::{BatchingOptions, PoolOptions, Scheduler};
+use servable_model::call::Call;
+use servable_model::error::ServingError;
+use servable_model::executor::RunOptions;
+use servable_model::tensor::{Buffer, DType, Tensor};
 
 /// Prints the microseconds that half of the requests waited at most, and all but one of a hundred, as a JSON object.
 #[derive(Parser)]

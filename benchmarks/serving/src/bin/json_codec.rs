@@ -9,10 +9,10 @@ use std::hint::black_box;
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use servable_core::codec::json::{self, Format};
-use servable_core::error::Result;
-use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
+use servable_codec::json::{self, Format};
+use servable_model::error::Result;
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
 
 /// Decodes an image of 224 × 224 × 3 floats of six digits, and encodes 1,000 × 1,000 floats, again and again.
 #[derive(Parser)]

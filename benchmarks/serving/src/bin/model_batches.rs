@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Parser;
 use servable_benchmarks::{cpu_time, load_model};
-use servable_core::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
-use servable_core::call::Call;
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::Signature;
-use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Tensor};
+use servable_batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
+use servable_model::call::Call;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Tensor};
 use servable_tensorflow::Session;
 
 type AnyError = Box<dyn Error>;
@@ -80,7 +80,7 @@ struct Model {
 }
 
 impl Model {
-    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> servable_core::error::Result<Vec<Tensor>> {
+    fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> servable_model::error::Result<Vec<Tensor>> {
         self.session.run(&self.signature, inputs, &[0], options)
     }
 
@@ -197,7 +197,7 @@ impl Arguments {
     }
 }
 
-async fn call_again_and_again(queue: Arc<Queue>, count: Arc<Count>, row: Tensor) -> servable_core::error::Result<()> {
+async fn call_again_and_again(queue: Arc<Queue>, count: Arc<Count>, row: Tensor) -> servable_model::error::Result<()> {
     while !count.is_over.load(Ordering::Relaxed) {
         drop(queue.submit(vec![row.clone()], Call::default())?.await?);
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use servable_core::error::Result;
-use servable_core::executor::{Executor, RunOptions};
-use servable_core::signature::{Signature, TensorSpec};
-use servable_core::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
+use servable_model::error::Result;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
 use servable_tensorflow::{LoadOptions, Runtime, Session};
 
 /// A wheel and the directories with models, from the environment.

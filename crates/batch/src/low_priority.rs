@@ -1,0 +1,158 @@
+//! The requests of low priority that wait in one queue: they fill batches up, or make some when nothing else waits.
+//!
+//! The rules are those of TensorFlow's shared batch scheduler (`docs/spec/batching.md` §19), but that the most urgent
+//! request goes first, and that none waits for ever, see [`LowPriority::is_patience_over`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::options::BatchingOptions;
+use super::task::Task;
+use servable_model::error::{Code, Result, ServingError};
+
+/// The waiting requests, the most urgent first.
+pub(super) struct LowPriority {
+    tasks: VecDeque<Task>,
+    weight: usize,
+    /// When the first of them arrived.
+    oldest: Option<Instant>,
+    /// The rows of a full batch of them, the time that one waits that is not full, and how many may wait.
+    size: usize,
+    timeout: Duration,
+    max_batches: usize,
+}
+
+impl LowPriority {
+    pub(super) fn new(options: &BatchingOptions) -> Self {
+        let low = &options.low_priority;
+        Self {
+            tasks: VecDeque::new(),
+            weight: 0,
+            oldest: None,
+            size: low.max_batch_size.unwrap_or(options.execution_size()).min(options.execution_size()),
+            timeout: Duration::from_micros(low.batch_timeout_micros.unwrap_or(options.batch_timeout_micros)),
+            max_batches: low.max_enqueued_batches.unwrap_or(options.max_enqueued_batches),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// The rows that wait.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.oldest
+    }
+
+    /// How long a batch of nothing else waits for more.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether there is a full batch of them.
+    pub(super) fn is_full(&self) -> bool {
+        self.weight >= self.size
+    }
+
+    /// When the most urgent one has waited for so long that it goes before others.
+    pub(super) fn end_of_patience(&self) -> Option<Instant> {
+        self.tasks.front().map(Task::due)
+    }
+
+    /// Whether the most urgent one has waited for so long that it goes before others: they come first, but not for ever.
+    pub(super) fn is_patience_over(&self, now: Instant) -> bool {
+        self.end_of_patience().is_some_and(|end| end <= now)
+    }
+
+    /// Whether there is room for a task.
+    ///
+    /// # Errors
+    ///
+    /// `UNAVAILABLE` if there is not, in the words of TensorFlow.
+    pub(super) fn admit(&self, task: &Task, can_split: bool) -> Result<()> {
+        let (weight, size, most) = (task.weight(), self.size, self.max_batches);
+        if weight > size && !can_split {
+            return Err(ServingError::new(
+                Code::Unavailable,
+                format!(
+                    "The low priority task queue to which this task was submitted has max_execution_batch_size={size} \
+                     and the task size is {weight}"
+                ),
+            ));
+        }
+        if self.weight + weight > most.saturating_mul(size) {
+            return Err(ServingError::new(
+                Code::Unavailable,
+                format!(
+                    "The low priority task queue to which this task was submitted does not have the capacity to handle \
+                     this task; currently the low priority queue has {} tasks enqueued and the submitted task size is \
+                     {weight} while max_enqueued_batches={most} and max_execution_batch_size={size}",
+                    self.weight
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes in an admitted task, in pieces of no more than so many rows.
+    pub(super) fn insert(&mut self, task: Task, most: usize) {
+        let size = self.size.min(most);
+        if task.rows > size {
+            task.split(0, size).into_iter().for_each(|piece| self.insert_piece(piece));
+        } else {
+            self.insert_piece(task);
+        }
+    }
+
+    fn insert_piece(&mut self, task: Task) {
+        self.weight += task.weight();
+        self.oldest = Some(self.oldest.map_or(task.arrived, |oldest| oldest.min(task.arrived)));
+        let place = self.tasks.partition_point(|other| other.due() <= task.due());
+        self.tasks.insert(place, task);
+    }
+
+    /// Takes out requests for a batch, the most urgent first: as many as fit into so many rows and are welcome.
+    pub(super) fn fill(&mut self, mut room: usize, mut is_welcome: impl FnMut(&Task) -> bool) -> Vec<Task> {
+        let mut taken = Vec::new();
+        let mut place = 0;
+        while room > 0 && place < self.tasks.len() {
+            let task = &self.tasks[place];
+            if task.weight() <= room && is_welcome(task) {
+                room -= task.weight();
+                taken.extend(self.tasks.remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        self.took(&taken);
+        taken
+    }
+
+    /// Takes out those that would not be run.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Task> {
+        let (wanted, given_up) = std::mem::take(&mut self.tasks).into_iter().partition(|task| task.is_wanted(now));
+        self.tasks = wanted;
+        let given_up = Vec::<Task>::from(given_up);
+        self.took(&given_up);
+        given_up
+    }
+
+    /// Takes out the most urgent one, for a batch of its own, and says how many rows may join it.
+    pub(super) fn take_first(&mut self) -> Option<(Task, usize)> {
+        let task = self.tasks.pop_front()?;
+        self.took(std::slice::from_ref(&task));
+        let room = self.size.saturating_sub(task.weight());
+        Some((task, room))
+    }
+
+    fn took(&mut self, tasks: &[Task]) {
+        self.weight -= tasks.iter().map(Task::weight).sum::<usize>();
+        if tasks.iter().any(|task| Some(task.arrived) == self.oldest) {
+            self.oldest = self.tasks.iter().map(|task| task.arrived).min();
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What the threads share: the queues and their turns, and who has to look at them because of what has changed.
+//!
+//! Nothing here waits, wakes anybody or looks at a clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::adaptive::Adaptive;
+use crate::options::BatchingOptions;
+use crate::places::{Owner, Places};
+use crate::queue::Waiting;
+use crate::statistics::Statistics;
+use crate::task::Task;
+use crate::work::{RunBatch, Work};
+use servable_model::error::{Code, Result, ServingError};
+
+/// For so long, a caller that has said that it will run a batch is believed. It is on its way through tasks that are
+/// ready on its thread; one that takes longer than this is held up. Tests are, by each other.
+const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
+
+/// A queue as the threads see it.
+pub(super) struct Line {
+    pub(super) waiting: Waiting,
+    pub(super) owner: Arc<Owner>,
+    /// When callers have said that they will run a batch of this queue each, and have not come yet.
+    leads: Vec<Instant>,
+    options: Arc<BatchingOptions>,
+    run: Arc<dyn RunBatch>,
+    statistics: Arc<Statistics>,
+    pub(super) adaptive: Option<Arc<Adaptive>>,
+}
+
+/// A batch to be run, the number of its run, and its queue, if that is done with.
+pub(super) type Taken = (Work, usize, Option<Line>);
+
+/// Which thread has to look at the queues because of a change.
+#[derive(Clone, Copy)]
+pub(super) enum Wake {
+    Nobody,
+    /// One that waits for work.
+    Worker,
+    /// The one that waits for a batch to have waited long enough.
+    Timekeeper,
+}
+
+/// All that is under the lock.
+pub(super) struct State {
+    pub(super) lines: Slab<Line>,
+    pub(super) places: Places,
+    /// How many threads there are, how many have been started, and how many run batches.
+    pub(super) threads: usize,
+    pub(super) started: usize,
+    pub(super) working: usize,
+    /// The queues in which something waits, in the order of their turns.
+    pub(super) turns: VecDeque<usize>,
+    /// Threads that wait for work, and how many of them have been woken since and have not come yet.
+    pub(super) idle: usize,
+    pub(super) woken: usize,
+    /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
+    pub(super) timekeeper: Option<(Instant, u64)>,
+    pub(super) drawn: u64,
+    /// Requests that nobody waits for, to be dropped outside the lock.
+    pub(super) given_up: Vec<(Task, Arc<Statistics>)>,
+    pub(super) is_closing: bool,
+}
+
+impl Line {
+    /// Whether a batch waits for somebody to come: there are more that are ready than callers on their way.
+    fn is_due(&self, now: Instant) -> bool {
+        let led = self.leads.iter().filter(|&&since| now <= since + LEAD).count();
+        self.waiting.ready_count(now) > led
+    }
+
+    /// Notes that the caller is no longer on its way that has said then that it will run a batch.
+    pub(super) fn has_come(&mut self, since: Instant) {
+        if let Some(lead) = self.leads.iter().position(|&lead| lead == since) {
+            self.leads.swap_remove(lead);
+        }
+    }
+
+    /// Says how long the queue has become.
+    fn note_length(&self) {
+        let (batches, rows) = self.waiting.length();
+        self.statistics.waits(batches, rows);
+    }
+}
+
+impl State {
+    /// No queues, and so many places for batches and threads.
+    pub(super) fn new(places: usize) -> Self {
+        Self {
+            lines: Slab::new(),
+            places: Places::new(places),
+            threads: places,
+            started: 0,
+            working: 0,
+            turns: VecDeque::new(),
+            idle: 0,
+            woken: 0,
+            timekeeper: None,
+            drawn: 0,
+            given_up: Vec::new(),
+            is_closing: false,
+        }
+    }
+
+    /// Adds a queue; gives its number.
+    pub(super) fn add(
+        &mut self,
+        owner: Arc<Owner>,
+        options: BatchingOptions,
+        run: Arc<dyn RunBatch>,
+        statistics: Arc<Statistics>,
+    ) -> usize {
+        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, self.places.total()));
+        let adaptive = options.latency_objective.map(adaptive);
+        let options = Arc::new(options);
+        let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
+        self.lines.insert(Line { waiting, owner, leads: Vec::new(), run, options, statistics, adaptive })
+    }
+
+    /// Finds a task its place, or gives it back. A caller that `can_lead` may have to.
+    pub(super) fn submit(
+        &mut self,
+        number: usize,
+        task: Task,
+        can_lead: bool,
+        now: Instant,
+    ) -> Result<(Wake, bool), (ServingError, Box<Task>)> {
+        let line = &mut self.lines[number];
+        if self.is_closing {
+            return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), Box::new(task)));
+        }
+        let mut place = line.waiting.admit(&task);
+        if place.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
+            let given_up = line.waiting.give_up(now);
+            if !given_up.is_empty() {
+                self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&line.statistics))));
+                place = line.waiting.admit(&task);
+            }
+            if line.waiting.is_empty() {
+                self.turns.retain(|&turn| turn != number);
+            }
+        }
+        let place = match place {
+            Ok(place) => place,
+            Err(error) => return Err((error, Box::new(task))),
+        };
+        if line.waiting.is_empty() {
+            self.turns.push_back(number);
+        }
+        let began = line.waiting.insert(task, &place, now);
+        line.note_length();
+        if line.is_due(now) {
+            if can_lead {
+                line.leads.push(now);
+                return Ok((Wake::Nobody, true));
+            }
+            // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
+            let is_open = self.places.are_open_to(&line.owner);
+            return Ok((if is_open { self.wake_worker() } else { Wake::Nobody }, false));
+        }
+        // Whoever leads, or joins a batch that has begun, finds somebody on the way.
+        let timeout = if began && line.leads.is_empty() { line.waiting.next_timeout() } else { None };
+        Ok((self.wake_to_watch(timeout), false))
+    }
+
+    /// Whether there is a place beyond those of the threads that have been woken to take one.
+    pub(super) fn has_spare_place(&self) -> bool {
+        self.places.taken() + self.woken < self.places.total()
+    }
+
+    /// Whether a batch of this queue waits for nothing but a place.
+    fn needs_place(&self, number: usize, now: Instant) -> bool {
+        let line = &self.lines[number];
+        self.places.are_open_to(&line.owner) && line.is_due(now)
+    }
+
+    /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
+    fn wake_worker(&mut self) -> Wake {
+        if !self.has_spare_place() {
+            // Those that have been woken take what is ready, unless there is no place for them.
+            let given_up = self.places.next_given_up().filter(|_| self.places.are_full());
+            self.wake_to_watch(given_up)
+        } else if self.idle > self.woken {
+            self.woken += 1;
+            Wake::Worker
+        } else if self.timekeeper.take().is_some() {
+            Wake::Timekeeper
+        } else {
+            Wake::Nobody
+        }
+    }
+
+    /// Makes sure that some thread, unless all are busy, comes when a batch has waited until then.
+    fn wake_to_watch(&mut self, timeout: Option<Instant>) -> Wake {
+        let place = if self.places.are_full() { self.places.next_given_up() } else { None };
+        match (self.timekeeper, timeout.map(|timeout| place.map_or(timeout, |place| place.max(timeout)))) {
+            (Some((until, _)), Some(timeout)) if timeout < until => {
+                self.timekeeper = None;
+                Wake::Timekeeper
+            }
+            (None, Some(_)) if self.idle > self.woken => {
+                self.woken += 1;
+                Wake::Worker
+            }
+            _ => Wake::Nobody,
+        }
+    }
+
+    /// The next batch in turn, and its place.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
+        // What still waits at the end has no use for limits.
+        if self.is_closing {
+            return (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now));
+        }
+        let needs_place = |state: &Self| state.turns.iter().any(|&number| state.needs_place(number, now));
+        if self.places.are_full() && !(needs_place(self) && self.places.give_one_up(now)) {
+            return None;
+        }
+        (0..self.turns.len()).find_map(|turn| {
+            let number = self.turns[turn];
+            if self.needs_place(number, now) { self.take_from(number, now) } else { None }
+        })
+    }
+
+    /// A batch of this queue, and its place.
+    pub(super) fn take_from(&mut self, number: usize, now: Instant) -> Option<Taken> {
+        let line = &mut self.lines[number];
+        let (batch, closed) = line.waiting.take(now)?;
+        let run = self.places.take(&line.owner, now);
+        line.note_length();
+        let work = Work {
+            batch,
+            closed,
+            options: Arc::clone(&line.options),
+            run: Arc::clone(&line.run),
+            statistics: Arc::clone(&line.statistics),
+            adaptive: line.adaptive.clone(),
+        };
+        self.turns.retain(|&turn| turn != number);
+        if !line.waiting.is_empty() {
+            self.turns.push_back(number);
+        }
+        Some((work, run, self.remove_if_done(number)))
+    }
+
+    /// Takes out a queue that is closed and empty, to be dropped outside the lock.
+    pub(super) fn remove_if_done(&mut self, number: usize) -> Option<Line> {
+        let waiting = &self.lines[number].waiting;
+        (waiting.is_closing() && waiting.is_empty() && !self.is_closing).then(|| self.lines.remove(number))
+    }
+
+    /// Who has to come for what is left when somebody goes off with a batch, or does not come.
+    pub(super) fn wake_for_rest(&mut self, now: Instant) -> Wake {
+        if self.turns.is_empty() {
+            return Wake::Nobody;
+        }
+        if self.turns.iter().any(|&number| self.needs_place(number, now)) {
+            return self.wake_worker();
+        }
+        let timeout = self.next_timeout();
+        self.wake_to_watch(timeout)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.leads.is_empty());
+        let open = lines.filter(|line| self.places.are_open_to(&line.owner));
+        open.filter_map(|line| line.waiting.next_timeout()).min()
+    }
+
+    /// When somebody has to look at the queues again, if nothing happens until then.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        if !self.places.are_full() {
+            return self.next_timeout();
+        }
+        let needs_place = self.turns.iter().any(|&number| self.needs_place(number, now));
+        let ready = if needs_place { Some(now) } else { self.next_timeout() };
+        ready.max(self.places.next_given_up()).filter(|_| ready.is_some())
+    }
+}

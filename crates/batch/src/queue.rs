@@ -1,0 +1,324 @@
+//! The batches of one queue that wait for a thread: who joins which, and when one may be taken.
+//!
+//! No threads, no locks and no clock: the time comes with each call, so that tests turn it by hand. The rules are those of
+//! TensorFlow's shared batch scheduler (`docs/spec/batching.md` §5 and §6), with three differences: requests that
+//! cannot share a batch are in batches of their own instead of failing each other, among batches that may be taken the
+//! one with the earliest deadline goes first, and an empty request counts as one row instead of waiting for ever.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) use self::admission::Place;
+use super::adaptive::Adaptive;
+use super::extent::Extent;
+use super::low_priority::LowPriority;
+use super::options::{BatchingOptions, MixedPriorityPolicy};
+use super::task::Task;
+use servable_model::tensor::Tensor;
+
+/// How often a full queue looks for requests that nobody waits for any more.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Why a batch was taken when it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closed {
+    /// It was full, or the next request did not fit.
+    Size,
+    /// Its first request had waited for the time-out.
+    Timeout,
+    /// A thread was free, and the queue is greedy.
+    Idle,
+    /// The queue is being closed.
+    Shutdown,
+}
+
+impl Closed {
+    /// The word for it on pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Timeout => "timeout",
+            Self::Idle => "idle_thread",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Requests that are run together.
+pub(super) struct Batch {
+    pub(super) tasks: Vec<Task>,
+    /// The rows that count towards its size.
+    pub(super) weight: usize,
+    started: Instant,
+    /// Until when its most urgent request wants to be served.
+    due: Instant,
+    /// Whether a later batch of its kind has been begun.
+    is_closed: bool,
+    /// One for each input, where requests are padded to a common shape.
+    extents: Vec<Extent>,
+    /// Whether it has a piece of a request: pieces that were padded differently would not fit together again.
+    keeps_shape: bool,
+}
+
+/// The waiting batches of one queue.
+pub(super) struct Waiting {
+    options: Arc<BatchingOptions>,
+    batches: VecDeque<Batch>,
+    low: LowPriority,
+    /// What decides about sizes and times, where the options do not.
+    adaptive: Option<Arc<Adaptive>>,
+    /// When it was last looked for requests that nobody waits for.
+    looked: Option<Instant>,
+    is_closing: bool,
+}
+
+impl Waiting {
+    pub(super) fn new(options: Arc<BatchingOptions>, adaptive: Option<Arc<Adaptive>>) -> Self {
+        let (low, batches) = (LowPriority::new(&options), VecDeque::new());
+        Self { options, batches, low, adaptive, looked: None, is_closing: false }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.low.is_empty()
+    }
+
+    /// How many batches wait, and how many rows are in them; all of low priority count as one.
+    pub(super) fn length(&self) -> (usize, usize) {
+        let low = usize::from(!self.low.is_empty());
+        let weight: usize = self.batches.iter().map(|batch| batch.weight).sum();
+        (self.batches.len() + low, weight + self.low.weight())
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// Makes every batch ready at once.
+    pub(super) fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Takes out the requests that would not be run, so that they take no room from others; not more often than now and
+    /// then, for it looks at every one.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Task> {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return Vec::new();
+        }
+        self.looked = Some(now);
+        let mut given_up = self.low.give_up(now);
+        for batch in &mut self.batches {
+            let (wanted, others) = std::mem::take(&mut batch.tasks).into_iter().partition(|task| task.is_wanted(now));
+            batch.tasks = wanted;
+            given_up.extend::<Vec<Task>>(others);
+            batch.weight = batch.tasks.iter().map(Task::weight).sum();
+        }
+        self.batches.retain(|batch| !batch.tasks.is_empty());
+        given_up
+    }
+
+    /// Takes in an admitted task; says whether it has begun a batch.
+    pub(super) fn insert(&mut self, task: Task, place: &Place, now: Instant) -> bool {
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.arrived(task.weight());
+        }
+        match *place {
+            Place::Join(batch) => {
+                self.batches[batch].add(task);
+                false
+            }
+            Place::Low => {
+                let began = self.low.is_empty();
+                self.low.insert(task, self.piece_size());
+                began
+            }
+            Place::Open(full) => {
+                self.open(task, full, now);
+                true
+            }
+            Place::Spread { open, room, size } => {
+                let mut pieces = task.split(room, size).into_iter();
+                if let Some(open) = open.filter(|_| room > 0)
+                    && let Some(piece) = pieces.next()
+                {
+                    self.batches[open].add(piece);
+                }
+                let mut last = open;
+                for piece in pieces {
+                    self.open(piece, last, now);
+                    last = Some(self.batches.len() - 1);
+                }
+                true
+            }
+        }
+    }
+
+    /// Begins a batch, for which another one of its kind is closed.
+    fn open(&mut self, task: Task, full: Option<usize>, now: Instant) {
+        if let Some(full) = full {
+            self.batches[full].is_closed = true;
+        }
+        self.batches.push_back(self.batch_of(task, now));
+    }
+
+    fn batch_of(&self, task: Task, now: Instant) -> Batch {
+        let (weight, due) = (task.weight(), task.due());
+        let is_padded = self.options.pad_variable_length_inputs;
+        let extents = if is_padded { task.inputs.iter().map(Extent::new).collect() } else { Vec::new() };
+        let keeps_shape = task.is_piece();
+        Batch { tasks: vec![task], weight, started: now, due, is_closed: false, extents, keeps_shape }
+    }
+
+    /// Why a batch may be taken that is full or not, and whose first request came then; `None` if it has to wait.
+    fn reason(&self, is_full: bool, since: Instant, timeout: Duration, now: Instant) -> Option<Closed> {
+        if is_full {
+            Some(Closed::Size)
+        } else if self.is_closing {
+            Some(Closed::Shutdown)
+        } else if timeout.is_zero() {
+            Some(Closed::Idle)
+        } else {
+            (now >= since + timeout).then_some(Closed::Timeout)
+        }
+    }
+
+    fn ready(&self, batch: &Batch, now: Instant) -> Option<Closed> {
+        let weight = batch.weight + if self.merges() { self.low.weight() } else { 0 };
+        let is_full = batch.is_closed || weight >= self.full_size();
+        self.reason(is_full, self.since(batch), self.timeout(), now)
+    }
+
+    /// The rows of a batch that waits for no more.
+    fn full_size(&self) -> usize {
+        let size = self.options.execution_size();
+        self.adaptive.as_ref().map_or(size, |adaptive| adaptive.decision().target_size.min(size))
+    }
+
+    /// The rows of the pieces of a request that is cut.
+    fn piece_size(&self) -> usize {
+        let size = self.options.execution_size();
+        match &self.adaptive {
+            Some(adaptive) if self.options.enable_large_batch_splitting => adaptive.decision().piece_size.min(size),
+            _ => size,
+        }
+    }
+
+    /// How long a batch waits that is not full.
+    fn timeout(&self) -> Duration {
+        self.adaptive.as_ref().map_or_else(|| self.options.timeout(), |adaptive| adaptive.decision().wait)
+    }
+
+    /// Whether requests of low priority count for the batches of others before they are in one.
+    fn merges(&self) -> bool {
+        self.options.mixed_priority_batching_policy == MixedPriorityPolicy::Merge
+    }
+
+    /// Since when a batch waits for more.
+    fn since(&self, batch: &Batch) -> Instant {
+        let low = self.low.oldest().filter(|_| self.merges());
+        low.map_or(batch.started, |oldest| oldest.min(batch.started))
+    }
+
+    /// Why requests of low priority may make a batch of their own; `None` if they have to wait.
+    fn low_ready(&self, now: Instant) -> Option<Closed> {
+        let oldest = self.low.oldest()?;
+        if self.low.is_patience_over(now) {
+            return Some(Closed::Timeout);
+        }
+        let reason = self.reason(self.low.is_full(), oldest, self.low.timeout(), now);
+        reason.filter(|_| self.batches.is_empty())
+    }
+
+    /// How many batches threads would get now.
+    pub(super) fn ready_count(&self, now: Instant) -> usize {
+        let ready = self.batches.iter().filter(|batch| self.ready(batch, now).is_some()).count();
+        ready + usize::from(self.low_ready(now).is_some())
+    }
+
+    /// When a batch will be ready that nothing more is put into; `None` if there is none.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let batches = self.batches.iter().map(|batch| self.since(batch) + self.timeout()).min();
+        let alone = self.low.oldest().filter(|_| self.batches.is_empty()).map(|oldest| oldest + self.low.timeout());
+        [batches, alone, self.low.end_of_patience()].into_iter().flatten().min()
+    }
+
+    /// The most urgent of the batches that are ready, for a free thread.
+    pub(super) fn take(&mut self, now: Instant) -> Option<(Batch, Closed)> {
+        if self.low.is_patience_over(now) {
+            return self.take_low(now);
+        }
+        let ready = self.batches.iter().enumerate().filter_map(|(index, batch)| Some((index, self.ready(batch, now)?)));
+        let Some((index, closed)) = ready.min_by_key(|&(index, _)| self.batches[index].due) else {
+            return self.take_low(now);
+        };
+        let mut batch = self.batches.remove(index)?;
+        let target = match self.options.mixed_priority_batching_policy {
+            MixedPriorityPolicy::PadToMaxBatchSize | MixedPriorityPolicy::Merge => self.full_size(),
+            MixedPriorityPolicy::PadToNextAllowedSize => {
+                self.options.padded_size(batch.weight).min(self.options.execution_size())
+            }
+            MixedPriorityPolicy::Isolation => 0,
+        };
+        self.fill_up(&mut batch, target);
+        Some((batch, closed))
+    }
+
+    /// A batch of requests of low priority, if it is ready.
+    fn take_low(&mut self, now: Instant) -> Option<(Batch, Closed)> {
+        let closed = self.low_ready(now)?;
+        let (task, room) = self.low.take_first()?;
+        let mut batch = self.batch_of(task, now);
+        let size = (batch.weight + room).min(self.full_size());
+        self.fill_up(&mut batch, size);
+        Some((batch, closed))
+    }
+
+    /// Puts requests of low priority into a batch, up to so many rows.
+    fn fill_up(&mut self, batch: &mut Batch, size: usize) {
+        // What one of them does to the shape of a padded batch has to be known before the next is asked.
+        while !self.low.is_empty() && batch.weight < size {
+            let is_padded = self.options.pad_variable_length_inputs;
+            let mut is_first = true;
+            let options = &self.options;
+            let fits = |task: &Task| can_share(options, batch, task) && (!is_padded || std::mem::take(&mut is_first));
+            let tasks = self.low.fill(size - batch.weight, fits);
+            if tasks.is_empty() {
+                return;
+            }
+            for task in tasks {
+                batch.add(task);
+            }
+            if !is_padded {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the inputs of a task can be joined with those of a batch.
+fn can_share(options: &BatchingOptions, batch: &Batch, task: &Task) -> bool {
+    if options.pad_variable_length_inputs {
+        return batch.extents.iter().zip(&task.inputs).all(|(extent, input)| {
+            let is_piece_kept = !task.is_piece() || extent.is_shape_of(input);
+            is_piece_kept && if batch.keeps_shape { extent.covers(input) } else { extent.can_include(input) }
+        });
+    }
+    let same = |a: &Tensor, b: &Tensor| a.dtype() == b.dtype() && a.shape()[1..] == b.shape()[1..];
+    batch.tasks[0].inputs.iter().zip(&task.inputs).all(|(a, b)| same(a, b))
+}
+
+impl Batch {
+    fn add(&mut self, task: Task) {
+        self.weight += task.weight();
+        self.due = self.due.min(task.due());
+        self.keeps_shape |= task.is_piece();
+        for (extent, input) in self.extents.iter_mut().zip(&task.inputs) {
+            extent.include(input);
+        }
+        self.tasks.push(task);
+    }
+}
+
+mod admission;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Whether a queue takes a request, and which of its batches that goes into.
+
+use super::{Waiting, can_share};
+use crate::task::Task;
+use servable_model::call::Priority;
+use servable_model::error::{Code, Result, ServingError};
+
+/// No request has more rows than this, whatever the options say: a tensor without elements may claim any number of them, and
+/// numbers of rows are added up.
+const MOST_ROWS: usize = 1 << 32;
+
+/// Where an admitted task goes.
+pub(crate) enum Place {
+    /// Into this batch.
+    Join(usize),
+    /// Into a batch of its own; this one is full for it.
+    Open(Option<usize>),
+    /// As many rows as there is room into this batch, and the rest into new ones of this size.
+    Spread {
+        /// The batch.
+        open: Option<usize>,
+        /// Its room.
+        room: usize,
+        /// The rows of a new batch.
+        size: usize,
+    },
+    /// To those that wait until there is room for them.
+    Low,
+}
+
+impl Waiting {
+    /// Where a task would go.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if it is larger than any batch, `UNAVAILABLE` if the queue is full.
+    pub(crate) fn admit(&self, task: &Task) -> Result<Place> {
+        let options = &self.options;
+        let (weight, limit) = (task.weight(), options.max_batch_size.min(MOST_ROWS));
+        if weight > limit {
+            let text = format!("Task size {weight} is larger than maximum input batch size {limit}");
+            return Err(ServingError::invalid_argument(text));
+        }
+        if task.priority == Priority::Low {
+            return self.low.admit(task, options.enable_large_batch_splitting).map(|()| Place::Low);
+        }
+        if let Some(adaptive) = &self.adaptive {
+            let waiting: usize = self.batches.iter().map(|batch| batch.weight).sum();
+            let most = adaptive.decision().max_waiting_rows;
+            // One that would be alone is served, however late.
+            if waiting > 0 && waiting + weight > most {
+                return Err(ServingError::new(
+                    Code::Unavailable,
+                    format!(
+                        "The batch scheduling queue to which this task was submitted is full; currently {waiting} rows \
+                         wait, and no more than {most} can be answered within {} ms",
+                        adaptive.objective.as_secs_f64() * 1e3
+                    ),
+                ));
+            }
+        }
+        let open = self.open_for(task);
+        let filled = open.map_or(0, |open| self.batches[open].weight);
+        if options.enable_large_batch_splitting {
+            return self.admit_in_pieces(task, open, filled);
+        }
+        match open {
+            Some(open) if filled + weight <= self.full_size() => Ok(Place::Join(open)),
+            // With an objective, rows are limited: how many batches they make depends on what a full one is at the time.
+            _ if self.adaptive.is_none() && self.batches.len() >= options.max_enqueued_batches => {
+                Err(ServingError::new(
+                    Code::Unavailable,
+                    format!(
+                        "The batch scheduling queue to which this task was submitted is full; currently {} batches \
+                     enqueued and max_enqueued_batches is {}",
+                        self.batches.len(),
+                        options.max_enqueued_batches
+                    ),
+                ))
+            }
+            _ => Ok(Place::Open(open)),
+        }
+    }
+
+    fn admit_in_pieces(&self, task: &Task, open: Option<usize>, filled: usize) -> Result<Place> {
+        let (weight, size, most) = (task.weight(), self.options.execution_size(), self.options.max_enqueued_batches);
+        let room = open.map_or(0, |open| self.room_for(open, task));
+        let capacity = most.saturating_sub(self.batches.len()).saturating_mul(size).saturating_add(room);
+        // With an objective, the rows that wait have been looked at: they may be in more batches, which are smaller.
+        if weight > capacity && (self.adaptive.is_none() || self.batches.is_empty()) {
+            return Err(ServingError::new(
+                Code::Unavailable,
+                format!(
+                    "The batch scheduling queue to which this task was submitted is full; task size is {weight} but \
+                     scheduling capacity is only {capacity} (num_enqueued_batches={}, max_enqueued_batches={most}, \
+                     open_batch_size={filled}, max_execution_batch_size={size})",
+                    self.batches.len().max(1),
+                ),
+            ));
+        }
+        let size = self.piece_size();
+        Ok(match open {
+            Some(open) if weight <= room => Place::Join(open),
+            _ if weight <= size && room == 0 => Place::Open(open),
+            _ => Place::Spread { open, room, size },
+        })
+    }
+
+    /// The rows of a task that a batch has room for; as many as it is, if it can stay whole.
+    fn room_for(&self, open: usize, task: &Task) -> usize {
+        let batch = &self.batches[open];
+        let room = self.full_size().saturating_sub(batch.weight);
+        let fits_in_pieces = batch.extents.iter().zip(&task.inputs).all(|(extent, input)| extent.is_shape_of(input));
+        if task.weight() <= room || fits_in_pieces { room } else { 0 }
+    }
+
+    /// The batch that requests of this kind are put into.
+    fn open_for(&self, task: &Task) -> Option<usize> {
+        self.batches.iter().rposition(|batch| !batch.is_closed && can_share(&self.options, batch, task))
+    }
+}

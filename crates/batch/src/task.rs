@@ -1,0 +1,277 @@
+//! A request in a queue, and the way its answer goes back.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::assemble;
+use servable_model::call::{self, Call, Priority};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::tensor::Tensor;
+
+/// What a batch returns for one request, or why it does not.
+pub type Answer = Result<Vec<Tensor>>;
+
+/// Why a request was not run when the turn of its batch came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// Its deadline had passed.
+    Expired,
+    /// Its caller had gone away before that.
+    Abandoned,
+}
+
+/// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
+/// however many more urgent ones come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request, or a piece of one, that waits for its batch.
+pub(super) struct Task {
+    /// One tensor for each input of the queue; their dimensions 0 are all `rows`.
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) rows: usize,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) priority: Priority,
+    reply: Reply,
+    /// Tells a caller that can time out whether its batch has begun.
+    has_begun: Option<Arc<AtomicBool>>,
+}
+
+impl Task {
+    /// A task, and what its caller waits with.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if the inputs cannot be joined with others along dimension 0.
+    pub(super) fn new(inputs: Vec<Tensor>, call: Call, now: Instant) -> Result<(Self, Ticket)> {
+        let rows = common_rows(&inputs)?;
+        let (sender, answer) = oneshot::channel();
+        let has_begun = call.deadline.map(|_| Arc::default());
+        let ticket = Ticket { answer, has_begun: has_begun.clone() };
+        let Call { deadline, priority } = call;
+        let task = Self { inputs, rows, arrived: now, deadline, priority, reply: Reply::Whole(sender), has_begun };
+        Ok((task, ticket))
+    }
+
+    /// By when it wants to be served, as far as its turn is concerned.
+    pub(super) fn due(&self) -> Instant {
+        let patient = self.arrived + PATIENCE;
+        self.deadline.map_or(patient, |deadline| deadline.min(patient))
+    }
+
+    /// The rows that count towards the size of a batch: an empty request takes a place, too.
+    pub(super) fn weight(&self) -> usize {
+        self.rows.max(1)
+    }
+
+    /// Whether its answer is put together with those of others.
+    pub(super) fn is_piece(&self) -> bool {
+        matches!(self.reply, Reply::Piece(..))
+    }
+
+    /// Whether it would be run, if its turn came now.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        !self.reply.is_abandoned() && self.deadline.is_none_or(|deadline| now < deadline)
+    }
+
+    /// Cuts it into pieces, the first one of at most `first` rows and the others of at most `size`. Its answer is put
+    /// together from theirs.
+    pub(super) fn split(mut self, first: usize, size: usize) -> Vec<Self> {
+        let mut ends: Vec<usize> = (first..self.rows).step_by(size).filter(|&end| end > 0).collect();
+        ends.push(self.rows);
+        let Reply::Whole(reply) = self.reply else { unreachable!("a piece fits into a batch") };
+        let gather = Arc::new(Gather(Mutex::new(Pieces {
+            waiting: ends.len(),
+            answers: ends.iter().map(|_| Vec::new()).collect(),
+            reply: Some(reply),
+        })));
+        let mut start = 0;
+        ends.into_iter()
+            .enumerate()
+            .map(|(index, end)| {
+                let rows = std::mem::replace(&mut start, end)..end;
+                Self {
+                    inputs: self.inputs.iter_mut().map(|input| input.rows(rows.clone())).collect(),
+                    rows: rows.len(),
+                    arrived: self.arrived,
+                    deadline: self.deadline,
+                    priority: self.priority,
+                    reply: Reply::Piece(Arc::clone(&gather), index),
+                    has_begun: self.has_begun.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// The task, if anybody still waits for its answer; one whose time is over is told so here.
+    ///
+    /// # Errors
+    ///
+    /// Why it need not be run.
+    pub(super) fn if_wanted(self, now: Instant) -> Result<Self, Dropped> {
+        // Whoever had a deadline has gone away because of it.
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.answer(Err(expired()));
+            return Err(Dropped::Expired);
+        }
+        if self.reply.is_abandoned() {
+            return Err(Dropped::Abandoned);
+        }
+        if let Some(has_begun) = &self.has_begun {
+            has_begun.store(true, Ordering::Release);
+        }
+        Ok(self)
+    }
+
+    /// Sends the answer, if anybody still waits for it.
+    pub(super) fn answer(self, answer: Answer) {
+        match self.reply {
+            // A caller that has gone away in the meantime misses nothing.
+            Reply::Whole(sender) => drop(sender.send(answer)),
+            Reply::Piece(gather, index) => gather.answer(index, answer),
+        }
+    }
+}
+
+/// The rows that all inputs have.
+fn common_rows(inputs: &[Tensor]) -> Result<usize> {
+    let Some(first) = inputs.first() else {
+        return Err(ServingError::invalid_argument("Batching Run() must have at least one input tensor"));
+    };
+    if inputs.iter().any(|input| input.shape().is_empty()) {
+        let text = "Batching Run() input tensors must have at least one dimension";
+        return Err(ServingError::invalid_argument(text));
+    }
+    let rows = first.shape()[0];
+    if inputs.iter().any(|input| input.shape()[0] != rows) {
+        let text = "Batching Run() input tensors must have equal 0th-dimension size";
+        return Err(ServingError::invalid_argument(text));
+    }
+    Ok(rows as usize)
+}
+
+/// What the caller of a request gets whose deadline has passed while it waited for its batch.
+pub fn expired() -> ServingError {
+    ServingError::new(Code::ResourceExhausted, "Run() timeout exceeded while waiting in batching queue")
+}
+
+enum Reply {
+    Whole(oneshot::Sender<Answer>),
+    Piece(Arc<Gather>, usize),
+}
+
+impl Reply {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Whole(sender) => sender.is_closed(),
+            Self::Piece(gather, _) => gather.pieces().reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+        }
+    }
+}
+
+/// Collects the answers of the pieces of one request.
+struct Gather(Mutex<Pieces>);
+
+struct Pieces {
+    waiting: usize,
+    answers: Vec<Vec<Tensor>>,
+    /// Taken with the first error, or with the last piece.
+    reply: Option<oneshot::Sender<Answer>>,
+}
+
+impl Gather {
+    fn pieces(&self) -> std::sync::MutexGuard<'_, Pieces> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, index: usize, answer: Answer) {
+        let mut pieces = self.pieces();
+        if pieces.reply.is_none() {
+            return; // a piece has failed, and that was the answer
+        }
+        pieces.waiting -= 1;
+        let failed = answer.as_ref().err().cloned();
+        pieces.answers[index] = answer.unwrap_or_default();
+        if pieces.waiting > 0 && failed.is_none() {
+            return;
+        }
+        let answers = std::mem::take(&mut pieces.answers);
+        let reply = pieces.reply.take();
+        drop(pieces);
+        if let Some(reply) = reply {
+            drop(reply.send(failed.map_or_else(|| assemble::join_answers(&answers), Err)));
+        }
+    }
+}
+
+/// What a caller waits with: a future of its answer. Dropping it withdraws the request, if that has not begun to run.
+///
+/// It needs no runtime, and wakes nobody before the answer is there. Whoever wants to give up at the deadline rather
+/// than when a thread comes to see that it has passed waits with [`Ticket::until_deadline`].
+#[must_use = "a request whose ticket is dropped is not run"]
+pub struct Ticket {
+    answer: oneshot::Receiver<Answer>,
+    has_begun: Option<Arc<AtomicBool>>,
+}
+
+impl Ticket {
+    /// Waits on this thread, which must not be one that drives futures.
+    ///
+    /// # Errors
+    ///
+    /// As the future.
+    pub fn wait(self) -> Answer {
+        self.answer.blocking_recv().unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Waits no longer than until the deadline of the call; to be polled on a tokio runtime with a clock.
+    ///
+    /// # Errors
+    ///
+    /// As the future; at the deadline `RESOURCE_EXHAUSTED` if the request was still waiting for its batch, and
+    /// `DEADLINE_EXCEEDED` if that was under way.
+    pub async fn until_deadline(mut self, call: Call) -> Answer {
+        let Some(deadline) = call.deadline else { return self.await };
+        match tokio::time::timeout_at(deadline.into(), &mut self).await {
+            Ok(answer) => answer,
+            Err(_) if self.has_begun.is_none_or(|begun| begun.load(Ordering::Acquire)) => Err(call::timed_out()),
+            Err(_) => Err(expired()),
+        }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or_else(|_| Err(lost())))
+    }
+}
+
+/// What a caller gets whose request was dropped without an answer, which no path through a queue does.
+fn lost() -> ServingError {
+    ServingError::internal("the batch ended without an answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_piece_that_fails_is_the_answer_and_those_after_it_change_nothing() {
+        let (sender, receiver) = oneshot::channel();
+        let pieces = Pieces { waiting: 4, answers: vec![Vec::new(); 4], reply: Some(sender) };
+        let gather = Gather(Mutex::new(pieces));
+        gather.answer(1, Ok(Vec::new()));
+        gather.answer(0, Err(ServingError::internal("first")));
+        gather.answer(3, Ok(Vec::new()));
+        gather.answer(2, Err(ServingError::internal("second")));
+        let answer = receiver.blocking_recv().expect("an answer");
+        assert_eq!(answer.expect_err("a piece failed").text(), "first");
+    }
+}

@@ -1,0 +1,13 @@
+//! Bytes to tensors and back: no I/O, no models.
+
+#![forbid(unsafe_code)]
+
+pub mod crc32c;
+pub mod example;
+pub mod json;
+pub mod metadata;
+pub mod open_inference;
+pub mod proto;
+pub mod schema;
+pub mod tensor_proto;
+pub mod wire;

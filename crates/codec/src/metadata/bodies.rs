@@ -1,0 +1,180 @@
+//! The REST bodies of model status and model metadata (`docs/spec/rest_api.md` §11 and §12): messages as protobuf's
+//! JSON, with every field that has no presence, under the names that the `.proto` files give them.
+
+use prost::Message;
+
+use super::printer::{Members, Printer};
+use super::type_spec::type_spec;
+use crate::proto::tensorflow::error::Code;
+use crate::proto::tensorflow::serving::model_version_status::State;
+use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, SignatureDefMap};
+use crate::proto::tensorflow::tensor_info::Encoding;
+use crate::proto::tensorflow::{
+    DataType, ResourceHandleProto, SignatureDef, TensorInfo, TensorProto, TensorShapeProto, VariantTensorDataProto,
+};
+use servable_model::error::{Result, ServingError};
+
+/// The body of a status answer.
+pub fn status_json(response: &GetModelStatusResponse) -> Vec<u8> {
+    let mut printer = Printer::default();
+    printer.object(|members| {
+        members.field("model_version_status", |printer| printer.list(&response.model_version_status, version_status));
+    });
+    (printer.finish() + "\n").into_bytes()
+}
+
+fn version_status(printer: &mut Printer, version: &ModelVersionStatus) {
+    printer.object(|members| {
+        members.field("version", |printer| printer.quoted(version.version));
+        let state = State::try_from(version.state).ok().map(|state| state.as_str_name());
+        members.field("state", |printer| enumeration(printer, state, version.state));
+        if let Some(status) = &version.status {
+            members.field("status", |printer| {
+                printer.object(|members| {
+                    let code = Code::try_from(status.error_code).ok().map(|code| code.as_str_name());
+                    members.field("error_code", |printer| enumeration(printer, code, status.error_code));
+                    members.field("error_message", |printer| printer.text(&status.error_message));
+                });
+            });
+        }
+    });
+}
+
+/// The body of a metadata answer, from the model's serialized `SignatureDefMap`.
+///
+/// # Errors
+///
+/// `INTERNAL` if the bytes are not such a message.
+pub fn metadata_json(name: &str, version: i64, signature_defs: &[u8]) -> Result<Vec<u8>> {
+    let signatures = SignatureDefMap::decode(signature_defs)
+        .map_err(|error| ServingError::internal(format!("the signatures of {name} cannot be read: {error}")))?;
+    let mut model_spec = Printer::default();
+    model_spec.object(|members| {
+        members.field("name", |printer| printer.text(name));
+        members.field("version", |printer| printer.quoted(version));
+        members.field("signature_name", |printer| printer.text(""));
+    });
+    let mut definitions = Printer::default();
+    definitions.object(|members| members.map("signature_def", &signatures.signature_def, signature_def));
+    // Two documents inside a third, which is put together by hand: each ends its own line.
+    let (model_spec, definitions) = (model_spec.finish(), definitions.finish());
+    let body =
+        format!("{{\n\"model_spec\":{model_spec}\n,\n\"metadata\": {{\"signature_def\": {definitions}\n}}\n}}\n");
+    Ok(body.into_bytes())
+}
+
+fn signature_def(printer: &mut Printer, signature: &SignatureDef) {
+    printer.object(|members| {
+        members.map("inputs", &signature.inputs, tensor_info);
+        members.map("outputs", &signature.outputs, tensor_info);
+        members.field("method_name", |printer| printer.text(&signature.method_name));
+        members.map("defaults", &signature.defaults, tensor);
+    });
+}
+
+fn tensor_info(printer: &mut Printer, info: &TensorInfo) {
+    printer.object(|members| {
+        if let Some(Encoding::Name(name)) = &info.encoding {
+            members.field("name", |printer| printer.text(name));
+        }
+        members.field("dtype", |printer| dtype(printer, info.dtype));
+        optional_shape(members, "tensor_shape", info.tensor_shape.as_ref());
+        match &info.encoding {
+            Some(Encoding::CooSparse(sparse)) => members.field("coo_sparse", |printer| {
+                printer.object(|members| {
+                    members.field("values_tensor_name", |printer| printer.text(&sparse.values_tensor_name));
+                    members.field("indices_tensor_name", |printer| printer.text(&sparse.indices_tensor_name));
+                    members.field("dense_shape_tensor_name", |printer| printer.text(&sparse.dense_shape_tensor_name));
+                });
+            }),
+            Some(Encoding::CompositeTensor(composite)) => members.field("composite_tensor", |printer| {
+                printer.object(|members| {
+                    if let Some(spec) = &composite.type_spec {
+                        members.field("type_spec", |printer| type_spec(printer, spec));
+                    }
+                    members.field("components", |printer| printer.list(&composite.components, tensor_info));
+                });
+            }),
+            Some(Encoding::Name(_)) | None => {}
+        }
+    });
+}
+
+pub(super) fn optional_shape(members: &mut Members<'_>, name: &str, shape: Option<&TensorShapeProto>) {
+    let Some(shape) = shape else { return };
+    members.field(name, |printer| {
+        printer.object(|members| {
+            members.field("dim", |printer| {
+                printer.list(&shape.dim, |printer, dimension| {
+                    printer.object(|members| {
+                        members.field("size", |printer| printer.quoted(dimension.size));
+                        members.field("name", |printer| printer.text(&dimension.name));
+                    });
+                });
+            });
+            members.field("unknown_rank", |printer| printer.plain(shape.unknown_rank));
+        });
+    });
+}
+
+pub(super) fn dtype(printer: &mut Printer, number: i32) {
+    enumeration(printer, DataType::try_from(number).ok().map(|dtype| dtype.as_str_name()), number);
+}
+
+/// A name, or the number of a value that has none.
+pub(super) fn enumeration(printer: &mut Printer, name: Option<&str>, number: i32) {
+    match name {
+        Some(name) => printer.text(name),
+        None => printer.plain(number),
+    }
+}
+
+/// The default value of an input.
+pub(super) fn tensor(printer: &mut Printer, tensor: &TensorProto) {
+    printer.object(|members| {
+        members.field("dtype", |printer| dtype(printer, tensor.dtype));
+        optional_shape(members, "tensor_shape", tensor.tensor_shape.as_ref());
+        members.field("version_number", |printer| printer.plain(tensor.version_number));
+        members.field("tensor_content", |printer| printer.base64(&tensor.tensor_content));
+        members.field("float_val", |printer| printer.list(&tensor.float_val, |printer, v| printer.float(*v)));
+        members.field("double_val", |printer| printer.list(&tensor.double_val, |printer, v| printer.double(*v)));
+        members.field("int_val", |printer| printer.list(&tensor.int_val, Printer::plain));
+        members.field("string_val", |printer| printer.list(&tensor.string_val, |printer, v| printer.base64(v)));
+        members.field("scomplex_val", |printer| printer.list(&tensor.scomplex_val, |printer, v| printer.float(*v)));
+        members.field("int64_val", |printer| printer.list(&tensor.int64_val, Printer::quoted));
+        members.field("bool_val", |printer| printer.list(&tensor.bool_val, Printer::plain));
+        members.field("dcomplex_val", |printer| printer.list(&tensor.dcomplex_val, |printer, v| printer.double(*v)));
+        members.field("half_val", |printer| printer.list(&tensor.half_val, Printer::plain));
+        members.field("resource_handle_val", |printer| printer.list(&tensor.resource_handle_val, resource_handle));
+        members.field("variant_val", |printer| printer.list(&tensor.variant_val, variant));
+        members.field("uint32_val", |printer| printer.list(&tensor.uint32_val, Printer::plain));
+        members.field("uint64_val", |printer| printer.list(&tensor.uint64_val, Printer::quoted));
+        members.field("float8_val", |printer| printer.base64(&tensor.float8_val));
+    });
+}
+
+fn resource_handle(printer: &mut Printer, handle: &ResourceHandleProto) {
+    printer.object(|members| {
+        members.field("device", |printer| printer.text(&handle.device));
+        members.field("container", |printer| printer.text(&handle.container));
+        members.field("name", |printer| printer.text(&handle.name));
+        members.field("hash_code", |printer| printer.quoted(handle.hash_code));
+        members.field("maybe_type_name", |printer| printer.text(&handle.maybe_type_name));
+        members.field("dtypes_and_shapes", |printer| {
+            printer.list(&handle.dtypes_and_shapes, |printer, element| {
+                printer.object(|members| {
+                    members.field("dtype", |printer| dtype(printer, element.dtype));
+                    optional_shape(members, "shape", element.shape.as_ref());
+                });
+            });
+        });
+    });
+}
+
+fn variant(printer: &mut Printer, variant: &VariantTensorDataProto) {
+    printer.object(|members| {
+        members.field("type_name", |printer| printer.text(&variant.type_name));
+        members.field("metadata", |printer| printer.base64(&variant.metadata));
+        members.field("tensors", |printer| printer.list(&variant.tensors, tensor));
+    });
+}

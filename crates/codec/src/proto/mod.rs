@@ -1,0 +1,39 @@
+//! Protobuf messages, generated from `protos/` by `protos/generate`: change them there.
+//!
+//! The messages that carry tensors on the request path are not read or written with these types but by
+//! [`codec::tensor_proto`](crate::tensor_proto).
+#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+
+pub mod grpc {
+    pub mod health {
+        pub mod v1 {
+            include!("grpc.health.v1.rs");
+        }
+    }
+    pub mod reflection {
+        pub mod v1 {
+            include!("grpc.reflection.v1.rs");
+        }
+        pub mod v1alpha {
+            include!("grpc.reflection.v1alpha.rs");
+        }
+    }
+}
+pub mod inference {
+    include!("inference.rs");
+}
+pub mod servable {
+    include!("servable.rs");
+}
+pub mod tensorflow {
+    include!("tensorflow.rs");
+    pub mod error {
+        include!("tensorflow.error.rs");
+    }
+    pub mod serving {
+        include!("tensorflow.serving.rs");
+        pub mod internal {
+            include!("tensorflow.serving.internal.rs");
+        }
+    }
+}

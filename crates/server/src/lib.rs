@@ -1,0 +1,33 @@
+//! The request path of a model server that speaks TensorFlow Serving's API.
+//!
+//! Everything that happens once per request lives here: sockets, REST, gRPC, codecs, the serving map and the call
+//! into a servable. The crate knows nothing of Python and nothing of TensorFlow; what runs a model stands behind
+//! [`executor::Executor`].
+
+#![forbid(unsafe_code)]
+
+pub use servable_codec::proto;
+pub use servable_model::{call, distribution, error, executor, inference, signature, tensor};
+pub use servable_runtime::placement;
+use servable_runtime::{self as threads, pace};
+pub use {servable_batch as batch, servable_codec as codec};
+
+pub mod access;
+mod activity;
+pub mod body;
+pub mod control_plane;
+pub mod grpc;
+pub mod http2;
+pub mod listen;
+pub mod metrics;
+pub mod oip;
+pub mod readiness;
+mod refusal;
+pub mod rest;
+mod runs;
+pub mod servable;
+pub mod service;
+pub mod serving_map;
+pub mod tls;
+pub mod traffic;
+pub mod warm_up;
