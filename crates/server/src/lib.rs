@@ -14,6 +14,7 @@ pub use {servable_batch as batch, servable_codec as codec};
 
 pub mod access;
 mod activity;
+mod batching;
 pub mod body;
 pub mod control_plane;
 pub mod grpc;

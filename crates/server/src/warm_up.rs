@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::batching::Batching;
 use crate::codec::example::{self, ExamplesRequest};
 use crate::codec::json;
 use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
@@ -23,7 +24,6 @@ use crate::proto::tensorflow::serving::{
 };
 use crate::rest;
 use crate::servable::Servable;
-use crate::service::batching::Batching;
 use crate::service::examples::{self, Head, Kind, Task};
 use crate::service::{ServiceOptions, resolved_signature_name, run_to_warm_up};
 use crate::signature::{Signature, TensorSpec};

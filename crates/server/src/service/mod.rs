@@ -4,7 +4,6 @@
 //! state that requests share; `arrange` puts a request into the form in which `run` runs it, alone or in a batch.
 
 mod arrange;
-pub(crate) mod batching;
 pub mod examples;
 pub(crate) mod meter;
 pub(crate) mod priority;
