@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use crate::error::{Code, Result, ServingError};
-use crate::service::Service;
 use crate::serving_map::{Model, ServingMap, State, VersionChoice};
 use crate::traffic::Anonymous;
 
@@ -71,41 +70,44 @@ impl Readiness {
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
-}
 
-impl Service {
-    /// Why the server does not want requests; `None` if it does.
-    pub fn why_not_ready(&self) -> Option<String> {
-        if self.readiness.is_draining() {
+    /// Why a server with this map does not want requests; `None` if it does.
+    pub fn why_not_ready(&self, serving_map: &ServingMap) -> Option<String> {
+        if self.is_draining() {
             return Some(SHUTTING_DOWN.to_owned());
         }
-        if self.readiness.has_settled.load(Ordering::Relaxed) {
+        if self.has_settled.load(Ordering::Relaxed) {
             return None;
         }
-        let first = awaited(&self.serving_map).into_iter().next();
+        let first = awaited(serving_map).into_iter().next();
         if first.is_none() {
-            self.readiness.has_settled.store(true, Ordering::Relaxed);
+            self.has_settled.store(true, Ordering::Relaxed);
         }
         first.map(|awaited| awaited.reason)
     }
 
     /// Whether requests for a model would find a version; `None` for a model that was never configured.
-    pub fn is_model_ready(&self, name: &[u8], choice: VersionChoice<'_>) -> Option<bool> {
-        self.serving_map.model(name)?;
-        Some(self.why_model_not_ready(name, choice).is_none())
+    pub fn is_model_ready(&self, serving_map: &ServingMap, name: &[u8], choice: VersionChoice<'_>) -> Option<bool> {
+        serving_map.model(name)?;
+        Some(self.why_model_not_ready(serving_map, name, choice).is_none())
     }
 
     /// Why requests for a model would get an error; `None` if they would be answered.
-    pub fn why_model_not_ready(&self, name: &[u8], choice: VersionChoice<'_>) -> Option<ServingError> {
-        if self.readiness.is_draining() {
+    pub fn why_model_not_ready(
+        &self,
+        serving_map: &ServingMap,
+        name: &[u8],
+        choice: VersionChoice<'_>,
+    ) -> Option<ServingError> {
+        if self.is_draining() {
             return Some(ServingError::new(Code::Unavailable, SHUTTING_DOWN));
         }
-        check_model(&self.serving_map, name, choice).err()
+        check_model(serving_map, name, choice).err()
     }
 
-    /// Tells of every change after which an answer of the other two may be another one.
-    pub(crate) fn readiness_changes(&self) -> Changes {
-        Changes { published: self.serving_map.changes(), draining: self.readiness.draining.subscribe() }
+    /// Reports each change after which an answer of the others may be another one.
+    pub(crate) fn changes(&self, serving_map: &ServingMap) -> Changes {
+        Changes { published: serving_map.changes(), draining: self.draining.subscribe() }
     }
 }
 
@@ -140,7 +142,6 @@ mod tests {
     use super::*;
     use crate::executor::{Executor, RunOptions};
     use crate::servable::Servable;
-    use crate::service::ServiceOptions;
     use crate::serving_map::Version;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
@@ -193,7 +194,7 @@ mod tests {
         }
     }
 
-    fn publish(service: &Service, name: &str, states: &[State], reason: Option<&str>) {
+    fn publish(map: &ServingMap, name: &str, states: &[State], reason: Option<&str>) {
         let servable = Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Nothing));
         let version = |(number, state): (i64, &State)| Version {
             number,
@@ -205,57 +206,53 @@ mod tests {
         let versions = (1..).zip(states).map(version).collect();
         let labels = HashMap::from([(b"stable".to_vec(), 1)]);
         let model = Model::new(versions, labels, reason.map(str::to_owned));
-        service.serving_map.publish([(name.as_bytes().to_vec(), model)]);
-    }
-
-    fn service() -> Service {
-        Service::new(ServiceOptions::default(), Box::new(()))
+        map.publish([(name.as_bytes().to_vec(), model)]);
     }
 
     #[test]
     fn a_server_is_ready_once_every_model_has_settled_and_until_it_drains() {
-        let service = service();
-        publish(&service, "a", &[], Some("a has no version"));
-        publish(&service, "b", &[State::Loading], Some("b is loading"));
-        assert_eq!(service.why_not_ready().as_deref(), Some("a has no version"));
-        publish(&service, "a", &[State::End, State::Available], None);
-        assert_eq!(service.why_not_ready().as_deref(), Some("b is loading"));
-        publish(&service, "b", &[State::End], Some("b failed"));
-        assert_eq!(service.why_not_ready(), None, "it failed for good, and the other one serves");
-        publish(&service, "c", &[], Some("c was added"));
-        assert_eq!(service.why_not_ready(), None, "what is added later takes nothing away");
-        service.readiness.begin_to_drain();
-        assert_eq!(service.why_not_ready().as_deref(), Some("the server is shutting down"));
+        let (readiness, map) = (Readiness::default(), ServingMap::default());
+        publish(&map, "a", &[], Some("a has no version"));
+        publish(&map, "b", &[State::Loading], Some("b is loading"));
+        assert_eq!(readiness.why_not_ready(&map).as_deref(), Some("a has no version"));
+        publish(&map, "a", &[State::End, State::Available], None);
+        assert_eq!(readiness.why_not_ready(&map).as_deref(), Some("b is loading"));
+        publish(&map, "b", &[State::End], Some("b failed"));
+        assert_eq!(readiness.why_not_ready(&map), None, "it failed for good, and the other one serves");
+        publish(&map, "c", &[], Some("c was added"));
+        assert_eq!(readiness.why_not_ready(&map), None, "what is added later takes nothing away");
+        readiness.begin_to_drain();
+        assert_eq!(readiness.why_not_ready(&map).as_deref(), Some("the server is shutting down"));
     }
 
     #[test]
     fn a_server_without_models_is_ready() {
-        assert_eq!(service().why_not_ready(), None);
+        assert_eq!(Readiness::default().why_not_ready(&ServingMap::default()), None);
     }
 
     #[test]
     fn a_model_is_ready_while_a_request_would_find_a_version() {
-        let service = service();
-        let is_ready = |choice| service.is_model_ready(b"m", choice);
+        let (readiness, map) = (Readiness::default(), ServingMap::default());
+        let is_ready = |choice| readiness.is_model_ready(&map, b"m", choice);
         assert_eq!(is_ready(VersionChoice::Latest), None);
-        publish(&service, "m", &[State::Loading], Some("it is loading"));
+        publish(&map, "m", &[State::Loading], Some("it is loading"));
         assert_eq!(is_ready(VersionChoice::Latest), Some(false));
-        publish(&service, "m", &[State::Available, State::Loading], None);
+        publish(&map, "m", &[State::Available, State::Loading], None);
         assert_eq!(is_ready(VersionChoice::Latest), Some(true));
         assert_eq!(is_ready(VersionChoice::Number(2)), Some(false));
         assert_eq!(is_ready(VersionChoice::Label(b"stable")), Some(true));
         assert_eq!(is_ready(VersionChoice::Label(b"canary")), Some(false));
-        service.readiness.begin_to_drain();
+        readiness.begin_to_drain();
         assert_eq!(is_ready(VersionChoice::Latest), Some(false));
     }
 
     #[tokio::test]
     async fn whoever_watches_is_woken_by_a_publish_and_by_the_drain() {
-        let service = service();
-        let mut changes = service.readiness_changes();
-        publish(&service, "m", &[], None);
+        let (readiness, map) = (Readiness::default(), ServingMap::default());
+        let mut changes = readiness.changes(&map);
+        publish(&map, "m", &[], None);
         changes.next().await;
-        service.readiness.begin_to_drain();
+        readiness.begin_to_drain();
         changes.next().await;
         changes.drained().await;
     }

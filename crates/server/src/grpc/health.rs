@@ -67,7 +67,7 @@ pub(super) fn watch(service: &Arc<Service>, message: Bytes, call: Call) -> Resul
 }
 
 async fn watch_one(service: Arc<Service>, name: String, sender: Sender) -> Result<Result<()>, Gone> {
-    let mut changes = service.readiness_changes();
+    let mut changes = service.readiness.changes(&service.serving_map);
     let mut last = None;
     loop {
         let status = status(&service, &name).unwrap_or(ServingStatus::ServiceUnknown);
@@ -84,7 +84,7 @@ async fn watch_one(service: Arc<Service>, name: String, sender: Sender) -> Resul
 /// The status that goes by a name, `None` if there is none.
 fn status(service: &Service, name: &str) -> Option<ServingStatus> {
     let is_ready = if SERVICES.contains(&name) {
-        service.why_not_ready().is_none()
+        service.readiness.why_not_ready(&service.serving_map).is_none()
     } else {
         is_model_ready(service, name.strip_prefix("models/")?)?
     };
@@ -93,7 +93,7 @@ fn status(service: &Service, name: &str) -> Option<ServingStatus> {
 
 /// Whether a model is ready that is named as in the paths of REST; the whole of it may be a name, slashes included.
 fn is_model_ready(service: &Service, name: &str) -> Option<bool> {
-    let is_ready = |name: &str, choice| service.is_model_ready(name.as_bytes(), choice);
+    let is_ready = |name: &str, choice| service.readiness.is_model_ready(&service.serving_map, name.as_bytes(), choice);
     is_ready(name, VersionChoice::Latest).or_else(|| {
         if let Some((name, label)) = name.rsplit_once("/labels/") {
             return is_ready(name, VersionChoice::Label(label.as_bytes()));

@@ -33,7 +33,7 @@ pub(super) fn answer(
     call: Call,
     is_served: impl Fn(&str) -> bool + Send + Sync + 'static,
 ) -> Result<Response<Messages>> {
-    let mut changes = service.readiness_changes();
+    let mut changes = service.readiness.changes(&service.serving_map);
     stream::answer(service, call, |sender| async move {
         tokio::select! {
             ended = converse(&mut questions, &sender, &is_served) => ended,

@@ -132,7 +132,7 @@ pub(crate) async fn serve(
 fn health(service: &Service, head: &Parts) -> Option<Reply> {
     let problem = match head.uri.path() {
         "/healthz" => None,
-        "/readyz" => service.why_not_ready(),
+        "/readyz" => service.readiness.why_not_ready(&service.serving_map),
         _ => return None,
     };
     is_question(head).then(|| reply::health(problem))

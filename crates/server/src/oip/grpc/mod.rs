@@ -40,7 +40,9 @@ pub(crate) async fn call(
     match method {
         "ModelInfer" => infer::infer(service, caller, message, call).await,
         "ServerLive" => reply(&ServerLiveResponse { live: true }),
-        "ServerReady" => reply(&ServerReadyResponse { ready: service.why_not_ready().is_none() }),
+        "ServerReady" => {
+            reply(&ServerReadyResponse { ready: service.readiness.why_not_ready(&service.serving_map).is_none() })
+        }
         "ModelReady" => model_ready(service, &decode(message)?),
         "ServerMetadata" => reply(&metadata::of_server(service)),
         "ModelMetadata" => {
@@ -80,7 +82,9 @@ async fn administer(service: &Arc<Service>, method: &str, message: Bytes, call: 
 /// Whether a request would be answered: a model that was unloaded, or that was never there, is not ready.
 fn model_ready(service: &Service, request: &ModelReadyRequest) -> Result<BytesMut> {
     let (name, version) = (request.name.as_bytes(), choice(request.version.as_bytes()));
-    reply(&ModelReadyResponse { ready: service.why_model_not_ready(name, version).is_none() })
+    reply(&ModelReadyResponse {
+        ready: service.readiness.why_model_not_ready(&service.serving_map, name, version).is_none(),
+    })
 }
 
 async fn load(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {

@@ -118,14 +118,14 @@ fn no_route(target: &str) -> ServingError {
 
 /// Why not is said to people; the status is what probes look at.
 fn server_ready(service: &Service) -> Reply {
-    let problem = service.why_not_ready();
+    let problem = service.readiness.why_not_ready(&service.serving_map);
     let code = if problem.is_none() { Code::Ok } else { Code::Unavailable };
     json(code, json::server_ready(problem.as_deref()))
 }
 
 /// As [`server_ready`]; a model or version that is not there is not ready, which its status tells apart.
 fn model_ready(service: &Service, model: &Model<'_>) -> Reply {
-    match service.why_model_not_ready(&model.name, choice(&model.version)) {
+    match service.readiness.why_model_not_ready(&service.serving_map, &model.name, choice(&model.version)) {
         None => json(Code::Ok, json::model_ready(&model.name, None)),
         Some(error) => json(error.code, json::model_ready(&model.name, Some(&error.text()))),
     }
