@@ -1,21 +1,20 @@
-//! The requests of one version in batches: which of them may share one, and the run that a batch becomes.
+//! The requests of one version in batches: which of them may share one, and how their tensors get in and out.
+//!
+//! The version itself is known here only as [`Batched`], and the thread of a run is chosen elsewhere.
 //!
 //! As in TensorFlow Serving (`docs/spec/batching.md` §4), requests share a queue if they feed the same tensors of the
 //! graph and fetch the same ones, whatever their signatures and the aliases in them.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Repeatable, Scheduler, Statistics};
+use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Repeatable, RunBatch, Scheduler, Statistics};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
-use crate::metrics::{ModelMetrics, RunMetrics};
-use crate::servable::{Published, Servable};
+use crate::metrics::ModelMetrics;
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::Tensor;
-use crate::threads;
 
 /// So many sets of tensors have a queue; requests for further ones are run each by itself. Clients choose which outputs
 /// they want, and must not make the server keep a queue for each choice that there is.
@@ -24,12 +23,25 @@ const MAX_ROUTES: usize = 256;
 /// So many ways to ask for outputs are remembered; further ones are found out at each request.
 const MAX_PLANS: usize = 256;
 
-/// Larger inputs are not joined on a thread that serves connections.
-const QUICK_INPUT_BYTES: usize = 64 * 1024;
+/// What batches need of the version that runs them.
+pub(crate) trait Batched {
+    /// Runs a signature of the version, and counts the run. It does not keep the version loaded between runs.
+    fn runner(
+        &self,
+    ) -> impl Fn(&Signature, Vec<Tensor>, &[usize], &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static;
+
+    /// Whether its runs may be repeated; see [`Executor::is_repeatable`](crate::executor::Executor::is_repeatable).
+    fn is_repeatable(&self) -> bool;
+
+    /// Whether the signature is one of the version, and not one that was put together for a request.
+    fn has(&self, signature: &Arc<Signature>) -> bool;
+
+    /// What is counted of the requests for its model.
+    fn model(&self) -> &ModelMetrics;
+}
 
 /// How the requests of a version are joined into batches.
 pub(crate) struct Batching {
-    servable: Weak<Servable>,
     scheduler: Arc<Scheduler>,
     /// Whose batches all of them are.
     owner: Arc<Owner>,
@@ -71,7 +83,7 @@ impl Route {
 /// To look what else has arrived, a request has to be put back behind the other tasks of its thread. That would cost
 /// one that is alone a tenth of its time, so that only some of those look that come after many lone ones.
 #[derive(Default)]
-struct Company {
+pub(crate) struct Company {
     /// How many requests in a row were alone.
     lone: AtomicU32,
 }
@@ -83,20 +95,21 @@ impl Company {
     /// After those, one in this many looks.
     const PROBE: u32 = 16;
 
-    fn is_likely(&self) -> bool {
+    /// Whether to look what else has arrived.
+    pub(crate) fn is_likely(&self) -> bool {
         let lone = self.lone.load(Ordering::Relaxed);
         lone < Self::PATIENCE || lone.is_multiple_of(Self::PROBE)
     }
 
     /// Notes that so many requests were run together; of two that do so at once, one may be lost, which does no harm.
-    fn note(&self, count: usize) {
+    pub(crate) fn note(&self, count: usize) {
         let lone = if count > 1 { 0 } else { self.lone.load(Ordering::Relaxed).wrapping_add(1) };
         self.lone.store(lone, Ordering::Relaxed);
     }
 }
 
 /// How the requests for these outputs of a signature get into a queue, and their answers out.
-struct Plan {
+pub(crate) struct Plan {
     signature: Arc<Signature>,
     outputs: Vec<usize>,
     route: Arc<Route>,
@@ -104,6 +117,33 @@ struct Plan {
     inputs: Vec<usize>,
     /// At which place of an answer of the queue each of the outputs is.
     answer: Vec<usize>,
+}
+
+impl Plan {
+    /// What is run for a request.
+    pub(crate) fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The queue of the request.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.route.queue
+    }
+
+    /// Whether requests of the queue arrive together.
+    pub(crate) fn company(&self) -> &Company {
+        &self.route.company
+    }
+
+    /// The inputs of a request in the order of the queue.
+    pub(crate) fn in_queue_order(&self, inputs: Vec<Tensor>) -> Vec<Tensor> {
+        permuted(inputs, &self.inputs)
+    }
+
+    /// An answer of the queue in the order of the outputs that the request asks for.
+    pub(crate) fn in_request_order(&self, answer: Vec<Tensor>) -> Vec<Tensor> {
+        permuted(answer, &self.answer)
+    }
 }
 
 /// The inputs and outputs of a request in the order of the names of their tensors: for each of them, which position of
@@ -119,10 +159,9 @@ impl Batching {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` if the options contradict each other.
-    pub(crate) fn new(servable: Weak<Servable>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<Self> {
+    pub(crate) fn new(scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<Self> {
         options.check()?;
         Ok(Self {
-            servable,
             scheduler,
             owner: Arc::default(),
             options,
@@ -139,20 +178,8 @@ impl Batching {
     /// # Errors
     ///
     /// What a client would get.
-    pub(crate) fn warm_up(&self, signature: &Signature, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<Vec<Tensor>> {
+    pub(crate) fn warm_up(&self, inputs: Vec<Tensor>, run: impl RunBatch) -> Result<Vec<Tensor>> {
         let options = BatchingOptions { batch_timeout_micros: 0, ..self.options.clone() };
-        let (servable, signature, outputs) = (Weak::clone(&self.servable), signature.clone(), outputs.to_vec());
-        let run = move |inputs: Vec<Tensor>, options: &RunOptions| {
-            let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
-            let servable = servable.upgrade().ok_or_else(unloaded)?;
-            let start = Instant::now();
-            let result = servable.run(&signature, inputs, &outputs, options);
-            let took = servable.pace().record_warm_up(start);
-            if result.is_ok() {
-                servable.warm_up_runs().ran(took);
-            }
-            result
-        };
         let queue = self.scheduler.queue_of(&self.owner, Arc::clone(&self.warm_up), options, run)?;
         queue.submit(inputs, Call::default())?.wait()
     }
@@ -187,69 +214,18 @@ impl Batching {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs a request as part of a batch, or gives its inputs back where it has to be run by itself.
-    ///
-    /// Where a batch can begin at once, and its run is as short as that of a request that is run on the calling thread,
-    /// it is run here: with everything that this thread has read by then, but without waiting for more, and without
-    /// looking for more where that could not pay.
-    ///
-    /// # Errors
-    ///
-    /// What the queue or the run of the batch reports.
-    pub(crate) async fn run(
-        &self,
-        handle: &Published,
-        signature: &Arc<Signature>,
-        inputs: Vec<Tensor>,
-        outputs: &[usize],
-        call: Call,
-    ) -> Result<Result<Vec<Tensor>>, Vec<Tensor>> {
-        let plan = match self.plan(handle, signature, outputs) {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return Err(inputs),
-            Err(error) => return Ok(Err(error)),
-        };
-        if let Err(error) = handle.check_inputs(signature, &inputs) {
-            return Ok(Err(error));
-        }
-        if let Some(&rows) = inputs.first().and_then(|input| input.shape().first()) {
-            handle.model().batches().asked(rows as usize, inputs.len());
-        }
-        if let Some(refusal) = handle.under_way().refusal(self.pool().num_batch_threads) {
-            return Ok(Err(refusal));
-        }
-        let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
-        let is_quick = handle.may_run_here() && input_bytes <= QUICK_INPUT_BYTES;
-        let (inputs, queue) = (permuted(inputs, &plan.inputs), &plan.route.queue);
-        let submitted =
-            if is_quick { queue.submit_or_lead(inputs, call) } else { queue.submit(inputs, call).map(|t| (t, None)) };
-        let (ticket, lead) = match submitted {
-            Ok(submitted) => submitted,
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut waits = call;
-        if let Some(lead) = lead {
-            let company = &plan.route.company;
-            if company.is_likely() {
-                threads::let_others_go_first().await;
-            }
-            // Where the thread must not be held any more, the threads of batches see to it.
-            if let Some(_holding) = handle.hold_thread(Instant::now()) {
-                company.note(lead.run());
-            }
-        } else if call.deadline.is_none() {
-            // Where no run may take any time, no caller waits for any time.
-            waits.deadline = handle.deadline_of_run(None);
-        }
-        Ok(ticket.until_deadline(waits).await.map(|answer| permuted(answer, &plan.answer)))
-    }
-
-    /// How to go about a request; `None` if it has no rows to join, or if there are too many queues already.
+    /// The way of a request through a queue; `None` if it is run by itself, because it has no rows to join or there are
+    /// too many queues already.
     ///
     /// # Errors
     ///
     /// `FAILED_PRECONDITION` if such requests cannot be joined.
-    fn plan(&self, handle: &Published, signature: &Arc<Signature>, outputs: &[usize]) -> Result<Option<Arc<Plan>>> {
+    pub(crate) fn plan(
+        &self,
+        version: &impl Batched,
+        signature: &Arc<Signature>,
+        outputs: &[usize],
+    ) -> Result<Option<Arc<Plan>>> {
         if signature.has_components {
             return Ok(None);
         }
@@ -266,7 +242,7 @@ impl Batching {
                  tensors",
             ));
         }
-        let Some(route) = self.route(handle, signature, &order) else { return Ok(None) };
+        let Some(route) = self.route(version, signature, &order) else { return Ok(None) };
         let mut answer: Vec<usize> = (0..outputs.len()).collect();
         answer.sort_by_key(|&output| &signature.outputs[outputs[output]].tensor_name);
         let plan = Arc::new(Plan {
@@ -277,7 +253,7 @@ impl Batching {
             answer: inverse(&answer),
         });
         // A signature that was put together for one request is not seen again.
-        if handle.signatures().any(|(_, own)| Arc::ptr_eq(own, signature)) {
+        if version.has(signature) {
             let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
             if plans.len() < MAX_PLANS && !plans.iter().any(|plan| is_for(&plan)) {
                 plans.push(Arc::clone(&plan));
@@ -287,7 +263,7 @@ impl Batching {
     }
 
     /// The queue for a request; `None` if there are too many already.
-    fn route(&self, handle: &Published, signature: &Arc<Signature>, order: &Order) -> Option<Arc<Route>> {
+    fn route(&self, version: &impl Batched, signature: &Arc<Signature>, order: &Order) -> Option<Arc<Route>> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.iter().find(|route| order.fits(signature, route)) {
             return Some(Arc::clone(route));
@@ -295,14 +271,14 @@ impl Batching {
         if routes.len() == MAX_ROUTES {
             return None;
         }
-        let run = order.runner(Weak::clone(&self.servable), Arc::clone(handle.runs()), Arc::clone(signature));
-        let run = Repeatable { run, is_repeatable: handle.is_repeatable() };
+        let run = order.runner(Arc::clone(signature), version.runner());
+        let run = Repeatable { run, is_repeatable: version.is_repeatable() };
         let names = |specs: &[TensorSpec], order: &[usize]| {
             order.iter().map(|&position| specs[position].tensor_name.clone()).collect()
         };
         // The options were checked.
         let queue = self.scheduler.queue_of(&self.owner, Arc::default(), self.options.clone(), run).ok()?;
-        handle.model().batches().follow(Arc::clone(queue.statistics()));
+        version.model().batches().follow(Arc::clone(queue.statistics()));
         let (inputs, outputs) = (names(&signature.inputs, &order.inputs), names(&signature.outputs, &order.outputs));
         let route = Arc::new(Route { inputs, outputs, queue, company: Company::default() });
         routes.push(Arc::clone(&route));
@@ -329,23 +305,11 @@ impl Order {
     /// Runs batches whose inputs come in this order.
     fn runner(
         &self,
-        servable: Weak<Servable>,
-        runs: Arc<RunMetrics>,
         signature: Arc<Signature>,
+        run: impl Fn(&Signature, Vec<Tensor>, &[usize], &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static,
     ) -> impl Fn(Vec<Tensor>, &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static {
         let (places, outputs) = (inverse(&self.inputs), self.outputs.clone());
-        move |inputs, options| {
-            let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
-            // Whoever waits for an answer keeps the version loaded; what is left is to do so for those who go away.
-            let servable = servable.upgrade().ok_or_else(unloaded)?.hold();
-            let start = Instant::now();
-            let result = servable.run(&signature, permuted(inputs, &places), &outputs, options);
-            let took = servable.pace().record(start);
-            if result.is_ok() {
-                runs.ran(took);
-            }
-            result
-        }
+        move |inputs, options| run(&signature, permuted(inputs, &places), &outputs, options)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::batch::{BatchingOptions, Scheduler};
-use crate::batching::Batching;
+use crate::batching::{Batched, Batching};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
@@ -142,11 +142,6 @@ impl Servable {
         self.executor.check_inputs(signature, inputs)
     }
 
-    /// Whether its runs may be repeated; see [`Executor::is_repeatable`].
-    pub(crate) fn is_repeatable(&self) -> bool {
-        self.executor.is_repeatable()
-    }
-
     /// The threads for its runs, where it is to have some of its own.
     pub(crate) fn own_threads(&self) -> Option<&OwnThreads> {
         self.own_threads.as_ref()
@@ -203,8 +198,8 @@ impl Servable {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` if the options contradict each other, `FAILED_PRECONDITION` for a second call.
-    pub fn batch(self: &Arc<Self>, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<()> {
-        let batching = Batching::new(Arc::downgrade(self), scheduler, options)?;
+    pub fn batch(&self, scheduler: Arc<Scheduler>, options: BatchingOptions) -> Result<()> {
+        let batching = Batching::new(scheduler, options)?;
         let twice = |_| ServingError::new(Code::FailedPrecondition, "the servable is batched already");
         self.batching.set(batching).map_err(twice)
     }
@@ -308,6 +303,38 @@ impl Published {
     /// What is counted of the runs of its model.
     pub(crate) fn runs(&self) -> &Arc<RunMetrics> {
         &self.runs
+    }
+}
+
+impl Batched for Published {
+    fn runner(
+        &self,
+    ) -> impl Fn(&Signature, Vec<Tensor>, &[usize], &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static {
+        let (servable, runs) = (Arc::downgrade(&self.hold.servable), Arc::clone(&self.runs));
+        move |signature, inputs, outputs, options| {
+            let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
+            // A caller that waits for an answer keeps the version loaded; one that has gone away does not.
+            let servable = servable.upgrade().ok_or_else(unloaded)?.hold();
+            let start = Instant::now();
+            let result = servable.run(signature, inputs, outputs, options);
+            let took = servable.pace().record(start);
+            if result.is_ok() {
+                runs.ran(took);
+            }
+            result
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.executor.is_repeatable()
+    }
+
+    fn has(&self, signature: &Arc<Signature>) -> bool {
+        self.signatures.values().any(|own| Arc::ptr_eq(own, signature))
+    }
+
+    fn model(&self) -> &ModelMetrics {
+        &self.model
     }
 }
 

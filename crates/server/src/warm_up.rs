@@ -51,7 +51,7 @@ impl Record {
     /// # Errors
     ///
     /// What a client would get; `UNIMPLEMENTED` for kinds of requests that are not replayed.
-    pub fn replay(&self, servable: &Servable, options: ServiceOptions) -> Result<()> {
+    pub fn replay(&self, servable: &Arc<Servable>, options: ServiceOptions) -> Result<()> {
         match &self.log {
             None => Ok(()),
             Some(LogType::PredictLog(log)) => predict(servable, &message(log.request.as_ref()), options),
@@ -73,13 +73,13 @@ fn message<M: Message + Default + Clone>(request: Option<&M>) -> Bytes {
     request.cloned().unwrap_or_default().encode_to_vec().into()
 }
 
-fn predict(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
+fn predict(servable: &Arc<Servable>, message: &Bytes, options: ServiceOptions) -> Result<()> {
     let request = decode_predict_request(message).map_err(|_| unreadable())?;
     let run = predict::arrange(servable, &request, message.len(), options)?;
     run_to_warm_up(servable, Api::Predict, &run.signature, run.inputs, &run.outputs).map(drop)
 }
 
-fn infer(servable: &Servable, message: &Bytes, kind: Kind, options: ServiceOptions) -> Result<()> {
+fn infer(servable: &Arc<Servable>, message: &Bytes, kind: Kind, options: ServiceOptions) -> Result<()> {
     let ExamplesRequest { model_spec, examples } =
         example::decode_examples_request(message).map_err(|_| unreadable())?;
     let name = resolved_signature_name(model_spec.unwrap_or_default().signature_name);
@@ -87,7 +87,7 @@ fn infer(servable: &Servable, message: &Bytes, kind: Kind, options: ServiceOptio
     examples::infer_to_warm_up(servable, kind.api(), &[head], examples.into_tensor()?).map(drop)
 }
 
-fn multi_inference(servable: &Servable, message: &Bytes, options: ServiceOptions) -> Result<()> {
+fn multi_inference(servable: &Arc<Servable>, message: &Bytes, options: ServiceOptions) -> Result<()> {
     let request = example::decode_multi_inference_request(message).map_err(|_| unreadable())?;
     let tasks = request.tasks().map(|task| Task {
         model: task.model_spec.name,
@@ -154,7 +154,7 @@ fn model_spec(signature_name: &[u8]) -> ModelSpec {
 ///
 /// Returns the name of each signature and whether it ran. One that takes no input is left out, as it is there for its
 /// effect or its state; so is one with an input of unknown rank, or of a dtype or a size that cannot be made up.
-pub fn run_on_zeros(servable: &Servable, iterations: usize) -> Vec<(String, Result<()>)> {
+pub fn run_on_zeros(servable: &Arc<Servable>, iterations: usize) -> Vec<(String, Result<()>)> {
     let run = |signature: &Arc<Signature>| {
         let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
         let run_with = |rows: usize| {

@@ -49,7 +49,7 @@ async fn answer(
     let signature_name = service::resolved_signature_name(spec.signature_name);
     let Run { signature, mut inputs, outputs: selected } = arrange(handle, request, message_len, service.options)?;
     let copy = shadow.map(|shadow| shadow.copy(signature_name, &signature, &mut inputs));
-    let tensors = service::run(handle, Api::Predict, &signature, inputs, selected.clone(), call).await?;
+    let tensors = service::run(handle, Api::Predict, &signature, inputs, &selected, call).await?;
     let as_content = service.options.tensor_content_responses;
     let response = PredictResponse::new(
         aliases(&signature, &selected).zip(&tensors),

@@ -72,7 +72,7 @@ pub(super) async fn infer(
         check(index, spec)?;
     }
     let copy = shadow.map(|shadow| shadow.copy(&name, &signature, &mut inputs));
-    let tensors = service::run(handle, Api::Predict, &signature, inputs, selected.clone(), request.call).await?;
+    let tensors = service::run(handle, Api::Predict, &signature, inputs, &selected, request.call).await?;
     let answer = Answer { version, signature, selected, tensors };
     if let Some(copy) = copy {
         copy.compare_with(answer.outputs().map(|(alias, tensor)| (alias, tensor.clone())));

@@ -256,7 +256,7 @@ async fn predict(
         shadow.copy(&name, &signature, &mut request.inputs)
     });
     let all: Vec<usize> = (0..signature.outputs.len()).collect();
-    let outputs = service::run(handle, RunApi::Predict, &signature, request.inputs, all, call).await?;
+    let outputs = service::run(handle, RunApi::Predict, &signature, request.inputs, &all, call).await?;
     let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
     let named: Vec<_> = aliases().zip(&outputs).collect();
     let size = outputs.iter().map(Tensor::size_in_bytes).sum();

@@ -246,8 +246,8 @@ async fn compute(handle: &Handle, api: Api, heads: &[Head], examples: Tensor, ca
     let count = examples.len();
     let joined = Arc::new(joined(heads));
     let inputs = vec![examples; joined.inputs.len()];
-    let all = (0..joined.outputs.len()).collect();
-    let tensors = super::run(handle, api, &joined, inputs, all, call).await?;
+    let all: Vec<usize> = (0..joined.outputs.len()).collect();
+    let tensors = super::run(handle, api, &joined, inputs, &all, call).await?;
     if api == Api::MultiInference {
         handle.model().count_examples(count);
     }
@@ -259,7 +259,12 @@ async fn compute(handle: &Handle, api: Api, heads: &[Head], examples: Tensor, ca
 /// # Errors
 ///
 /// As those of [`infer_all`].
-pub fn infer_to_warm_up(servable: &Servable, api: Api, heads: &[Head], examples: Tensor) -> Result<Vec<Inference>> {
+pub fn infer_to_warm_up(
+    servable: &Arc<Servable>,
+    api: Api,
+    heads: &[Head],
+    examples: Tensor,
+) -> Result<Vec<Inference>> {
     let count = examples.len();
     let joined = joined(heads);
     let inputs = vec![examples; joined.inputs.len()];

@@ -1,4 +1,4 @@
-//! Runs a signature once, in a batch or alone, and decides on which thread.
+//! Runs a signature once: in a batch, on the calling thread or on one that may block, which is decided before the run.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,67 +7,142 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
 
+use crate::batching::{Batching, Plan};
 use crate::call::{Call, timed_out};
-use crate::error::{Result, ServingError};
+use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
 use crate::metrics::Api;
 use crate::servable::{Published, Servable};
 use crate::serving_map::Handle;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
+use crate::threads;
 
 /// Inputs beyond this many bytes are not run on a thread that serves connections, however quick the model was so far.
 const QUICK_INPUT_BYTES: usize = 256 * 1024;
 
+/// Inputs beyond this many bytes are not joined with others on such a thread.
+const QUICK_BATCHED_BYTES: usize = 64 * 1024;
+
 /// How often a request that waits for its turn looks whether those that it waits for are stuck.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Where a run is done.
+enum Lane<'a> {
+    /// In a batch of the queue that the plan leads to.
+    Batch(&'a Batching, Arc<Plan>),
+    /// On the calling thread, which serves connections.
+    Inline,
+    /// On a thread that may block.
+    Pool,
+}
+
+impl<'a> Lane<'a> {
+    /// Decides where a run is done.
+    ///
+    /// A short run is done on the calling thread, which is several times cheaper than a hand-over.
+    ///
+    /// # Errors
+    ///
+    /// `FAILED_PRECONDITION` if the version is batched and such requests cannot be joined.
+    fn of(
+        published: &'a Published,
+        signature: &Arc<Signature>,
+        inputs: &[Tensor],
+        outputs: &[usize],
+    ) -> Result<Lane<'a>> {
+        if let Some(batching) = published.batching()
+            && let Some(plan) = batching.plan(published, signature, outputs)?
+        {
+            return Ok(Self::Batch(batching, plan));
+        }
+        Ok(if is_quick(published, inputs, QUICK_INPUT_BYTES) { Self::Inline } else { Self::Pool })
+    }
+}
+
+/// Whether a run of these inputs may be done on the calling thread.
+fn is_quick(published: &Published, inputs: &[Tensor], most_bytes: usize) -> bool {
+    published.may_run_here() && inputs.iter().map(Tensor::size_in_bytes).sum::<usize>() <= most_bytes
+}
+
 /// Runs a signature once.
 ///
-/// Short runs are done on the calling thread, which is several times cheaper than handing them over; others on a thread
-/// that may block, which is the servable's own if it has such. A run is not begun once its caller has gone away or its
-/// deadline has passed, however long it has waited for a thread by then. One that is under way goes on until then, or to
-/// its end where the executor cannot cancel it, and its result is dropped.
+/// A run is not begun once its caller has gone away or its deadline has passed, however long it has waited for a thread by
+/// then. One that is under way goes on until then, or to its end where the executor cannot cancel it, and its result is
+/// dropped.
 ///
 /// # Errors
 ///
-/// What the executor reports; `DEADLINE_EXCEEDED` if the time is over first; `UNAVAILABLE` if it would wait for runs that
-/// are stuck; `INTERNAL` if the executor panics.
+/// What the executor or the queue of a batch reports; `DEADLINE_EXCEEDED` if the time is over first; `UNAVAILABLE` if it
+/// would wait for runs that are stuck; `INTERNAL` if the executor panics.
 pub async fn run(
     handle: &Handle,
     api: Api,
     signature: &Arc<Signature>,
     inputs: Vec<Tensor>,
-    outputs: Vec<usize>,
+    outputs: &[usize],
     call: Call,
 ) -> Result<Vec<Tensor>> {
     call.check()?;
-    let inputs = match handle.batching() {
-        None => inputs,
-        Some(batching) => {
-            let asked = Instant::now();
-            match batching.run(handle, signature, inputs, &outputs, call).await {
-                Ok(answer) => {
-                    if answer.is_ok() {
-                        handle.runs().waited(api, asked.elapsed());
-                    }
-                    return answer;
-                }
-                Err(inputs) => inputs,
-            }
-        }
-    };
-    let input_bytes: usize = inputs.iter().map(Tensor::size_in_bytes).sum();
     let asked = Instant::now();
-    if handle.may_run_here()
-        && input_bytes <= QUICK_INPUT_BYTES
+    let lane = Lane::of(handle, signature, &inputs, outputs)?;
+    if let Lane::Batch(batching, plan) = lane {
+        let answer = run_in_batch(handle, batching, &plan, inputs, call).await?;
+        handle.runs().waited(api, asked.elapsed());
+        return Ok(answer);
+    }
+    if matches!(lane, Lane::Inline)
         && let Some(_holding) = handle.hold_thread(asked)
     {
-        return run_here(handle, api, signature, inputs, &outputs, call, None);
+        return run_here(handle, api, signature, inputs, outputs, call, None);
     }
-    let signature = Arc::clone(signature);
+    let (signature, outputs) = (Arc::clone(signature), outputs.to_vec());
     let work = move |handle: &Published| run_here(handle, api, &signature, inputs, &outputs, call, Some(asked));
     run_elsewhere(handle, call, work).await
+}
+
+/// Runs a request as part of a batch.
+///
+/// Where a batch can begin at once, and its run is as short as that of a request that is run on the calling thread, it is
+/// run here: with everything that this thread has read by then, but without waiting for more, and without looking for more
+/// where that could not pay.
+///
+/// # Errors
+///
+/// What the queue or the run of the batch reports.
+async fn run_in_batch(
+    published: &Published,
+    batching: &Batching,
+    plan: &Plan,
+    inputs: Vec<Tensor>,
+    call: Call,
+) -> Result<Vec<Tensor>> {
+    published.check_inputs(plan.signature(), &inputs)?;
+    if let Some(&rows) = inputs.first().and_then(|input| input.shape().first()) {
+        published.model().batches().asked(rows as usize, inputs.len());
+    }
+    if let Some(refusal) = published.under_way().refusal(batching.pool().num_batch_threads) {
+        return Err(refusal);
+    }
+    let is_quick = is_quick(published, &inputs, QUICK_BATCHED_BYTES);
+    let (inputs, queue) = (plan.in_queue_order(inputs), plan.queue());
+    let (ticket, lead) =
+        if is_quick { queue.submit_or_lead(inputs, call)? } else { (queue.submit(inputs, call)?, None) };
+    let mut waits = call;
+    if let Some(lead) = lead {
+        let company = plan.company();
+        if company.is_likely() {
+            threads::let_others_go_first().await;
+        }
+        // Where the thread must not be held any more, the threads of batches see to it.
+        if let Some(_holding) = published.hold_thread(Instant::now()) {
+            company.note(lead.run());
+        }
+    } else if call.deadline.is_none() {
+        // Where no run may take any time, no caller waits for any time.
+        waits.deadline = published.deadline_of_run(None);
+    }
+    ticket.until_deadline(waits).await.map(|answer| plan.in_request_order(answer))
 }
 
 /// Does blocking work with a servable on a thread that may block, when its turn has come; see [`run`] for when it is not
@@ -145,25 +220,42 @@ fn run_here(
 ///
 /// What the executor reports; `INTERNAL` if it panics.
 pub fn run_to_warm_up(
-    servable: &Servable,
+    servable: &Arc<Servable>,
     api: Api,
     signature: &Signature,
     inputs: Vec<Tensor>,
     outputs: &[usize],
 ) -> Result<Vec<Tensor>> {
-    let start = Instant::now();
-    if let Some(batching) = servable.batching() {
-        let result = batching.warm_up(signature, inputs, outputs);
-        if result.is_ok() {
-            servable.warm_up_runs().waited(api, start.elapsed());
+    let asked = Instant::now();
+    let result = match servable.batching() {
+        None => warm_up(servable, signature, inputs, outputs, &RunOptions::default()),
+        Some(batching) => {
+            let (servable, signature, outputs) = (Arc::downgrade(servable), signature.clone(), outputs.to_vec());
+            batching.warm_up(inputs, move |inputs: Vec<Tensor>, options: &RunOptions| {
+                let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
+                warm_up(&*servable.upgrade().ok_or_else(unloaded)?, &signature, inputs, &outputs, options)
+            })
         }
-        return result;
+    };
+    if result.is_ok() {
+        servable.warm_up_runs().waited(api, asked.elapsed());
     }
-    let result = servable.run(signature, inputs, outputs, &RunOptions::default());
+    result
+}
+
+/// Runs a signature on the calling thread, and counts the run for the warm-up.
+fn warm_up(
+    servable: &Servable,
+    signature: &Signature,
+    inputs: Vec<Tensor>,
+    outputs: &[usize],
+    options: &RunOptions,
+) -> Result<Vec<Tensor>> {
+    let start = Instant::now();
+    let result = servable.run(signature, inputs, outputs, options);
     let took = servable.pace().record_warm_up(start);
     if result.is_ok() {
         servable.warm_up_runs().ran(took);
-        servable.warm_up_runs().waited(api, took);
     }
     result
 }
@@ -208,11 +300,11 @@ mod tests {
         let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
         let call = Call::until(deadline.map(|after| Instant::now() + after));
         // The first run is done elsewhere, the second here.
-        run(&handle, Api::Predict, &signature, vec![scalar("warm up")], vec![0], Call::default())
+        run(&handle, Api::Predict, &signature, vec![scalar("warm up")], &[0], Call::default())
             .await
             .expect("it echoes");
         let strings = Strings::from_iter([order]);
-        run(&handle, Api::Predict, &signature, vec![Tensor::from_strings(Vec::new(), strings)], vec![0], call)
+        run(&handle, Api::Predict, &signature, vec![Tensor::from_strings(Vec::new(), strings)], &[0], call)
             .await
             .map(|outputs| text(&outputs[0]))
             .map_err(|error| error.to_string())
@@ -229,7 +321,7 @@ mod tests {
         let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
         let soon = Call::until(Some(Instant::now() + Duration::from_millis(20)));
-        let result = run(&handle, Api::Predict, &signature, vec![scalar("sleep")], vec![0], soon).await;
+        let result = run(&handle, Api::Predict, &signature, vec![scalar("sleep")], &[0], soon).await;
         let error = result.expect_err("it sleeps for longer");
         assert_eq!(error.to_string(), "DEADLINE_EXCEEDED: Timed out waiting for notification");
         drop(handle);
@@ -269,14 +361,14 @@ mod tests {
                 .map(|_| {
                     let (handle, signature) = (Arc::clone(&handle), Arc::clone(&signature));
                     tokio::spawn(async move {
-                        run(&handle, Api::Predict, &signature, Vec::new(), vec![0], Call::default()).await
+                        run(&handle, Api::Predict, &signature, Vec::new(), &[0], Call::default()).await
                     })
                 })
                 .collect();
             assert_eq!(told("echo", Some(Duration::from_secs(10))).await, Ok("echo".to_owned()));
             let late = Call::until(Some(Instant::now() + Duration::from_millis(20)));
             let error =
-                run(&handle, Api::Predict, &signature, Vec::new(), vec![0], late).await.expect_err("it waits in line");
+                run(&handle, Api::Predict, &signature, Vec::new(), &[0], late).await.expect_err("it waits in line");
             assert_eq!(error.code, Code::DeadlineExceeded);
             // Nothing keeps the late one from coming first; it runs to its end then, and nobody waits for it.
             for _ in 0..4 {
