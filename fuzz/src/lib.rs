@@ -16,7 +16,7 @@ use servable_model::inference::{Classification, Inference};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::oip;
-use servable_server::rest::routes;
+use servable_server::router::tensorflow_serving as routes;
 
 /// A signature for each dtype that JSON can carry, one of two inputs, and one of a dtype that it cannot.
 fn signature(name: Option<&[u8]>) -> Arc<Signature> {

@@ -25,6 +25,7 @@ pub mod oip;
 pub mod readiness;
 mod refusal;
 pub mod rest;
+pub mod router;
 mod runs;
 pub mod servable;
 pub mod service;

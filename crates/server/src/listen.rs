@@ -328,7 +328,7 @@ fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<R
             return Some(ServingError::new(code, ONLY_HEALTH));
         }
         Offer::RestOnly if is_grpc => return Some(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
-        Offer::RestOnly if !rest::routes::is_api_path(path) => {
+        Offer::RestOnly if !crate::router::tensorflow_serving::is_api_path(path) => {
             request.extensions_mut().insert(RestOnly);
         }
         _ => {}

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::choice;
-use super::routes::{Route, Version};
 use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
 use crate::batching::{Batching, Route as Queue};
 use crate::distribution::Distribution;
 use crate::error::Result;
+use crate::router::tensorflow_serving::{Route, Version};
 use crate::servable::Servable;
 use crate::service::Service;
 use crate::serving_map::Handle;

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::routes::Route;
 use super::{RestOptions, choice};
 use crate::body;
 use crate::call::Call;
 use crate::codec::json;
 use crate::error::{Result, expect_memory};
+use crate::router::tensorflow_serving::Route;
 use crate::service::Service;
 use crate::service::examples::{self, Head, Kind};
 use crate::service::meter::RequestMeter;

@@ -7,7 +7,6 @@ mod index;
 mod metrics;
 mod openapi;
 pub(crate) mod reply;
-pub mod routes;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::{Api as RunApi, Entry};
 use crate::oip;
+use crate::router::tensorflow_serving::{self as routes, Api, Route, Version};
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::meter::{RequestMeter, code_of};
@@ -36,7 +36,6 @@ use crate::traffic::Caller;
 pub(crate) use index::some_models;
 use reply::Reply;
 pub(crate) use reply::html_page;
-use routes::{Api, Route, Version};
 
 /// Switches of the REST API.
 #[derive(Clone, Copy, Debug)]

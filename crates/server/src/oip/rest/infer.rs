@@ -7,7 +7,6 @@ use memchr::memmem;
 
 use super::super::infer::{Request, infer as run};
 use super::JSON_LENGTH;
-use super::routes::Model;
 use crate::body::{self, Encoding};
 use crate::call::Call;
 use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
@@ -16,6 +15,7 @@ use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
+use crate::router::open_inference::Model;
 use crate::service::Service;
 use crate::service::meter::{RequestMeter, code_of};
 use crate::service::priority;

@@ -2,7 +2,6 @@
 
 mod infer;
 mod json;
-pub mod routes;
 
 use std::sync::Arc;
 
@@ -18,9 +17,9 @@ use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
+use crate::router::open_inference::{self as routes, Api, Model};
 use crate::service::Service;
 pub use infer::decode_body;
-use routes::{Api, Model};
 
 /// The length of the JSON in front of binary data.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

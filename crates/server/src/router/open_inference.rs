@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode;
 
 /// What may be asked for, as errors name it. Each path of a model may have `/versions/V` behind the name.
-pub(super) const SHOWN: [&str; 9] = [
+pub(crate) const SHOWN: [&str; 9] = [
     "GET /v2",
     "GET /v2/health/live",
     "GET /v2/health/ready",
