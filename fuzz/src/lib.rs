@@ -16,7 +16,7 @@ use servable_model::inference::{Classification, Inference};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::oip;
-use servable_server::router::tensorflow_serving as routes;
+use servable_server::router::{self, open_inference, tensorflow_serving};
 
 /// A signature for each dtype that JSON can carry, one of two inputs, and one of a dtype that it cannot.
 fn signature(name: Option<&[u8]>) -> Arc<Signature> {
@@ -124,10 +124,10 @@ pub fn meta_graph(data: &[u8]) {
 /// The path of a REST request.
 pub fn rest_path(data: &[u8]) {
     if let Ok(path) = std::str::from_utf8(data) {
-        let _ = routes::is_well_formed(path);
-        let _ = routes::is_api_path(path);
-        let _ = routes::parse_get(path);
-        let _ = routes::parse_post(path);
+        let _ = router::is_well_formed(path);
+        let _ = tensorflow_serving::parse_get(path);
+        let _ = tensorflow_serving::parse_post(path);
+        let _ = open_inference::parse(path);
     }
 }
 

@@ -207,6 +207,31 @@ class TestHttp:
             answer = connection.recv(1 << 16)
         assert not answer or re.match(rb"HTTP/1\.[01] 4\d\d ", answer)
 
+    @pytest.mark.parametrize("target", ["/nothing", "/v1", "/v1/models/{x}", "/v2x"])
+    def test_a_body_for_a_path_that_does_not_exist_is_not_waited_for(
+        self, target: str, server: ServerProcess
+    ) -> None:
+        head = f"POST {target} HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n"
+        with connect(server) as connection:
+            connection.sendall(head.encode() + GOOD)
+            answer = read_all(connection)
+        assert re.match(rb"HTTP/1\.1 40[04] ", answer)
+        assert b"connection: close\r\n" in answer
+
+    @pytest.mark.parametrize("method", ["PUT", "POST"])
+    def test_a_malformed_route_keeps_the_connection(
+        self, method: str, server: ServerProcess
+    ) -> None:
+        head = f"{method} /v1/models/m HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n"
+        with connect(server) as connection:
+            for _ in range(2):
+                connection.sendall(head.encode())
+                time.sleep(0.05)  # a moment later than the head
+                connection.sendall(b"body")
+                answer = connection.recv(1 << 16)
+                assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+                assert b"Malformed request: %s /v1/models/m" % method.encode() in answer
+
     def test_what_follows_a_body_is_the_next_request(self, server: ServerProcess) -> None:
         request = (
             f"POST {PREDICT} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(GOOD)}\r\n\r\n".encode()

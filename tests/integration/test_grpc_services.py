@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,6 +173,29 @@ class TestReflection:
         request.inputs["x"].float_val.extend([1.0, 5.0])
         predict = learned.call(client.channel, "tensorflow.serving.PredictionService.Predict")
         assert list(predict(request, timeout=20).outputs["y"].float_val) == [2.5, 4.5]
+
+
+def test_a_method_that_does_not_exist_is_refused_before_its_message_is_there(
+    server: ServerProcess, connect: Any
+) -> None:
+    is_over = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        is_over.wait()
+        yield b""
+
+    channel = connect(server).channel
+    call = channel.stream_unary("/tensorflow.serving.PredictionService/None")
+    try:
+        with pytest.raises(grpc.RpcError) as refused:
+            call(messages(), timeout=20)
+    finally:
+        is_over.set()
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    large = channel.unary_unary("/tensorflow.serving.PredictionService/None")
+    with pytest.raises(grpc.RpcError) as refused:
+        large(bytes(20_000_000), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_reflection_refuses_what_is_no_question(server: ServerProcess, connect: Any) -> None:

@@ -12,6 +12,7 @@ use servable_server::grpc::{Encoding, GrpcOptions};
 use servable_server::http2::Http2Options;
 use servable_server::listen::{HeadLimits, ListenOptions};
 use servable_server::rest::RestOptions;
+use servable_server::router::Router;
 use servable_server::service::ServiceOptions;
 use servable_server::tls::{Credentials, Pem, Tls};
 use servable_tensorflow::LoadOptions;
@@ -63,14 +64,17 @@ impl ServerOptions {
         }
     }
 
-    pub(crate) fn metrics_path(&self) -> Option<String> {
-        Some(self.metrics_path.clone()).filter(|path| !path.is_empty())
+    pub(crate) fn router(&self) -> Router {
+        Router {
+            metrics_path: Some(self.metrics_path.clone()).filter(|path| !path.is_empty()),
+            paths_without_key: self.open_paths.clone(),
+        }
     }
 
     /// Without keys yet.
     pub(crate) fn access(&self) -> Access {
         let page_headers = Some(&self.cors_allowed_headers).filter(|headers| !headers.is_empty());
-        Access::new(self.open_paths.clone(), page_headers.and_then(|headers| HeaderValue::from_str(headers).ok()))
+        Access::new(page_headers.and_then(|headers| HeaderValue::from_str(headers).ok()))
     }
 
     pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {

@@ -36,8 +36,8 @@ impl PyServer {
     #[new]
     fn new(options: ServerOptions, control_plane: Py<PyAny>) -> PyResult<Self> {
         let mut service = Service::new(options.service_options(), Box::new(PythonControlPlane(control_plane)));
-        service.metrics_path = options.metrics_path();
         service.access = options.access();
+        service.router = options.router();
         let tls = Arc::<Tls>::default();
         let options = options.listen_options(Arc::clone(&tls))?;
         Ok(Self { service: Arc::new(service), options, tls, listening: Mutex::new(None) })

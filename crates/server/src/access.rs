@@ -1,4 +1,4 @@
-//! Who may ask for what: API keys, their scopes, and what is open to everybody.
+//! API keys and their scopes. Which scope a request needs is its route's to say.
 //!
 //! Reading the file of keys is left to the control plane. Only digests are kept: a key that leaks from memory or a dump
 //! of it is of no use. Without keys, everybody may do everything, and a request costs one look at a pointer.
@@ -7,7 +7,6 @@ use std::fmt;
 
 use arc_swap::ArcSwapOption;
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, AUTHORIZATION};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::ConstantTimeEq;
@@ -64,39 +63,16 @@ impl fmt::Debug for ApiKey {
 #[derive(Debug, Default)]
 pub struct Access {
     keys: ArcSwapOption<Vec<ApiKey>>,
-    open_paths: Vec<String>,
     page_headers: Option<HeaderValue>,
-}
-
-/// Marks a request that came without TLS to a server that has it elsewhere: it administers nothing, whatever its key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RestOnly;
-
-/// What needs no key: what supervisors and load balancers ask. Exact paths, so that no spelling of another path is let
-/// through. Models are not asked about here, since their names are nobody's business.
-const OPEN_PATHS: [&str; 8] = [
-    "/healthz",
-    "/readyz",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/inference.GRPCInferenceService/ServerLive",
-    "/inference.GRPCInferenceService/ServerReady",
-];
-
-/// Whether a path is that of a health check of the server.
-pub(crate) fn is_health_check(path: &str) -> bool {
-    OPEN_PATHS.contains(&path)
 }
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Access {
-    /// Rules without keys, with further paths that will need none, and the headers that web pages may send where they
-    /// may ask at all; `None` for what requests need.
-    pub fn new(open_paths: Vec<String>, page_headers: Option<HeaderValue>) -> Self {
-        Self { keys: ArcSwapOption::empty(), open_paths, page_headers }
+    /// Rules without keys, and the headers that web pages may send where they may ask at all; `None` for what requests
+    /// need.
+    pub fn new(page_headers: Option<HeaderValue>) -> Self {
+        Self { keys: ArcSwapOption::empty(), page_headers }
     }
 
     /// Puts keys in force for the requests that begin from now on; from then on, one is needed.
@@ -107,31 +83,6 @@ impl Access {
     /// Whether a key is needed at all.
     pub(crate) fn asks_for_keys(&self) -> bool {
         self.keys.load().is_some()
-    }
-
-    /// Lets in what needs no key, and what has one. What administers has to ask [`Access::require_admin`] as well.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Access::require`].
-    pub(crate) fn admit(&self, path: &str, headers: &HeaderMap) -> Result<()> {
-        if !self.asks_for_keys() || is_health_check(path) || self.open_paths.iter().any(|open| open == path) {
-            return Ok(());
-        }
-        self.require(headers, Scope::Predict)
-    }
-
-    /// Lets a request administer: to be asked before anything is done that changes what is served.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Access::require`]; `PERMISSION_DENIED` also where it came without TLS and the server has that elsewhere.
-    pub fn require_admin(&self, head: &Parts) -> Result<()> {
-        if head.extensions.get::<RestOnly>().is_some() {
-            let text = "administration needs TLS, which this port does not have";
-            return Err(ServingError::new(Code::PermissionDenied, text));
-        }
-        self.require(&head.headers, Scope::Admin)
     }
 
     /// Allows web pages the headers that are configured, or keys where these are asked for, on an answer of REST that
@@ -210,7 +161,7 @@ mod tests {
             scope,
             digest: digest(&SHA256, text).as_ref().try_into().expect("it has 32 bytes"),
         };
-        let access = Access::new(vec!["/metrics".to_owned()], None);
+        let access = Access::new(None);
         access.set_keys(vec![key("app", Scope::Predict, b"one"), key("ops", Scope::Admin, b"two")]);
         access
     }
@@ -247,30 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_paths_are_open() {
-        let access = access();
-        let is_open = |path| access.admit(path, &HeaderMap::new()).is_ok();
-        for path in ["/healthz", "/v2/health/ready", "/grpc.health.v1.Health/Check", "/metrics"] {
-            assert!(is_open(path), "{path}");
-        }
-        for path in ["/healthz/", "//healthz", "/HEALTHZ", "/v1/models/m", "/metrics/", "/grpc.health.v1.Health/List"] {
-            assert!(!is_open(path), "{path}");
-        }
-    }
-
-    #[test]
     fn without_keys_everything_is_open() {
-        let access = Access::default();
-        assert_eq!(access.admit("/v1/models/m", &HeaderMap::new()), Ok(()));
-        assert_eq!(access.require(&HeaderMap::new(), Scope::Admin), Ok(()));
-    }
-
-    #[test]
-    fn nobody_administers_where_tls_is_gone_round() {
-        let (mut head, ()) = http::Request::new(()).into_parts();
-        assert_eq!(Access::default().require_admin(&head), Ok(()));
-        head.extensions.insert(RestOnly);
-        let error = Access::default().require_admin(&head).expect_err("it came without TLS");
-        assert_eq!(error.code, Code::PermissionDenied);
+        assert_eq!(Access::default().require(&HeaderMap::new(), Scope::Admin), Ok(()));
     }
 }

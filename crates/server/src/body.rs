@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::activity::{Activity, Of, Piece, UnderWay};
+use crate::error::{Code, ServingError};
 use crate::threads;
 use collect::Collected;
 
@@ -231,6 +232,18 @@ pub(crate) enum Unpacking {
     Shortage(Shortage),
 }
 
+impl From<Unpacking> for ServingError {
+    fn from(fault: Unpacking) -> Self {
+        match fault {
+            Unpacking::Damaged(text) => Self::invalid_argument(text),
+            Unpacking::TooLarge(limit) => {
+                Self::new(Code::ResourceExhausted, format!("the body is larger than {limit} bytes when decompressed"))
+            }
+            Unpacking::Shortage(shortage) => shortage.into(),
+        }
+    }
+}
+
 impl From<Shortage> for Unpacking {
     fn from(shortage: Shortage) -> Self {
         Self::Shortage(shortage)
@@ -252,6 +265,19 @@ pub(crate) fn unpack(
         return Err(Unpacking::Damaged(format!("the body has {} bytes after its end as {name}", rest.len())));
     }
     Ok(plain)
+}
+
+/// Unpacks a body if it is packed. An empty body is not, whatever its request says.
+pub(crate) fn unpack_if_packed(
+    encoding: Option<Encoding>,
+    body: Bytes,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Bytes, Unpacking> {
+    match encoding {
+        Some(encoding) if !body.is_empty() => work_on(body.len(), || unpack(encoding, &body, limits, memory)),
+        _ => Ok(body),
+    }
 }
 
 /// Unpacks what `rest` begins with, and leaves what follows; the inner error is that of damaged bytes.

@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Version};
+use http::Request;
+use http::request::Parts;
 use http_body_util::Either;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
@@ -22,14 +23,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::access::RestOnly;
+use crate::access::Scope;
 use crate::body::{BodyLimits, RequestBody};
 use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
+use crate::router::Route;
 use crate::service::Service;
 use crate::threads::{Lookout, Threads};
 use crate::tls::Tls;
-use crate::{access, grpc, placement, rest};
+use crate::{grpc, placement, rest};
 use endpoint::{Bound, Listener};
 use transport::Transport;
 
@@ -74,17 +76,19 @@ pub struct HeadLimits {
 }
 
 impl HeadLimits {
-    /// What a request has too much of.
-    fn exceeded_by(&self, request: &Request<RequestBody>) -> Option<String> {
-        let headers = request.headers();
+    /// Refuses a head that is too large.
+    fn check(&self, head: &Parts) -> Result<(), ServingError> {
+        let too_large = |text: String| Err(ServingError::new(Code::ResourceExhausted, text));
+        let Parts { headers, uri, .. } = head;
         if headers.len() > self.max_count {
-            return Some(format!("the request has {} headers; the limit is {}", headers.len(), self.max_count));
+            return too_large(format!("the request has {} headers; the limit is {}", headers.len(), self.max_count));
         }
         let of_headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
-        let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-        let bytes = of_headers + target;
-        (bytes > self.max_bytes as usize)
-            .then(|| format!("the head of the request has {bytes} bytes; the limit is {}", self.max_bytes))
+        let bytes = of_headers + uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if bytes > self.max_bytes as usize {
+            return too_large(format!("the head of the request has {bytes} bytes; the limit is {}", self.max_bytes));
+        }
+        Ok(())
     }
 }
 
@@ -97,6 +101,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What gRPC calls get where only REST goes without TLS.
 const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
+
+/// What requests that administer get there, whatever their keys.
+const ADMINISTRATION_NEEDS_TLS: &str = "administration needs TLS, which this port does not have";
 
 /// What everything else gets where only health checks are answered.
 const ONLY_HEALTH: &str = "this port answers health checks only, such as /healthz and /readyz";
@@ -315,48 +322,41 @@ impl Endpoint {
     }
 }
 
-/// Says who may not, and what is too much, before anything of the body is read.
-fn refusal(shared: &Shared, offer: Offer, is_grpc: bool, request: &mut Request<RequestBody>) -> Option<ServingError> {
-    let options = &shared.options;
-    if let Some(text) = options.head.exceeded_by(request) {
-        return Some(ServingError::new(Code::ResourceExhausted, text));
-    }
-    let path = request.uri().path();
+/// Refuses a request that is too large, or not for this address, or without the key that its route needs.
+fn admit(shared: &Shared, offer: Offer, head: &Parts, route: &Route<'_>) -> Result<(), ServingError> {
+    let (service, is_grpc) = (&shared.service, matches!(route, Route::Grpc(_)));
+    shared.options.head.check(head)?;
+    let scope = service.router.scope(route, head);
     match offer {
-        Offer::HealthOnly if !access::is_health_check(path) => {
+        Offer::HealthOnly if !route.is_health_check() => {
             let code = if is_grpc { Code::Unimplemented } else { Code::NotFound };
-            return Some(ServingError::new(code, ONLY_HEALTH));
+            return Err(ServingError::new(code, ONLY_HEALTH));
         }
-        Offer::RestOnly if is_grpc => return Some(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
-        Offer::RestOnly if !crate::router::tensorflow_serving::is_api_path(path) => {
-            request.extensions_mut().insert(RestOnly);
+        Offer::RestOnly if is_grpc => return Err(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
+        Offer::RestOnly if scope == Some(Scope::Admin) => {
+            return Err(ServingError::new(Code::PermissionDenied, ADMINISTRATION_NEEDS_TLS));
         }
         _ => {}
     }
-    shared.service.access.admit(request.uri().path(), request.headers()).err()
+    scope.map_or(Ok(()), |scope| service.access.require(&head.headers, scope))
 }
 
-async fn respond(shared: &Shared, offer: Offer, mut request: Request<RequestBody>) -> grpc::Reply {
+async fn respond(shared: &Shared, offer: Offer, request: Request<RequestBody>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
-    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
-    let refusal = refusal(shared, offer, is_grpc, &mut request);
-    if is_grpc {
-        if let Some(error) = refusal {
-            service.metrics.refuse(error.code);
-            return grpc::refuse(error);
+    let (head, body) = request.into_parts();
+    let route = service.router.route(&head);
+    let admitted = admit(shared, offer, &head, &route).inspect_err(|error| service.metrics.refuse(error.code));
+    let mut reply = match (route, admitted) {
+        (Route::Grpc(_), Err(error)) => return grpc::refuse(error),
+        (Route::Grpc(method), Ok(())) => {
+            let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
+            let grpc_options = grpc::GrpcOptions { health_service, ..options.grpc };
+            return grpc::serve(service, grpc_options, options.body, &head.headers, method, body).await;
         }
-        let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
-        let grpc_options = grpc::GrpcOptions { health_service, ..options.grpc };
-        grpc::serve(service, grpc_options, options.body, request).await
-    } else {
-        let mut reply = match refusal {
-            Some(error) => {
-                service.metrics.refuse(error.code);
-                rest::refuse(error, &request, options.rest)
-            }
-            None => rest::serve(service, options.rest, options.body, request).await,
-        };
-        service.access.allow_headers_of_pages(reply.headers_mut());
-        reply.map(Either::Left)
-    }
+        (_, Err(error)) => rest::refuse(error, options.rest),
+        (Route::Rest(route), Ok(())) => rest::serve(service, options.rest, options.body, &head, route, body).await,
+        (Route::None(why), Ok(())) => rest::no_route(service, &head, why),
+    };
+    service.access.allow_headers_of_pages(reply.headers_mut());
+    reply.map(Either::Left)
 }

@@ -29,12 +29,6 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 /// The content type of every answer.
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Whether a request is a gRPC call.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let subtype = headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"));
-    subtype.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
 /// Reads the one message of a unary call.
 ///
 /// # Errors

@@ -13,21 +13,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body_util::Either;
 
-use crate::access::Scope;
 use crate::body::{BodyLimits, RequestBody, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::oip;
+use crate::router::grpc::{Method, Unary};
 use crate::service::Service;
 use crate::service::examples::Kind;
 use crate::service::priority;
 use framing::{MessageReader, ReplyMessage};
 
 pub use crate::body::Encoding;
-pub(crate) use framing::{is_grpc, new_message};
+pub(crate) use framing::new_message;
 pub(crate) use stream::Messages;
 
 /// Switches of the gRPC API.
@@ -75,33 +75,30 @@ pub(crate) async fn serve(
     service: &Arc<Service>,
     options: GrpcOptions,
     limits: BodyLimits,
-    request: Request<RequestBody>,
+    headers: &HeaderMap,
+    method: Method<'_>,
+    body: RequestBody,
 ) -> Reply {
     let max_bytes = limits.max_bytes.min(options.max_receive_bytes.unwrap_or(usize::MAX));
     let limits = BodyLimits { max_bytes, ..limits };
-    let (head, body) = request.into_parts();
-    let headers = &head.headers;
     let deadline = framing::timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout));
     let call = Call::until(deadline);
-    let answer = match head.uri.path() {
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => {
+    let answer = match method {
+        Method::Reflection => {
             let questions = MessageReader::new(headers, body, limits, MAX_QUESTION_BYTES, &service.body_memory);
             let is_served = move |name: &str| options.is_served(name);
             questions.and_then(|questions| reflection::answer(service, questions, call, is_served)).map(Either::Right)
         }
-        "/grpc.health.v1.Health/Watch" if options.health_service => {
+        Method::Unknown => Err(ServingError::unimplemented("")),
+        method if method.is_of_health_service() && !options.health_service => Err(ServingError::unimplemented("")),
+        Method::HealthWatch => {
             let message = read_message(service, headers, body, limits, call).await;
             message.and_then(|message| health::watch(service, message, call)).map(Either::Right)
         }
-        path => {
-            // Read whatever the method is: a client that is still sending may miss an answer that comes before it is
-            // done.
-            match read_message(service, headers, body, limits, call).await {
-                Ok(message) => unary(service, options, path, headers, message, call).await.map(Either::Left),
-                Err(error) => Err(error),
-            }
-        }
+        Method::Unary(method) => match read_message(service, headers, body, limits, call).await {
+            Ok(message) => unary(service, method, headers, message, call).await.map(Either::Left),
+            Err(error) => Err(error),
+        },
     };
     let mut reply = match answer {
         Ok(Either::Right(stream)) => stream.map(Either::Right),
@@ -141,38 +138,23 @@ async fn read_message(
 
 async fn unary(
     service: &Arc<Service>,
-    options: GrpcOptions,
-    path: &str,
+    method: Unary<'_>,
     caller: &HeaderMap,
     message: Bytes,
     call: Call,
 ) -> Result<ReplyMessage> {
     let call = call.with_priority(priority::of(caller)?);
-    let reply = match path {
-        "/tensorflow.serving.PredictionService/Predict" => {
-            return predict::predict(service, caller, message, call).await;
-        }
-        "/tensorflow.serving.PredictionService/Classify" => {
-            examples::infer(service, caller, message, Kind::Classify, call).await
-        }
-        "/tensorflow.serving.PredictionService/Regress" => {
-            examples::infer(service, caller, message, Kind::Regress, call).await
-        }
-        "/tensorflow.serving.PredictionService/MultiInference" => {
-            examples::multi_inference(service, caller, message, call).await
-        }
-        "/tensorflow.serving.PredictionService/GetModelMetadata" => models::metadata(service, caller, message),
-        "/tensorflow.serving.ModelService/GetModelStatus" => models::status(service, message),
-        "/tensorflow.serving.ModelService/HandleReloadConfigRequest" => {
-            service.require(caller, Scope::Admin)?;
-            models::reload_config(service, message, call).await
-        }
-        "/grpc.health.v1.Health/Check" if options.health_service => health::check(service, message),
-        "/grpc.health.v1.Health/List" if options.health_service => health::list(service),
-        path => match oip::grpc::method(path) {
-            Some(method) => oip::grpc::call(service, method, caller, message, call).await,
-            None => Err(ServingError::unimplemented("")),
-        },
+    let reply = match method {
+        Unary::Predict => return predict::predict(service, caller, message, call).await,
+        Unary::Classify => examples::infer(service, caller, message, Kind::Classify, call).await,
+        Unary::Regress => examples::infer(service, caller, message, Kind::Regress, call).await,
+        Unary::MultiInference => examples::multi_inference(service, caller, message, call).await,
+        Unary::GetModelMetadata => models::metadata(service, caller, message),
+        Unary::GetModelStatus => models::status(service, message),
+        Unary::HandleReloadConfigRequest => models::reload_config(service, message, call).await,
+        Unary::HealthCheck => health::check(service, message),
+        Unary::HealthList => health::list(service),
+        Unary::OpenInference(method) => oip::grpc::call(service, method, caller, message, call).await,
     };
     reply.map(ReplyMessage::from)
 }

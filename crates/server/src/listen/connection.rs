@@ -28,6 +28,7 @@ use crate::grpc;
 use crate::http2::Http2Options;
 use crate::refusal::WithPages;
 use crate::rest;
+use crate::router::grpc::has_content_type;
 
 /// The answer to a head or a body that did not come to its end.
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -195,7 +196,7 @@ async fn answer(shared: &Arc<Shared>, offer: Offer, request: Request<Incoming>, 
     let limits = shared.options.body;
     under_way.room(most_unsent(limits)).await;
     let activity = Arc::clone(under_way.activity());
-    let (version, is_grpc) = (request.version(), grpc::is_grpc(request.headers()));
+    let (version, is_grpc) = (request.version(), has_content_type(request.headers()));
     let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&activity)));
     let mut response = respond(shared, offer, request).await;
     let mut claim = None;

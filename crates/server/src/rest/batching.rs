@@ -10,7 +10,7 @@ use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
 use crate::batching::{Batching, Route as Queue};
 use crate::distribution::Distribution;
 use crate::error::Result;
-use crate::router::tensorflow_serving::{Route, Version};
+use crate::router::tensorflow_serving::{ModelRoute, Version};
 use crate::servable::Servable;
 use crate::service::Service;
 use crate::serving_map::Handle;
@@ -22,7 +22,7 @@ use crate::traffic::Caller;
 /// # Errors
 ///
 /// As for the status of a model, and for its metadata where a version or a label is named.
-pub(super) fn report(service: &Service, route: &Route<'_>, caller: &dyn Caller) -> Result<Bytes> {
+pub(super) fn report(service: &Service, route: &ModelRoute<'_>, caller: &dyn Caller) -> Result<Bytes> {
     let map = &service.serving_map;
     let versions: Vec<(i64, Handle)> = match route.version {
         Version::Latest => {

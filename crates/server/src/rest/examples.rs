@@ -7,7 +7,7 @@ use crate::body;
 use crate::call::Call;
 use crate::codec::json;
 use crate::error::{Result, expect_memory};
-use crate::router::tensorflow_serving::Route;
+use crate::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
 use crate::service::examples::{self, Head, Kind};
 use crate::service::meter::RequestMeter;
@@ -18,7 +18,7 @@ use crate::traffic::Caller;
 pub(super) async fn infer(
     service: &Service,
     options: RestOptions,
-    route: &Route<'_>,
+    route: &ModelRoute<'_>,
     caller: &(dyn Caller + Sync),
     body: &[u8],
     kind: Kind,

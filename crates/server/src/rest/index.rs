@@ -50,12 +50,6 @@ enum Form {
 
 const FORMS: [(&str, Form); 2] = [("text/plain", Form::Text), ("application/json", Form::Json)];
 
-/// Whether a path is that of the list of models.
-pub(super) fn is_models(path: &str) -> bool {
-    let path = path.strip_suffix('/').unwrap_or(path);
-    path.eq_ignore_ascii_case("/v1/models")
-}
-
 /// Every model that is configured, with its versions, by name.
 pub(super) async fn models(service: &Arc<Service>) -> Result<Bytes> {
     let threads = &service.pages;
@@ -147,7 +141,7 @@ fn what_there_is(service: &Service) -> String {
 }
 
 fn routes(service: &Service) -> impl Iterator<Item = (&'static str, &str, &'static str)> {
-    let metrics = service.metrics_path.as_deref().map(|path| ("GET", path, "metrics for Prometheus"));
+    let metrics = service.router.metrics_path.as_deref().map(|path| ("GET", path, "metrics for Prometheus"));
     ROUTES.into_iter().chain(metrics)
 }
 

@@ -11,11 +11,6 @@ use crate::error::{Code, ServingError};
 use crate::metrics::page::Format;
 use crate::service::Service;
 
-/// Whether a path is that of the page.
-pub(super) fn is_page(service: &Service, path: &str) -> bool {
-    service.metrics_path.as_deref() == Some(path)
-}
-
 /// The forms of the page, the one that TensorFlow Serving sends first.
 const FORMATS: [(&str, Format); 2] =
     [("text/plain", Format::Prometheus), ("application/openmetrics-text", Format::OpenMetrics)];

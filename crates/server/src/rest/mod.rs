@@ -13,18 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, EXPECT, ORIGIN};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, ORIGIN};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request};
 
-use crate::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, RequestBody, Unpacking};
+use crate::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpacking};
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::{Api as RunApi, Entry};
 use crate::oip;
-use crate::router::tensorflow_serving::{self as routes, Api, Route, Version};
+use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
+use crate::router::{NoRoute, RestRoute};
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::meter::{RequestMeter, code_of};
@@ -48,24 +48,15 @@ pub struct RestOptions {
     pub max_nesting: usize,
 }
 
-/// The methods that have a meaning somewhere; any other is answered with 501.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::POST, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH];
-
 /// Answers one request.
 pub(crate) async fn serve(
     service: &Arc<Service>,
     options: RestOptions,
     limits: BodyLimits,
-    request: Request<RequestBody>,
+    head: &Parts,
+    route: RestRoute<'_>,
+    body: RequestBody,
 ) -> Reply {
-    let (head, body) = request.into_parts();
-    if !METHODS.contains(&head.method) {
-        return reply::page(501, "Not Implemented");
-    }
-    if head.headers.get(EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return reply::page(417, "Expectation Failed");
-    }
     let body = match body::read(body, limits, &service.body_memory).await {
         Ok(body) => body,
         Err(BodyError::TooLarge) => return reply::page(413, "Request Entity Too Large"),
@@ -73,80 +64,72 @@ pub(crate) async fn serve(
         Err(BodyError::Broken) => return reply::page(400, "Bad Request"),
         Err(BodyError::Shortage(shortage)) => return reply::no_room(service, shortage.into(), options.cors),
     };
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if !routes::is_well_formed(target) {
-        return reply::page(400, "Bad Request");
+    match route {
+        RestRoute::Liveness => reply::health(None),
+        RestRoute::Readiness => reply::health(service.readiness.why_not_ready(&service.serving_map)),
+        RestRoute::Metrics => metrics::page(service, head).await,
+        RestRoute::Index => index::root(service, &head.headers),
+        RestRoute::OpenApi => reply::api(openapi::answer(service, &head.uri).await, options.cors),
+        RestRoute::Preflight => preflight(service, options, &head.headers),
+        RestRoute::Models => {
+            let meter = RequestMeter::start(Entry::RestOther);
+            let answer = index::models(service).await;
+            meter.finish(&service.metrics, b"", code_of(&answer));
+            reply::api(answer, options.cors)
+        }
+        RestRoute::Model(route) => serve_model(service, options, limits, head, route, body).await,
+        RestRoute::OpenInference(api) => oip::rest::serve(service, options, limits, head, api, body).await,
     }
-    if let Some(reply) = health(service, &head) {
-        return reply;
+}
+
+/// Answers a request for what does not exist with a page. Its connection is closed after that, so that nothing has to be
+/// read of its body.
+pub(crate) fn no_route(service: &Service, head: &Parts, why: NoRoute) -> Reply {
+    match why {
+        NoRoute::Method => reply::page(501, "Not Implemented"),
+        NoRoute::Target => reply::page(400, "Bad Request"),
+        NoRoute::Expectation => reply::page(417, "Expectation Failed"),
+        NoRoute::Path => index::not_found(service, head),
     }
-    if metrics::is_page(service, head.uri.path()) {
-        return metrics::page(service, &head).await;
-    }
-    if is_question(&head) && head.uri.path() == "/" {
-        return index::root(service, &head.headers);
-    }
-    if is_question(&head) && openapi::is_document(head.uri.path()) {
-        return reply::api(openapi::answer(service, &head.uri).await, options.cors);
-    }
-    let is_oip = oip::rest::is_path(head.uri.path());
-    if !is_oip && !routes::is_api_path(head.uri.path()) {
-        return index::not_found(service, &head);
-    }
+}
+
+fn preflight(service: &Service, options: RestOptions, headers: &HeaderMap) -> Reply {
     let meter = RequestMeter::start(Entry::RestOther);
-    if head.method == Method::OPTIONS {
-        let code = code_of_options(&head.headers);
-        meter.finish(&service.metrics, b"", code);
-        return reply::options(code, options.cors);
-    }
-    let body = match body_of(&head.headers, body, limits, &service.body_memory, is_oip) {
-        Ok(body) => Ok(body),
-        Err(Unpacking::Damaged(text)) => Err(ServingError::invalid_argument(text)),
-        Err(Unpacking::Shortage(shortage)) => Err(shortage.into()),
-        Err(Unpacking::TooLarge(limit)) => {
-            meter.finish(&service.metrics, b"", Code::ResourceExhausted);
-            return reply::too_large_when_unpacked(limit, options.cors);
-        }
-    };
-    if is_oip {
-        return oip::rest::serve(service, options, &head, body).await;
-    }
-    if head.method == Method::GET && index::is_models(head.uri.path()) {
-        let answer = index::models(service).await;
-        meter.finish(&service.metrics, b"", code_of(&answer));
-        return reply::api(answer, options.cors);
-    }
-    let routed = body.and_then(|body| Ok((body, route_of(&head, target)?)));
-    let answer = match routed {
-        Ok((body, route)) => answer(service, options, &route, &head.headers, &body, meter).await,
-        Err(error) => {
-            meter.finish(&service.metrics, b"", error.code);
-            Err(error)
-        }
-    };
-    reply::api(answer, options.cors)
+    let code = code_of_options(headers);
+    meter.finish(&service.metrics, b"", code);
+    reply::options(code, options.cors)
 }
 
-/// The answers that tell an orchestrator whether to restart the server, and whether to send it requests.
-fn health(service: &Service, head: &Parts) -> Option<Reply> {
-    let problem = match head.uri.path() {
-        "/healthz" => None,
-        "/readyz" => service.readiness.why_not_ready(&service.serving_map),
-        _ => return None,
+async fn serve_model(
+    service: &Service,
+    options: RestOptions,
+    limits: BodyLimits,
+    head: &Parts,
+    route: Result<ModelRoute<'_>>,
+    body: Bytes,
+) -> Reply {
+    let meter = RequestMeter::start(Entry::RestOther);
+    let refused = |meter: RequestMeter, error: ServingError| {
+        meter.finish(&service.metrics, b"", error.code);
+        reply::api(Err(error), options.cors)
     };
-    is_question(head).then(|| reply::health(problem))
-}
-
-fn is_question(head: &Parts) -> bool {
-    head.method == Method::GET || head.method == Method::HEAD
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => return refused(meter, error),
+    };
+    let encoding = if route.api.has_input() { encoding(&head.headers) } else { None };
+    let body = match body::unpack_if_packed(encoding, body, limits, &service.body_memory) {
+        Ok(body) => body,
+        Err(fault @ Unpacking::TooLarge(_)) => return reply::too_large(refused(meter, fault.into())),
+        Err(fault) => return refused(meter, fault.into()),
+    };
+    reply::api(answer(service, options, &route, &head.headers, &body, meter).await, options.cors)
 }
 
 /// Answers a request of which nothing but the head has been looked at.
-pub(crate) fn refuse(error: ServingError, request: &Request<RequestBody>, options: RestOptions) -> Reply {
+pub(crate) fn refuse(error: ServingError, options: RestOptions) -> Reply {
     match error.code {
         Code::ResourceExhausted => reply::page(431, "Request Header Fields Too Large"),
-        // What a browser asks before it sends a key.
-        _ if request.method() == Method::OPTIONS => reply::options(code_of_options(request.headers()), options.cors),
         _ => reply::api(Err(error), options.cors),
     }
 }
@@ -165,45 +148,17 @@ fn code_of_options(headers: &HeaderMap) -> Code {
     if is_from_a_page { Code::Ok } else { Code::FailedPrecondition }
 }
 
-/// The body as the API reads it: unpacked where the client says that it is packed.
-///
-/// TensorFlow Serving looks for `gzip` anywhere in the header, and takes all else as it is.
-fn body_of(
-    headers: &HeaderMap,
-    body: Bytes,
-    limits: BodyLimits,
-    memory: &Arc<BodyMemory>,
-    is_oip: bool,
-) -> Result<Bytes, Unpacking> {
-    let Some(name) = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) else { return Ok(body) };
-    if body.is_empty() {
-        return Ok(body); // nothing is nothing, packed or not
-    }
-    let encoding = match is_oip {
-        false if String::from_utf8_lossy(name).contains("gzip") => Encoding::Gzip,
-        false => return Ok(body),
-        true if name.eq_ignore_ascii_case(b"identity") => return Ok(body),
-        true => Encoding::of(name).ok_or_else(|| {
-            let name = String::from_utf8_lossy(name);
-            Unpacking::Damaged(format!("Content-Encoding is {name:?}, want gzip or deflate"))
-        })?,
-    };
-    body::work_on(body.len(), || body::unpack(encoding, &body, limits, memory))
-}
-
-fn route_of<'a>(head: &Parts, target: &'a str) -> Result<Route<'a>> {
-    match head.method {
-        Method::GET => routes::parse_get(target),
-        Method::POST => routes::parse_post(target),
-        _ => Err(routes::malformed(head.method.as_str(), target)),
-    }
+/// What a body is packed with: TensorFlow Serving looks for `gzip` anywhere in the header, and takes all else as it is.
+fn encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let name = headers.get(CONTENT_ENCODING)?;
+    String::from_utf8_lossy(name.as_bytes()).contains("gzip").then_some(Encoding::Gzip)
 }
 
 /// Answers a request for a model, and counts it.
 async fn answer(
     service: &Service,
     options: RestOptions,
-    route: &Route<'_>,
+    route: &ModelRoute<'_>,
     caller: &(dyn Caller + Sync),
     body: &[u8],
     mut meter: RequestMeter,
@@ -229,7 +184,7 @@ async fn answer(
 async fn predict(
     service: &Service,
     options: RestOptions,
-    route: &Route<'_>,
+    route: &ModelRoute<'_>,
     caller: &(dyn Caller + Sync),
     body: &[u8],
     meter: &mut RequestMeter,
@@ -281,7 +236,7 @@ fn or_default(name: Option<&[u8]>) -> &[u8] {
     name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_SIGNATURE.as_bytes())
 }
 
-fn status(service: &Service, route: &Route<'_>) -> Result<Bytes> {
+fn status(service: &Service, route: &ModelRoute<'_>) -> Result<Bytes> {
     let number = match route.version {
         Version::Number(number) => Some(number),
         Version::Latest | Version::Label(_) => None,

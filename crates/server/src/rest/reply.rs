@@ -40,14 +40,9 @@ pub(crate) fn failure(error: &ServingError, body: Vec<u8>) -> Reply {
     reply
 }
 
-/// The answer to a compressed body that would be larger than so many bytes.
-pub(super) fn too_large_when_unpacked(limit: usize, cors: bool) -> Reply {
-    let text = format!("the body is larger than {limit} bytes when decompressed");
-    let body = json::error_body(text.as_bytes()).into();
-    let mut reply = with_status(413, "Request Entity Too Large", body, "application/json");
-    if cors {
-        add_cors(&mut reply);
-    }
+/// The same answer with the status for a body that is too large when it is unpacked.
+pub(crate) fn too_large(mut reply: Reply) -> Reply {
+    set_status(&mut reply, 413, "Request Entity Too Large");
     reply
 }
 
@@ -100,12 +95,16 @@ pub(crate) fn html_page(status: u16, reason: &str) -> String {
 /// An answer with this status.
 pub(crate) fn with_status(status: u16, reason: &'static str, body: Bytes, content_type: &'static str) -> Reply {
     let mut reply = Response::new(WholeBody::new(body));
+    set_status(&mut reply, status, reason);
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+fn set_status(reply: &mut Reply, status: u16, reason: &'static str) {
     *reply.status_mut() = StatusCode::from_u16(status).expect("a status of the table");
     if reply.status().canonical_reason() != Some(reason) {
         reply.extensions_mut().insert(ReasonPhrase::from_static(reason.as_bytes()));
     }
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
 }
 
 /// Lets web pages read the answer.

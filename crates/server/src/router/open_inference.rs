@@ -1,8 +1,10 @@
-//! Which API of the protocol a request line asks for.
+//! The paths of the Open Inference Protocol over REST.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
+
+use super::without_query;
 
 /// What may be asked for, as errors name it. Each path of a model may have `/versions/V` behind the name.
 pub(crate) const SHOWN: [&str; 9] = [
@@ -49,16 +51,28 @@ impl Api<'_> {
         matches!(self, Self::Infer(_)) || self.is_administrative()
     }
 
+    /// Whether it is a health check of the server.
+    pub(super) fn is_health_check(&self) -> bool {
+        matches!(self, Self::ServerLive | Self::ServerReady)
+    }
+
     /// Whether it is about the model repository.
     pub fn is_administrative(&self) -> bool {
         matches!(self, Self::RepositoryIndex | Self::Load(_) | Self::Unload(_))
     }
 }
 
-/// Understands a target that begins with `/v2`; its query means nothing here.
+/// Whether a path belongs to this protocol.
+///
+/// One with a colon does not: the verbs of TensorFlow Serving stand behind colons, and get its answer whatever the
+/// version in front. In the name of a model it is percent-encoded.
+pub(super) fn has(path: &str) -> bool {
+    path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && !path.contains(':')
+}
+
+/// The API of a target that begins with `/v2`.
 pub fn parse(target: &str) -> Option<Api<'_>> {
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    let rest = path.strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+    let rest = without_query(target).strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
     let segments: Vec<&str> = rest.strip_suffix('/').unwrap_or(rest).split('/').skip(1).collect();
     if segments.iter().any(|segment| segment.is_empty()) {
         return None;

@@ -1,9 +1,11 @@
-//! Which REST API a request line asks for (`docs/spec/rest_api.md` §3).
+//! The paths of TensorFlow Serving's REST API (`docs/spec/rest_api.md` §3).
 
 use std::borrow::Cow;
 
+use http::Method;
 use percent_encoding::percent_decode;
 
+use super::without_query;
 use crate::error::{Result, ServingError};
 
 /// What a request wants of a model.
@@ -19,8 +21,15 @@ pub enum Api {
     Status,
     /// Its signatures.
     Metadata,
-    /// How its requests are batched, which the original does not tell.
+    /// How its requests are batched, which TensorFlow Serving does not tell.
     Batching,
+}
+
+impl Api {
+    /// Whether a request has something to say in its body.
+    pub fn has_input(self) -> bool {
+        matches!(self, Self::Predict | Self::Classify | Self::Regress)
+    }
 }
 
 /// The part of a path that says which version.
@@ -34,9 +43,9 @@ pub enum Version<'a> {
     Label(Cow<'a, [u8]>),
 }
 
-/// A path that was understood.
+/// What a request asks of a model.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Route<'a> {
+pub struct ModelRoute<'a> {
     /// What is asked.
     pub api: Api,
     /// The model's name, decoded; any bytes.
@@ -45,28 +54,27 @@ pub struct Route<'a> {
     pub version: Version<'a>,
 }
 
-/// Whether a path belongs to the model API at all; what does not is answered with an HTML page.
-pub fn is_api_path(path: &str) -> bool {
+/// Whether a path belongs to the API at all.
+pub(super) fn has(path: &str) -> bool {
     strip_prefix_ignoring_case(path, "/v1/").is_some()
 }
 
-/// Whether a target holds only characters that may stand in a path or a query, percent signs followed by two hex digits
-/// included.
-pub fn is_well_formed(target: &str) -> bool {
-    let bytes = target.as_bytes();
-    bytes.iter().enumerate().all(|(at, byte)| match byte {
-        b'%' => bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)),
-        _ => byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(byte),
-    })
+/// Whether a path is that of the list of models, which TensorFlow Serving does not have.
+pub(super) fn is_list(path: &str) -> bool {
+    path.strip_suffix('/').unwrap_or(path).eq_ignore_ascii_case("/v1/models")
 }
 
-/// A target without its query, which means nothing here.
-fn path_of(target: &str) -> &str {
-    target.split_once('?').map_or(target, |(path, _)| path)
+/// The route of a target that belongs to the API.
+pub(super) fn parse<'a>(method: &Method, target: &'a str) -> Result<ModelRoute<'a>> {
+    match *method {
+        Method::POST => parse_post(target),
+        Method::GET => parse_get(target),
+        _ => Err(malformed(method.as_str(), target)),
+    }
 }
 
-/// What a target gets that asks for nothing there is.
-pub fn malformed(method: &str, target: &str) -> ServingError {
+/// The error for a target that matches no route.
+fn malformed(method: &str, target: &str) -> ServingError {
     ServingError::invalid_argument(format!("Malformed request: {method} {target}"))
 }
 
@@ -78,9 +86,9 @@ pub fn malformed(method: &str, target: &str) -> ServingError {
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` for any other target.
-pub fn parse_get(target: &str) -> Result<Route<'_>> {
+pub fn parse_get(target: &str) -> Result<ModelRoute<'_>> {
     let malformed = || malformed("GET", target);
-    let path = path_of(target);
+    let path = without_query(target);
     let rest = strip_prefix_ignoring_case(path, "/v1/models").ok_or_else(malformed)?;
     let segments: Vec<&str> = match rest.strip_prefix('/') {
         Some(rest) => rest.split('/').collect(),
@@ -101,7 +109,12 @@ pub fn parse_get(target: &str) -> Result<Route<'_>> {
 }
 
 /// Reads the segments as the given parts; `None` if they do not fit exactly.
-fn fit<'a>(segments: &[&'a str], has_name: bool, has_version: bool, has_subject: bool) -> Option<Result<Route<'a>>> {
+fn fit<'a>(
+    segments: &[&'a str],
+    has_name: bool,
+    has_version: bool,
+    has_subject: bool,
+) -> Option<Result<ModelRoute<'a>>> {
     let mut segments = segments;
     let mut name = None;
     if has_name {
@@ -131,7 +144,7 @@ fn fit<'a>(segments: &[&'a str], has_name: bool, has_version: bool, has_subject:
     Some(route(api, name, version))
 }
 
-fn route<'a>(api: Api, name: Option<&'a str>, version: Option<VersionPart<'a>>) -> Result<Route<'a>> {
+fn route<'a>(api: Api, name: Option<&'a str>, version: Option<VersionPart<'a>>) -> Result<ModelRoute<'a>> {
     let name = name.ok_or_else(|| ServingError::invalid_argument("Missing model name in request."))?;
     let version =
         match version {
@@ -141,7 +154,7 @@ fn route<'a>(api: Api, name: Option<&'a str>, version: Option<VersionPart<'a>>) 
                 ServingError::invalid_argument(format!("Failed to convert version: {digits} to numeric."))
             })?),
         };
-    Ok(Route { api, model: decoded(name), version })
+    Ok(ModelRoute { api, model: decoded(name), version })
 }
 
 /// Understands the target of a POST: `/v1/models/NAME[/versions/N|/labels/L]:VERB`.
@@ -149,9 +162,9 @@ fn route<'a>(api: Api, name: Option<&'a str>, version: Option<VersionPart<'a>>) 
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` for any other target.
-pub fn parse_post(target: &str) -> Result<Route<'_>> {
+pub fn parse_post(target: &str) -> Result<ModelRoute<'_>> {
     let malformed = || malformed("POST", target);
-    let path = path_of(target);
+    let path = without_query(target);
     let rest = strip_prefix_ignoring_case(path, "/v1/models/").ok_or_else(malformed)?;
     let (target, verb) = rest.split_once(':').ok_or_else(malformed)?;
     let api = match verb {
@@ -203,7 +216,7 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
 mod tests {
     use super::*;
 
-    fn text(result: Result<Route<'_>>) -> String {
+    fn text(result: Result<ModelRoute<'_>>) -> String {
         match result {
             Err(error) => error.text().into_owned(),
             Ok(route) => {
@@ -273,14 +286,6 @@ mod tests {
             ("/v1/models/m:a:predict", "Malformed request: POST /v1/models/m:a:predict"),
         ] {
             assert_eq!(text(parse_post(path)), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn only_legal_characters_may_stand_in_a_path() {
-        assert!(is_well_formed("/v1/models/a-b_c.~!$&'()*+,;=:@%2f?x=/?"));
-        for path in ["/v1/{x}", "/a%2", "/a%zz", "/a\"b", "/a|b", "/caf\u{e9}"] {
-            assert!(!is_well_formed(path), "{path}");
         }
     }
 }

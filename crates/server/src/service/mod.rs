@@ -13,7 +13,6 @@ mod scrape;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::request::Parts;
 use tokio::sync::Semaphore;
 
 use crate::access::{Access, Scope};
@@ -24,6 +23,7 @@ use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::readiness::Readiness;
+use crate::router::Router;
 use crate::runs::say_stuck;
 use crate::serving_map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::threads::OwnThreads;
@@ -67,8 +67,8 @@ pub struct Service {
     pub(crate) body_memory: Arc<BodyMemory>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Where the metrics page is, if there is one.
-    pub metrics_path: Option<String>,
+    /// Which route a request takes.
+    pub router: Router,
 }
 
 impl Service {
@@ -94,7 +94,7 @@ impl Service {
             pages: OwnThreads::new("servable-page", Self::MAX_PAGES),
             body_memory: Arc::default(),
             metrics: Metrics::default(),
-            metrics_path: None,
+            router: Router::default(),
         }
     }
 
@@ -105,15 +105,6 @@ impl Service {
     /// As for [`Access::require`].
     pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<()> {
         self.access.require(headers, scope).inspect_err(|error| self.metrics.refuse(error.code))
-    }
-
-    /// Lets a request administer, and counts it if it may not.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Access::require_admin`].
-    pub(crate) fn require_admin(&self, head: &Parts) -> Result<()> {
-        self.access.require_admin(head).inspect_err(|error| self.metrics.refuse(error.code))
     }
 
     /// The metadata of a version as a JSON document (`docs/spec/rest_api.md` §12).

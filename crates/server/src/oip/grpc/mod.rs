@@ -10,7 +10,6 @@ use http::HeaderMap;
 use prost::Message;
 
 use super::{choice, metadata, missing, repository};
-use crate::access::Scope;
 use crate::call::Call;
 use crate::error::{Result, ServingError};
 use crate::grpc::new_message;
@@ -20,61 +19,44 @@ use crate::proto::inference::{
     RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
 };
+use crate::router::grpc::OpenInference;
 use crate::service::Service;
 
 pub use infer::{InferCall, decode_call};
 
-/// The method that a path names, if it is one of this protocol's service.
-pub(crate) fn method(path: &str) -> Option<&str> {
-    path.strip_prefix("/inference.GRPCInferenceService/")
-}
-
 /// Answers one call.
 pub(crate) async fn call(
     service: &Arc<Service>,
-    method: &str,
+    method: OpenInference<'_>,
     caller: &HeaderMap,
     message: Bytes,
     call: Call,
 ) -> Result<BytesMut> {
     match method {
-        "ModelInfer" => infer::infer(service, caller, message, call).await,
-        "ServerLive" => reply(&ServerLiveResponse { live: true }),
-        "ServerReady" => {
+        OpenInference::ModelInfer => infer::infer(service, caller, message, call).await,
+        OpenInference::ServerLive => reply(&ServerLiveResponse { live: true }),
+        OpenInference::ServerReady => {
             reply(&ServerReadyResponse { ready: service.readiness.why_not_ready(&service.serving_map).is_none() })
         }
-        "ModelReady" => model_ready(service, &decode(message)?),
-        "ServerMetadata" => reply(&metadata::of_server(service)),
-        "ModelMetadata" => {
+        OpenInference::ModelReady => model_ready(service, &decode(message)?),
+        OpenInference::ServerMetadata => reply(&metadata::of_server(service)),
+        OpenInference::ModelMetadata => {
             let ModelMetadataRequest { name, version } = decode(message)?;
             reply(&metadata::of_model(service, name.as_bytes(), version.as_bytes(), caller)?)
         }
-        "RepositoryIndex" | "RepositoryModelLoad" | "RepositoryModelUnload" => {
-            service.require(caller, Scope::Admin)?;
-            administer(service, method, message, call).await
-        }
-        "ModelStatistics" => Err(missing("statistics")),
-        "ModelConfig" => Err(missing("model_configuration")),
-        "TraceSetting" => Err(missing("trace")),
-        "LogSettings" => Err(missing("logging")),
-        _ if method.starts_with("SystemSharedMemory") => Err(missing("system_shared_memory")),
-        _ if method.starts_with("CudaSharedMemory") => Err(missing("cuda_shared_memory")),
-        _ => Err(ServingError::unimplemented(format!("there is no method {method} in the Open Inference Protocol"))),
-    }
-}
-
-/// Answers a call about the model repository, of somebody who may make it.
-async fn administer(service: &Arc<Service>, method: &str, message: Bytes, call: Call) -> Result<BytesMut> {
-    match method {
-        "RepositoryIndex" => {
+        OpenInference::RepositoryIndex => {
             let RepositoryIndexRequest { ready, .. } = decode(message)?;
             reply(&RepositoryIndexResponse { models: repository::index(service, ready)? })
         }
-        "RepositoryModelLoad" => load(service, message, call).await,
-        _ => {
+        OpenInference::RepositoryModelLoad => load(service, message, call).await,
+        OpenInference::RepositoryModelUnload => {
             let RepositoryModelUnloadRequest { model_name, .. } = decode(message)?;
             repository::unload(service, model_name, call).await?;
             reply(&RepositoryModelUnloadResponse {})
+        }
+        OpenInference::Missing(extension) => Err(missing(extension)),
+        OpenInference::Unknown(method) => {
+            Err(ServingError::unimplemented(format!("there is no method {method} in the Open Inference Protocol")))
         }
     }
 }

@@ -6,48 +6,71 @@ mod json;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, ORIGIN};
+use http::header::{ALLOW, CONTENT_ENCODING, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{choice, metadata, missing, repository};
+use crate::body::{self, BodyLimits, Encoding, Unpacking};
 use crate::call::Call;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::rest::RestOptions;
 use crate::rest::reply::{self, Reply};
-use crate::router::open_inference::{self as routes, Api, Model};
+use crate::router::open_inference::{Api, Model, SHOWN};
 use crate::service::Service;
 pub use infer::decode_body;
 
 /// The length of the JSON in front of binary data.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Whether a path belongs to this protocol.
-///
-/// One with a colon does not: the verbs of TensorFlow Serving stand behind colons, and get its answer whatever the
-/// version in front. In the name of a model it is percent-encoded.
-pub(crate) fn is_path(path: &str) -> bool {
-    (path == "/v2" || path.starts_with("/v2/")) && !path.contains(':')
-}
-
-/// Answers one request, whose body may have been impossible to unpack.
-pub(crate) async fn serve(service: &Arc<Service>, options: RestOptions, head: &Parts, body: Result<Bytes>) -> Reply {
-    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let mut reply = match routes::parse(target) {
-        None => error(&no_route(target)),
+/// Answers one request; `api` is `None` where the protocol has no such path.
+pub(crate) async fn serve(
+    service: &Arc<Service>,
+    options: RestOptions,
+    limits: BodyLimits,
+    head: &Parts,
+    api: Option<Api<'_>>,
+    body: Bytes,
+) -> Reply {
+    let mut reply = match api {
+        None => error(&no_route(head)),
         Some(Api::Missing(extension)) => error(&missing(extension)),
         Some(api) if !is_method(&api, &head.method) => wrong_method(&api, &head.method),
-        Some(api) => match body {
+        Some(api) => match input(service, limits, &api, &head.headers, body) {
             Ok(body) => answer(service, options, head, &api, body).await.unwrap_or_else(|fault| error(&fault)),
-            Err(fault) => error(&fault),
+            Err(fault @ Unpacking::TooLarge(_)) => reply::too_large(error(&fault.into())),
+            Err(fault) => error(&fault.into()),
         },
     };
     if options.cors {
         reply::add_cors(&mut reply);
     }
     reply
+}
+
+/// The body as an API reads it.
+fn input(
+    service: &Service,
+    limits: BodyLimits,
+    api: &Api<'_>,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Bytes, Unpacking> {
+    let encoding = match headers.get(CONTENT_ENCODING) {
+        Some(name) if api.is_post() && !name.as_bytes().eq_ignore_ascii_case(b"identity") && !body.is_empty() => {
+            let unknown = || {
+                Unpacking::Damaged(format!(
+                    "Content-Encoding is {:?}, want gzip or deflate",
+                    String::from_utf8_lossy(name.as_bytes())
+                ))
+            };
+            Some(Encoding::of(name.as_bytes()).ok_or_else(unknown)?)
+        }
+        _ => None,
+    };
+    body::unpack_if_packed(encoding, body, limits, &service.body_memory)
 }
 
 async fn answer(
@@ -60,7 +83,6 @@ async fn answer(
     let headers = &head.headers;
     if api.is_administrative() {
         refuse_web_pages(headers)?;
-        service.require_admin(head)?;
     }
     match api {
         Api::Server => Ok(json(Code::Ok, json::server(&metadata::of_server(service)))),
@@ -105,13 +127,14 @@ fn wrong_method(api: &Api<'_>, method: &Method) -> Reply {
     reply
 }
 
-/// What a target gets that no API has.
-fn no_route(target: &str) -> ServingError {
+/// The error for a target that matches no API.
+fn no_route(head: &Parts) -> ServingError {
     const MAX_SHOWN: usize = 200;
+    let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let shown = target.char_indices().nth(MAX_SHOWN).map_or(target, |(end, _)| &target[..end]);
     ServingError::not_found(format!(
         "there is no {shown} in the Open Inference Protocol; there is {}",
-        routes::SHOWN.join(", ")
+        SHOWN.join(", ")
     ))
 }
 

@@ -27,11 +27,6 @@ use crate::serving_map::Model;
 /// How many models are told of in detail.
 const MAX_DETAILED: usize = 50;
 
-/// Whether a path is that of the document.
-pub(super) fn is_document(path: &str) -> bool {
-    path == "/openapi.json"
-}
-
 /// Answers a request for the document, of all models or of those that the query names.
 ///
 /// # Errors
