@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from servable.errors import BackendError, CancelledError, FailedPreconditionError, ServableError
 from servable.lifecycle._ids import ServableId
@@ -53,6 +53,7 @@ class LoaderHarness:
         item: Loader | ServableError,
         *,
         fingerprint: Hashable = None,
+        configuration: object = None,
         retry: RetryPolicy | None = None,
         wait: Wait = threading.Event.wait,
         wall_clock: Callable[[], float] = time.time,
@@ -63,6 +64,7 @@ class LoaderHarness:
             servable_id: The version.
             item: Its loader, or why it has none.
             fingerprint: The content that the loader was made for.
+            configuration: How the loader loads it.
             retry: How often a failed load is repeated.
             wait: How to pause between attempts.
             wall_clock: Tells when the next attempt is due, for people.
@@ -78,7 +80,9 @@ class LoaderHarness:
         self._cancelled = threading.Event()
         self._content_changed = False
         self._new_fingerprint = fingerprint
+        self._configuration = configuration
         self._loader: Loader | None = None
+        self._next_loader: Loader | None = None
         self._error: ServableError | None = None
         self._last_failure: ServableError | None = None
         self._state = HarnessState.NEW
@@ -87,7 +91,6 @@ class LoaderHarness:
             self._state = HarnessState.ERROR
         else:
             self._loader = item
-        self._is_preparable = isinstance(item, Preparable)
 
     @property
     def state(self) -> HarnessState:
@@ -187,6 +190,19 @@ class LoaderHarness:
             self._content_changed = True
         self._wake.set()
 
+    def reconfigure(self, item: Loader | ServableError, configuration: object) -> None:
+        """Use another loader from the next attempt to load on, if the configuration is another one.
+
+        Args:
+            item: A loader of the same version; an error changes nothing.
+            configuration: How that loader loads it.
+        """
+        with self._lock:
+            if configuration == self._configuration or isinstance(item, ServableError):
+                return
+            self._configuration = configuration
+            self._next_loader = item
+
     def forget_failure(self) -> None:
         """Let `last_failure` speak of attempts from now on."""
         self._last_failure = None
@@ -279,27 +295,32 @@ class LoaderHarness:
         Returns:
             Why that failed; `None` for success.
         """
-        error = self._prepare()
-        if error is None:
-            with slot:
-                self._begin_attempt(is_prepared=self._is_preparable)
+        while True:
+            prepared = self._newest_loader()
+            if isinstance(prepared, Preparable):
+                self._begin_attempt()
                 try:
-                    self.loader.load()
+                    prepared.prepare()
+                except Exception as raised:  # the loader's border
+                    return _as_servable_error(raised)
+            with slot:
+                loader = self._newest_loader()
+                is_preparable = isinstance(loader, Preparable)
+                if is_preparable and loader is not prepared:
+                    continue  # reconfigured while it was prepared, or waited for its turn
+                self._begin_attempt(is_prepared=is_preparable)
+                try:
+                    loader.load()
                     self._last_failure = None
                 except Exception as raised:  # the loader's border
                     return _as_servable_error(raised)
-        return error
-
-    def _prepare(self) -> ServableError | None:
-        """The part of an attempt that needs no turn."""
-        if not self._is_preparable:
             return None
-        self._begin_attempt()
-        try:
-            cast("Preparable", self.loader).prepare()
-        except Exception as raised:  # the loader's border
-            return _as_servable_error(raised)
-        return None
+
+    def _newest_loader(self) -> Loader:
+        with self._lock:
+            if self._next_loader is not None:
+                self._loader, self._next_loader = self._next_loader, None
+        return self.loader
 
     def _begin_attempt(self, *, is_prepared: bool = False) -> None:
         with self._lock:
@@ -320,7 +341,7 @@ class LoaderHarness:
         finally:
             self._transition(HarnessState.DISABLED)
             # The loader may be all that keeps the servable's memory alive.
-            self._loader = None
+            self._loader = self._next_loader = None
         _log.info("Done unloading servable version %s", self.id)
 
     def _transition(self, to: HarnessState) -> None:

@@ -29,8 +29,9 @@ class Loader(Protocol):
     a new loader.
 
     The implementer promises: a `load` that fails leaves the loader as it was, since it is called
-    again on a retry; nothing of the version stays in memory after `unload`. Both may take minutes
-    and run on a thread of their own, beside other loaders.
+    again on a retry, or the loader is dropped for one with a newer configuration; nothing of the
+    version stays in memory after `unload`. Both may take minutes and run on a thread of their own,
+    beside other loaders.
     """
 
     def estimate_resources(self) -> int:

@@ -106,7 +106,7 @@ class AspiredVersionsManager:
         # Guards what arrives from other threads; everything else belongs to the deciding thread.
         self._changed = threading.Condition()
         self._arrived: dict[str, dict[int, AspiredVersion[Loader]]] = {}
-        self._content: dict[str, dict[int, tuple[Hashable, bool]]] = {}
+        self._content: dict[str, dict[int, tuple[Hashable, object, bool]]] = {}
         self._woken: set[str] = set()
         self._retried: set[ServableId] = set()
         self._is_stopping = False
@@ -153,7 +153,11 @@ class AspiredVersionsManager:
                 _log.error("%s is aspired twice; the first one counts", version.id)
             wanted.setdefault(version.id.version, version)
         content = {
-            number: (version.fingerprint, isinstance(version.item, ServableError))
+            number: (
+                version.fingerprint,
+                version.configuration,
+                isinstance(version.item, ServableError),
+            )
             for number, version in wanted.items()
         }
         with self._changed:
@@ -237,14 +241,14 @@ class AspiredVersionsManager:
             elif harness.state is HarnessState.READY:
                 # Kept because nothing could replace it, and now wanted again.
                 harness.is_aspired = True
-            elif harness.is_aspired and (
-                version.fingerprint != harness.fingerprint or harness.id in retried
-            ):
-                # What failed, or is about to, may have been a directory that was half written.
-                if harness.state is HarnessState.ERROR:
-                    harness.is_aspired = False
-                elif harness.state is HarnessState.LOADING:
-                    harness.hasten_retry(version.fingerprint)
+            elif harness.is_aspired:
+                harness.reconfigure(version.item, version.configuration)
+                if version.fingerprint != harness.fingerprint or harness.id in retried:
+                    # What failed, or is about to, may have been a directory that was half written.
+                    if harness.state is HarnessState.ERROR:
+                        harness.is_aspired = False
+                    elif harness.state is HarnessState.LOADING:
+                        harness.hasten_retry(version.fingerprint)
             if not harness.is_aspired and harness.state is HarnessState.NEW:
                 # Dropped before its load began: say so, or it would seem to start for ever.
                 self._announce(harness.id, ServableState.END)
@@ -263,6 +267,7 @@ class AspiredVersionsManager:
             version.id,
             version.item,
             fingerprint=version.fingerprint,
+            configuration=version.configuration,
             retry=self._retry,
             wait=self._pause,
         )

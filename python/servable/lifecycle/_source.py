@@ -33,11 +33,15 @@ class AspiredVersion(Generic[T_co]):
             error passes through adapters unchanged and becomes the version's status.
         fingerprint: Stands for the content behind the item. A version that has failed is tried
             again when this changes. `None` says nothing about the content.
+        configuration: How the version is to be loaded, compared by `==`. When it changes, the next
+            attempt to load the version uses the new item; unlike new content, that hastens no
+            attempt.
     """
 
     id: ServableId
     item: T_co | ServableError
     fingerprint: Hashable = None
+    configuration: object = None
 
 
 class Target(Protocol[T_contra]):
@@ -108,4 +112,4 @@ class SourceAdapter(abc.ABC, Generic[In, Out]):
                 item = error
             except Exception as error:  # an adapter is the loader's border: one bad item stays one
                 item = BackendError(f"{type(error).__name__}: {error}")
-        return AspiredVersion(version.id, item, version.fingerprint)
+        return AspiredVersion(version.id, item, version.fingerprint, version.configuration)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -271,3 +272,19 @@ def test_a_loader_that_cannot_unload_is_disabled_all_the_same() -> None:
     with pytest.raises(ServableError, match="OSError: busy"):
         harness.unload()
     assert harness.state is HarnessState.DISABLED
+
+
+def test_what_is_prepared_with_an_older_configuration_is_prepared_anew() -> None:
+    class Preparing(FakeLoader):
+        def __init__(self, on_prepare: Callable[[], None] = lambda: None) -> None:
+            super().__init__()
+            self.prepare = on_prepare
+
+    new_prepared: list[bool] = []
+    new = Preparing(lambda: new_prepared.append(True))
+    old = Preparing(lambda: harness.reconfigure(new, "new"))
+    harness = LoaderHarness(ID, old, configuration="old")
+    harness.request_load()
+    harness.approve_load()
+    harness.load(lambda: None)
+    assert (old.loads, new_prepared, new.is_loaded) == (0, [True], True)

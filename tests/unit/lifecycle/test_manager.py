@@ -53,11 +53,14 @@ class Bench:
         loaders: Mapping[int, Loader | ServableError],
         name: str = "m",
         fingerprints: Mapping[int, str] | None = None,
+        configuration: str | None = None,
     ) -> None:
         self.manager.set_aspired_versions(
             name,
             [
-                AspiredVersion(ServableId(name, v), item, (fingerprints or {}).get(v))
+                AspiredVersion(
+                    ServableId(name, v), item, (fingerprints or {}).get(v), configuration
+                )
                 for v, item in loaders.items()
             ],
         )
@@ -486,3 +489,44 @@ def test_content_that_comes_while_an_attempt_fails_for_good_is_not_missed() -> N
     bench.settle()
     assert bench.states() == {1: "AVAILABLE"}
     assert whole.is_loaded
+
+
+def test_a_retry_uses_the_loader_of_the_newest_configuration() -> None:
+    bench = Bench(max_retries=1)
+    old, new = FakeLoader(always_fails=LoadError("too small")), FakeLoader()
+
+    def reconfigure(seconds: float) -> None:
+        bench.aspire({1: FakeLoader()}, configuration="old")
+        bench.aspire({1: new}, configuration="new")
+
+    bench.clock.on_wait = reconfigure
+    bench.aspire({1: old}, configuration="old")
+    bench.settle()
+    assert bench.clock.waits == [60.0], "a new configuration hastens nothing"
+    assert (old.loads, new.loads, new.is_loaded) == (1, 1, True)
+    assert bench.reachable() == {1}
+
+
+def test_a_new_configuration_touches_neither_what_serves_nor_what_has_failed_for_good() -> None:
+    bench = Bench()
+    good, bad = FakeLoader(), FakeLoader(always_fails=LoadError("damaged"))
+    bench.aspire({1: good, 2: bad}, configuration="old")
+    bench.settle()
+    others = loaders([1, 2])
+    bench.aspire(others, configuration="new")
+    bench.settle()
+    assert (good.unloads, bad.loads) == (0, 1)
+    assert not any(other.loads for other in others.values())
+    bench.manager.retry(ServableId("m", 2))
+    bench.manager.step()
+    bench.settle()
+    assert others[2].is_loaded, "asked for once more, it is loaded with the configuration of then"
+
+
+def test_a_configuration_that_comes_while_a_version_waits_for_its_turn_counts() -> None:
+    bench = Bench()
+    old, new = FakeLoader(), FakeLoader()
+    bench.aspire({1: old}, configuration="old")
+    bench.aspire({1: new}, configuration="new")
+    bench.settle()
+    assert (old.loads, new.is_loaded) == (0, True)
