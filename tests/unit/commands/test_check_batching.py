@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from servable._server.commands.check_batching import check_batching
-from servable._server.commands.model_description import SignatureDescription, TensorDescription
 from servable._server.commands.report import Report
 from servable._server.config.batching import BatchingParameters, ModelBatching, PlatformBatching
+from servable.loaders._description import SignatureDescription, TensorDescription
 
 UP_TO_8 = PlatformBatching(BatchingParameters(max_batch_size=8))
 PER_MODEL = PlatformBatching(BatchingParameters(), per_model=True)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from servable._server.commands.example_requests import curl, python
-from servable._server.commands.model_description import SignatureDescription, TensorDescription
+from servable.loaders._description import SignatureDescription, TensorDescription
 
 URL = "http://host:1"
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping
 
 from servable._server.commands import config_kinds
-from servable._server.commands.model_description import SignatureDescription
 from servable._server.commands.report import Report
 from servable._server.config.batching import (
     PER_MODEL_FILE,
@@ -18,6 +17,7 @@ from servable._server.config.batching import (
 )
 from servable._server.config.text_proto import TextFormatError
 from servable.errors import ServableError
+from servable.loaders._description import SignatureDescription
 
 
 def check_batching(

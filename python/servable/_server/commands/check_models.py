@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from servable._server.commands.check_batching import check_batching
-from servable._server.commands.model_description import SignatureDescription, read_version
 from servable._server.commands.report import Report, ServedModel, ServedVersion
 from servable._server.config.flags import Flags
 from servable._server.config.models import PYTHON_PLATFORM, ModelConfig
@@ -15,6 +14,7 @@ from servable._server.config.platforms import Platform, python_batching, tensorf
 from servable._server.remote.urls import is_remote, local_path
 from servable.errors import LoadError, ServableError
 from servable.lifecycle._source import AspiredVersion
+from servable.loaders._description import SignatureDescription, read_version
 from servable.loaders._python_model import is_python_model
 from servable.loaders._saved_model import SavedModelLoader, is_saved_model
 from servable.loaders._tensorflow_runtime import TensorFlowRuntime

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from servable._server.commands.model_description import SignatureDescription, TensorDescription
+from servable.loaders._description import SignatureDescription, TensorDescription
 from servable.signature import DEFAULT_SIGNATURE
 
 _ELEMENTS_IN_LINE = 32

@@ -9,16 +9,10 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
 from servable._server.commands import example_requests
-from servable._server.commands.model_description import (
-    ModelDescription,
-    SignatureDescription,
-    TensorDescription,
-    fetch,
-    name_of,
-    read_version,
-)
+from servable._server.commands.model_description import ModelDescription, fetch, name_of
 from servable.errors import InvalidInputError, ServableError
 from servable.lifecycle._states import status_text
+from servable.loaders._description import SignatureDescription, TensorDescription, read_version
 from servable.sources._filesystem import parse_version
 from servable.warmup._command import version_directory
 

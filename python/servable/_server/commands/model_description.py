@@ -1,4 +1,4 @@
-"""What a model takes and returns, read without running it: from its files, or from a server."""
+"""What a model takes and returns, as a server says."""
 
 from __future__ import annotations
 
@@ -7,71 +7,16 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from servable._server.commands.example_features import example_features
 from servable._server.config.text_proto import new_message
 from servable.errors import Code, ConfigError, InvalidInputError, NotFoundError, ServableError
-from servable.loaders._python_model import is_python_model, load_python_model
-from servable.signature import (
-    DATA_TYPES,
-    SPARSE_PARTS,
-    Signature,
-    TensorSpec,
-    kind_of_parts,
-    part_names,
-)
+from servable.loaders._description import SignatureDescription, described
 
-_SAVED_MODEL = "servable.SavedModelView"
 _SIGNATURE = "tensorflow.SignatureDef"
-_NAMES = {number: name for name, number in DATA_TYPES.items()}
-_PREDICT = "tensorflow/serving/predict"
 _TIMEOUT_SECONDS = 10
-_INTERNAL = "__"
-"""How signatures begin that are TensorFlow's own, such as `__saved_model_init_op`."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorDescription:
-    """A tensor of a signature.
-
-    Attributes:
-        dtype: NumPy's name, `bytes` for strings; TensorFlow's where NumPy has none.
-        shape: The sizes of its axes, `None` where free; `None` in place of the whole if all is.
-        part_of: The value that it is one tensor of, such as `ragged r`; empty for most.
-    """
-
-    dtype: str
-    shape: tuple[int | None, ...] | None
-    part_of: str = ""
-
-    def __str__(self) -> str:
-        """Such as `float32 [?, 3]`."""
-        part_of = f" (of {self.part_of})" if self.part_of else ""
-        if self.shape is None:
-            return f"{self.dtype} of any shape{part_of}"
-        sizes = ", ".join("?" if s is None else str(s) for s in self.shape)
-        return f"{self.dtype} [{sizes}]{part_of}"
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureDescription:
-    """One way to call a model.
-
-    Attributes:
-        method: `predict`, `classify` or `regress`: what it was exported for.
-        inputs: What it takes, by name.
-        outputs: What it returns, by name.
-        example: For classify and regress, a value by feature; empty where that is not known.
-    """
-
-    method: str
-    inputs: Mapping[str, TensorDescription]
-    outputs: Mapping[str, TensorDescription]
-    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +34,6 @@ class ModelDescription:
     version: int | None
     place: str
     signatures: Mapping[str, SignatureDescription]
-
-
-def read_version(directory: str, tags: Sequence[str]) -> Mapping[str, SignatureDescription]:
-    """The signatures of a version directory, of a SavedModel or of Python.
-
-    Args:
-        directory: The version.
-        tags: Those of the meta graph that is meant, if it is a SavedModel.
-
-    Raises:
-        ServableError: There is no model, or it cannot be read.
-    """
-    if is_python_model(directory):
-        model = load_python_model(Path(directory))
-        model.close()
-        return {name: _declared(signature) for name, signature in model.signatures.items()}
-    for meta_graph in _read_saved_model(directory).meta_graphs:
-        if set(meta_graph.meta_info_def.tags) == set(tags):
-            features = example_features(meta_graph.graph_def)
-            return _described(meta_graph.signature_def, features)
-    raise NotFoundError(
-        f"Could not find meta graph def matching supplied tags: {{ {' '.join(sorted(tags))} }}; "
-        f"{directory} has {_tag_sets(directory)}"
-    )
 
 
 def fetch(url: str, name: str, version: int | None) -> ModelDescription:
@@ -151,103 +72,7 @@ def described_by(document: Any, name: str, url: str) -> ModelDescription:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(f"{url} does not answer with the metadata of {name}") from error
-    return ModelDescription(name, int(found), url, _described(messages))
-
-
-def _read_saved_model(directory: str) -> Any:
-    from google.protobuf import text_format
-    from google.protobuf.message import DecodeError
-
-    message: Any = new_message(_SAVED_MODEL)
-    binary, text = Path(directory, "saved_model.pb"), Path(directory, "saved_model.pbtxt")
-    try:
-        if not binary.exists() and text.exists():
-            text_format.Parse(text.read_text(), message, allow_unknown_field=True)
-        else:
-            message.ParseFromString(binary.read_bytes())
-    except OSError as error:
-        raise NotFoundError(f"{error.filename}: {error.strerror}") from error
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{directory}: saved_model.pb is damaged: {error}") from error
-    return message
-
-
-def _tag_sets(directory: str) -> str:
-    sets = [graph.meta_info_def.tags for graph in _read_saved_model(directory).meta_graphs]
-    return ", ".join(f"{{ {' '.join(sorted(tags))} }}" for tags in sets) or "none"
-
-
-def _described(
-    signatures: Mapping[str, Any], features: Mapping[str, Any] | None = None
-) -> Mapping[str, SignatureDescription]:
-    return {
-        name: SignatureDescription(
-            (message.method_name or _PREDICT).rpartition("/")[2],
-            _tensors(message.inputs),
-            _tensors(message.outputs),
-            {} if message.method_name in ("", _PREDICT) else features or {},
-        )
-        for name, message in sorted(signatures.items())
-        if not name.startswith(_INTERNAL)
-    }
-
-
-def _tensors(infos: Mapping[str, Any]) -> Mapping[str, TensorDescription]:
-    found = (item for name, info in infos.items() for item in _parts(name, info))
-    return dict(sorted(found))
-
-
-def _parts(name: str, info: Any) -> Iterator[tuple[str, TensorDescription]]:
-    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
-    encoding = info.WhichOneof("encoding")
-    if encoding == "coo_sparse":
-        rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
-        values = TensorDescription(_dtype(info), (None,), f"sparse {name}")
-        shapes = ((None,), (None, rank), (rank,))
-        for part, shape in zip(SPARSE_PARTS, shapes, strict=True):
-            dtype = values.dtype if part == "values" else "int64"
-            yield f"{name}.{part}", replace(values, dtype=dtype, shape=shape)
-    elif encoding == "composite_tensor":
-        composite = info.composite_tensor
-        classes = composite.type_spec.DESCRIPTOR.fields_by_name["type_spec_class"].enum_type
-        number = composite.type_spec.type_spec_class
-        found = classes.values_by_number.get(number)
-        class_name = found.name if found else ""
-        part_of = f"{kind_of_parts(class_name)} {name}"
-        names = part_names(class_name, len(composite.components))
-        for part, component in zip(names, composite.components, strict=True):
-            for part_name, tensor in _parts(f"{name}.{part}", component):
-                yield part_name, replace(tensor, part_of=part_of)
-    else:
-        yield name, _tensor(info)
-
-
-def _dtype(info: Any) -> str:
-    dtype = _NAMES.get(info.dtype)
-    if dtype is None:
-        names = info.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
-        dtype = names[info.dtype].name if info.dtype in names else str(info.dtype)
-    return dtype
-
-
-def _tensor(info: Any) -> TensorDescription:
-    dtype, shape = _dtype(info), info.tensor_shape
-    if shape.unknown_rank:
-        return TensorDescription(dtype, None)
-    return TensorDescription(
-        dtype, tuple(None if dim.size < 0 else int(dim.size) for dim in shape.dim)
-    )
-
-
-def _declared(signature: Signature) -> SignatureDescription:
-    def tensor(spec: TensorSpec) -> TensorDescription:
-        return TensorDescription(spec.dtype, None if spec.shape is None else tuple(spec.shape))
-
-    return SignatureDescription(
-        "predict",
-        {name: tensor(spec) for name, spec in sorted(signature.inputs.items())},
-        {name: tensor(spec) for name, spec in sorted(signature.outputs.items())},
-    )
+    return ModelDescription(name, int(found), url, described(messages))
 
 
 def _parsed(document: Mapping[str, Any]) -> Any:

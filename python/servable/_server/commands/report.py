@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from servable._server.commands.model_description import SignatureDescription
+from servable.loaders._description import SignatureDescription
 
 
 @dataclass(frozen=True, slots=True)
