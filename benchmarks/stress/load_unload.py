@@ -70,7 +70,7 @@ def cycle(path: str, runtime: TensorFlowRuntime) -> None:
     """Load, warm up, unload."""
     options = WarmUpOptions(automatic=True)
     loader: Loader = SavedModelLoader(path, runtime, SavedModelOptions())
-    loader = WarmUpLoader(loader, path, lambda: options)
+    loader = WarmUpLoader(loader, path, options)
     loader.load()
     assert loader.servable.wait_until_idle(0)
     loader.unload()

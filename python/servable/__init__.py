@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 __all__ = ["Flags", "ModelServer", "__version__"]
 
 _MODULES = frozenset(
-    "batching cli client errors lifecycle loaders signature sources testing warmup".split()
+    "batching cli client errors lifecycle loaders platforms signature sources testing warmup".split()
 )
 
 

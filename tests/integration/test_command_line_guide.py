@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 from servable._server.config.flags import Flags
-from servable._server.config.platforms import tensorflow_platforms
+from servable.platforms import PlatformContext, find_platforms
+from servable.platforms.tensorflow import TensorFlowPlatform
 from support.server_process import COMMAND, ServerProcess
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/command-line.md").read_text()
@@ -40,6 +41,8 @@ def test_the_commands_work(demo_models: Path, tmp_path: Path) -> None:
 def test_the_platforms_are_read(tmp_path: Path) -> None:
     file = tmp_path / "platforms.config"
     file.write_text([text for kind, text in BLOCKS if not kind][1])
-    platforms = tensorflow_platforms(Flags(platform_config_file=str(file)))
-    assert platforms["two_threads"].warm_up.recorded
-    assert platforms["two_threads"].saved_model.session_config == b"\x10\x02"
+    platforms = find_platforms(PlatformContext(Flags(platform_config_file=str(file))))
+    two_threads = platforms["two_threads"]
+    assert isinstance(two_threads, TensorFlowPlatform)
+    assert two_threads.warm_up.recorded
+    assert two_threads.options.saved_model.session_config == b"\x10\x02"

@@ -11,7 +11,7 @@ from servable._server.publisher import ModelPublisher
 from servable._server.server_core import CoreOptions, ServerCore
 from servable._server.telemetry import ControlPlaneMetrics
 from servable.errors import NotFoundError, ServableError, UnavailableError
-from support.fake_adapter import FakeAdapter
+from support.fake_platform import FakePlatform
 
 
 class Change:
@@ -39,7 +39,7 @@ class Change:
 def core() -> Iterator[ServerCore]:
     """A core that serves nothing yet."""
     core = ServerCore(
-        ModelPublisher(lambda models: None), {TENSORFLOW_PLATFORM: FakeAdapter()}, CoreOptions(0)
+        ModelPublisher(lambda models: None), {TENSORFLOW_PLATFORM: FakePlatform()}, CoreOptions(0)
     )
     core.start(())
     yield core

@@ -23,6 +23,7 @@ LAYERS = [
     {"server_core"},
     {"change_under_way"},
     {"publisher", "remote_models"},
+    {"platforms"},
     {"console", "gateway", "control_plane", "sources", "loaders", "warmup", "config", "telemetry"},
     {"credential_files"},
     {"remote"},
@@ -94,6 +95,25 @@ def test_imports_run_downwards(path: Path) -> None:
 def test_the_lifecycle_knows_no_files_frameworks_or_networks(path: Path) -> None:
     if owner(path) == "lifecycle":
         assert not {imported.split(".")[0] for imported, _ in imports(path)} & ABOVE_LIFECYCLE
+
+
+def kinds() -> list[Path]:
+    """The files of platforms that hold a kind of servable each."""
+    return sorted(PACKAGE.glob("platforms/[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", kinds(), ids=lambda path: path.stem)
+def test_no_kind_of_servable_knows_another(path: Path) -> None:
+    foundation = {"servable.platforms", "servable.platforms._platform"}
+    imported = {name for name, _ in imports(path) if name.startswith("servable.platforms")}
+    assert imported <= foundation
+
+
+def test_nothing_else_knows_the_kinds_of_servables() -> None:
+    names = {f"servable.platforms.{path.stem}" for path in kinds()}
+    assert len(names) >= 2
+    for path in modules():
+        assert names.isdisjoint(imported for imported, _ in imports(path)), path
 
 
 def test_every_module_has_a_layer() -> None:

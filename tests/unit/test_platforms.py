@@ -1,4 +1,4 @@
-"""Models of several platforms: what the configuration may say, and who loads their versions."""
+"""Models of several platforms: which there are, what the configuration may say, and who loads their versions."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ from pathlib import Path
 
 import pytest
 
-from servable._server.config.models import (
-    PYTHON_PLATFORM,
-    TENSORFLOW_PLATFORM,
-    ModelConfig,
-    read_model_config_file,
-)
+from servable._server.config.flags import Flags
+from servable._server.config.models import ConfigRules, ModelConfig, read_model_config_file
 from servable._server.publisher import ModelPublisher
 from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import ConfigError
-from servable.lifecycle import Loader, ServableId, SourceAdapter
-from servable.loaders._python_callable import PythonOptions
-from servable.testing import FakeLoader
+from servable.lifecycle import ServableId
+from servable.loaders import PythonOptions
+from servable.platforms import PlatformContext, VersionDirectory, find_platforms
+from servable.platforms._registry import code_platforms, recognised
+from support.fake_platform import FakePlatform
 
+RULES = ConfigRules(("tensorflow", "python"))
 
-class NotingAdapter(SourceAdapter[str, Loader]):
-    def __init__(self) -> None:
-        super().__init__()
-        self.adapted: set[ServableId] = set()
+FOREIGN = """
+from servable.platforms import Platform
 
-    def adapt(self, servable_id: ServableId, item: str) -> Loader:
-        self.adapted.add(servable_id)
-        return FakeLoader()
+class Notes(Platform):
+    contents = "notes are notes.txt"
+
+    def recognises(self, files):
+        return "notes.txt" in files
+
+    def describe(self, directory):
+        return {}
+
+    def make_loader(self, servable_id, directory):
+        raise NotImplementedError
+
+def platforms(context):
+    yield Notes(NAME, context)
+"""
 
 
 def config_file(directory: Path, platform: str, options: str = "") -> str:
@@ -41,8 +50,8 @@ def config_file(directory: Path, platform: str, options: str = "") -> str:
 
 def test_python_models_can_have_workers(tmp_path: Path) -> None:
     options = "servable_options { python { workers: 3 } }"
-    models = read_model_config_file(config_file(tmp_path, "python", options))
-    assert models == (ModelConfig("m", "/m", PYTHON_PLATFORM, python=PythonOptions(workers=3)),)
+    models = read_model_config_file(config_file(tmp_path, "python", options), RULES)
+    assert models == (ModelConfig("m", "/m", "python", python=PythonOptions(workers=3)),)
 
 
 @pytest.mark.parametrize(
@@ -56,24 +65,85 @@ def test_what_no_platform_can_do_is_refused(
     platform: str, options: str, complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        read_model_config_file(config_file(tmp_path, platform, options))
+        read_model_config_file(config_file(tmp_path, platform, options), RULES)
 
 
-def test_each_model_goes_to_the_adapter_of_its_platform(tmp_path: Path) -> None:
-    adapters = {TENSORFLOW_PLATFORM: NotingAdapter(), PYTHON_PLATFORM: NotingAdapter()}
-    core = ServerCore(ModelPublisher(lambda models: None), adapters, CoreOptions())
+def test_each_model_goes_to_its_platform_with_the_configuration_in_force(tmp_path: Path) -> None:
+    platforms = {name: FakePlatform(name) for name in ("tensorflow", "python")}
+    core = ServerCore(ModelPublisher(lambda models: None), platforms, CoreOptions())
     models = []
-    for platform in adapters:
-        (tmp_path / platform / "1").mkdir(parents=True)
-        models.append(ModelConfig(platform, str(tmp_path / platform), platform))
-    models[1] = ModelConfig(
-        PYTHON_PLATFORM, str(tmp_path / PYTHON_PLATFORM), PYTHON_PLATFORM, python=PythonOptions(2)
-    )
+    for name in platforms:
+        (tmp_path / name / "1").mkdir(parents=True)
+        models.append(ModelConfig(name, str(tmp_path / name), name))
     core.start(models[:1])
     core.reload(models)
     core.reload(models[1:])
-    assert core.python_options(PYTHON_PLATFORM) == PythonOptions(2)
-    assert core.python_options("gone") == PythonOptions()
-    for platform, adapter in adapters.items():
-        assert adapter.adapted == {ServableId(platform, 1)}
+    for model in models:
+        directory = VersionDirectory(str(tmp_path / model.name / "1"), model)
+        assert platforms[model.name].loaded == [(ServableId(model.name, 1), directory)]
     assert core.stop(10)
+
+
+class TestFindPlatforms:
+    def test_finds_one_in_each_file_of_the_package(self) -> None:
+        platforms = find_platforms(PlatformContext())
+        assert platforms.keys() >= {"tensorflow", "python"}
+        assert all(platform.name == name for name, platform in platforms.items())
+        assert set(code_platforms(platforms)) == {"python"}
+
+    def test_finds_those_of_other_distributions(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        install(tmp_path, monkeypatch, "a_notes_platform", "'notes'")
+        install(tmp_path, monkeypatch, "a_broken_platform", "nothing_of_that_name")
+        platforms = find_platforms(PlatformContext())
+        assert platforms["notes"].batching is platforms["python"].context.batching
+        (tmp_path / "notes.txt").touch()
+        assert recognised(platforms, str(tmp_path)) == "notes"
+        (told,) = [message for message in caplog.messages if "left out" in message]
+        assert told == (
+            "The platform kind (a_broken_platform:platforms) is left out: NameError: "
+            "name 'nothing_of_that_name' is not defined"
+        )
+
+    def test_refuses_a_name_that_is_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        install(tmp_path, monkeypatch, "another_python_platform", "'python'")
+        with pytest.raises(ConfigError) as raised:
+            find_platforms(PlatformContext(Flags()))
+        assert raised.value.message == (
+            "The platform python comes from both servable.platforms.python and "
+            "another_python_platform:platforms"
+        )
+
+
+def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
+    """Have a distribution be found that brings a platform, until the test ends."""
+    (directory / f"{module}.py").write_text(FOREIGN.replace("NAME", name))
+    information = directory / f"{module}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        f"[servable.platforms]\nkind = {module}:platforms\n"
+    )
+    monkeypatch.syspath_prepend(directory)
+
+
+@pytest.mark.parametrize(
+    ("files", "platform"),
+    [
+        (["saved_model.pb", "variables"], "tensorflow"),
+        (["saved_model.pbtxt"], "tensorflow"),
+        (["model.py", "weights.npz"], "python"),
+        (["entry_point.txt"], "python"),
+        (["model.py", "saved_model.pb"], "python"),
+        (["model.onnx"], None),
+    ],
+)
+def test_a_version_is_recognised_by_its_files(
+    files: list[str], platform: str | None, tmp_path: Path
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    assert recognised(find_platforms(PlatformContext()), str(tmp_path)) == platform

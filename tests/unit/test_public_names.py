@@ -15,8 +15,8 @@ from support import import_extra
 
 PUBLIC = (
     "servable servable.batching servable.cli servable.client servable.errors servable.lifecycle servable.loaders "
-    "servable.loaders.models servable.signature servable.sources servable.testing servable.testing.pytest_plugin "
-    "servable.warmup"
+    "servable.loaders.models servable.platforms servable.signature servable.sources servable.testing "
+    "servable.testing.pytest_plugin servable.warmup"
 ).split()
 
 
@@ -34,7 +34,8 @@ def names(module: ModuleType) -> set[str]:
 
 def test_what_is_not_public_lies_below_an_underscore() -> None:
     unmarked = {name for name in import_extra.modules() if not re.search(r"\._", name)}
-    assert unmarked == set(PUBLIC)
+    kinds = {name for name in unmarked if name.startswith("servable.platforms.")}
+    assert unmarked - kinds == set(PUBLIC)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -15,15 +15,17 @@ from servable._server.publisher import ModelPublisher
 from servable._server.remote.options import RemoteOptions, default_cache_directory
 from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import ConfigError, NotFoundError, ServableError
-from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState, SourceAdapter
+from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
+from servable.platforms import VersionDirectory
 from servable.testing import FakeLoader
+from support.fake_platform import FakePlatform
 
 fsspec = pytest.importorskip("fsspec")
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/remote-storage.md"
 
 
-class ReadingAdapter(SourceAdapter[str, Loader]):
+class ReadingPlatform(FakePlatform):
     """Reads the one file of a version.
 
     Attributes:
@@ -34,9 +36,9 @@ class ReadingAdapter(SourceAdapter[str, Loader]):
         super().__init__()
         self.read: dict[ServableId, str] = {}
 
-    def adapt(self, servable_id: ServableId, item: str) -> Loader:
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         def on_load() -> None:
-            self.read[servable_id] = Path(item, "saved_model.pb").read_text()
+            self.read[servable_id] = Path(directory.path, "saved_model.pb").read_text()
 
         return FakeLoader(on_load=on_load)
 
@@ -53,10 +55,10 @@ class Served:
         self.remote = f"memory://{uuid.uuid4().hex}/m"
         self.models: dict[str, PublishedModel] = {}
         self.gaps = 0
-        self.adapter = ReadingAdapter()
+        self.platform = ReadingPlatform()
         self.core = ServerCore(
             ModelPublisher(self._publish),
-            {TENSORFLOW_PLATFORM: self.adapter},
+            {TENSORFLOW_PLATFORM: self.platform},
             CoreOptions(
                 poll_wait_seconds=0.05,
                 retry=RetryPolicy(0),
@@ -102,7 +104,7 @@ def test_a_remote_model_is_fetched_loaded_and_followed(served: Served) -> None:
     served.wait(1)
     served.put_remote(2, "newer")
     served.wait(2)
-    assert served.adapter.read == {ServableId("m", 1): "remote", ServableId("m", 2): "newer"}
+    assert served.platform.read == {ServableId("m", 1): "remote", ServableId("m", 2): "newer"}
     assert not served.gaps
 
 

@@ -22,21 +22,27 @@ from servable.errors import (
     UnavailableError,
 )
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
+from servable.platforms import VersionDirectory
 from servable.sources import All, SettleTimes, Specific
 from servable.testing import FakeLoader
-from support.fake_adapter import FakeAdapter
+from support.fake_platform import FakePlatform
 
 
 class Served:
     """A core with its published state, polled only when it is started and reloaded."""
 
     def __init__(
-        self, *, poll_wait_seconds: float = 0, allow_labels: bool = False, **options: Any
+        self,
+        *,
+        poll_wait_seconds: float = 0,
+        allow_labels: bool = False,
+        is_complete: Callable[[str], bool] | None = None,
+        **options: Any,
     ) -> None:
         self.models: dict[str, PublishedModel] = {}
         self.core = ServerCore(
             ModelPublisher(self._publish),
-            {TENSORFLOW_PLATFORM: FakeAdapter()},
+            {TENSORFLOW_PLATFORM: FakePlatform(is_complete=is_complete)},
             CoreOptions(
                 poll_wait_seconds=poll_wait_seconds,
                 retry=RetryPolicy(0),
@@ -229,14 +235,16 @@ def test_labels_in_the_first_configuration_need_the_flag(model: Make) -> None:
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Loads of version 13 hang until this is set."""
     go_on = threading.Event()
-    adapt = FakeAdapter.adapt
+    make_loader = FakePlatform.make_loader
 
-    def hang_or_adapt(self: FakeAdapter, servable_id: ServableId, item: str) -> Loader:
+    def hang_or_load(
+        self: FakePlatform, servable_id: ServableId, directory: VersionDirectory
+    ) -> Loader:
         if servable_id.version != 13:
-            return adapt(self, servable_id, item)
+            return make_loader(self, servable_id, directory)
         return FakeLoader(on_load=lambda: None if go_on.wait(10) else pytest.fail("left hanging"))
 
-    monkeypatch.setattr(FakeAdapter, "adapt", hang_or_adapt)
+    monkeypatch.setattr(FakePlatform, "make_loader", hang_or_load)
     yield go_on
     go_on.set()
 
@@ -416,7 +424,7 @@ def test_a_reload_waits_for_a_version_that_is_still_being_written(
             return False
         return True
 
-    served = Served(settle_times=SettleTimes(0, 3600), is_complete={"tensorflow": is_complete})
+    served = Served(settle_times=SettleTimes(0, 3600), is_complete=is_complete)
     served.start()
     served.core.reload([model("a", 1)])
     assert served.available("a") == {1}

@@ -1,6 +1,6 @@
 """The models whose base paths are remote: from a store to the manager.
 
-Joins source, cache, fetcher and adapter. Opens no store and imports no driver before there is such
+Joins source, configuration, cache, fetcher and adapter. Opens no store and imports no driver before there is such
 a model.
 """
 
@@ -17,12 +17,13 @@ from servable._server.remote.store import RemoteStore
 from servable._server.remote.stores import Reach
 from servable._server.remote.urls import is_remote
 from servable.errors import ServableError
-from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._source import AspiredVersion, Target
 from servable.loaders._fetching import FetchingAdapter
+from servable.platforms import Platform
+from servable.platforms._registry import PlatformAdapter
+from servable.sources._configured import ConfiguredVersions
 from servable.sources._remote import RemoteServable, RemoteSource
-from servable.sources._uploads import HasAllFiles
 
 T = TypeVar("T")
 
@@ -37,24 +38,24 @@ class RemoteModels:
     def __init__(
         self,
         options: RemoteOptions,
-        adapt: Callable[[ServableId, str], Loader],
-        has_all_files: Mapping[str, HasAllFiles] | None = None,
+        platforms: Mapping[str, Platform],
         report: Callable[[str, ServableError], None] = lambda name, problem: None,
     ) -> None:
         """Join the parts; nothing runs yet.
 
         Args:
             options: How to look after them.
-            adapt: Makes the loader of a version directory that was fetched.
-            has_all_files: What tells complete versions from incomplete ones, by platform.
+            platforms: What recognises and loads versions, by the platform of their models.
             report: Told why no version of a model could be found.
         """
         self._options = options
-        self._has_all_files = has_all_files or {}
+        self._platforms = platforms
         self._store = store = RemoteStore(verifies=options.verify_checksums)
         cache = VersionCache(options.cache_directory, options.cache_max_bytes)
         fetch_options = FetchOptions(verify_checksums=options.verify_checksums)
-        self._adapter = FetchingAdapter(Fetcher(store, cache, fetch_options), adapt)
+        fetcher = Fetcher(store, cache, fetch_options)
+        self._adapter = FetchingAdapter(fetcher, PlatformAdapter(platforms))
+        self._configured = ConfiguredVersions()
         self._source = RemoteSource(store, report=report)
         self._elsewhere: frozenset[str] = frozenset()
 
@@ -70,7 +71,8 @@ class RemoteModels:
     def connect(self, target: Target[Loader]) -> None:
         """Begin to list, and say where the loaders go."""
         self._adapter.connect(_Unless(self._is_elsewhere, target))
-        self._source.connect(self._adapter)
+        self._configured.connect(self._adapter)
+        self._source.connect(self._configured)
 
     def update(self, models: Iterable[ModelConfig]) -> None:
         """Replace the configuration.
@@ -78,10 +80,10 @@ class RemoteModels:
         Models that are no longer in it are emptied; one whose base path is local from now on is
         not, so that its versions serve until those of the new base path do.
         """
-        servables = []
-        elsewhere = set()
+        here, servables, elsewhere = [], [], set()
         for model in models:
             if is_remote(model.base_path):
+                here.append(model)
                 servables.append(
                     RemoteServable(
                         model.name,
@@ -89,12 +91,13 @@ class RemoteModels:
                         model.version_policy,
                         poll_wait_seconds=self._period(model),
                         keep_last_version=model.keep_last_version,
-                        has_all_files=self._has_all_files.get(model.platform),
+                        has_all_files=self._platforms[model.platform].has_all_files,
                     )
                 )
             else:
                 elsewhere.add(model.name)
         self._elsewhere = frozenset(elsewhere)
+        self._configured.update(here)
         self._source.update(servables)
 
     def _period(self, model: ModelConfig) -> float:

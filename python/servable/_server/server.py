@@ -19,7 +19,6 @@ from servable._server.client_requests import ClientRequests
 from servable._server.config.api_keys import read_api_keys
 from servable._server.config.flags import Flags
 from servable._server.config.models import (
-    PYTHON_PLATFORM,
     ModelConfig,
     ModelConfigError,
     RefusedLabelError,
@@ -34,17 +33,16 @@ from servable._server.config.options import (
     config_rules,
     initial_load_slots,
     initial_models,
-    op_libraries,
     remote_options,
     retry_policy,
     server_options,
     slots,
 )
-from servable._server.config.permissions import Permissions, start_permissions, why_not_trusted
-from servable._server.config.platforms import (
-    python_batching,
-    python_warm_up,
-    tensorflow_platforms,
+from servable._server.config.permissions import (
+    Permissions,
+    PermissionsInForce,
+    start_permissions,
+    why_not_trusted,
 )
 from servable._server.config.tls import read_tls, tls_context, tls_files
 from servable._server.credential_files import CredentialFiles, watch
@@ -57,19 +55,9 @@ from servable._server.startup import StartSummary, StartupWatch, started_models
 from servable._server.telemetry import ControlPlaneMetrics
 from servable._server.traffic_report import TrafficReport
 from servable.errors import ConfigError, ServableError
-from servable.lifecycle._loader import Loader
-from servable.lifecycle._source import SourceAdapter
-from servable.loaders._batching import BatchingAdapter
-from servable.loaders._python_callable import PythonCallableAdapter
-from servable.loaders._python_model import has_python_model_files, is_python_model
-from servable.loaders._saved_model import (
-    SavedModelAdapter,
-    has_saved_model_files,
-    is_saved_model,
-)
-from servable.loaders._tensorflow_runtime import TensorFlowRuntime
+from servable.platforms import PlatformContext, find_platforms
+from servable.platforms._registry import code_platforms
 from servable.sources._settling import SettleTimes
-from servable.warmup import WarmUpAdapter, WarmUpOptions
 
 _log = logging.getLogger(__name__)
 
@@ -110,22 +98,23 @@ class ModelServer:
         """
         check_flags(flags)
         self._flags = flags
-        platforms = tensorflow_platforms(flags)
+        self._metrics = ControlPlaneMetrics()
+        permissions = PermissionsInForce()
+        self._platforms = platforms = find_platforms(
+            PlatformContext(flags, self._metrics, permissions)
+        )
         self._is_compatible = is_compatible
         self._rules = config_rules(flags, platforms, takes_relative_paths=not is_compatible)
         self._models = initial_models(flags, self._rules)
         self._config_file_problem = ""
-        permissions = self._permissions(self._models)
-        runtime = TensorFlowRuntime(op_libraries=op_libraries(flags))
-        self._metrics = ControlPlaneMetrics(runtime.version)
+        permissions.current = self._permissions(self._models)
         if self._models:
             with self._writing_places():
-                validate_models(self._models, rules=replace(self._rules, permissions=permissions))
-            if any(model.platform in platforms for model in self._models):
-                # A retry would not help, and a server that answers nothing helps nobody.
-                runtime.require_installed()
-                if flags.op_libraries:
-                    runtime.get()
+                rules = replace(self._rules, permissions=permissions.current)
+                validate_models(self._models, rules=rules)
+            # A retry would not help, and a server that answers nothing helps nobody.
+            for name in sorted({model.platform for model in self._models}):
+                platforms[name].require_installed()
         self._options = server_options(flags)
         self._requests = ClientRequests(self._metrics)
         self._server = Server(self._options, self._requests)
@@ -133,34 +122,7 @@ class ModelServer:
         self._credentials = self._credential_files()
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
-            {
-                **{
-                    name: self._warming_up(
-                        BatchingAdapter(
-                            SavedModelAdapter(runtime, platform.saved_model, self._metrics),
-                            platform.batching,
-                            lambda name: self._core.batching(name),
-                            reruns=flags.rerun_failed_batches,
-                        ),
-                        platform.warm_up,
-                    )
-                    for name, platform in platforms.items()
-                },
-                PYTHON_PLATFORM: self._warming_up(
-                    BatchingAdapter(
-                        PythonCallableAdapter(
-                            lambda name: self._core.python_options(name),
-                            lambda name, path: self._core.admit_code(name, path),
-                            flags.max_run_seconds,
-                        ),
-                        python_batching(flags),
-                        lambda name: self._core.batching(name),
-                        own_threads=True,
-                        reruns=flags.rerun_failed_batches,
-                    ),
-                    python_warm_up(flags),
-                ),
-            },
+            platforms,
             CoreOptions(
                 poll_wait_seconds=flags.file_system_poll_wait_seconds,
                 retry=retry_policy(flags),
@@ -172,14 +134,6 @@ class ModelServer:
                 fail_if_zero_versions=flags.fail_if_no_model_versions_found,
                 refuse_shared_base_paths=flags.refuse_shared_base_paths,
                 settle_times=SettleTimes(complete_seconds=_SETTLE_SECONDS),
-                is_complete={
-                    **dict.fromkeys(platforms, is_saved_model),
-                    PYTHON_PLATFORM: is_python_model,
-                },
-                has_all_files={
-                    **dict.fromkeys(platforms, has_saved_model_files),
-                    PYTHON_PLATFORM: has_python_model_files,
-                },
                 remote=remote_options(flags),
                 permissions=permissions,
             ),
@@ -313,17 +267,6 @@ class ModelServer:
         self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
         return drained
 
-    def _warming_up(
-        self, adapter: SourceAdapter[str, Loader], options: WarmUpOptions
-    ) -> WarmUpAdapter:
-        """The loaders of an adapter, and a warm-up after each load."""
-
-        def options_of(name: str) -> WarmUpOptions:
-            is_automatic = options.automatic or self._core.warms_up_automatically(name)
-            return replace(options, automatic=is_automatic)
-
-        return WarmUpAdapter(adapter, options_of, self._metrics)
-
     def _credential_files(self) -> list[CredentialFiles]:
         flags = self._flags
         files = []
@@ -429,7 +372,11 @@ class ModelServer:
         """What is allowed now that the configuration file, or the start, names these models."""
         flags = self._flags
         permissions = start_permissions(
-            flags, models, remote_options(flags).cache_directory, self._models or ()
+            flags,
+            models,
+            remote_options(flags).cache_directory,
+            code_platforms(self._platforms),
+            self._models or (),
         )
         problem = ""
         if flags.model_config_file:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from servable._server.change_under_way import ChangeUnderWay
-from servable._server.config.batching import ModelBatching
 from servable._server.config.models import (
     ConfigRules,
     ModelConfig,
@@ -22,7 +21,7 @@ from servable._server.config.models import (
     models_by_path,
     validate_models,
 )
-from servable._server.config.permissions import Permissions
+from servable._server.config.permissions import Permissions, PermissionsInForce
 from servable._server.publisher import ModelPublisher, Traffic
 from servable._server.remote.options import RemoteOptions
 from servable._server.remote.urls import is_remote, local_path
@@ -35,16 +34,14 @@ from servable.errors import (
 )
 from servable.lifecycle._harness import RetryPolicy
 from servable.lifecycle._ids import ServableId
-from servable.lifecycle._loader import Loader
 from servable.lifecycle._manager import AspiredVersionsManager
 from servable.lifecycle._monitor import EventBus, StateMonitor
-from servable.lifecycle._router import DynamicSourceRouter, ErrorSourceAdapter
-from servable.lifecycle._source import SourceAdapter
 from servable.lifecycle._states import ServableState
-from servable.loaders._python_callable import PythonOptions
+from servable.platforms import Platform
+from servable.platforms._registry import PlatformAdapter
+from servable.sources._configured import ConfiguredVersions
 from servable.sources._filesystem import FileSystemSource, MonitoredServable
-from servable.sources._settling import IsComplete, SettleTimes
-from servable.sources._uploads import HasAllFiles
+from servable.sources._settling import SettleTimes
 
 _log = logging.getLogger(__name__)
 
@@ -70,10 +67,8 @@ class CoreOptions:
         fail_if_zero_versions: Refuse configurations with models that have no version.
         refuse_shared_base_paths: Refuse configurations in which two models have the same base path.
         settle_times: How long versions are held back that are still being written.
-        is_complete: What tells complete version directories from incomplete ones, by platform.
-        has_all_files: What tells complete remote versions from incomplete ones, by platform.
         remote: How remote base paths are looked after.
-        permissions: Which base paths configurations may name; `None` for all.
+        permissions: Which base paths configurations may name.
     """
 
     poll_wait_seconds: float = 1.0
@@ -86,10 +81,8 @@ class CoreOptions:
     fail_if_zero_versions: bool = False
     refuse_shared_base_paths: bool = False
     settle_times: SettleTimes = field(default_factory=SettleTimes)
-    is_complete: Mapping[str, IsComplete] = field(default_factory=dict)
-    has_all_files: Mapping[str, HasAllFiles] = field(default_factory=dict)
     remote: RemoteOptions = field(default_factory=RemoteOptions)
-    permissions: Permissions | None = None
+    permissions: PermissionsInForce = field(default_factory=PermissionsInForce)
 
 
 class ServerCore:
@@ -98,14 +91,14 @@ class ServerCore:
     def __init__(
         self,
         publisher: ModelPublisher,
-        adapters: Mapping[str, SourceAdapter[str, Loader]],
+        platforms: Mapping[str, Platform],
         options: CoreOptions,
     ) -> None:
         """Join the parts; nothing runs yet.
 
         Args:
             publisher: Where states of versions and labels go.
-            adapters: What makes loaders of version directories, by the platform of their models.
+            platforms: What recognises and loads versions, by the platform of their models.
             options: How versions are found and loaded.
         """
         self.bus = EventBus()
@@ -119,9 +112,8 @@ class ServerCore:
             load_slots=options.initial_load_slots or options.load_slots,
             unload_slots=options.unload_slots,
         )
-        self._adapters = adapters
-        self._ports = {platform: port for port, platform in enumerate(adapters)}
-        self._router = DynamicSourceRouter[str](len(adapters) + 1)
+        self._platforms = platforms
+        self._configured = ConfiguredVersions()
         self._source = FileSystemSource(
             poll_wait_seconds=options.poll_wait_seconds,
             servable_versions_always_present=options.servable_versions_always_present,
@@ -130,11 +122,8 @@ class ServerCore:
             is_serving=self._is_serving,
             report=publisher.explain,
         )
-        self._remote = RemoteModels(
-            options.remote, self._adapt, options.has_all_files, publisher.explain
-        )
-        self._permissions: Permissions | None = None
-        self.permit(options.permissions)
+        self._remote = RemoteModels(options.remote, platforms, publisher.explain)
+        self.permit(options.permissions.current)
         self._reload_lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._models: tuple[ModelConfig, ...] | None = None
@@ -168,7 +157,7 @@ class ServerCore:
 
     def permit(self, permissions: Permissions | None) -> None:
         """Say which base paths configurations may name from now on; `None` for all."""
-        self._permissions = permissions
+        self._options.permissions.current = permissions
         self._remote.reach = None if permissions is None else permissions.reach
 
     def check(self, models: Sequence[ModelConfig] | None) -> None:
@@ -322,36 +311,6 @@ class ServerCore:
         self._apply(models, level)
         return change
 
-    def python_options(self, name: str) -> PythonOptions:
-        """How a model is run if it is a Python servable."""
-        models = self._models or ()
-        return next((m.python for m in models if m.name == name), PythonOptions())
-
-    def admit_code(self, name: str, directory: str) -> str:
-        """Refuse a version directory of a model whose code must not be run.
-
-        Returns:
-            The directory to use instead, without symbolic links.
-
-        Raises:
-            ServableError: Others may write it, or it is not where the configuration may name code.
-        """
-        model = next((model for model in self._models or () if model.name == name), None)
-        if model is None:
-            raise FailedPreconditionError(f"Model {name} is no longer configured")
-        if self._permissions is None:
-            return directory
-        return self._permissions.admit_code(model.base_path, directory)
-
-    def batching(self, name: str) -> ModelBatching:
-        """What the configuration of a model says about joining its requests."""
-        models = self._models or ()
-        return next((m.batching for m in models if m.name == name), ModelBatching())
-
-    def warms_up_automatically(self, name: str) -> bool:
-        """Whether the configuration of a model wants versions without recorded requests warmed up."""
-        return any(m.automatic_warm_up for m in self._models or () if m.name == name)
-
     def begin_to_stop(self) -> None:
         """Have nobody wait any longer for what is to be loaded; what serves goes on."""
         self._is_stopping.set()
@@ -369,7 +328,9 @@ class ServerCore:
 
     def _check(self, models: Sequence[ModelConfig]) -> None:
         rules = ConfigRules(
-            self._adapters.keys(), self._options.refuse_shared_base_paths, self._permissions
+            self._platforms.keys(),
+            self._options.refuse_shared_base_paths,
+            self._options.permissions.current,
         )
         validate_models(models, self._models or (), rules)
         self._source.check(self._monitored(models))
@@ -413,29 +374,18 @@ class ServerCore:
             _log.log(level, " (Re-)adding model: %s", model.name)
         names = frozenset(model.name for model in models)
         self._publisher.forget_expected(self._sourced - names)
-        # Models on their way out still have lists to come: their routes stay.
-        routes = {model.name: self._ports[model.platform] for model in models}
-        self._router.update_routes({**self._router.routes, **routes})
         self._sourced = names
         # Before the other source, so that a model that moves to a remote base path is not emptied.
         self._remote.update(models)
+        self._configured.update(model for model in models if not is_remote(model.base_path))
         self._source.update(self._monitored(models))
 
     def _connect(self) -> None:
-        outputs = self._router.outputs
-        for output, adapter in zip(
-            outputs, [*self._adapters.values(), ErrorSourceAdapter()], strict=True
-        ):
-            adapter.connect(self._manager)
-            output.connect(adapter)
-        self._source.connect(self._remote.without_remote(self._router))
+        adapter = PlatformAdapter(self._platforms)
+        adapter.connect(self._manager)
+        self._configured.connect(adapter)
+        self._source.connect(self._remote.without_remote(self._configured))
         self._remote.connect(self._manager)
-
-    def _adapt(self, servable_id: ServableId, path: str) -> Loader:
-        """Make the loader of a version directory, by the platform of its model."""
-        adapters: Sequence[SourceAdapter[str, Loader]]
-        adapters = [*self._adapters.values(), ErrorSourceAdapter()]
-        return adapters[self._router.route(servable_id.name)].adapt(servable_id, path)
 
     def _monitored(self, models: Sequence[ModelConfig]) -> Sequence[MonitoredServable]:
         return [
@@ -444,7 +394,7 @@ class ServerCore:
                 local_path(model.base_path),
                 model.version_policy,
                 keep_last_version=model.keep_last_version,
-                is_complete=self._options.is_complete.get(model.platform),
+                is_complete=self._platforms[model.platform].is_complete,
             )
             for model in models
             if not is_remote(model.base_path)

@@ -1,18 +1,15 @@
-"""One file for each kind of servable."""
+"""Loads versions; `servable.platforms` says which of these a server uses for what."""
 
-from servable.loaders._python_callable import (
-    PythonCallableAdapter,
-    PythonCallableLoader,
-    PythonOptions,
-)
-from servable.loaders._saved_model import SavedModelAdapter, SavedModelLoader, SavedModelOptions
+from servable.loaders._function import FunctionLoader, FunctionModel
+from servable.loaders._python_callable import PythonCallableLoader, PythonOptions
+from servable.loaders._saved_model import SavedModelLoader, SavedModelOptions
 from servable.loaders._tensorflow_runtime import TensorFlowRuntime
 
 __all__ = [
-    "PythonCallableAdapter",
+    "FunctionLoader",
+    "FunctionModel",
     "PythonCallableLoader",
     "PythonOptions",
-    "SavedModelAdapter",
     "SavedModelLoader",
     "SavedModelOptions",
     "TensorFlowRuntime",

@@ -11,12 +11,9 @@ from servable._server.config.batching import (
     BatchingParameters,
     ModelBatching,
     PlatformBatching,
-    VersionBatching,
 )
-from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._loader import Servable as LoadedServable
-from servable.lifecycle._source import SourceAdapter
 from servable.loaders._wrapping import WrappingLoader
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ def _start_threads(parameters: BatchingParameters) -> BatchThreads:
 
 
 class SharedBatchThreads:
-    """The threads that run the batches of one platform, started when its first version needs them.
+    """The threads that run the batches of a platform or version, started when a load needs them.
 
     Safe to use from several threads.
     """
@@ -65,76 +62,40 @@ class BatchingLoader(WrappingLoader):
     def __init__(
         self,
         loader: Loader,
-        batching: Callable[[], VersionBatching],
+        path: str,
+        platform: PlatformBatching,
+        model: ModelBatching,
         threads: SharedBatchThreads,
+        *,
+        reruns: bool = True,
     ) -> None:
         """Describe the load; nothing is read yet.
 
         Args:
             loader: What loads the version.
-            batching: Asked at each load for how its requests are joined, if they are.
+            path: The version directory, which may have parameters of its own.
+            platform: How the models of its platform are batched.
+            model: What the configuration of its model says.
             threads: What runs the batches.
+            reruns: Run requests again after their batch has failed, where that has no effects.
         """
         super().__init__(loader)
-        self._batching = batching
+        self._path = path
+        self._platform = platform
+        self._model = model
         self._threads = threads
+        self._reruns = reruns
 
     def completion(self) -> Callable[[LoadedServable], None]:
         """Set up batching, or say why there is none.
 
         A file of parameters that cannot be used fails the load before it begins.
         """
-        batching = self._batching()
+        batching = self._platform.of_version(self._path, self._model)
         parameters = batching.parameters
         if parameters is None:
             return lambda servable: cast("Servable", servable).leave_unbatched(batching.origin)
-        threads = self._threads.get()
-        return lambda servable: cast("Servable", servable).batch(
-            threads, parameters, batching.origin
-        )
-
-
-class BatchingAdapter(SourceAdapter[str, Loader]):
-    """Makes the loaders of another adapter set up batching."""
-
-    def __init__(
-        self,
-        adapter: SourceAdapter[str, Loader],
-        platform: PlatformBatching,
-        model: Callable[[str], ModelBatching],
-        *,
-        own_threads: bool = False,
-        reruns: bool = True,
-    ) -> None:
-        """Join an adapter and what is configured.
-
-        Args:
-            adapter: Makes loaders of version directories.
-            platform: How the models of the platform are batched; they share threads.
-            model: What the configuration of a model says; asked at each load.
-            own_threads: Give each version threads of its own, where a run may wait for something
-                that is not its own, such as code of the user: it must not hold up other models.
-            reruns: Run requests again after their batch has failed, where that has no effects.
-        """
-        super().__init__()
-        self._adapter = adapter
-        self._platform = platform
-        self._model = model
-        self._reruns = reruns
-        self._threads = None if own_threads else SharedBatchThreads(platform.parameters)
-
-    def adapt(self, servable_id: ServableId, item: str) -> BatchingLoader:
-        """Make the loader of one version directory."""
-        return BatchingLoader(
-            self._adapter.adapt(servable_id, item),
-            lambda: self._of_version(item, servable_id.name),
-            self._threads or SharedBatchThreads(self._platform.parameters),
-        )
-
-    def _of_version(self, path: str, model: str) -> VersionBatching:
-        batching = self._platform.of_version(path, self._model(model))
-        if batching.parameters is None or self._reruns:
-            return batching
-        return replace(
-            batching, parameters=replace(batching.parameters, rerun_failed_batches=False)
-        )
+        if not self._reruns:
+            parameters = replace(parameters, rerun_failed_batches=False)
+        used, threads = parameters, self._threads.get()
+        return lambda servable: cast("Servable", servable).batch(threads, used, batching.origin)

@@ -10,7 +10,6 @@ from typing import Any
 from servable._server.config.text_proto import new_message
 from servable.errors import InvalidInputError, NotFoundError
 from servable.loaders._example_features import example_features
-from servable.loaders._python_model import is_python_model, load_python_model
 from servable.signature import (
     DATA_TYPES,
     SPARSE_PARTS,
@@ -67,20 +66,18 @@ class SignatureDescription:
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_version(directory: str, tags: Sequence[str]) -> Mapping[str, SignatureDescription]:
-    """The signatures of a version directory, of a SavedModel or of Python.
+def saved_model_signatures(
+    directory: str, tags: Sequence[str]
+) -> Mapping[str, SignatureDescription]:
+    """The signatures of a SavedModel.
 
     Args:
         directory: The version.
-        tags: Those of the meta graph that is meant, if it is a SavedModel.
+        tags: Those of the meta graph that is meant.
 
     Raises:
-        ServableError: There is no model, or it cannot be read.
+        ServableError: There is no such model, or it cannot be read.
     """
-    if is_python_model(directory):
-        model = load_python_model(Path(directory))
-        model.close()
-        return {name: _declared(signature) for name, signature in model.signatures.items()}
     for meta_graph in _read_saved_model(directory).meta_graphs:
         if set(meta_graph.meta_info_def.tags) == set(tags):
             features = example_features(meta_graph.graph_def)
@@ -174,6 +171,11 @@ def _tensor(info: Any) -> TensorDescription:
     return TensorDescription(
         dtype, tuple(None if dim.size < 0 else int(dim.size) for dim in shape.dim)
     )
+
+
+def declared_signatures(signatures: Mapping[str, Signature]) -> Mapping[str, SignatureDescription]:
+    """The same of signatures that code declares."""
+    return {name: _declared(signature) for name, signature in signatures.items()}
 
 
 def _declared(signature: Signature) -> SignatureDescription:

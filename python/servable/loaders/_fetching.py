@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from servable._server.remote.cache import Claim
 from servable._server.remote.fetch import FetchedVersion, Fetcher
@@ -15,6 +16,7 @@ from servable.errors import FailedPreconditionError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader, Servable
 from servable.lifecycle._source import AspiredVersion, SourceAdapter
+from servable.sources._configured import VersionDirectory
 
 _RAM_PER_FILE_BYTE = 1.2
 
@@ -116,37 +118,42 @@ class FetchingLoader:
         return self._loader.servable
 
 
-class FetchingAdapter(SourceAdapter[str, Loader]):
-    """Turns URLs of versions into loaders that fetch, then load.
+class FetchingAdapter(SourceAdapter[VersionDirectory, Loader]):
+    """Turns version directories that are remote into loaders that fetch, then load.
 
     It also knows what is wanted: fetches of what no longer is are given up, and what still is will
     not be evicted, loaded or not.
     """
 
-    def __init__(self, fetcher: Fetcher, adapt: Callable[[ServableId, str], Loader]) -> None:
+    def __init__(self, fetcher: Fetcher, local: SourceAdapter[VersionDirectory, Loader]) -> None:
         """Join a fetcher and the adapter of local versions.
 
         Args:
             fetcher: What brings versions here.
-            adapt: Makes the loader of a local version directory.
+            local: Makes the loader of a local version directory.
         """
         super().__init__()
         self._fetcher = fetcher
-        self._adapt = adapt
+        self._local = local
         self._lock = threading.Lock()
         self._interests: dict[str, dict[ServableId, Interest]] = {}
         self._claims: dict[str, dict[str, Claim]] = {}
 
-    def adapt(self, servable_id: ServableId, item: str) -> FetchingLoader:
+    def adapt(self, servable_id: ServableId, item: VersionDirectory) -> FetchingLoader:
         """Make the loader of one remote version."""
         with self._lock:
             interests = self._interests.setdefault(servable_id.name, {})
             interest = interests.setdefault(servable_id, Interest())
         return FetchingLoader(
-            item, self._fetcher, lambda path: self._adapt(servable_id, path), interest
+            item.path,
+            self._fetcher,
+            lambda path: self._local.adapt(servable_id, replace(item, path=path)),
+            interest,
         )
 
-    def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[str]]) -> None:
+    def set_aspired_versions(
+        self, name: str, versions: Sequence[AspiredVersion[VersionDirectory]]
+    ) -> None:
         """Keep account of what is wanted, and pass the list on."""
         wanted = {version.id for version in versions}
         digests = {v.fingerprint for v in versions if isinstance(v.fingerprint, str)}

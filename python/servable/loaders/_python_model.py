@@ -22,10 +22,9 @@ import importlib.util
 import inspect
 import itertools
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,20 +54,6 @@ _WRONG_CODE = (
     NotImplementedError,
 )
 """What code raises that is wrong, or lacks what is not installed: at the next attempt as at the last one."""
-
-
-def is_python_model(directory: str) -> bool:
-    """Whether a version directory holds what `load_python_model` begins with."""
-    # Not those of Path, which raise where the directory may not be searched.
-    return any(
-        os.path.isfile(os.path.join(directory, name)) for name in (MODEL_FILE, ENTRY_POINT_FILE)
-    )
-
-
-def has_python_model_files(files: Collection[str], open_file: object = None) -> bool:
-    """Whether files with these paths, relative to a directory and with `/`, hold such a model; none is opened."""
-    del open_file
-    return MODEL_FILE in files or ENTRY_POINT_FILE in files
 
 
 class PythonModel:

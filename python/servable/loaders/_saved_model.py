@@ -17,9 +17,6 @@ from servable.errors import (
     NotFoundError,
     ServableError,
 )
-from servable.lifecycle._ids import ServableId
-from servable.lifecycle._loader import Loader
-from servable.lifecycle._source import SourceAdapter
 from servable.loaders._saved_model_files import (
     GRAPH,
     TEXT_GRAPH,
@@ -210,27 +207,6 @@ class SavedModelLoader:
         if self._servable is None:
             raise FailedPreconditionError(f"{self._path} is not loaded")
         return self._servable
-
-
-class SavedModelAdapter(SourceAdapter[str, Loader]):
-    """Turns paths of version directories into loaders that share a runtime and options."""
-
-    def __init__(
-        self,
-        runtime: TensorFlowRuntime,
-        options: SavedModelOptions,
-        metrics: ControlPlaneMetrics | None = None,
-    ) -> None:
-        """Take what the loaders share."""
-        super().__init__()
-        self._runtime = runtime
-        self._options = options
-        self._metrics = metrics
-
-    def adapt(self, servable_id: ServableId, item: str) -> SavedModelLoader:
-        """Make the loader of one version directory."""
-        del servable_id
-        return SavedModelLoader(item, self._runtime, self._options, self._metrics)
 
 
 def is_saved_model(path: str) -> bool:

@@ -122,7 +122,8 @@ def serving(
 
 @contextlib.contextmanager
 def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> Iterator[Served]:
-    from servable.loaders._python_model import is_python_model
+    from servable.platforms import PlatformContext, find_platforms
+    from servable.platforms._registry import recognised
 
     path = path.resolve()
     if not path.is_dir():
@@ -134,7 +135,9 @@ def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> It
         base_path.mkdir()
         (base_path / "1").symlink_to(path, target_is_directory=True)
         versions = [path]
-    platform = "python" if any(is_python_model(str(v)) for v in versions) else "tensorflow"
+    platforms = find_platforms(PlatformContext())
+    found = filter(None, (recognised(platforms, str(version)) for version in versions))
+    platform = next(found, "tensorflow")
     config = _write_config(directory, name, base_path, platform)
     with running_server(
         # A version may lie outside of the base path that was made for it.

@@ -1,11 +1,10 @@
 """Runs before a version becomes available (docs/spec/lifecycle.md §20), and the files that hold them."""
 
-from servable.warmup._replay import WARM_UP_FILE, WarmUpAdapter, WarmUpLoader, WarmUpOptions
+from servable.warmup._replay import WARM_UP_FILE, WarmUpLoader, WarmUpOptions
 from servable.warmup._tf_record import read_records, write_records
 
 __all__ = [
     "WARM_UP_FILE",
-    "WarmUpAdapter",
     "WarmUpLoader",
     "WarmUpOptions",
     "read_records",

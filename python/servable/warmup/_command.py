@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +70,15 @@ def run(program: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def version_directory(base_path: str, version: int | None) -> str:
+def version_directory(
+    base_path: str, version: int | None, is_version: Callable[[str], bool] = is_saved_model
+) -> str:
     """The directory of a version, the highest one by default.
 
     Args:
         base_path: The model's directory, or that of a version itself.
         version: Its number.
+        is_version: Whether a directory is that of a version itself.
 
     Raises:
         NotFoundError: There is none.
@@ -89,7 +92,7 @@ def version_directory(base_path: str, version: int | None) -> str:
         }
         if numbers:
             return os.path.join(base_path, numbers[max(numbers)])
-        if is_saved_model(base_path):
+        if is_version(base_path):
             return base_path
         raise NotFoundError(f"There is no version in {base_path}")
     path = os.path.join(base_path, str(version))

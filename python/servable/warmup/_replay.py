@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from servable._server.telemetry import ControlPlaneMetrics
 from servable.errors import Code, InvalidInputError, ServableError
-from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._loader import Servable as LoadedServable
-from servable.lifecycle._source import SourceAdapter
 from servable.loaders._wrapping import WrappingLoader
 from servable.warmup._tf_record import read_records
 
@@ -146,7 +144,7 @@ class WarmUpLoader(WrappingLoader):
         self,
         loader: Loader,
         path: str,
-        options: Callable[[], WarmUpOptions],
+        options: WarmUpOptions,
         metrics: ControlPlaneMetrics | None = None,
     ) -> None:
         """Describe the load; nothing is read yet.
@@ -154,7 +152,7 @@ class WarmUpLoader(WrappingLoader):
         Args:
             loader: What loads the version.
             path: The version directory.
-            options: Asked at each load for how to warm up.
+            options: How to warm up.
             metrics: Where replays are counted.
         """
         super().__init__(loader)
@@ -169,32 +167,5 @@ class WarmUpLoader(WrappingLoader):
         that stay, such as XLA's, and these inherit it.
         """
         return lambda servable: warm_up(
-            cast("Servable", servable), self._path, self._options(), self._metrics
+            cast("Servable", servable), self._path, self._options, self._metrics
         )
-
-
-class WarmUpAdapter(SourceAdapter[str, Loader]):
-    """Makes the loaders of another adapter warm their versions up."""
-
-    def __init__(
-        self,
-        adapter: SourceAdapter[str, Loader],
-        options: Callable[[str], WarmUpOptions],
-        metrics: ControlPlaneMetrics | None = None,
-    ) -> None:
-        """Join an adapter and the options of its models.
-
-        Args:
-            adapter: Makes loaders of version directories.
-            options: Says how versions of a model are warmed up; asked at each load.
-            metrics: Where replays are counted.
-        """
-        super().__init__()
-        self._adapter = adapter
-        self._options = options
-        self._metrics = metrics
-
-    def adapt(self, servable_id: ServableId, item: str) -> WarmUpLoader:
-        """Make the loader of one version directory."""
-        loader = self._adapter.adapt(servable_id, item)
-        return WarmUpLoader(loader, item, lambda: self._options(servable_id.name), self._metrics)

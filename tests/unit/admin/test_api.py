@@ -23,7 +23,7 @@ from servable.errors import (
     UnimplementedError,
 )
 from servable.lifecycle import RetryPolicy
-from support.fake_adapter import FakeAdapter
+from support.fake_platform import FakePlatform
 
 
 class Administered:
@@ -34,7 +34,7 @@ class Administered:
         self.published: dict[str, PublishedModel] = {}
         self.core = ServerCore(
             ModelPublisher(self._publish),
-            {TENSORFLOW_PLATFORM: FakeAdapter()},
+            {TENSORFLOW_PLATFORM: FakePlatform()},
             CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(max_retries)),
         )
         self.core.start(())

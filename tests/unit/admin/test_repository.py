@@ -11,7 +11,7 @@ from servable._server.publisher import ModelPublisher
 from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import InvalidInputError, NotFoundError, ServableError, UnavailableError
 from servable.lifecycle import RetryPolicy
-from support.fake_adapter import FakeAdapter
+from support.fake_platform import FakePlatform
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def core() -> Iterator[ServerCore]:
     """A core that serves nothing yet."""
     core = ServerCore(
         ModelPublisher(lambda models: None),
-        {TENSORFLOW_PLATFORM: FakeAdapter()},
+        {TENSORFLOW_PLATFORM: FakePlatform()},
         CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(0)),
     )
     core.start(())

@@ -58,7 +58,7 @@ def test_a_model_that_cannot_be_served_is_named_with_its_line(
     path = tmp_path / "models.config"
     path.write_text(file_with(bad))
     with pytest.raises(ConfigError) as info:
-        read_model_config_file(str(path))
+        read_model_config_file(str(path), ConfigRules(("tensorflow", "python")))
     assert info.value.message == reason
     assert capsys.readouterr().err == f"{path}:5: {reason}\n"
 

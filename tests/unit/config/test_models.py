@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from servable._server.config.models import (
+    ConfigRules,
     ModelConfig,
     parse_reload_config,
     read_model_config_file,
@@ -169,7 +170,7 @@ def test_uris_empty_names_and_no_models_are_valid() -> None:
 
 def test_an_unknown_platform_is_refused() -> None:
     with pytest.raises(ConfigError, match="Model a requests unsupported platform torch"):
-        validate_models([ModelConfig("a", "/a", "torch")])
+        validate_models([ModelConfig("a", "/a", "torch")], rules=ConfigRules(("tensorflow",)))
 
 
 def test_a_platform_may_not_change_under_a_name() -> None:

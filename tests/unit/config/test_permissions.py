@@ -10,10 +10,13 @@ from servable._server.config.permissions import Permissions, start_permissions
 from servable._server.remote.stores import Store, is_at_or_below, store_of
 from servable.errors import Code, ConfigError, ServableError
 
+CODE = ("python",)
+"""The platforms whose versions bring code."""
+
 
 def permissions(directory: Path, *models: ModelConfig, **flags: object) -> Permissions:
     """What a server allows that was started with these models and flags."""
-    return start_permissions(Flags(**flags), models, directory / "cache")  # type: ignore[arg-type]
+    return start_permissions(Flags(**flags), models, directory / "cache", CODE)  # type: ignore[arg-type]
 
 
 def python(base_path: object, name: str = "m") -> ModelConfig:
@@ -210,17 +213,17 @@ def test_a_configuration_file_in_a_remote_store_names_stores_at_the_start_only(
 ) -> None:
     flags = Flags(model_config_file="s3://configuration/models.config")
     first = (saved("s3://models/m"), python(tmp_path / "m"))
-    started = start_permissions(flags, first, tmp_path / "cache", first)
+    started = start_permissions(flags, first, tmp_path / "cache", CODE, first)
     started.check(saved("s3://models/other"))
     assert "--allow_python_models" in refusal(started, first[1])
     later = (saved("s3://elsewhere/m"),)
-    polled = start_permissions(flags, later, tmp_path / "cache", first)
+    polled = start_permissions(flags, later, tmp_path / "cache", CODE, first)
     polled.check(saved("s3://models/other"))
     refusal(polled, later[0])
     flags = Flags(
         model_config_file="s3://configuration/models.config",
         allowed_remote_stores="s3://configuration",
     )
-    trusted = start_permissions(flags, (*later, first[1]), tmp_path / "cache", first)
+    trusted = start_permissions(flags, (*later, first[1]), tmp_path / "cache", CODE, first)
     trusted.check(later[0])
     trusted.check(first[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.config.models import ModelConfig
 from servable._server.remote.cache import VersionCache
 from servable._server.remote.fetch import Fetcher, FetchOptions
 from servable._server.remote.manifest import Manifest
@@ -15,7 +16,10 @@ from servable.errors import CancelledError, LoadError
 from servable.lifecycle import AspiredVersion, Loader, RetryPolicy, ServableId
 from servable.lifecycle._harness import LoaderHarness
 from servable.loaders._fetching import FetchingAdapter, FetchingLoader, Interest
+from servable.platforms import VersionDirectory
+from servable.platforms._registry import PlatformAdapter
 from servable.testing import FakeLoader, RecordingTarget
+from support.fake_platform import FakePlatform
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -109,7 +113,7 @@ class TestLoader:
 class TestAdapter:
     @pytest.fixture
     def adapter(self, fetcher: Fetcher) -> FetchingAdapter:
-        adapter = FetchingAdapter(fetcher, lambda _, path: FakeLoader())
+        adapter = FetchingAdapter(fetcher, PlatformAdapter({"tensorflow": FakePlatform()}))
         self.target = RecordingTarget[Loader]()
         adapter.connect(self.target)
         return adapter
@@ -118,7 +122,11 @@ class TestAdapter:
         adapter.set_aspired_versions(
             "m",
             [
-                AspiredVersion(ServableId("m", int(u[-1])), u, manifest(fetcher, u).digest)
+                AspiredVersion(
+                    ServableId("m", int(u[-1])),
+                    VersionDirectory(u, ModelConfig("m", "memory://m")),
+                    manifest(fetcher, u).digest,
+                )
                 for u in urls
             ],
         )

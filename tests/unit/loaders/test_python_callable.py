@@ -14,7 +14,7 @@ from servable._server.gateway import Servable
 from servable.errors import BackendError, FailedPreconditionError, LoadError, NotFoundError
 from servable.lifecycle import ServableId
 from servable.loaders._arrays import for_border
-from servable.loaders._python_callable import PythonCallableAdapter, PythonOptions
+from servable.loaders._python_callable import PythonCallableLoader, PythonOptions
 from servable.signature import Signature, TensorSpec
 
 MODEL = """
@@ -27,8 +27,7 @@ def echo(inputs):
 
 
 def loader(path: Path, workers: int = 0) -> Any:
-    adapter = PythonCallableAdapter(lambda name: PythonOptions(workers))
-    return adapter.adapt(ServableId("m", 1), str(path))
+    return PythonCallableLoader(ServableId("m", 1), str(path), PythonOptions(workers))
 
 
 @pytest.mark.usefixtures("real_extension")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from servable.errors import Code, InvalidInputError, LoadError
-from servable.loaders._python_model import is_python_model, load_python_model
+from servable.loaders._python_model import load_python_model
 
 HEAD = """
 from servable.signature import Signature, TensorSpec, serves
@@ -92,9 +92,7 @@ def test_an_entry_point_names_something_importable(
     monkeypatch.delitem(sys.modules, "importable_model", raising=False)
     version = tmp_path / "1"
     version.mkdir()
-    assert not is_python_model(str(version))
     (version / "entry_point.txt").write_text("importable_model:Outer.Model\n")
-    assert is_python_model(str(version))
     assert run(load_python_model(version), "s") == version
     (version / "entry_point.txt").write_text("importable_model:function")
     assert run(load_python_model(version)) == {"x": 1}

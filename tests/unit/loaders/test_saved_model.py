@@ -15,15 +15,12 @@ from servable.errors import (
     NotFoundError,
     ServableError,
 )
-from servable.lifecycle import AspiredVersion, ServableId
 from servable.loaders import (
-    SavedModelAdapter,
     SavedModelLoader,
     SavedModelOptions,
     TensorFlowRuntime,
 )
 from servable.loaders._saved_model import is_saved_model
-from servable.testing import RecordingTarget
 
 
 class FakeModel:
@@ -129,16 +126,6 @@ def test_the_estimate_is_the_size_of_all_files_and_a_fifth(tmp_path: Path) -> No
     gone = SavedModelLoader(str(tmp_path / "gone"), runtime(None), SavedModelOptions())
     with pytest.raises(NotFoundError, match="gone: No such file or directory"):
         gone.estimate_resources()
-
-
-def test_the_adapter_makes_a_loader_of_each_path() -> None:
-    tensorflow = FakeTensorFlow()
-    adapter = SavedModelAdapter(runtime(tensorflow), SavedModelOptions())
-    target = RecordingTarget[Any]()
-    adapter.connect(target)
-    adapter.set_aspired_versions("m", [AspiredVersion(ServableId("m", 1), "/models/m/1")])
-    target.last("m")[0].item.load()
-    assert tensorflow.loaded[0][0] == "/models/m/1"
 
 
 def test_the_runtime_is_opened_once_when_it_is_first_needed() -> None:

@@ -5,10 +5,7 @@ from pathlib import Path
 import pytest
 
 from servable.errors import BackendError, Code, InvalidInputError, ServableError
-from servable.lifecycle import ServableId
-from servable.lifecycle._loader import Loader
-from servable.lifecycle._source import SourceAdapter
-from servable.warmup import WARM_UP_FILE, WarmUpAdapter, WarmUpOptions, write_records
+from servable.warmup import WARM_UP_FILE, WarmUpLoader, WarmUpOptions, write_records
 
 
 class FakeServable:
@@ -48,15 +45,6 @@ class FakeLoader:
         self.calls.append("unload")
 
 
-class FakeAdapter(SourceAdapter[str, Loader]):
-    def __init__(self) -> None:
-        super().__init__()
-        self.loader = FakeLoader()
-
-    def adapt(self, servable_id: ServableId, item: str) -> FakeLoader:
-        return self.loader
-
-
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
     """A version directory, whose file of requests is yet to be written."""
@@ -65,21 +53,12 @@ def version(tmp_path: Path) -> Path:
 
 
 def load(version: Path, options: WarmUpOptions) -> FakeLoader:
-    adapter = FakeAdapter()
-    names: list[str] = []
-
-    def options_of(name: str) -> WarmUpOptions:
-        names.append(name)
-        return options
-
-    loader = WarmUpAdapter(adapter, options_of).adapt(ServableId("m", 1), str(version))
-    assert (loader.estimate_resources(), names) == (7, []), "options are asked for at the load"
-    try:
-        loader.load()
-    finally:
-        assert names == ["m"]
-    assert loader.servable is adapter.loader.servable
-    return adapter.loader
+    fake = FakeLoader()
+    loader = WarmUpLoader(fake, str(version), options)
+    assert loader.estimate_resources() == 7
+    loader.load()
+    assert loader.servable is fake.servable
+    return fake
 
 
 def write(version: Path, *records: bytes) -> str:
@@ -126,18 +105,16 @@ def test_a_record_that_fails_undoes_the_load(
     version: Path, record: bytes, code: Code, text: str
 ) -> None:
     path = write(version, b"good", record, b"never run")
-    adapter = FakeAdapter()
-    loader = WarmUpAdapter(adapter, lambda _: WarmUpOptions()).adapt(
-        ServableId("m", 1), str(version)
-    )
+    fake = FakeLoader()
+    loader = WarmUpLoader(fake, str(version), WarmUpOptions())
     with pytest.raises(ServableError) as caught:
         loader.load()
     assert (caught.value.code, caught.value.message) == (
         code,
         f"{text.format(path)} (record 2 of {path})",
     )
-    assert adapter.loader.calls == ["load", "unload"]
-    assert [run[0] for run in adapter.loader.servable.runs] == [b"good", record]
+    assert fake.calls == ["load", "unload"]
+    assert [run[0] for run in fake.servable.runs] == [b"good", record]
 
 
 def test_a_damaged_record_is_named(version: Path) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,6 @@ from servable._server.commands.model_description import name_of
 from servable._server.commands.report import Report
 from servable._server.config.flags import Flags, parse_flags, similar_flag
 from servable._server.config.models import (
-    PYTHON_PLATFORM,
     TENSORFLOW_PLATFORM,
     ModelConfig,
     ModelConfigError,
@@ -35,11 +34,12 @@ from servable._server.config.options import (
     with_absolute_paths,
     with_environment,
 )
-from servable._server.config.platforms import tensorflow_platforms
 from servable._server.config.text_proto import TextFormatError
 from servable._server.remote.files import read_file
 from servable._server.remote.urls import shown
 from servable.errors import Code, ConfigError, ServableError
+from servable.platforms import Platform, PlatformContext, find_platforms
+from servable.platforms._registry import recognised
 from servable.sources._model_files import explain_file, has_known_suffix
 
 Result = TypeVar("Result")
@@ -94,11 +94,8 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         report.error(f"unknown argument: {argument}{hint}")
     flags = with_environment(parsed.flags, os.environ) if flag_arguments else parsed.flags
     flags = with_absolute_paths(flags)
-    models: list[ModelConfig] = []
     for file in files:
-        if os.path.isdir(file):
-            models.append(_model_in(file))
-        else:
+        if not os.path.isdir(file):
             flags = _check_file(file, flags, report)
     for flag, path in config_kinds.file_flags(flags).items():
         _check_contents(path, flag, report)
@@ -106,13 +103,20 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         return  # what follows would only say the same in other words
     # Files alone are looked at for themselves; flags are those of a server, which needs models.
     is_server = bool(flag_arguments or flags.model_config_file)
-    configured = _assembled(flags, report) if is_server or not files else _checked(flags, report)
+    needs_models = is_server or not files
+    checked = flags if needs_models else replace(flags, model_base_path="/")
+    _attempt(lambda: check_flags(checked), report)
+    context = PlatformContext(flags)
+    platforms = _attempt(lambda: find_platforms(context), report)
+    configured = _assembled(flags, platforms, report) if needs_models else ()
     places = {
         model.name: (flags.model_config_file, line_of_model(flags.model_config_file, index))
         for index, model in enumerate(configured)
         if flags.model_config_file
     }
-    check_models([*models, *configured], flags, report, places, loads=loads)
+    if platforms is not None:
+        models = [_model_in(file, platforms) for file in files if os.path.isdir(file)]
+        check_models([*models, *configured], context, platforms, report, places, loads=loads)
     if is_server and report.is_good:
         _rehearse(flags, report)
 
@@ -169,10 +173,10 @@ def _check_contents(path: str, flag: str, report: Report) -> None:
         report.error(problem, path)
 
 
-def _assembled(flags: Flags, report: Report) -> Sequence[ModelConfig]:
+def _assembled(
+    flags: Flags, platforms: Mapping[str, Platform] | None, report: Report
+) -> Sequence[ModelConfig]:
     """The models of a server with these flags; what it would refuse goes into the report."""
-    _attempt(lambda: check_flags(flags), report)
-    platforms = _attempt(lambda: tensorflow_platforms(flags), report)
     _attempt(lambda: server_options(flags), report)
     _attempt(lambda: remote_options(flags), report)
     if not (flags.model_base_path or flags.model_config_file):
@@ -187,13 +191,6 @@ def _assembled(flags: Flags, report: Report) -> Sequence[ModelConfig]:
     return _attempt(models, report, flags.model_config_file) or ()
 
 
-def _checked(flags: Flags, report: Report) -> Sequence[ModelConfig]:
-    """Check what files say that a server would need models beside."""
-    _attempt(lambda: check_flags(replace(flags, model_base_path="/")), report)
-    _attempt(lambda: tensorflow_platforms(flags), report)
-    return ()
-
-
 def _attempt(step: Callable[[], Result], report: Report, file: str = "") -> Result | None:
     try:
         # What readers write for operators is said by the report.
@@ -206,13 +203,11 @@ def _attempt(step: Callable[[], Result], report: Report, file: str = "") -> Resu
     return None
 
 
-def _model_in(directory: str) -> ModelConfig:
-    from servable.loaders._python_model import is_python_model
-
+def _model_in(directory: str, platforms: Mapping[str, Platform]) -> ModelConfig:
     path = os.path.abspath(directory)
     inside = [path, *(entry.path for entry in os.scandir(path) if entry.is_dir())]
-    is_python = any(map(is_python_model, inside))
-    return ModelConfig(name_of(path), path, PYTHON_PLATFORM if is_python else TENSORFLOW_PLATFORM)
+    found = filter(None, (recognised(platforms, each) for each in inside))
+    return ModelConfig(name_of(path), path, next(found, TENSORFLOW_PLATFORM))
 
 
 @contextlib.contextmanager

@@ -10,9 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from servable._server.commands import example_requests
 from servable._server.commands.model_description import ModelDescription, fetch, name_of
+from servable._server.config.flags import Flags
+from servable._server.config.models import TENSORFLOW_PLATFORM
 from servable.errors import InvalidInputError, ServableError
 from servable.lifecycle._states import status_text
-from servable.loaders._description import SignatureDescription, TensorDescription, read_version
+from servable.loaders._description import SignatureDescription, TensorDescription
+from servable.platforms import PlatformContext, find_platforms
+from servable.platforms._registry import recognised
 from servable.sources._filesystem import parse_version
 from servable.warmup._command import version_directory
 
@@ -39,6 +43,9 @@ def run(program: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"Model {model.name}, version {'unknown' if model.version is None else model.version}")
     print(f"in {model.place}")
     for name, signature in model.signatures.items():
@@ -52,8 +59,12 @@ def _described(options: argparse.Namespace) -> tuple[ModelDescription, str, str]
         url, name = _server(options.model, options.name)
         url_shown = options.url or url
         return fetch(url, name, options.version), url_shown, url_shown
-    directory = version_directory(options.model, options.version)
-    signatures = read_version(directory, options.saved_model_tags.split(","))
+    platforms = find_platforms(PlatformContext(Flags(saved_model_tags=options.saved_model_tags)))
+    directory = version_directory(
+        options.model, options.version, lambda path: recognised(platforms, path) is not None
+    )
+    platform = platforms[recognised(platforms, directory) or TENSORFLOW_PLATFORM]
+    signatures = platform.describe(directory)
     name, version = name_of(directory), options.version
     if (number := parse_version(name)) is not None:
         name, version = name_of(f"{directory}/.."), number

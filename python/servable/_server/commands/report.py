@@ -79,9 +79,14 @@ class Report:
             self.findings.append(finding)
 
     @property
+    def errors(self) -> int:
+        """How many errors there are."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
     def is_good(self) -> bool:
         """Whether there is no error."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return not self.errors
 
     def text(self) -> str:
         """For people."""
@@ -105,9 +110,8 @@ class Report:
         if self.models:
             yield ""
         yield from map(str, self.findings)
-        errors = sum(finding.severity == "error" for finding in self.findings)
-        warnings = len(self.findings) - errors
-        yield f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+        warnings = len(self.findings) - self.errors
+        yield f"{_count(self.errors, 'error')}, {_count(warnings, 'warning')}"
 
 
 def _count(number: int, word: str) -> str:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
 TENSORFLOW_PLATFORM = "tensorflow"
-PYTHON_PLATFORM = "python"
-PLATFORMS = frozenset({TENSORFLOW_PLATFORM, PYTHON_PLATFORM})
-"""Those that there are unless `--platform_config_file` names others."""
+"""What models are of that say nothing else, as in TensorFlow Serving."""
 
 _MODEL_TYPE_TENSORFLOW = 1
 _MAX_WORKERS = 256
@@ -110,14 +108,14 @@ class ConfigRules:
     """What configurations have to keep to on a server.
 
     Attributes:
-        platforms: The platforms that there are.
+        platforms: The platforms that there are; `None` takes any.
         refuse_shared_base_paths: Whether two models may not have the same base path.
         permissions: Which base paths may be named; `None` for all.
         base_directory: Where relative base paths of a configuration file begin; they are refused
             where it is empty.
     """
 
-    platforms: Collection[str] = PLATFORMS
+    platforms: Collection[str] | None = None
     refuse_shared_base_paths: bool = False
     permissions: Permissions | None = None
     base_directory: str = ""
@@ -242,7 +240,7 @@ def validate_models(
             )
     _check_platforms_stay(models, current)
     for index, model in enumerate(models):
-        if model.platform not in rules.platforms:
+        if rules.platforms is not None and model.platform not in rules.platforms:
             raise ModelConfigError(
                 index, f"Model {model.name} requests unsupported platform {model.platform}"
             )

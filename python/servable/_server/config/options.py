@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from servable._server.config.flags import Flags
 from servable._server.config.grpc_arguments import GrpcOptions, parse_channel_arguments
 from servable._server.config.inapplicable import inapplicable_flags
 from servable._server.config.models import (
-    PYTHON_PLATFORM,
     ConfigRules,
     ModelConfig,
     absolute_base_path,
@@ -163,16 +162,15 @@ def check_flags(flags: Flags) -> None:
 
 
 def config_rules(
-    flags: Flags, tensorflow_platforms: Iterable[str], *, takes_relative_paths: bool = False
+    flags: Flags, platforms: Collection[str], *, takes_relative_paths: bool = False
 ) -> ConfigRules:
     """What configurations have to keep to.
 
     Args:
         flags: The command line.
-        tensorflow_platforms: What SavedModels may be called.
+        platforms: The platforms that there are.
         takes_relative_paths: Whether base paths in `--model_config_file` may be relative to it.
     """
-    platforms = frozenset({*tensorflow_platforms, PYTHON_PLATFORM})
     file = flags.model_config_file
     directory = ""
     if takes_relative_paths and file and "://" not in file:

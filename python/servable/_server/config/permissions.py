@@ -7,11 +7,11 @@ local paths, as in TensorFlow Serving. It brings no code, and fetches from nowhe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from servable._server.config.flags import Flags
-from servable._server.config.models import PYTHON_PLATFORM, ModelConfig
+from servable._server.config.models import ModelConfig
 from servable._server.config.ownership import (
     WritableByOthersError,
     require_private_file,
@@ -27,6 +27,7 @@ class Permissions:
     """What changes of the configuration may bring.
 
     Attributes:
+        code_platforms: The platforms whose versions bring code.
         all_python_models: Whether Python models may be served from every private directory
             (`--allow_python_models`).
         python_base_paths: The base paths of Python models that the start of the server named.
@@ -35,6 +36,7 @@ class Permissions:
         cache_directory: Where fetched versions are kept.
     """
 
+    code_platforms: Collection[str]
     all_python_models: bool = False
     python_base_paths: tuple[str, ...] = ()
     reach: Reach = field(default_factory=Reach)
@@ -49,7 +51,7 @@ class Permissions:
         """
         if is_remote(model.base_path):
             self._check_store(model)
-        if model.platform != PYTHON_PLATFORM:
+        if model.platform not in self.code_platforms:
             return
         if is_remote(model.base_path):
             if store_of(model.base_path) not in self.code_stores:
@@ -125,10 +127,32 @@ class Permissions:
         )
 
 
+class PermissionsInForce:
+    """The permissions of a server, which change with its configuration file.
+
+    Made before anything that asks or changes them. Safe to use from several threads.
+
+    Attributes:
+        current: What is allowed now; `None` for everything.
+    """
+
+    def __init__(self, current: Permissions | None = None) -> None:
+        """Begin with what is allowed at first."""
+        self.current = current
+
+    def admit_code(self, base_path: str, directory: str) -> str:
+        """Refuse a version directory whose code must not be run; see `Permissions.admit_code`."""
+        permissions = self.current
+        if permissions is None:
+            return directory
+        return permissions.admit_code(base_path, directory)
+
+
 def start_permissions(
     flags: Flags,
     models: Sequence[ModelConfig] | None,
     cache_directory: os.PathLike[str],
+    code_platforms: Collection[str],
     first_models: Sequence[ModelConfig] | None = None,
 ) -> Permissions:
     """What a server allows that is started with these flags and models.
@@ -140,6 +164,7 @@ def start_permissions(
         flags: The command line.
         models: The models that the flags or their configuration file name.
         cache_directory: Where fetched versions are kept.
+        code_platforms: The platforms whose versions bring code.
         first_models: Those that were named at the start, where `models` have been read since.
 
     Raises:
@@ -147,13 +172,14 @@ def start_permissions(
     """
     code_stores = allowed_stores(flags)
     named: Sequence[ModelConfig] = models or ()
-    python = tuple(model.base_path for model in named if model.platform == PYTHON_PLATFORM)
+    python = tuple(model.base_path for model in named if model.platform in code_platforms)
     if flags.model_config_file and why_not_trusted(flags.model_config_file, code_stores):
         python = ()
         is_elsewhere = is_remote(flags.model_config_file)
         named = (models if first_models is None else first_models) or () if is_elsewhere else ()
     remote = tuple(model.base_path for model in named if is_remote(model.base_path))
     return Permissions(
+        code_platforms,
         flags.allow_python_models,
         python,
         Reach(code_stores | frozenset(_stores(remote)), remote),

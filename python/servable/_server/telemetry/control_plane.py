@@ -18,16 +18,14 @@ class ControlPlaneMetrics:
 
     def __init__(
         self,
-        tensorflow_version: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin to count.
 
         Args:
-            tensorflow_version: Asked whenever the page is.
             clock: What durations are read from, in seconds.
         """
-        self._tensorflow_version = tensorflow_version
+        self._tensorflow_version: Callable[[], str | None] = lambda: None
         self._clock = clock
         self._load_attempts = Counter(
             "/tensorflow/cc/saved_model/load_attempt_count", ["model_path", "status"]
@@ -57,6 +55,10 @@ class ControlPlaneMetrics:
             "it.",
         )
         self._loading_since: dict[ServableId, float] = {}
+
+    def show_tensorflow(self, version: Callable[[], str | None]) -> None:
+        """Show the version of a runtime, which is asked for whenever the page is."""
+        self._tensorflow_version = version
 
     @contextmanager
     def saved_model_load(self, path: str) -> Iterator[None]:

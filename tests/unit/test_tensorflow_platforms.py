@@ -9,9 +9,10 @@ import pytest
 from servable._server.config.batching import BATCHING_OFF, BatchingParameters, PlatformBatching
 from servable._server.config.flags import Flags
 from servable._server.config.options import check_flags
-from servable._server.config.platforms import Platform, python_batching, tensorflow_platforms
 from servable._server.config.text_proto import parse_bytes
 from servable.errors import Code, ConfigError
+from servable.platforms import PlatformContext, find_platforms
+from servable.platforms.tensorflow import TensorFlowOptions, tensorflow_options
 from servable.warmup import WarmUpOptions
 
 SERVED = Flags(model_base_path="/m")
@@ -23,11 +24,11 @@ NO_FACTORY = (
 )
 
 
-def of_flags(**changes: Any) -> Platform:
-    return tensorflow_platforms(replace(SERVED, **changes))["tensorflow"]
+def of_flags(**changes: Any) -> TensorFlowOptions:
+    return tensorflow_options(PlatformContext(replace(SERVED, **changes)))["tensorflow"]
 
 
-def session_config(platform: Platform) -> Any:
+def session_config(platform: TensorFlowOptions) -> Any:
     return parse_bytes(platform.saved_model.session_config, "tensorflow.ConfigProto")
 
 
@@ -35,11 +36,11 @@ def platform(name: str, adapter: str) -> str:
     return f"platform_configs {{ key: '{name}' value {{ source_adapter_config {{ {adapter} }} }} }}"
 
 
-def of_file(directory: Path, text: str, **changes: Any) -> dict[str, Platform]:
+def of_file(directory: Path, text: str, **changes: Any) -> dict[str, TensorFlowOptions]:
     file = directory / "platforms.config"
     file.write_text(text)
     flags = replace(SERVED, platform_config_file=str(file), **changes)
-    return dict(tensorflow_platforms(flags))
+    return dict(tensorflow_options(PlatformContext(flags)))
 
 
 def test_session_options_come_from_flags() -> None:
@@ -156,12 +157,24 @@ def test_a_platform_may_leave_batching_to_its_versions_or_to_nobody(tmp_path: Pa
         of_file(tmp_path, platform("a", wrong))
 
 
-def test_models_in_python_are_batched_as_the_flags_say(tmp_path: Path) -> None:
-    assert python_batching(replace(SERVED, enable_batching=True)).is_on
-    assert python_batching(SERVED) is BATCHING_OFF
-    with_file = replace(SERVED, enable_batching=True, platform_config_file=str(tmp_path / "p"))
-    assert python_batching(with_file) == BATCHING_OFF
-    assert "--platform_config_file" in python_batching(with_file).origin
+def test_models_of_other_platforms_are_batched_as_the_flags_say(tmp_path: Path) -> None:
+    assert PlatformContext(replace(SERVED, enable_batching=True)).batching.is_on
+    assert PlatformContext(SERVED).batching is BATCHING_OFF
+    file = tmp_path / "p"
+    file.write_text(platform("p", ADAPTER + " {}"))
+    with_file = replace(SERVED, enable_batching=True, platform_config_file=str(file))
+    platforms = find_platforms(PlatformContext(with_file))
+    assert "tensorflow" not in platforms
+    assert platforms["python"].batching == BATCHING_OFF
+    assert "--platform_config_file" in platforms["python"].batching.origin
+
+
+def test_a_file_cannot_configure_the_platform_of_another_kind(tmp_path: Path) -> None:
+    file = tmp_path / "p"
+    file.write_text(platform("python", ADAPTER + " {}"))
+    flags = replace(SERVED, platform_config_file=str(file))
+    with pytest.raises(ConfigError, match="cannot configure the platform python"):
+        find_platforms(PlatformContext(flags))
 
 
 @pytest.mark.parametrize(
@@ -208,11 +221,6 @@ def test_a_platform_that_there_is_not_is_refused(
         of_file(tmp_path, platform("p", adapter))
     assert info.value.message.startswith(message)
     assert info.value.code is code
-
-
-def test_the_platform_of_python_models_is_not_for_the_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot configure the platform python"):
-        of_file(tmp_path, platform("python", ADAPTER + "{}"))
 
 
 @pytest.mark.parametrize(

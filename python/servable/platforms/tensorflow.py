@@ -1,13 +1,13 @@
-"""The platforms of TensorFlow models: from flags, or from `--platform_config_file`.
+"""SavedModels. The options come from flags, or from `--platform_config_file`.
 
-A platform is a way to load models: tags, session options, warm-up. The flags make one, named
-`tensorflow`; the file may name several, and then replaces those flags (docs/spec/config_files.md §9, §10).
+The flags make one platform, named `tensorflow`; the file may name several, and then replaces those
+flags (docs/spec/config_files.md §9, §10).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from servable._server.config.any_message import unpack
 from servable._server.config.batching import (
     BATCHING_OFF,
     PlatformBatching,
-    flags_batching,
     platform_batching,
 )
 from servable._server.config.flags import Flags
-from servable._server.config.models import PYTHON_PLATFORM, TENSORFLOW_PLATFORM
+from servable._server.config.models import TENSORFLOW_PLATFORM
+from servable._server.config.options import op_libraries
 from servable._server.config.session_options import (
     apply_mixed_precision,
     check_pools,
@@ -27,8 +27,23 @@ from servable._server.config.session_options import (
 )
 from servable._server.config.text_proto import parse_text_file
 from servable.errors import Code, ConfigError
-from servable.loaders._saved_model import SavedModelOptions
-from servable.warmup._replay import WarmUpOptions
+from servable.lifecycle import Loader, ServableId
+from servable.loaders._description import saved_model_signatures
+from servable.loaders._saved_model import (
+    SavedModelLoader,
+    SavedModelOptions,
+    has_saved_model_files,
+    is_saved_model,
+)
+from servable.loaders._saved_model_files import GRAPH, TEXT_GRAPH, ForwardFile
+from servable.loaders._tensorflow_runtime import TensorFlowRuntime
+from servable.platforms import (
+    Platform,
+    PlatformContext,
+    SignatureDescription,
+    VersionDirectory,
+)
+from servable.warmup import WarmUpOptions
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +73,69 @@ _WITHOUT_EFFECT = ("prefer_tflite_model", "enable_session_metadata")
 """Fields of a platform that change nothing here, and would somewhere else."""
 
 
+class TensorFlowPlatform(Platform):
+    """Loads SavedModels; a server may have several, each with options of its own."""
+
+    contents = (
+        "a SavedModel is all of saved_model.pb, the assets that it names, and every shard of its "
+        "variables beside variables.index"
+    )
+
+    def __init__(
+        self,
+        name: str,
+        context: PlatformContext,
+        runtime: TensorFlowRuntime,
+        options: TensorFlowOptions,
+    ) -> None:
+        """Join a runtime, which may be shared, and the options; nothing is opened yet."""
+        super().__init__(name, context, options.batching, options.warm_up)
+        self.options = options
+        self._runtime = runtime
+
+    def recognises(self, files: Collection[str]) -> bool:
+        """Whether there is a graph."""
+        return GRAPH in files or TEXT_GRAPH in files
+
+    def has_all_files(
+        self, files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
+    ) -> bool:
+        """Whether there is all that the graph names, as far as it can be opened."""
+        return has_saved_model_files(files, open_file)
+
+    def is_complete(self, directory: str) -> bool:
+        """Whether there is all that the graph names."""
+        return is_saved_model(directory)
+
+    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
+        """Read the meta graph with the tags that are to be loaded."""
+        return saved_model_signatures(directory, self.options.saved_model.tags)
+
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
+        """Load by TensorFlow's C API."""
+        del servable_id
+        options, metrics = self.options.saved_model, self.context.metrics
+        loader = SavedModelLoader(directory.path, self._runtime, options, metrics)
+        return self.completed(loader, directory)
+
+    def require_installed(self) -> None:
+        """Find TensorFlow, and open it if libraries of operations are to be loaded into it."""
+        self._runtime.require_installed()
+        if self.context.flags.op_libraries:
+            self._runtime.get()
+
+
+def platforms(context: PlatformContext) -> Iterator[Platform]:
+    """One platform from the flags, or those of `--platform_config_file`."""
+    runtime = TensorFlowRuntime(op_libraries=op_libraries(context.flags))
+    context.metrics.show_tensorflow(runtime.version)
+    for name, options in tensorflow_options(context).items():
+        yield TensorFlowPlatform(name, context, runtime, options)
+
+
 @dataclass(frozen=True, slots=True)
-class Platform:
-    """How the TensorFlow models of a platform are loaded.
+class TensorFlowOptions:
+    """How the models of a platform are loaded.
 
     Attributes:
         saved_model: How they are loaded and run.
@@ -73,66 +148,41 @@ class Platform:
     batching: PlatformBatching = BATCHING_OFF
 
 
-def tensorflow_platforms(flags: Flags) -> Mapping[str, Platform]:
-    """The platforms of TensorFlow models, by the names that configurations use.
+def tensorflow_options(context: PlatformContext) -> Mapping[str, TensorFlowOptions]:
+    """The options of each platform, by its name; the one that is called `tensorflow` first.
 
     Raises:
         ConfigError: A file cannot be used, or flags contradict each other.
     """
+    flags = context.flags
     if not flags.platform_config_file:
-        return {TENSORFLOW_PLATFORM: _of_flags(flags)}
+        return {TENSORFLOW_PLATFORM: _of_flags(context)}
     defaults = Flags()
     for name in _REPLACED_FLAGS:
         if getattr(flags, name) != getattr(defaults, name):
             _log.warning("--%s has no effect: --platform_config_file says it all", name)
     message: Any = parse_text_file(flags.platform_config_file, PLATFORM_CONFIG_MAP)
-    return {
-        name: _of_message(flags, name, platform)
-        for name, platform in sorted(message.platform_configs.items())
-    }
+    configs = message.platform_configs
+    names = sorted(configs, key=lambda name: (name != TENSORFLOW_PLATFORM, name))
+    return {name: _of_message(flags, name, configs[name]) for name in names}
 
 
-def python_warm_up(flags: Flags) -> WarmUpOptions:
-    """How models in Python are warmed up, which no platform file says anything about."""
-    return WarmUpOptions(
-        recorded=flags.enable_model_warmup,
-        iterations=max(1, flags.num_request_iterations_for_warmup),
-        automatic=flags.enable_automatic_warmup,
-        check_method_names=flags.enable_signature_method_name_check,
-    )
-
-
-def python_batching(flags: Flags) -> PlatformBatching:
-    """How requests for models in Python are joined, of which no platform file says anything.
-
-    Raises:
-        ConfigError: A file cannot be used.
-    """
-    if not flags.platform_config_file:
-        return flags_batching(flags)
-    return replace(BATCHING_OFF, origin="--platform_config_file does not speak of models in Python")
-
-
-def _of_flags(flags: Flags) -> Platform:
+def _of_flags(context: PlatformContext) -> TensorFlowOptions:
+    flags = context.flags
     tags = tuple(flags.saved_model_tags.split(",")) if flags.saved_model_tags else ("serve",)
-    return Platform(
+    return TensorFlowOptions(
         SavedModelOptions(
             tags,
             session_config(flags),
             run_in_caller_thread=flags.tensorflow_run_in_caller_thread,
             max_run_seconds=flags.max_run_seconds,
         ),
-        python_warm_up(flags),
-        flags_batching(flags),
+        context.warm_up,
+        context.batching,
     )
 
 
-def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
-    if name == PYTHON_PLATFORM:
-        raise ConfigError(
-            f"--platform_config_file cannot configure the platform {PYTHON_PLATFORM}, "
-            "which is that of models in Python"
-        )
+def _of_message(flags: Flags, name: str, platform: Any) -> TensorFlowOptions:
     adapter = unpack(platform.source_adapter_config, _ADAPTER_CONFIG)
     config = adapter.legacy_config
     if config.enable_saved_model_config:
@@ -151,7 +201,7 @@ def _of_message(flags: Flags, name: str, platform: Any) -> Platform:
     check_pools(config.session_config)
     apply_mixed_precision(config.session_config, config.mixed_precision)
     has_pool = config.HasField("session_run_load_threadpool_index")
-    return Platform(
+    return TensorFlowOptions(
         SavedModelOptions(
             tuple(config.saved_model_tags) or ("serve",),
             config.session_config.SerializeToString(),

@@ -1,0 +1,131 @@
+"""Loads what runs as a function of NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from servable.errors import FailedPreconditionError, LoadError
+from servable.lifecycle._ids import ServableId
+from servable.loaders._size import size_of_files
+from servable.signature import Signature
+
+if TYPE_CHECKING:
+    from servable._server.gateway import Servable
+
+CONCURRENT_RUNS = 8
+"""How many runs of one servable may be under way in the server's own process.
+
+One at a time holds the interpreter; the others may wait for something outside, or compute in code
+that has let go of it.
+"""
+
+
+class FunctionModel(Protocol):
+    """An open model."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What it takes and returns, by the names of signatures."""
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a run has no effects but what it returns."""
+
+    def run(self, signature_name: str, inputs: Mapping[str, Any], deadline: float) -> Any:
+        """Run one batch, from several threads at once.
+
+        Args:
+            signature_name: Which signature.
+            inputs: One read-only array for each of its inputs, of its dtype and shape.
+            deadline: When the caller gives up, in seconds on `time.monotonic()`; may be infinite.
+
+        Returns:
+            All outputs of the signature, as arrays by name.
+
+        Raises:
+            ServableError: What the client gets; of anything else it gets an INTERNAL error.
+        """
+
+    def close(self) -> None:
+        """Release what the model holds; once, and after the last run."""
+
+
+class FunctionLoader:
+    """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
+
+    def __init__(
+        self,
+        servable_id: ServableId,
+        path: str,
+        open_model: Callable[[Path], FunctionModel],
+        *,
+        concurrent_runs: int = CONCURRENT_RUNS,
+        max_run_seconds: float = 0.0,
+    ) -> None:
+        """Describe the load; nothing is read or started yet.
+
+        Args:
+            servable_id: The version, for messages.
+            path: The version directory.
+            open_model: Opens the model in a directory, at each load.
+            concurrent_runs: How many runs may be under way.
+            max_run_seconds: How long a caller waits at most for a run that has begun; 0 for any
+                time.
+        """
+        self._name = f"{servable_id.name}/{servable_id.version}"
+        self._path = Path(path)
+        self._open_model = open_model
+        self._concurrent_runs = concurrent_runs
+        self._max_run_seconds = max_run_seconds
+        self._model: FunctionModel | None = None
+        self._servable: Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """The size of all files of the version."""
+        return size_of_files(self._path)
+
+    def load(self) -> None:
+        """Open the model.
+
+        Raises:
+            LoadError: NumPy is missing, or the signatures cannot be served.
+            Exception: What opening the model raises.
+        """
+        from servable._server.gateway import Servable
+        from servable.loaders._arrays import for_border
+
+        model = self._open_model(self._path)
+        try:
+            self._servable = Servable.from_python(
+                self._name,
+                model.signatures,
+                for_border(self._name, model.signatures, model.run),
+                self._concurrent_runs,
+                self._max_run_seconds,
+                model.is_repeatable,
+            )
+        except ValueError as error:
+            model.close()
+            raise LoadError(f"cannot load {self._path}: {error}", may_pass=False) from error
+        except BaseException:
+            model.close()
+            raise
+        self._model = model
+
+    def unload(self) -> None:
+        """Close the model."""
+        servable, self._servable = self._servable, None
+        model, self._model = self._model, None
+        if servable is not None:
+            servable.unload()
+        if model is not None:
+            model.close()
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded model."""
+        if self._servable is None:
+            raise FailedPreconditionError(f"{self._path} is not loaded")
+        return self._servable

@@ -1,0 +1,95 @@
+"""Finds the kinds of servables."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import TypeAlias
+
+from servable.errors import BackendError, ConfigError, ServableError
+from servable.lifecycle._ids import ServableId
+from servable.lifecycle._loader import Loader
+from servable.lifecycle._source import SourceAdapter
+from servable.platforms._platform import Platform, PlatformContext, names_in
+from servable.sources._configured import VersionDirectory
+
+_log = logging.getLogger(__name__)
+
+ENTRY_POINTS = "servable.platforms"
+"""The group by which other distributions add kinds."""
+
+_Make: TypeAlias = Callable[[PlatformContext], Iterable[Platform]]
+
+
+def find_platforms(context: PlatformContext) -> Mapping[str, Platform]:
+    """Every platform that there is, by its name.
+
+    A kind of another distribution that cannot be imported is left out, and named in the log.
+
+    Args:
+        context: What a server gives them.
+
+    Raises:
+        ConfigError: Two platforms have the same name, or the flags of one cannot be used.
+    """
+    found: dict[str, Platform] = {}
+    origins: dict[str, str] = {}
+    for origin, platform in _made(context):
+        if platform.name in found:
+            text = f"The platform {platform.name} comes from both {origins[platform.name]} and {origin}"
+            if context.flags.platform_config_file:
+                text += f"; --platform_config_file cannot configure the platform {platform.name}"
+            raise ConfigError(text)
+        found[platform.name], origins[platform.name] = platform, origin
+    return found
+
+
+def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
+    """The name of the platform that a local version directory is of; `None` for none that is known."""
+    files = names_in(directory)
+    return next((name for name, each in platforms.items() if each.recognises(files)), None)
+
+
+def code_platforms(platforms: Mapping[str, Platform]) -> Collection[str]:
+    """The names of those whose versions bring code."""
+    return frozenset(name for name, platform in platforms.items() if platform.runs_code)
+
+
+class PlatformAdapter(SourceAdapter[VersionDirectory, Loader]):
+    """Turns version directories into loaders, each by the platform of its model."""
+
+    def __init__(self, platforms: Mapping[str, Platform]) -> None:
+        """Take the platforms, by their names."""
+        super().__init__()
+        self._platforms = platforms
+
+    def adapt(self, servable_id: ServableId, item: VersionDirectory) -> Loader:
+        """Make the loader of one version directory."""
+        platform = self._platforms.get(item.model.platform)
+        if platform is None:
+            raise BackendError("No platform found for model")
+        return platform.make_loader(servable_id, item)
+
+
+def _made(context: PlatformContext) -> Iterator[tuple[str, Platform]]:
+    package, _, _ = __name__.rpartition(".")
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            name = f"{package}.{module.name}"
+            make: _Make = importlib.import_module(name).platforms
+            yield from ((name, platform) for platform in make(context))
+    for entry_point in sorted(entry_points(group=ENTRY_POINTS), key=lambda found: found.value):
+        try:
+            made = list(entry_point.load()(context))
+        except ServableError:
+            raise
+        except Exception as error:  # the border to code of others
+            _log.warning(
+                "The platform %s (%s) is left out: %s: %s",
+                *(entry_point.name, entry_point.value, type(error).__name__, error),
+            )
+        else:
+            yield from ((entry_point.value, platform) for platform in made)

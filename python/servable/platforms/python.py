@@ -1,0 +1,53 @@
+"""Models that are written in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from servable.lifecycle import Loader, ServableId
+from servable.loaders._python_callable import PythonCallableLoader
+from servable.loaders._python_model import ENTRY_POINT_FILE, MODEL_FILE, load_python_model
+from servable.platforms import (
+    Platform,
+    PlatformContext,
+    SignatureDescription,
+    VersionDirectory,
+    declared_signatures,
+)
+
+
+class PythonPlatform(Platform):
+    """Loads models into the server's process, or into processes of their own."""
+
+    contents = f"a Python model is {MODEL_FILE}, or {ENTRY_POINT_FILE} with what to import"
+    runs_code = True
+    has_own_batch_threads = True
+
+    def recognises(self, files: Collection[str]) -> bool:
+        """Whether there is what `load_python_model` begins with."""
+        return MODEL_FILE in files or ENTRY_POINT_FILE in files
+
+    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
+        """Import the model, and take its signatures."""
+        model = load_python_model(Path(directory))
+        model.close()
+        return declared_signatures(model.signatures)
+
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
+        """Load the code, if it may be run when the load begins."""
+        model = directory.model
+        loader = PythonCallableLoader(
+            servable_id,
+            directory.path,
+            model.python,
+            partial(self.context.permissions.admit_code, model.base_path),
+            self.context.flags.max_run_seconds,
+        )
+        return self.completed(loader, directory)
+
+
+def platforms(context: PlatformContext) -> Iterator[Platform]:
+    """The one platform of Python models."""
+    yield PythonPlatform("python", context)

@@ -1,0 +1,101 @@
+"""Sends the configuration of a model along with the paths of its versions.
+
+What loads a version takes everything from the item that it is made of, and asks for nothing. A
+configuration that changes is sent with the versions that are aspired to already, at once: the next
+attempt to load one of them uses it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from servable.errors import ServableError
+from servable.lifecycle._source import AspiredVersion, Target
+
+if TYPE_CHECKING:
+    from servable._server.config.models import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDirectory:
+    """What a version is loaded from.
+
+    Attributes:
+        path: Its directory, or the URL of it.
+        model: The configuration of its model.
+    """
+
+    path: str
+    model: ModelConfig
+
+
+class ConfiguredVersions:
+    """A target for the paths of versions, which passes version directories on.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        """Know no model yet."""
+        self._lock = threading.Lock()
+        self._models: Mapping[str, ModelConfig] = {}
+        self._aspired: dict[str, Sequence[AspiredVersion[str]]] = {}
+        self._target: Target[VersionDirectory] | None = None
+
+    def connect(self, target: Target[VersionDirectory]) -> None:
+        """Say where version directories go, once, before the source is connected."""
+        if self._target is not None:
+            raise RuntimeError("configured versions have one target, and it is already connected")
+        self._target = target
+
+    def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[str]]) -> None:
+        """Pass the list on; see `Target`.
+
+        A list for a model that is not configured is dropped, unless it is empty: it was under way
+        when the model was taken away, and an empty one follows.
+        """
+        with self._lock:
+            if versions:
+                self._aspired[name] = versions
+            else:
+                self._aspired.pop(name, None)
+            if name in self._models or not versions:
+                self._send(name)
+
+    def update(self, models: Iterable[ModelConfig]) -> None:
+        """Replace the configuration.
+
+        Versions below another base path are not sent with it: the source has yet to look there.
+        """
+        with self._lock:
+            before, self._models = self._models, {model.name: model for model in models}
+            for name, model in self._models.items():
+                old = before.get(name)
+                if old is not None and old != model and old.base_path == model.base_path:
+                    self._send(name)
+
+    def _send(self, name: str) -> None:
+        if self._target is None:
+            return
+        self._target.set_aspired_versions(
+            name,
+            [
+                self._configured(version, self._models[name])
+                for version in self._aspired.get(name, ())
+            ],
+        )
+
+    @staticmethod
+    def _configured(
+        version: AspiredVersion[str], model: ModelConfig
+    ) -> AspiredVersion[VersionDirectory]:
+        item = version.item
+        return AspiredVersion(
+            version.id,
+            item if isinstance(item, ServableError) else VersionDirectory(item, model),
+            version.fingerprint,
+            model,
+        )
