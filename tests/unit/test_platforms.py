@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from servable._server.config.batching import ModelBatching
 from servable._server.config.flags import Flags
 from servable._server.config.models import ConfigRules, ModelConfig, read_model_config_file
 from servable._server.publisher import ModelPublisher
+from servable._server.remote.options import RemoteOptions
 from servable._server.server_core import CoreOptions, ServerCore
-from servable.errors import ConfigError
-from servable.lifecycle import ServableId
+from servable.errors import Code, ConfigError, LoadError
+from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
 from servable.loaders import PythonOptions
 from servable.platforms import PlatformContext, VersionDirectory, find_platforms
 from servable.platforms._registry import code_platforms, recognised
+from servable.testing import FakeLoader
 from support.fake_platform import FakePlatform
 
 RULES = ConfigRules(("tensorflow", "python"))
@@ -84,6 +93,80 @@ def test_each_model_goes_to_its_platform_with_the_configuration_in_force(tmp_pat
     assert core.stop(10)
 
 
+class MoodyPlatform(FakePlatform):
+    """Loads only what is not batched.
+
+    Attributes:
+        attempts: How many loads were begun.
+    """
+
+    attempts = 0
+
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
+        def on_load() -> None:
+            self.attempts += 1
+            if not directory.model.batching.is_off:
+                raise LoadError("busy", code=Code.UNAVAILABLE)
+
+        return FakeLoader(on_load=on_load)
+
+
+@pytest.fixture
+def moody(tmp_path: Path) -> Iterator[tuple[MoodyPlatform, ServerCore]]:
+    platform = MoodyPlatform()
+    options = CoreOptions(
+        poll_wait_seconds=0,
+        retry=RetryPolicy(100_000, 0.01),
+        remote=RemoteOptions(0, tmp_path / "cache", -1),
+    )
+    core = ServerCore(ModelPublisher(lambda models: None), {"tensorflow": platform}, options)
+    yield platform, core
+    assert core.stop(10)
+
+
+def reconfigure(core: ServerCore) -> None:
+    """Change the configuration, and wait until the one version is loaded with it."""
+    core.begin_change(
+        lambda models: [replace(model, batching=ModelBatching(is_off=True)) for model in models]
+    )
+
+    def is_available() -> bool:
+        recorded = core.monitor.state(ServableId("m", 1))
+        return recorded is not None and recorded.state is ServableState.AVAILABLE
+
+    assert core.monitor.wait_for(is_available, 60)
+
+
+def test_a_retry_is_reconfigured_though_the_base_path_cannot_be_listed_any_more(
+    tmp_path: Path, moody: tuple[MoodyPlatform, ServerCore]
+) -> None:
+    platform, core = moody
+    (tmp_path / "m/1").mkdir(parents=True)
+    core.start([ModelConfig("m", str(tmp_path / "m"))])
+    wait_for(lambda: platform.attempts)
+    (tmp_path / "m").rename(tmp_path / "gone")
+    reconfigure(core)
+
+
+def test_a_retry_of_a_remote_version_is_reconfigured(
+    moody: tuple[MoodyPlatform, ServerCore],
+) -> None:
+    platform, core = moody
+    fsspec = pytest.importorskip("fsspec")
+    url = f"memory://{uuid.uuid4().hex}/m"
+    fsspec.filesystem("memory").pipe(f"{url}/1/file", b"content")
+    core.start([ModelConfig("m", url)])
+    wait_for(lambda: platform.attempts)
+    reconfigure(core)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 class TestFindPlatforms:
     def test_finds_one_in_each_file_of_the_package(self) -> None:
         platforms = find_platforms(PlatformContext())
@@ -105,6 +188,14 @@ class TestFindPlatforms:
             "The platform kind (a_broken_platform:platforms) is left out: NameError: "
             "name 'nothing_of_that_name' is not defined"
         )
+
+    def test_imports_no_framework(self) -> None:
+        program = (
+            "import sys; from servable.platforms import PlatformContext, find_platforms\n"
+            "find_platforms(PlatformContext()); print({'numpy', 'tensorflow'} & sys.modules.keys())"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+        assert done.stdout == b"set()\n"
 
     def test_refuses_a_name_that_is_taken(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,10 +58,8 @@ class ConfiguredVersions:
         when the model was taken away, and an empty one follows.
         """
         with self._lock:
-            if versions:
+            if name in self._models:
                 self._aspired[name] = versions
-            else:
-                self._aspired.pop(name, None)
             if name in self._models or not versions:
                 self._send(name)
 
@@ -72,9 +70,11 @@ class ConfiguredVersions:
         """
         with self._lock:
             before, self._models = self._models, {model.name: model for model in models}
-            for name, model in self._models.items():
-                old = before.get(name)
-                if old is not None and old != model and old.base_path == model.base_path:
+            for name in [*self._aspired]:
+                old, new = before[name], self._models.get(name)
+                if new is None or new.base_path != old.base_path:
+                    del self._aspired[name]
+                elif new != old:
                     self._send(name)
 
     def _send(self, name: str) -> None:

@@ -227,3 +227,9 @@ def test_a_configuration_file_in_a_remote_store_names_stores_at_the_start_only(
     trusted = start_permissions(flags, (*later, first[1]), tmp_path / "cache", CODE, first)
     trusted.check(later[0])
     trusted.check(first[1])
+
+
+def test_every_platform_that_runs_code_is_restricted(tmp_path: Path) -> None:
+    within = start_permissions(Flags(), (), tmp_path / "cache", ("python", "notes"))
+    assert "--allow_python_models" in refusal(within, ModelConfig("m", str(tmp_path), "notes"))
+    within.check(ModelConfig("m", str(tmp_path), "plain"))

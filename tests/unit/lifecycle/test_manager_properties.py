@@ -65,7 +65,7 @@ class ManagerUnderRandomEvents(RuleBasedStateMachine):
         self.manager.set_aspired_versions(
             name,
             [
-                AspiredVersion(servable_id, self.make_loader(servable_id, fails), content)
+                AspiredVersion(servable_id, self.make_loader(servable_id, fails), content, fails)
                 for version, (fails, content) in versions.items()
                 for servable_id in [ServableId(name, version)]
             ],

@@ -62,3 +62,15 @@ def test_of_a_model_that_was_taken_away_only_the_empty_list_is_sent() -> None:
     assert len(bench.target.calls) == 1
     bench.aspire()
     assert bench.target.last("m") == []
+
+
+def test_what_was_aspired_to_below_a_former_base_path_is_forgotten() -> None:
+    bench = Bench()
+    bench.aspire(VERSION)
+    elsewhere = replace(MODEL, base_path="/elsewhere")
+    bench.versions.update([elsewhere])
+    bench.versions.update([replace(elsewhere, batching=CHANGED.batching)])
+    bench.versions.update([])
+    bench.versions.update([MODEL])
+    bench.versions.update([CHANGED])
+    assert len(bench.target.calls) == 1
