@@ -21,8 +21,13 @@ class FakePlatform(Platform):
 
     contents = "a version is a directory"
 
-    def __init__(self, name: str = "tensorflow", is_complete: Callable[[str], bool] | None = None):
-        super().__init__(name, PlatformContext())
+    def __init__(
+        self,
+        name: str = "tensorflow",
+        context: PlatformContext | None = None,
+        is_complete: Callable[[str], bool] | None = None,
+    ) -> None:
+        super().__init__(name, context or PlatformContext())
         self.made: list[tuple[ServableId, VersionDirectory]] = []
         self.loaded: list[tuple[ServableId, VersionDirectory]] = []
         self._is_complete = is_complete or (lambda directory: Path(directory).name.isdigit())

@@ -15,6 +15,7 @@ import pytest
 from servable._server.config.batching import ModelBatching
 from servable._server.config.flags import Flags
 from servable._server.config.models import ConfigRules, ModelConfig, read_model_config_file
+from servable._server.config.permissions import Permissions, PermissionsInForce
 from servable._server.publisher import ModelPublisher
 from servable._server.remote.options import RemoteOptions
 from servable._server.server_core import CoreOptions, ServerCore
@@ -22,7 +23,7 @@ from servable.errors import Code, ConfigError, LoadError
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
 from servable.loaders import PythonOptions
 from servable.platforms import PlatformContext, VersionDirectory, find_platforms
-from servable.platforms._registry import code_platforms, recognised
+from servable.platforms._registry import PlatformAdapter, code_platforms, recognised
 from servable.testing import FakeLoader
 from support.fake_platform import FakePlatform
 
@@ -93,6 +94,10 @@ def test_each_model_goes_to_its_platform_with_the_configuration_in_force(tmp_pat
     assert core.stop(10)
 
 
+class CodePlatform(FakePlatform):
+    runs_code = True
+
+
 class MoodyPlatform(FakePlatform):
     """Loads only what is not batched.
 
@@ -158,6 +163,23 @@ def test_a_retry_of_a_remote_version_is_reconfigured(
     core.start([ModelConfig("m", url)])
     wait_for(lambda: platform.attempts)
     reconfigure(core)
+
+
+def test_a_loader_of_what_brings_code_is_made_only_when_the_code_may_be_run(
+    tmp_path: Path,
+) -> None:
+    permissions = PermissionsInForce(Permissions(("code",)))
+    platform = CodePlatform("code", PlatformContext(permissions=permissions))
+    (tmp_path / "1").mkdir()
+    directory = VersionDirectory(str(tmp_path / "1"), ModelConfig("m", str(tmp_path), "code"))
+    loader = PlatformAdapter({"code": platform}).adapt(ServableId("m", 1), directory)
+    with pytest.raises(LoadError, match="--allow_python_models"):
+        loader.load()
+    assert platform.made == []
+    permissions.current = Permissions(("code",), all_python_models=True)
+    loader.load()
+    loader.unload()
+    assert len(platform.loaded) == 1
 
 
 def wait_for(condition: Callable[[], object]) -> None:

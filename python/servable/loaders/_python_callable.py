@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,6 @@ class PythonCallableLoader(FunctionLoader):
         servable_id: ServableId,
         path: str,
         options: PythonOptions,
-        admit: Callable[[str], str] = lambda path: path,
         max_run_seconds: float = 0.0,
     ) -> None:
         """Describe the load; nothing is read or started yet.
@@ -41,33 +39,23 @@ class PythonCallableLoader(FunctionLoader):
             servable_id: The version, for messages.
             path: The version directory; `servable.loaders._python_model` says what it holds.
             options: How it is run.
-            admit: Asked at each load: raises where the code in a directory must not be run, and
-                returns the directory to use.
             max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any
                 time.
         """
         super().__init__(
             servable_id,
             path,
-            self._admitted,
+            self._imported,
             concurrent_runs=options.workers or CONCURRENT_RUNS,
             max_run_seconds=max_run_seconds,
         )
         self._workers = options.workers
-        self._admit = admit
 
     def estimate_resources(self) -> int:
         """The size of all files of the version, in each process: what code needs nobody knows."""
         return super().estimate_resources() * max(self._workers, 1)
 
-    def _admitted(self, path: Path) -> FunctionModel:
-        """Import the model, here or in workers, if its code may be run.
-
-        Raises:
-            LoadError: The model cannot be imported or made.
-            ServableError: The code must not be run.
-        """
-        directory = Path(self._admit(str(path)))
+    def _imported(self, path: Path) -> FunctionModel:
         if self._workers:
-            return WorkerPool(self._name, directory, self._workers)
-        return load_python_model(directory)
+            return WorkerPool(self._name, path, self._workers)
+        return load_python_model(path)

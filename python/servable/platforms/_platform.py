@@ -70,8 +70,8 @@ class Platform(abc.ABC):
     Attributes:
         contents: What a version directory holds, as a sentence for people.
         runs_code: Whether to describe or load a version runs code that lies in its directory. Such
-            directories are restricted, see `--allow_python_models`; a loader has to ask
-            `context.permissions.admit_code` right before it runs the code.
+            directories are restricted, see `--allow_python_models`: the loader of one is made
+            when the load begins, if the code may be run then.
         has_own_batch_threads: Whether each version has batch threads of its own. They are shared
             otherwise, and a run that waits for something outside would hold up other models.
         name: What `model_platform` calls it.

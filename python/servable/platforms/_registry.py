@@ -6,6 +6,7 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from servable.errors import BackendError, ConfigError, ServableError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._source import SourceAdapter
+from servable.loaders._admitted import AdmittedLoader
 from servable.platforms._platform import Platform, PlatformContext, names_in
 from servable.sources._configured import VersionDirectory
 
@@ -67,11 +69,18 @@ class PlatformAdapter(SourceAdapter[VersionDirectory, Loader]):
         self._platforms = platforms
 
     def adapt(self, servable_id: ServableId, item: VersionDirectory) -> Loader:
-        """Make the loader of one version directory."""
+        """Make the loader of one version directory.
+
+        Where versions bring code, the loader asks at each load whether it may be run: no kind can
+        forget that.
+        """
         platform = self._platforms.get(item.model.platform)
         if platform is None:
             raise BackendError("No platform found for model")
-        return platform.make_loader(servable_id, item)
+        make_loader = partial(platform.make_loader, servable_id)
+        if platform.runs_code:
+            return AdmittedLoader(item, platform.context.permissions, make_loader)
+        return make_loader(item)
 
 
 def _made(context: PlatformContext) -> Iterator[tuple[str, Platform]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 from servable.lifecycle import Loader, ServableId
@@ -36,15 +35,9 @@ class PythonPlatform(Platform):
         return declared_signatures(model.signatures)
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
-        """Load the code, if it may be run when the load begins."""
-        model = directory.model
-        loader = PythonCallableLoader(
-            servable_id,
-            directory.path,
-            model.python,
-            partial(self.context.permissions.admit_code, model.base_path),
-            self.context.flags.max_run_seconds,
-        )
+        """Import the code here, or in workers."""
+        options, limit = directory.model.python, self.context.flags.max_run_seconds
+        loader = PythonCallableLoader(servable_id, directory.path, options, limit)
         return self.completed(loader, directory)
 
 

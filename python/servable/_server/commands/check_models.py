@@ -14,7 +14,7 @@ from servable.errors import ServableError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._source import AspiredVersion
 from servable.platforms import Platform, PlatformContext, SignatureDescription, VersionDirectory
-from servable.platforms._registry import code_platforms
+from servable.platforms._registry import PlatformAdapter, code_platforms
 from servable.sources._filesystem import FileSystemSource, MonitoredServable
 from servable.sources._settling import SettleTimes
 
@@ -83,7 +83,7 @@ def check_models(
             check_batching(path, platform.batching, model.batching, signatures, report)
             if loads and report.errors == errors:
                 directory = VersionDirectory(path, model)
-                _load(ServableId(model.name, number), directory, platform, report)
+                _load(ServableId(model.name, number), directory, platforms, report)
             served.versions.append(ServedVersion(number, path, tuple(labels), signatures))
         if not (model.labels_when_available or flags.allow_version_labels_for_unavailable_models):
             _check_labels(model, report, place)
@@ -140,11 +140,14 @@ def _check_version(
 
 
 def _load(
-    servable_id: ServableId, directory: VersionDirectory, platform: Platform, report: Report
+    servable_id: ServableId,
+    directory: VersionDirectory,
+    platforms: Mapping[str, Platform],
+    report: Report,
 ) -> None:
     """Load a version as a server does, and unload it."""
     try:
-        loader = platform.make_loader(servable_id, directory)
+        loader = PlatformAdapter(platforms).adapt(servable_id, directory)
         loader.load()
         loader.unload()
     except ServableError as error:
