@@ -74,8 +74,8 @@ def test_requests_of_both_protocols_are_counted_by_model_and_status(
     }
     assert growth("servable_version_requests_total") == {
         labels(model_name="half_plus_two", version="1", status="OK"): 4,
-        labels(model_name="half_plus_two", version="1", status="INVALID_ARGUMENT"): 1,
-    }
+        labels(model_name="half_plus_two", version="1", status="INVALID_ARGUMENT"): 2,
+    }, "a body that is no JSON has not reached a version"
 
 
 def test_latencies_are_those_of_successful_requests_and_of_their_runs(

@@ -103,9 +103,17 @@ impl Threads {
     }
 }
 
+/// Work on more bytes is done with the connections of the thread moved away.
+const LARGE: usize = 1 << 20;
+
+/// Does work that grows with a body of so many bytes, without holding up the other connections of the thread.
+pub fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes > LARGE { move_connections_away(work) } else { work() }
+}
+
 /// Does work that grows with a body, with the connections of the calling thread moved to another one, unless that is done
 /// for many already.
-pub fn move_connections_away<T>(work: impl FnOnce() -> T) -> T {
+fn move_connections_away<T>(work: impl FnOnce() -> T) -> T {
     let threads = Threads::current();
     let permit = threads.as_ref().map(|threads| threads.large_bodies.try_acquire());
     if matches!(permit, Some(Err(_))) {

@@ -19,9 +19,9 @@ use hyper::body::Incoming;
 
 use crate::activity::{Activity, Of, Piece, UnderWay};
 use crate::error::{Code, ServingError};
-use crate::threads;
 use collect::Collected;
 
+pub(crate) use crate::threads::work_on;
 pub(crate) use collect::Layout;
 pub use encoding::Encoding;
 pub(crate) use memory::{BodyMemory, Claim, Shortage};
@@ -310,14 +310,6 @@ const LEAST_UNPACKED: usize = 16 << 10;
 
 /// Bodies that come in one piece of fewer bytes are not counted: they are no larger than what is read at once anyway.
 const SMALL: usize = 64 << 10;
-
-/// Bodies beyond this many bytes are decoded with the other work of the thread moved away.
-const LARGE: usize = 1 << 20;
-
-/// Does work that grows with a body without holding up the other connections of the thread.
-pub(crate) fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes > LARGE { threads::move_connections_away(work) } else { work() }
-}
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType, Tensor};
 const BYTES_PER_ELEMENT: usize = 4;
 
 /// Decodes a body; `None` if it is not plain enough, or if `resolve` fails.
-pub(super) fn decode<S>(body: &[u8], resolve: &impl Fn(Option<&[u8]>) -> Result<S>) -> Option<PredictInput<S>>
+pub(super) fn decode<S>(body: &[u8], mut resolve: impl FnMut(Option<&[u8]>) -> Result<S>) -> Option<PredictInput<S>>
 where
     S: Deref<Target = Signature>,
 {

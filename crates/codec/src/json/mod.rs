@@ -114,15 +114,15 @@ const GREATEST_BODY_BYTES: usize = u32::MAX as usize;
 pub fn decode_predict<S>(
     body: &[u8],
     max_nesting: usize,
-    resolve: impl Fn(Option<&[u8]>) -> Result<S>,
+    mut resolve: impl FnMut(Option<&[u8]>) -> Result<S>,
 ) -> Result<PredictInput<S>>
 where
     S: Deref<Target = Signature>,
 {
     check_size(body)?;
-    match fast::decode(body, &resolve) {
+    match fast::decode(body, &mut resolve) {
         Some(input) => Ok(input),
-        None => decode_exactly(body, max_nesting, &resolve),
+        None => decode_exactly(body, max_nesting, resolve),
     }
 }
 
@@ -137,7 +137,7 @@ fn check_size(body: &[u8]) -> Result<()> {
 fn decode_exactly<S>(
     body: &[u8],
     max_nesting: usize,
-    resolve: &impl Fn(Option<&[u8]>) -> Result<S>,
+    mut resolve: impl FnMut(Option<&[u8]>) -> Result<S>,
 ) -> Result<PredictInput<S>>
 where
     S: Deref<Target = Signature>,

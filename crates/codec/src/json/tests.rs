@@ -299,7 +299,7 @@ fn singles_below_the_normal_range_become_zero() {
 fn formats_are_told_apart() {
     let signature = signature(&[("a", DType::FLOAT)]);
     let format =
-        |body: &str| decode_exactly(body.as_bytes(), super::DEFAULT_MAX_NESTING, &|_| Ok(&signature)).unwrap().format;
+        |body: &str| decode_exactly(body.as_bytes(), super::DEFAULT_MAX_NESTING, |_| Ok(&signature)).unwrap().format;
     assert_eq!(format(r#"{"instances":[1]}"#), Format::Row);
     assert_eq!(format(r#"{"inputs":[1]}"#), Format::Columnar);
 }

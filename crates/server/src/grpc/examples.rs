@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::framing::new_message;
 use super::models::{malformed, missing_spec};
-use super::predict::resolve;
+use super::predict::choice;
 use crate::body;
 use crate::call::Call;
 use crate::codec::example::{self, ExamplesRequest};
@@ -14,6 +14,7 @@ use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;
 use crate::service::examples::{self, Head, Kind, Task};
 use crate::service::meter::{RequestMeter, code_of};
+use crate::service::predict::Target;
 use crate::service::{Service, resolved_signature_name};
 use crate::serving_map::Resolved;
 use crate::traffic::Caller;
@@ -48,13 +49,12 @@ async fn answer(
     meter: &mut RequestMeter,
 ) -> Result<BytesMut> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
-    let Resolved { version, handle, .. } = resolve(service, &spec, caller)?;
-    let handle = meter.claim(handle);
-    let signature_name = resolved_signature_name(spec.signature_name);
-    let head = Head::find(handle, kind, signature_name.as_bytes(), service.options.check_method_names)?;
-    let tensor = body::work_on(request.examples.size_in_bytes(), || request.examples.into_tensor())?;
-    let inference = examples::infer(handle, &head, tensor, call).await?;
-    let model_spec = model_spec(spec.name, version, signature_name);
+    let mut target = Target::new(&service.serving_map, spec.name.as_bytes(), choice(&spec), caller, meter);
+    let version = target.resolve()?.version;
+    let name = resolved_signature_name(spec.signature_name);
+    let inference =
+        examples::infer(&mut target, kind, name.as_bytes(), request.examples, service.options, call).await?;
+    let model_spec = model_spec(spec.name, version, name);
     let mut reply = new_message(0);
     // Replies grow as requests do, by the example.
     body::work_on(message_len, || example::encode_inference(&inference, &model_spec, &mut reply));
@@ -72,7 +72,7 @@ pub(super) async fn multi_inference(
         body::work_on(message.len(), || example::decode_multi_inference_request(&message)).map_err(|_| malformed())?;
     // The first task says which version of the model is asked.
     let spec = request.tasks().next().unwrap_or_default().model_spec;
-    let Resolved { version, handle, .. } = resolve(service, &spec, caller)?;
+    let Resolved { version, handle, .. } = service.serving_map.resolve(spec.name.as_bytes(), choice(&spec), caller)?;
     let tasks = request.tasks().map(|task| Task {
         model: task.model_spec.name,
         signature_name: resolved_signature_name(task.model_spec.signature_name),

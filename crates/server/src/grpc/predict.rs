@@ -1,7 +1,5 @@
 //! `PredictionService.Predict` (`docs/spec/grpc_api.md` §5).
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::framing::{ReplyMessage, new_message};
@@ -12,13 +10,12 @@ use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::{Result, expect_memory};
-use crate::metrics::{Api, Entry};
+use crate::metrics::Entry;
 use crate::servable::Servable;
 use crate::service::meter::{RequestMeter, code_of};
-use crate::service::{self, Service, ServiceOptions};
-use crate::serving_map::{Resolved, VersionChoice};
-use crate::signature::Signature;
-use crate::tensor::Tensor;
+use crate::service::predict::Target;
+use crate::service::{self, Arranged, Service, ServiceOptions};
+use crate::serving_map::VersionChoice;
 use crate::traffic::Caller;
 
 pub(super) async fn predict(
@@ -44,47 +41,27 @@ async fn answer(
     meter: &mut RequestMeter,
 ) -> Result<ReplyMessage> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
-    let Resolved { version, handle, shadow } = resolve(service, &spec, caller)?;
-    let handle = meter.claim(handle);
+    let mut target = Target::new(&service.serving_map, spec.name.as_bytes(), choice(&spec), caller, meter);
+    let arranged = arrange(&target.resolve()?.handle, request, message_len, service.options)?;
     let signature_name = service::resolved_signature_name(spec.signature_name);
-    let Run { signature, mut inputs, outputs: selected } = arrange(handle, request, message_len, service.options)?;
-    let copy = shadow.map(|shadow| shadow.copy(signature_name, &signature, &mut inputs));
-    let tensors = service::run(handle, Api::Predict, &signature, inputs, &selected, call).await?;
+    let answer = target.predict(signature_name, arranged, call).await?;
     let as_content = service.options.tensor_content_responses;
-    let response = PredictResponse::new(
-        aliases(&signature, &selected).zip(&tensors),
-        spec.name,
-        version,
-        signature_name,
-        as_content,
-    );
+    let response = PredictResponse::new(answer.outputs(), spec.name, answer.version, signature_name, as_content);
     let copied_len = response.encoded_len() - response.lent_len();
     expect_memory(copied_len)?;
     let (first, others) = body::work_on(copied_len, || response.encode_lending(new_message(copied_len)));
-    if let Some(copy) = copy {
-        copy.compare_with(aliases(&signature, &selected).zip(tensors));
-    }
+    drop(response);
+    answer.compare_with_shadow();
     Ok(ReplyMessage { first, others })
 }
 
-fn aliases<'a>(signature: &'a Signature, outputs: &'a [usize]) -> impl Iterator<Item = &'a str> {
-    outputs.iter().map(|&position| signature.outputs[position].alias.as_str())
-}
-
-/// What a Predict runs.
-pub(crate) struct Run {
-    pub(crate) signature: Arc<Signature>,
-    pub(crate) inputs: Vec<Tensor>,
-    pub(crate) outputs: Vec<usize>,
-}
-
-/// Makes a run of a request that came in a message of so many bytes.
+/// Arranges a request that came in a message of so many bytes.
 pub(crate) fn arrange(
     servable: &Servable,
     request: &PredictRequest<'_>,
     message_len: usize,
     options: ServiceOptions,
-) -> Result<Run> {
+) -> Result<Arranged> {
     let signature_name = request.model_spec.unwrap_or_default().signature_name;
     let signature = service::predict_signature(servable, service::resolved_signature_name(signature_name))?;
     service::check_predict_method(&signature, options)?;
@@ -96,15 +73,14 @@ pub(crate) fn arrange(
         })
     })?;
     let outputs = service::select_outputs(&signature, request.output_filter.iter().copied())?;
-    Ok(Run { signature, inputs, outputs })
+    Ok(Arranged { signature, inputs, outputs })
 }
 
-/// Claims the version that a request asks for.
-pub(super) fn resolve(service: &Service, spec: &ModelSpec<'_>, caller: &dyn Caller) -> Result<Resolved> {
-    let choice = match spec.version {
+/// The version that a request asks for.
+pub(super) fn choice<'a>(spec: &ModelSpec<'a>) -> VersionChoice<'a> {
+    match spec.version {
         RequestedVersion::Unspecified => VersionChoice::Latest,
         RequestedVersion::Number(number) => VersionChoice::Number(number),
         RequestedVersion::Label(label) => VersionChoice::Label(label.as_bytes()),
-    };
-    service.serving_map.resolve(spec.name.as_bytes(), choice, caller)
+    }
 }

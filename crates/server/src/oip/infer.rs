@@ -6,11 +6,10 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::codec::open_inference::datatype;
 use crate::error::{Code, Result, ServingError};
-use crate::metrics::Api;
 use crate::servable::Servable;
 use crate::service::meter::RequestMeter;
-use crate::service::{self, Service};
-use crate::serving_map::Resolved;
+use crate::service::predict::{Answer, Target};
+use crate::service::{self, Arranged, Service};
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use crate::tensor::{Tensor, shape_text};
 use crate::traffic::Caller;
@@ -27,22 +26,6 @@ pub(super) struct Request<'a> {
     pub(super) call: Call,
 }
 
-/// What came of it.
-pub(super) struct Answer {
-    /// The version that answered.
-    pub(super) version: i64,
-    signature: Arc<Signature>,
-    selected: Vec<usize>,
-    tensors: Vec<Tensor>,
-}
-
-impl Answer {
-    /// The outputs with their names.
-    pub(super) fn outputs(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.selected.iter().map(|&position| self.signature.outputs[position].alias.as_str()).zip(&self.tensors)
-    }
-}
-
 /// Runs a model once. `check` sees each output's spec before the run, with its place among those asked for.
 pub(super) async fn infer(
     service: &Service,
@@ -51,19 +34,18 @@ pub(super) async fn infer(
     meter: &mut RequestMeter,
     check: impl Fn(usize, &TensorSpec) -> Result<()>,
 ) -> Result<Answer> {
-    let resolved = service.serving_map.resolve(request.model, super::choice(request.version), caller);
-    let Resolved { version, handle, shadow } =
-        resolved.map_err(|error| super::naming_models(service, request.model, error))?;
-    let handle = meter.claim(handle);
-    let (name, signature) = signature(handle, request.signature_name)?;
+    let mut target = Target::new(&service.serving_map, request.model, super::choice(request.version), caller, meter);
+    let resolved = target.resolve().map_err(|error| super::naming_models(service, request.model, error))?;
+    let version = resolved.version;
+    let (name, signature) = signature(&resolved.handle, request.signature_name)?;
     service::check_predict_method(&signature, service.options)?;
     let fault = |kind: &str, alias: &str, text: String| {
         let model = String::from_utf8_lossy(request.model);
         ServingError::invalid_argument(format!("{kind} {alias:?} of {model}/{version}: {text}"))
     };
-    let mut inputs = arrange(&signature, request.inputs, |alias, text| fault("input", alias, text))?;
-    let selected = service::select_outputs(&signature, request.outputs.iter().copied())?;
-    for (index, &position) in selected.iter().enumerate() {
+    let inputs = arrange(&signature, request.inputs, |alias, text| fault("input", alias, text))?;
+    let outputs = service::select_outputs(&signature, request.outputs.iter().copied())?;
+    for (index, &position) in outputs.iter().enumerate() {
         let spec = &signature.outputs[position];
         if datatype(spec.dtype.base()).is_none() {
             let text = format!("the protocol has no datatype for {}; ask for other outputs", spec.dtype);
@@ -71,13 +53,7 @@ pub(super) async fn infer(
         }
         check(index, spec)?;
     }
-    let copy = shadow.map(|shadow| shadow.copy(&name, &signature, &mut inputs));
-    let tensors = service::run(handle, Api::Predict, &signature, inputs, &selected, request.call).await?;
-    let answer = Answer { version, signature, selected, tensors };
-    if let Some(copy) = copy {
-        copy.compare_with(answer.outputs().map(|(alias, tensor)| (alias, tensor.clone())));
-    }
-    Ok(answer)
+    target.predict(&name, Arranged { signature, inputs, outputs }, request.call).await
 }
 
 /// The signature that a request means: the one it names, else `serving_default`, else the only one there is.

@@ -8,7 +8,6 @@ mod metrics;
 mod openapi;
 pub(crate) mod reply;
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,17 +20,17 @@ use crate::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpacking}
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
-use crate::metrics::{Api as RunApi, Entry};
+use crate::metrics::Entry;
 use crate::oip;
 use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
 use crate::router::{NoRoute, RestRoute};
 use crate::servable::Servable;
 use crate::service::examples::Kind;
 use crate::service::meter::{RequestMeter, code_of};
-use crate::service::{self, Service, priority};
-use crate::serving_map::{Resolved, VersionChoice};
+use crate::service::predict::Target;
+use crate::service::{self, Arranged, Service, priority};
+use crate::serving_map::VersionChoice;
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
-use crate::tensor::Tensor;
 use crate::traffic::Caller;
 pub(crate) use index::some_models;
 use reply::Reply;
@@ -190,35 +189,22 @@ async fn predict(
     meter: &mut RequestMeter,
 ) -> Result<Bytes> {
     let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(caller)?);
-    // The decoder may ask twice, but a split draws once, and a shadow is claimed once.
-    let resolved = OnceCell::new();
-    let resolve = || service.serving_map.resolve(&route.model, choice(&route.version), caller);
+    let mut target = Target::new(&service.serving_map, &route.model, choice(&route.version), caller, meter);
     // The shortest number in the text has two bytes, the longest in memory eight.
     expect_memory(body.len().saturating_mul(4))?;
-    let mut request = body::work_on(body.len(), || {
-        json::decode_predict(body, options.max_nesting, |signature_name| match resolved.get_or_init(resolve) {
-            Ok(Resolved { handle, .. }) => predict_signature(handle, signature_name),
-            Err(error) => Err(error.clone()),
-        })
+    let request = body::work_on(body.len(), || {
+        json::decode_predict(body, options.max_nesting, |name| predict_signature(&target.resolve()?.handle, name))
     })?;
-    let Resolved { handle, shadow, .. } = resolved.into_inner().unwrap_or_else(resolve)?;
-    let handle = meter.claim(handle);
-    let signature = request.signature;
-    service::check_predict_method(&signature, service.options)?;
-    let copy = shadow.map(|shadow| {
-        let name = String::from_utf8_lossy(or_default(Some(&request.signature_name)));
-        shadow.copy(&name, &signature, &mut request.inputs)
-    });
-    let all: Vec<usize> = (0..signature.outputs.len()).collect();
-    let outputs = service::run(handle, RunApi::Predict, &signature, request.inputs, &all, call).await?;
-    let aliases = || signature.outputs.iter().map(|spec| spec.alias.as_str());
-    let named: Vec<_> = aliases().zip(&outputs).collect();
-    let size = outputs.iter().map(Tensor::size_in_bytes).sum();
-    let answer = body::work_on(size, || json::encode_predict(request.format, &named)).map(Bytes::from)?;
-    if let Some(copy) = copy {
-        copy.compare_with(aliases().zip(outputs));
-    }
-    Ok(answer)
+    service::check_predict_method(&request.signature, service.options)?;
+    let name = String::from_utf8_lossy(or_default(Some(&request.signature_name)));
+    let outputs = (0..request.signature.outputs.len()).collect();
+    let arranged = Arranged { signature: request.signature, inputs: request.inputs, outputs };
+    let answer = target.predict(&name, arranged, call).await?;
+    let outputs: Vec<_> = answer.outputs().collect();
+    let encode = || json::encode_predict(request.format, &outputs);
+    let body = body::work_on(answer.size_in_bytes(), encode).map(Bytes::from)?;
+    answer.compare_with_shadow();
+    Ok(body)
 }
 
 /// The signature that a REST predict asks for; REST has its own code and text for one that is not there.

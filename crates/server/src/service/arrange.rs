@@ -11,6 +11,15 @@ use crate::servable::Servable;
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use crate::tensor::Tensor;
 
+/// What is to be run: a request in the order of its signature.
+pub(crate) struct Arranged {
+    pub(crate) signature: Arc<Signature>,
+    /// One tensor for each input of the signature.
+    pub(crate) inputs: Vec<Tensor>,
+    /// The outputs that are asked for, as positions in the signature.
+    pub(crate) outputs: Vec<usize>,
+}
+
 /// The name that an empty `signature_name` stands for.
 pub fn resolved_signature_name(name: &str) -> &str {
     if name.is_empty() { DEFAULT_SIGNATURE } else { name }

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::ServiceOptions;
+use super::predict::Target;
 use crate::call::Call;
+use crate::codec::example::Examples;
 use crate::codec::metadata::signature_text;
 use crate::error::{Result, ServingError};
 use crate::inference::{Classification, Inference, Regression};
 use crate::metrics::Api;
 use crate::servable::Servable;
-use crate::serving_map::Handle;
+use crate::serving_map::{Handle, Resolved};
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::Tensor;
+use crate::threads;
 
 /// What is computed from examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,13 +227,24 @@ pub fn heads<'a>(
     Ok(heads)
 }
 
-/// Computes the answer of a head for a tensor of serialized examples.
+/// Computes the answer of a Classify or a Regress for these examples.
 ///
 /// # Errors
 ///
-/// As those of [`infer_all`].
-pub async fn infer(handle: &Handle, head: &Head, examples: Tensor, call: Call) -> Result<Inference> {
-    let mut inferences = compute(handle, head.api(), std::slice::from_ref(head), examples, call).await?;
+/// Those of [`Head::find`] and [`infer_all`], and those of examples that make no tensor.
+pub(crate) async fn infer(
+    target: &mut Target<'_>,
+    kind: Kind,
+    signature_name: &[u8],
+    examples: Examples,
+    options: ServiceOptions,
+    call: Call,
+) -> Result<Inference> {
+    let Resolved { handle, shadow, .. } = target.resolve()?;
+    *shadow = None; // only outputs of Predict are compared
+    let head = Head::find(handle, kind, signature_name, options.check_method_names)?;
+    let tensor = threads::work_on(examples.size_in_bytes(), || examples.into_tensor())?;
+    let mut inferences = compute(handle, head.api(), std::slice::from_ref(&head), tensor, call).await?;
     inferences.pop().ok_or_else(|| ServingError::internal("a run without a result"))
 }
 

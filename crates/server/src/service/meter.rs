@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Result};
 use crate::metrics::{Entry, Metrics};
-use crate::serving_map::Handle;
+use crate::serving_map::{Handle, Resolved};
 
 /// A request that is being answered.
 ///
@@ -13,13 +13,13 @@ use crate::serving_map::Handle;
 pub(crate) struct RequestMeter {
     entry: Entry,
     start: Instant,
-    handle: Option<Handle>,
+    claimed: Option<Resolved>,
 }
 
 impl RequestMeter {
     /// Begins to measure.
     pub(crate) fn start(entry: Entry) -> Self {
-        Self { entry, start: Instant::now(), handle: None }
+        Self { entry, start: Instant::now(), claimed: None }
     }
 
     /// When the request began to be worked on.
@@ -27,9 +27,16 @@ impl RequestMeter {
         self.start
     }
 
-    /// Keeps the claim on the version that answers.
-    pub(crate) fn claim(&mut self, handle: Handle) -> &Handle {
-        self.handle.insert(handle)
+    /// Claims the version that answers, which `find` finds, unless it is claimed already.
+    ///
+    /// # Errors
+    ///
+    /// What `find` reports.
+    pub(crate) fn claim(&mut self, find: impl FnOnce() -> Result<Resolved>) -> Result<&mut Resolved> {
+        match &mut self.claimed {
+            Some(claimed) => Ok(claimed),
+            none => Ok(none.insert(find()?)),
+        }
     }
 
     /// Says how it came in, once that is known.
@@ -39,8 +46,8 @@ impl RequestMeter {
 
     /// Counts the request, which named a model like this and ended with this code.
     pub(crate) fn finish(mut self, metrics: &Metrics, model: &[u8], code: Code) {
-        match self.handle.take() {
-            Some(handle) => self.count_at(&handle, code),
+        match self.claimed.take() {
+            Some(Resolved { handle, .. }) => self.count_at(&handle, code),
             None if code == Code::Ok => metrics.of_any(model).answered(self.entry, self.start.elapsed()),
             None => metrics.of_any(model).count(code),
         }
@@ -62,7 +69,7 @@ pub(crate) fn code_of<T>(answer: &Result<T>) -> Code {
 
 impl Drop for RequestMeter {
     fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
+        if let Some(Resolved { handle, .. }) = self.claimed.take() {
             self.count_at(&handle, Code::Cancelled);
         }
     }

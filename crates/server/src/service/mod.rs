@@ -1,11 +1,13 @@
 //! What the server does with a request once it is decoded, the same for every protocol.
 //!
 //! REST and gRPC differ in decoding, encoding and a few words; everything between stands here once. This file owns the
-//! state that requests share; `arrange` puts a request into the form in which `run` runs it, alone or in a batch.
+//! state that requests share; `predict` leads a request from the version that it names to
+//! its outputs: `arrange` puts it into the form in which `run` runs it.
 
 mod arrange;
 pub mod examples;
 pub(crate) mod meter;
+pub(crate) mod predict;
 pub(crate) mod priority;
 mod run;
 mod scrape;
@@ -29,6 +31,7 @@ use crate::serving_map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::threads::OwnThreads;
 use crate::traffic::Caller;
 
+pub(crate) use self::arrange::Arranged;
 pub use self::arrange::{
     arrange_inputs, check_predict_method, predict_signature, resolved_signature_name, select_outputs,
 };

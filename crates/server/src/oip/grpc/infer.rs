@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
-use super::super::infer::{Answer, Request, infer as run};
+use super::super::infer::{Request, infer as run};
 use super::{contents, malformed, reply};
 use crate::body;
 use crate::call::Call;
@@ -21,6 +21,7 @@ use crate::proto::inference::model_infer_response::InferOutputTensor;
 use crate::proto::inference::{InferParameter, ModelInferResponse};
 use crate::service::Service;
 use crate::service::meter::{RequestMeter, code_of};
+use crate::service::predict::Answer;
 use crate::tensor::Tensor;
 use crate::traffic::Caller;
 
@@ -56,9 +57,11 @@ async fn answer(
         call,
     };
     let answer = run(service, caller, wanted, meter, |_, _| Ok(())).await?;
-    let size = answer.outputs().map(|(_, tensor)| tensor.size_in_bytes()).sum();
+    let size = answer.size_in_bytes();
     expect_memory(size)?;
-    body::work_on(size, || reply(&response(&answer, request)?))
+    let reply = body::work_on(size, || reply(&response(&answer, request)?))?;
+    answer.compare_with_shadow();
+    Ok(reply)
 }
 
 /// An answer with all tensors as bytes if the request's were, or if one of them has no typed field.

@@ -82,9 +82,11 @@ async fn answer(
         id: request.id.as_deref(),
         outputs: outputs.map(|(index, (name, tensor))| ReplyTensor { name, tensor, form: form(index) }).collect(),
     };
-    let size: usize = reply.outputs.iter().map(|output| output.tensor.size_in_bytes()).sum();
+    let size = answer.size_in_bytes();
     expect_memory(size.saturating_mul(4))?;
     let (body, json_length) = body::work_on(size, || reply.encode())?;
+    drop(reply);
+    answer.compare_with_shadow();
     let encoding = wanted_encoding(headers);
     let packed = encoding.and_then(|encoding| body::work_on(body.len(), || encoding.pack(&body, 0)));
     let content_type = if json_length.is_some() { "application/octet-stream" } else { "application/json" };
