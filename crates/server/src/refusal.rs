@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::Code;
-use crate::rest;
+use crate::rest_wire;
 
 /// How hyper's refusals begin: statuses of 400 and more, of which it sends 400, 414 and 431.
 const STATUS: &[u8] = b"HTTP/1.1 4";
@@ -43,7 +43,7 @@ fn with_page(written: &[u8]) -> Option<(Code, Bytes)> {
         return None;
     }
     let (code, reason) = std::str::from_utf8(&rest[..end]).ok()?.split_once(' ')?;
-    let page = rest::html_page(400 + code.parse::<u16>().ok()?, reason);
+    let page = rest_wire::html_page(400 + code.parse::<u16>().ok()?, reason);
     let length = page.len();
     let answer = format!(
         "HTTP/1.1 4{code} {reason}\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {length}\r\n\

@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::framing::new_message;
 use super::models::{malformed, missing_spec};
 use super::predict::choice;
 use crate::body;
 use crate::call::Call;
 use crate::codec::example::{self, ExamplesRequest};
 use crate::error::Result;
+use crate::grpc_wire::framing::new_message;
 use crate::metrics::Entry;
 use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;

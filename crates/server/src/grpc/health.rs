@@ -13,11 +13,11 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use prost::Message;
 
-use super::framing;
 use super::models::malformed;
-use super::stream::{self, Gone, Messages, Sender};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
+use crate::grpc_wire::framing;
+use crate::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
 use crate::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::service::Service;

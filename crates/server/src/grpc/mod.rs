@@ -1,13 +1,10 @@
 //! TensorFlow Serving's gRPC API, and the services of gRPC itself: decode, call the service, encode.
 
-mod encoding;
 mod examples;
-mod framing;
 mod health;
 mod models;
 pub(crate) mod predict;
 mod reflection;
-mod stream;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,16 +16,16 @@ use http_body_util::Either;
 use crate::body::{BodyLimits, RequestBody, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
+use crate::grpc_wire::framing::{MessageReader, ReplyMessage};
+use crate::grpc_wire::{encoding, framing};
 use crate::oip;
 use crate::router::grpc::{Method, Unary};
 use crate::service::Service;
 use crate::service::examples::Kind;
 use crate::service::priority;
-use framing::{MessageReader, ReplyMessage};
 
 pub use crate::body::Encoding;
-pub(crate) use framing::new_message;
-pub(crate) use stream::Messages;
+pub(crate) use crate::grpc_wire::stream::Messages;
 
 /// Switches of the gRPC API.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_types::Any;
 
-use super::framing::encode;
 use crate::call::Call;
 use crate::codec::schema;
 use crate::error::{Result, ServingError};
+use crate::grpc_wire::framing::encode;
 use crate::proto::tensorflow::serving::metric::ValueIncrease;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice as Choice;
 use crate::proto::tensorflow::serving::{

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::framing::{ReplyMessage, new_message};
 use super::models::{malformed, missing_spec};
 use crate::body;
 use crate::call::Call;
@@ -10,6 +9,7 @@ use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::{Result, expect_memory};
+use crate::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::metrics::Entry;
 use crate::servable::Servable;
 use crate::service::meter::{RequestMeter, code_of};

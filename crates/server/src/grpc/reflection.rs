@@ -10,11 +10,11 @@ use http::Response;
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
-use super::framing::MessageReader;
 use super::models::malformed;
-use super::stream::{self, Gone, Messages, Sender};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
+use crate::grpc_wire::framing::MessageReader;
+use crate::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::proto::grpc::reflection::v1::server_reflection_request::MessageRequest;
 use crate::proto::grpc::reflection::v1::server_reflection_response::MessageResponse;
 use crate::proto::grpc::reflection::v1::{

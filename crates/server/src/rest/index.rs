@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::accept;
-use super::reply::{self, Reply};
 use crate::error::{Code, Result, ServingError};
+use crate::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use crate::serving_map::{Model, State, Version};
 

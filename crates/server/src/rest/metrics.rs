@@ -6,9 +6,9 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 
 use super::accept;
-use super::reply::{self, Reply};
 use crate::error::{Code, ServingError};
 use crate::metrics::page::Format;
+use crate::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 
 /// The forms of the page, the one that TensorFlow Serving sends first.

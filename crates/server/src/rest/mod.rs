@@ -6,7 +6,6 @@ mod examples;
 mod index;
 mod metrics;
 mod openapi;
-pub(crate) mod reply;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::oip;
+use crate::rest_wire::{self as reply, Reply};
 use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
 use crate::router::{NoRoute, RestRoute};
 use crate::servable::Servable;
@@ -33,8 +33,6 @@ use crate::serving_map::VersionChoice;
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::traffic::Caller;
 pub(crate) use index::some_models;
-use reply::Reply;
-pub(crate) use reply::html_page;
 
 /// Switches of the REST API.
 #[derive(Clone, Copy, Debug)]

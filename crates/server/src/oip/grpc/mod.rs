@@ -12,7 +12,7 @@ use prost::Message;
 use super::{choice, metadata, missing, repository};
 use crate::call::Call;
 use crate::error::{Result, ServingError};
-use crate::grpc::new_message;
+use crate::grpc_wire::new_message;
 use crate::proto::inference::model_repository_parameter::ParameterChoice;
 use crate::proto::inference::{
     ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,

@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::rest::RestOptions;
-use crate::rest::reply::{self, Reply};
+use crate::rest_wire::{self as reply, Reply};
 use crate::router::open_inference::{Api, Model, SHOWN};
 use crate::service::Service;
 pub use infer::decode_body;

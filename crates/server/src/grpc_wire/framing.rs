@@ -27,7 +27,7 @@ const PREFIX: usize = 5;
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// The content type of every answer.
-pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Reads the one message of a unary call.
 ///
@@ -35,7 +35,7 @@ pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc"
 ///
 /// `RESOURCE_EXHAUSTED` if it is larger than the limit, `UNIMPLEMENTED` for an unknown compression, `INTERNAL` if the
 /// body is not exactly one message.
-pub(super) async fn read_message(
+pub(crate) async fn read_message(
     headers: &HeaderMap,
     body: RequestBody,
     limits: BodyLimits,
@@ -94,7 +94,7 @@ fn plain(
 }
 
 /// The messages of a request that is a stream, one by one.
-pub(super) struct MessageReader {
+pub(crate) struct MessageReader {
     body: RequestBody,
     encoding: Option<Encoding>,
     limits: BodyLimits,
@@ -110,7 +110,7 @@ impl MessageReader {
     /// # Errors
     ///
     /// `UNIMPLEMENTED` for an unknown compression.
-    pub(super) fn new(
+    pub(crate) fn new(
         headers: &HeaderMap,
         body: RequestBody,
         limits: BodyLimits,
@@ -127,7 +127,7 @@ impl MessageReader {
     /// # Errors
     ///
     /// As for [`read_message`].
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             if let Some(prefix) = self.arrived.first_chunk::<PREFIX>() {
                 let (flag, length) = (prefix[0], declared_length(*prefix));
@@ -167,9 +167,9 @@ pub(crate) fn new_message(length: usize) -> BytesMut {
 }
 
 /// A reply message: its beginning, with room for the prefix, and pieces that follow it, none of them empty.
-pub(super) struct ReplyMessage {
-    pub(super) first: BytesMut,
-    pub(super) others: Vec<Bytes>,
+pub(crate) struct ReplyMessage {
+    pub(crate) first: BytesMut,
+    pub(crate) others: Vec<Bytes>,
 }
 
 impl From<BytesMut> for ReplyMessage {
@@ -180,7 +180,7 @@ impl From<BytesMut> for ReplyMessage {
 
 impl ReplyMessage {
     /// The length of the message, without its prefix.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.first.len() - PREFIX + self.others.iter().map(Bytes::len).sum::<usize>()
     }
 
@@ -202,14 +202,14 @@ impl ReplyMessage {
 }
 
 /// A reply message of a generated type.
-pub(super) fn encode(message: &impl Message) -> BytesMut {
+pub(crate) fn encode(message: &impl Message) -> BytesMut {
     let mut reply = new_message(message.encoded_len());
     message.encode(&mut reply).expect("a buffer that grows");
     reply
 }
 
 /// The answer to a call, compressed if the caller likes.
-pub(super) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) -> Response<WholeBody> {
+pub(crate) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) -> Response<WholeBody> {
     let packed = result.as_ref().ok().zip(encoding).and_then(|(message, encoding)| message.packed(encoding));
     let is_packed = packed.is_some();
     let message = packed.map_or(result, |packed| Ok(packed.into()));
@@ -232,7 +232,7 @@ pub(super) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) ->
 }
 
 /// The status of a call, as what comes behind its messages.
-pub(super) fn trailers(status: &Result<()>) -> HeaderMap {
+pub(crate) fn trailers(status: &Result<()>) -> HeaderMap {
     match status {
         Ok(()) => HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]),
         Err(error) => {
@@ -275,7 +275,7 @@ fn retry_details(error: &ServingError, seconds: NonZeroU32) -> HeaderValue {
 }
 
 /// Fills in the prefix of a message.
-pub(super) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut> {
+pub(crate) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut> {
     put_prefix(&mut message, 0, is_packed)?;
     Ok(message)
 }
@@ -305,7 +305,7 @@ fn status_message(text: &[u8]) -> HeaderValue {
 }
 
 /// How long the client is willing to wait; `None` if it does not say, or says it badly.
-pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;

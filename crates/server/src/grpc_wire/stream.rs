@@ -43,14 +43,14 @@ impl Body for Messages {
 }
 
 /// The caller has gone away, so that there is nobody to send to.
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 /// Sends the messages of one answer.
-pub(super) struct Sender(mpsc::Sender<Frame<Bytes>>);
+pub(crate) struct Sender(mpsc::Sender<Frame<Bytes>>);
 
 impl Sender {
     /// Sends a message; waits while the caller has not taken the one before.
-    pub(super) async fn send(&self, message: &impl Message) -> Result<(), Gone> {
+    pub(crate) async fn send(&self, message: &impl Message) -> Result<(), Gone> {
         let framed = framing::framed(framing::encode(message), false).expect("answers in parts are small");
         self.0.send(Frame::data(framed.freeze())).await.map_err(|_| Gone)
     }
@@ -64,7 +64,7 @@ impl Sender {
 /// # Errors
 ///
 /// `RESOURCE_EXHAUSTED` if as many such calls are under way as the server allows.
-pub(super) fn answer<Work>(
+pub(crate) fn answer<Work>(
     service: &Arc<Service>,
     call: Call,
     work: impl FnOnce(Sender) -> Work,
@@ -106,6 +106,6 @@ async fn passed(call: Call) {
 }
 
 /// What ends streams when the server is about to.
-pub(super) fn shutting_down() -> ServingError {
+pub(crate) fn shutting_down() -> ServingError {
     ServingError::new(Code::Unavailable, "the server is shutting down")
 }

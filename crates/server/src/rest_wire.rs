@@ -16,7 +16,7 @@ use crate::service::Service;
 pub(crate) type Reply = Response<WholeBody>;
 
 /// The answer of an API: the body it made, or its error as JSON.
-pub(super) fn api(result: Result<Bytes>, cors: bool) -> Reply {
+pub(crate) fn api(result: Result<Bytes>, cors: bool) -> Reply {
     let mut reply = match result {
         Ok(body) => with_status(200, "OK", body, "application/json"),
         Err(error) => failure(&error, json::error_body(&error.message)),
@@ -47,7 +47,7 @@ pub(crate) fn too_large(mut reply: Reply) -> Reply {
 }
 
 /// The answer to a body that there is no memory for; the connection is closed after it, as the rest of the body still comes.
-pub(super) fn no_room(service: &Service, error: ServingError, cors: bool) -> Reply {
+pub(crate) fn no_room(service: &Service, error: ServingError, cors: bool) -> Reply {
     service.metrics.refuse(error.code);
     let mut reply = api(Err(error), cors);
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -55,7 +55,7 @@ pub(super) fn no_room(service: &Service, error: ServingError, cors: bool) -> Rep
 }
 
 /// The answer to OPTIONS: nothing but headers.
-pub(super) fn options(code: Code, cors: bool) -> Reply {
+pub(crate) fn options(code: Code, cors: bool) -> Reply {
     let (status, reason) = code.http_status();
     let mut reply = with_status(status, reason, Bytes::new(), "text/html; charset=ISO-8859-1");
     if cors {
@@ -65,20 +65,20 @@ pub(super) fn options(code: Code, cors: bool) -> Reply {
 }
 
 /// The answer of what is no API: text for people and for tools.
-pub(super) fn text(code: Code, body: String) -> Reply {
+pub(crate) fn text(code: Code, body: String) -> Reply {
     let (status, reason) = code.http_status();
     with_status(status, reason, body.into(), "text/plain")
 }
 
 /// A page for what is no API request; the connection is closed after it.
-pub(super) fn page(status: u16, reason: &'static str) -> Reply {
+pub(crate) fn page(status: u16, reason: &'static str) -> Reply {
     let mut reply = with_status(status, reason, html_page(status, reason).into(), "text/html");
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
 /// The answer of a health check: whether all is well, or what is not.
-pub(super) fn health(problem: Option<String>) -> Reply {
+pub(crate) fn health(problem: Option<String>) -> Reply {
     let (code, text) = match problem {
         None => (Code::Ok, "ok".to_owned()),
         Some(problem) => (Code::Unavailable, problem),

@@ -8,11 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
 use crate::error::{Code, Result, ServingError};
 
-pub(super) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-pub(super) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// What requests may be compressed with, as the protocol announces it.
-pub(super) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 
 /// How many times its own size a message may grow to that is larger than the limit for all. Tensors rarely shrink to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
@@ -23,7 +23,7 @@ impl Encoding {
     /// # Errors
     ///
     /// `UNIMPLEMENTED` for anything that is not on offer.
-    pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Self>> {
+    pub(crate) fn of_request(headers: &HeaderMap) -> Result<Option<Self>> {
         match headers.get(ENCODING).map(HeaderValue::as_bytes) {
             None | Some(b"identity") => Ok(None),
             Some(name) => Self::of(name).map(Some).ok_or_else(|| {
@@ -37,7 +37,7 @@ impl Encoding {
     }
 
     /// Whether the caller takes replies that are compressed like this.
-    pub(super) fn is_accepted(self, headers: &HeaderMap) -> bool {
+    pub(crate) fn is_accepted(self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         values.into_iter().any(|name| name.trim_ascii() == self.name().as_bytes())
     }
@@ -47,7 +47,7 @@ impl Encoding {
     /// # Errors
     ///
     /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
-    pub(super) fn unpack(self, mut compressed: &[u8], limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes> {
+    pub(crate) fn unpack(self, mut compressed: &[u8], limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes> {
         let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
         let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
         let damaged = |error| ServingError::internal(format!("the message is not valid {}: {error}", self.name()));
