@@ -1,6 +1,8 @@
 //! REST answers: JSON for the API, and the small HTML pages for what never reaches it (`docs/spec/rest_api.md` §2.4,
 //! §4).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN};
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -12,6 +14,17 @@ use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
+
+/// Switches of the APIs over REST.
+#[derive(Clone, Copy, Debug)]
+pub struct RestOptions {
+    /// How long a run may take; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// Send the CORS headers on every API answer.
+    pub cors: bool,
+    /// How deeply JSON may be nested.
+    pub max_nesting: usize,
+}
 
 pub(crate) type Reply = Response<WholeBody>;
 

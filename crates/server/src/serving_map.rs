@@ -17,6 +17,7 @@ use crate::traffic::split::Split;
 use crate::traffic::{Caller, Traffic};
 
 mod models;
+pub(crate) mod names;
 
 /// A version that a request holds; the version stays loaded until it is dropped.
 pub type Handle = Arc<Published>;

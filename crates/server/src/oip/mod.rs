@@ -14,7 +14,6 @@ pub use grpc::{InferCall, decode_call};
 pub use rest::decode_body;
 
 use crate::error::{Code, ServingError};
-use crate::rest as rest_api;
 use crate::service::Service;
 use crate::serving_map::VersionChoice;
 
@@ -33,7 +32,7 @@ fn choice(version: &[u8]) -> VersionChoice<'_> {
 /// The error of a request for a model; with the names of those that there are, if there is none of this name.
 fn naming_models(service: &Service, name: &[u8], mut error: ServingError) -> ServingError {
     if error.code == Code::NotFound && service.serving_map.model(name).is_none() {
-        error.message.extend(format!("; the models are: {}", rest_api::some_models(service)).bytes());
+        error.message.extend(format!("; the models are: {}", service.serving_map.some_names()).bytes());
     }
     error
 }

@@ -10,16 +10,11 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::accept;
-use crate::error::{Code, Result, ServingError};
+use crate::error::{Result, ServingError};
 use crate::rest_wire::{self as reply, Reply};
 use crate::service::Service;
-use crate::serving_map::{Model, State, Version};
-
-/// How many models are named where not all of them have to be.
-const MAX_NAMES: usize = 20;
-
-/// How much of a name is shown there, in characters.
-const MAX_NAME: usize = 100;
+use crate::serving_map::names;
+use crate::serving_map::{Model, Version};
 
 /// How much of a path is repeated.
 const MAX_PATH: usize = 200;
@@ -55,7 +50,8 @@ pub(super) async fn models(service: &Arc<Service>) -> Result<Bytes> {
     let threads = &service.pages;
     let service = Arc::clone(service);
     let made = threads.spawn(move || {
-        let models: Vec<Value> = configured(&service).iter().map(|(name, model)| of_model(name, model)).collect();
+        let models: Vec<Value> =
+            service.serving_map.configured().iter().map(|(name, model)| of_model(name, model)).collect();
         Bytes::from(format!("{:#}\n", json!({"models": models})))
     });
     made.await.map_err(|failed| ServingError::internal(failed.to_string()))
@@ -77,19 +73,10 @@ fn of_model(name: &[u8], model: &Model) -> Value {
     shown
 }
 
-/// The models in the order of their names, without those that were taken away.
-fn configured(service: &Service) -> Vec<(Vec<u8>, Arc<Model>)> {
-    let has_ended = |version: &Version| version.state == State::End && version.error_code == Code::Ok;
-    let mut models = service.serving_map.models();
-    models.retain(|(_, model)| model.unavailable_reason().is_some() || !model.versions().iter().all(has_ended));
-    models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    models
-}
-
 /// Answers `GET /`: what this is, and what may be asked for.
 pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
     let product = concat!("Servable ", env!("CARGO_PKG_VERSION"));
-    let (names, others) = names(service);
+    let (names, others) = service.serving_map.first_names();
     match accept::best(headers, &FORMS) {
         Some(Form::Json) => {
             let body = json!({
@@ -113,7 +100,7 @@ pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
 /// they take and can read it, what there is.
 pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
     let Some(form) = accept::best(&head.headers, &FORMS) else { return reply::page(404, "Not Found") };
-    let asked = format!("there is no {} {}", head.method, shortened(head.uri.path(), MAX_PATH));
+    let asked = format!("there is no {} {}", head.method, names::shortened(head.uri.path(), MAX_PATH));
     let mut reply = match form {
         Form::Text => {
             let text = format!("{asked}\n\n{}", what_there_is(service));
@@ -122,7 +109,7 @@ pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
         Form::Json => {
             let routes: Vec<String> = routes(service).map(|(method, path, _)| format!("{method} {path}")).collect();
             let error = format!("{asked}; there is {}", routes.join(", "));
-            let (names, others) = names(service);
+            let (names, others) = service.serving_map.first_names();
             let body = json!({"error": error, "models": names, "further_models": others});
             reply::with_status(404, "Not Found", format!("{body:#}\n").into(), "application/json")
         }
@@ -133,7 +120,7 @@ pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
 
 /// The models and routes as text.
 fn what_there_is(service: &Service) -> String {
-    let mut text = format!("Models: {}\n\n", some_models(service));
+    let mut text = format!("Models: {}\n\n", service.serving_map.some_names());
     for (method, path, what) in routes(service) {
         writeln!(text, "{method:<5} {path:<26} {what}").expect("a string that grows");
     }
@@ -143,27 +130,4 @@ fn what_there_is(service: &Service) -> String {
 fn routes(service: &Service) -> impl Iterator<Item = (&'static str, &str, &'static str)> {
     let metrics = service.router.metrics_path.as_deref().map(|path| ("GET", path, "metrics for Prometheus"));
     ROUTES.into_iter().chain(metrics)
-}
-
-/// The names of models, as many as an error or a page has room for.
-pub(crate) fn some_models(service: &Service) -> String {
-    match names(service) {
-        (names, 0) if names.is_empty() => "none".to_owned(),
-        (names, 0) => names.join(", "),
-        (names, others) => format!("{} and {others} more", names.join(", ")),
-    }
-}
-
-/// The first names, each shortened, and how many more there are.
-fn names(service: &Service) -> (Vec<String>, usize) {
-    let models = configured(service);
-    let names = models.iter().take(MAX_NAMES).map(|(name, _)| shortened(&String::from_utf8_lossy(name), MAX_NAME));
-    (names.collect(), models.len().saturating_sub(MAX_NAMES))
-}
-
-fn shortened(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
 }

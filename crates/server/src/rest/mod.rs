@@ -8,7 +8,6 @@ mod metrics;
 mod openapi;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -21,6 +20,7 @@ use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::oip;
+pub use crate::rest_wire::RestOptions;
 use crate::rest_wire::{self as reply, Reply};
 use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
 use crate::router::{NoRoute, RestRoute};
@@ -32,18 +32,6 @@ use crate::service::{self, Arranged, Service, priority};
 use crate::serving_map::VersionChoice;
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 use crate::traffic::Caller;
-pub(crate) use index::some_models;
-
-/// Switches of the REST API.
-#[derive(Clone, Copy, Debug)]
-pub struct RestOptions {
-    /// How long a run may take; `None` for no limit.
-    pub timeout: Option<Duration>,
-    /// Send the CORS headers on every API answer.
-    pub cors: bool,
-    /// How deeply JSON may be nested.
-    pub max_nesting: usize,
-}
 
 /// Answers one request.
 pub(crate) async fn serve(

@@ -13,8 +13,7 @@ use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor,
 use crate::codec::open_inference::raw_tensor;
 use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
-use crate::rest::RestOptions;
-use crate::rest_wire::{self as reply, Reply};
+use crate::rest_wire::{self as reply, Reply, RestOptions};
 use crate::router::open_inference::Model;
 use crate::service::Service;
 use crate::service::meter::{RequestMeter, code_of};

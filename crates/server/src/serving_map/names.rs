@@ -1,0 +1,47 @@
+//! The names of models, for pages and errors that say what may be asked for.
+
+use std::sync::Arc;
+
+use super::{Model, ServingMap, State, Version};
+use crate::error::Code;
+
+/// How many models are named where not all of them have to be.
+const MAX_NAMES: usize = 20;
+
+/// How much of a name is shown there, in characters.
+const MAX_NAME: usize = 100;
+
+impl ServingMap {
+    /// The models in the order of their names, without those that were taken away.
+    pub(crate) fn configured(&self) -> Vec<(Vec<u8>, Arc<Model>)> {
+        let has_ended = |version: &Version| version.state == State::End && version.error_code == Code::Ok;
+        let mut models = self.models();
+        models.retain(|(_, model)| model.unavailable_reason().is_some() || !model.versions().iter().all(has_ended));
+        models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        models
+    }
+
+    /// The first names, each shortened, and how many more there are.
+    pub(crate) fn first_names(&self) -> (Vec<String>, usize) {
+        let models = self.configured();
+        let names = models.iter().take(MAX_NAMES).map(|(name, _)| shortened(&String::from_utf8_lossy(name), MAX_NAME));
+        (names.collect(), models.len().saturating_sub(MAX_NAMES))
+    }
+
+    /// The same as text.
+    pub(crate) fn some_names(&self) -> String {
+        match self.first_names() {
+            (names, 0) if names.is_empty() => "none".to_owned(),
+            (names, 0) => names.join(", "),
+            (names, others) => format!("{} and {others} more", names.join(", ")),
+        }
+    }
+}
+
+/// The text, cut off after so many characters.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
