@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use crate::body::Claim;
+use crate::body_memory::Claim;
 use http1::Framing;
 use http2::Frames;
 

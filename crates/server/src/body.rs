@@ -2,7 +2,6 @@
 
 mod collect;
 mod encoding;
-mod memory;
 
 use std::convert::Infallible;
 use std::io;
@@ -21,10 +20,10 @@ use crate::activity::{Activity, Of, Piece, UnderWay};
 use crate::error::{Code, ServingError};
 use collect::Collected;
 
+pub(crate) use crate::body_memory::{BodyMemory, Claim, Shortage};
 pub(crate) use crate::threads::work_on;
 pub(crate) use collect::Layout;
 pub use encoding::Encoding;
-pub(crate) use memory::{BodyMemory, Claim, Shortage};
 
 /// Bounds on what a client may send as a body.
 #[derive(Clone, Copy, Debug)]

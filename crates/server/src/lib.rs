@@ -16,6 +16,7 @@ pub mod access;
 mod activity;
 mod batching;
 pub mod body;
+mod body_memory;
 pub mod control_plane;
 pub mod grpc;
 mod grpc_wire;

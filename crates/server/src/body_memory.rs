@@ -44,7 +44,7 @@ struct Kept {
 
 impl BodyMemory {
     /// An empty buffer that was kept, with room for so many bytes.
-    pub(super) fn kept(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Option<Buffer>, Shortage> {
+    pub(crate) fn kept(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Option<Buffer>, Shortage> {
         let Some(bytes) = self.take_kept(capacity) else { return Ok(None) };
         // What is refused here is given back to the system: there is little of it.
         let claim = self.claim(bytes.capacity(), limit)?;
@@ -61,7 +61,7 @@ impl BodyMemory {
     }
 
     /// An empty buffer from the system.
-    pub(super) fn fresh(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Buffer, Shortage> {
+    pub(crate) fn fresh(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Buffer, Shortage> {
         let claim = self.claim(capacity, limit)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(capacity).map_err(|_| Shortage::Memory(capacity))?;
@@ -69,7 +69,7 @@ impl BodyMemory {
     }
 
     /// A buffer that has no memory yet.
-    pub(super) fn empty(self: &Arc<Self>) -> Buffer {
+    pub(crate) fn empty(self: &Arc<Self>) -> Buffer {
         Buffer { bytes: Vec::new(), start: 0, claim: Claim { memory: Arc::clone(self), bytes: 0 } }
     }
 
@@ -100,7 +100,7 @@ impl BodyMemory {
     /// # Errors
     ///
     /// If not; most requests that are refused for this are before any memory is taken.
-    pub(super) fn expect(&self, bytes: usize, limit: usize) -> Result<(), Shortage> {
+    pub(crate) fn expect(&self, bytes: usize, limit: usize) -> Result<(), Shortage> {
         let claimed = self.claimed.load(Ordering::Relaxed);
         if bytes > 0 && claimed.saturating_add(bytes) > limit { Err(Shortage::Limit(limit)) } else { Ok(()) }
     }
@@ -186,7 +186,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Lasts as long as these bytes.
-    pub(super) fn hold(self, bytes: Bytes) -> Bytes {
+    pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Held { bytes, _claim: self })
     }
 }
@@ -210,35 +210,35 @@ impl AsRef<[u8]> for Held {
 
 /// A buffer on loan: its memory goes back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
     start: usize,
     claim: Claim,
 }
 
 impl Buffer {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
     /// Reads until there is no room left; says whether there may be more to read.
-    pub(super) fn fill(&mut self, reader: &mut impl Read) -> io::Result<bool> {
+    pub(crate) fn fill(&mut self, reader: &mut impl Read) -> io::Result<bool> {
         let room = self.bytes.capacity() - self.bytes.len();
         Ok(reader.take(room as u64).read_to_end(&mut self.bytes)? == room)
     }
 
     /// How many bytes there is room for, with those that are there.
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() - self.start
     }
 
     /// Has the content, which is empty, begin where the byte at `position` will lie on a multiple of `alignment`.
-    pub(super) fn align(&mut self, position: usize, alignment: usize) {
+    pub(crate) fn align(&mut self, position: usize, alignment: usize) {
         self.start = self.bytes.as_ptr().addr().wrapping_add(position).wrapping_neg() % alignment;
         self.bytes.resize(self.start, 0);
     }
 
-    pub(super) fn extend(&mut self, part: &[u8]) {
+    pub(crate) fn extend(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
     }
 }
