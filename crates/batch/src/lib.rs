@@ -12,6 +12,7 @@
 
 mod adaptive;
 mod assemble;
+mod concatenate;
 mod extent;
 mod low_priority;
 mod options;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::assemble;
+use super::concatenate::join_answers;
 use servable_model::call::{self, Call, Priority};
 use servable_model::error::{Code, Result, ServingError};
 use servable_model::tensor::Tensor;
@@ -204,7 +204,7 @@ impl Gather {
         let reply = pieces.reply.take();
         drop(pieces);
         if let Some(reply) = reply {
-            drop(reply.send(failed.map_or_else(|| assemble::join_answers(&answers), Err)));
+            drop(reply.send(failed.map_or_else(|| join_answers(&answers), Err)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `servable._core`: the names that Python sees. `_core.pyi` declares and documents them.
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
+mod background;
 mod batching;
 mod buffers;
 mod control_plane;

@@ -14,12 +14,12 @@ use servable_server::servable::Servable;
 use servable_server::service::{ServiceOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
 
+use crate::background::on_a_thread;
 use crate::batching::PyBatchThreads;
 use crate::buffers::{self, Sent};
 use crate::errors;
 use crate::options::{BatchingParameters, longest, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
-use crate::tensorflow::on_a_thread;
 
 /// Python's hold on a loaded version; empty once it is unloaded.
 #[pyclass(name = "Servable", module = "servable._core", frozen)]

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 use servable_codec::metadata;
-use servable_model::error::{Code, Result, ServingError};
+use servable_model::error::Result;
 use servable_model::signature::DEFAULT_SIGNATURE;
-use servable_runtime::placement;
 use servable_server::servable::Servable;
-use servable_tensorflow::{LoadOptions, Runtime, run_in_background, set_slice};
+use servable_tensorflow::{LoadOptions, Runtime};
 
+use crate::background::on_a_thread;
 use crate::errors;
 use crate::options::SavedModelOptions;
 use crate::servable::PyServable;
@@ -74,18 +74,6 @@ fn bind_openssl(py: Python<'_>) -> PyResult<()> {
         }
     }
     Ok(())
-}
-
-/// Runs a task on a thread that gives way to requests, which is named so, or else on this one.
-///
-/// # Errors
-///
-/// `RESOURCE_EXHAUSTED` if the system gives no thread.
-pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
-    let Some(name) = background else { return Ok(task()) };
-    let _loading = placement::loading(set_slice);
-    run_in_background(name, task)
-        .map_err(|error| ServingError::new(Code::ResourceExhausted, format!("no thread to {name} in: {error}")))
 }
 
 impl PyTensorFlow {

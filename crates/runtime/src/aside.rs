@@ -4,28 +4,11 @@
 //! the thread it would wait for the end of that, so that whoever looks after the threads has to call it away.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
-
-use slab::Slab;
 
 use super::CURRENT;
 use super::inline::Slot;
-
-/// The tasks that stand aside on one thread.
-#[derive(Debug, Default)]
-pub(super) struct Aside(Mutex<Slab<Waker>>);
-
-impl Aside {
-    /// Has other threads go on with them.
-    pub(super) fn call_away(&self) {
-        self.tasks().iter().for_each(|(_, task)| task.wake_by_ref());
-    }
-
-    fn tasks(&self) -> MutexGuard<'_, Slab<Waker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// A task that stands aside until this is dropped.
 struct Standing {
@@ -38,7 +21,7 @@ impl Standing {
     fn begin(task: &Waker) -> Option<Self> {
         CURRENT.with(|current| {
             let slot = Arc::clone(current.get()?.slot());
-            let number = slot.aside.tasks().insert(task.clone());
+            let number = slot.aside().insert(task.clone());
             Some(Self { slot, number })
         })
     }
@@ -46,7 +29,7 @@ impl Standing {
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        self.slot.aside.tasks().remove(self.number);
+        self.slot.aside().remove(self.number);
     }
 }
 

@@ -7,10 +7,12 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
 use super::CURRENT;
-use super::aside::Aside;
 
 /// What tells servables apart, as far as a few bits can: a set of them is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,11 @@ impl Slot {
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed) != 0
     }
+
+    /// The tasks that stand aside on the thread.
+    pub(super) fn aside(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a thread says about itself.
@@ -58,8 +65,8 @@ impl Slot {
 pub(super) struct Slot {
     /// About the run that holds it: since when, in nanoseconds, above the bits of a mark; 0 for none.
     held: AtomicU64,
-    /// What waits until others have had their turns on it.
-    pub(super) aside: Aside,
+    /// The tasks that stand aside until others have had their turns on it.
+    aside: Mutex<Slab<Waker>>,
 }
 
 /// The runs that hold threads of one server.
@@ -99,7 +106,7 @@ impl Inline {
 
     /// Has other threads go on with the tasks that let such a run go first.
     pub fn call_away_from_late(&self, after: Duration) {
-        self.for_each_late(after, |slot, _| slot.aside.call_away());
+        self.for_each_late(after, |slot, _| slot.aside().iter().for_each(|(_, task)| task.wake_by_ref()));
     }
 
     fn for_each_late(&self, after: Duration, mut act: impl FnMut(&Slot, Mark)) {

@@ -13,7 +13,7 @@ use servable_model::error::{Result, ServingError};
 
 use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
 use crate::pools::{Pools, with_pools};
-use crate::session::{Graph, RunOptionsMessage, Session};
+use crate::session::{CALLER_THREAD, Graph, RunOptionsMessage, Session};
 use crate::status::Status;
 use crate::termination::{self, Termination};
 
@@ -183,9 +183,6 @@ impl Runtime {
         Ok(LoadedModel { meta_graph, session })
     }
 }
-
-/// The thread pool that stands for the caller's thread.
-pub(crate) const CALLER_THREAD: i32 = -1;
 
 /// The names of the operations in a serialized `tensorflow.OpList`.
 fn operation_names(list: &[u8]) -> Result<Vec<Box<str>>, Malformed> {

@@ -15,7 +15,6 @@ use servable_model::tensor::{Buffer, DType, Tensor};
 use crate::api::{Api, RawBuffer, RawGraph, RawOutput, RawSession};
 use crate::denormals;
 use crate::pools::{Pool, Pools, runs_at_once};
-use crate::runtime::CALLER_THREAD;
 use crate::status::Status;
 use crate::tensor::{OutputSlots, RuntimeTensor};
 use crate::termination::Termination;
@@ -300,6 +299,9 @@ pub(crate) struct RunOptionsMessage {
     bytes: [u8; 22],
     length: usize,
 }
+
+/// The thread pool that stands for the caller's thread.
+pub(crate) const CALLER_THREAD: i32 = -1;
 
 impl RunOptionsMessage {
     /// `inter_op_thread_pool` (field 3) as -1, which means the caller's thread: the ten bytes of a negative varint.

@@ -4,7 +4,7 @@
 //! too small, by a known bound; wherever the bound leaves the rounding open, the standard library's exact formatting
 //! decides.
 
-use super::float::{self, Text, split_eight_digits};
+use super::digits::{Text, exact_digits, split_eight_digits, write_exponent};
 use super::powers;
 
 /// Significant digits that tell any two doubles apart.
@@ -112,7 +112,7 @@ impl Scaled {
     #[cold]
     fn rounds_up_exactly(&self, value: f64) -> bool {
         // Either the integer part or one more, which may have lost a digit to the exponent.
-        float::exact_digits(value, DIGITS as usize) != self.integer
+        exact_digits(value, DIGITS as usize) != self.integer
     }
 }
 
@@ -165,7 +165,7 @@ fn write_number(text: &mut Text, start: usize, digits: &Digits, exponent: i32, p
         text[start] = digits.text[0];
         text[start + 1] = b'.';
         let end = start + if digits.length > 1 { digits.length + 1 } else { 1 };
-        float::write_exponent(text, end, exponent)
+        write_exponent(text, end, exponent)
     } else if exponent < 0 {
         let zeros = (1 - exponent) as usize;
         put(start + zeros, 0);

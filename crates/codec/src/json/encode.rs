@@ -3,9 +3,8 @@
 //! The layout is that of the original's pretty-printer, which is set to write arrays on one line for row format, and
 //! set back before a row closes. Clients have no need of it, but their recorded answers do.
 
-use super::float::{
-    self, Subnormals, Text, double_text, double_text_kept, single_text, single_text_kept, split_eight_digits,
-};
+use super::digits::{Text, split_eight_digits};
+use super::float::{self, Subnormals, double_text, double_text_kept, single_text, single_text_kept};
 use super::string::write_string;
 use super::{Format, base64};
 use half::f16;

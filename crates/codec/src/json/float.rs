@@ -8,6 +8,7 @@
 //! [`super::single`] and [`super::double`] do the normal numbers. Six digits can only be right where the digits behind
 //! them are close to a round number, which few numbers are.
 
+use super::digits::Text;
 use super::{double, single};
 
 /// What is done with numbers below the normal range of their type.
@@ -18,9 +19,6 @@ pub(super) enum Subnormals {
     /// They are read and written as the numbers they are.
     Kept,
 }
-
-/// Room for one number. Writing into more room than a text needs spares asking how much it does need.
-pub(super) type Text = [u8; 48];
 
 /// The longest text of a number, such as `-1.2345678901234567e-308`.
 pub(super) const LONGEST: usize = 24;
@@ -94,40 +92,4 @@ fn write_subnormal(text: &mut Text, value: f64, precision: usize, reads_back: im
     text[digits.len()] = b'e';
     text[digits.len() + 1..length].copy_from_slice(exponent.as_bytes());
     length
-}
-
-/// Writes the exponent of a number; returns where it ends.
-pub(super) fn write_exponent(text: &mut Text, mut at: usize, exponent: i32) -> usize {
-    let mut push = |byte| {
-        text[at] = byte;
-        at += 1;
-    };
-    push(b'e');
-    push(if exponent < 0 { b'-' } else { b'+' });
-    let magnitude = exponent.unsigned_abs();
-    if magnitude >= 100 {
-        push(b'0' + (magnitude / 100) as u8);
-    }
-    push(b'0' + (magnitude / 10 % 10) as u8);
-    push(b'0' + (magnitude % 10) as u8);
-    at
-}
-
-/// The first digits of a number, exactly rounded, as an integer.
-#[cold]
-pub(super) fn exact_digits(value: f64, count: usize) -> u64 {
-    let text = format!("{:.*e}", count - 1, value.abs());
-    let digits = text.bytes().take_while(|&byte| byte != b'e').filter(u8::is_ascii_digit);
-    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
-}
-
-/// The digits of a number below 10^8, one a byte, the first in the lowest byte.
-#[inline]
-pub(super) fn split_eight_digits(number: u64) -> u64 {
-    // Fours, pairs, digits: each step divides all parts at once, by multiplying and shifting.
-    let fours = (number / 10_000) | ((number % 10_000) << 32);
-    let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
-    let pairs = hundreds | ((fours - 100 * hundreds) << 16);
-    let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
-    tens | ((pairs - 10 * tens) << 8)
 }

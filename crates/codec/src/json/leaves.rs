@@ -1,9 +1,9 @@
 //! The innermost loops of [`super::fast`]: text to the elements of one dtype.
 
 use super::column::StringColumn;
-use super::fast::Reader;
 use super::number::{Number, scan, to_f32};
 use super::plain_number::{scan_f32_correctly, scan_f64, scan_f64_correctly, scan_i64};
+use super::reader::Reader;
 use super::string::{self, Span};
 use super::syntax::{peek, skip_white_space};
 use servable_model::tensor::AlignedBytes;

@@ -1,8 +1,8 @@
 //! The values of one input in [`super::fast`]: lists within lists, whose lengths are the tensor's shape.
 
 use super::column::Column;
-use super::fast::Reader;
 use super::leaves::{self, Extent, Leaves};
+use super::reader::Reader;
 use servable_model::tensor::DType;
 
 /// Deeper nesting is left to the exact way; this one recurses.

@@ -19,6 +19,7 @@
 
 pub mod base64;
 mod column;
+mod digits;
 mod double;
 mod dump;
 mod encode;
@@ -35,6 +36,7 @@ mod number;
 mod parse;
 mod plain_number;
 mod powers;
+mod reader;
 mod results;
 mod single;
 mod string;

@@ -7,7 +7,7 @@
 //! Neighbouring numbers of a tensor differ in everything, so that a processor foresees no branch that depends on a
 //! number: what is written is arranged by shifts.
 
-use super::float::{self, Text, split_eight_digits};
+use super::digits::{Text, exact_digits, split_eight_digits, write_exponent};
 use super::powers;
 
 /// Writes a normal number; returns the length of its text.
@@ -40,7 +40,7 @@ fn write_scientific(text: &mut Text, start: usize, nine: u128, significant: usiz
     text[start] = text[start + 1];
     text[start + 1] = b'.';
     let end = start + if significant > 1 { significant + 1 } else { 1 };
-    float::write_exponent(text, end, exponent)
+    write_exponent(text, end, exponent)
 }
 
 #[inline]
@@ -147,7 +147,7 @@ impl Scale {
             return fraction > 1 << 63 || (fraction == 1 << 63 && integer % 2 == 1);
         }
         // Either the integer part or one more, which may have lost a digit to the exponent.
-        float::exact_digits(f64::from(value), 9) != integer
+        exact_digits(f64::from(value), 9) != integer
     }
 }
 

@@ -4,6 +4,7 @@
 mod bodies;
 mod components;
 mod effects;
+mod fields;
 mod printer;
 mod text;
 mod type_spec;

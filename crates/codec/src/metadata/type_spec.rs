@@ -2,7 +2,7 @@
 //!
 //! They are trees; decoding has bounded their depth.
 
-use super::bodies::{dtype, enumeration, optional_shape, tensor};
+use super::fields::{dtype, enumeration, optional_shape, tensor};
 use super::printer::{Members, Printer};
 use crate::proto::tensorflow::structured_value::Kind;
 use crate::proto::tensorflow::type_spec_proto::TypeSpecClass;

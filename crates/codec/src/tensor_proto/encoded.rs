@@ -92,7 +92,7 @@ impl<'a> EncodedTensor<'a> {
                 budget.take(count, size_of::<(usize, usize)>())?;
                 let ranges = match (count, self.content) {
                     (0, _) => Vec::new(),
-                    (_, []) => values::strings(self, count),
+                    (_, []) => values::strings(self.values(8), |string| self.offset(string), count),
                     (_, content) => values::string_content(content, self.offset(content), count)?,
                 };
                 Ok(Tensor::from_strings(self.shape.clone(), Strings::new(self.body.clone(), ranges)))
@@ -113,7 +113,7 @@ impl<'a> EncodedTensor<'a> {
                 let buffer = match (count, self.content) {
                     (_, []) | (0, _) => {
                         budget.take(count, size)?;
-                        Buffer::Owned(values::numbers(self, dtype, count, size))
+                        Buffer::Owned(values::numbers(dtype, count, size, |number| self.values(number)))
                     }
                     (_, content) if Some(content.len()) == count.checked_mul(size) => self.raw(content, budget)?,
                     _ => return Err(TensorError::Invalid),

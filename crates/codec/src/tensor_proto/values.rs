@@ -4,7 +4,6 @@
 //! zeros or empty strings where none comes. More values than elements are ignored.
 
 use super::TensorError;
-use super::encoded::EncodedTensor;
 use crate::wire::{self, Reader, Value};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType};
 
@@ -59,21 +58,26 @@ pub(super) fn field_of(dtype: DType) -> Option<(u32, Layout)> {
     })
 }
 
-/// The `count` elements of a dtype of numbers of `size` bytes each.
-pub(super) fn numbers(tensor: &EncodedTensor<'_>, dtype: DType, count: usize, size: usize) -> AlignedBytes {
+/// The `count` elements of a dtype of numbers of `size` bytes each; `values` has those that a field was sent with.
+pub(super) fn numbers<'a, Values: Iterator<Item = Value<'a>>>(
+    dtype: DType,
+    count: usize,
+    size: usize,
+    values: impl FnOnce(u32) -> Values,
+) -> AlignedBytes {
     let mut elements = AlignedBytes::with_capacity(ALIGNMENT, count * size);
     if count == 0 {
         return elements;
     }
     if let Some((number, layout)) = field_of(dtype) {
-        let limit = count * size;
+        let (limit, values) = (count * size, values(number));
         match (layout, size) {
-            (Layout::Fixed32 | Layout::Fixed64, _) => fixed(&mut elements, tensor.values(number), limit, layout),
-            (Layout::Bytes, _) => bytes(&mut elements, tensor.values(number), limit),
-            (Layout::Varint(integer), 1) => varints::<1>(&mut elements, tensor.values(number), limit, integer),
-            (Layout::Varint(integer), 2) => varints::<2>(&mut elements, tensor.values(number), limit, integer),
-            (Layout::Varint(integer), 4) => varints::<4>(&mut elements, tensor.values(number), limit, integer),
-            (Layout::Varint(integer), _) => varints::<8>(&mut elements, tensor.values(number), limit, integer),
+            (Layout::Fixed32 | Layout::Fixed64, _) => fixed(&mut elements, values, limit, layout),
+            (Layout::Bytes, _) => bytes(&mut elements, values, limit),
+            (Layout::Varint(integer), 1) => varints::<1>(&mut elements, values, limit, integer),
+            (Layout::Varint(integer), 2) => varints::<2>(&mut elements, values, limit, integer),
+            (Layout::Varint(integer), 4) => varints::<4>(&mut elements, values, limit, integer),
+            (Layout::Varint(integer), _) => varints::<8>(&mut elements, values, limit, integer),
         }
         // Half of a complex number is none.
         elements.truncate(elements.len() / size * size);
@@ -152,12 +156,16 @@ fn repeat_last(elements: &mut AlignedBytes, count: usize, size: usize) {
     }
 }
 
-/// The ranges in the body of `count` strings from `string_val`.
-pub(super) fn strings(tensor: &EncodedTensor<'_>, count: usize) -> Vec<(usize, usize)> {
+/// The ranges in the body of `count` strings from the values of `string_val`; `offset` says where in it one begins.
+pub(super) fn strings<'a>(
+    values: impl Iterator<Item = Value<'a>>,
+    offset: impl Fn(&[u8]) -> usize,
+    count: usize,
+) -> Vec<(usize, usize)> {
     let mut ranges = Vec::with_capacity(count);
-    let sent = tensor.values(8).filter_map(|value| match value {
+    let sent = values.filter_map(|value| match value {
         Value::Length(string) => {
-            let start = tensor.offset(string);
+            let start = offset(string);
             Some((start, start + string.len()))
         }
         _ => None,

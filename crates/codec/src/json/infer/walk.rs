@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use crate::json::dump::dump;
-use crate::json::fast::Reader;
 use crate::json::parse;
+use crate::json::reader::Reader;
 use crate::json::string::{self, Span};
 use crate::json::tape::{Document, Node, Value};
 use servable_model::error::{Result, ServingError};
