@@ -73,7 +73,7 @@ pub struct Explanation {
 /// Decides for one queue.
 pub struct Controller {
     objective: f64,
-    places: f64,
+    slots: f64,
     /// The sizes that are told apart, ascending.
     sizes: Vec<Size>,
     max_rows: usize,
@@ -112,7 +112,7 @@ fn most_rows(sizes: impl Iterator<Item = (usize, Prospect)>) -> Option<(usize, P
 
 impl Controller {
     /// One for batches that so many threads run.
-    pub fn new(objective: Duration, options: &BatchingOptions, places: usize) -> Self {
+    pub fn new(objective: Duration, options: &BatchingOptions, slots: usize) -> Self {
         let size = options.execution_size();
         let mut sizes: Vec<usize> = match &options.allowed_batch_sizes[..] {
             [] => std::iter::successors(Some(1_usize), |size| size.checked_mul(2)).take_while(|&n| n < size).collect(),
@@ -121,7 +121,7 @@ impl Controller {
         sizes.push(size);
         Self {
             objective: objective.as_secs_f64(),
-            places: places.max(1) as f64,
+            slots: slots.max(1) as f64,
             sizes: sizes.into_iter().map(Size::new).collect(),
             max_rows: options.max_enqueued_batches.saturating_mul(size),
             arrival_rate: 0.0,
@@ -144,9 +144,9 @@ impl Controller {
     /// were and how many of them came after the objective.
     pub fn ran(&mut self, padded: usize, took: Duration, answers: usize, late: usize, now: Instant) {
         let took = took.as_secs_f64();
-        let place = self.sizes.partition_point(|size| size.rows < padded).min(self.sizes.len() - 1);
+        let index = self.sizes.partition_point(|size| size.rows < padded).min(self.sizes.len() - 1);
         self.batches += 1;
-        self.sizes[place].ran(took, self.batches);
+        self.sizes[index].ran(took, self.batches);
         for size in &mut self.sizes {
             size.forget_what_is_old(self.batches);
         }
@@ -175,7 +175,7 @@ impl Controller {
         // A window that lasted longer says more.
         let weight = 1.0 - (1.0 - RECENT).powf(seconds / WINDOW.as_secs_f64());
         self.arrival_rate += weight * (window.rows / seconds - self.arrival_rate);
-        self.utilization += weight * ((window.busy / seconds / self.places).min(1.0) - self.utilization);
+        self.utilization += weight * ((window.busy / seconds / self.slots).min(1.0) - self.utilization);
         self.window = None;
     }
 
@@ -184,29 +184,29 @@ impl Controller {
     /// One that has not been run is hoped to take no longer than the next smaller one, so that it is tried, and feared to
     /// take longer in proportion to its size, so that it is not tried at the cost of the objective: unless the threads
     /// are busy all the time, when requests are refused for certain, and few of them are late if the trial fails.
-    fn prospect(&self, place: usize) -> Option<Prospect> {
-        let known = |place: usize| self.sizes[place].known();
-        if let Some(known) = known(place) {
+    fn prospect(&self, index: usize) -> Option<Prospect> {
+        let known = |index: usize| self.sizes[index].known();
+        if let Some(known) = known(index) {
             return Some(Prospect { mean: known.mean, high: known.high() });
         }
-        if let Some(smaller) = place.checked_sub(1).and_then(known) {
+        if let Some(smaller) = index.checked_sub(1).and_then(known) {
             let is_worth_a_trial = self.utilization > BUSY.1;
             let growth =
-                if is_worth_a_trial { 1.0 } else { self.sizes[place].rows as f64 / self.sizes[place - 1].rows as f64 };
+                if is_worth_a_trial { 1.0 } else { self.sizes[index].rows as f64 / self.sizes[index - 1].rows as f64 };
             return Some(Prospect { mean: smaller.mean, high: smaller.high() * growth });
         }
-        let larger = (place + 1..self.sizes.len()).find_map(known)?;
+        let larger = (index + 1..self.sizes.len()).find_map(known)?;
         Some(Prospect { mean: larger.mean, high: larger.high() })
     }
 
     /// The sizes, ascending, with what they take.
     fn prospects(&self) -> impl Iterator<Item = (usize, Prospect)> {
-        (0..self.sizes.len()).filter_map(|place| Some((self.sizes[place].rows, self.prospect(place)?)))
+        (0..self.sizes.len()).filter_map(|index| Some((self.sizes[index].rows, self.prospect(index)?)))
     }
 
     /// How long a request takes in all whose batch is run in this time, if it has to wait for a thread.
     fn response(&self, run_time: f64) -> f64 {
-        run_time * (1.0 + 1.0 / self.places)
+        run_time * (1.0 + 1.0 / self.slots)
     }
 
     /// How long the answer to a request may take by the estimates.
@@ -250,7 +250,7 @@ impl Controller {
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
         // If they cannot be filled in time there is no use in waiting for that.
         let wait = if fill > self.objective { 0.0 } else { slack.min(fill) * eagerness };
-        let in_time = (budget - prospect.high) * self.places * rate(best);
+        let in_time = (budget - prospect.high) * self.slots * rate(best);
         let in_time = in_time.min(self.max_rows as f64) as usize;
         Decision {
             target_size,
@@ -291,8 +291,8 @@ pub(super) struct Adaptive {
 }
 
 impl Adaptive {
-    pub(super) fn new(objective: Duration, options: &BatchingOptions, places: usize) -> Self {
-        let controller = Controller::new(objective, options, places);
+    pub(super) fn new(objective: Duration, options: &BatchingOptions, slots: usize) -> Self {
+        let controller = Controller::new(objective, options, slots);
         let Decision { target_size, piece_size, wait, max_waiting_rows } = controller.decide();
         Self {
             controller: Mutex::new(controller),

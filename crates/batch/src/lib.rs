@@ -16,10 +16,10 @@ mod concatenate;
 mod extent;
 mod low_priority;
 mod options;
-mod places;
 mod pool;
 mod queue;
 mod scheduler;
+mod slots;
 mod statistics;
 mod task;
 #[cfg(test)]
@@ -28,9 +28,9 @@ mod work;
 
 pub use adaptive::{Controller, Decision, Explanation};
 pub use options::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
-pub use places::Owner;
 pub use queue::Closed;
 pub use scheduler::{Lead, Queue, Scheduler};
+pub use slots::Owner;
 pub use statistics::{SizeTally, Standing, Statistics, Tally};
 pub use task::{Answer, Ticket, expired};
 pub use work::{Repeatable, RunBatch};

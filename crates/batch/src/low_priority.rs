@@ -111,21 +111,21 @@ impl LowPriority {
     fn insert_piece(&mut self, task: Task) {
         self.weight += task.weight();
         self.oldest = Some(self.oldest.map_or(task.arrived, |oldest| oldest.min(task.arrived)));
-        let place = self.tasks.partition_point(|other| other.due() <= task.due());
-        self.tasks.insert(place, task);
+        let index = self.tasks.partition_point(|other| other.due() <= task.due());
+        self.tasks.insert(index, task);
     }
 
     /// Takes out requests for a batch, the most urgent first: as many as fit into so many rows and are welcome.
     pub(super) fn fill(&mut self, mut room: usize, mut is_welcome: impl FnMut(&Task) -> bool) -> Vec<Task> {
         let mut taken = Vec::new();
-        let mut place = 0;
-        while room > 0 && place < self.tasks.len() {
-            let task = &self.tasks[place];
+        let mut index = 0;
+        while room > 0 && index < self.tasks.len() {
+            let task = &self.tasks[index];
             if task.weight() <= room && is_welcome(task) {
                 room -= task.weight();
-                taken.extend(self.tasks.remove(place));
+                taken.extend(self.tasks.remove(index));
             } else {
-                place += 1;
+                index += 1;
             }
         }
         self.took(&taken);

@@ -5,7 +5,7 @@
 //!
 //! As many batches run at once as there are places, whoever runs them: a caller that can run a batch itself takes the
 //! place of a thread for as long, see [`Pool::lead`]. A batch that runs for long gives its place up where others need it,
-//! see [`super::places`]; so that somebody sees to that, there is always one thread more than those that are at work.
+//! see [`super::slots`]; so that somebody sees to that, there is always one thread more than those that are at work.
 
 mod state;
 
@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use super::adaptive::Explanation;
 use super::options::BatchingOptions;
-use super::places::Owner;
+use super::slots::Owner;
 use super::statistics::Statistics;
 use super::task::Task;
 use super::work::RunBatch;
@@ -40,15 +40,15 @@ impl Pool {
     /// # Errors
     ///
     /// If the system gives it no threads.
-    pub(super) fn start(places: usize, name: &str) -> io::Result<Arc<Self>> {
+    pub(super) fn start(slots: usize, name: &str) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
-            state: Mutex::new(State::new(places)),
+            state: Mutex::new(State::new(slots)),
             work: Condvar::new(),
             clock: Condvar::new(),
             name: name.to_owned(),
             threads: Mutex::default(),
         });
-        for _ in 0..places {
+        for _ in 0..slots {
             if let Err(error) = pool.start_thread() {
                 pool.close();
                 return Err(error);
@@ -139,7 +139,7 @@ impl Pool {
         let line = &mut state.lines[number];
         line.has_come(since);
         let owner = Arc::clone(&line.owner);
-        if !state.has_spare_place() || !state.places.are_open_to(&owner) {
+        if !state.has_spare_slot() || !state.slots.admits(&owner) {
             let wake = state.wake_for_rest(now);
             drop(state);
             self.wake(wake);
@@ -156,7 +156,7 @@ impl Pool {
         let ran = work.carry_out(now);
         // First the place is left: whoever has an answer may be back before this thread goes on, and lead the next batch.
         let mut state = self.state();
-        state.places.leave(run);
+        state.slots.release(run);
         let wake = if state.turns.is_empty() { Wake::Nobody } else { state.wake_for_rest(Instant::now()) };
         drop(state);
         self.wake(wake);
@@ -228,8 +228,8 @@ impl Pool {
                 work.carry_out(now).answer();
                 state = self.state();
                 state.working -= 1;
-                state.places.leave(run);
-                if state.threads - state.working > state.places.total() + 1 {
+                state.slots.release(run);
+                if state.threads - state.working > state.slots.total() + 1 {
                     state.threads -= 1;
                     let wake = state.wake_for_rest(Instant::now());
                     drop(state);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(super) use self::admission::Place;
+pub(super) use self::admission::Placement;
 use super::adaptive::Adaptive;
 use super::extent::Extent;
 use super::low_priority::LowPriority;
@@ -118,25 +118,25 @@ impl Waiting {
     }
 
     /// Takes in an admitted task; says whether it has begun a batch.
-    pub(super) fn insert(&mut self, task: Task, place: &Place, now: Instant) -> bool {
+    pub(super) fn insert(&mut self, task: Task, placement: &Placement, now: Instant) -> bool {
         if let Some(adaptive) = &self.adaptive {
             adaptive.arrived(task.weight());
         }
-        match *place {
-            Place::Join(batch) => {
+        match *placement {
+            Placement::Join(batch) => {
                 self.batches[batch].add(task);
                 false
             }
-            Place::Low => {
+            Placement::Low => {
                 let began = self.low.is_empty();
                 self.low.insert(task, self.piece_size());
                 began
             }
-            Place::Open(full) => {
+            Placement::Open(full) => {
                 self.open(task, full, now);
                 true
             }
-            Place::Spread { open, room, size } => {
+            Placement::Spread { open, room, size } => {
                 let mut pieces = task.split(room, size).into_iter();
                 if let Some(open) = open.filter(|_| room > 0)
                     && let Some(piece) = pieces.next()

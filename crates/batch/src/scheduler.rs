@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::adaptive::Explanation;
 use super::options::{BatchingOptions, PoolOptions};
-use super::places::Owner;
 use super::pool::Pool;
+use super::slots::Owner;
 use super::statistics::Statistics;
 use super::task::{Task, Ticket};
 use super::work::RunBatch;

@@ -10,8 +10,8 @@ use slab::Slab;
 
 use crate::adaptive::Adaptive;
 use crate::options::BatchingOptions;
-use crate::places::{Owner, Places};
 use crate::queue::Waiting;
+use crate::slots::{BatchSlots, Owner};
 use crate::statistics::Statistics;
 use crate::task::Task;
 use crate::work::{RunBatch, Work};
@@ -49,7 +49,7 @@ pub(super) enum Wake {
 /// All that is under the lock.
 pub(super) struct State {
     pub(super) lines: Slab<Line>,
-    pub(super) places: Places,
+    pub(super) slots: BatchSlots,
     /// How many threads there are, how many have been started, and how many run batches.
     pub(super) threads: usize,
     pub(super) started: usize,
@@ -90,11 +90,11 @@ impl Line {
 
 impl State {
     /// No queues, and so many places for batches and threads.
-    pub(super) fn new(places: usize) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Self {
             lines: Slab::new(),
-            places: Places::new(places),
-            threads: places,
+            slots: BatchSlots::new(slots),
+            threads: slots,
             started: 0,
             working: 0,
             turns: VecDeque::new(),
@@ -115,7 +115,7 @@ impl State {
         run: Arc<dyn RunBatch>,
         statistics: Arc<Statistics>,
     ) -> usize {
-        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, self.places.total()));
+        let adaptive = |objective| Arc::new(Adaptive::new(objective, &options, self.slots.total()));
         let adaptive = options.latency_objective.map(adaptive);
         let options = Arc::new(options);
         let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
@@ -134,25 +134,25 @@ impl State {
         if self.is_closing {
             return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), Box::new(task)));
         }
-        let mut place = line.waiting.admit(&task);
-        if place.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
+        let mut placement = line.waiting.admit(&task);
+        if placement.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
             let given_up = line.waiting.give_up(now);
             if !given_up.is_empty() {
                 self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&line.statistics))));
-                place = line.waiting.admit(&task);
+                placement = line.waiting.admit(&task);
             }
             if line.waiting.is_empty() {
                 self.turns.retain(|&turn| turn != number);
             }
         }
-        let place = match place {
-            Ok(place) => place,
+        let placement = match placement {
+            Ok(placement) => placement,
             Err(error) => return Err((error, Box::new(task))),
         };
         if line.waiting.is_empty() {
             self.turns.push_back(number);
         }
-        let began = line.waiting.insert(task, &place, now);
+        let began = line.waiting.insert(task, &placement, now);
         line.note_length();
         if line.is_due(now) {
             if can_lead {
@@ -160,7 +160,7 @@ impl State {
                 return Ok((Wake::Nobody, true));
             }
             // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
-            let is_open = self.places.are_open_to(&line.owner);
+            let is_open = self.slots.admits(&line.owner);
             return Ok((if is_open { self.wake_worker() } else { Wake::Nobody }, false));
         }
         // Whoever leads, or joins a batch that has begun, finds somebody on the way.
@@ -169,22 +169,22 @@ impl State {
     }
 
     /// Whether there is a place beyond those of the threads that have been woken to take one.
-    pub(super) fn has_spare_place(&self) -> bool {
-        self.places.taken() + self.woken < self.places.total()
+    pub(super) fn has_spare_slot(&self) -> bool {
+        self.slots.taken() + self.woken < self.slots.total()
     }
 
     /// Whether a batch of this queue waits for nothing but a place.
-    fn needs_place(&self, number: usize, now: Instant) -> bool {
+    fn needs_slot(&self, number: usize, now: Instant) -> bool {
         let line = &self.lines[number];
-        self.places.are_open_to(&line.owner) && line.is_due(now)
+        self.slots.admits(&line.owner) && line.is_due(now)
     }
 
     /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
     fn wake_worker(&mut self) -> Wake {
-        if !self.has_spare_place() {
+        if !self.has_spare_slot() {
             // Those that have been woken take what is ready, unless there is no place for them.
-            let given_up = self.places.next_given_up().filter(|_| self.places.are_full());
-            self.wake_to_watch(given_up)
+            let reclaimable = self.slots.next_reclaimable().filter(|_| self.slots.is_full());
+            self.wake_to_watch(reclaimable)
         } else if self.idle > self.woken {
             self.woken += 1;
             Wake::Worker
@@ -197,8 +197,11 @@ impl State {
 
     /// Makes sure that some thread, unless all are busy, comes when a batch has waited until then.
     fn wake_to_watch(&mut self, timeout: Option<Instant>) -> Wake {
-        let place = if self.places.are_full() { self.places.next_given_up() } else { None };
-        match (self.timekeeper, timeout.map(|timeout| place.map_or(timeout, |place| place.max(timeout)))) {
+        let reclaimable = if self.slots.is_full() { self.slots.next_reclaimable() } else { None };
+        match (
+            self.timekeeper,
+            timeout.map(|timeout| reclaimable.map_or(timeout, |reclaimable| reclaimable.max(timeout))),
+        ) {
             (Some((until, _)), Some(timeout)) if timeout < until => {
                 self.timekeeper = None;
                 Wake::Timekeeper
@@ -217,13 +220,13 @@ impl State {
         if self.is_closing {
             return (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now));
         }
-        let needs_place = |state: &Self| state.turns.iter().any(|&number| state.needs_place(number, now));
-        if self.places.are_full() && !(needs_place(self) && self.places.give_one_up(now)) {
+        let needs_slot = |state: &Self| state.turns.iter().any(|&number| state.needs_slot(number, now));
+        if self.slots.is_full() && !(needs_slot(self) && self.slots.reclaim_one(now)) {
             return None;
         }
         (0..self.turns.len()).find_map(|turn| {
             let number = self.turns[turn];
-            if self.needs_place(number, now) { self.take_from(number, now) } else { None }
+            if self.needs_slot(number, now) { self.take_from(number, now) } else { None }
         })
     }
 
@@ -231,7 +234,7 @@ impl State {
     pub(super) fn take_from(&mut self, number: usize, now: Instant) -> Option<Taken> {
         let line = &mut self.lines[number];
         let (batch, closed) = line.waiting.take(now)?;
-        let run = self.places.take(&line.owner, now);
+        let run = self.slots.acquire(&line.owner, now);
         line.note_length();
         let work = Work {
             batch,
@@ -259,7 +262,7 @@ impl State {
         if self.turns.is_empty() {
             return Wake::Nobody;
         }
-        if self.turns.iter().any(|&number| self.needs_place(number, now)) {
+        if self.turns.iter().any(|&number| self.needs_slot(number, now)) {
             return self.wake_worker();
         }
         let timeout = self.next_timeout();
@@ -268,17 +271,17 @@ impl State {
 
     fn next_timeout(&self) -> Option<Instant> {
         let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.leads.is_empty());
-        let open = lines.filter(|line| self.places.are_open_to(&line.owner));
+        let open = lines.filter(|line| self.slots.admits(&line.owner));
         open.filter_map(|line| line.waiting.next_timeout()).min()
     }
 
     /// When somebody has to look at the queues again, if nothing happens until then.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        if !self.places.are_full() {
+        if !self.slots.is_full() {
             return self.next_timeout();
         }
-        let needs_place = self.turns.iter().any(|&number| self.needs_place(number, now));
-        let ready = if needs_place { Some(now) } else { self.next_timeout() };
-        ready.max(self.places.next_given_up()).filter(|_| ready.is_some())
+        let needs_slot = self.turns.iter().any(|&number| self.needs_slot(number, now));
+        let ready = if needs_slot { Some(now) } else { self.next_timeout() };
+        ready.max(self.slots.next_reclaimable()).filter(|_| ready.is_some())
     }
 }

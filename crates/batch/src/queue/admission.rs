@@ -10,7 +10,7 @@ use servable_model::error::{Code, Result, ServingError};
 const MOST_ROWS: usize = 1 << 32;
 
 /// Where an admitted task goes.
-pub(crate) enum Place {
+pub(crate) enum Placement {
     /// Into this batch.
     Join(usize),
     /// Into a batch of its own; this one is full for it.
@@ -34,7 +34,7 @@ impl Waiting {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` if it is larger than any batch, `UNAVAILABLE` if the queue is full.
-    pub(crate) fn admit(&self, task: &Task) -> Result<Place> {
+    pub(crate) fn admit(&self, task: &Task) -> Result<Placement> {
         let options = &self.options;
         let (weight, limit) = (task.weight(), options.max_batch_size.min(MOST_ROWS));
         if weight > limit {
@@ -42,7 +42,7 @@ impl Waiting {
             return Err(ServingError::invalid_argument(text));
         }
         if task.priority == Priority::Low {
-            return self.low.admit(task, options.enable_large_batch_splitting).map(|()| Place::Low);
+            return self.low.admit(task, options.enable_large_batch_splitting).map(|()| Placement::Low);
         }
         if let Some(adaptive) = &self.adaptive {
             let waiting: usize = self.batches.iter().map(|batch| batch.weight).sum();
@@ -65,7 +65,7 @@ impl Waiting {
             return self.admit_in_pieces(task, open, filled);
         }
         match open {
-            Some(open) if filled + weight <= self.full_size() => Ok(Place::Join(open)),
+            Some(open) if filled + weight <= self.full_size() => Ok(Placement::Join(open)),
             // With an objective, rows are limited: how many batches they make depends on what a full one is at the time.
             _ if self.adaptive.is_none() && self.batches.len() >= options.max_enqueued_batches => {
                 Err(ServingError::new(
@@ -78,11 +78,11 @@ impl Waiting {
                     ),
                 ))
             }
-            _ => Ok(Place::Open(open)),
+            _ => Ok(Placement::Open(open)),
         }
     }
 
-    fn admit_in_pieces(&self, task: &Task, open: Option<usize>, filled: usize) -> Result<Place> {
+    fn admit_in_pieces(&self, task: &Task, open: Option<usize>, filled: usize) -> Result<Placement> {
         let (weight, size, most) = (task.weight(), self.options.execution_size(), self.options.max_enqueued_batches);
         let room = open.map_or(0, |open| self.room_for(open, task));
         let capacity = most.saturating_sub(self.batches.len()).saturating_mul(size).saturating_add(room);
@@ -100,9 +100,9 @@ impl Waiting {
         }
         let size = self.piece_size();
         Ok(match open {
-            Some(open) if weight <= room => Place::Join(open),
-            _ if weight <= size && room == 0 => Place::Open(open),
-            _ => Place::Spread { open, room, size },
+            Some(open) if weight <= room => Placement::Join(open),
+            _ if weight <= size && room == 0 => Placement::Open(open),
+            _ => Placement::Spread { open, room, size },
         })
     }
 

@@ -48,8 +48,8 @@ impl Bench {
         let now = self.at(milliseconds);
         let (task, ticket) = Task::new(vec![input], call, now).expect("an input with rows");
         self.tickets.push(ticket);
-        let place = self.waiting.admit(&task).map_err(|error| error.to_string())?;
-        self.waiting.insert(task, &place, now);
+        let placement = self.waiting.admit(&task).map_err(|error| error.to_string())?;
+        self.waiting.insert(task, &placement, now);
         Ok(())
     }
 

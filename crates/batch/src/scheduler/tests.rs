@@ -139,7 +139,7 @@ fn a_caller_runs_no_batch_while_as_many_run_as_may() {
 }
 
 #[test]
-fn a_place_that_a_caller_leaves_goes_to_what_has_waited_meanwhile() {
+fn a_slot_that_a_caller_frees_goes_to_the_batch_that_waited_for_it() {
     let scheduler = scheduler(1);
     let (steps, run) = stepped();
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
@@ -190,7 +190,7 @@ fn what_a_caller_with_the_lead_finds_unready_is_still_run_in_time() {
     // Inputs of these shapes share no batch; nobody watches them, as somebody is coming for the full one.
     let second = queue.submit(vec![numbers(&[1, 1], &[2])], Call::default()).expect("there is room");
     drop(full);
-    let third = queue.submit(vec![numbers(&[1, 2], &[3, 3])], Call::default()).expect("the place of the one given up");
+    let third = queue.submit(vec![numbers(&[1, 2], &[3, 3])], Call::default()).expect("the room of the cancelled one");
     assert_eq!(lead.expect("a full batch may begin").run(), 0, "the others have to wait for their time");
     assert_eq!(texts(within_seconds(second)), Ok(vec!["[1, 1] 2".to_owned()]));
     assert_eq!(texts(within_seconds(third)), Ok(vec!["[1, 2] 3 3".to_owned()]));
@@ -220,7 +220,7 @@ fn an_idle_thread_comes_when_a_batch_has_waited_long_enough() {
 }
 
 #[test]
-fn a_thread_that_comes_back_keeps_the_time_of_what_waited_for_its_place() {
+fn a_thread_that_frees_a_slot_rearms_the_timer_for_the_batches_that_wait() {
     let scheduler = scheduler(1);
     let (steps, run) = stepped();
     let slow = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
@@ -421,7 +421,7 @@ fn a_scheduler_that_is_dropped_answers_everybody() {
 }
 
 #[test]
-fn batches_that_hang_keep_their_places_from_others_only_for_a_while() {
+fn slots_of_hung_batches_are_reclaimed_for_other_queues() {
     let scheduler = scheduler(2);
     let (steps, hangs) = stepped();
     let options = BatchingOptions { max_batch_size: 1, ..BatchingOptions::default() };
@@ -438,8 +438,8 @@ fn batches_that_hang_keep_their_places_from_others_only_for_a_while() {
     }
     let took = start.elapsed();
     assert!(took < Duration::from_secs(5), "the first waits for a second, the others for nothing, and not {took:?}");
-    assert!(steps.begun.try_recv().is_err(), "it runs no more than there are places");
-    // A caller of another queue gets a place at once now, or as soon as the last batch has left its own.
+    assert!(steps.begun.try_recv().is_err(), "it runs no more than there are slots");
+    // A caller of another queue gets a slot at once now, or as soon as the last batch has freed its slot.
     let led = (0..100).any(|value| {
         // Otherwise this one, which has just been woken with its answer, may be quicker again and again.
         std::thread::sleep(Duration::from_millis(1));
@@ -456,7 +456,7 @@ fn batches_that_hang_keep_their_places_from_others_only_for_a_while() {
 }
 
 #[test]
-fn a_batch_that_takes_long_gives_up_its_place_to_a_caller_that_waits_for_it() {
+fn the_slot_of_a_long_batch_is_reclaimed_for_a_caller_that_waits() {
     let scheduler = scheduler(1);
     let (steps, hangs) = stepped();
     let hanging = scheduler.queue(BatchingOptions::default(), hangs).expect("a queue");
@@ -469,7 +469,7 @@ fn a_batch_that_takes_long_gives_up_its_place_to_a_caller_that_waits_for_it() {
         });
         assert_eq!(steps.next(), "[1] 1");
         let (ticket, lead) = other.submit_or_lead(row(2), Call::default()).expect("there is room");
-        assert_eq!(lead.map(Lead::run), Some(0), "there is no place yet");
+        assert_eq!(lead.map(Lead::run), Some(0), "there is no free slot yet");
         assert_eq!(texts(ticket.wait()), Ok(vec!["[1] 2".to_owned()]));
         steps.go_on();
     });
