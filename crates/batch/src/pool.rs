@@ -105,7 +105,7 @@ impl Pool {
 
     /// How a queue keeps to its latency objective, if it has one.
     pub(super) fn explain(&self, number: usize) -> Option<Explanation> {
-        let adaptive = self.state().lines[number].adaptive.clone();
+        let adaptive = self.state().queues[number].adaptive.clone();
         adaptive.map(|adaptive| adaptive.explain())
     }
 
@@ -136,9 +136,9 @@ impl Pool {
     pub(super) fn lead(&self, number: usize, since: Instant) -> usize {
         let now = Instant::now();
         let mut state = self.state();
-        let line = &mut state.lines[number];
-        line.has_come(since);
-        let owner = Arc::clone(&line.owner);
+        let queue = &mut state.queues[number];
+        queue.has_come(since);
+        let owner = Arc::clone(&queue.owner);
         if !state.has_spare_slot() || !state.slots.admits(&owner) {
             let wake = state.wake_for_rest(now);
             drop(state);
@@ -166,7 +166,7 @@ impl Pool {
     /// Leaves to the threads what a caller was to run.
     pub(super) fn resign(&self, number: usize, since: Instant) {
         let mut state = self.state();
-        state.lines[number].has_come(since);
+        state.queues[number].has_come(since);
         let wake = state.wake_for_rest(Instant::now());
         drop(state);
         self.wake(wake);
@@ -175,7 +175,7 @@ impl Pool {
     /// Takes nothing more into a queue, and takes it out when it is empty.
     pub(super) fn remove(&self, number: usize) {
         let mut state = self.state();
-        state.lines[number].waiting.close();
+        state.queues[number].waiting.close();
         let removed = state.remove_if_done(number);
         let wake = state.wake_for_rest(Instant::now());
         drop(state);
@@ -187,7 +187,7 @@ impl Pool {
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closing = true;
-        state.lines.iter_mut().for_each(|(_, line)| line.waiting.close());
+        state.queues.iter_mut().for_each(|(_, queue)| queue.waiting.close());
         drop(state);
         self.work.notify_all();
         self.clock.notify_all();

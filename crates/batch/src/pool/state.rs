@@ -22,7 +22,7 @@ use servable_model::error::{Code, Result, ServingError};
 const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 
 /// A queue as the threads see it.
-pub(super) struct Line {
+pub(super) struct QueueState {
     pub(super) waiting: Waiting,
     pub(super) owner: Arc<Owner>,
     /// When callers have said that they will run a batch of this queue each, and have not come yet.
@@ -34,7 +34,7 @@ pub(super) struct Line {
 }
 
 /// A batch to be run, the number of its run, and its queue, if that is done with.
-pub(super) type Taken = (Work, usize, Option<Line>);
+pub(super) type Taken = (Work, usize, Option<QueueState>);
 
 /// Which thread has to look at the queues because of a change.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ pub(super) enum Wake {
 
 /// All that is under the lock.
 pub(super) struct State {
-    pub(super) lines: Slab<Line>,
+    pub(super) queues: Slab<QueueState>,
     pub(super) slots: BatchSlots,
     /// How many threads there are, how many have been started, and how many run batches.
     pub(super) threads: usize,
@@ -67,7 +67,7 @@ pub(super) struct State {
     pub(super) is_closing: bool,
 }
 
-impl Line {
+impl QueueState {
     /// Whether a batch waits for somebody to come: there are more that are ready than callers on their way.
     fn is_due(&self, now: Instant) -> bool {
         let led = self.leads.iter().filter(|&&since| now <= since + LEAD).count();
@@ -92,7 +92,7 @@ impl State {
     /// No queues, and so many places for batches and threads.
     pub(super) fn new(slots: usize) -> Self {
         Self {
-            lines: Slab::new(),
+            queues: Slab::new(),
             slots: BatchSlots::new(slots),
             threads: slots,
             started: 0,
@@ -119,7 +119,7 @@ impl State {
         let adaptive = options.latency_objective.map(adaptive);
         let options = Arc::new(options);
         let waiting = Waiting::new(Arc::clone(&options), adaptive.clone());
-        self.lines.insert(Line { waiting, owner, leads: Vec::new(), run, options, statistics, adaptive })
+        self.queues.insert(QueueState { waiting, owner, leads: Vec::new(), run, options, statistics, adaptive })
     }
 
     /// Finds a task its place, or gives it back. A caller that `can_lead` may have to.
@@ -130,18 +130,18 @@ impl State {
         can_lead: bool,
         now: Instant,
     ) -> Result<(Wake, bool), (ServingError, Box<Task>)> {
-        let line = &mut self.lines[number];
+        let queue = &mut self.queues[number];
         if self.is_closing {
             return Err((ServingError::new(Code::Unavailable, "The batch scheduling queue is closed"), Box::new(task)));
         }
-        let mut placement = line.waiting.admit(&task);
+        let mut placement = queue.waiting.admit(&task);
         if placement.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
-            let given_up = line.waiting.give_up(now);
+            let given_up = queue.waiting.give_up(now);
             if !given_up.is_empty() {
-                self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&line.statistics))));
-                placement = line.waiting.admit(&task);
+                self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&queue.statistics))));
+                placement = queue.waiting.admit(&task);
             }
-            if line.waiting.is_empty() {
+            if queue.waiting.is_empty() {
                 self.turns.retain(|&turn| turn != number);
             }
         }
@@ -149,22 +149,22 @@ impl State {
             Ok(placement) => placement,
             Err(error) => return Err((error, Box::new(task))),
         };
-        if line.waiting.is_empty() {
+        if queue.waiting.is_empty() {
             self.turns.push_back(number);
         }
-        let began = line.waiting.insert(task, &placement, now);
-        line.note_length();
-        if line.is_due(now) {
+        let began = queue.waiting.insert(task, &placement, now);
+        queue.note_length();
+        if queue.is_due(now) {
             if can_lead {
-                line.leads.push(now);
+                queue.leads.push(now);
                 return Ok((Wake::Nobody, true));
             }
             // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
-            let is_open = self.slots.admits(&line.owner);
+            let is_open = self.slots.admits(&queue.owner);
             return Ok((if is_open { self.wake_worker() } else { Wake::Nobody }, false));
         }
         // Whoever leads, or joins a batch that has begun, finds somebody on the way.
-        let timeout = if began && line.leads.is_empty() { line.waiting.next_timeout() } else { None };
+        let timeout = if began && queue.leads.is_empty() { queue.waiting.next_timeout() } else { None };
         Ok((self.wake_to_watch(timeout), false))
     }
 
@@ -175,8 +175,8 @@ impl State {
 
     /// Whether a batch of this queue waits for nothing but a place.
     fn needs_slot(&self, number: usize, now: Instant) -> bool {
-        let line = &self.lines[number];
-        self.slots.admits(&line.owner) && line.is_due(now)
+        let queue = &self.queues[number];
+        self.slots.admits(&queue.owner) && queue.is_due(now)
     }
 
     /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
@@ -232,29 +232,29 @@ impl State {
 
     /// A batch of this queue, and its place.
     pub(super) fn take_from(&mut self, number: usize, now: Instant) -> Option<Taken> {
-        let line = &mut self.lines[number];
-        let (batch, closed) = line.waiting.take(now)?;
-        let run = self.slots.acquire(&line.owner, now);
-        line.note_length();
+        let queue = &mut self.queues[number];
+        let (batch, closed) = queue.waiting.take(now)?;
+        let run = self.slots.acquire(&queue.owner, now);
+        queue.note_length();
         let work = Work {
             batch,
             closed,
-            options: Arc::clone(&line.options),
-            run: Arc::clone(&line.run),
-            statistics: Arc::clone(&line.statistics),
-            adaptive: line.adaptive.clone(),
+            options: Arc::clone(&queue.options),
+            run: Arc::clone(&queue.run),
+            statistics: Arc::clone(&queue.statistics),
+            adaptive: queue.adaptive.clone(),
         };
         self.turns.retain(|&turn| turn != number);
-        if !line.waiting.is_empty() {
+        if !queue.waiting.is_empty() {
             self.turns.push_back(number);
         }
         Some((work, run, self.remove_if_done(number)))
     }
 
     /// Takes out a queue that is closed and empty, to be dropped outside the lock.
-    pub(super) fn remove_if_done(&mut self, number: usize) -> Option<Line> {
-        let waiting = &self.lines[number].waiting;
-        (waiting.is_closing() && waiting.is_empty() && !self.is_closing).then(|| self.lines.remove(number))
+    pub(super) fn remove_if_done(&mut self, number: usize) -> Option<QueueState> {
+        let waiting = &self.queues[number].waiting;
+        (waiting.is_closing() && waiting.is_empty() && !self.is_closing).then(|| self.queues.remove(number))
     }
 
     /// Who has to come for what is left when somebody goes off with a batch, or does not come.
@@ -270,9 +270,9 @@ impl State {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let lines = self.turns.iter().map(|&number| &self.lines[number]).filter(|line| line.leads.is_empty());
-        let open = lines.filter(|line| self.slots.admits(&line.owner));
-        open.filter_map(|line| line.waiting.next_timeout()).min()
+        let queues = self.turns.iter().map(|&number| &self.queues[number]).filter(|queue| queue.leads.is_empty());
+        let open = queues.filter(|queue| self.slots.admits(&queue.owner));
+        open.filter_map(|queue| queue.waiting.next_timeout()).min()
     }
 
     /// When somebody has to look at the queues again, if nothing happens until then.
