@@ -133,12 +133,12 @@ impl LowPriority {
     }
 
     /// Takes out those that would not be run.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Task> {
-        let (wanted, given_up) = std::mem::take(&mut self.tasks).into_iter().partition(|task| task.is_wanted(now));
-        self.tasks = wanted;
-        let given_up = Vec::<Task>::from(given_up);
-        self.took(&given_up);
-        given_up
+    pub(super) fn remove_cancelled(&mut self, now: Instant) -> Vec<Task> {
+        let (cancelled, rest) = std::mem::take(&mut self.tasks).into_iter().partition(|task| task.is_cancelled(now));
+        self.tasks = rest;
+        let cancelled = Vec::<Task>::from(cancelled);
+        self.took(&cancelled);
+        cancelled
     }
 
     /// Takes out the most urgent one, for a batch of its own, and says how many rows may join it.

@@ -117,11 +117,11 @@ impl Pool {
     pub(super) fn submit(&self, number: usize, task: Task, can_lead: bool, now: Instant) -> Result<bool> {
         let mut state = self.state();
         let submitted = state.submit(number, task, can_lead, now);
-        let given_up = std::mem::take(&mut state.given_up);
+        let cancelled = std::mem::take(&mut state.cancelled);
         drop(state);
         // Those whose time is over are told so.
-        for (task, statistics) in given_up {
-            if let Err(why) = task.if_wanted(now) {
+        for (task, statistics) in cancelled {
+            if let Err(why) = task.begin(now) {
                 statistics.dropped(why);
             }
         }

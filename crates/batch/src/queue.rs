@@ -101,20 +101,20 @@ impl Waiting {
 
     /// Takes out the requests that would not be run, so that they take no room from others; not more often than now and
     /// then, for it looks at every one.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Task> {
+    pub(super) fn remove_cancelled(&mut self, now: Instant) -> Vec<Task> {
         if self.looked.is_some_and(|looked| now < looked + LOOK) {
             return Vec::new();
         }
         self.looked = Some(now);
-        let mut given_up = self.low.give_up(now);
+        let mut cancelled = self.low.remove_cancelled(now);
         for batch in &mut self.batches {
-            let (wanted, others) = std::mem::take(&mut batch.tasks).into_iter().partition(|task| task.is_wanted(now));
-            batch.tasks = wanted;
-            given_up.extend::<Vec<Task>>(others);
+            let (gone, rest) = std::mem::take(&mut batch.tasks).into_iter().partition(|task| task.is_cancelled(now));
+            batch.tasks = rest;
+            cancelled.extend::<Vec<Task>>(gone);
             batch.weight = batch.tasks.iter().map(Task::weight).sum();
         }
         self.batches.retain(|batch| !batch.tasks.is_empty());
-        given_up
+        cancelled
     }
 
     /// Takes in an admitted task; says whether it has begun a batch.

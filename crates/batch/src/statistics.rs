@@ -50,7 +50,7 @@ pub struct Tally {
     /// Requests that were not run because their deadline had passed.
     pub expired: u64,
     /// Requests that were not run because their caller had gone away.
-    pub abandoned: u64,
+    pub cancelled: u64,
     /// Batches that were run of the requests of one that had failed; they count nowhere else.
     pub reruns: u64,
     /// Requests that such a batch has answered.
@@ -158,7 +158,7 @@ impl Statistics {
         let mut tally = self.tally();
         match why {
             Dropped::Expired => tally.expired += 1,
-            Dropped::Abandoned => tally.abandoned += 1,
+            Dropped::Cancelled => tally.cancelled += 1,
         }
     }
 
@@ -201,7 +201,7 @@ impl Default for Tally {
             closed: BTreeMap::new(),
             refused: 0,
             expired: 0,
-            abandoned: 0,
+            cancelled: 0,
             reruns: 0,
             rescued: 0,
         }
@@ -241,14 +241,14 @@ impl Tally {
         }
         self.refused += other.refused;
         self.expired += other.expired;
-        self.abandoned += other.abandoned;
+        self.cancelled += other.cancelled;
         self.reruns += other.reruns;
         self.rescued += other.rescued;
     }
 
     /// The requests that no batch was run for, by a word for why.
     pub fn dropped(&self) -> [(&'static str, u64); 3] {
-        [("queue_full", self.refused), ("deadline", self.expired), ("client_gone", self.abandoned)]
+        [("queue_full", self.refused), ("deadline", self.expired), ("client_gone", self.cancelled)]
     }
 
     /// How many batches were run.
@@ -377,13 +377,13 @@ mod tests {
         ran(&other, 2, 2, 8 * MILLISECOND);
         other.refused();
         other.dropped(Dropped::Expired);
-        other.dropped(Dropped::Abandoned);
+        other.dropped(Dropped::Cancelled);
         other.reran(2);
         other.reran(0);
         let mut sum = one.read();
         sum.absorb(&other.read());
         assert_eq!((sum.batches(), sum.rows(), sum.padding()), (3, 5, 1));
-        assert_eq!((sum.refused, sum.expired, sum.abandoned), (1, 1, 1));
+        assert_eq!((sum.refused, sum.expired, sum.cancelled), (1, 1, 1));
         assert_eq!((sum.reruns, sum.rescued), (2, 2));
         assert_eq!(sum.sizes[&2].recent, 6 * MILLISECOND);
         assert_eq!(sum.closed, BTreeMap::from([(Closed::Size, 3)]));

@@ -21,8 +21,8 @@ pub type Answer = Result<Vec<Tensor>>;
 pub(super) enum Dropped {
     /// Its deadline had passed.
     Expired,
-    /// Its caller had gone away before that.
-    Abandoned,
+    /// The caller had cancelled it.
+    Cancelled,
 }
 
 /// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
@@ -74,9 +74,9 @@ impl Task {
         matches!(self.reply, Reply::Piece(..))
     }
 
-    /// Whether it would be run, if its turn came now.
-    pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        !self.reply.is_abandoned() && self.deadline.is_none_or(|deadline| now < deadline)
+    /// Whether its caller has gone away or its deadline has passed. It is not run then.
+    pub(super) fn is_cancelled(&self, now: Instant) -> bool {
+        self.reply.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     /// Cuts it into pieces, the first one of at most `first` rows and the others of at most `size`. Its answer is put
@@ -108,19 +108,19 @@ impl Task {
             .collect()
     }
 
-    /// The task, if anybody still waits for its answer; one whose time is over is told so here.
+    /// Marks the task as begun, unless it is cancelled. Answers a task whose deadline has passed.
     ///
     /// # Errors
     ///
-    /// Why it need not be run.
-    pub(super) fn if_wanted(self, now: Instant) -> Result<Self, Dropped> {
-        // Whoever had a deadline has gone away because of it.
+    /// Why the task is not run.
+    pub(super) fn begin(self, now: Instant) -> Result<Self, Dropped> {
+        // First the deadline: a caller that goes away at its deadline counts as expired, not as cancelled.
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.answer(Err(expired()));
             return Err(Dropped::Expired);
         }
-        if self.reply.is_abandoned() {
-            return Err(Dropped::Abandoned);
+        if self.reply.is_cancelled() {
+            return Err(Dropped::Cancelled);
         }
         if let Some(has_begun) = &self.has_begun {
             has_begun.store(true, Ordering::Release);
@@ -166,7 +166,7 @@ enum Reply {
 }
 
 impl Reply {
-    fn is_abandoned(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         match self {
             Self::Whole(sender) => sender.is_closed(),
             Self::Piece(gather, _) => gather.pieces().reply.as_ref().is_none_or(oneshot::Sender::is_closed),

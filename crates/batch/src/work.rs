@@ -88,8 +88,8 @@ impl Work {
         let Self { batch, closed, options, run, statistics, adaptive } = self;
         let waits = batch.tasks.iter().map(|task| now.saturating_duration_since(task.arrived));
         let running = statistics.taken(closed, waits);
-        let wanted = |task: Task| task.if_wanted(now).map_err(|why| statistics.dropped(why)).ok();
-        let mut tasks: Vec<Task> = batch.tasks.into_iter().filter_map(wanted).collect();
+        let begin = |task: Task| task.begin(now).map_err(|why| statistics.dropped(why)).ok();
+        let mut tasks: Vec<Task> = batch.tasks.into_iter().filter_map(begin).collect();
         let count = tasks.len();
         if count == 0 {
             return Ran { count, tasks, outcome: Ok(Vec::new()) };
@@ -219,10 +219,10 @@ impl Isolation<'_> {
     /// Runs requests, and their halves where they fail; says whether they did, or may.
     fn run(&self, tasks: Vec<Task>) -> bool {
         let now = Instant::now();
-        let (mut tasks, late): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(|task| task.is_wanted(now));
-        let is_complete = late.is_empty();
+        let (cancelled, mut tasks): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(|task| task.is_cancelled(now));
+        let is_complete = cancelled.is_empty();
         // Those who waited for them have been told.
-        for task in late {
+        for task in cancelled {
             task.answer(Err(call::timed_out()));
         }
         if tasks.is_empty() {

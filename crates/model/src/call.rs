@@ -101,7 +101,7 @@ impl WaitingCall {
     }
 
     /// Whether the caller has gone away.
-    pub fn is_abandoned(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         self.caller.strong_count() == 0
     }
 
@@ -112,7 +112,7 @@ impl WaitingCall {
     /// `DEADLINE_EXCEEDED` if the time is over, `CANCELLED` if the caller has gone away; nobody reads the latter.
     pub fn check(&self) -> Result<()> {
         self.call.check()?;
-        if self.is_abandoned() {
+        if self.is_cancelled() {
             return Err(ServingError::new(Code::Cancelled, "the caller has gone away"));
         }
         Ok(())
@@ -147,7 +147,7 @@ mod tests {
         let (claim, waiting) = Call::default().hand_over();
         assert_eq!(code(waiting.check()), None);
         drop(claim);
-        assert!(waiting.is_abandoned());
+        assert!(waiting.is_cancelled());
         assert_eq!(code(waiting.check()), Some(Code::Cancelled));
         let (_claim, late) = Call::until(Some(Instant::now())).hand_over();
         assert_eq!(code(late.check()), Some(Code::DeadlineExceeded));

@@ -62,8 +62,8 @@ pub(super) struct State {
     /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
     pub(super) timekeeper: Option<(Instant, u64)>,
     pub(super) drawn: u64,
-    /// Requests that nobody waits for, to be dropped outside the lock.
-    pub(super) given_up: Vec<(Task, Arc<Statistics>)>,
+    /// Cancelled requests, to be dropped outside the lock.
+    pub(super) cancelled: Vec<(Task, Arc<Statistics>)>,
     pub(super) is_closing: bool,
 }
 
@@ -102,7 +102,7 @@ impl State {
             woken: 0,
             timekeeper: None,
             drawn: 0,
-            given_up: Vec::new(),
+            cancelled: Vec::new(),
             is_closing: false,
         }
     }
@@ -136,9 +136,9 @@ impl State {
         }
         let mut placement = queue.waiting.admit(&task);
         if placement.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
-            let given_up = queue.waiting.give_up(now);
-            if !given_up.is_empty() {
-                self.given_up.extend(given_up.into_iter().map(|task| (task, Arc::clone(&queue.statistics))));
+            let cancelled = queue.waiting.remove_cancelled(now);
+            if !cancelled.is_empty() {
+                self.cancelled.extend(cancelled.into_iter().map(|task| (task, Arc::clone(&queue.statistics))));
                 placement = queue.waiting.admit(&task);
             }
             if queue.waiting.is_empty() {

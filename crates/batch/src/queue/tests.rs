@@ -219,15 +219,15 @@ fn large_requests_are_spread_over_batches() {
 }
 
 #[test]
-fn requests_that_were_given_up_take_no_room_from_others() {
+fn cancelled_requests_take_no_room_from_others() {
     let mut bench = Bench::new(small());
     bench.put(0, numbers(&[4], &[1; 4]), Some(5)).expect("there is room");
     bench.rows(0, 2, 4).expect("there is room");
     assert!(bench.rows(1, 3, 4).is_err());
-    assert!(bench.waiting.give_up(bench.at(4)).is_empty(), "all are wanted");
+    assert!(bench.waiting.remove_cancelled(bench.at(4)).is_empty(), "none is cancelled");
     bench.tickets.clear();
-    assert_eq!(bench.waiting.give_up(bench.at(4)).len(), 0, "it has just been looked");
-    assert_eq!(bench.waiting.give_up(bench.at(6)).len(), 2);
+    assert_eq!(bench.waiting.remove_cancelled(bench.at(4)).len(), 0, "it has just been looked");
+    assert_eq!(bench.waiting.remove_cancelled(bench.at(6)).len(), 2);
     assert_eq!(bench.rows(6, 4, 4), Ok(()));
     assert_eq!(bench.rows(6, 5, 4), Ok(()));
     assert_eq!(bench.take(6), Some(taken("[4] 4 4 4 4", Closed::Size)));
