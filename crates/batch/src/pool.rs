@@ -137,7 +137,7 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.state();
         let queue = &mut state.queues[number];
-        queue.has_come(since);
+        queue.consume_lead(since);
         let owner = Arc::clone(&queue.owner);
         if !state.has_spare_slot() || !state.slots.admits(&owner) {
             let wake = state.wake_for_rest(now);
@@ -153,7 +153,7 @@ impl Pool {
         self.wake(wake);
         let Some((work, run, removed)) = taken else { return 0 };
         drop(removed);
-        let ran = work.carry_out(now);
+        let ran = work.execute(now);
         // First the place is left: whoever has an answer may be back before this thread goes on, and lead the next batch.
         let mut state = self.state();
         state.slots.release(run);
@@ -164,9 +164,9 @@ impl Pool {
     }
 
     /// Leaves to the threads what a caller was to run.
-    pub(super) fn resign(&self, number: usize, since: Instant) {
+    pub(super) fn decline_lead(&self, number: usize, since: Instant) {
         let mut state = self.state();
-        state.queues[number].has_come(since);
+        state.queues[number].consume_lead(since);
         let wake = state.wake_for_rest(Instant::now());
         drop(state);
         self.wake(wake);
@@ -225,7 +225,7 @@ impl Pool {
                     self.state().threads -= 1;
                 }
                 // Only then the place is left: for what the callers send next this thread need not be woken.
-                work.carry_out(now).answer();
+                work.execute(now).answer();
                 state = self.state();
                 state.working -= 1;
                 state.slots.release(run);
@@ -255,8 +255,8 @@ impl Pool {
             if kept.is_some() {
                 self.clock.notify_all();
             }
-            state.drawn += 1;
-            let own = Some((until, state.drawn));
+            state.generation += 1;
+            let own = Some((until, state.generation));
             state.timekeeper = own;
             let waited = self.clock.wait_timeout(state, until.saturating_duration_since(now));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -153,7 +153,7 @@ impl Lead<'_> {
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        self.queue.pool.resign(self.queue.number, self.since);
+        self.queue.pool.decline_lead(self.queue.number, self.since);
     }
 }
 

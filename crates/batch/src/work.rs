@@ -84,7 +84,7 @@ type Outcome = Result<Vec<Vec<Tensor>>, Failure>;
 
 impl Work {
     /// Runs the batch, without the requests that nobody wants any more.
-    pub(super) fn carry_out(self, now: Instant) -> Ran {
+    pub(super) fn execute(self, now: Instant) -> Ran {
         let Self { batch, closed, options, run, statistics, adaptive } = self;
         let waits = batch.tasks.iter().map(|task| now.saturating_duration_since(task.arrived));
         let running = statistics.taken(closed, waits);

@@ -19,7 +19,7 @@ use servable_model::error::{Code, Result, ServingError};
 
 /// For so long, a caller that has said that it will run a batch is believed. It is on its way through tasks that are
 /// ready on its thread; one that takes longer than this is held up. Tests are, by each other.
-const LEAD: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
+const LEAD_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 
 /// A queue as the threads see it.
 pub(super) struct QueueState {
@@ -61,7 +61,7 @@ pub(super) struct State {
     pub(super) woken: usize,
     /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
     pub(super) timekeeper: Option<(Instant, u64)>,
-    pub(super) drawn: u64,
+    pub(super) generation: u64,
     /// Cancelled requests, to be dropped outside the lock.
     pub(super) cancelled: Vec<(Task, Arc<Statistics>)>,
     pub(super) is_closing: bool,
@@ -70,12 +70,12 @@ pub(super) struct State {
 impl QueueState {
     /// Whether a batch waits for somebody to come: there are more that are ready than callers on their way.
     fn is_due(&self, now: Instant) -> bool {
-        let led = self.leads.iter().filter(|&&since| now <= since + LEAD).count();
+        let led = self.leads.iter().filter(|&&since| now <= since + LEAD_TIMEOUT).count();
         self.waiting.ready_count(now) > led
     }
 
     /// Notes that the caller is no longer on its way that has said then that it will run a batch.
-    pub(super) fn has_come(&mut self, since: Instant) {
+    pub(super) fn consume_lead(&mut self, since: Instant) {
         if let Some(lead) = self.leads.iter().position(|&lead| lead == since) {
             self.leads.swap_remove(lead);
         }
@@ -101,7 +101,7 @@ impl State {
             idle: 0,
             woken: 0,
             timekeeper: None,
-            drawn: 0,
+            generation: 0,
             cancelled: Vec::new(),
             is_closing: false,
         }

@@ -112,7 +112,7 @@ fn each_batch_that_may_begin_has_a_caller_that_leads_it() {
 }
 
 #[test]
-fn a_lead_that_is_given_up_is_left_to_the_threads() {
+fn a_declined_lead_is_taken_over_by_the_threads() {
     let (calls, run) = told();
     let scheduler = scheduler(1);
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
