@@ -27,7 +27,7 @@ use state::{State, Wake};
 pub(super) struct Pool {
     state: Mutex<State>,
     work: Condvar,
-    clock: Condvar,
+    timer: Condvar,
     /// How the names of the threads begin.
     name: String,
     /// Those that have not ended, as far as is known.
@@ -44,7 +44,7 @@ impl Pool {
         let pool = Arc::new(Self {
             state: Mutex::new(State::new(slots)),
             work: Condvar::new(),
-            clock: Condvar::new(),
+            timer: Condvar::new(),
             name: name.to_owned(),
             threads: Mutex::default(),
         });
@@ -140,7 +140,7 @@ impl Pool {
         queue.consume_lead(since);
         let owner = Arc::clone(&queue.owner);
         if !state.has_spare_slot() || !state.slots.admits(&owner) {
-            let wake = state.wake_for_rest(now);
+            let wake = state.wake_for_remaining(now);
             drop(state);
             self.wake(wake);
             return 0;
@@ -148,7 +148,7 @@ impl Pool {
         let taken = state.take_from(number, now);
         // Without a batch, too: what was ready may have been dropped, or has to wait longer by a later decision, and
         // nobody watched what has begun to wait since then.
-        let wake = state.wake_for_rest(now);
+        let wake = state.wake_for_remaining(now);
         drop(state);
         self.wake(wake);
         let Some((work, run, removed)) = taken else { return 0 };
@@ -157,7 +157,7 @@ impl Pool {
         // First the place is left: whoever has an answer may be back before this thread goes on, and lead the next batch.
         let mut state = self.state();
         state.slots.release(run);
-        let wake = if state.turns.is_empty() { Wake::Nobody } else { state.wake_for_rest(Instant::now()) };
+        let wake = if state.turns.is_empty() { Wake::None } else { state.wake_for_remaining(Instant::now()) };
         drop(state);
         self.wake(wake);
         ran.answer()
@@ -167,7 +167,7 @@ impl Pool {
     pub(super) fn decline_lead(&self, number: usize, since: Instant) {
         let mut state = self.state();
         state.queues[number].consume_lead(since);
-        let wake = state.wake_for_rest(Instant::now());
+        let wake = state.wake_for_remaining(Instant::now());
         drop(state);
         self.wake(wake);
     }
@@ -177,7 +177,7 @@ impl Pool {
         let mut state = self.state();
         state.queues[number].waiting.close();
         let removed = state.remove_if_done(number);
-        let wake = state.wake_for_rest(Instant::now());
+        let wake = state.wake_for_remaining(Instant::now());
         drop(state);
         drop(removed);
         self.wake(wake);
@@ -190,7 +190,7 @@ impl Pool {
         state.queues.iter_mut().for_each(|(_, queue)| queue.waiting.close());
         drop(state);
         self.work.notify_all();
-        self.clock.notify_all();
+        self.timer.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -199,10 +199,10 @@ impl Pool {
 
     fn wake(&self, wake: Wake) {
         match wake {
-            Wake::Nobody => {}
+            Wake::None => {}
             Wake::Worker => self.work.notify_one(),
             // By now another thread may have begun to keep the time; both are to look.
-            Wake::Timekeeper => self.clock.notify_all(),
+            Wake::Timer => self.timer.notify_all(),
         }
     }
 
@@ -216,7 +216,7 @@ impl Pool {
                 state.working += 1;
                 let is_last = state.working == state.threads && !state.is_closing;
                 state.threads += usize::from(is_last);
-                let wake = state.wake_for_rest(now);
+                let wake = state.wake_for_remaining(now);
                 drop(state);
                 self.wake(wake);
                 drop(removed);
@@ -231,7 +231,7 @@ impl Pool {
                 state.slots.release(run);
                 if state.threads - state.working > state.slots.total() + 1 {
                     state.threads -= 1;
-                    let wake = state.wake_for_rest(Instant::now());
+                    let wake = state.wake_for_remaining(Instant::now());
                     drop(state);
                     self.wake(wake);
                     return;
@@ -239,7 +239,7 @@ impl Pool {
             } else if state.is_closing {
                 return;
             } else {
-                state = self.rest(state, now);
+                state = self.wait_for_work(state, now);
             }
         }
     }
@@ -248,20 +248,20 @@ impl Pool {
     ///
     /// The one that does so already may wait for too long: when it looked, what is due first may have had no place, and this
     /// thread has just left one. It goes back to the others then.
-    fn rest<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
-        let kept = state.timekeeper.map(|(until, _)| until);
-        let sooner = state.next_look(now).filter(|&next| kept.is_none_or(|kept| next < kept));
+    fn wait_for_work<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
+        let kept = state.timer.map(|(until, _)| until);
+        let sooner = state.next_wakeup(now).filter(|&next| kept.is_none_or(|kept| next < kept));
         if let Some(until) = sooner {
             if kept.is_some() {
-                self.clock.notify_all();
+                self.timer.notify_all();
             }
             state.generation += 1;
             let own = Some((until, state.generation));
-            state.timekeeper = own;
-            let waited = self.clock.wait_timeout(state, until.saturating_duration_since(now));
+            state.timer = own;
+            let waited = self.timer.wait_timeout(state, until.saturating_duration_since(now));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.timekeeper == own {
-                state.timekeeper = None;
+            if state.timer == own {
+                state.timer = None;
             }
         } else {
             state.idle += 1;

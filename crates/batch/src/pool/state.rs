@@ -39,11 +39,11 @@ pub(super) type Taken = (Work, usize, Option<QueueState>);
 /// Which thread has to look at the queues because of a change.
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
-    Nobody,
+    None,
     /// One that waits for work.
     Worker,
     /// The one that waits for a batch to have waited long enough.
-    Timekeeper,
+    Timer,
 }
 
 /// All that is under the lock.
@@ -60,7 +60,7 @@ pub(super) struct State {
     pub(super) idle: usize,
     pub(super) woken: usize,
     /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
-    pub(super) timekeeper: Option<(Instant, u64)>,
+    pub(super) timer: Option<(Instant, u64)>,
     pub(super) generation: u64,
     /// Cancelled requests, to be dropped outside the lock.
     pub(super) cancelled: Vec<(Task, Arc<Statistics>)>,
@@ -100,7 +100,7 @@ impl State {
             turns: VecDeque::new(),
             idle: 0,
             woken: 0,
-            timekeeper: None,
+            timer: None,
             generation: 0,
             cancelled: Vec::new(),
             is_closing: false,
@@ -157,15 +157,15 @@ impl State {
         if queue.is_due(now) {
             if can_lead {
                 queue.leads.push(now);
-                return Ok((Wake::Nobody, true));
+                return Ok((Wake::None, true));
             }
             // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
             let is_open = self.slots.admits(&queue.owner);
-            return Ok((if is_open { self.wake_worker() } else { Wake::Nobody }, false));
+            return Ok((if is_open { self.wake_worker() } else { Wake::None }, false));
         }
         // Whoever leads, or joins a batch that has begun, finds somebody on the way.
         let timeout = if began && queue.leads.is_empty() { queue.waiting.next_timeout() } else { None };
-        Ok((self.wake_to_watch(timeout), false))
+        Ok((self.arm_timer(timeout), false))
     }
 
     /// Whether there is a place beyond those of the threads that have been woken to take one.
@@ -184,33 +184,30 @@ impl State {
         if !self.has_spare_slot() {
             // Those that have been woken take what is ready, unless there is no place for them.
             let reclaimable = self.slots.next_reclaimable().filter(|_| self.slots.is_full());
-            self.wake_to_watch(reclaimable)
+            self.arm_timer(reclaimable)
         } else if self.idle > self.woken {
             self.woken += 1;
             Wake::Worker
-        } else if self.timekeeper.take().is_some() {
-            Wake::Timekeeper
+        } else if self.timer.take().is_some() {
+            Wake::Timer
         } else {
-            Wake::Nobody
+            Wake::None
         }
     }
 
     /// Makes sure that some thread, unless all are busy, comes when a batch has waited until then.
-    fn wake_to_watch(&mut self, timeout: Option<Instant>) -> Wake {
+    fn arm_timer(&mut self, timeout: Option<Instant>) -> Wake {
         let reclaimable = if self.slots.is_full() { self.slots.next_reclaimable() } else { None };
-        match (
-            self.timekeeper,
-            timeout.map(|timeout| reclaimable.map_or(timeout, |reclaimable| reclaimable.max(timeout))),
-        ) {
+        match (self.timer, timeout.map(|timeout| reclaimable.map_or(timeout, |reclaimable| reclaimable.max(timeout)))) {
             (Some((until, _)), Some(timeout)) if timeout < until => {
-                self.timekeeper = None;
-                Wake::Timekeeper
+                self.timer = None;
+                Wake::Timer
             }
             (None, Some(_)) if self.idle > self.woken => {
                 self.woken += 1;
                 Wake::Worker
             }
-            _ => Wake::Nobody,
+            _ => Wake::None,
         }
     }
 
@@ -258,15 +255,15 @@ impl State {
     }
 
     /// Who has to come for what is left when somebody goes off with a batch, or does not come.
-    pub(super) fn wake_for_rest(&mut self, now: Instant) -> Wake {
+    pub(super) fn wake_for_remaining(&mut self, now: Instant) -> Wake {
         if self.turns.is_empty() {
-            return Wake::Nobody;
+            return Wake::None;
         }
         if self.turns.iter().any(|&number| self.needs_slot(number, now)) {
             return self.wake_worker();
         }
         let timeout = self.next_timeout();
-        self.wake_to_watch(timeout)
+        self.arm_timer(timeout)
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -276,7 +273,7 @@ impl State {
     }
 
     /// When somebody has to look at the queues again, if nothing happens until then.
-    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_wakeup(&self, now: Instant) -> Option<Instant> {
         if !self.slots.is_full() {
             return self.next_timeout();
         }
