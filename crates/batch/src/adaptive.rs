@@ -19,21 +19,21 @@ use super::options::BatchingOptions;
 use size::Size;
 
 /// An estimate moves by this fraction of its distance to the last measurement.
-const RECENT: f64 = 0.125;
+const EWMA_WEIGHT: f64 = 0.125;
 
 /// Sizes whose throughput differs by less than this are as good as each other, and the smaller one is quicker.
-const SAME: f64 = 0.03;
+const TOLERANCE: f64 = 0.03;
 
 /// How long rates are measured before they count.
 const WINDOW: Duration = Duration::from_millis(50);
 
 /// After so many answers the margin is looked at, and where it begins and ends.
-const ANSWERS: usize = 64;
+const MARGIN_INTERVAL: usize = 64;
 const FIRST_MARGIN: f64 = 0.8;
 const MARGINS: std::ops::RangeInclusive<f64> = 0.2..=0.9;
 
 /// Answers that may be late, of those that the margin is looked at for.
-const LATE: usize = ANSWERS / 20;
+const ALLOWED_LATE: usize = MARGIN_INTERVAL / 20;
 
 /// Below the first, threads have time enough for small batches; above the second, every batch is worth filling.
 const BUSY: (f64, f64) = (0.5, 0.9);
@@ -88,7 +88,7 @@ pub struct Controller {
 
 /// What a batch can be expected to take, and what it will hardly exceed, in seconds.
 #[derive(Clone, Copy)]
-struct Prospect {
+struct Forecast {
     mean: f64,
     high: f64,
 }
@@ -101,13 +101,13 @@ struct Window {
 }
 
 /// Rows a second in batches of a size.
-fn rate((size, prospect): (usize, Prospect)) -> f64 {
-    size as f64 / prospect.mean.max(f64::MIN_POSITIVE)
+fn rate((size, forecast): (usize, Forecast)) -> f64 {
+    size as f64 / forecast.mean.max(f64::MIN_POSITIVE)
 }
 
 /// Of some sizes, ascending, the one with the most rows a second; `None` if there are none.
-fn most_rows(sizes: impl Iterator<Item = (usize, Prospect)>) -> Option<(usize, Prospect)> {
-    sizes.reduce(|best, other| if rate(other) <= rate(best) * (1.0 + SAME) { best } else { other })
+fn most_rows(sizes: impl Iterator<Item = (usize, Forecast)>) -> Option<(usize, Forecast)> {
+    sizes.reduce(|best, other| if rate(other) <= rate(best) * (1.0 + TOLERANCE) { best } else { other })
 }
 
 impl Controller {
@@ -148,14 +148,14 @@ impl Controller {
         self.batches += 1;
         self.sizes[index].ran(took, self.batches);
         for size in &mut self.sizes {
-            size.forget_what_is_old(self.batches);
+            size.expire(self.batches);
         }
         self.window(now).busy += took;
         self.close_window(now);
         self.answers += answers;
         self.late += late;
-        if self.answers >= ANSWERS {
-            let factor = if self.late * ANSWERS > LATE * self.answers { 0.9 } else { 1.02 };
+        if self.answers >= MARGIN_INTERVAL {
+            let factor = if self.late * MARGIN_INTERVAL > ALLOWED_LATE * self.answers { 0.9 } else { 1.02 };
             self.margin = (self.margin * factor).clamp(*MARGINS.start(), *MARGINS.end());
             (self.answers, self.late) = (0, 0);
         }
@@ -173,7 +173,7 @@ impl Controller {
         }
         let seconds = elapsed.as_secs_f64();
         // A window that lasted longer says more.
-        let weight = 1.0 - (1.0 - RECENT).powf(seconds / WINDOW.as_secs_f64());
+        let weight = 1.0 - (1.0 - EWMA_WEIGHT).powf(seconds / WINDOW.as_secs_f64());
         self.arrival_rate += weight * (window.rows / seconds - self.arrival_rate);
         self.utilization += weight * ((window.busy / seconds / self.slots).min(1.0) - self.utilization);
         self.window = None;
@@ -184,24 +184,24 @@ impl Controller {
     /// One that has not been run is hoped to take no longer than the next smaller one, so that it is tried, and feared to
     /// take longer in proportion to its size, so that it is not tried at the cost of the objective: unless the threads
     /// are busy all the time, when requests are refused for certain, and few of them are late if the trial fails.
-    fn prospect(&self, index: usize) -> Option<Prospect> {
+    fn forecast(&self, index: usize) -> Option<Forecast> {
         let known = |index: usize| self.sizes[index].known();
         if let Some(known) = known(index) {
-            return Some(Prospect { mean: known.mean, high: known.high() });
+            return Some(Forecast { mean: known.mean, high: known.high() });
         }
         if let Some(smaller) = index.checked_sub(1).and_then(known) {
             let is_worth_a_trial = self.utilization > BUSY.1;
             let growth =
                 if is_worth_a_trial { 1.0 } else { self.sizes[index].rows as f64 / self.sizes[index - 1].rows as f64 };
-            return Some(Prospect { mean: smaller.mean, high: smaller.high() * growth });
+            return Some(Forecast { mean: smaller.mean, high: smaller.high() * growth });
         }
         let larger = (index + 1..self.sizes.len()).find_map(known)?;
-        Some(Prospect { mean: larger.mean, high: larger.high() })
+        Some(Forecast { mean: larger.mean, high: larger.high() })
     }
 
     /// The sizes, ascending, with what they take.
-    fn prospects(&self) -> impl Iterator<Item = (usize, Prospect)> {
-        (0..self.sizes.len()).filter_map(|index| Some((self.sizes[index].rows, self.prospect(index)?)))
+    fn forecasts(&self) -> impl Iterator<Item = (usize, Forecast)> {
+        (0..self.sizes.len()).filter_map(|index| Some((self.sizes[index].rows, self.forecast(index)?)))
     }
 
     /// How long a request takes in all whose batch is run in this time, if it has to wait for a thread.
@@ -223,17 +223,17 @@ impl Controller {
     }
 
     /// The sizes that are quick enough, ascending, with what they take.
-    fn quick(&self, budget: f64) -> impl Iterator<Item = (usize, Prospect)> {
-        self.prospects().filter(move |(_, prospect)| self.response(prospect.high) <= budget)
+    fn fast_enough(&self, budget: f64) -> impl Iterator<Item = (usize, Forecast)> {
+        self.forecasts().filter(move |(_, forecast)| self.response(forecast.high) <= budget)
     }
 
     /// What follows from what is known by now. Before the first batch has run, requests are not joined.
     pub fn decide(&self) -> Decision {
         let budget = self.budget();
-        let Some((best_size, prospect)) = most_rows(self.quick(budget)) else {
+        let Some((best_size, forecast)) = most_rows(self.fast_enough(budget)) else {
             // Small batches are the quickest there are, and have to be known. If not even they are quick enough, answers
             // are late whatever is done, and come soonest where a request waits for as few batches as can be.
-            let smallest = self.sizes[0].known().and_then(|_| most_rows(self.prospects()));
+            let smallest = self.sizes[0].known().and_then(|_| most_rows(self.forecasts()));
             let target_size = smallest.map_or(self.sizes[0].rows, |(size, _)| size);
             let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].rows, self.max_rows);
             return Decision { target_size, piece_size, wait: Duration::ZERO, max_waiting_rows };
@@ -241,16 +241,16 @@ impl Controller {
         // Of sizes beyond what the margin leaves, the smallest has to be known. It may never be, if requests are larger.
         let is_last_resort = budget > self.objective * self.margin && self.sizes[0].known().is_none();
         let target_size = if is_last_resort { self.sizes[0].rows } else { best_size };
-        let best = (best_size, prospect);
+        let best = (best_size, forecast);
         // Whatever is cut more often than it has to be is joined again for nothing.
-        let as_good = self.quick(budget).filter(|&other| rate(other) >= rate(best) * (1.0 - SAME));
+        let as_good = self.fast_enough(budget).filter(|&other| rate(other) >= rate(best) * (1.0 - TOLERANCE));
         let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(best_size);
-        let slack = (budget - self.response(prospect.high)).max(0.0);
+        let slack = (budget - self.response(forecast.high)).max(0.0);
         let fill = target_size as f64 / self.arrival_rate.max(f64::MIN_POSITIVE);
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
         // If they cannot be filled in time there is no use in waiting for that.
         let wait = if fill > self.objective { 0.0 } else { slack.min(fill) * eagerness };
-        let in_time = (budget - prospect.high) * self.slots * rate(best);
+        let in_time = (budget - forecast.high) * self.slots * rate(best);
         let in_time = in_time.min(self.max_rows as f64) as usize;
         Decision {
             target_size,
@@ -267,7 +267,7 @@ impl Controller {
         Explanation {
             objective: seconds(self.objective),
             decision: self.decide(),
-            is_attainable: known.is_empty() || self.quick(self.budget()).next().is_some(),
+            is_attainable: known.is_empty() || self.fast_enough(self.budget()).next().is_some(),
             margin: self.margin,
             arrival_rate: self.arrival_rate,
             utilization: self.utilization,

@@ -1,7 +1,7 @@
 //! The requests of low priority that wait in one queue: they fill batches up, or make some when nothing else waits.
 //!
 //! The rules are those of TensorFlow's shared batch scheduler (`docs/spec/batching.md` §19), but that the most urgent
-//! request goes first, and that none waits for ever, see [`LowPriority::is_patience_over`].
+//! request goes first, and that none waits for ever, see [`LowPriority::is_overdue`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -59,13 +59,13 @@ impl LowPriority {
     }
 
     /// When the most urgent one has waited for so long that it goes before others.
-    pub(super) fn end_of_patience(&self) -> Option<Instant> {
+    pub(super) fn overdue_at(&self) -> Option<Instant> {
         self.tasks.front().map(Task::due)
     }
 
     /// Whether the most urgent one has waited for so long that it goes before others: they come first, but not for ever.
-    pub(super) fn is_patience_over(&self, now: Instant) -> bool {
-        self.end_of_patience().is_some_and(|end| end <= now)
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.overdue_at().is_some_and(|end| end <= now)
     }
 
     /// Whether there is room for a task.
@@ -116,12 +116,12 @@ impl LowPriority {
     }
 
     /// Takes out requests for a batch, the most urgent first: as many as fit into so many rows and are welcome.
-    pub(super) fn fill(&mut self, mut room: usize, mut is_welcome: impl FnMut(&Task) -> bool) -> Vec<Task> {
+    pub(super) fn fill(&mut self, mut room: usize, mut fits: impl FnMut(&Task) -> bool) -> Vec<Task> {
         let mut taken = Vec::new();
         let mut index = 0;
         while room > 0 && index < self.tasks.len() {
             let task = &self.tasks[index];
-            if task.weight() <= room && is_welcome(task) {
+            if task.weight() <= room && fits(task) {
                 room -= task.weight();
                 taken.extend(self.tasks.remove(index));
             } else {

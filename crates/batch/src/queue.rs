@@ -18,7 +18,7 @@ use super::task::Task;
 use servable_model::tensor::Tensor;
 
 /// How often a full queue looks for requests that nobody waits for any more.
-const LOOK: Duration = Duration::from_millis(1);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a batch was taken when it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,14 +69,14 @@ pub(super) struct Waiting {
     /// What decides about sizes and times, where the options do not.
     adaptive: Option<Arc<Adaptive>>,
     /// When it was last looked for requests that nobody waits for.
-    looked: Option<Instant>,
+    last_sweep: Option<Instant>,
     is_closing: bool,
 }
 
 impl Waiting {
     pub(super) fn new(options: Arc<BatchingOptions>, adaptive: Option<Arc<Adaptive>>) -> Self {
         let (low, batches) = (LowPriority::new(&options), VecDeque::new());
-        Self { options, batches, low, adaptive, looked: None, is_closing: false }
+        Self { options, batches, low, adaptive, last_sweep: None, is_closing: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -102,10 +102,10 @@ impl Waiting {
     /// Takes out the requests that would not be run, so that they take no room from others; not more often than now and
     /// then, for it looks at every one.
     pub(super) fn remove_cancelled(&mut self, now: Instant) -> Vec<Task> {
-        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+        if self.last_sweep.is_some_and(|last| now < last + SWEEP_INTERVAL) {
             return Vec::new();
         }
-        self.looked = Some(now);
+        self.last_sweep = Some(now);
         let mut cancelled = self.low.remove_cancelled(now);
         for batch in &mut self.batches {
             let (gone, rest) = std::mem::take(&mut batch.tasks).into_iter().partition(|task| task.is_cancelled(now));
@@ -222,7 +222,7 @@ impl Waiting {
     /// Why requests of low priority may make a batch of their own; `None` if they have to wait.
     fn low_ready(&self, now: Instant) -> Option<Closed> {
         let oldest = self.low.oldest()?;
-        if self.low.is_patience_over(now) {
+        if self.low.is_overdue(now) {
             return Some(Closed::Timeout);
         }
         let reason = self.reason(self.low.is_full(), oldest, self.low.timeout(), now);
@@ -239,12 +239,12 @@ impl Waiting {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let batches = self.batches.iter().map(|batch| self.since(batch) + self.timeout()).min();
         let alone = self.low.oldest().filter(|_| self.batches.is_empty()).map(|oldest| oldest + self.low.timeout());
-        [batches, alone, self.low.end_of_patience()].into_iter().flatten().min()
+        [batches, alone, self.low.overdue_at()].into_iter().flatten().min()
     }
 
     /// The most urgent of the batches that are ready, for a free thread.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Batch, Closed)> {
-        if self.low.is_patience_over(now) {
+        if self.low.is_overdue(now) {
             return self.take_low(now);
         }
         let ready = self.batches.iter().enumerate().filter_map(|(index, batch)| Some((index, self.ready(batch, now)?)));

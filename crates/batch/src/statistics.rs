@@ -25,7 +25,7 @@ static ROWS: [f64; 14] = exponential(1.0, 2.0);
 const MAX_SIZES: usize = 128;
 
 /// The recent run time of a size moves by this fraction of its distance to that of the last batch.
-const RECENT: u32 = 8;
+const EWMA_DIVISOR: u32 = 8;
 
 /// What a queue has done so far, and how it stands.
 pub struct Statistics {
@@ -213,7 +213,7 @@ impl Tally {
         let size = self.size(padded);
         size.recent = match size.batches {
             0 => took,
-            _ => size.recent * (RECENT - 1) / RECENT + took / RECENT,
+            _ => size.recent * (EWMA_DIVISOR - 1) / EWMA_DIVISOR + took / EWMA_DIVISOR,
         };
         size.batches += 1;
         size.failed += u64::from(!is_ok);

@@ -27,7 +27,7 @@ pub(super) enum Dropped {
 
 /// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
 /// however many more urgent ones come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const IMPLIED_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A request, or a piece of one, that waits for its batch.
 pub(super) struct Task {
@@ -60,8 +60,8 @@ impl Task {
 
     /// By when it wants to be served, as far as its turn is concerned.
     pub(super) fn due(&self) -> Instant {
-        let patient = self.arrived + PATIENCE;
-        self.deadline.map_or(patient, |deadline| deadline.min(patient))
+        let implied = self.arrived + IMPLIED_DEADLINE;
+        self.deadline.map_or(implied, |deadline| deadline.min(implied))
     }
 
     /// The rows that count towards the size of a batch: an empty request takes a place, too.

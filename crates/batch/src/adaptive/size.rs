@@ -1,6 +1,6 @@
 //! What batches of one size take, as far as that is known.
 
-use super::RECENT;
+use super::EWMA_WEIGHT;
 
 /// So many mean deviations above the mean are hardly ever exceeded.
 const DEVIATIONS: f64 = 3.0;
@@ -10,12 +10,12 @@ const TRIALS: u64 = 2;
 
 /// A size that is not run any more is forgotten, and tried again, after so many batches for each time that it was run, and
 /// after so many at most. What was seen twice may have been chance; what is found too slow again and again is not.
-const MEMORY_OF_A_RUN: u64 = 100;
-const MEMORY: u64 = 1000;
+const EXPIRY_PER_RUN: u64 = 100;
+const MAX_EXPIRY: u64 = 1000;
 
 /// A run counts for no more than this many times what a size was thought to exceed hardly ever: a single one may be the
 /// fault of anything.
-const SURPRISE: f64 = 2.0;
+const OUTLIER_LIMIT: f64 = 2.0;
 
 /// Batches of a size.
 pub(super) struct Size {
@@ -50,13 +50,13 @@ impl Size {
             Some(Estimate { mean, batches: 1, .. }) => {
                 Estimate { mean: took.min(mean), deviation: 0.0, batches: TRIALS }
             }
-            Some(known) => known.after(took.min(known.high() * SURPRISE)),
+            Some(known) => known.after(took.min(known.high() * OUTLIER_LIMIT)),
         });
     }
 
     /// Forgets what is too old to count at the batch with this number.
-    pub(super) fn forget_what_is_old(&mut self, number: u64) {
-        if number - self.last >= MEMORY.min(self.runs * MEMORY_OF_A_RUN) {
+    pub(super) fn expire(&mut self, number: u64) {
+        if number - self.last >= MAX_EXPIRY.min(self.runs * EXPIRY_PER_RUN) {
             self.estimate = None;
         }
     }
@@ -71,8 +71,8 @@ impl Estimate {
     fn after(self, took: f64) -> Self {
         let Self { mean, deviation, batches } = self;
         Self {
-            mean: mean + RECENT * (took - mean),
-            deviation: deviation + RECENT * ((took - mean).abs() - deviation),
+            mean: mean + EWMA_WEIGHT * (took - mean),
+            deviation: deviation + EWMA_WEIGHT * ((took - mean).abs() - deviation),
             batches: batches + 1,
         }
     }
