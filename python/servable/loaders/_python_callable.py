@@ -1,4 +1,4 @@
-"""Loads servables that are written in Python, into this process or into processes of their own."""
+"""Loads servables that are written in Python, into this process or into worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PythonOptions:
     """How a Python servable is run.
 
     Attributes:
-        workers: How many processes of its own it has, each of which runs one batch at a time; 0
-            runs it in the server's process.
+        workers: How many worker processes it has, each of which runs one batch at a time; 0 runs
+            it in the server's process.
     """
 
     workers: int = 0
@@ -52,7 +52,7 @@ class PythonCallableLoader(FunctionLoader):
         self._workers = options.workers
 
     def estimate_resources(self) -> int:
-        """The size of all files of the version, in each process: what code needs nobody knows."""
+        """The size of all files of the version, once per process; the needs of code are unknown."""
         return super().estimate_resources() * max(self._workers, 1)
 
     def _imported(self, path: Path) -> FunctionModel:

@@ -72,8 +72,8 @@ class Platform(abc.ABC):
         runs_code: Whether to describe or load a version runs code that lies in its directory. Such
             directories are restricted, see `--allow_python_models`: the loader of one is made
             when the load begins, if the code may be run then.
-        has_own_batch_threads: Whether each version has batch threads of its own. They are shared
-            otherwise, and a run that waits for something outside would hold up other models.
+        has_own_batch_threads: Whether each version has separate batch threads. Otherwise all
+            versions of the platform share them, and a run that blocks delays other models.
         name: What `model_platform` calls it.
         context: What the server gives it.
         batching: How requests are joined into batches, as far as the configuration of a model does

@@ -18,7 +18,7 @@ from servable.platforms import (
 
 
 class PythonPlatform(Platform):
-    """Loads models into the server's process, or into processes of their own."""
+    """Loads models into the server's process, or into worker processes."""
 
     contents = f"a Python model is {MODEL_FILE}, or {ENTRY_POINT_FILE} with what to import"
     runs_code = True

@@ -74,7 +74,7 @@ _WITHOUT_EFFECT = ("prefer_tflite_model", "enable_session_metadata")
 
 
 class TensorFlowPlatform(Platform):
-    """Loads SavedModels; a server may have several, each with options of its own."""
+    """Loads SavedModels; a server may have several such platforms, with different options."""
 
     contents = (
         "a SavedModel is all of saved_model.pb, the assets that it names, and every shard of its "
