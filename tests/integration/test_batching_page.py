@@ -128,7 +128,7 @@ def test_it_explains_what_is_done_for_a_latency_objective(server: ServerProcess)
     assert adaptive["is_attainable"] is True
     assert 1 <= adaptive["target_size"] <= version["parameters"]["max_batch_size"]
     assert 0 <= adaptive["wait_micros"] <= 40_000
-    assert {times["size"] for times in adaptive["because"]["run_times"]} == {2}
+    assert {times["size"] for times in adaptive["explanation"]["run_times"]} == {2}
 
 
 def test_requests_of_low_priority_let_others_go_first(
@@ -172,9 +172,9 @@ def test_requests_of_low_priority_let_others_go_first(
 
 
 def test_a_model_without_batches_says_why(server: ServerProcess) -> None:
-    because = "no_batching in the servable_options of the model"
+    explanation = "no_batching in the servable_options of the model"
     assert report(server, "plain")["versions"] == [
-        {"version": "1", "is_batched": False, "because": because}
+        {"version": "1", "is_batched": False, "explanation": explanation}
     ]
 
 

@@ -53,7 +53,7 @@ fn of_version(number: i64, servable: &Servable) -> Value {
         let queues: Vec<Value> = batching.routes().iter().map(|queue| of_queue(queue)).collect();
         version.insert("queues".to_owned(), queues.into());
     } else if let Some(why) = origin {
-        version.insert("because".to_owned(), why);
+        version.insert("explanation".to_owned(), why);
     }
     version.into()
 }
@@ -176,7 +176,7 @@ fn of_objective(explanation: &Explanation) -> Value {
         "target_size": decision.target_size,
         "wait_micros": micros(decision.wait),
         "max_waiting_rows": decision.max_waiting_rows,
-        "because": {
+        "explanation": {
             "rows_per_second": arrival_rate.round(),
             "utilization": (utilization * 1000.0).round() / 1000.0,
             "margin": (margin * 1000.0).round() / 1000.0,
