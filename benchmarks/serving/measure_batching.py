@@ -18,7 +18,7 @@ STREAMS = 16
 GREEDY = {"max_batch_size": 64, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
 
 IN_POOL = "--tensorflow_run_in_caller_thread=false"
-"""As the original runs a model: handed to a pool of threads of the runtime."""
+"""As TensorFlow Serving runs a model: handed to a pool of threads of the runtime."""
 
 SERVERS = ("unbatched", "greedy", "in the pool", "echo")
 """The echo, which neither decodes nor runs, is what no way of batching can exceed."""

@@ -18,7 +18,7 @@ from servable._server.config.flags import (
     similar_flag,
     similar_word,
 )
-from servable._server.config.usage import grouped_usage, original_usage, short_usage
+from servable._server.config.usage import grouped_usage, short_usage, tensorflow_serving_usage
 from servable.errors import BackendError, ServableError
 from servable.lifecycle._states import status_text
 
@@ -29,7 +29,7 @@ __all__ = ["main", "run"]
 
 _FAILURE = 255
 _WRONG_USAGE = 2
-_ORIGINAL_NAME = "tensorflow_model_server"
+_TENSORFLOW_SERVING_NAME = "tensorflow_model_server"
 _HELP = frozenset({"--help", "-h", "help"})
 
 
@@ -55,8 +55,8 @@ def run(argv: list[str]) -> int:
     Returns:
         The exit status.
     """
-    if os.path.basename(argv[0]) == _ORIGINAL_NAME:
-        return _run_as_original(argv)
+    if os.path.basename(argv[0]) == _TENSORFLOW_SERVING_NAME:
+        return _run_as_tensorflow_serving(argv)
     program = _program(argv)
     # Flags begin with dashes, so a first word is free for commands.
     command = _COMMANDS.get("".join(argv[1:2]))
@@ -81,13 +81,13 @@ def run(argv: list[str]) -> int:
     return _serve(parsed, is_compatible=False)
 
 
-def _run_as_original(argv: list[str]) -> int:
+def _run_as_tensorflow_serving(argv: list[str]) -> int:
     """Do as TensorFlow Serving does: everything but the log goes to stdout, unknown arguments do no harm."""
     parsed = parse_flags(argv[1:])
     if parsed.errors or parsed.help_requested:
         for error in parsed.errors:
             print(error, file=sys.stderr)
-        print(original_usage(argv[0]), end="")
+        print(tensorflow_serving_usage(argv[0]), end="")
         return _FAILURE
     if parsed.flags.version:
         print(f"TensorFlow ModelServer: {__version__}")
@@ -95,7 +95,7 @@ def _run_as_original(argv: list[str]) -> int:
         return 0
     if parsed.unknown:
         print(f"unknown argument: {parsed.unknown[0]}")
-        print(original_usage(argv[0]), end="", flush=True)
+        print(tensorflow_serving_usage(argv[0]), end="", flush=True)
     return _serve(parsed, is_compatible=True)
 
 

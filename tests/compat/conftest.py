@@ -1,4 +1,4 @@
-"""Where the material of the original is, and the table of what was compared with it."""
+"""Where the material of TensorFlow Serving is, and the table of what was compared with it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_area() -> Callable[[conformance.Area], None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was compared with the original."""
+    """Print what was compared with TensorFlow Serving."""
     if _compared:
         terminalreporter.section("compared with TensorFlow Serving")
         for line in conformance.table(_compared.values()):

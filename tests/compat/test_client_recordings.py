@@ -1,4 +1,4 @@
-"""The Python client reads what the original server answered, byte for byte."""
+"""The Python client reads what TensorFlow Serving answered, byte for byte."""
 
 from __future__ import annotations
 

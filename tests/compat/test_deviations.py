@@ -52,9 +52,9 @@ def test_a_case_counts_once_and_not_as_listed_while_something_of_it_is_not() -> 
 
 def test_the_table_counts_what_differs_by_its_cause() -> None:
     area = Area("g", total=3)
-    area.not_applicable["the original crashed"] += 1
+    area.not_applicable["TensorFlow Serving crashed"] += 1
     area.add([Difference("a", None, "")], [cause("listed", cases=("a",))])
     assert (area.equal, area.deviating, area.failed) == (1, 1, 0)
     printed = "\n".join(conformance.table([area]))
     assert "deviating, by cause (docs/compatibility.md)\n     1  listed" in printed
-    assert "not applicable\n     1  the original crashed" in printed
+    assert "not applicable\n     1  TensorFlow Serving crashed" in printed

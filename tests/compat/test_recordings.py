@@ -1,4 +1,4 @@
-"""Replays recordings of the original server, byte for byte.
+"""Replays recordings of TensorFlow Serving, byte for byte.
 
 One test a group; the recordings of one file are replayed together, once, when the first of its groups is asked for.
 """
@@ -92,7 +92,7 @@ def test_every_group_is_compared(recording: str, replay: Replay) -> None:
     ("recording", "group"),
     [(recording, group) for recording, groups in GROUPS.items() for group in groups],
 )
-def test_answers_are_those_of_the_original(
+def test_answers_are_those_of_tensorflow_serving(
     recording: str,
     group: str,
     replay: Replay,

@@ -107,7 +107,7 @@ class TestJson:
         ],
         ids=lambda value: value.decode()[:30] if isinstance(value, bytes) else "",
     )
-    def test_gets_the_error_of_the_original(
+    def test_gets_the_error_of_tensorflow_serving(
         self, body: bytes, message: str, server: ServerProcess
     ) -> None:
         reply = server.predict("half_plus_two", body)

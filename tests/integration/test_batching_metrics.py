@@ -98,7 +98,7 @@ def test_every_padded_size_is_run_before_a_version_is_available(
     assert page[f"{SESSION}wrapped_run_count"][()] == sum(runs.values())
 
 
-def test_buckets_are_those_of_the_original(server: ServerProcess) -> None:
+def test_buckets_are_those_of_tensorflow_serving(server: ServerProcess) -> None:
     assert server.predict("m", {"instances": [1.0]}).status == 200
     page = scrape(server)
 

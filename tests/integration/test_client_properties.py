@@ -78,7 +78,7 @@ def test_over_rest_by_value(clients: dict[str, Client], tensor: tuple[str, np.nd
     if 0 in sent.shape[:-1]:
         sent = sent.reshape(-1)  # JSON cannot tell a matrix without rows from a list
     if sent.dtype.kind == "f":
-        # As the original does, the server takes numbers too small for full precision as zero.
+        # As TensorFlow Serving does, the server takes numbers too small for full precision as zero.
         sent = np.where(
             np.abs(sent) < np.finfo(sent.dtype).smallest_normal, np.copysign(0, sent), sent
         )

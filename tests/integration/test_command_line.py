@@ -90,7 +90,7 @@ def test_help_lists_the_flags() -> None:
         assert flag in told.stdout
 
 
-def test_an_unknown_flag_does_not_stop_the_server_under_the_name_of_the_original(
+def test_an_unknown_flag_does_not_stop_the_server_under_the_name_of_tensorflow_serving(
     demo_models: Path, tmp_path: Path
 ) -> None:
     flags = [

@@ -77,7 +77,7 @@ def test_the_report_names_what_does_not_serve(demo_models: Path, tmp_path: Path)
         assert missing.startswith("missing: Could not find base path ")
 
 
-def test_the_name_of_the_original_reports_nothing(demo_models: Path, tmp_path: Path) -> None:
+def test_the_name_of_tensorflow_serving_reports_nothing(demo_models: Path, tmp_path: Path) -> None:
     flags = ["--model_name=m", f"--model_base_path={demo_models / 'half_plus_two'}"]
     with ServerProcess(flags, directory=tmp_path, command=[SECOND_NAME]) as server:
         wait_for(server, "Exporting HTTP/REST API at:localhost:")

@@ -105,7 +105,7 @@ def test_latencies_are_those_of_successful_requests_and_of_their_runs(
     assert growth(":tensorflow:core:graph_runs") == {(): 3}
 
 
-def test_histograms_have_the_limits_of_the_original_and_add_up(server: ServerProcess) -> None:
+def test_histograms_have_the_limits_of_tensorflow_serving_and_add_up(server: ServerProcess) -> None:
     server.predict("half_plus_two", {"instances": [1.0]})
     page = scrape(server)
     point = labels(model_name="half_plus_two", API="predict", entrypoint="REST")
@@ -124,7 +124,7 @@ def test_histograms_have_the_limits_of_the_original_and_add_up(server: ServerPro
     assert buckets["+Inf"] == page[f"{SERVING}request_latency_count"][point]
 
 
-def test_the_page_is_in_the_form_of_the_original(server: ServerProcess) -> None:
+def test_the_page_is_in_the_form_of_tensorflow_serving(server: ServerProcess) -> None:
     text = server.get(PATH).body.decode()
     lines = text.splitlines()
     types = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
@@ -146,7 +146,9 @@ def test_the_page_is_in_the_form_of_the_original(server: ServerProcess) -> None:
         ("runtime_latency", "histogram"),
     ):
         assert f"# TYPE {SERVING}{name} {kind}" in lines
-    assert not [line for line in lines if line.startswith("# HELP :")], "the original has none"
+    assert not [line for line in lines if line.startswith("# HELP :")], (
+        "TensorFlow Serving has none"
+    )
 
 
 def test_the_guide_names_what_is_there(

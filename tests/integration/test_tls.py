@@ -150,7 +150,7 @@ def test_a_client_without_the_right_certificate_gets_nowhere(
             predict(wrong)
 
 
-def test_the_file_of_the_original_is_for_grpc_and_leaves_rest_as_it_was(
+def test_the_file_of_tensorflow_serving_is_for_grpc_and_leaves_rest_as_it_was(
     start: Callable[..., ServerProcess],
     authority: Authority,
     grpc_client: GrpcClient,

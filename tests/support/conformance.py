@@ -26,17 +26,17 @@ DIRECTORY = Path(os.environ.get("SERVABLE_CONFORMANCE_DIR", ROOT.parent / "share
 COMPAT = ROOT / "tests/compat"
 SAMPLE = ROOT / "tests/testdata/recordings"
 
-# What a recording can say of the original instead of an answer. Any answer is right then, if the server lives.
+# What a recording can say of TensorFlow Serving instead of an answer. Any answer is right then, if the server lives.
 WITHOUT_ANSWER = {
-    "crash": "the original crashed",
-    "hang": "the original gave no answer",
-    "undefined": "the original answered with stray memory",
+    "crash": "TensorFlow Serving crashed",
+    "hang": "TensorFlow Serving gave no answer",
+    "undefined": "TensorFlow Serving answered with stray memory",
 }
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why answers differ from the original's.
+    """Why answers differ from TensorFlow Serving's.
 
     Attributes:
         name: Of the cause; a key of docs/compatibility.md.
@@ -108,7 +108,7 @@ class Area:
 
     @property
     def equal(self) -> int:
-        """How many are answered as the original does."""
+        """How many are answered as TensorFlow Serving does."""
         return self.total - self.not_applicable.total() - self.failed - self.deviating
 
     def add(self, differences: Iterable[Difference], causes: Iterable[Cause]) -> None:

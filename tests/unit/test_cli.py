@@ -33,7 +33,9 @@ def test_the_version_is_one_line_with_the_commit(capsys: pytest.CaptureFixture[s
     assert re.fullmatch(f"servable {version}{commit}, {tensorflow}\n", told.out)
 
 
-def test_the_version_of_the_original_has_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_of_tensorflow_serving_has_its_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.run(["tensorflow_model_server", "--version", "--unknown"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"TensorFlow ModelServer: {servable.__version__}"
@@ -82,7 +84,9 @@ def test_help_is_grouped_and_no_failure(
     assert told.err == ""
 
 
-def test_help_is_that_of_the_original_under_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_that_of_tensorflow_serving_under_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.run(["tensorflow_model_server", "--help"]) == 255
     assert capsys.readouterr().out.startswith(
         "usage: tensorflow_model_server\nFlags:\n\t--port=8500"
@@ -121,7 +125,7 @@ def test_unknown_arguments_end_the_command_with_a_suggestion(
     assert served == []
 
 
-def test_unknown_arguments_do_no_harm_under_the_name_of_the_original(
+def test_unknown_arguments_do_no_harm_under_the_name_of_tensorflow_serving(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[Flags] = []
@@ -198,7 +202,7 @@ def test_a_start_that_fails_is_told_where_the_name_has_errors(
     assert capsys.readouterr() == (line, "")
 
 
-def test_the_log_has_the_original_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_the_format_of_tensorflow_serving(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging({})
     logging.getLogger("servable._server.server").warning("a %s", "message")
     configure_logging({"TF_CPP_MIN_LOG_LEVEL": "2"})

@@ -175,7 +175,7 @@ class _Outcome:
 def did_not_become_available(
     what: str, failed: Sequence[tuple[str, ServableError | None]]
 ) -> ServableError:
-    """The error that lists what failed, in the words of the original."""
+    """The error that lists what failed, in the words of TensorFlow Serving."""
     entries = "".join(
         f"{{{subject} due to error: {status_text(error)}}}, " for subject, error in failed
     )

@@ -1,6 +1,6 @@
 """Finds versions as numbered directories below a base path (docs/spec/lifecycle.md §3).
 
-It differs from the original where that is a trap for operators: a base path that is missing stops
+It differs from TensorFlow Serving where that is a trap for operators: a base path that is missing stops
 only its own model, a stray file with a number for a name is not a version, a change of what is
 monitored is looked at right away, a version that is still being written is held back, and the
 content of a version is fingerprinted, so that one that failed is tried again when it changes. What

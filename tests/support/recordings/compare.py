@@ -58,7 +58,7 @@ def _compare(case: Case, expected: Answer, got: Answer) -> list[Difference]:
     if expected.get("outcome") in ("crash", "hang", "undefined"):
         if got.get("outcome") not in ("crash", "hang"):
             return []
-        signature = f"server {got['outcome']} (the original's too)"
+        signature = f"server {got['outcome']} (TensorFlow Serving's too)"
         return [Difference("outcome", signature, "any answer", str(got))]
     if expected.get("outcome") != got.get("outcome"):
         outcomes = [each.get("outcome", "an answer") for each in (expected, got)]

@@ -110,7 +110,7 @@ lines' } b: { c < x: 1 > }
     assert message_lines(text, "b") == [5]
 
 
-def test_models_may_share_a_base_path_as_in_the_recordings_of_the_original() -> None:
+def test_models_may_share_a_base_path_as_in_the_recordings_of_tensorflow_serving() -> None:
     """They serve `half_plus_two` under five names with one policy, so refusing that would break deployments."""
     validate_models([ModelConfig("half_plus_two", "/x"), ModelConfig("123", "/x")])
 

@@ -68,7 +68,7 @@ def test_there_are_no_batches_unless_they_are_enabled(tmp_path: Path) -> None:
     assert batching.of_version(str(tmp_path)).parameters is None
 
 
-def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
+def test_the_defaults_are_those_of_tensorflow_serving(tmp_path: Path) -> None:
     without_file = flags_batching(SERVED)
     defaults = BatchingParameters(1000, 0, 10, CPUS, "batch_threads", (), False, False, None)
     assert without_file.parameters == replace(
@@ -299,7 +299,7 @@ def test_a_model_may_have_a_way_of_its_own(tmp_path: Path) -> None:
     assert default == ModelBatching(BatchingParameters())
 
 
-def test_a_model_may_have_what_the_original_does_not_know(tmp_path: Path) -> None:
+def test_a_model_may_have_what_tensorflow_serving_does_not_know(tmp_path: Path) -> None:
     low = "low_priority_max_batch_size: 4 low_priority_batch_timeout_micros: 9000"
     policy = f"mixed_priority_batching_policy: 'priority_merge' {low}"
     model = model_with(tmp_path, f"batching_policy {{ latency_objective_millis: 20 {policy} }}")
@@ -365,7 +365,7 @@ def test_a_model_may_have_what_the_original_does_not_know(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_the_original_does_not_know_is_checked(
+def test_what_tensorflow_serving_does_not_know_is_checked(
     tmp_path: Path, options: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as info:

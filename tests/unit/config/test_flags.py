@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from servable._server.config.flags import Flags, parse_flags, similar_flag
-from servable._server.config.usage import GROUPS, grouped_usage, original_usage
+from servable._server.config.usage import GROUPS, grouped_usage, tensorflow_serving_usage
 
-# Name, type and default as the original prints them; those that depend on the machine left out.
+# Name, type and default as TensorFlow Serving prints them; those that depend on the machine left out.
 TENSORFLOW_SERVING = """
 port int32 8500
 grpc_socket_path string ""
@@ -60,10 +60,10 @@ enable_serialization_as_tensor_content bool false
 """
 
 
-def test_every_flag_of_the_original_has_its_type_and_default() -> None:
+def test_every_flag_of_tensorflow_serving_has_its_type_and_default() -> None:
     lines = [line.split() for line in TENSORFLOW_SERVING.strip().splitlines()]
     assert len(lines) == 48
-    shown = original_usage("servable").splitlines()
+    shown = tensorflow_serving_usage("servable").splitlines()
     assert shown[:2] == ["usage: servable", "Flags:"]
     for (name, type_name, *default), line in zip(lines, shown[2:], strict=False):
         flag, shown_type, help_text = line.removeprefix("\t").split("\t")

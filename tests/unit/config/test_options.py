@@ -100,7 +100,7 @@ def test_every_address_is_listened_on_once(
 EVERYWHERE = {"grpc_socket_path": "g", "rest_api_socket_path": "r", "rest_api_port": 8501}
 
 
-def test_the_file_of_the_original_secures_grpc_and_leaves_rest_as_it_is() -> None:
+def test_the_file_of_tensorflow_serving_secures_grpc_and_leaves_rest_as_it_is() -> None:
     found = endpoints(replace(SERVED, ssl_config_file="ssl.config", **EVERYWHERE))
     assert {e.address: (e.tls, e.rest_only) for e in found} == {
         "0.0.0.0:8500": (True, False),

@@ -30,7 +30,7 @@ def test_a_file_that_is_not_there_is_named_with_its_flag(tmp_path: Path) -> None
     assert info.value.code is Code.NOT_FOUND
 
 
-def test_the_message_of_the_original_holds_the_text(tmp_path: Path) -> None:
+def test_the_message_of_tensorflow_serving_holds_the_text(tmp_path: Path) -> None:
     file = tmp_path / "ssl.config"
     file.write_text(r'server_key: "KEY\n" server_cert: "CERT" custom_ca: "CA"')
     found = read_tls(Flags(ssl_config_file=str(file)))

@@ -157,7 +157,7 @@ def test_a_failed_version_is_tried_again_when_its_content_has_changed() -> None:
 
 
 def test_going_back_to_the_version_that_still_serves_recovers() -> None:
-    """The original waits for ever here (docs/spec/lifecycle.md §9.4)."""
+    """TensorFlow Serving waits for ever here (docs/spec/lifecycle.md §9.4)."""
     bench = Bench()
     first = FakeLoader()
     bench.aspire({1: first})

@@ -19,7 +19,7 @@ def unpack(packed: Any, wanted: str | None) -> Any:
         wanted: The one type that can be used; `None` where there is none.
 
     Raises:
-        ConfigError: It holds another message or none, in the words of the original.
+        ConfigError: It holds another message or none, in the words of TensorFlow Serving.
     """
     url = packed.type_url
     _, slash, full_name = url.rpartition("/")

@@ -226,7 +226,7 @@ def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
             "Batching parameters without effect, because each version has its own: %s",
             ", ".join(ignored),
         )
-    # What no queue will be made with is not looked at, as in the original.
+    # What no queue will be made with is not looked at, as in TensorFlow Serving.
     threads = BatchingParameters(
         num_batch_threads=parameters.num_batch_threads,
         thread_pool_name=parameters.thread_pool_name,
@@ -296,7 +296,7 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
     """Check parameters, and bring them into the form that they are used in.
 
     Raises:
-        ConfigError: They cannot be used; with the words of the original where it refuses the same.
+        ConfigError: They cannot be used; with the words of TensorFlow Serving where it refuses the same.
     """
     for problem in batching_problems(parameters):
         raise ConfigError(problem)
@@ -313,13 +313,13 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
         parameters,
         allowed_batch_sizes=sizes,
         max_execution_batch_size=execution_size,
-        # The original takes 0 for 1; with splitting it refuses it.
+        # TensorFlow Serving takes 0 for 1; with splitting it refuses it.
         max_enqueued_batches=max(parameters.max_enqueued_batches, 1),
     )
 
 
 def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
-    """Why parameters cannot be used, in the order in which the original looks at them."""
+    """Why parameters cannot be used, in the order in which TensorFlow Serving looks at them."""
     # A program may put anything into the dataclass, and what is compared here has to be a number.
     strange = tuple(_strange_values(parameters))
     if strange:
@@ -382,7 +382,7 @@ def _strange_values(parameters: BatchingParameters) -> Iterator[str]:
 
 
 def _policy_problems(parameters: BatchingParameters) -> Iterator[str]:
-    """Why what the original does not know cannot be used."""
+    """Why what TensorFlow Serving does not know cannot be used."""
     objective = parameters.latency_objective_millis
     if objective is not None and not 0 < objective < math.inf:
         yield f"latency_objective_millis must be positive; was {objective:g}"

@@ -287,7 +287,7 @@ def _check_platforms_stay(models: Sequence[ModelConfig], current: Sequence[Model
 
 
 def _models(config_list: Any) -> tuple[ModelConfig, ...]:
-    # Names first: the original reports a name that comes twice before anything else.
+    # Names first: TensorFlow Serving reports a name that comes twice before anything else.
     _check_names(config_list.config)
     models: list[ModelConfig] = []
     for index, config in enumerate(config_list.config):

@@ -105,7 +105,7 @@ def check_flags(flags: Flags) -> None:
     """Refuse combinations that cannot be served.
 
     Raises:
-        ConfigError: With the text of the original where it refuses the same.
+        ConfigError: With the text of TensorFlow Serving where it refuses the same.
     """
     rest = flags.rest_api_port or flags.rest_api_socket_path
     if flags.port == 0 and not flags.grpc_socket_path and not rest:

@@ -31,7 +31,7 @@ def session_config(flags: Flags) -> bytes:
     if flags.tensorflow_session_config_file:
         config = parse_text_file(flags.tensorflow_session_config_file, CONFIG_PROTO)
         check_pools(config)
-    # As the original does, even with the zeros of flags that were not given.
+    # As TensorFlow Serving does, even with the zeros of flags that were not given.
     config.intra_op_parallelism_threads = intra
     config.inter_op_parallelism_threads = inter
     config.gpu_options.per_process_gpu_memory_fraction = fraction

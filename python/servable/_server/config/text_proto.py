@@ -95,7 +95,7 @@ def parse_text_file(path: str, full_name: str) -> Message:
 
     Raises:
         ConfigError: The file cannot be read or does not parse; file, line, column and reason are
-            written to stderr, where the original writes them.
+            written to stderr, where TensorFlow Serving writes them.
     """
     content = read_file(path)
     path = shown(path)

@@ -49,7 +49,7 @@ def check_tls_flags(flags: Flags) -> None:
     """Refuse combinations that leave open what is meant.
 
     Raises:
-        ConfigError: With the text of the original where it refuses the same.
+        ConfigError: With the text of TensorFlow Serving where it refuses the same.
     """
     if flags.use_alts_credentials and flags.ssl_config_file:
         raise ConfigError(
@@ -132,7 +132,7 @@ def _of_message(path: str) -> TlsCredentials:
         return Pem(f"{name} in {path}", getattr(message, name).encode())
 
     if message.client_verify and not message.custom_ca:
-        # The original starts, and no client gets in.
+        # TensorFlow Serving starts, and no client gets in.
         raise ConfigError(
             f"Failed to BuildAndStart gRPC server: client_verify in {path} needs custom_ca, "
             "the certificates that clients' certificates are checked against"

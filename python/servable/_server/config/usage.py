@@ -175,8 +175,8 @@ def grouped_usage(program: str) -> str:
     return "\n".join(parts)
 
 
-def original_usage(program: str) -> str:
-    """The help text as the original prints it: every flag with its default, type and meaning."""
+def tensorflow_serving_usage(program: str) -> str:
+    """The help text as TensorFlow Serving prints it: every flag with its default, type and meaning."""
     lines = [f"usage: {program}", "Flags:"]
     defaults = Flags()
     for flag in dataclasses.fields(Flags):
@@ -188,7 +188,7 @@ def original_usage(program: str) -> str:
 
 
 def shown(type_name: str, value: Any) -> str:
-    """A value as the original prints it."""
+    """A value as TensorFlow Serving prints it."""
     match type_name:
         case "bool":
             return "true" if value else "false"

@@ -53,7 +53,7 @@ class Family:
         kind: `counter`, `gauge` or `histogram`.
         labels: The names of the labels.
         points: The values of the labels, and what was measured for them.
-        help: A sentence for people; the metrics of the original have none.
+        help: A sentence for people; the metrics of TensorFlow Serving have none.
     """
 
     name: str
