@@ -92,7 +92,7 @@ class Model:
         splits: Those that are in force.
         shadow: The version that gets copies of requests.
         served: The versions that are served at rest.
-        is_awaited: Whether the server says UNAVAILABLE because there never was a version.
+        never_served: Whether the server says UNAVAILABLE because there never was a version.
         ledger: What requests may be answered.
     """
 
@@ -116,7 +116,7 @@ class Model:
     splits: Mapping[str, Split] = field(default_factory=dict)
     shadow: int | None = None
     served: frozenset[int] = frozenset()
-    is_awaited: bool = True
+    never_served: bool = True
     ledger: Ledger = field(default_factory=Ledger)
 
     @property
@@ -200,18 +200,19 @@ class Model:
         after = self.next_served()
         labels = self.next_labels(self.served | after)
         splits = dict(self.wanted_splits) if self.is_configured else {}
-        was_awaited = self.is_awaited
+        had_never_served = self.never_served
         self.ledger.write(
             Moment(
                 served=(self.served, *between, after),
                 labels=(self.labels, labels),
                 splits=(self.splits, splits),
-                refusals=self._refusals(was_awaited) | self._refusals(self._stays_awaited(after)),
+                refusals=self._refusals(had_never_served)
+                | self._refusals(self._stays_unserved(after)),
                 faults=faults,
             )
         )
         self.labels, self.splits, self.served = labels, splits, after
-        self.is_awaited = self._stays_awaited(after)
+        self.never_served = self._stays_unserved(after)
 
     def rest(self) -> None:
         """Allow only what is so at rest; called when the server has got there."""
@@ -220,7 +221,7 @@ class Model:
                 (self.served,),
                 (self.labels,),
                 (self.splits,),
-                refusals=self._refusals(self.is_awaited),
+                refusals=self._refusals(self.never_served),
             )
         )
 
@@ -235,9 +236,9 @@ class Model:
             is_writing = any(each is Content.UNFINISHED for each in looked_at.values())
         return is_writing or (self.keeps_last and self.policy.specific != ())
 
-    def _stays_awaited(self, served: frozenset[int]) -> bool:
-        return self.is_awaited and self.is_configured and not served
+    def _stays_unserved(self, served: frozenset[int]) -> bool:
+        return self.never_served and self.is_configured and not served
 
     @staticmethod
-    def _refusals(is_awaited: bool) -> frozenset[str]:
-        return frozenset({"UNAVAILABLE" if is_awaited else "NOT_FOUND"})
+    def _refusals(never_served: bool) -> frozenset[str]:
+        return frozenset({"UNAVAILABLE" if never_served else "NOT_FOUND"})

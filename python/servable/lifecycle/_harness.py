@@ -164,15 +164,14 @@ class LoaderHarness:
             self.fail(error)
             raise
         with self._lock:
-            is_wanted = not self._cancelled.is_set()
-        if is_wanted:
-            make_available()
-            self._transition(HarnessState.READY)
-            _log.info("Successfully loaded servable version %s", self.id)
-        else:
+            is_cancelled = self._cancelled.is_set()
+        if is_cancelled:
             self._transition(HarnessState.UNLOADING)
             self._unload()
             raise CancelledError("Loading of servable cancelled")
+        make_available()
+        self._transition(HarnessState.READY)
+        _log.info("Successfully loaded servable version %s", self.id)
 
     def cancel_load(self) -> None:
         """Make no further attempt to load, and end a pause between attempts at once.

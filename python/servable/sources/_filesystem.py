@@ -232,11 +232,11 @@ class FileSystemSource:
             return
         if isinstance(self._problems.get(name), InvalidInputError):  # as just above
             _log.info("Base path %s for servable %s can be read now", servable.base_path, name)
-        is_awaited = self._settling.holds_back(name)
-        if is_awaited:
+        is_settling = self._settling.holds_back(name)
+        if is_settling:
             self._watch_what_settles()
-        may_empty = not (self._always_present or is_awaited or _keeps_last(servable))
-        if found or is_awaited:
+        may_empty = not (self._always_present or is_settling or _keeps_last(servable))
+        if found or is_settling:
             self._problems.pop(name, None)
         else:
             self._note_problem(name, _no_numerical_path(servable))
@@ -246,7 +246,7 @@ class FileSystemSource:
         if self._target is None or not (found or may_empty):
             return
         if self._is_known_and_serves(name, found):
-            if not is_awaited:
+            if not is_settling:
                 present = [path for _, path in found]
                 self._stillness.remember(name, [base], base.modified_ns, present)
             return
@@ -259,7 +259,7 @@ class FileSystemSource:
             ],
         )
         self._emitted[name] = found
-        if found and not is_awaited:
+        if found and not is_settling:
             self._remember(name, base, looks)
 
     def _note_problem(self, name: str, problem: ServableError) -> None:
