@@ -1,18 +1,18 @@
-"""Which versions are loaded, and when: sources, loaders, policies, managers.
+"""The life of versions, from discovery to unloading: sources, loaders, policies, managers.
 
-No files, no frameworks and no network: the same parts can serve look-up tables. Each part can be
-used alone.
+This package knows no files, frameworks or network: the same parts can serve look-up tables. Each part can be used
+alone.
 
-| what | names |
+| concern | names |
 |---|---|
-| one version of a stream | `ServableId` |
-| who finds versions, and who takes them | `Source`, `Target`, `AspiredVersion` |
-| what stands between them | `SourceAdapter`, `SourceRouter` and its two kinds, `ErrorSourceAdapter` |
-| how a version is loaded, what it needs | `Loader`, `Preparable`, `Servable`, `ObjectLoader`, `ResourceTracker` |
+| the name of one version | `ServableId` |
+| versions on their way from source to manager | `Source`, `Target`, `AspiredVersion` |
+| transformations between source and manager | `SourceAdapter`, `SourceRouter` and its two kinds, `ErrorSourceAdapter` |
+| loading one version, and its memory | `Loader`, `Preparable`, `Servable`, `ObjectLoader`, `ResourceTracker` |
 | one version's state machine, with retries | `LoaderHarness`, `HarnessState`, `RetryPolicy` |
 | the next step of a stream | `AspiredVersionPolicy` and its two kinds, `VersionSnapshot`, `Action` |
-| who acts | `AspiredVersionsManager`, `CachingManager`, `StaticManager` |
-| who is told | `Publisher`, `ServableHandles`, `EventBus`, `StateMonitor` |
+| managers | `AspiredVersionsManager`, `CachingManager`, `StaticManager` |
+| publication of states | `Publisher`, `ServableHandles`, `EventBus`, `StateMonitor` |
 """
 
 from servable.lifecycle._caching_manager import CachingManager, LoaderFactory, StaticManager

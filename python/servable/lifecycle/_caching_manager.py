@@ -1,10 +1,10 @@
-"""A manager that loads what is asked for, when it is asked for, and evicts what is not.
+"""A manager that loads versions on demand and evicts the least recently used.
 
-For many servables of which few are used at a time. It stands alone: whoever wants a servable asks
-for a handle, and the version stays loaded for as long as the handle is held.
+For many servables of which few are used at a time. It needs no other part of the server: a caller requests a handle,
+and the version stays loaded while the handle is held.
 
-It differs from the manager of the same name in TensorFlow Serving where that is a trap: a failed
-load is tried again at a later request, and what has not been used for longest makes room.
+It differs from TensorFlow Serving's manager of the same name in two defects of that one. A failed load is retried at a
+later request, and eviction follows LRU order.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ _log = logging.getLogger(__name__)
 
 
 class LoaderFactory(Protocol):
-    """Knows what could be loaded. Called from any thread that asks for a handle."""
+    """Makes loaders on demand. Called from any thread that requests a handle."""
 
     def latest_version(self, name: str) -> int:
-        """The version that a request without a number means; asked at each of them.
+        """The version that a request without a number means; called once per such request.
 
         Raises:
-            ServableError: There is no such stream; whoever asked for the handle gets this.
+            ServableError: The stream does not exist; the caller of `handle` gets this error.
         """
 
     def make_loader(self, servable_id: ServableId) -> Loader:
-        """A new loader for one version; should only describe the work, since others wait for it.
+        """A new loader for one version. Must be quick: it only describes the work, and other callers wait for it.
 
         Raises:
-            ServableError: There is no such version; whoever asked for the handle gets this.
+            ServableError: The version does not exist; the caller of `handle` gets this error.
         """
 
 
 class CachingManager(Generic[T]):
-    """Loads on the first request for a version, on the thread that asks.
+    """Loads a version on its first request, on the requesting thread.
 
-    Others that ask for the same version meanwhile wait for that one load and share its outcome;
-    those that ask for other versions go their own way. Safe to use from several threads.
+    Concurrent requests for the same version wait for that load and share its outcome. Requests for other versions do
+    not
+    wait for it. Safe to use from several threads.
     """
 
     def __init__(
@@ -69,15 +70,15 @@ class CachingManager(Generic[T]):
         """Make a manager that has nothing loaded.
 
         Args:
-            factory: Knows what could be loaded.
-            memory_limit_bytes: The most that the estimates of all loaded versions may come to;
-                `None` for no limit, and then nothing is evicted.
-            retry: How often a failed load is repeated while the callers wait; not at all if not
-                given.
-            failure_seconds: For how long a failed load is answered with the same error before the
-                next request tries again, so that a broken version is not loaded all the time.
-            bus: Where states are announced.
-            clock: What that time is measured on.
+            factory: Makes the loaders.
+            memory_limit_bytes: Limit for the sum of the estimates of all loaded versions. `None` means no limit and no
+                eviction.
+            retry: How often a failed load is repeated while callers wait; by default never.
+            failure_seconds: How long requests get the error of a failed load before the next request tries again. Keeps
+                a
+                broken version from being loaded all the time.
+            bus: Where states are published.
+            clock: Measures `failure_seconds`.
         """
         self._factory = factory
         self._retry = retry or RetryPolicy(0, 0)
@@ -86,24 +87,25 @@ class CachingManager(Generic[T]):
         self._clock = clock
         self._changed = threading.Condition()
         self._resources = ResourceTracker(memory_limit_bytes)
-        # The least recently used first.
+        # In LRU order, the least recently used first.
         self._entries: OrderedDict[ServableId, _Entry] = OrderedDict()
         self._failures: dict[ServableId, tuple[float, ServableError]] = {}
         self._is_closed = False
 
     @contextlib.contextmanager
     def handle(self, name: str, version: int | None = None) -> Iterator[Handle[T]]:
-        """Hold a version, which is loaded if it is not: it stays loaded until the block ends.
+        """Hold a version until the block ends; loads it if it is not loaded.
 
         Args:
             name: The stream.
             version: Which version; the factory's latest if not given.
 
         Raises:
-            OverloadedError: It does not fit beside what is held at this moment. Nobody waits for
-                handles, since those who wait might hold them.
+            OverloadedError: It does not fit beside the versions that are held now. The call does not wait for handles
+                to
+                be released, because a waiting caller may hold one: this would be a deadlock.
             UnavailableError: The manager is closed.
-            ServableError: The factory knows no such version, or it could not be loaded.
+            ServableError: The factory has no such version, or the load failed.
         """
         if version is None:
             version = self._factory.latest_version(name)
@@ -116,15 +118,15 @@ class CachingManager(Generic[T]):
                 self._changed.notify_all()
 
     def loaded(self) -> list[ServableId]:
-        """What is loaded, the least recently used first."""
+        """The loaded versions, the least recently used first."""
         with self._changed:
             return [servable_id for servable_id, entry in self._entries.items() if entry.is_ready]
 
     def evict(self, servable_id: ServableId) -> bool:
-        """Unload a version now; the next request for it loads it anew.
+        """Unload a version now; the next request for it loads it again.
 
         Returns:
-            Whether it was loaded and nobody held it.
+            Whether it was loaded and had no handles.
         """
         with self._changed:
             entry = self._entries.get(servable_id)
@@ -135,7 +137,7 @@ class CachingManager(Generic[T]):
         return True
 
     def close(self, timeout_seconds: float | None = None) -> bool:
-        """Refuse new handles and unload everything, each version when it is no longer held.
+        """Refuse new handles and unload each version once its last handle is released.
 
         Args:
             timeout_seconds: How long to wait for handles and loads; `None` waits without limit.
@@ -179,7 +181,7 @@ class CachingManager(Generic[T]):
                     self._entries[servable_id] = entry
                     break
                 if entry.is_loading or entry.is_ready:
-                    # Waiting counts as holding, or the version might be evicted before we wake up.
+                    # A waiting caller counts as a holder; otherwise the version could be evicted before it wakes up.
                     entry.pins += 1
                     self._entries.move_to_end(servable_id)
                     while entry.is_loading:
@@ -187,7 +189,7 @@ class CachingManager(Generic[T]):
                     if entry.error is not None:
                         raise _again(entry.error)
                     return entry
-                self._changed.wait()  # for the end of its unloading
+                self._changed.wait()  # for the end of the unload
         self._load(entry)
         return entry
 
@@ -230,7 +232,7 @@ class CachingManager(Generic[T]):
                 self._announce(harness.id, ServableState.AVAILABLE)
 
     def _reserve(self, entry: _Entry) -> None:
-        """Reserve the memory of a version, after the eviction of others if need be."""
+        """Reserve memory for a version; evicts others if necessary."""
         limit = self._resources.limit_bytes
         if limit is None:
             return
@@ -262,16 +264,16 @@ class CachingManager(Generic[T]):
     def _victim_for(self, estimate: int, limit: int) -> _Entry | None:
         evictable = [entry for entry in self._entries.values() if entry.is_evictable]
         gain = sum(entry.estimate_bytes for entry in evictable)
-        # Nothing is evicted in vain.
+        # Evict only if that makes enough room.
         fits = self._resources.reserved_bytes - gain + estimate <= limit
         return evictable[0] if fits and evictable else None
 
     def _memory_may_become_free(self) -> bool:
-        """Whether a load or an unload is under way, whose end changes what fits."""
+        """Whether a load or unload is running; its end changes how much memory is free."""
         return any(entry.is_reserved and not entry.is_ready for entry in self._entries.values())
 
     def _unload(self, entry: _Entry) -> None:
-        """Unload what has been marked as not ready, so that nobody else takes it up."""
+        """Unload an entry that is already marked as not ready, so that no other thread uses it."""
         harness, failure = entry.harness, None
         servable = harness.servable
         harness.request_unload()
@@ -302,19 +304,19 @@ class CachingManager(Generic[T]):
 
 
 class StaticManager(Generic[T]):
-    """Loads everything when it is made, and keeps it until it is closed."""
+    """Loads all versions at construction and keeps them until it is closed."""
 
     def __init__(
         self, loaders: Mapping[ServableId, Loader], *, bus: EventBus | None = None
     ) -> None:
-        """Load one version after the other.
+        """Load the versions in order.
 
         Args:
             loaders: A loader for each version.
-            bus: Where states are announced.
+            bus: Where states are published.
 
         Raises:
-            ServableError: A version could not be loaded; those before it are unloaded again.
+            ServableError: A version could not be loaded; the versions before it are unloaded again.
         """
         self._manager: CachingManager[T] = CachingManager(_FixedLoaders(loaders), bus=bus)
         try:
@@ -328,7 +330,7 @@ class StaticManager(Generic[T]):
     def handle(
         self, name: str, version: int | None = None
     ) -> contextlib.AbstractContextManager[Handle[T]]:
-        """Hold a version; the highest one if none is given.
+        """Hold a version; the highest one by default.
 
         Raises:
             NotFoundError: There is no such version.
@@ -379,7 +381,7 @@ def _value(harness: LoaderHarness) -> Any:
 
 
 def _again(error: ServableError) -> ServableError:
-    """The same error for another caller: without the first one's traceback, which holds memory."""
+    """A copy of the error for another caller, without the first caller's traceback, which keeps memory alive."""
     copy = type(error)(error.message, code=error.code)
     copy.__cause__ = copy.__context__ = None
     return copy

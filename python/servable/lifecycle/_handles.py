@@ -1,7 +1,7 @@
 """Serving Python objects without a server: objects as servables, and handles to them.
 
-The request path of the server does the same in Rust. These are for programs that use the lifecycle
-by itself: `ServableHandles` is the publisher of their manager, and what they ask for handles.
+The server's request path does the same in Rust. This module is for programs that use the lifecycle package alone:
+`ServableHandles` is the publisher of their manager, and the place where they get handles.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class ObjectServable(Generic[T]):
-    """Any object as a servable, counted while somebody uses it."""
+    """Any object as a servable, with a count of its users."""
 
     def __init__(self, value: T) -> None:
-        """Take the object that answers."""
+        """Wrap an object."""
         self.value = value
         self._changed = threading.Condition()
         self._holders = 0
@@ -41,13 +41,13 @@ class ObjectServable(Generic[T]):
             self._changed.notify_all()
 
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until nobody uses the object; see `Servable`."""
+        """Wait until the object has no users; see `Servable`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._holders == 0, timeout_seconds)
 
 
 class ObjectLoader(Generic[T]):
-    """Loads by calling a function: the whole loader of most kinds of Python objects."""
+    """Loads by calling a function: the complete loader of most kinds of Python objects."""
 
     def __init__(
         self, make: Callable[[], T], *, estimate_bytes: int | Callable[[], int] = 0
@@ -55,15 +55,15 @@ class ObjectLoader(Generic[T]):
         """Describe the load.
 
         Args:
-            make: Makes the object; it may raise and is then called again on a retry.
-            estimate_bytes: The most memory that the object needs, or what finds that out.
+            make: Makes the object. If it raises, a retry calls it again.
+            estimate_bytes: The most memory that the object needs, or a function that returns it.
         """
         self._make = make
         self._estimate = estimate_bytes
         self._servable: ObjectServable[T] | None = None
 
     def estimate_resources(self) -> int:
-        """The bytes that were given or are found out."""
+        """The estimate, given or computed."""
         return self._estimate if isinstance(self._estimate, int) else self._estimate()
 
     def load(self) -> None:
@@ -71,7 +71,7 @@ class ObjectLoader(Generic[T]):
         self._servable = ObjectServable(self._make())
 
     def unload(self) -> None:
-        """Forget the object, which ends with its last reference."""
+        """Drop the loader's reference to the object."""
         self._servable = None
 
     @property
@@ -84,10 +84,10 @@ class ObjectLoader(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Handle(Generic[T_co]):
-    """What a version answers with, for as long as the handle is held.
+    """A version's object, valid while the handle is held.
 
     Attributes:
-        id: The version that was found.
+        id: The version.
         value: The loaded object.
     """
 
@@ -96,10 +96,11 @@ class Handle(Generic[T_co]):
 
 
 class ServableHandles:
-    """A publisher that hands out what the manager makes available.
+    """A publisher that hands out handles to the available versions.
 
-    For managers of `ObjectServable`: the load of anything else fails. Safe to use from several
-    threads; looking something up waits for nothing but other look-ups.
+    Only for managers of `ObjectServable`: the load of any other servable fails. Safe to use from several threads; a
+    look-up
+    waits only for other look-ups.
     """
 
     def __init__(self) -> None:
@@ -107,10 +108,10 @@ class ServableHandles:
         self._available: dict[str, dict[int, ObjectServable[Any]]] = {}
 
     def __call__(self, event: ServableEvent) -> None:
-        """Make a state true; called by the manager.
+        """Put a state into effect; called by the manager.
 
         Raises:
-            TypeError: What became available is no `ObjectServable`, which only a server can hand out.
+            TypeError: The servable that became available is no `ObjectServable`; only a server can serve it.
         """
         with self._changed:
             if event.state is ServableState.AVAILABLE:
@@ -128,7 +129,7 @@ class ServableHandles:
                 self._available.pop(event.id.name, None)
 
     def available(self) -> list[ServableId]:
-        """Every version that can be had, in order."""
+        """Every available version, in order."""
         with self._changed:
             return sorted(
                 ServableId(name, version)
@@ -156,7 +157,7 @@ class ServableHandles:
             if match is None:
                 raise not_found_error(name, version)
             found, servable = match
-            # Under the lock: once a version is withdrawn nobody begins to use it.
+            # Under the lock: a version that has been withdrawn gets no new users.
             servable.hold()
         try:
             yield Handle(ServableId(name, found), servable.value)
@@ -170,6 +171,6 @@ class ServableHandles:
 
 
 def not_found_error(name: str, version: int | None) -> NotFoundError:
-    """What a request for something that is not served is told."""
+    """The error of a request for a version that is not served."""
     asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
     return NotFoundError(f"Servable not found for request: {asked}")

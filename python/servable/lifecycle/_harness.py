@@ -1,7 +1,7 @@
 """One version's state machine, with retries and cancellation (docs/spec/lifecycle.md §6 and §11).
 
-The harness decides nothing: the manager tells it what to do, in which order, from one thread at a
-time for each version. It refuses what is illegal in its state.
+The harness makes no decisions: the manager calls its transitions in order, from one thread at a time per version. A
+transition that is illegal in the current state is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from servable.lifecycle._states import LEGAL_TRANSITIONS, HarnessState, status_t
 _log = logging.getLogger(__name__)
 
 Wait: TypeAlias = Callable[[threading.Event, float], object]
-"""Waits until an event is set, for at most some seconds; `threading.Event.wait` is one."""
+"""Waits until an event is set, or a number of seconds has passed; for example `threading.Event.wait`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a failed load is repeated, unless waiting cannot help (`ServableError.may_pass`).
+    """How often a failed load is repeated. Failures that waiting cannot cure are not (`ServableError.may_pass`).
 
     Attributes:
         max_retries: Attempts after the first; less than 0 counts as 0.
@@ -39,12 +39,12 @@ class RetryPolicy:
 
 
 class LoaderHarness:
-    """Carries one version through its life.
+    """The state machine of one version.
 
     Attributes:
         id: The version.
-        fingerprint: The content that the last attempt to load found.
-        is_aspired: Whether the version is wanted; the manager alone changes it.
+        fingerprint: The fingerprint of the content at the last attempt to load.
+        is_aspired: Whether the version is aspired; only the manager changes it.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class LoaderHarness:
         wait: Wait = threading.Event.wait,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Make a harness in NEW, or in ERROR if there is an error in place of a loader.
+        """Make a harness in NEW, or in ERROR if an error is given in place of a loader.
 
         Args:
             servable_id: The version.
-            item: Its loader, or why it has none.
-            fingerprint: The content that the loader was made for.
-            configuration: How the loader loads it.
+            item: Its loader, or the reason why it has none.
+            fingerprint: The fingerprint of the content that the loader was made for.
+            configuration: The configuration that the loader uses.
             retry: How often a failed load is repeated.
             wait: How to pause between attempts.
-            wall_clock: Tells when the next attempt is due, for people.
+            wall_clock: Gives the time of the next attempt in error messages.
         """
         self.id = servable_id
         self.fingerprint = fingerprint
@@ -94,7 +94,7 @@ class LoaderHarness:
 
     @property
     def state(self) -> HarnessState:
-        """Where the version stands at this moment."""
+        """The current state."""
         return self._state
 
     @property
@@ -104,19 +104,19 @@ class LoaderHarness:
 
     @property
     def last_failure(self) -> ServableError | None:
-        """Why the last attempt to load failed, while there are others to come."""
+        """Why the last attempt to load failed, while further attempts are due."""
         return self._last_failure
 
     @property
     def loader(self) -> Loader:
-        """The version's loader; there is none for a version that was an error from the start."""
+        """The version's loader; missing if the version was an error from the start."""
         if self._loader is None:
             raise FailedPreconditionError(f"{self.id} has no loader")
         return self._loader
 
     @property
     def servable(self) -> Servable:
-        """What was loaded."""
+        """The loaded servable."""
         return self.loader.servable
 
     def request_load(self) -> None:
@@ -141,20 +141,22 @@ class LoaderHarness:
         slot: contextlib.AbstractContextManager[object] | None = None,
         report: Callable[[ServableError], None] = lambda failure: None,
     ) -> None:
-        """LOAD_APPROVED → LOADING → READY, with as many attempts as the retry policy grants.
+        """LOAD_APPROVED → LOADING → READY, with up to as many attempts as the retry policy allows.
 
         Args:
-            make_available: Called when the version is loaded and still wanted, before it is READY:
-                whoever sees READY may rely on the version to answer requests.
-            slot: Entered around each attempt, but not around the pauses between them, so that a
-                version that waits for its retry holds up nobody.
-            report: Called when an attempt has failed and another one follows, and again when that
-                one begins. The message says which attempt it is, and when the next one is due.
+            make_available: Called when the version is loaded and not cancelled, before it is READY. A READY version
+                therefore answers requests.
+            slot: Held during each attempt, but not in the pauses between them: a version that waits for its retry does
+                not
+                block others.
+            report: Called when an attempt has failed and another one follows, and again when that one begins. The
+                message
+                gives the number of the attempt, and the time of the next one.
 
         Raises:
-            CancelledError: Nobody wants the version any more; it is DISABLED or in ERROR.
-            ServableError: Every attempt has failed, or waiting cannot help; this is the last
-                attempt's error, also in `error`.
+            CancelledError: The load was cancelled; the version is DISABLED or in ERROR.
+            ServableError: Every attempt has failed, or waiting cannot help. This is the last attempt's error, also in
+                `error`.
         """
         self._transition(HarnessState.LOADING)
         _log.info("Loading servable version %s", self.id)
@@ -176,25 +178,25 @@ class LoaderHarness:
     def cancel_load(self) -> None:
         """Make no further attempt to load, and end a pause between attempts at once.
 
-        An attempt under way runs to its end; if it succeeds, the version is unloaded again.
+        A running attempt continues to its end; if it succeeds, the version is unloaded again.
         """
         with self._lock:
             self._cancelled.set()
         self._wake.set()
 
     def hasten_retry(self, fingerprint: Hashable) -> None:
-        """The content has changed: end a pause between attempts now, and count attempts afresh."""
+        """The content has changed: end a pause between attempts now, and restart the count of attempts."""
         with self._lock:
             self._new_fingerprint = fingerprint
             self._content_changed = True
         self._wake.set()
 
     def reconfigure(self, item: Loader | ServableError, configuration: object) -> None:
-        """Use another loader from the next attempt to load on, if the configuration is another one.
+        """Use another loader from the next attempt on, if the configuration differs.
 
         Args:
             item: A loader of the same version; an error changes nothing.
-            configuration: How that loader loads it.
+            configuration: The configuration that this loader uses.
         """
         with self._lock:
             if configuration == self._configuration or isinstance(item, ServableError):
@@ -203,7 +205,7 @@ class LoaderHarness:
             self._next_loader = item
 
     def forget_failure(self) -> None:
-        """Let `last_failure` speak of attempts from now on."""
+        """Clear `last_failure`; it then reports only later attempts."""
         self._last_failure = None
 
     def request_unload(self) -> None:
@@ -267,8 +269,8 @@ class LoaderHarness:
                     report(ServableError(f"{text}: {error.message}", code=error.code))
                     self._wait(self._wake, interval)
             with self._lock:
-                # New content is a new chance: a directory that is still being filled must not use
-                # up the attempts that it needs when it is complete.
+                # Changed content restarts the count: a directory that is still being written must not use up
+                # the attempts that are needed once it is complete.
                 is_new, cancelled = self._content_changed, self._cancelled.is_set()
             if cancelled:
                 _log.info("Retrying of Loading servable: %s was cancelled.", self.id)
@@ -306,7 +308,7 @@ class LoaderHarness:
                 loader = self._newest_loader()
                 is_preparable = isinstance(loader, Preparable)
                 if is_preparable and loader is not prepared:
-                    continue  # reconfigured while it was prepared, or waited for its turn
+                    continue  # reconfigured while it was prepared or waited for a slot
                 self._begin_attempt(is_prepared=is_preparable)
                 try:
                     loader.load()
@@ -326,7 +328,7 @@ class LoaderHarness:
             if self._cancelled.is_set():
                 raise CancelledError("Loading of servable cancelled")
             if not is_prepared:
-                # What changes from here on concerns the next attempt.
+                # A later change applies to the next attempt.
                 self._content_changed = False
                 self.fingerprint = self._new_fingerprint
                 self._wake.clear()
@@ -339,7 +341,7 @@ class LoaderHarness:
             raise _as_servable_error(raised) from raised
         finally:
             self._transition(HarnessState.DISABLED)
-            # The loader may be all that keeps the servable's memory alive.
+            # The loader may hold the last reference to the servable's memory.
             self._loader = self._next_loader = None
         _log.info("Done unloading servable version %s", self.id)
 

@@ -1,4 +1,4 @@
-"""What knows how to load and unload one version (docs/spec/lifecycle.md §5)."""
+"""The contract of loaders, which load and unload one version (docs/spec/lifecycle.md §5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 
 class Servable(Protocol):
-    """What a loader makes: something that answers requests and knows when it is idle."""
+    """A loaded version: answers requests and can tell when it is idle."""
 
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
         """Wait until no request can reach the servable and none holds it.
@@ -22,22 +22,26 @@ class Servable(Protocol):
 
 
 class Loader(Protocol):
-    """Knows how to estimate, load and unload one version.
+    """Estimates, loads and unloads one version.
 
-    The caller promises: calls never overlap; `unload` comes once, after a successful `load` and
-    when the servable is idle; after that the loader is dropped. A version that is wanted again gets
-    a new loader.
+    The caller promises:
+    - Calls never overlap.
+    - `unload` is called once, after a successful `load` and when the servable is idle. Then the loader is dropped.
+    - A version that is aspired to again gets a new loader.
 
-    The implementer promises: a `load` that fails leaves the loader as it was, since it is called
-    again on a retry, or the loader is dropped for one with a newer configuration; nothing of the
-    version stays in memory after `unload`. Both may take minutes and run on a thread of their own,
-    beside other loaders.
+    The implementer promises:
+    - A `load` that fails leaves the loader unchanged. Either a retry calls `load` again, or the loader is dropped for
+      one
+      with a newer configuration.
+    - After `unload` nothing of the version stays in memory.
+
+    `load` and `unload` may take minutes. They run on worker threads, concurrently with other loaders.
     """
 
     def estimate_resources(self) -> int:
         """The most bytes of memory that the version needs, while loading and after.
 
-        Asked before `load` where memory is limited.
+        Called before `load` where memory is limited.
 
         Raises:
             ServableError: The estimate cannot be made; the version ends with this error.
@@ -47,8 +51,8 @@ class Loader(Protocol):
         """Load the version, so that `servable` can answer.
 
         Raises:
-            Exception: It could not be loaded. A `ServableError` is shown as it is, anything else as
-                an INTERNAL error that names the exception.
+            Exception: The load failed. A `ServableError` is reported unchanged, anything else as an INTERNAL error that
+                names the exception.
         """
 
     def unload(self) -> None:
@@ -56,22 +60,20 @@ class Loader(Protocol):
 
     @property
     def servable(self) -> Servable:
-        """What was loaded; only asked between a successful `load` and `unload`."""
+        """The loaded servable; only called between a successful `load` and `unload`."""
 
 
 @runtime_checkable
 class Preparable(Protocol):
-    """What a loader has beside its own contract if some of its work needs no turn.
+    """An optional extension of a loader, for work that needs no load slot.
 
-    A fetch takes long, but neither memory nor processors: while one version is fetched, others are
-    loaded.
+    A download takes long, but neither memory nor processors: while one version is fetched, others are loaded.
     """
 
     def prepare(self) -> None:
-        """Do what can be done before the version takes its turn to be loaded.
+        """Do the work that is possible before the version gets a load slot.
 
-        Called before each `load`, and not always followed by it. A failure counts as one of the
-        load.
+        Called before each `load`, but `load` does not always follow. A failure counts as a failure of the load.
 
         Raises:
             Exception: As `load` does.

@@ -1,13 +1,14 @@
-"""Who acts: makes what is loaded follow what is aspired (docs/spec/lifecycle.md §8 to §12).
+"""The manager: makes the loaded versions follow the aspired ones (docs/spec/lifecycle.md §8 to §12).
 
-One thread decides, and nothing else: it takes the newest aspired lists, asks the policy, and hands
-loads and unloads to workers. It wakes up when a list arrives or a worker is done, never by a timer.
-Loads and unloads run on threads of their own, and one that only waits makes room for another, so a
-slow or broken version of one stream delays no other stream; a limit applies to how many of them
-work at the same time.
+One thread makes the decisions and does nothing else. It takes the newest aspired lists, asks the policy, and hands
+loads
+and unloads to worker threads. A new list or a finished worker wakes it up; it uses no timer.
 
-What the world is told follows two rules. A version is announced AVAILABLE after the publisher has
-made it reachable, and the step that makes it unreachable is the step that announces UNLOADING.
+Loads and unloads run on worker threads. A worker that only waits gives its slot to another, so a slow or broken version
+of one stream delays no other stream. A limit applies to the number of concurrent loads.
+
+Publication follows two rules. A version is announced AVAILABLE after the publisher has made it reachable. The step that
+makes it unreachable is the step that announces UNLOADING.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from servable.lifecycle._workers import Workers, WorkerThreads
 _log = logging.getLogger(__name__)
 
 Publisher: TypeAlias = Callable[[ServableEvent], None]
-"""Makes a state true for requests, before it is announced on the event bus.
+"""Puts a state into effect for requests, before it is announced on the event bus.
 
-On AVAILABLE it starts to route requests to `event.servable`; with every other state it routes none
-to that version once it has returned. Called from several threads, in order for each version.
+With AVAILABLE it starts to route requests to `event.servable`. With every other state it routes no request to that
+version once it has returned. Called from several threads, in order for each version.
 """
 
 _IN_TRANSIT_WITH_RESOURCES = frozenset(
@@ -57,13 +58,13 @@ _IN_TRANSIT_WITH_RESOURCES = frozenset(
 
 
 _LONG_LOAD_SECONDS = 60.0
-"""A load that has worked for as long takes nobody's place any more: it may hang for ever."""
+"""A load that has run for this long no longer occupies a slot, because it may hang."""
 
 
 class AspiredVersionsManager:
     """A target of aspired versions that loads and unloads them.
 
-    `start` runs the decisions on a thread; without it, `step` runs them by hand.
+    `start` makes the decisions on a thread; without it, each call of `step` makes them.
     """
 
     def __init__(
@@ -79,17 +80,17 @@ class AspiredVersionsManager:
         workers: Workers | None = None,
         wait: Wait = threading.Event.wait,
     ) -> None:
-        """Make a manager of nothing yet.
+        """Make a manager without versions.
 
         Args:
-            publisher: Makes states true for requests.
+            publisher: Puts states into effect for requests.
             bus: Where states are announced.
-            policy: What to do next with a stream.
+            policy: Chooses the next step of a stream.
             retry: How often a failed load is repeated.
-            resources: What loads reserve memory from; unlimited if not given.
-            load_slots: How many loads may work at the same time, not counting those that have for a minute.
-            unload_slots: How many unloads may work at the same time.
-            workers: Where loads and unloads run; by default each have threads of their own.
+            resources: Where loads reserve memory; unlimited if not given.
+            load_slots: How many loads may run concurrently. Loads older than a minute do not count.
+            unload_slots: How many unloads may run concurrently.
+            workers: Where loads and unloads run; by default a pool of threads for each.
             wait: How to pause between attempts to load.
         """
         self._publisher = publisher
@@ -99,11 +100,11 @@ class AspiredVersionsManager:
         self._resources = resources or ResourceTracker()
         self._load_slots = Slots(load_slots, patience_seconds=_LONG_LOAD_SECONDS)
         self._unload_slots = Slots(unload_slots)
-        # Of their own, so that an unload never waits for loads, which may wait for its memory.
+        # A separate pool: an unload must never wait for loads, because they may wait for its memory.
         self._load_workers = workers or WorkerThreads()
         self._unload_workers = workers or WorkerThreads()
         self._wait = wait
-        # Guards what arrives from other threads; everything else belongs to the deciding thread.
+        # Guards the input from other threads; everything else belongs to the deciding thread.
         self._changed = threading.Condition()
         self._arrived: dict[str, dict[int, AspiredVersion[Loader]]] = {}
         self._content: dict[str, dict[int, tuple[Hashable, object, bool]]] = {}
@@ -115,19 +116,19 @@ class AspiredVersionsManager:
         self._thread: threading.Thread | None = None
 
     def limit_loads(self, slots: int) -> None:
-        """Let so many loads work at the same time from now on; those under way go on."""
+        """Change how many loads may run concurrently; running loads continue."""
         self._load_slots.set_limit(slots)
 
     def start(self) -> None:
-        """Begin to act, on a thread of the manager's own."""
+        """Start the deciding thread."""
         self._thread = threading.Thread(target=self._run, name="aspired-versions", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_seconds: float | None = None) -> bool:
-        """Unload everything and end; aspired lists that come later are ignored.
+        """Unload everything and end; later aspired lists are ignored.
 
         Args:
-            timeout_seconds: How long to wait for loads and unloads under way.
+            timeout_seconds: How long to wait for running loads and unloads.
 
         Returns:
             Whether everything is unloaded.
@@ -144,7 +145,7 @@ class AspiredVersionsManager:
         return not self._streams
 
     def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[Loader]]) -> None:
-        """Replace what is wanted of one stream; see `Target`."""
+        """Replace the aspired versions of one stream; see `Target`."""
         wanted: dict[int, AspiredVersion[Loader]] = {}
         for version in versions:
             if version.id.name != name:
@@ -161,7 +162,7 @@ class AspiredVersionsManager:
             for number, version in wanted.items()
         }
         with self._changed:
-            # Sources repeat themselves at every poll, for every stream.
+            # Sources repeat the same list at every poll, for every stream.
             if self._is_stopping or self._content.get(name) == content:
                 return
             if content:
@@ -173,9 +174,9 @@ class AspiredVersionsManager:
             self._changed.notify()
 
     def retry(self, servable_id: ServableId) -> None:
-        """Try to load a version that has failed once more, or now where its next attempt is due later.
+        """Load a failed version once more, or at once if its next attempt is due later.
 
-        Nothing happens to a version that is not aspired, or serves.
+        Does nothing for a version that is not aspired, or that serves.
         """
         with self._changed:
             harness = self._streams.get(servable_id.name, {}).get(servable_id.version)
@@ -186,14 +187,14 @@ class AspiredVersionsManager:
                 self._changed.notify()
 
     def last_failure(self, servable_id: ServableId) -> ServableError | None:
-        """Why the last attempt to load a version failed, while there are others to come."""
+        """Why the last attempt to load a version failed, while further attempts are due."""
         harness = self._streams.get(servable_id.name, {}).get(servable_id.version)
         return None if harness is None else harness.last_failure
 
     def step(self) -> None:
-        """Act on everything that is known by now; what it starts runs on workers.
+        """Act on all input so far; loads and unloads that it starts run on workers.
 
-        Only for one thread at a time, and not beside `start`.
+        Only for one thread at a time, and not together with `start`.
         """
         with self._changed:
             self._aspired.update(self._arrived)
@@ -204,7 +205,7 @@ class AspiredVersionsManager:
             self._reconcile(name, retried)
         while names:
             actions = [(name, action) for name in sorted(names) if (action := self._decide(name))]
-            # Unloads first, over all streams: they make room for what is loaded.
+            # Unloads of all streams first: they free memory for loads.
             actions.sort(key=lambda pair: pair[1].kind is ActionKind.LOAD)
             for name, action in actions:
                 self._execute(self._streams[name][action.id.version], action)
@@ -225,7 +226,7 @@ class AspiredVersionsManager:
     def _wake(self, name: str) -> None:
         with self._changed:
             self._woken.add(name)
-            # The deciding thread may be waiting, and so may loads, for the memory of others.
+            # The deciding thread may be waiting, and so may loads that need other versions' memory.
             self._changed.notify_all()
 
     def _reconcile(self, name: str, retried: Collection[ServableId]) -> None:
@@ -239,18 +240,18 @@ class AspiredVersionsManager:
                     harness.is_aspired = False
                     harness.cancel_load()
             elif harness.state is HarnessState.READY:
-                # Kept because nothing could replace it, and now wanted again.
+                # It was kept because no other version could replace it, and is aspired again.
                 harness.is_aspired = True
             elif harness.is_aspired:
                 harness.reconfigure(version.item, version.configuration)
                 if version.fingerprint != harness.fingerprint or harness.id in retried:
-                    # What failed, or is about to, may have been a directory that was half written.
+                    # The failed attempt, or a running one, may have read a half-written directory.
                     if harness.state is HarnessState.ERROR:
                         harness.is_aspired = False
                     elif harness.state is HarnessState.LOADING:
                         harness.hasten_retry(version.fingerprint)
             if not harness.is_aspired and harness.state is HarnessState.NEW:
-                # Dropped before its load began: say so, or it would seem to start for ever.
+                # Dropped before its load began: publish its end, or its status would stay START.
                 self._announce(harness.id, ServableState.END)
                 del harnesses[number]
             elif not harness.is_aspired and harness.state.is_final:
@@ -278,8 +279,8 @@ class AspiredVersionsManager:
         return harness
 
     def _decide(self, name: str) -> Action | None:
-        # By the list, not by the harness: a version that is wanted again while it is still on its
-        # way out counts as wanted, or the one that serves in its place would be let go.
+        # Decide by the aspired list, not by the harness. A version that is aspired again while it unloads
+        # counts as aspired; otherwise the version that serves in its place would be unloaded.
         wanted = self._aspired.get(name, {})
         return self._policy(
             [
@@ -300,7 +301,7 @@ class AspiredVersionsManager:
         def run() -> None:
             try:
                 task(harness)
-            # Neither a bug nor a loader that calls `sys.exit` leaves the version in between.
+            # A bug, or a loader that calls `sys.exit`, must not leave the version in an intermediate state.
             except BaseException as error:
                 _log.exception("Unexpected error in the %s of %s", action.kind.value, harness.id)
                 failure = BackendError(f"{type(error).__name__}: {error}")
@@ -330,7 +331,7 @@ class AspiredVersionsManager:
 
     def _reserve(self, harness: LoaderHarness) -> None:
         try:
-            # The walk that an estimate takes is only worth it where there is a limit.
+            # An estimate walks the directory, which is only worth it where there is a limit.
             limited = self._resources.limit_bytes is not None
             estimate = harness.loader.estimate_resources() if limited else 0
         except ServableError as error:
@@ -351,7 +352,7 @@ class AspiredVersionsManager:
         _log.info("Successfully reserved resources to load servable %s", harness.id)
 
     def _pause(self, wake: threading.Event, seconds: float) -> None:
-        """Between attempts to load."""
+        """Wait between attempts to load."""
         with self._load_workers.waiting():
             self._wait(wake, seconds)
 
@@ -393,8 +394,8 @@ class AspiredVersionsManager:
         servable: object = None,
     ) -> None:
         if error is not None:
-            # Errors are kept for as long as the process lives; what they were raised from must not
-            # keep a half-loaded model alive.
+            # Errors live as long as the process. Their tracebacks and causes must not keep a half-loaded model
+            # alive.
             error.__traceback__ = error.__cause__ = error.__context__ = None
         self._publisher(ServableEvent(servable_id, state, error, servable))
         self._bus.publish(ServableEvent(servable_id, state, error))

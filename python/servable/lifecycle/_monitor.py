@@ -16,8 +16,9 @@ from servable.lifecycle._states import ServableEvent, ServableState
 class EventBus:
     """Delivers every event to every subscriber, one event at a time.
 
-    Delivery happens on the publisher's thread, so a subscriber should be quick. It must neither
-    publish nor subscribe from its callback.
+    Delivery happens on the publisher's thread, so a subscriber must be quick. It must neither publish nor subscribe
+    from its
+    callback.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class EventBus:
         self._subscribers: dict[object, Callable[[ServableEvent], None]] = {}
 
     def subscribe(self, subscriber: Callable[[ServableEvent], None]) -> Callable[[], None]:
-        """Deliver events from now on.
+        """Deliver future events to a subscriber.
 
         Returns:
             A function that ends the subscription.
@@ -49,12 +50,12 @@ class EventBus:
 
 @dataclass(frozen=True, slots=True)
 class RecordedState:
-    """The last that was heard of a version.
+    """The last known state of a version.
 
     Attributes:
         state: The state it has reached.
-        error: Why it ended, if it did not end well, or why the last attempt to load it failed.
-        time_seconds: When, on the monitor's clock.
+        error: Why the version ended with an error, or why the last attempt to load it failed.
+        time_seconds: The time of the event, on the monitor's clock.
     """
 
     state: ServableState
@@ -63,20 +64,20 @@ class RecordedState:
 
 
 class StateMonitor:
-    """Records the last state of each version for the life of the process, ended ones included.
+    """Records the last state of each version, ended ones included, until the process ends.
 
     Safe to use from several threads.
     """
 
     def __init__(self, bus: EventBus, clock: Callable[[], float] = time.time) -> None:
-        """Record everything that the bus delivers from now on."""
+        """Record all future events of the bus."""
         self._clock = clock
         self._changed = threading.Condition()
         self._states: dict[str, dict[int, RecordedState]] = {}
         self.close = bus.subscribe(self._record)
 
     def state(self, servable_id: ServableId) -> RecordedState | None:
-        """The last state of one version, if anything was ever heard of it."""
+        """The last state of one version; `None` if no event has named it."""
         with self._changed:
             return self._states.get(servable_id.name, {}).get(servable_id.version)
 
@@ -92,10 +93,10 @@ class StateMonitor:
         return MappingProxyType(live)
 
     def wait_for(self, condition: Callable[[], bool], timeout_seconds: float | None = None) -> bool:
-        """Wait until something is true; it is looked at after every event.
+        """Wait until a condition is true; it is checked after every event.
 
         Args:
-            condition: Asked on the waiting thread; may call the monitor.
+            condition: Called on the waiting thread; may call the monitor.
             timeout_seconds: How long to wait at most; `None` waits without limit.
 
         Returns:

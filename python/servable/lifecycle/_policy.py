@@ -1,7 +1,7 @@
-"""What to do next with the versions of one stream (docs/spec/lifecycle.md §10).
+"""Policies: the next step for the versions of one stream (docs/spec/lifecycle.md §10).
 
-A policy is a function from the states of a stream's versions to one action, or none. It has no
-clock, no memory and does no I/O; the manager asks again after every change.
+A policy is a function from the states of a stream's versions to one action, or none. It has no clock, no state and no
+I/O; the manager calls it again after every change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from servable.lifecycle._states import HarnessState
 
 @dataclass(frozen=True, slots=True)
 class VersionSnapshot:
-    """What a policy may know of a version."""
+    """The facts about a version that a policy may use."""
 
     id: ServableId
     state: HarnessState
@@ -25,7 +25,7 @@ class VersionSnapshot:
 
 
 class ActionKind(enum.Enum):
-    """The two things that can be done to a version."""
+    """The two kinds of steps."""
 
     LOAD = "load"
     UNLOAD = "unload"
@@ -44,10 +44,10 @@ AspiredVersionPolicy: TypeAlias = Callable[[Sequence[VersionSnapshot]], Action |
 
 
 def availability_preserving_policy(versions: Sequence[VersionSnapshot]) -> Action | None:
-    """Load the new before the old goes: a stream that serves goes on serving.
+    """Load new versions before old ones are unloaded: a stream that serves continues to serve.
 
-    The last ready version stays until an aspired one is ready, however long that takes and even if
-    it never happens. During a change both are in memory.
+    The last ready version stays until an aspired one is ready, even if that never happens. During a change both are in
+    memory.
     """
     obsolete = _obsolete(versions)
     aspired = [version for version in versions if version.is_aspired]
@@ -62,7 +62,7 @@ def availability_preserving_policy(versions: Sequence[VersionSnapshot]) -> Actio
 
 
 def resource_preserving_policy(versions: Sequence[VersionSnapshot]) -> Action | None:
-    """Unload the old before the new comes: never more in memory than is wanted.
+    """Unload old versions before new ones are loaded: memory never holds more than the aspired versions.
 
     The stream may serve nothing for a while.
     """

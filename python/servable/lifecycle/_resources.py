@@ -1,4 +1,4 @@
-"""Counts the memory that loaded versions are expected to use (docs/spec/lifecycle.md §13)."""
+"""Accounts for the estimated memory of loaded versions (docs/spec/lifecycle.md §13)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class ResourceTracker:
     """
 
     def __init__(self, limit_bytes: int | None = None) -> None:
-        """Start with nothing reserved.
+        """Start without reservations.
 
         Args:
-            limit_bytes: How much may be reserved in all; `None` for no limit.
+            limit_bytes: The limit for the sum of all reservations; `None` for no limit.
         """
         self.limit_bytes = limit_bytes
         self._reserved: dict[ServableId, int] = {}
@@ -29,7 +29,7 @@ class ResourceTracker:
         """Reserve memory for a version.
 
         Returns:
-            Whether it fits; where it does not, nothing is reserved.
+            Whether it fits; if not, nothing is reserved.
         """
         others = self.reserved_bytes - self._reserved.get(servable_id, 0)
         if self.limit_bytes is not None and others + estimate_bytes > self.limit_bytes:
@@ -38,5 +38,5 @@ class ResourceTracker:
         return True
 
     def release(self, servable_id: ServableId) -> None:
-        """Give back what a version has reserved, if anything."""
+        """Release the reservation of a version, if it has one."""
         self._reserved.pop(servable_id, None)

@@ -1,8 +1,7 @@
-"""Spreads the streams of one source over several outputs (docs/spec/lifecycle.md §4).
+"""Distributes the streams of one source over several outputs (docs/spec/lifecycle.md §4).
 
-A router is a target with several outputs, each of which is a source. It decides by the name of the
-stream, so all versions of a stream take the same way. The last output is for streams that have no
-route.
+A router is a target with several outputs, each of which is a source. It chooses by the name of the stream, so all
+versions of a stream take the same output. The last output is the default, for streams without a route.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ _log = logging.getLogger(__name__)
 
 
 class SourceRouter(abc.ABC, Generic[T]):
-    """Passes each list on to one of its outputs.
+    """Passes each list to one of its outputs.
 
-    Subclasses write `route`; everything else is here. Safe to use from several threads.
+    Subclasses implement `route`. Safe to use from several threads.
     """
 
     def __init__(self, num_outputs: int) -> None:
-        """Make a router whose outputs are connected to nothing yet.
+        """Make a router with unconnected outputs.
 
         Args:
-            num_outputs: How many outputs there are, the default one included; at least 1.
+            num_outputs: The number of outputs, the default one included; at least 1.
         """
         if num_outputs < 1:
             raise ValueError(f"a router needs an output at least; got {num_outputs}")
@@ -45,18 +44,18 @@ class SourceRouter(abc.ABC, Generic[T]):
 
     @property
     def default_output(self) -> int:
-        """Where streams go that have no route: the last output."""
+        """The index of the output for streams without a route: the last one."""
         return len(self._outputs) - 1
 
     @abc.abstractmethod
     def route(self, name: str) -> int:
         """The index of the output for a stream, from 0.
 
-        Asked at every list, from any thread.
+        Called for every list, from any thread.
         """
 
     def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[T]]) -> None:
-        """Pass the list on to the output of its stream."""
+        """Pass the list to the output of its stream."""
         self._outputs[self.route(name)].emit(name, versions)
 
     def _default_route(self, name: str) -> int:
@@ -69,18 +68,18 @@ class SourceRouter(abc.ABC, Generic[T]):
 
 
 class StaticSourceRouter(SourceRouter[T]):
-    """Routes by parts of names, which never change.
+    """Routes by substrings of names, which never change.
 
-    A stream goes to the output of the first part that its name contains.
+    A stream goes to the output of the first substring that its name contains.
     """
 
     def __init__(self, substrings: Sequence[str]) -> None:
-        """Make an output for each part, and the default one."""
+        """Make an output for each substring, and the default one."""
         super().__init__(len(substrings) + 1)
         self._substrings = tuple(substrings)
 
     def route(self, name: str) -> int:
-        """The output of the first part that the name contains."""
+        """The output of the first substring that the name contains."""
         for index, substring in enumerate(self._substrings):
             if substring in name:
                 return index
@@ -90,19 +89,20 @@ class StaticSourceRouter(SourceRouter[T]):
 class DynamicSourceRouter(SourceRouter[T]):
     """Routes by a table of names, which may be replaced at any time.
 
-    A changed route concerns the lists that come from then on. The output that a stream went to
-    before is told nothing, since both may lead to one manager.
+    A changed route applies to future lists. The former output of a stream gets no list, because both outputs may lead
+    to the
+    same manager.
     """
 
     def __init__(self, num_outputs: int, routes: Mapping[str, int] | None = None) -> None:
         """Make a router with its first table.
 
         Args:
-            num_outputs: How many outputs there are, the default one included.
+            num_outputs: The number of outputs, the default one included.
             routes: Indexes of outputs by name of stream.
 
         Raises:
-            InvalidInputError: A route leads to the default output or to none.
+            InvalidInputError: A route leads to the default output, or to one that does not exist.
         """
         super().__init__(num_outputs)
         self._lock = threading.Lock()
@@ -111,15 +111,15 @@ class DynamicSourceRouter(SourceRouter[T]):
 
     @property
     def routes(self) -> Mapping[str, int]:
-        """The table in force."""
+        """The current table."""
         with self._lock:
             return dict(self._routes)
 
     def update_routes(self, routes: Mapping[str, int]) -> None:
-        """Replace the table, all at once.
+        """Replace the whole table atomically.
 
         Raises:
-            InvalidInputError: A route leads to the default output or to none; the old table stays.
+            InvalidInputError: A route leads to the default output, or to one that does not exist. The old table stays.
         """
         for output in routes.values():
             if not 0 <= output < len(self._outputs):
@@ -133,20 +133,20 @@ class DynamicSourceRouter(SourceRouter[T]):
             self._routes = dict(routes)
 
     def route(self, name: str) -> int:
-        """The output that the table names."""
+        """The output in the table."""
         with self._lock:
             output = self._routes.get(name)
         return self._default_route(name) if output is None else output
 
 
 class ErrorSourceAdapter(SourceAdapter[Any, Any]):
-    """Turns every item into an error: what a default output leads to where nothing fits."""
+    """Turns every item into an error; usually connected to a default output."""
 
     def __init__(self, error: ServableError | None = None) -> None:
-        """Say which error.
+        """Choose the error.
 
         Args:
-            error: What becomes of every version; by default that its platform is unknown.
+            error: The error of every version; by default that its platform is unknown.
         """
         super().__init__()
         self._error = error or BackendError("No platform found for model")
@@ -159,7 +159,7 @@ class ErrorSourceAdapter(SourceAdapter[Any, Any]):
 
 
 class _Output(Generic[T]):
-    """One output: a source that remembers its target."""
+    """One output: a source that stores its target."""
 
     def __init__(self) -> None:
         self._target: Target[T] | None = None

@@ -1,4 +1,4 @@
-"""How many may work at the same time."""
+"""A limit on concurrent work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class Slots:
-    """Entered by those who want to work; only so many are inside at a time. For any thread."""
+    """A resizable semaphore, which also frees the slots of threads that hang. Safe to use from any thread."""
 
     def __init__(
         self,
@@ -18,36 +18,37 @@ class Slots:
         patience_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Let so many in.
+        """Make a semaphore.
 
         Args:
-            limit: How many.
-            patience_seconds: Who has been inside for as long counts no longer: what hangs must not
-                keep others out for ever.
-            clock: What that time is measured on.
+            limit: How many threads may hold a slot.
+            patience_seconds: A thread that has held its slot for this long no longer counts, so that work that hangs
+                does
+                not block the rest.
+            clock: Measures `patience_seconds`.
         """
         self._limit = limit
         self._patience_seconds = patience_seconds
         self._clock = clock
-        # When each thread that is inside will count no longer.
+        # When the slot of each thread inside expires.
         self._inside: dict[int, float] = {}
         self._changed = threading.Condition()
 
     def set_limit(self, limit: int) -> None:
-        """Let so many in from now on; those who are inside stay."""
+        """Change the limit; threads that hold a slot keep it."""
         with self._changed:
             self._limit = limit
             self._changed.notify_all()
 
     def __enter__(self) -> None:
-        """Wait for a place."""
+        """Wait for a slot and take it."""
         with self._changed:
             while (seconds := self._seconds_to_wait()) > 0:
                 self._changed.wait(None if seconds == math.inf else seconds)
             self._inside[threading.get_ident()] = self._clock() + self._patience_seconds
 
     def __exit__(self, *raised: object) -> None:
-        """Leave it to the next."""
+        """Release the slot."""
         with self._changed:
             del self._inside[threading.get_ident()]
             self._changed.notify()

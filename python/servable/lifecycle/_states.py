@@ -1,4 +1,4 @@
-"""The states of a version: those that are published, and those of its harness.
+"""The states of a version: the published ones, and those of its harness.
 
 The rules are those of docs/spec/lifecycle.md §6 (harness) and §7 (published).
 """
@@ -15,22 +15,22 @@ from servable.lifecycle._ids import ServableId
 
 
 class ServableState(enum.IntEnum):
-    """What the world may know of a version, with the numbers of `ModelVersionStatus.State`."""
+    """The published states, with the numbers of `ModelVersionStatus.State`."""
 
     START = 10
-    """It is taken under management."""
+    """It is managed, but not yet loading."""
     LOADING = 20
-    """Its loader is about to run, or has failed and will run again; the error tells which."""
+    """Its loader is about to run, or has failed and will run again; with `error` in the second case."""
     AVAILABLE = 30
-    """It answers requests; published only once it really does."""
+    """It answers requests; published only once that is true."""
     UNLOADING = 40
-    """It answers no new requests; published before it leaves."""
+    """It gets no new requests; published before it is unloaded."""
     END = 50
-    """It is gone, or has failed; the error tells which."""
+    """It is unloaded, or has failed; with `error` in the second case."""
 
 
 class HarnessState(enum.Enum):
-    """Where a version stands between its first mention and its end; the value is for people."""
+    """The internal states of a version, from first mention to end; the value is for logs."""
 
     NEW = "new"
     LOAD_REQUESTED = "load-requested"
@@ -46,12 +46,12 @@ class HarnessState(enum.Enum):
 
     @property
     def holds_resources(self) -> bool:
-        """Whether the version's estimate counts as used."""
+        """Whether the version's estimate counts as used memory."""
         return self not in _WITHOUT_RESOURCES
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens to the version by itself."""
+        """Whether the state has no further transitions."""
         return self in (HarnessState.DISABLED, HarnessState.ERROR)
 
 
@@ -69,7 +69,7 @@ LEGAL_TRANSITIONS: Mapping[HarnessState, frozenset[HarnessState]] = MappingProxy
         HarnessState.NEW: frozenset({HarnessState.LOAD_REQUESTED}),
         HarnessState.LOAD_REQUESTED: frozenset({HarnessState.LOAD_APPROVED, HarnessState.ERROR}),
         HarnessState.LOAD_APPROVED: frozenset({HarnessState.LOADING}),
-        # Loading goes straight to unloading when nobody wants the version any more.
+        # A cancelled load goes straight to unloading.
         HarnessState.LOADING: frozenset(
             {HarnessState.READY, HarnessState.UNLOADING, HarnessState.ERROR}
         ),
@@ -82,7 +82,7 @@ LEGAL_TRANSITIONS: Mapping[HarnessState, frozenset[HarnessState]] = MappingProxy
         HarnessState.ERROR: frozenset(),
     }
 )
-"""Where each state may go; anything else is a bug and ends in ERROR."""
+"""The legal transitions; any other is a bug and ends in ERROR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,10 @@ class ServableEvent:
     Attributes:
         id: The version.
         state: The state it has reached.
-        error: Why it ended, or, with LOADING, why the last attempt failed; `None` while all is well
-            and after a regular unload.
-        servable: What answers requests; set exactly with AVAILABLE.
+        error: Why the version ended, or, with LOADING, why the last attempt failed. `None` without failures, and after
+            a
+            regular unload.
+        servable: Answers requests; set only with AVAILABLE.
     """
 
     id: ServableId
@@ -104,5 +105,5 @@ class ServableEvent:
 
 
 def status_text(error: ServableError | None) -> str:
-    """The one-line form of a status that logs and messages quote: `NOT_FOUND: no such file`."""
+    """A status in one line, as logs and messages quote it: `NOT_FOUND: no such file`."""
     return "OK" if error is None else f"{error.code.name}: {error.message}"

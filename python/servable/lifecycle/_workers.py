@@ -1,4 +1,4 @@
-"""Threads for work that may take minutes."""
+"""A thread pool for tasks that may take minutes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Protocol
 _log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 1.0
-"""Between two attempts to start a thread."""
+"""The pause between two attempts to start a thread."""
 
 
 class Workers(Protocol):
-    """Runs tasks somewhere else."""
+    """Runs tasks in the background."""
 
     def submit(self, name: str, task: Callable[[], None]) -> None:
         """Run a task soon, without waiting for it.
 
         Args:
-            name: What the task does, for people who look at threads.
-            task: What to run; it handles its own errors.
+            name: A description of the task, used as the name of its thread.
+            task: What to run; handles its own errors.
         """
 
     def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """What a task enters while it only waits: others work in its place."""
+        """A context for a task that only waits: another task may run in its place."""
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for every task that was submitted.
+        """Wait for every submitted task.
 
         Returns:
             Whether all of them are done.
@@ -39,20 +39,22 @@ class Workers(Protocol):
 
 
 class WorkerThreads:
-    """Threads that are made when there is work, and end when there has been none for a while.
+    """A thread pool that grows on demand; idle threads end after a while.
 
-    However many tasks there are, only some of them work at a time: a thousand models do not take a
-    thousand threads. One that waits for a retry, for memory or for the end of requests says so, and
-    counts no longer, so it keeps nobody from working, and least of all what it waits for.
+    The number of concurrent tasks is limited, so a thousand models do not take a thousand threads. A task that waits
+    for a
+    retry, for memory or for the end of requests marks itself as waiting and no longer counts. It therefore blocks no
+    other
+    task, in particular not the one that it waits for.
     """
 
     def __init__(self, limit: int = 64, *, idle_seconds: float = 5.0) -> None:
-        """Start without threads.
+        """Make a pool without threads.
 
         Args:
-            limit: How many tasks may work at a time. It is generous, since a task may hang: what
-                really is to be limited has slots of its own.
-            idle_seconds: How long a thread stays when there is nothing to do.
+            limit: How many tasks may run concurrently. It is generous, since a task may hang; stricter limits use
+                slots.
+            idle_seconds: How long an idle thread stays.
         """
         self._limit = limit
         self._idle_seconds = idle_seconds
@@ -62,16 +64,16 @@ class WorkerThreads:
         self._tasks: deque[tuple[str, Callable[[], None]]] = deque()
         self._unfinished = 0
         self._working = 0
-        # Threads: all of them; those that are parked; those that are called and have not come yet.
+        # Threads: all of them; the parked ones; those that were woken or started and have not begun yet.
         self._threads = 0
         self._parked = 0
         self._called = 0
         self._coming = 0
 
     def submit(self, name: str, task: Callable[[], None]) -> None:
-        """Run the task on a thread, in its turn.
+        """Run the task on a thread of the pool, in order of submission.
 
-        Blocks only while there is no thread at all and the system grants none.
+        Blocks only while the pool has no thread and the system refuses to start one.
         """
         with self._lock:
             self._tasks.append((name, task))
@@ -87,7 +89,7 @@ class WorkerThreads:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let another task work meanwhile, on a thread more."""
+        """Mark the task as waiting, so that another one may run on a further thread."""
         with self._lock:
             self._working -= 1
             missing = self._call_threads()
@@ -99,15 +101,15 @@ class WorkerThreads:
                 self._working += 1
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until there is nothing to do."""
+        """Wait until there are no tasks."""
         with self._lock:
             return self._has_ended.wait_for(lambda: not self._unfinished, timeout_seconds)
 
     def _call_threads(self) -> int:
-        """Call a thread for each task that may work.
+        """Wake a thread for each task that may run.
 
         Returns:
-            How many have to be started, since none is parked.
+            How many threads have to be started, since none is parked.
         """
         places = min(len(self._tasks), self._limit - self._working) - self._coming
         if places <= 0:
@@ -120,18 +122,18 @@ class WorkerThreads:
         return places - woken
 
     def _start(self, threads: int) -> bool:
-        """Start threads, without the lock, since that takes its time.
+        """Start threads, without the lock, because that is slow.
 
         Returns:
-            Whether there is any thread at all.
+            Whether the pool has any thread.
         """
         for started in range(threads):
-            # Daemon: a load that hangs inside a framework must not keep the process from ending.
+            # Daemon: a load that hangs inside a framework must not keep the process alive.
             thread = threading.Thread(target=self._work, name="worker", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                # The system grants no more of them; those that there are do the work.
+                # The system refuses further threads; the existing ones do the work.
                 with self._lock:
                     self._coming -= threads - started
                     self._threads -= threads - started
@@ -158,8 +160,8 @@ class WorkerThreads:
         try:
             threading.current_thread().name = name
             task()
-        # A bug in one task is not the end of the others. Neither is `sys.exit`, with which the
-        # thread would end uncounted.
+        # A bug in one task must not end the thread. Neither may `sys.exit`, which would end it without
+        # updating the count.
         except BaseException:
             _log.exception("Unexpected error in %s", name)
         finally:
