@@ -1,4 +1,4 @@
-"""Where versions come from."""
+"""Sources, which find the versions of models."""
 
 from servable.sources._filesystem import FileSystemSource, MonitoredServable
 from servable.sources._settling import IsComplete, SettleTimes

@@ -1,8 +1,7 @@
-"""Sends the configuration of a model along with the paths of its versions.
+"""Attaches the configuration of a model to the paths of its versions.
 
-What loads a version takes everything from the item that it is made of, and asks for nothing. A
-configuration that changes is sent with the versions that are aspired to already, at once: the next
-attempt to load one of them uses it.
+A loader therefore needs nothing but the item that it is made from. When a configuration changes, the aspired versions
+are sent again at once with the new one. The next attempt to load one of them uses it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VersionDirectory:
-    """What a version is loaded from.
+    """The item from which a version is loaded.
 
     Attributes:
         path: Its directory, or the URL of it.
@@ -39,14 +38,14 @@ class ConfiguredVersions:
     """
 
     def __init__(self) -> None:
-        """Know no model yet."""
+        """Start without models."""
         self._lock = threading.Lock()
         self._models: Mapping[str, ModelConfig] = {}
         self._aspired: dict[str, Sequence[AspiredVersion[str]]] = {}
         self._target: Target[VersionDirectory] | None = None
 
     def connect(self, target: Target[VersionDirectory]) -> None:
-        """Say where version directories go, once, before the source is connected."""
+        """Set the target of the version directories; called once, before the source is connected."""
         if self._target is not None:
             raise RuntimeError("configured versions have one target, and it is already connected")
         self._target = target
@@ -54,8 +53,9 @@ class ConfiguredVersions:
     def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[str]]) -> None:
         """Pass the list on; see `Target`.
 
-        A list for a model that is not configured is dropped, unless it is empty: it was under way
-        when the model was taken away, and an empty one follows.
+        A list for a model that is not configured is dropped unless it is empty: it was sent before the model was
+        removed, and
+        an empty list follows.
         """
         with self._lock:
             if name in self._models:
@@ -66,7 +66,7 @@ class ConfiguredVersions:
     def update(self, models: Iterable[ModelConfig]) -> None:
         """Replace the configuration.
 
-        Versions below another base path are not sent with it: the source has yet to look there.
+        Versions below a former base path are not sent with the new configuration: the source has not yet looked there.
         """
         with self._lock:
             before, self._models = self._models, {model.name: model for model in models}

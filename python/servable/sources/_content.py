@@ -1,4 +1,4 @@
-"""How version directories look from outside, without a file being read."""
+"""Fingerprints of version directories, taken without reading a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 _LOOK_AT_ENTRIES = 64
 
 _TRUSTED_SECONDS = 5.0
-"""For how long at most the time of a directory is trusted to tell of its entries: some file systems have it wrong."""
+"""How long the modification time of a directory is trusted at most: some file systems do not maintain it."""
 
 
 class Directory(NamedTuple):
-    """A directory at a moment: another one in its place differs, and so does this one with other entries or access."""
+    """The state of a directory: differs after its replacement, and after a change of its entries or access rights."""
 
     path: str
     device: int
@@ -25,30 +25,29 @@ class Directory(NamedTuple):
 
     @classmethod
     def at(cls, path: str) -> Directory:
-        """Look at a directory, but not into it.
+        """Stat a directory, without listing it.
 
         Raises:
-            OSError: It is not there.
+            OSError: It does not exist.
         """
         return cls.of(path, os.stat(path))
 
     @classmethod
     def of(cls, path: str, stat: os.stat_result) -> Directory:
-        """What `stat` told of a directory."""
+        """A directory from the result of `stat`."""
         return cls(path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a directory looks from outside.
+    """The result of one inspection of a directory.
 
     Attributes:
-        fingerprint: Differs where the content differs, or who may read it: identity, owner,
-            permissions, size and time of the directory, of what is in it and of what is one level
-            below.
-        changed_ns: When something in it changed last, since the epoch.
-        is_sealed: Whether the directory itself was renamed or given its times after that.
-        directory: The directory itself, before it was looked into.
+        fingerprint: Differs if the content or its access rights differ. Covers identity, owner, permissions, size and
+            time of the directory, of its entries and of theirs.
+        changed_ns: The newest change of an entry, in nanoseconds since the epoch.
+        is_sealed: Whether the directory itself was renamed, or its times were set, after that.
+        directory: The directory itself, before it was inspected.
     """
 
     fingerprint: Hashable
@@ -58,7 +57,7 @@ class Look:
 
 
 def look_at(path: str) -> Look:
-    """Look at a directory, without reading a file; huge directories are looked at in part.
+    """Inspect a directory without reading a file; of huge directories only a part.
 
     Raises:
         OSError: It cannot be listed.
@@ -74,7 +73,7 @@ def look_at(path: str) -> Look:
                     return
                 try:
                     stat = entry.stat()
-                except FileNotFoundError:  # a link that leads nowhere
+                except FileNotFoundError:  # a dangling link
                     stat = entry.stat(follow_symlinks=False)
                 marks.append((entry.path, *_access(stat), stat.st_mtime_ns, stat.st_size))
                 newest_ns = max(newest_ns, stat.st_ctime_ns)
@@ -92,12 +91,12 @@ def look_at(path: str) -> Look:
 
 
 def _access(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """What file it is, and who may read it: a version that could not be is tried again when that changes."""
+    """Identity and access rights: a version that was unreadable is retried when these change."""
     return stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid
 
 
 def _is_present(path: str) -> bool:
-    return os.access(path, os.F_OK)  # half of what `stat` costs
+    return os.access(path, os.F_OK)  # half the cost of `stat`
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +107,13 @@ class _Still:
 
 
 class Stillness:
-    """Knows where nothing has changed, so that polling thousands of base paths is cheap.
+    """Remembers unchanged directories, so that polling thousands of base paths is cheap.
 
-    Directories in which nothing had changed for a while are trusted for as long, up to 5 s, to be as they were when
-    their identity and time are: that takes one look at each instead of a listing of all that is in them. Even that is
-    felt with thousands of them at every poll, so this is written to do little else than the system calls.
+    A directory is trusted to be unchanged while its identity and modification time are. The trust lasts as long as it
+    had
+    been unchanged before, at most 5 s. This takes one `stat` in place of a listing of everything inside. With thousands
+    of
+    base paths even that costs noticeable time at each poll, so this code does little else than system calls.
 
     For one thread at a time.
     """
@@ -122,11 +123,11 @@ class Stillness:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Remember nothing yet.
+        """Start with no known directories.
 
         Args:
-            clock: What the time between two looks is measured on.
-            wall_clock: What the times of files are compared with.
+            clock: Measures the time between two inspections.
+            wall_clock: The time that the times of files are compared with.
         """
         self._clock = clock
         self._wall_clock = wall_clock
@@ -139,24 +140,24 @@ class Stillness:
         changed_ns: int,
         present: Sequence[str] = (),
     ) -> None:
-        """Take for known what is in some directories.
+        """Remember the state of some directories.
 
         Args:
-            name: What they belong to, such as a stream.
-            directories: As they were before it was looked at what is in them.
-            changed_ns: When something in them changed last, since the epoch.
-            present: Paths that only have to be there, whatever becomes of them. The time of the directory that they
-                are in does not tell: they may be links.
+            name: The key, such as the name of a stream.
+            directories: The directories, taken before their entries were inspected.
+            changed_ns: The newest change of an entry, in nanoseconds since the epoch.
+            present: Paths that only have to exist. The time of their parent directory does not show that: they may be
+                links.
         """
         quiet_seconds = min(self._wall_clock() - changed_ns / 1e9, _TRUSTED_SECONDS)
         self._still[name] = _Still(directories, present, self._clock() + quiet_seconds)
 
     def forget(self, name: str) -> None:
-        """Have `is_as_remembered` say no."""
+        """Make `is_as_remembered` return false."""
         self._still.pop(name, None)
 
     def is_as_remembered(self, name: str) -> bool:
-        """Whether what was remembered is still true, as far as it can be trusted."""
+        """Whether the remembered state still holds, within the time that it is trusted."""
         still = self._still.get(name)
         if still is None or self._clock() >= still.good_until:
             return False

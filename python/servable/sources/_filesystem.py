@@ -1,10 +1,12 @@
 """Finds versions as numbered directories below a base path (docs/spec/lifecycle.md §3).
 
-It differs from TensorFlow Serving where that is a trap for operators: a base path that is missing stops
-only its own model, a stray file with a number for a name is not a version, a change of what is
-monitored is looked at right away, a version that is still being written is held back, and the
-content of a version is fingerprinted, so that one that failed is tried again when it changes. What
-is reported once is not reported again until it changes.
+It differs from TensorFlow Serving where operators run into that one's behaviour:
+- A missing base path stops only its own model.
+- A file whose name is a number is not a version.
+- Changed settings are applied at once, without waiting for the next poll.
+- A version that is still being written is held back.
+- Versions have fingerprints of their content, so that a failed version is retried when it changes.
+- A problem is reported once, until it changes.
 """
 
 from __future__ import annotations
@@ -30,23 +32,23 @@ _log = logging.getLogger(__name__)
 
 _VERSION = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+[ \t\n\v\f\r]*", re.ASCII)
 _SETTLE_POLL_SECONDS = 0.25
-"""How often versions that are held back are looked at."""
+"""The interval at which versions that are held back are inspected, in seconds."""
 
 BARE_VERSION = 1
-"""The number of a version that lies in the base path itself."""
+"""The version number of a base path that itself holds a version."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonitoredServable:
-    """A stream to look after.
+    """A stream to monitor.
 
     Attributes:
         name: The stream.
         base_path: The directory that holds a directory for each version.
-        version_policy: Which of them are wanted.
-        keep_last_version: Go on asking for the versions that were wanted last when none is left.
-        is_complete: Tells complete versions from incomplete ones. A base path that is complete
-            itself, and holds no directory with a number for a name, is version 1.
+        version_policy: Which versions are aspired.
+        keep_last_version: Keep the aspired set when no version is left.
+        is_complete: Tells complete versions from incomplete ones. A base path that is complete itself, and has no
+            subdirectory with a number for a name, is version 1.
     """
 
     name: str
@@ -79,21 +81,21 @@ class FileSystemSource:
         """Prepare a source; nothing is read before it is connected.
 
         Args:
-            servables: What to look after.
-            poll_wait_seconds: From the start of one poll to the start of the next. With 0 there is
-                one poll when the source is connected and one at every update; with less there is
-                none.
-            servable_versions_always_present: Never ask to unload all versions of a stream that is
-                still looked after, and refuse streams that have none to begin with.
-            fail_if_zero_versions: Refuse streams that have no version to begin with.
-            settle_times: How long versions are held back that are still being written; by default
-                they are not.
-            is_serving: Whether a version has been loaded, so that it does not matter any more what
-                becomes of its content. Such versions are not looked into again; without this, all
-                are.
-            report: Told why no version of a stream was found, whenever the reason is another one.
-            clock: What periods are measured on.
-            wall_clock: What the times of files are compared with.
+            servables: The streams to monitor.
+            poll_wait_seconds: From the start of one poll to the start of the next. With 0 the source polls once when it
+                is
+                connected, and at every update. With a negative value it never polls.
+            servable_versions_always_present: Never unload all versions of a monitored stream, and refuse streams that
+                have
+                none at first.
+            fail_if_zero_versions: Refuse streams that have no version at first.
+            settle_times: How long versions that are still being written are held back; by default not at all.
+            is_serving: Whether a version is loaded, so that changes of its content no longer matter. Such versions are
+                not
+                inspected again. By default all versions are.
+            report: Called with the reason why a stream has no version, whenever that reason changes.
+            clock: Measures intervals.
+            wall_clock: The time that the times of files are compared with.
             wait: How to pause between polls.
         """
         self._servables = {servable.name: servable for servable in servables}
@@ -116,7 +118,7 @@ class FileSystemSource:
         self._settle_thread: threading.Thread | None = None
 
     def connect(self, target: Target[str]) -> None:
-        """Say where the paths go, and begin to poll, on a thread of the source's own."""
+        """Set the target and begin to poll, on a thread of the source."""
         if self._target is not None:
             raise RuntimeError("a source has one target, and it is already connected")
         self._target = target
@@ -127,10 +129,10 @@ class FileSystemSource:
             self._thread.start()
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Stop to poll; what was emitted stays in force.
+        """Stop polling; emitted versions stay aspired.
 
         Args:
-            timeout_seconds: How long to wait for a poll under way; `None` waits without limit.
+            timeout_seconds: How long to wait for a running poll; `None` waits without limit.
         """
         self._stop.set()
         for thread in (self._thread, self._settle_thread):
@@ -138,9 +140,9 @@ class FileSystemSource:
                 thread.join(timeout_seconds)
 
     def check(self, servables: Iterable[MonitoredServable]) -> None:
-        """Refuse what cannot be looked after, before it is handed to `update`.
+        """Refuse streams that cannot be monitored, before they are passed to `update`.
 
-        Only if versions have to be there to begin with; changes and emits nothing.
+        Only if versions are required at first; changes and emits nothing.
 
         Raises:
             NotFoundError: A stream has no version.
@@ -156,10 +158,9 @@ class FileSystemSource:
                 raise _no_numerical_path(servable)
 
     def update(self, servables: Iterable[MonitoredServable]) -> None:
-        """Replace what is looked after.
+        """Replace the set of monitored streams.
 
-        Streams that are no longer named are emptied before the return, and the others looked at,
-        unless polling is off.
+        Before this returns, removed streams are emptied and the others are polled, unless polling is off.
         """
         with self._poll_lock:
             previous = self._servables
@@ -185,11 +186,11 @@ class FileSystemSource:
             self.poll()
 
     def problems(self) -> Mapping[str, ServableError]:
-        """Which streams the last poll found no version of, and why."""
+        """The streams in which the last poll found no version, with the reasons."""
         return dict(self._problems)
 
     def poll(self) -> None:
-        """Look at every base path once and emit what is wanted, where it may have changed."""
+        """Inspect every base path once; emits the aspired versions of those that may have changed."""
         with self._poll_lock:
             for name in sorted(self._servables):
                 if self._stop.is_set():
@@ -269,7 +270,7 @@ class FileSystemSource:
             self._report_problem(name, problem)
 
     def _is_known_and_serves(self, name: str, found: list[tuple[int, str]]) -> bool:
-        """Whether the target has these versions, and their content does not matter any more."""
+        """Whether the target has these versions, and all of them are loaded."""
         return (
             self._is_serving is not None
             and bool(found)
@@ -278,7 +279,7 @@ class FileSystemSource:
         )
 
     def _remember(self, name: str, base: Directory, looks: list[Look | None]) -> None:
-        """Look again only when something has changed, if nothing changes at this moment."""
+        """Skip further inspections until something changes, if the directories are unchanged now."""
         seen = [look for look in looks if look is not None]
         if len(seen) == len(looks):
             changed_ns = max(base.modified_ns, *(look.changed_ns for look in seen))
@@ -287,7 +288,7 @@ class FileSystemSource:
     def _wanted_versions(
         self, servable: MonitoredServable, warnings: list[str]
     ) -> list[tuple[int, str]]:
-        """The versions that the policy picks of those that have settled, with their paths.
+        """The settled versions that the policy selects, with their paths.
 
         Raises:
             OSError: The base path cannot be listed.
@@ -309,7 +310,7 @@ class FileSystemSource:
         by_number = _by_number(children, warnings)
         wanted: list[tuple[int, str]] = []
         for number in sorted(by_number, reverse=True):
-            # One that is held back does not count: those below it go on serving meanwhile.
+            # A held-back version does not count: lower versions continue to serve meanwhile.
             if self._is_settled(servable, (number, by_number[number])):
                 wanted.append((number, by_number[number]))
                 if len(wanted) >= max(policy.num_versions, 1):
@@ -320,12 +321,12 @@ class FileSystemSource:
         return self._settling.is_settled(servable.name, version[1], servable.is_complete)
 
     def _watch_what_settles(self) -> None:
-        """Look at what is held back more often than at the rest; called with the poll lock held."""
+        """Inspect held-back versions more often than others; called with the poll lock held."""
         if self._settle_thread is None and self._poll_wait_seconds >= 0:
             thread = threading.Thread(
                 target=self._poll_what_settles, name="file-system-settling", daemon=True
             )
-            # Where the system grants no thread, the ordinary poll looks again, only later.
+            # If the system refuses a thread, the ordinary poll inspects them, only later.
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._settle_thread = thread
@@ -349,9 +350,9 @@ class FileSystemSource:
 
 
 def parse_version(name: str) -> int | None:
-    """The version that a directory's name stands for, if it does.
+    """The version number in a directory's name; `None` if the name is no number.
 
-    A decimal number of 64 bits; white space around it, a sign and leading zeros are accepted.
+    A decimal number of 64 bits; surrounding white space, a sign and leading zeros are accepted.
     """
     if _VERSION.fullmatch(name) is None:
         return None
@@ -367,7 +368,7 @@ def _specific_versions(
         return []
     direct = [(number, os.path.join(servable.base_path, str(number))) for number in policy.versions]
     if all(os.path.isdir(path) for _, path in direct):
-        return direct  # without a listing, which object stores are slow at
+        return direct  # without a listing, which is slow on object stores
     children = _children(servable.base_path)
     if not children and _is_bare(servable):
         warnings.append(_bare(servable))
@@ -386,7 +387,7 @@ def _specific_versions(
 
 
 def _look_at(path: str) -> Look | None:
-    """How a version looks; `None` while it goes, or changes, under our eyes."""
+    """Inspect a version; `None` if it disappears or changes meanwhile."""
     try:
         return look_at(path)
     except OSError:
@@ -394,7 +395,7 @@ def _look_at(path: str) -> Look | None:
 
 
 def _children(base_path: str) -> list[tuple[int, str]]:
-    """Every version directory, ordered by name."""
+    """All version directories, ordered by name."""
     with os.scandir(base_path) as entries:
         named = sorted(
             (entry.name, number, entry.path)
@@ -424,12 +425,12 @@ def _has_versions(servable: MonitoredServable) -> bool:
 
 
 def _keeps_last(servable: MonitoredServable) -> bool:
-    """Whether versions stay wanted when none is left; who asks for none does not want them."""
+    """Whether versions stay aspired when none is left; not if the policy selects none."""
     return servable.keep_last_version and servable.version_policy != Specific(())
 
 
 def _is_bare(servable: MonitoredServable) -> bool:
-    """Whether the base path holds a version itself; asked where no child of it does."""
+    """Whether the base path itself holds a version; only called if it has no version directories."""
     return servable.is_complete is not None and servable.is_complete(servable.base_path)
 
 

@@ -1,4 +1,4 @@
-"""Says what a file is that was given for a base path, or that lies where versions are looked for, and what to do."""
+"""Explains files that are not served: those given as a base path, and those found in place of versions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WANTED = "a base path is a directory that holds a numbered directory for each v
 
 
 def explain_file(path: str) -> str:
-    """What a file is that was given for a base path, and what to give instead.
+    """Explain a file that was given as a base path: its kind, and what to give instead.
 
     Args:
         path: Its path, or its URL.
@@ -53,11 +53,11 @@ def explain_file(path: str) -> str:
 
 
 def explain_files(directory: str, names: Iterable[str]) -> str:
-    """What the first file of a directory is that is a model of a kind that is not served so; empty for none.
+    """Explain the first file of a directory that is a model of a kind not served this way; empty if there is none.
 
     Args:
-        directory: Where no version was found.
-        names: What is in it.
+        directory: A directory without versions.
+        names: Its entries.
     """
     for name in sorted(names):
         is_script = name.endswith(".py") and name != "model.py"
@@ -69,7 +69,7 @@ def explain_files(directory: str, names: Iterable[str]) -> str:
 
 
 def has_known_suffix(path: str) -> bool:
-    """Whether a path is that of a file, as far as its name tells."""
+    """Whether a path has the suffix of a model file."""
     return bool(_kind(path)) or os.path.basename(path) in _OF_SAVED_MODELS
 
 

@@ -1,8 +1,8 @@
 """Finds versions as numbered directories below remote base paths, and emits their URLs.
 
-Every stream is listed on a thread of its own, so that a store that hangs holds up one model only. A
-store that cannot be listed changes nothing that is served. Most stores do not know empty
-directories: a base path from which everything was deleted is missing, and changes nothing either.
+Every stream is listed on a separate thread, so a store that hangs affects one model only. A store that cannot be listed
+does not change the aspired versions. Most stores do not know empty directories: a base path from which everything was
+deleted is missing, and changes nothing either.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ from servable.sources._version_policy import All, Latest, Specific, VersionPolic
 _log = logging.getLogger(__name__)
 
 _SLOW_LISTING_SECONDS = 30.0
-"""A first listing that takes longer counts as a problem until it ends: a reload waits no longer."""
+"""A first listing that takes longer counts as a problem until it ends; a reload does not wait longer for it."""
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 _BARE = ""
-"""In place of the name of a directory: the base path itself."""
+"""In place of a directory's name: the base path itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteServable:
-    """A stream to look after.
+    """A stream to monitor.
 
     Attributes:
         name: The stream.
-        base_url: What holds a directory for each version, such as `s3://bucket/models/m`.
-        version_policy: Which of them are wanted.
-        poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream
-            is listed until that has succeeded once; with less never.
-        keep_last_version: Never ask to unload all versions because none is found any more.
-        has_all_files: Tells complete versions from incomplete ones by the names of their files, and
-            what those say. A base path that is complete itself, and holds no directory with a
-            number for a name, is version 1.
+        base_url: The parent of the version directories, such as `s3://bucket/models/m`.
+        version_policy: Which versions are aspired.
+        poll_wait_seconds: From the end of one listing to the start of the next. With 0 the stream is listed until one
+            listing succeeds. With a negative value it is never listed.
+        keep_last_version: Keep the aspired set when no version is left.
+        has_all_files: Tells complete versions from incomplete ones by the names of their files, and by their content. A
+            base path that is complete itself, and has no subdirectory with a number for a name, is version 1.
     """
 
     name: str
@@ -73,9 +72,9 @@ class RemoteSource:
         """Prepare a source; nothing is listed before it is connected.
 
         Args:
-            store: What lists.
-            servables: What to look after.
-            report: Told, after a listing, why no version of a stream could be found.
+            store: Lists the base paths.
+            servables: The streams to monitor.
+            report: Called after a listing with the reason why a stream has no version.
             wait: How to pause between listings.
         """
         self._store = store
@@ -87,7 +86,7 @@ class RemoteSource:
         self._target: Target[str] | None = None
 
     def connect(self, target: Target[str]) -> None:
-        """Say where the URLs go, and begin to list."""
+        """Set the target of the URLs and begin to list."""
         with self._lock:
             if self._target is not None:
                 raise RuntimeError("a source has one target, and it is already connected")
@@ -96,9 +95,9 @@ class RemoteSource:
                 watch.start()
 
     def update(self, servables: Iterable[RemoteServable]) -> None:
-        """Replace what is looked after; waits for no store.
+        """Replace the set of monitored streams; does not wait for stores.
 
-        Streams that are no longer named are emptied before the return.
+        Removed streams are emptied before this returns.
         """
         named = {servable.name: servable for servable in servables}
         with self._lock:
@@ -116,20 +115,20 @@ class RemoteSource:
                     watch.start()
 
     def looks_after(self, name: str) -> bool:
-        """Whether a stream is one of those that were named last."""
+        """Whether a stream is monitored."""
         return name in self._watches
 
     def problems(self) -> Mapping[str, ServableError]:
-        """Which streams have no version that could be found, and why."""
+        """The streams without a version, with the reasons."""
         with self._lock:
             watches = list(self._watches.values())
         return {w.servable.name: problem for w in watches if (problem := w.problem) is not None}
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Stop to list; what was emitted stays in force.
+        """Stop listing; emitted versions stay aspired.
 
         Args:
-            timeout_seconds: How long to wait for listings under way; `None` waits without limit.
+            timeout_seconds: How long to wait for running listings; `None` waits without limit.
         """
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         with self._lock:
@@ -142,18 +141,18 @@ class RemoteSource:
     def _watch(self, servable: RemoteServable, before: _Watch | None = None) -> _Watch:
         uploads = Uploads(started_seconds=self._started_seconds)
         if before is not None and before.servable.base_url == servable.base_url:
-            uploads = before.uploads  # holds for whatever is wanted of a base path
+            uploads = before.uploads  # valid for any version policy of the base path
         return _Watch(servable, uploads, self._store, self._emit, self._report, self._wait)
 
     def _emit(self, watch: _Watch, versions: list[AspiredVersion[str]]) -> None:
         with self._lock:
-            # A listing that was under way when its stream was dropped says nothing any more.
+            # The stream was removed while this listing ran: its result is outdated.
             if self._target is not None and self._watches.get(watch.servable.name) is watch:
                 self._target.set_aspired_versions(watch.servable.name, versions)
 
 
 class _Watch:
-    """Lists one stream again and again."""
+    """Lists one stream periodically."""
 
     def __init__(
         self,
@@ -178,11 +177,11 @@ class _Watch:
         self._problem: ServableError | None = None
         self._digests: dict[str, str] = {}
         self._uploading: list[str] = []
-        # The versions in which the last listing found no files, and the one before it.
+        # The versions without files in the last listing, and in the one before it.
         self._empty: set[str] = set()
         self._empty_before: set[str] = set()
         self._logged: tuple[str, ...] = ()
-        # What is wrong with the base path, if that is known.
+        # The problem with the base path, if one is known.
         self._explanation = ""
         if servable.poll_wait_seconds < 0:
             self._problem = NotFoundError(
@@ -249,7 +248,7 @@ class _Watch:
         except ServableError as error:
             self._failed(error, f"Servable {name} cannot be looked for: {error}")
             return False
-        except Exception as raised:  # a driver's border: the thread must outlive it
+        except Exception as raised:  # a driver's border: the thread must survive it
             problem = LoadError(f"{type(raised).__name__}: {raised}", code=Code.INTERNAL)
             self._failed(problem, f"Listing {shown(base_url)} failed: {problem}")
             return False
@@ -270,7 +269,7 @@ class _Watch:
             explanation = self._explanation
             self._problem = NotFoundError(f"{text}; {explanation}" if explanation else text)
         self._log(logging.WARNING, warnings)
-        # Who asks for none does not want the last one kept.
+        # A policy that selects no version does not keep the last one.
         wants_none = self.servable.version_policy == Specific(())
         keeps = self.servable.keep_last_version or self._uploading
         if versions or wants_none or not keeps:
@@ -278,13 +277,13 @@ class _Watch:
         return True
 
     def _names(self, warnings: list[str]) -> list[str]:
-        """The names of the directories below the base path; empty for the base path itself.
+        """The names of the directories below the base path; an empty name stands for the base path itself.
 
         Raises:
             ServableError: It cannot be listed.
         """
         base_url = self.servable.base_url
-        # What a web server answers to the request for a file may be anything.
+        # A web server may answer the request for a file with anything.
         is_named_so = has_known_suffix(urlsplit(base_url).path)
         self._explanation = explain_file(shown(base_url)) if is_named_so else ""
         children = self._store.children(base_url)
@@ -301,7 +300,7 @@ class _Watch:
         return children.directories
 
     def _is_bare(self) -> bool:
-        """Whether the base path holds a version itself."""
+        """Whether the base path itself holds a version."""
         if self.servable.has_all_files is None:
             return False
         manifest = self._store.manifest(self.servable.base_url)
@@ -320,7 +319,7 @@ class _Watch:
         self._digests = {url: self._digests[url] for url in self._digests.keys() & urls}
 
     def _versions(self, names: Iterable[str], warnings: list[str]) -> list[AspiredVersion[str]]:
-        """What the policy picks of the versions that are complete."""
+        """The complete versions that the policy selects."""
         complete: dict[str, AspiredVersion[str]] = {}
         self._uploading = []
         while True:
@@ -336,7 +335,7 @@ class _Watch:
                         break
                     complete[directory] = version
             else:
-                # That others are missing may be because they are still to come.
+                # The others may be missing because their upload has not begun.
                 warnings += told if not self._uploading else []
                 for directory in self._uploading:
                     warnings.append(
@@ -345,7 +344,7 @@ class _Watch:
                 return [complete[directory] for _, directory in found]
 
     def _version(self, number: int, directory: str) -> AspiredVersion[str] | None:
-        """One version; `None` if it turns out to be uploaded now, or to be gone."""
+        """One version; `None` if it is being uploaded, or is gone."""
         servable_id, url = ServableId(self.servable.name, number), self._url(directory)
         try:
             manifest = self._store.manifest(url)
@@ -357,7 +356,7 @@ class _Watch:
                     return None
             if url not in self._digests:
                 return AspiredVersion(servable_id, error)
-            # Known before: what is loaded, or being fetched, need not hear of a listing that fails.
+            # A known version: if it is loaded or being fetched, a failed listing does not affect it.
         else:
             if not self.uploads.is_complete(manifest, lambda: self._has_all_files(manifest)):
                 self._uploading.append(directory)
@@ -375,7 +374,7 @@ class _Watch:
     def _is_gone(self, directory: str) -> bool:
         """Whether a version has no files, though stores may still list its directory.
 
-        What was there before has to be seen so twice: some drivers say the same of a store that fails.
+        A known version must be seen without files twice: some drivers report the same for a store that fails.
         """
         is_known = self._url(directory) in self._digests
         return directory in self._empty and (not is_known or directory in self._empty_before)
@@ -394,7 +393,7 @@ class _Watch:
 def _wanted(
     servable: RemoteServable, names: Iterable[str], warnings: list[str]
 ) -> list[tuple[int, str]]:
-    """The versions that the policy picks, with the names of their directories."""
+    """The versions that the policy selects, with the names of their directories."""
     by_number: dict[int, str] = {}
     for name in sorted(names):
         number = BARE_VERSION if name == _BARE else parse_version(name)

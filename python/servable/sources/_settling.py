@@ -1,16 +1,16 @@
-"""Recognises version directories that are still being written.
+"""Detects version directories that are still being written.
 
-A version that is copied into its place is there before it is complete. It is held back until it has
-settled, which is seen from outside, without knowing what it is made of:
+A version that is copied into place is visible before it is complete. It is held back until it has settled. A version
+has settled, whatever its format, if
 
 - nothing in it has changed for a while,
-- the directory was renamed, or its times were set, after the last change in it. That is how careful
-  writers finish (`mv`, `cp -a`, `rsync -a`, `tar x`), and costs no delay; or
-- it is complete, and nothing in it has changed since the server started: what was there before is served at once.
+- the directory was renamed, or its times were set, after the last change in it. Careful writers finish this way (`mv`,
+  `cp -a`, `rsync -a`, `tar x`), and it costs no delay; or
+- it is complete, and nothing in it has changed since the server started. Versions that were there before are therefore
+  served at once.
 
-Whoever knows what versions are made of can hand in a predicate that tells complete ones from
-incomplete ones. What it calls incomplete is held back longer, but not for ever: then it is loaded,
-fails, and says why.
+A predicate can tell complete versions from incomplete ones, where the format is known. An incomplete version is held
+back longer, but with a limit: then it is loaded, fails, and the error gives the reason.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from servable.sources._content import look_at
 _log = logging.getLogger(__name__)
 
 IsComplete: TypeAlias = Callable[[str], bool]
-"""Whether a directory holds everything that a version of some kind needs; reads as little as it can
-and raises nothing."""
+"""Whether a directory holds everything that a version of some kind needs. Reads as little as possible and never
+raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettleTimes:
-    """How long a version has to look the same before it is served.
+    """How long a version must be unchanged before it is served.
 
     Attributes:
-        complete_seconds: If it is complete as far as one can know; 0 or less to wait for nothing.
-        incomplete_seconds: If something is missing.
+        complete_seconds: For versions without known missing files; 0 or less does not wait.
+        incomplete_seconds: For versions with missing files.
     """
 
     complete_seconds: float = 0.0
@@ -44,7 +44,7 @@ class SettleTimes:
 
 
 class Settling:
-    """Remembers which versions have settled, and what those that have not looked like.
+    """Remembers which versions have settled, and the last inspection of the others.
 
     For one thread at a time.
     """
@@ -55,12 +55,12 @@ class Settling:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Remember nothing yet.
+        """Start with no known versions.
 
         Args:
             times: How long to wait.
-            clock: What the time between two looks is measured on.
-            wall_clock: What the times of files are compared with.
+            clock: Measures the time between two inspections.
+            wall_clock: The time that the times of files are compared with.
         """
         self._times = times
         self._clock = clock
@@ -71,28 +71,28 @@ class Settling:
         self._unsettled_before: dict[str, tuple[Hashable, float]] = {}
 
     def begin(self, name: str, paths: Iterable[str]) -> None:
-        """Begin to look at the versions of a stream.
+        """Begin to inspect the versions of a stream.
 
         Args:
             name: The stream.
-            paths: Every version directory that is there; others are forgotten.
+            paths: All existing version directories; others are forgotten.
         """
         if name in self._settled:
             self._settled[name] &= set(paths)
-        # What is not looked at this time is not wanted any more.
+        # Versions that are not inspected this time are no longer aspired.
         self._unsettled_before = self._unsettled.pop(name, {})
 
     def holds_back(self, name: str) -> bool:
-        """Whether a version of the stream that was looked at has not settled."""
+        """Whether an inspected version of the stream has not settled."""
         return name in self._unsettled
 
     def is_settled(self, name: str, path: str, is_complete: IsComplete | None) -> bool:
-        """Whether a version may be served; once it may, it may until it vanishes.
+        """Whether a version may be served; once true, it stays true until the version vanishes.
 
         Args:
             name: The stream.
             path: The version directory.
-            is_complete: Tells complete versions from incomplete ones, if anything does.
+            is_complete: Tells complete versions from incomplete ones, where the format is known.
         """
         settled = self._settled.setdefault(name, set())
         if path in settled:
@@ -107,9 +107,9 @@ class Settling:
         try:
             look = look_at(path)
         except FileNotFoundError:
-            return False  # it comes or goes at this moment
+            return False  # it appears or vanishes at this moment
         except OSError:
-            return True  # it is for the loader to say what is wrong
+            return True  # the loader reports what is wrong
         whole = is_complete is None or is_complete(path)
         times = self._times
         needed = times.complete_seconds if whole else times.incomplete_seconds
@@ -118,7 +118,7 @@ class Settling:
         age = self._wall_clock() - look.changed_ns / 1e9
         if age >= needed:
             return True
-        # The clock of a file server may differ from ours; what is seen twice does not.
+        # The clock of a file server may differ from ours; the time between two inspections does not.
         now = self._clock()
         seen, since = self._unsettled_before.get(path, (None, now))
         if seen is None:

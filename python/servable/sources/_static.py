@@ -1,4 +1,4 @@
-"""A source that never changes its mind."""
+"""A source with a fixed set of versions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class StaticSource(Generic[T]):
-    """Emits a fixed set of versions once, when it is connected."""
+    """Emits its versions once, when it is connected."""
 
     def __init__(self, versions: Mapping[ServableId, T]) -> None:
-        """Take what to emit: an item for each version, of one stream or of several."""
+        """Set the versions to emit: an item for each, of one stream or of several."""
         self._versions = dict(versions)
 
     def connect(self, target: Target[T]) -> None:

@@ -1,15 +1,15 @@
-"""Recognises remote versions that are still being uploaded.
+"""Detects remote versions that are still being uploaded.
 
-A store shows whole objects only, but a version object by object. It is held back
+Stores publish complete objects, but the objects of a version appear one by one. A version is held back
 
-- while one of the files is missing without which it is not complete; and
-- until none of its objects is new, by the store's own times; where those are ahead of our clock, or there
-  are none, until it has looked the same for as long.
+- while a required file is missing; and
+- until none of its objects is new, by the store's times. Where those are ahead of our clock, or missing, the version
+  must be unchanged for the same time.
 
-Where a store tells no times, a version counts as unchanged since the listing that found it, and those that the
-first listing found as old: most such stores publish a version in one step. What was whole before the server started, by
-the store's times and by what the first listing found, is not held back. What stays incomplete is held back
-longer, but not for ever: then it is fetched, fails, and says why.
+Where a store has no times, a version counts as unchanged since the listing that found it. Versions in the first listing
+count as old: most such stores publish a version in one step. A version that was complete before the server started, by
+the store's times and by the first listing, is not held back. An incomplete version is held back longer, but with a
+limit: then it is fetched, fails, and the error gives the reason.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from servable._server.remote.manifest import Manifest
 from servable._server.remote.store import ForwardReader
 
 SETTLE_SECONDS = 3.0
-"""How old the newest object has to be, by times of which some stores tell whole seconds only."""
+"""The minimum age of the newest object in seconds; some stores give times in whole seconds only."""
 INCOMPLETE_SECONDS = 60.0
-"""The same for a version that lacks a file: what is missing may be large, and is not seen while it comes."""
+"""The same for a version with a missing file: that file may be large, and is invisible during its upload."""
 
 HasAllFiles: TypeAlias = Callable[[Collection[str], Callable[[str], ForwardReader] | None], bool]
-"""Whether files with these paths, relative to a version's directory and with `/`, are all that a version of some
-kind needs. The second argument opens one of them, which raises nothing before it is read; only names count without
-it."""
+"""Whether files with these paths, relative to a version's directory and with `/`, are everything that a version of some
+kind needs. The second argument opens one of them; it raises nothing before the file is read. Without it only names
+count."""
 
 
 class _Look(NamedTuple):
-    """What a version looked like, and since when."""
+    """The state of a version, and since when it has been unchanged."""
 
     digest: str
     modified_seconds: float | None
@@ -44,7 +44,7 @@ class _Look(NamedTuple):
 
 
 class Uploads:
-    """Remembers which versions of one base path were complete, and what those that are not looked like.
+    """Remembers which versions of one base path were complete, and the last state of the others.
 
     Safe to use from several threads.
     """
@@ -55,24 +55,24 @@ class Uploads:
         wall_clock: Callable[[], float] = time.time,
         started_seconds: float = -math.inf,
     ) -> None:
-        """Remember nothing yet.
+        """Start with no known versions.
 
         Args:
-            clock: What the time between two looks is measured on.
-            wall_clock: What the times of objects are compared with.
+            clock: Measures the time between two listings.
+            wall_clock: The time that the times of objects are compared with.
             started_seconds: When the server started, on `wall_clock`.
         """
         self._started_seconds = started_seconds
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        # When a listing found each version first, on the clock; nothing before the first listing.
+        # When a listing first found each version, on the clock; empty before the first listing.
         self._appeared: dict[str, float] | None = None
         self._complete: set[str] = set()
         self._incomplete: dict[str, _Look] = {}
 
     def keep(self, urls: Collection[str]) -> None:
-        """Forget all versions but these, which a listing has found."""
+        """Forget all versions except these, which a listing has found."""
         with self._lock:
             now = -math.inf if self._appeared is None else self._clock()
             before = self._appeared or {}
@@ -85,12 +85,12 @@ class Uploads:
     def is_complete(
         self, manifest: Manifest, has_all_files: Callable[[], bool] | None = None
     ) -> bool:
-        """Whether a version may be fetched; once it may, it may until it vanishes.
+        """Whether a version may be fetched; once true, it stays true until the version vanishes.
 
         Args:
             manifest: Its files.
-            has_all_files: Tells complete versions from incomplete ones, if anything does; asked once for each
-                content, as it may have to read.
+            has_all_files: Tells complete versions from incomplete ones, where the format is known. Called once for each
+                content, because it may have to read files.
         """
         url = manifest.url
         with self._lock:

@@ -1,4 +1,4 @@
-"""Which of the versions that were found are served (docs/spec/lifecycle.md §3.4)."""
+"""Version policies: which of the found versions are served (docs/spec/lifecycle.md §3.4)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Specific:
-    """The versions that are named, as far as they exist.
+    """Versions given by number, as far as they exist.
 
     Attributes:
-        versions: Their numbers; none at all unloads everything.
+        versions: Their numbers; an empty set unloads everything.
     """
 
     versions: tuple[int, ...] = ()

@@ -1,7 +1,6 @@
-"""`servable warmup`: writes recorded or example requests where a version will find them.
+"""`servable warmup`: writes recorded or example requests into a version directory.
 
-Each request is run against the version first, so that what is written will not keep it from being
-loaded.
+Each request is run against the version first, so that the written requests cannot make its load fail.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
     Args:
         program: The name of the program.
-        arguments: What follows `warmup` on the command line.
+        arguments: The arguments after `warmup` on the command line.
 
     Returns:
         The exit status.
@@ -76,9 +75,9 @@ def version_directory(
     """The directory of a version, the highest one by default.
 
     Args:
-        base_path: The model's directory, or that of a version itself.
+        base_path: The model's directory, or a version directory.
         version: Its number.
-        is_version: Whether a directory is that of a version itself.
+        is_version: Whether a directory is itself a version.
 
     Raises:
         NotFoundError: There is none.
@@ -113,20 +112,20 @@ def _checked_records(servable: Servable, options: argparse.Namespace) -> Iterato
 
 
 def _records(servable: Servable, options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
-    """The records to write, each with a name for people."""
+    """The records to write, each with a name for messages."""
     for path in options.request or ():
         body = Path(path).read_bytes()
         try:
             parsed: Any = json.loads(body)
         except ValueError:
-            parsed = None  # what is wrong is said by the parser of the server
+            parsed = None  # the server's parser reports the error
         is_examples = isinstance(parsed, dict) and "examples" in parsed
         try:
             yield path, servable.prediction_log(body, is_examples)
         except ServableError as error:
             raise type(error)(f"{path}: {error}", code=error.code) from error
     for path in options.predict_request or ():
-        # PredictionLog.predict_log.request; whether it is a request shows when it is run.
+        # PredictionLog.predict_log.request; the run shows whether it is a valid request.
         yield path, _field(6, _field(1, Path(path).read_bytes()))
     for path in options.log or ():
         number = 1
@@ -140,7 +139,7 @@ def _records(servable: Servable, options: argparse.Namespace) -> Iterator[tuple[
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A field of a protobuf message that is itself a message."""
+    """A protobuf field whose value is itself a message."""
     encoded = bytearray([number << 3 | 2])
     length = len(payload)
     while length > 0x7F:

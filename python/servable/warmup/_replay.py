@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-"""Where in a version directory the recorded requests are."""
+"""The file of recorded requests in a version directory."""
 
 MAX_RECORDS = 1000
-"""How many requests a version may have."""
+"""The maximum number of requests of a version."""
 
 _SHOWN_BYTES = 1000
-"""Of a record that is none: errors travel in headers."""
+"""How many bytes of an invalid record an error quotes; few, because errors travel in headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,10 @@ class WarmUpOptions:
     """How versions are warmed up.
 
     Attributes:
-        recorded: Replay the requests that are stored beside the model, if there are any
-            (`--enable_model_warmup`).
-        iterations: How often each of them is run (`--num_request_iterations_for_warmup`).
+        recorded: Replay the requests that are stored beside the model, if any (`--enable_model_warmup`).
+        iterations: How often each request is run (`--num_request_iterations_for_warmup`).
         automatic: Without such requests, run each signature on zeros of its declared shape.
-        check_method_names: Whether the method name of a signature has to fit the call.
+        check_method_names: Whether the method name of a signature must match the call.
     """
 
     recorded: bool = True
@@ -57,13 +56,13 @@ def warm_up(
 ) -> None:
     """Run the requests that are stored in a version directory.
 
-    Works on the calling thread. Requests are not published, counted or answered.
+    Runs on the calling thread. Requests are not published, counted or answered.
 
     Args:
         servable: The loaded version.
         path: Its directory.
-        options: What to run, and how often.
-        metrics: Where replays are counted.
+        options: Which requests to run, and how often.
+        metrics: Counts the replays.
 
     Raises:
         ServableError: A request failed, or the file is damaged.
@@ -150,10 +149,10 @@ class WarmUpLoader(WrappingLoader):
         """Describe the load; nothing is read yet.
 
         Args:
-            loader: What loads the version.
+            loader: Loads the version.
             path: The version directory.
             options: How to warm up.
-            metrics: Where replays are counted.
+            metrics: Counts the replays.
         """
         super().__init__(loader)
         self._path = path
@@ -163,8 +162,9 @@ class WarmUpLoader(WrappingLoader):
     def completion(self) -> Callable[[LoadedServable], None]:
         """Run the requests of the version.
 
-        Unlike the load, the runs have the priority of requests: the first of them start threads
-        that stay, such as XLA's, and these inherit it.
+        Unlike the load, the runs have the priority of requests. The first runs start threads that persist, such as
+        XLA's, and
+        these threads inherit the priority.
         """
         return lambda servable: warm_up(
             cast("Servable", servable), self._path, self._options, self._metrics

@@ -1,4 +1,4 @@
-"""TFRecord files without compression: each record with its length and a checksum of either.
+"""Uncompressed TFRecord files: each record has its length and a checksum of both.
 
 ```
 8 bytes  length, little-endian
@@ -35,7 +35,7 @@ def read_records(path: str) -> Iterator[bytes]:
     """
     with open(path, "rb") as file:
         offset = 0
-        # TensorFlow takes a header that is cut off for the end of the file, too.
+        # TensorFlow treats a truncated header as the end of the file, too.
         while len(header := file.read(_HEADER_BYTES)) == _HEADER_BYTES:
             length = _checked(header)
             if length is None:
@@ -52,13 +52,13 @@ def read_records(path: str) -> Iterator[bytes]:
 
 
 def write_records(path: str, records: Iterable[bytes]) -> int:
-    """Write a file in one step: whoever reads it sees the old content or the new one.
+    """Write a file atomically: readers see the old content or the new one.
 
     Returns:
-        How many records were written.
+        The number of records.
 
     Raises:
-        OSError: The file cannot be written; what was there is still there.
+        OSError: The file cannot be written; the old content stays.
     """
     count = 0
     descriptor, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".writing-")
@@ -70,7 +70,7 @@ def write_records(path: str, records: Iterable[bytes]) -> int:
                 count += 1
             file.flush()
             os.fsync(file.fileno())
-            # Temporary files are private; this one is to be read by servers.
+            # Temporary files are private; servers must be able to read this one.
             os.fchmod(file.fileno(), 0o644)
         os.replace(aside, path)
     except BaseException:
@@ -81,7 +81,7 @@ def write_records(path: str, records: Iterable[bytes]) -> int:
 
 
 def _read(file: BinaryIO, size: int) -> bytes | None:
-    """Read so many bytes, in blocks: a file may claim any length, and memory is for what it has."""
+    """Read up to `size` bytes, in blocks: a claimed length may exceed the file, and must not allocate memory."""
     blocks: list[bytes] = []
     while size > 0:
         block = file.read(min(size, _BLOCK_BYTES))
@@ -93,13 +93,13 @@ def _read(file: BinaryIO, size: int) -> bytes | None:
 
 
 def _checked(data: bytes) -> bytes | None:
-    """What stands in front of its checksum, if that is right."""
+    """The data in front of its checksum, if the checksum is right."""
     content, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
     return content if _masked(content) == checksum else None
 
 
 def _masked(data: bytes) -> bytes:
-    """The checksum as it is stored, so that a record may itself be a file with checksums."""
+    """The checksum as it is stored: masked, so that a record may itself be a file with checksums."""
     checksum = crc32c(data)
     return _CHECKSUM.pack(((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
