@@ -1,4 +1,4 @@
-"""What the control plane tells about itself: its log, and its part of the metrics page."""
+"""Telemetry of the control plane: its log, and its part of the metrics page."""
 
 from servable._server.telemetry.control_plane import ControlPlaneMetrics
 from servable._server.telemetry.logs import TensorFlowFormatter, configure_logging

@@ -14,16 +14,16 @@ from servable.lifecycle._states import ServableEvent, ServableState, status_text
 
 
 class ControlPlaneMetrics:
-    """Counts what happens to models. Safe to use from several threads."""
+    """Counts events in the lives of models. Safe to use from several threads."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin to count.
+        """Start all counts at zero.
 
         Args:
-            clock: What durations are read from, in seconds.
+            clock: Measures durations, in seconds.
         """
         self._tensorflow_version: Callable[[], str | None] = lambda: None
         self._clock = clock
@@ -40,29 +40,28 @@ class ControlPlaneMetrics:
         self._loads = Counter(
             "servable_loads_total",
             ["model_name", "status"],
-            "Versions that became available, or failed for good, by status.",
+            "Versions that became available or finally failed to load, by status.",
         )
         self._load_seconds = Counter(
             "servable_load_seconds_total",
             ["model_name"],
-            "Time from the start of a load until the version is available or has failed, warm-up "
-            "and repeated attempts included.",
+            "Time from the start of a load until the version is available or has failed, including "
+            "warm-up and retries.",
         )
         self._reloads = Counter(
             "servable_config_reloads_total",
             ["trigger", "status"],
-            "Configurations that were to be carried out, by where they came from and what came of "
-            "it.",
+            "Configuration changes, by trigger and status.",
         )
         self._loading_since: dict[ServableId, float] = {}
 
     def show_tensorflow(self, version: Callable[[], str | None]) -> None:
-        """Show the version of a runtime, which is asked for whenever the page is."""
+        """Show the version of a runtime; the function is called at each scrape."""
         self._tensorflow_version = version
 
     @contextmanager
     def saved_model_load(self, path: str) -> Iterator[None]:
-        """Count the load of a version directory, which is what is done inside."""
+        """Count the load of a version directory; the load runs inside the `with` block."""
         start, status = self._clock(), "fail"
         try:
             yield
@@ -73,9 +72,10 @@ class ControlPlaneMetrics:
 
     @contextmanager
     def warm_up(self, path: str) -> Iterator[Callable[[], None]]:
-        """Count the replay of the records of a version directory, which is what is done inside.
+        """Count the replay of the warm-up records of a version directory; the replay runs inside the `with` block.
 
-        What is handed out is called for each record.
+        Yields:
+            A function to call for each record.
         """
         start, records, status = self._clock(), 0, "UNKNOWN"
 
@@ -95,7 +95,7 @@ class ControlPlaneMetrics:
 
     @contextmanager
     def config_reload(self, trigger: str) -> Iterator[None]:
-        """Count a change of the configuration, which is what is done inside."""
+        """Count a change of the configuration; the change runs inside the `with` block."""
         status = "UNKNOWN"
         try:
             yield
@@ -107,7 +107,7 @@ class ControlPlaneMetrics:
             self._reloads.add(trigger, status)
 
     def note(self, event: ServableEvent) -> None:
-        """Count the loads among what happens to versions; for a subscription to all events."""
+        """Count the end of a load; a subscriber of all events."""
         if event.state is ServableState.LOADING:
             self._loading_since.setdefault(event.id, self._clock())
             return
@@ -119,7 +119,7 @@ class ControlPlaneMetrics:
         self._load_seconds.add(event.id.name, amount=self._clock() - since)
 
     def scrape(self) -> list[Family]:
-        """What was counted so far, and what the process is like now."""
+        """The current values, and the figures of the process."""
         counted = (
             self._load_attempts,
             self._load_latency,

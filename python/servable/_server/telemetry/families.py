@@ -1,7 +1,7 @@
-"""Counters and histograms of what happens rarely, as the metrics page shows them.
+"""Counters and histograms of rare events, for the metrics page.
 
-Names are internal ones, such as `/tensorflow/serving/model_warmup_latency`; the request path turns
-them into text (docs/spec/observability.md §3).
+Names are internal ones, such as `/tensorflow/serving/model_warmup_latency`; the request path writes the page
+(docs/spec/observability.md §3).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_SERIES = 1000
-"""How many points a family keeps. Versions come and go, and each has a path of its own."""
+"""The maximum number of points of a family. Each version has a new path, so old points must be dropped."""
 
 LATENCY_LIMITS = tuple(10 * 1.8**exponent for exponent in range(33))
-"""Limits of latencies, in microseconds."""
+"""Bucket limits of latencies, in microseconds."""
 
 
 @dataclass(slots=True)
 class Distribution:
-    """How values are spread over ranges.
+    """A histogram's buckets.
 
     Rust reads the fields by name.
 
     Attributes:
-        limits: The upper limits of the ranges but the last; a value that is equal to one is above it.
-        counts: How many values are in each range.
+        limits: The upper limits of all buckets but the last; a value equal to a limit is above it.
+        counts: The number of values in each bucket.
         sum: The sum of all values.
     """
 
@@ -52,8 +52,8 @@ class Family:
         name: The internal name.
         kind: `counter`, `gauge` or `histogram`.
         labels: The names of the labels.
-        points: The values of the labels, and what was measured for them.
-        help: A sentence for people; the metrics of TensorFlow Serving have none.
+        points: The label values and the measured value of each point.
+        help: The help text; the metrics of TensorFlow Serving have none.
     """
 
     name: str
@@ -64,22 +64,22 @@ class Family:
 
 
 class Counter:
-    """Adds up, by the values of labels. Safe to use from several threads."""
+    """Sums for each combination of label values. Safe to use from several threads."""
 
     def __init__(self, name: str, labels: Sequence[str], help_text: str = "") -> None:
-        """Begin without points."""
+        """Start without points."""
         self._family = Family(name, "counter", tuple(labels), (), help_text)
         self._lock = threading.Lock()
         self._values: dict[tuple[str, ...], int | float] = {}
 
     def add(self, *labels: str, amount: float = 1) -> None:
-        """Add to the point of these labels."""
+        """Add to the point with these label values."""
         with self._lock:
             self._values[labels] = self._values.pop(labels, 0) + amount
             _forget_oldest(self._values)
 
     def family(self) -> Family:
-        """What was counted so far."""
+        """The current values."""
         with self._lock:
             points = tuple(self._values.items())
         family = self._family
@@ -87,16 +87,16 @@ class Counter:
 
 
 class Histogram:
-    """Counts values by size, by the values of labels. Safe to use from several threads."""
+    """Distributions for each combination of label values. Safe to use from several threads."""
 
     def __init__(self, name: str, labels: Sequence[str], limits: tuple[float, ...]) -> None:
-        """Begin without points."""
+        """Start without points."""
         self._name, self._labels, self._limits = name, tuple(labels), limits
         self._lock = threading.Lock()
         self._values: dict[tuple[str, ...], Distribution] = {}
 
     def add(self, *labels: str, value: float) -> None:
-        """Count a value at the point of these labels."""
+        """Count a value at the point with these label values."""
         with self._lock:
             distribution = self._values.pop(labels, None) or Distribution(self._limits)
             distribution.add(value)
@@ -104,7 +104,7 @@ class Histogram:
             _forget_oldest(self._values)
 
     def family(self) -> Family:
-        """What was counted so far."""
+        """The current values."""
         with self._lock:
             points = [
                 (labels, Distribution(each.limits, list(each.counts), each.sum))
@@ -114,6 +114,6 @@ class Histogram:
 
 
 def _forget_oldest(values: dict[tuple[str, ...], Any]) -> None:
-    """Drop the point that has not been added to for longest, where there are too many."""
+    """Drop the least recently updated point if there are too many."""
     if len(values) > MAX_SERIES:
         del values[next(iter(values))]

@@ -1,4 +1,4 @@
-"""How the control plane logs: one line each on stderr, in the format of TensorFlow Serving."""
+"""The log of the control plane: lines on stderr, in the format of TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TensorFlowFormatter(logging.Formatter):
     """`2026-01-31 12:00:00.123456: I servable/_server/server.py:42] message`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """The line without the traceback that may follow it."""
+        """The line without a traceback."""
         seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         micros = int(record.created % 1 * 1e6)
         level = _LETTERS.get(record.levelno, "I")
@@ -27,10 +27,10 @@ def configure_logging(environment: Mapping[str, str]) -> None:
     """Send the package's log to stderr.
 
     Args:
-        environment: `TF_CPP_MIN_LOG_LEVEL` says what is left out: 0 nothing (the default), 1 INFO,
-            2 warnings too, 3 errors too.
+        environment: `TF_CPP_MIN_LOG_LEVEL` chooses what is left out: 0 nothing (the default), 1 INFO, 2 warnings too, 3
+            errors too.
     """
-    # No line shows them, and looking them up takes a good part of the time that a line takes.
+    # The format shows none of these, and collecting them takes a good part of the time per line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TensorFlowFormatter())

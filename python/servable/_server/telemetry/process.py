@@ -1,4 +1,4 @@
-"""Figures of the server's process and of what it is built from."""
+"""Metrics of the server's process and its build."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PROCESS = Path("/proc/self")
 
 
 def process_families() -> Iterator[Family]:
-    """What the system knows of this process; nothing where it has no `/proc`.
+    """Figures of this process; none where the system has no `/proc`.
 
-    Each figure has two names: `process_…`, by which dashboards know it, and one with our prefix.
+    Each figure has two names: `process_…`, which dashboards use, and one with our prefix.
     """
     for name, value, text in _figures():
         kind = "counter" if name.endswith("_total") else "gauge"
@@ -28,7 +28,7 @@ def process_families() -> Iterator[Family]:
 
 def _figures() -> Iterator[tuple[str, float, str]]:
     times = os.times()
-    yield "cpu_seconds_total", times.user + times.system, "User and system time of the process."
+    yield "cpu_seconds_total", times.user + times.system, "User and system CPU time in seconds."
     try:
         pages = [int(pages) for pages in (_PROCESS / "statm").read_text().split()]
         status = (_PROCESS / "status").read_text()
@@ -39,20 +39,20 @@ def _figures() -> Iterator[tuple[str, float, str]]:
     threads = next(line.split()[1] for line in status.splitlines() if line.startswith("Threads:"))
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     most_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield "resident_memory_bytes", pages[1] * page_bytes, "Memory that the process has in RAM."
-    yield "virtual_memory_bytes", pages[0] * page_bytes, "Memory that the process has mapped."
+    yield "resident_memory_bytes", pages[1] * page_bytes, "Resident memory in bytes."
+    yield "virtual_memory_bytes", pages[0] * page_bytes, "Virtual memory in bytes."
     yield "open_fds", open_files, "Open file descriptors."
     if most_files != resource.RLIM_INFINITY:
-        yield "max_fds", most_files, "The most file descriptors that may be open."
-    yield "threads", int(threads), "Threads of the process."
-    yield "start_time_seconds", started, "When the process started, in seconds since 1970."
+        yield "max_fds", most_files, "Limit of open file descriptors."
+    yield "threads", int(threads), "Number of threads of the process."
+    yield "start_time_seconds", started, "Start time of the process, in seconds since the epoch."
 
 
 def build_family(tensorflow: str | None) -> Family:
-    """The versions of the server and of what it runs on.
+    """The versions of the server and its runtimes.
 
     Args:
-        tensorflow: The version of TensorFlow, if there is one.
+        tensorflow: The version of TensorFlow, if it is installed.
     """
     values = (__version__, platform.python_version(), tensorflow or "")
     return Family(
@@ -65,7 +65,7 @@ def build_family(tensorflow: str | None) -> Family:
 
 
 def _start_time(stat: str) -> float:
-    # The second field is a name in parentheses, which may hold anything; the 22nd is meant.
+    # The second field is a name in parentheses, which may contain anything; this reads the 22nd.
     ticks = int(stat.rpartition(")")[2].split()[19])
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     return round(time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK"), 2)
