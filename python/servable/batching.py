@@ -1,4 +1,4 @@
-"""Joins calls of a Python function into batches: the scheduler of the server, without a server.
+"""Joins calls of a Python function into batches: the server's scheduler, without a server.
 
 ```python
 import numpy as np
@@ -12,8 +12,8 @@ with BatchScheduler(embed, BatchingParameters(max_batch_size=64)) as batched_emb
     vectors = await batched_embed.run_async(tokens) # or from asyncio
 ```
 
-Axis 0 of every array is the batch: what calls pass is joined along it, the function is called once,
-and each call gets the rows of the results that are its own.
+Axis 0 of every array is the batch. The arrays of several calls are concatenated along it, the function is called once,
+and each call gets its rows of the results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 try:
-    import numpy as _numpy  # noqa: F401 - here, so that no module below has to say this
+    import numpy as _numpy  # noqa: F401 - here, so that one module alone explains a missing NumPy
 except ImportError as error:
     raise ImportError(
         "servable.batching needs NumPy; install it with `pip install 'servable[python]'`"
@@ -52,26 +52,29 @@ __all__ = ["BatchScheduler", "BatchingParameters", "Priority"]
 _log = logging.getLogger(__name__)
 
 Priority = Literal["high", "low"]
-"""How much it matters that a call is answered soon."""
+"""The priority of a call."""
 
 
 class BatchScheduler:
-    """Calls a function with the arrays of several callers joined.
+    """Calls a function with the concatenated arrays of several callers.
 
-    The function gets arrays, read-only, as positional and keyword arguments just as the callers
-    pass them, and returns an array, a tuple or list of arrays, or a dict of arrays by name; each has
-    as many rows, that is the size of axis 0, as the arguments. It is called on threads of the
-    scheduler or, where a batch can begin at once, on that of a call without a time-out; from several
-    at once if `num_batch_threads` is more than 1. It must neither keep its arguments' memory nor
-    call the scheduler. What it raises reaches every caller of that batch:
-    a `ServableError` as it is, anything else as a `BackendError` with its text. If it is repeatable,
-    it is called again with fewer of the calls, until only those fail that cause the error.
+    The function gets read-only arrays, as positional and keyword arguments just as the callers pass them. It returns an
+    array, a tuple or list of arrays, or a dict of arrays by name. Each returned array has as many rows (the size of
+    axis 0) as the arguments.
 
-    Calls share a batch if they pass the same number of arrays, under the same names, of the same
-    dtypes and, apart from axis 0, of the same shapes; the last of these does not matter with
-    `pad_variable_length_inputs`. Strings arrive as arrays of `bytes`.
+    The function is called on threads of the scheduler or, where a batch can begin at once, on the thread of a call
+    without a time-out. If `num_batch_threads` is more than 1, calls of it may overlap. It must neither keep its
+    arguments' memory nor call the scheduler.
 
-    Usable from any number of threads and event loops at once, of the process that has made it.
+    An exception of the function reaches every caller of that batch: a `ServableError` unchanged, anything else as a
+    `BackendError` with its text. If the function is repeatable, it is called again with fewer of the calls, until only
+    those fail that cause the error.
+
+    Calls share a batch if they pass the same number of arrays, under the same names, of the same dtypes and, apart from
+    axis 0, of the same shapes. With `pad_variable_length_inputs` the shapes may differ. Strings arrive as arrays of
+    `bytes`.
+
+    Usable from any number of threads and event loops concurrently, but only in the process that created it.
     """
 
     def __init__(
@@ -84,11 +87,11 @@ class BatchScheduler:
         """Start the threads.
 
         Args:
-            function: What is called.
-            parameters: How calls wait for each other; without any, a free thread takes what is
-                there at once, so that batches form only while all threads are busy.
-            repeatable: Whether the function has no effects but what it returns, so that it may be
-                called again for the calls of a batch that failed.
+            function: The function to batch.
+            parameters: How long calls wait for each other, and how batches are limited. By default an idle thread takes
+                all waiting calls at once, so that batches form only while all threads are busy.
+            repeatable: Whether the function has no side effects, so that it may be called again for the calls of a
+                failed batch.
 
         Raises:
             ConfigError: The parameters cannot be used.
@@ -100,7 +103,7 @@ class BatchScheduler:
         self._queues: dict[_Layout, tuple[_Batches, BatchQueue]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
-        # At exit too: the threads need an interpreter for what they still run.
+        # At exit too: the threads need an interpreter for the batches that still run.
         self._finalizer = weakref.finalize(self, self._threads.close)
 
     def __call__(
@@ -110,48 +113,48 @@ class BatchScheduler:
         priority: Priority = "high",
         **named: Any,
     ) -> Any:
-        """Call the function, together with whoever else calls it now; waits for the result.
+        """Call the function in a batch with concurrent calls, and wait for the result.
 
         Args:
-            arrays: What the function gets, as arrays or what becomes one; at least one in all.
+            arrays: Positional arguments of the function, as arrays or values that NumPy converts; at least one in all.
             timeout_seconds: How long to wait at most. A call that has not begun by then is dropped.
-            priority: `"low"` lets other calls go first where calls wait for each other, in the way
-                that `mixed_priority_batching_policy` says, but for no longer than half a minute.
-            named: What the function gets by name; nothing that is called like the two above.
+            priority: `"low"` makes the call wait for calls of high priority, as `mixed_priority_batching_policy` says,
+                but for no longer than half a minute.
+            named: Keyword arguments of the function; they cannot have the names of the two above.
 
         Returns:
-            What the function returns, with the rows of this call, as read-only arrays.
+            The result of the function, with the rows of this call, as read-only arrays.
 
         Raises:
-            InvalidInputError: The arrays have no common axis 0, or more rows than a batch takes; or
-                the priority is none.
+            InvalidInputError: The arrays have no common axis 0, or more rows than a batch takes, or the priority is
+                unknown.
             UnavailableError: The queue is full, or the scheduler is closed.
-            DeadlineExceededError: The time is over.
-            FailedPreconditionError: The process was forked from the one that made the scheduler.
-            ServableError: What the function raised.
+            DeadlineExceededError: The time-out has passed.
+            FailedPreconditionError: The process was forked from the one that created the scheduler.
+            ServableError: Raised by the function.
         """
         batches, queue, elements = self._queue(arrays, named)
         return batches.result(queue.run(elements, timeout_seconds, priority))
 
     async def run_async(self, *arrays: Any, priority: Priority = "high", **named: Any) -> Any:
-        """Do as a call does, without blocking the event loop.
+        """Like a call, without blocking the event loop.
 
-        A call that is cancelled, as `asyncio.timeout` does it, is dropped if it has not begun.
+        A cancelled call, for example by `asyncio.timeout`, is dropped if it has not begun.
         """
         batches, queue, elements = self._queue(arrays, named)
         completions = _Completions.of_running_loop()
         return batches.result(await completions.wait_for(queue, elements, priority))
 
     def close(self) -> None:
-        """Run what waits, refuse what comes later, and end the threads; returns when that is done."""
+        """Run the waiting calls, refuse later ones, end the threads; returns when that is done."""
         self._finalizer()
 
     def __enter__(self) -> Self:
-        """Be closed at the end of the block."""
+        """Close the scheduler at the end of the block."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close it."""
+        """Close the scheduler."""
         self.close()
 
     def _queue(
@@ -181,11 +184,11 @@ class BatchScheduler:
 
 
 _Elements = tuple[int, tuple[int, ...], Any]
-"""An array as the border takes it: the number of its dtype, its shape, its elements."""
+"""An array in the border's form: the number of its dtype, its shape, its elements."""
 
 
 class _Layout(NamedTuple):
-    """What calls have in common that can share a queue."""
+    """The properties that calls must share to be in one queue."""
 
     positional: int
     names: tuple[str, ...]
@@ -193,7 +196,7 @@ class _Layout(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What a function returns: arrays by names, or in a tuple, or one by itself."""
+    """The form of a function's result: arrays by name, a tuple of arrays, or a single array."""
 
     names: tuple[str, ...] | None
     is_single: bool
@@ -201,7 +204,7 @@ class _Form(NamedTuple):
 
 
 class _Batches:
-    """Runs the batches of calls of one layout."""
+    """Runs batches of calls with one layout."""
 
     def __init__(self, function: Callable[..., Any], layout: _Layout) -> None:
         self._function = function
@@ -209,8 +212,8 @@ class _Batches:
         self._form: _Form | None = None
 
     def run(self, lent: list[Any], timeout: float | None) -> list[_Elements]:
-        """Run one batch, on whatever thread."""
-        del timeout  # the function has no way to be told
+        """Run one batch, on any thread."""
+        del timeout  # the function takes no deadline
         layout = self._layout
         arrays = [array_of(*pair) for pair in zip(lent, layout.dtypes, strict=True)]
         named = dict(zip(layout.names, arrays[layout.positional :], strict=True))
@@ -240,7 +243,7 @@ class _Batches:
         return elements
 
     def result(self, lent: list[Any]) -> Any:
-        """The rows of one call, in the form that the function returned them in."""
+        """The rows of one call, in the form of the function's result."""
         form = self._form
         assert form is not None, "there is no answer before a batch was run"
         arrays = [array_of(*pair) for pair in zip(lent, form.dtypes, strict=True)]
@@ -250,7 +253,7 @@ class _Batches:
 
 
 class _Completions:
-    """The calls of one event loop that wait for an answer, whatever scheduler they wait for."""
+    """The pending calls of one event loop, of all schedulers."""
 
     _of_loops: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Completions]] = (
         weakref.WeakKeyDictionary()

@@ -38,16 +38,17 @@ def main() -> NoReturn:
     status = run(sys.argv)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything that has to be orderly has been stopped and joined by now. What may be left are
-    # threads of frameworks, which are not prepared for an interpreter that is taken down.
+    # All orderly shutdown has happened by now. Threads of frameworks may remain; they do not survive the finalisation
+    # of the interpreter.
     os._exit(status)
 
 
 def run(argv: list[str]) -> int:
     """Run the command.
 
-    Under its own name the command has further commands, whose names come first, and is kinder about
-    help, paths and slips than TensorFlow Serving; under the other name it does as that does.
+    Under the name `servable` there are subcommands, which come first, and help, paths and typing errors are handled
+    more leniently than in TensorFlow Serving. Under the name `tensorflow_model_server` it behaves as TensorFlow Serving
+    does.
 
     Args:
         argv: The arguments, with the name of the program first.
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> int:
     if os.path.basename(argv[0]) == _TENSORFLOW_SERVING_NAME:
         return _run_as_tensorflow_serving(argv)
     program = _program(argv)
-    # Flags begin with dashes, so a first word is free for commands.
+    # Flags begin with dashes, so a word in first place can be a subcommand.
     command = _COMMANDS.get("".join(argv[1:2]))
     if command is not None:
         return command(program, argv[2:])
@@ -82,7 +83,7 @@ def run(argv: list[str]) -> int:
 
 
 def _run_as_tensorflow_serving(argv: list[str]) -> int:
-    """Do as TensorFlow Serving does: everything but the log goes to stdout, unknown arguments do no harm."""
+    """Behave as TensorFlow Serving: only the log goes to stderr, and unknown arguments are reported but ignored."""
     parsed = parse_flags(argv[1:])
     if parsed.errors or parsed.help_requested:
         for error in parsed.errors:
@@ -121,7 +122,7 @@ def _serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
 
 @contextlib.contextmanager
 def _ending_at_once() -> Iterator[None]:
-    """Have signals end the process cleanly before the server, which finishes its requests, has seen to them."""
+    """End the process cleanly on signals, until the server handles them and finishes its requests."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         os._exit(0)
@@ -135,7 +136,7 @@ def _ending_at_once() -> Iterator[None]:
 
 
 def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
-    # What only a server needs is imported for a server only.
+    # Imports that only a server needs.
     from servable._server.config.options import with_absolute_paths, with_environment
     from servable._server.server import ModelServer
     from servable._server.telemetry import configure_logging
@@ -194,7 +195,7 @@ _COMMANDS: Mapping[str, Callable[[str, list[str]], int]] = {
 
 
 def _versions() -> str:
-    """Such as `servable 0.1.0 (7a8b9c0d1e), TensorFlow 2.21.0`."""
+    """For example `servable 0.1.0 (7a8b9c0d1e), TensorFlow 2.21.0`."""
     commit = _commit()
     servable = f"servable {__version__}" + (f" ({commit})" if commit else "")
     tensorflow = _tensorflow_version()
@@ -202,7 +203,7 @@ def _versions() -> str:
 
 
 def _commit() -> str:
-    """The commit of a clone, or else what the extension was built from; empty where neither is known."""
+    """The commit of the clone, or else the one that the extension was built from; empty if neither is known."""
     directory = os.path.dirname(os.path.abspath(__file__))
     clone = os.path.dirname(os.path.dirname(directory))
     if os.path.exists(os.path.join(clone, ".git")):

@@ -1,4 +1,4 @@
-"""Every exception of the package, with the canonical code that a client sees.
+"""All exceptions of the package, with the canonical code that a client sees.
 
 ```
 ServableError
@@ -11,7 +11,7 @@ ServableError
 ├── UnimplementedError       UNIMPLEMENTED        501
 ├── CancelledError           CANCELLED            499
 ├── BackendError             INTERNAL             500
-├── LoadError                any: a version's health, never a response of its own
+├── LoadError                any: the status of a version, never the answer to a request
 └── ConfigError              INVALID_ARGUMENT by default: start-up, or a refused reload
 ```
 """
@@ -75,14 +75,14 @@ _MAY_PASS = frozenset(
         Code.UNAUTHENTICATED,
     }
 )
-"""Failures that may go away without a change of the version: missing files, credentials, memory, the network.
+"""Codes of failures that may pass without a change of the version: missing files, credentials, memory, the network.
 
-The other codes say that the version itself, or the installation, is wrong.
+All other codes mean that the version itself, or the installation, is wrong.
 """
 
 
 class ServableError(Exception):
-    """Anything that goes wrong in this package; one `except` catches them all.
+    """The base of all exceptions of this package.
 
     Attributes:
         code: The canonical code.
@@ -97,29 +97,29 @@ class ServableError(Exception):
         self.code = self.default_code if code is None else Code(code)
 
     def __str__(self) -> str:
-        """The message alone: what a person reads."""
+        """The message without the code."""
         return self.message
 
     @property
     def may_pass(self) -> bool:
-        """Whether a load that failed so may succeed later, with the same files; otherwise it is not retried."""
+        """Whether a later load of the same files may succeed; if not, the load is not retried."""
         return self.code in _MAY_PASS
 
 
 class InvalidInputError(ServableError):
-    """A request is wrong whatever the state of the server: JSON, dtype, shape, input names, an unknown label."""
+    """A request is wrong in any state of the server: JSON, dtype, shape, input names, an unknown label."""
 
     default_code = Code.INVALID_ARGUMENT
 
 
 class NotFoundError(ServableError):
-    """There is no such model or version, or it is not available yet or no longer."""
+    """The model or version does not exist, is not yet available, or no longer is."""
 
     default_code = Code.NOT_FOUND
 
 
 class FailedPreconditionError(ServableError):
-    """The state of a version or of the server does not allow what was asked."""
+    """The state of a version or of the server does not allow the operation."""
 
     default_code = Code.FAILED_PRECONDITION
 
@@ -131,13 +131,13 @@ class OverloadedError(ServableError):
 
 
 class UnavailableError(ServableError):
-    """Not now, perhaps later: a queue is full, the server starts or drains."""
+    """Temporarily impossible: a queue is full, or the server starts or drains."""
 
     default_code = Code.UNAVAILABLE
 
 
 class DeadlineExceededError(ServableError):
-    """The caller's time ran out."""
+    """The caller's deadline has passed."""
 
     default_code = Code.DEADLINE_EXCEEDED
 
@@ -149,7 +149,7 @@ class UnimplementedError(ServableError):
 
 
 class CancelledError(ServableError):
-    """The work was given up because nobody wants it any more."""
+    """The work was cancelled."""
 
     default_code = Code.CANCELLED
 
@@ -171,7 +171,7 @@ class LoadError(ServableError):
         Args:
             message: What was found and what was wanted.
             code: The canonical code.
-            may_pass: Whether waiting may help, where that is known better than by the code.
+            may_pass: Whether waiting may help; by default the code decides.
         """
         super().__init__(message, code=code)
         self._may_pass = may_pass
@@ -183,7 +183,7 @@ class LoadError(ServableError):
 
 
 class ConfigError(ServableError):
-    """A flag, a configuration file or a reload request cannot be carried out."""
+    """A flag, a configuration file or a reload request cannot be used."""
 
     default_code = Code.INVALID_ARGUMENT
 
@@ -207,7 +207,7 @@ _BY_CODE: dict[Code, type[ServableError]] = {
 def from_code(code: int, message: str) -> ServableError:
     """The exception for a canonical code, as the request path reports errors.
 
-    A code without a class of its own becomes a plain `ServableError` that carries it.
+    A code without an exception class becomes a `ServableError` with that code.
     """
     canonical = Code(code)
     return _BY_CODE.get(canonical, ServableError)(message, code=canonical)

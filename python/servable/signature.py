@@ -1,4 +1,4 @@
-"""What a servable takes and returns, as the code of a servable declares it.
+"""Signatures: the inputs and outputs that Python code declares.
 
 ```python
 from servable.signature import TensorSpec, serves
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 DEFAULT_SIGNATURE = "serving_default"
-"""The signature that is meant when a request names none."""
+"""The signature of requests that name none."""
 
 DATA_TYPES: Mapping[str, int] = MappingProxyType(
     {
@@ -54,7 +54,7 @@ DATA_TYPES: Mapping[str, int] = MappingProxyType(
 """The numbers of `tensorflow.DataType` by NumPy's names; `bytes` is `DT_STRING`."""
 
 SPARSE_PARTS = ("values", "indices", "dense_shape")
-"""The tensors of a `tensorflow.TensorInfo.CooSparse`, each of which is an input or output itself."""
+"""The tensors of a `tensorflow.TensorInfo.CooSparse`, each of which is a separate input or output."""
 
 _SIGNATURE_ATTRIBUTE = "__servable_signature__"
 _REPEATABLE_ATTRIBUTE = "repeatable"
@@ -67,20 +67,20 @@ class TensorSpec:
     """A tensor's dtype and shape.
 
     Attributes:
-        dtype: NumPy's name, such as `float32`. `bytes`, or `string`, is for strings: arrays of
-            dtype `object` whose elements are `bytes`. `bfloat16` needs the package `ml_dtypes`.
-        shape: The sizes of the axes, `None` where a size is free. Axis 0 is the batch, and usually
-            free. `None` in place of the whole leaves even the number of axes free.
+        dtype: NumPy's name, such as `float32`. Strings are `bytes` (or `string`): arrays of dtype `object` whose
+            elements are `bytes`. `bfloat16` needs the package `ml_dtypes`.
+        shape: The sizes of the axes; `None` for a variable size. Axis 0 is the batch, and usually variable. A shape of
+            `None` allows any number of axes.
     """
 
     dtype: str
     shape: Sequence[int | None] | None = None
 
     def __post_init__(self) -> None:
-        """Bring both into one form.
+        """Normalise both fields.
 
         Raises:
-            ValueError: There is no such dtype, or a size is negative.
+            ValueError: The dtype is unknown, or a size is negative.
         """
         if self.dtype == "string":
             object.__setattr__(self, "dtype", "bytes")
@@ -103,15 +103,15 @@ class Signature:
     """One way to call a servable.
 
     Attributes:
-        inputs: What it takes, by name.
-        outputs: What it returns, by name; at least one.
+        inputs: The inputs, by name.
+        outputs: The outputs, by name; at least one.
     """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
     def __post_init__(self) -> None:
-        """Keep copies that nobody else changes.
+        """Copy both mappings, so that later changes of the originals have no effect.
 
         Raises:
             ValueError: There is no output.
@@ -129,15 +129,15 @@ def serves(
     name: str = DEFAULT_SIGNATURE,
     repeatable: bool = False,
 ) -> Callable[[_Function], _Function]:
-    """Declare that a function of a model file is what runs a signature.
+    """Declare that a function of a model file implements a signature.
 
     Args:
-        inputs: What the function takes, by name, as one dictionary of arrays.
-        outputs: What it returns, by name, as one dictionary of arrays.
-        name: What requests call the signature.
-        repeatable: Whether the function has no effects but what it returns. The requests of a batch
-            that failed are then run again in smaller ones, so that only those fail that cause it;
-            all functions of a model have to say so.
+        inputs: The inputs of the function, by name; it gets them as one dictionary of arrays.
+        outputs: The outputs of the function, by name, which it returns as one dictionary of arrays.
+        name: The name of the signature.
+        repeatable: Whether the function has no side effects. The requests of a failed batch are then run again in
+            smaller batches, so that only the requests that cause the failure get an error. All functions of a model
+            must declare it.
     """
 
     def declare(function: _Function) -> _Function:
@@ -150,17 +150,17 @@ def serves(
 
 
 def declared_signature(function: object) -> tuple[str, Signature] | None:
-    """The name and the signature that `serves` gave to a function, if it did."""
+    """The name and the signature that `serves` gave to a function; `None` for other functions."""
     declared: tuple[str, Signature] | None = getattr(function, _SIGNATURE_ATTRIBUTE, None)
     return declared
 
 
 def part_names(type_spec_class: str, count: int) -> list[str]:
-    """What the tensors of a ragged, sparse or other composite value are called behind its name.
+    """The suffixes of the names of a composite value's tensors (ragged, sparse and others).
 
     Args:
         type_spec_class: As `tensorflow.TypeSpecProto` names it, such as `RAGGED_TENSOR_SPEC`.
-        count: How many there are.
+        count: The number of tensors.
     """
     if type_spec_class == "RAGGED_TENSOR_SPEC":
         splits = count - 1
@@ -172,5 +172,5 @@ def part_names(type_spec_class: str, count: int) -> list[str]:
 
 
 def kind_of_parts(type_spec_class: str) -> str:
-    """A word for such a value."""
+    """A word for such a composite value."""
     return type_spec_class.lower().removesuffix("_spec").removesuffix("_tensor") or "composite"

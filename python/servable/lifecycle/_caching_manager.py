@@ -53,8 +53,7 @@ class CachingManager(Generic[T]):
     """Loads a version on its first request, on the requesting thread.
 
     Concurrent requests for the same version wait for that load and share its outcome. Requests for other versions do
-    not
-    wait for it. Safe to use from several threads.
+    not wait for it. Safe to use from several threads.
     """
 
     def __init__(
@@ -75,8 +74,7 @@ class CachingManager(Generic[T]):
                 eviction.
             retry: How often a failed load is repeated while callers wait; by default never.
             failure_seconds: How long requests get the error of a failed load before the next request tries again. Keeps
-                a
-                broken version from being loaded all the time.
+                a broken version from being loaded all the time.
             bus: Where states are published.
             clock: Measures `failure_seconds`.
         """
@@ -102,8 +100,7 @@ class CachingManager(Generic[T]):
 
         Raises:
             OverloadedError: It does not fit beside the versions that are held now. The call does not wait for handles
-                to
-                be released, because a waiting caller may hold one: this would be a deadlock.
+                to be released, because a waiting caller may hold one: this would be a deadlock.
             UnavailableError: The manager is closed.
             ServableError: The factory has no such version, or the load failed.
         """

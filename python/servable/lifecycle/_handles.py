@@ -99,8 +99,7 @@ class ServableHandles:
     """A publisher that hands out handles to the available versions.
 
     Only for managers of `ObjectServable`: the load of any other servable fails. Safe to use from several threads; a
-    look-up
-    waits only for other look-ups.
+    look-up waits only for other look-ups.
     """
 
     def __init__(self) -> None:

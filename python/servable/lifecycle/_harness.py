@@ -147,11 +147,9 @@ class LoaderHarness:
             make_available: Called when the version is loaded and not cancelled, before it is READY. A READY version
                 therefore answers requests.
             slot: Held during each attempt, but not in the pauses between them: a version that waits for its retry does
-                not
-                block others.
+                not block others.
             report: Called when an attempt has failed and another one follows, and again when that one begins. The
-                message
-                gives the number of the attempt, and the time of the next one.
+                message gives the number of the attempt, and the time of the next one.
 
         Raises:
             CancelledError: The load was cancelled; the version is DISABLED or in ERROR.
@@ -269,8 +267,8 @@ class LoaderHarness:
                     report(ServableError(f"{text}: {error.message}", code=error.code))
                     self._wait(self._wake, interval)
             with self._lock:
-                # Changed content restarts the count: a directory that is still being written must not use up
-                # the attempts that are needed once it is complete.
+                # Changed content restarts the count: a directory that is still being written must not use up the
+                # attempts that are needed once it is complete.
                 is_new, cancelled = self._content_changed, self._cancelled.is_set()
             if cancelled:
                 _log.info("Retrying of Loading servable: %s was cancelled.", self.id)

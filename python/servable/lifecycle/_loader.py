@@ -31,8 +31,7 @@ class Loader(Protocol):
 
     The implementer promises:
     - A `load` that fails leaves the loader unchanged. Either a retry calls `load` again, or the loader is dropped for
-      one
-      with a newer configuration.
+      one with a newer configuration.
     - After `unload` nothing of the version stays in memory.
 
     `load` and `unload` may take minutes. They run on worker threads, concurrently with other loaders.

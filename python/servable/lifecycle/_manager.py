@@ -1,8 +1,7 @@
 """The manager: makes the loaded versions follow the aspired ones (docs/spec/lifecycle.md §8 to §12).
 
 One thread makes the decisions and does nothing else. It takes the newest aspired lists, asks the policy, and hands
-loads
-and unloads to worker threads. A new list or a finished worker wakes it up; it uses no timer.
+loads and unloads to worker threads. A new list or a finished worker wakes it up; it uses no timer.
 
 Loads and unloads run on worker threads. A worker that only waits gives its slot to another, so a slow or broken version
 of one stream delays no other stream. A limit applies to the number of concurrent loads.
@@ -279,8 +278,8 @@ class AspiredVersionsManager:
         return harness
 
     def _decide(self, name: str) -> Action | None:
-        # Decide by the aspired list, not by the harness. A version that is aspired again while it unloads
-        # counts as aspired; otherwise the version that serves in its place would be unloaded.
+        # Decide by the aspired list, not by the harness. A version that is aspired again while it unloads counts as
+        # aspired; otherwise the version that serves in its place would be unloaded.
         wanted = self._aspired.get(name, {})
         return self._policy(
             [
@@ -394,8 +393,7 @@ class AspiredVersionsManager:
         servable: object = None,
     ) -> None:
         if error is not None:
-            # Errors live as long as the process. Their tracebacks and causes must not keep a half-loaded model
-            # alive.
+            # Errors live as long as the process. Their tracebacks and causes must not keep a half-loaded model alive.
             error.__traceback__ = error.__cause__ = error.__context__ = None
         self._publisher(ServableEvent(servable_id, state, error, servable))
         self._bus.publish(ServableEvent(servable_id, state, error))

@@ -17,8 +17,7 @@ class EventBus:
     """Delivers every event to every subscriber, one event at a time.
 
     Delivery happens on the publisher's thread, so a subscriber must be quick. It must neither publish nor subscribe
-    from its
-    callback.
+    from its callback.
     """
 
     def __init__(self) -> None:

@@ -90,8 +90,7 @@ class DynamicSourceRouter(SourceRouter[T]):
     """Routes by a table of names, which may be replaced at any time.
 
     A changed route applies to future lists. The former output of a stream gets no list, because both outputs may lead
-    to the
-    same manager.
+    to the same manager.
     """
 
     def __init__(self, num_outputs: int, routes: Mapping[str, int] | None = None) -> None:

@@ -23,8 +23,7 @@ class Slots:
         Args:
             limit: How many threads may hold a slot.
             patience_seconds: A thread that has held its slot for this long no longer counts, so that work that hangs
-                does
-                not block the rest.
+                does not block the rest.
             clock: Measures `patience_seconds`.
         """
         self._limit = limit

@@ -29,8 +29,7 @@ class AspiredVersion(Generic[T_co]):
     Attributes:
         id: Which version.
         item: What it is made from (a path, a loader), or the error why there is nothing to make it from. An error
-            passes
-            through adapters unchanged and becomes the version's status.
+            passes through adapters unchanged and becomes the version's status.
         fingerprint: Identifies the content behind the item. A failed version is retried when this changes. `None` means
             that the content is unknown.
         configuration: How the version is to be loaded, compared by `==`. When it changes, the next attempt to load the

@@ -93,8 +93,7 @@ class ServableEvent:
         id: The version.
         state: The state it has reached.
         error: Why the version ended, or, with LOADING, why the last attempt failed. `None` without failures, and after
-            a
-            regular unload.
+            a regular unload.
         servable: Answers requests; set only with AVAILABLE.
     """
 

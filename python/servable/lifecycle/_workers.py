@@ -42,10 +42,8 @@ class WorkerThreads:
     """A thread pool that grows on demand; idle threads end after a while.
 
     The number of concurrent tasks is limited, so a thousand models do not take a thousand threads. A task that waits
-    for a
-    retry, for memory or for the end of requests marks itself as waiting and no longer counts. It therefore blocks no
-    other
-    task, in particular not the one that it waits for.
+    for a retry, for memory or for the end of requests marks itself as waiting and no longer counts. It therefore blocks
+    no other task, in particular not the one that it waits for.
     """
 
     def __init__(self, limit: int = 64, *, idle_seconds: float = 5.0) -> None:
@@ -160,8 +158,8 @@ class WorkerThreads:
         try:
             threading.current_thread().name = name
             task()
-        # A bug in one task must not end the thread. Neither may `sys.exit`, which would end it without
-        # updating the count.
+        # A bug in one task must not end the thread. Neither may `sys.exit`, which would end it without updating the
+        # count.
         except BaseException:
             _log.exception("Unexpected error in %s", name)
         finally:

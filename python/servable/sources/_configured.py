@@ -54,8 +54,7 @@ class ConfiguredVersions:
         """Pass the list on; see `Target`.
 
         A list for a model that is not configured is dropped unless it is empty: it was sent before the model was
-        removed, and
-        an empty list follows.
+        removed, and an empty list follows.
         """
         with self._lock:
             if name in self._models:

@@ -110,10 +110,9 @@ class Stillness:
     """Remembers unchanged directories, so that polling thousands of base paths is cheap.
 
     A directory is trusted to be unchanged while its identity and modification time are. The trust lasts as long as it
-    had
-    been unchanged before, at most 5 s. This takes one `stat` in place of a listing of everything inside. With thousands
-    of
-    base paths even that costs noticeable time at each poll, so this code does little else than system calls.
+    had been unchanged before, at most 5 s. This takes one `stat` in place of a listing of everything inside. With
+    thousands of base paths even that costs noticeable time at each poll, so this code does little else than system
+    calls.
 
     For one thread at a time.
     """

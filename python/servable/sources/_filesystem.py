@@ -83,16 +83,13 @@ class FileSystemSource:
         Args:
             servables: The streams to monitor.
             poll_wait_seconds: From the start of one poll to the start of the next. With 0 the source polls once when it
-                is
-                connected, and at every update. With a negative value it never polls.
+                is connected, and at every update. With a negative value it never polls.
             servable_versions_always_present: Never unload all versions of a monitored stream, and refuse streams that
-                have
-                none at first.
+                have none at first.
             fail_if_zero_versions: Refuse streams that have no version at first.
             settle_times: How long versions that are still being written are held back; by default not at all.
             is_serving: Whether a version is loaded, so that changes of its content no longer matter. Such versions are
-                not
-                inspected again. By default all versions are.
+                not inspected again. By default all versions are.
             report: Called with the reason why a stream has no version, whenever that reason changes.
             clock: Measures intervals.
             wall_clock: The time that the times of files are compared with.

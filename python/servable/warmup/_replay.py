@@ -163,8 +163,7 @@ class WarmUpLoader(WrappingLoader):
         """Run the requests of the version.
 
         Unlike the load, the runs have the priority of requests. The first runs start threads that persist, such as
-        XLA's, and
-        these threads inherit the priority.
+        XLA's, and these threads inherit the priority.
         """
         return lambda servable: warm_up(
             cast("Servable", servable), self._path, self._options, self._metrics

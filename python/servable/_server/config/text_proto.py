@@ -94,8 +94,8 @@ def parse_text_file(path: str, full_name: str) -> Message:
         full_name: The type of the message.
 
     Raises:
-        ConfigError: The file cannot be read or does not parse; file, line, column and reason are
-            written to stderr, where TensorFlow Serving writes them.
+        ConfigError: The file cannot be read or does not parse; file, line, column and reason are written to stderr,
+            where TensorFlow Serving writes them.
     """
     content = read_file(path)
     path = shown(path)
