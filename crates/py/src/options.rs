@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
 use servable_server::access::{Access, ApiKey, Scope};
 use servable_server::body::BodyLimits;
 use servable_server::grpc::{Encoding, GrpcOptions};
 use servable_server::http2::Http2Options;
-use servable_server::listen::{HeadLimits, ListenOptions};
+use servable_server::listen::{HeadLimits, ListenOptions, Offer};
 use servable_server::rest::RestOptions;
 use servable_server::router::Router;
 use servable_server::service::ServiceOptions;
@@ -51,8 +52,7 @@ pub(crate) struct ServerOptions {
 struct Endpoint {
     address: String,
     tls: bool,
-    rest_only: bool,
-    health_only: bool,
+    offer: String,
 }
 
 impl ServerOptions {
@@ -80,7 +80,7 @@ impl ServerOptions {
     pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {
         let timeout = self.rest_timeout_seconds;
         Ok(ListenOptions {
-            endpoints: self.endpoints.iter().map(Endpoint::to_core).collect(),
+            endpoints: self.endpoints.iter().map(Endpoint::to_core).collect::<PyResult<_>>()?,
             socket_mode: self.socket_mode,
             tls,
             worker_threads: self.worker_threads,
@@ -157,14 +157,11 @@ impl PyGrpcOptions {
 }
 
 impl Endpoint {
-    fn to_core(&self) -> servable_server::listen::Endpoint {
-        let Self { address, tls, rest_only, health_only } = self;
-        servable_server::listen::Endpoint {
-            address: address.clone(),
-            tls: *tls,
-            rest_only: *rest_only,
-            health_only: *health_only,
-        }
+    fn to_core(&self) -> PyResult<servable_server::listen::Endpoint> {
+        let Self { address, tls, offer } = self;
+        let unknown = || PyValueError::new_err(format!("an endpoint cannot offer {offer:?}"));
+        let offer = Offer::from_name(offer).ok_or_else(unknown)?;
+        Ok(servable_server::listen::Endpoint { address: address.clone(), tls: *tls, offer })
     }
 }
 
@@ -184,7 +181,7 @@ impl HashedKey {
 
 /// The scope of this name.
 pub(crate) fn scope(name: &str) -> PyResult<Scope> {
-    let unknown = || pyo3::exceptions::PyValueError::new_err(format!("there is no scope {name}"));
+    let unknown = || PyValueError::new_err(format!("there is no scope {name}"));
     Scope::from_name(name).ok_or_else(unknown)
 }
 
@@ -301,6 +298,5 @@ pub(crate) fn longest(seconds: f64) -> Option<Duration> {
 
 /// A duration from Python's seconds; negative, infinite and absurd ones are refused.
 pub(crate) fn seconds(seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|error| pyo3::exceptions::PyValueError::new_err(format!("{seconds} seconds: {error}")))
+    Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(format!("{seconds} seconds: {error}")))
 }

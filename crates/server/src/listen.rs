@@ -35,7 +35,7 @@ use crate::{grpc, placement, rest};
 use endpoint::{Bound, Listener};
 use transport::Transport;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Offer};
 
 /// Addresses and limits.
 #[derive(Clone, Debug)]
@@ -148,14 +148,6 @@ struct Shared {
 /// How many connections may be open to addresses that are for health checks only.
 const HEALTH_CONNECTIONS: usize = 64;
 
-/// What an address answers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Offer {
-    Everything,
-    RestOnly,
-    HealthOnly,
-}
-
 impl Listening {
     /// Binds every address, and begins to accept where only health checks are answered.
     ///
@@ -197,7 +189,7 @@ impl Listening {
         let (draining, _) = watch::channel(false);
         let connections = TaskTracker::new();
         runtime.spawn(Arc::clone(&service.body_memory).give_back_unused());
-        let (early, closed) = bound.into_iter().partition(|(_, endpoint)| endpoint.health_only);
+        let (early, closed) = bound.into_iter().partition(|(_, endpoint)| endpoint.offer.is_early());
         let listening = Self { _lookout: lookout, runtime, service, draining, connections, shared, addresses, closed };
         listening.accept_at(early)?;
         Ok(listening)
@@ -261,8 +253,8 @@ async fn accept(
     tasks: TaskTracker,
     mut drain: watch::Receiver<bool>,
 ) {
-    let slots = if endpoint.health_only { &shared.health_slots } else { &shared.slots };
-    let offer = endpoint.offer();
+    let offer = endpoint.offer;
+    let slots = if offer == Offer::HealthOnly { &shared.health_slots } else { &shared.slots };
     let patience = shared.options.idle_timeout;
     let mut last_moment = None;
     loop {
@@ -292,7 +284,7 @@ async fn accept(
                 let tls = endpoint.tls;
                 tasks.spawn(async move {
                     if tls {
-                        connection::serve_secure(socket, &shared, drain).await;
+                        connection::serve_secure(socket, &shared, offer, drain).await;
                     } else {
                         connection::serve(Transport::Plain(socket), &shared, offer, drain).await;
                     }
@@ -310,16 +302,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
-}
-
-impl Endpoint {
-    fn offer(&self) -> Offer {
-        match self {
-            Self { health_only: true, .. } => Offer::HealthOnly,
-            Self { rest_only: true, .. } => Offer::RestOnly,
-            _ => Offer::Everything,
-        }
-    }
 }
 
 /// Refuses a request that is too large, or not for this address, or without the key that its route needs.

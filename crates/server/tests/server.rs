@@ -16,7 +16,7 @@ use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::body::BodyLimits;
 use servable_server::grpc::GrpcOptions;
 use servable_server::http2::Http2Options;
-use servable_server::listen::{Endpoint, HeadLimits, ListenOptions, Listening};
+use servable_server::listen::{Endpoint, HeadLimits, ListenOptions, Listening, Offer};
 use servable_server::rest::RestOptions;
 use servable_server::servable::Servable;
 use servable_server::service::{Service, ServiceOptions};
@@ -63,7 +63,7 @@ const IMPATIENT: Duration = Duration::from_millis(100);
 
 fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
     ListenOptions {
-        endpoints: vec![Endpoint { address: address.to_owned(), tls: false, rest_only: false, health_only: false }],
+        endpoints: vec![Endpoint { address: address.to_owned(), tls: false, offer: Offer::Everything }],
         socket_mode: None,
         tls: Arc::default(),
         worker_threads: 2,
@@ -261,7 +261,7 @@ fn a_unix_socket_is_taken_from_the_start_and_refuses_connections_until_it_is_ope
 #[test]
 fn health_checks_are_answered_before_the_server_opens_and_nothing_else_is() {
     let mut options = options("127.0.0.1:0", PATIENT);
-    options.endpoints[0].health_only = true;
+    options.endpoints[0].offer = Offer::HealthOnly;
     let server = bind(options);
     let ask = |path: &str| {
         let mut stream = connect(&server);

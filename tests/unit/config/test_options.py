@@ -102,17 +102,17 @@ EVERYWHERE = {"grpc_socket_path": "g", "rest_api_socket_path": "r", "rest_api_po
 
 def test_the_file_of_tensorflow_serving_secures_grpc_and_leaves_rest_as_it_is() -> None:
     found = endpoints(replace(SERVED, ssl_config_file="ssl.config", **EVERYWHERE))
-    assert {e.address: (e.tls, e.rest_only) for e in found} == {
-        "0.0.0.0:8500": (True, False),
-        "unix:g": (True, False),
-        "[::]:8501": (False, True),
-        "unix:r": (False, True),
+    assert {e.address: (e.tls, e.offer) for e in found} == {
+        "0.0.0.0:8500": (True, "everything"),
+        "unix:g": (True, "everything"),
+        "[::]:8501": (False, "rest"),
+        "unix:r": (False, "rest"),
     }
 
 
 def test_our_own_flags_secure_everything() -> None:
     found = endpoints(replace(SERVED, tls_certificate_file="c", tls_key_file="k", **EVERYWHERE))
-    assert [(e.tls, e.rest_only) for e in found] == [(True, False)] * 4
+    assert [(e.tls, e.offer) for e in found] == [(True, "everything")] * 4
 
 
 def test_permissions_of_sockets_are_octal() -> None:

@@ -60,7 +60,7 @@ fn most_unsent(limits: BodyLimits) -> u64 {
 }
 
 /// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
-pub(super) async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain: watch::Receiver<bool>) {
+pub(super) async fn serve_secure(socket: Socket, shared: &Arc<Shared>, offer: Offer, mut drain: watch::Receiver<bool>) {
     let Some(acceptor) = shared.options.tls.acceptor() else { return };
     let handshake = tokio::time::timeout(shared.options.head.timeout, acceptor.accept(socket));
     let last_moment = async {
@@ -73,7 +73,7 @@ pub(super) async fn serve_secure(socket: Socket, shared: &Arc<Shared>, mut drain
     };
     // A handshake that fails is the client's to explain; it has been told why.
     if let Ok(Ok(stream)) = done {
-        serve(Transport::Tls(Box::new(stream)), shared, Offer::Everything, drain).await;
+        serve(Transport::Tls(Box::new(stream)), shared, offer, drain).await;
     }
 }
 

@@ -37,10 +37,36 @@ pub struct Endpoint {
     pub address: String,
     /// Whether connections begin with a TLS handshake.
     pub tls: bool,
-    /// Whether gRPC and administration are refused, because they are offered elsewhere under TLS.
-    pub rest_only: bool,
-    /// Whether only health checks are answered, and those from the first moment.
-    pub health_only: bool,
+    /// Which requests are answered.
+    pub offer: Offer,
+}
+
+/// Which requests an address answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// REST and gRPC.
+    Everything,
+    /// REST without administration: gRPC and administration are offered elsewhere, under TLS.
+    RestOnly,
+    /// Health checks, from the start of the server.
+    HealthOnly,
+}
+
+impl Offer {
+    /// The offer of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "everything" => Some(Self::Everything),
+            "rest" => Some(Self::RestOnly),
+            "health" => Some(Self::HealthOnly),
+            _ => None,
+        }
+    }
+
+    /// Whether connections are accepted before the server opens.
+    pub(super) fn is_early(self) -> bool {
+        self == Self::HealthOnly
+    }
 }
 
 /// A bound address at which connections are refused.

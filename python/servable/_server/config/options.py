@@ -20,7 +20,7 @@ from servable._server.config.models import (
     read_model_config_file,
 )
 from servable._server.config.monitoring import metrics_path
-from servable._server.config.server_options import Endpoint, ServerOptions
+from servable._server.config.server_options import Endpoint, Offer, ServerOptions
 from servable._server.config.tls import check_tls_flags
 from servable._server.remote.files import require_local
 from servable._server.remote.options import RemoteOptions
@@ -264,20 +264,20 @@ def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
     """
     everywhere = bool(flags.tls_certificate_file)
     for_grpc = everywhere or bool(flags.ssl_config_file)
-    rest_only = for_grpc and not everywhere
+    offer: Offer = "rest" if for_grpc and not everywhere else "everything"
     found = {}
     if flags.port:
         found[flags.port] = Endpoint(f"0.0.0.0:{flags.port}", for_grpc)
     if flags.rest_api_port:
-        rest = Endpoint(f"[::]:{flags.rest_api_port}", everywhere, rest_only)
+        rest = Endpoint(f"[::]:{flags.rest_api_port}", everywhere, offer)
         found.setdefault(flags.rest_api_port, rest)
     if flags.health_port:
-        found[flags.health_port] = Endpoint(f"[::]:{flags.health_port}", health_only=True)
+        found[flags.health_port] = Endpoint(f"[::]:{flags.health_port}", offer="health")
     sockets = {}
     if flags.grpc_socket_path:
         sockets[flags.grpc_socket_path] = Endpoint(f"unix:{flags.grpc_socket_path}", for_grpc)
     if flags.rest_api_socket_path:
-        rest = Endpoint(f"unix:{flags.rest_api_socket_path}", everywhere, rest_only)
+        rest = Endpoint(f"unix:{flags.rest_api_socket_path}", everywhere, offer)
         sockets.setdefault(flags.rest_api_socket_path, rest)
     return (*found.values(), *sockets.values())
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from servable._server.config.grpc_arguments import GrpcOptions
 from servable._server.config.memory import available_memory
+
+Offer: TypeAlias = Literal["everything", "rest", "health"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +19,13 @@ class Endpoint:
     Attributes:
         address: `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4. Or `unix:PATH`.
         tls: Whether connections begin with TLS.
-        rest_only: Whether gRPC and administration are refused, because they are offered elsewhere under TLS.
-        health_only: Whether only health checks are answered, and those before the server opens.
+        offer: Which requests are answered: `everything`; `rest`, without gRPC and administration, which are offered
+            elsewhere under TLS; or `health` checks, which are answered before the server opens.
     """
 
     address: str
     tls: bool = False
-    rest_only: bool = False
-    health_only: bool = False
+    offer: Offer = "everything"
 
 
 @dataclass(frozen=True, slots=True)
