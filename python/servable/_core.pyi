@@ -410,17 +410,6 @@ class Server:
     def set_api_keys(self, keys: Sequence[ApiKey]) -> None:
         """Put API keys in force for the requests that begin from now on; from then on, one is needed."""
 
-    def require_scope(self, scope: str, headers: Sequence[tuple[str, str]]) -> None:
-        """Look whether a request has a key that is good for a scope. Without keys, every request is let in.
-
-        Args:
-            scope: `predict` or `admin`.
-            headers: Those of the request.
-
-        Raises:
-            ServableError: UNAUTHENTICATED without a key that is known, PERMISSION_DENIED if it is of a lesser scope.
-        """
-
     def publish(self, models: Sequence[PublishedModel]) -> None:
         """Replace the state of the given models, all at once.
 

@@ -20,7 +20,7 @@ class Change:
     def __init__(self, requests: ClientRequests) -> None:
         self._requests = requests
         self.error: ServableError | None = None
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
@@ -51,7 +51,7 @@ def test_changes_wait_until_the_core_has_started(core: ServerCore) -> None:
     change = Change(requests)
     change.thread.join(0.05)
     assert change.thread.is_alive()
-    requests.begin(core)
+    requests.begin(core, dict)
     assert isinstance(change.outcome(), NotFoundError)
 
 

@@ -5,8 +5,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCFunction, PyDict, PyTuple};
 use servable_model::call::WaitingCall;
-use servable_model::error::Result;
-use servable_server::control_plane::ControlPlane;
+use servable_model::error::{Code, Result};
+use servable_server::control_plane::{AdminAnswer, AdminRequest, ControlPlane};
 use servable_server::metrics::page::Family;
 
 use crate::errors;
@@ -45,12 +45,34 @@ impl ControlPlane for PythonControlPlane {
         })
     }
 
+    fn administer(&self, request: &AdminRequest, caller: &WaitingCall) -> Result<AdminAnswer> {
+        self.call(|plane| {
+            let py = plane.py();
+            let AdminRequest { method, target, body } = request;
+            let arguments = (method, target, PyBytes::new(py, body), is_awaited(py, caller)?);
+            let answer: PyAdminAnswer = plane.call_method1(intern!(py, "administer"), arguments)?.extract()?;
+            Ok(AdminAnswer {
+                code: Code::from_number(answer.code),
+                content_type: answer.content_type,
+                body: answer.body.into(),
+            })
+        })
+    }
+
     fn scrape(&self) -> Result<Vec<Family>> {
         self.call(|plane| {
             let families: Vec<PyFamily> = plane.call_method0(intern!(plane.py(), "scrape"))?.extract()?;
             families.into_iter().map(PyFamily::into_family).collect()
         })
     }
+}
+
+/// `servable._server.control_plane.AdminAnswer`.
+#[derive(FromPyObject)]
+struct PyAdminAnswer {
+    code: i32,
+    content_type: String,
+    body: Vec<u8>,
 }
 
 /// What says to Python whether somebody still waits for the answer to a call.

@@ -8,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
 use servable_server::access::{Access, ApiKey, Scope};
+use servable_server::administration::AdminHosts;
 use servable_server::body::BodyLimits;
 use servable_server::grpc::{Encoding, GrpcOptions};
 use servable_server::http2::Http2Options;
@@ -44,6 +45,7 @@ pub(crate) struct ServerOptions {
     body_timeout_seconds: f64,
     min_body_bytes_per_second: u32,
     open_paths: Vec<String>,
+    admin_hosts: Vec<String>,
     metrics_path: String,
 }
 
@@ -105,6 +107,7 @@ impl ServerOptions {
                 cors: self.enable_cors,
                 max_nesting: self.max_json_nesting,
             },
+            admin_hosts: AdminHosts::new(self.admin_hosts.iter().map(String::as_str)),
         })
     }
 }
@@ -180,7 +183,7 @@ impl HashedKey {
 }
 
 /// The scope of this name.
-pub(crate) fn scope(name: &str) -> PyResult<Scope> {
+fn scope(name: &str) -> PyResult<Scope> {
     let unknown = || PyValueError::new_err(format!("there is no scope {name}"));
     Scope::from_name(name).ok_or_else(unknown)
 }

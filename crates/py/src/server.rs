@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_model::error::{Code, ServingError};
@@ -19,7 +18,7 @@ use servable_server::traffic::{Anonymous, Traffic};
 
 use crate::control_plane::PythonControlPlane;
 use crate::errors;
-use crate::options::{self, HashedKey, ServerOptions, TlsCredentials, seconds};
+use crate::options::{HashedKey, ServerOptions, TlsCredentials, seconds};
 use crate::servable::PyServable;
 
 /// The request path, from its options to its end.
@@ -68,16 +67,6 @@ impl PyServer {
     fn set_api_keys(&self, keys: Vec<HashedKey>) -> PyResult<()> {
         self.service.access.set_keys(keys.into_iter().map(HashedKey::into_core).collect::<PyResult<_>>()?);
         Ok(())
-    }
-
-    fn require_scope(&self, py: Python<'_>, scope: &str, headers: Vec<(String, String)>) -> PyResult<()> {
-        let scope = options::scope(scope)?;
-        // What is no legal header is no key either.
-        let headers = headers.iter().filter_map(|(name, value)| {
-            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
-        });
-        let headers = headers.collect();
-        self.service.require(&headers, scope).map_err(|error| errors::to_python(py, &error))
     }
 
     fn publish(&self, py: Python<'_>, models: Vec<PublishedModel<'_>>) -> PyResult<()> {

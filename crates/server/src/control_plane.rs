@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::call::WaitingCall;
-use crate::error::{Result, ServingError};
+use crate::error::{Code, Result, ServingError};
 use crate::metrics::page::Family;
 
 /// What the request path asks of the control plane.
@@ -37,12 +37,42 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// What the client gets.
     fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()>;
 
+    /// Carries out a request of the administration API, in whose form errors are answers. Requests that only look are
+    /// made on `servable-page`.
+    ///
+    /// # Errors
+    ///
+    /// What kept the request from being looked at.
+    fn administer(&self, request: &AdminRequest, caller: &WaitingCall) -> Result<AdminAnswer>;
+
     /// The metrics that the control plane counts itself, as they are now.
     ///
     /// # Errors
     ///
     /// The page is answered with this error.
     fn scrape(&self) -> Result<Vec<Family>>;
+}
+
+/// A request of the administration API, of somebody who may administer.
+#[derive(Clone, Debug)]
+pub struct AdminRequest {
+    /// The method, such as `GET`.
+    pub method: String,
+    /// The path and the query, as they were sent.
+    pub target: String,
+    /// The body, empty if there is none.
+    pub body: Bytes,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct AdminAnswer {
+    /// Whether it was carried out, or why not.
+    pub code: Code,
+    /// What the body is, such as `application/json`.
+    pub content_type: String,
+    /// The document.
+    pub body: Bytes,
 }
 
 /// No control plane: every change is refused, and nothing is counted.
@@ -56,6 +86,10 @@ impl ControlPlane for () {
     }
 
     fn unload_model(&self, _: &str, _: &WaitingCall) -> Result<()> {
+        Err(no_control_plane())
+    }
+
+    fn administer(&self, _: &AdminRequest, _: &WaitingCall) -> Result<AdminAnswer> {
         Err(no_control_plane())
     }
 

@@ -14,6 +14,7 @@ pub use {servable_batch as batch, servable_codec as codec};
 
 pub mod access;
 mod activity;
+pub mod administration;
 mod batching;
 pub mod body;
 mod body_memory;

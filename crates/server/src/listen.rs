@@ -9,7 +9,7 @@ mod endpoint;
 mod transport;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Scope;
+use crate::administration::{self, AdminHosts};
 use crate::body::{BodyLimits, RequestBody};
 use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
@@ -31,7 +32,7 @@ use crate::router::Route;
 use crate::service::Service;
 use crate::threads::{Lookout, Threads};
 use crate::tls::Tls;
-use crate::{grpc, placement, rest};
+use crate::{grpc, placement, rest, rest_wire};
 use endpoint::{Bound, Listener};
 use transport::Transport;
 
@@ -62,6 +63,8 @@ pub struct ListenOptions {
     pub grpc: grpc::GrpcOptions,
     /// What REST needs to know.
     pub rest: rest::RestOptions,
+    /// The hosts under which administration is offered.
+    pub admin_hosts: AdminHosts,
 }
 
 /// Bounds on the head of a request.
@@ -141,12 +144,34 @@ struct Shared {
     options: ListenOptions,
     http: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
-    /// Places of their own: whoever takes all others does not keep health checks out.
+    /// Places of their own: whoever takes all others keeps out neither health checks nor administration.
     health_slots: Arc<Semaphore>,
+    admin_slots: Arc<Semaphore>,
+}
+
+impl Shared {
+    fn slots(&self, offer: Offer) -> &Arc<Semaphore> {
+        match offer {
+            Offer::Everything | Offer::RestOnly => &self.slots,
+            Offer::HealthOnly => &self.health_slots,
+            Offer::Administration => &self.admin_slots,
+        }
+    }
+}
+
+/// Where a connection has come in.
+#[derive(Clone, Copy)]
+struct Arrival {
+    offer: Offer,
+    /// The address that the client has connected to, where it matters.
+    own_address: Option<IpAddr>,
 }
 
 /// How many connections may be open to addresses that are for health checks only.
 const HEALTH_CONNECTIONS: usize = 64;
+
+/// How many connections may be open for administration.
+const ADMIN_CONNECTIONS: usize = 1024;
 
 impl Listening {
     /// Binds every address, and begins to accept where only health checks are answered.
@@ -185,7 +210,9 @@ impl Listening {
         let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let health_slots = Arc::new(Semaphore::new(HEALTH_CONNECTIONS));
         let http = http_builder(&options);
-        let shared = Arc::new(Shared { service: Arc::clone(&service), options, http, slots, health_slots });
+        let admin_slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+        let shared =
+            Arc::new(Shared { service: Arc::clone(&service), options, http, slots, health_slots, admin_slots });
         let (draining, _) = watch::channel(false);
         let connections = TaskTracker::new();
         runtime.spawn(Arc::clone(&service.body_memory).give_back_unused());
@@ -254,7 +281,7 @@ async fn accept(
     mut drain: watch::Receiver<bool>,
 ) {
     let offer = endpoint.offer;
-    let slots = if offer == Offer::HealthOnly { &shared.health_slots } else { &shared.slots };
+    let slots = shared.slots(offer);
     let patience = shared.options.idle_timeout;
     let mut last_moment = None;
     loop {
@@ -282,11 +309,13 @@ async fn accept(
                 };
                 let (shared, drain) = (Arc::clone(&shared), drain.clone());
                 let tls = endpoint.tls;
+                let own_address = (offer == Offer::Administration).then(|| socket.own_address()).flatten();
+                let arrival = Arrival { offer, own_address };
                 tasks.spawn(async move {
                     if tls {
-                        connection::serve_secure(socket, &shared, offer, drain).await;
+                        connection::serve_secure(socket, &shared, arrival, drain).await;
                     } else {
-                        connection::serve(Transport::Plain(socket), &shared, offer, drain).await;
+                        connection::serve(Transport::Plain(socket), &shared, arrival, drain).await;
                     }
                     drop(slot);
                 });
@@ -323,9 +352,13 @@ fn admit(shared: &Shared, offer: Offer, head: &Parts, route: &Route<'_>) -> Resu
     scope.map_or(Ok(()), |scope| service.access.require(&head.headers, scope))
 }
 
-async fn respond(shared: &Shared, offer: Offer, request: Request<RequestBody>) -> grpc::Reply {
+async fn respond(shared: &Shared, arrival: Arrival, request: Request<RequestBody>) -> grpc::Reply {
     let (service, options) = (&shared.service, &shared.options);
     let (head, body) = request.into_parts();
+    let Arrival { offer, own_address } = arrival;
+    if offer == Offer::Administration {
+        return administer(shared, own_address, &head, body).await.map(Either::Left);
+    }
     let route = service.router.route(&head);
     let admitted = admit(shared, offer, &head, &route).inspect_err(|error| service.metrics.refuse(error.code));
     let mut reply = match (route, admitted) {
@@ -341,4 +374,17 @@ async fn respond(shared: &Shared, offer: Offer, request: Request<RequestBody>) -
     };
     service.access.allow_headers_of_pages(reply.headers_mut());
     reply.map(Either::Left)
+}
+
+/// Answers a request for administration, whatever its path: the control plane knows the API.
+async fn administer(shared: &Shared, own_address: Option<IpAddr>, head: &Parts, body: RequestBody) -> rest_wire::Reply {
+    let (service, options) = (&shared.service, &shared.options);
+    let count = |error: &ServingError| service.metrics.refuse(error.code);
+    if let Err(error) = options.head.check(head).inspect_err(count) {
+        return rest::refuse(error, options.rest);
+    }
+    match administration::admit(service, &options.admin_hosts, head, own_address).inspect_err(count) {
+        Ok(()) => administration::serve(service, options.body, head, body).await,
+        Err(error) => administration::fail(&error),
+    }
 }

@@ -13,6 +13,7 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
+use servable_server::administration::AdminHosts;
 use servable_server::body::BodyLimits;
 use servable_server::grpc::GrpcOptions;
 use servable_server::http2::Http2Options;
@@ -80,6 +81,7 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
         http2: Http2Options::default(),
         grpc: GrpcOptions::default(),
         rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false, max_nesting: 64 },
+        admin_hosts: AdminHosts::default(),
     }
 }
 

@@ -7,9 +7,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from servable._server.admin import ModelRepository
+from servable._server.admin import (
+    AdminApi,
+    AdminRequest,
+    ModelRepository,
+    ShadowStatistics,
+    respond,
+)
 from servable._server.config.models import ModelConfig, parse_reload_config
-from servable._server.control_plane import ControlPlane
+from servable._server.control_plane import AdminAnswer, ControlPlane
 from servable._server.server_core import ServerCore
 from servable._server.telemetry import ControlPlaneMetrics
 from servable._server.telemetry.families import Family
@@ -35,13 +41,14 @@ class ClientRequests(ControlPlane):
         self._begun = threading.Event()
         self._parts: _Parts | None = None
 
-    def begin(self, core: ServerCore) -> None:
+    def begin(self, core: ServerCore, shadow_statistics: ShadowStatistics) -> None:
         """Carry out changes from now on.
 
         Args:
             core: What serves the models; it has been started.
+            shadow_statistics: Tells what came of copied requests.
         """
-        self._parts = _Parts(core, ModelRepository(core))
+        self._parts = _Parts(core, ModelRepository(core), AdminApi(core, shadow_statistics))
         self._begun.set()
 
     def close(self) -> None:
@@ -68,6 +75,12 @@ class ClientRequests(ControlPlane):
         """Stop serving a model."""
         self._wait().repository.unload(model, is_awaited)
 
+    def administer(
+        self, method: str, target: str, body: bytes, is_awaited: Callable[[], bool]
+    ) -> AdminAnswer:
+        """Carry out a request of the administration API."""
+        return respond(self._wait().api, AdminRequest(method, target, body, is_awaited))
+
     def scrape(self) -> Sequence[Family]:
         """Return what was counted."""
         return self._metrics.scrape()
@@ -83,6 +96,7 @@ class ClientRequests(ControlPlane):
 class _Parts:
     core: ServerCore
     repository: ModelRepository
+    api: AdminApi
 
 
 def _log_entries(models: Sequence[ModelConfig]) -> None:

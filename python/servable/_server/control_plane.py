@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from servable._server.telemetry.families import Family
+from servable.errors import Code
+
+
+@dataclass(frozen=True, slots=True)
+class AdminAnswer:
+    """The answer to a request of the administration API.
+
+    Attributes:
+        code: Whether the request was carried out, or why not; the HTTP status follows from it.
+        content_type: What the body is, such as `application/json`.
+        body: The document.
+    """
+
+    code: Code
+    content_type: str
+    body: bytes
 
 
 class ControlPlane(Protocol):
@@ -14,8 +31,8 @@ class ControlPlane(Protocol):
     Inference requests make none of these calls.
 
     Threads: Rust makes the calls from its own threads, from the start of the server to the end of the process, and
-    they overlap. Changes run on the 16 threads `servable-change`, `scrape` on the 4 threads `servable-page`; further
-    calls wait in order.
+    they overlap. Changes run on the 16 threads `servable-change`; `scrape`, and `administer` for `GET`, on the 4
+    threads `servable-page`. Further calls wait in order.
 
     Duration: a change blocks until it is complete. It should return within about a second after `is_awaited` returns
     false, as it keeps one of the few threads; what it began to load goes on loading. `is_awaited` may be called at any
@@ -61,6 +78,23 @@ class ControlPlane(Protocol):
 
         Raises:
             ServableError: The model is not served, or another change is under way.
+        """
+
+    def administer(
+        self, method: str, target: str, body: bytes, is_awaited: Callable[[], bool]
+    ) -> AdminAnswer:
+        """Carry out a request of the administration API.
+
+        Only called where an endpoint offers `administration`, for clients that may administer.
+
+        Args:
+            method: The HTTP method.
+            target: The path with its query, as it was sent.
+            body: The body, empty if there is none.
+            is_awaited: Whether the client still waits.
+
+        Returns:
+            The answer, also where the request failed.
         """
 
     def scrape(self) -> Sequence[Family]:

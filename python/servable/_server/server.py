@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from servable._server.admin import AdminApi, AdminServer
 from servable._server.change_under_way import ChangeUnderWay
 from servable._server.client_requests import ClientRequests
 from servable._server.config.api_keys import read_api_keys
@@ -44,7 +43,8 @@ from servable._server.config.permissions import (
     start_permissions,
     why_not_trusted,
 )
-from servable._server.config.tls import read_tls, tls_context, tls_files
+from servable._server.config.server_options import Endpoint
+from servable._server.config.tls import read_tls, tls_files
 from servable._server.credential_files import CredentialFiles, watch
 from servable._server.gateway import Server
 from servable._server.publisher import ModelPublisher
@@ -118,7 +118,6 @@ class ModelServer:
         self._options = server_options(flags)
         self._requests = ClientRequests(self._metrics)
         self._server = Server(self._options, self._requests)
-        self._admin: AdminServer | None = None
         self._credentials = self._credential_files()
         self._core = ServerCore(
             ModelPublisher(self._server.publish),
@@ -181,18 +180,16 @@ class ModelServer:
         self._core.expect(names)
         with _naming_the_server():
             self._ports = self._server.start()
-        if self._flags.admin_api_port:
-            self._admin = self._bind_admin()
+        for endpoint in self._options.endpoints:
+            if endpoint.offer == "administration":
+                _log.info("Administration API on %s", _shown(endpoint))
         if self._flags.open_ports == OPEN_AT_ONCE:
             self._open_ports()
         self._slow_loads.start()
         startup = StartupWatch(self._core, names, self._core.complete_start, self._fail)
         with self._writing_places():
             self._core.start(self._models)
-        self._requests.begin(self._core)
-        if self._admin is not None:
-            # Not earlier: a change waits for what it loads, and nothing would be loaded yet.
-            self._admin.start()
+        self._requests.begin(self._core, self._server.shadow_statistics)
         if self._flags.model_config_file and self._flags.model_config_file_poll_wait_seconds > 0:
             threading.Thread(
                 target=self._poll_model_config, name="model-config-poll", daemon=True
@@ -256,8 +253,6 @@ class ModelServer:
         """
         self._stopping.set()
         self._slow_loads.stop()
-        if self._admin is not None:
-            self._admin.close()
         self._requests.close()
         self._core.begin_to_stop()
         deadline = time.monotonic() + self._flags.drain_timeout_seconds
@@ -294,8 +289,6 @@ class ModelServer:
                 raise
             message = f"Failed to BuildAndStart gRPC server: {error.message}"
             raise ConfigError(message) from error
-        if self._admin is not None:
-            self._admin.set_tls(tls_context(self._flags))
 
     def _poll_model_config(self) -> None:
         while True:
@@ -325,7 +318,7 @@ class ModelServer:
                 permissions = self._permissions(models)
                 self._core.permit(permissions)
                 # Beside the administration API, a file that says nothing new changes nothing.
-                if not (self._admin is None or models != self._applied or is_asked):
+                if not (not self._flags.admin_api_port or models != self._applied or is_asked):
                     return
         except ConfigError as error:
             _log.error("Failed to read ModelServerConfig file: %s", error)
@@ -391,25 +384,6 @@ class ModelServer:
         self._config_file_problem = problem
         return permissions
 
-    def _bind_admin(self) -> AdminServer:
-        api = AdminApi(self._core, self._server.shadow_statistics)
-        flags = self._flags
-        tls = tls_context(flags)
-        admin = AdminServer(
-            api,
-            flags.admin_api_address,
-            flags.admin_api_port,
-            self._may_administer,
-            tls,
-            [name for name in flags.admin_api_hosts.split(",") if name.strip()],
-        )
-        how = " with TLS" if tls else ""
-        _log.info("Administration API on %s:%d%s", flags.admin_api_address, admin.port, how)
-        return admin
-
-    def _may_administer(self, headers: Sequence[tuple[str, str]]) -> None:
-        self._server.require_scope("admin", headers)
-
     def rehearse(self) -> None:
         """Do what a start does up to the first load, and take it back; for a server of its own.
 
@@ -419,8 +393,6 @@ class ModelServer:
         with _naming_the_server():
             self._server.start()
         try:
-            if self._flags.admin_api_port:
-                self._bind_admin().close()
             self._core.check(self._models)
         finally:
             self._requests.close()
@@ -460,7 +432,8 @@ class ModelServer:
         with _naming_the_server():
             self._server.open()
         for endpoint in self._options.endpoints:
-            _log.info("Listening on %s%s", endpoint.address, " with TLS" if endpoint.tls else "")
+            if endpoint.offer != "administration":
+                _log.info("Listening on %s", _shown(endpoint))
         flags = self._flags
         # The lines that tools wait for.
         if flags.port:
@@ -506,3 +479,7 @@ def _naming_the_server() -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"Failed to BuildAndStart gRPC server: {error.message}") from error
+
+
+def _shown(endpoint: Endpoint) -> str:
+    return endpoint.address + (" with TLS" if endpoint.tls else "")

@@ -311,6 +311,11 @@ class ServerCore:
         self._apply(models, level)
         return change
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether nothing is worth waiting for any more."""
+        return self._is_stopping.is_set()
+
     def begin_to_stop(self) -> None:
         """Have nobody wait any longer for what is to be loaded; what serves goes on."""
         self._is_stopping.set()

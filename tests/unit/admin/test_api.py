@@ -225,6 +225,29 @@ def test_the_last_version_that_works_stays_and_the_request_says_so(admin: Admini
     assert admin.states("m")["2"] == "AVAILABLE"
 
 
+@pytest.mark.parametrize(
+    ("is_stopping", "text", "code"),
+    [
+        (False, "The client has gone", Code.CANCELLED),
+        (True, "The server is shutting down", Code.UNAVAILABLE),
+    ],
+)
+def test_a_wait_ends_with_its_client_and_with_the_server(
+    admin: Administered, is_stopping: bool, text: str, code: Code
+) -> None:
+    base_path = admin.base_path("m", 1, 2)
+    Path(base_path, "1/broken").touch()
+    admin.call("PUT", "/models/m", {"base_path": base_path})
+    with pytest.raises(AppliedError):
+        admin.call("PUT", "/models/m/versions/1")
+    if is_stopping:
+        admin.core.begin_to_stop()
+    unload = AdminRequest("DELETE", "/v1/admin/models/m/versions/2", is_awaited=lambda: is_stopping)
+    with pytest.raises(AppliedError, match=text) as caught:
+        admin.api.answer(unload)
+    assert caught.value.code is code
+
+
 def test_a_label_whose_version_has_gone_holds_up_no_other_change(three: Administered) -> None:
     three.call("PUT", "/models/m/labels/stable", {"version": 3})
     three.call("PATCH", "/models/m", {"model_version_policy": {"specific": {"versions": [1]}}})

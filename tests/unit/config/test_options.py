@@ -115,6 +115,30 @@ def test_our_own_flags_secure_everything() -> None:
     assert [(e.tls, e.offer) for e in found] == [(True, "everything")] * 4
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1:8590"),
+        ("admin.example", "admin.example:8590"),
+        ("::1", "[::1]:8590"),
+        ("[::1]", "[::1]:8590"),
+        ("", "0.0.0.0:8590"),
+    ],
+)
+def test_administration_is_an_endpoint_with_names_of_its_own(address: str, expected: str) -> None:
+    options = server_options(
+        replace(
+            SERVED,
+            admin_api_port=8590,
+            admin_api_address=address,
+            admin_api_hosts="a.example, b.example,",
+        )
+    )
+    assert options.endpoints[-1] == Endpoint(expected, offer="administration")
+    assert options.admin_hosts == ("localhost", address, "a.example", "b.example")
+    assert options.model_repository
+
+
 def test_permissions_of_sockets_are_octal() -> None:
     def mode(text: str) -> int | None:
         return server_options(replace(SERVED, unix_socket_permissions=text)).socket_mode

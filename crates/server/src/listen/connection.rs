@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::transport::{Socket, Transport};
-use super::{ListenOptions, Offer, Shared, respond};
+use super::{Arrival, ListenOptions, Shared, respond};
 use crate::activity::{Activity, Counted, Returned, Snapshot, UnderWay};
 use crate::body::{BodyLimits, RequestBody};
 use crate::error::{Code, ServingError};
@@ -60,7 +60,12 @@ fn most_unsent(limits: BodyLimits) -> u64 {
 }
 
 /// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
-pub(super) async fn serve_secure(socket: Socket, shared: &Arc<Shared>, offer: Offer, mut drain: watch::Receiver<bool>) {
+pub(super) async fn serve_secure(
+    socket: Socket,
+    shared: &Arc<Shared>,
+    arrival: Arrival,
+    mut drain: watch::Receiver<bool>,
+) {
     let Some(acceptor) = shared.options.tls.acceptor() else { return };
     let handshake = tokio::time::timeout(shared.options.head.timeout, acceptor.accept(socket));
     let last_moment = async {
@@ -73,12 +78,12 @@ pub(super) async fn serve_secure(socket: Socket, shared: &Arc<Shared>, offer: Of
     };
     // A handshake that fails is the client's to explain; it has been told why.
     if let Ok(Ok(stream)) = done {
-        serve(Transport::Tls(Box::new(stream)), shared, offer, drain).await;
+        serve(Transport::Tls(Box::new(stream)), shared, arrival, drain).await;
     }
 }
 
 /// Serves a connection that is ready for HTTP.
-pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, offer: Offer, mut drain: watch::Receiver<bool>) {
+pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, arrival: Arrival, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
     let returned = Returned::default();
     let counted = Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned));
@@ -87,7 +92,7 @@ pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, offer: Offer,
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
-        async move { Ok::<_, Infallible>(answer(&shared, offer, request, under_way).await) }
+        async move { Ok::<_, Infallible>(answer(&shared, arrival, request, under_way).await) }
     });
     let mut parting: &[u8] = b"";
     // The connection ends with the block, and gives the stream back.
@@ -192,13 +197,18 @@ async fn part(mut stream: Transport, last_words: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn answer(shared: &Arc<Shared>, offer: Offer, request: Request<Incoming>, under_way: UnderWay) -> grpc::Reply {
+async fn answer(
+    shared: &Arc<Shared>,
+    arrival: Arrival,
+    request: Request<Incoming>,
+    under_way: UnderWay,
+) -> grpc::Reply {
     let limits = shared.options.body;
     under_way.room(most_unsent(limits)).await;
     let activity = Arc::clone(under_way.activity());
     let (version, is_grpc) = (request.version(), has_content_type(request.headers()));
     let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&activity)));
-    let mut response = respond(shared, offer, request).await;
+    let mut response = respond(shared, arrival, request).await;
     let mut claim = None;
     if let Either::Left(body) = response.body()
         && body.len() >= LARGE_ANSWER

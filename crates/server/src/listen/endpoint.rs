@@ -50,6 +50,8 @@ pub enum Offer {
     RestOnly,
     /// Health checks, from the start of the server.
     HealthOnly,
+    /// The administration API, from the start of the server.
+    Administration,
 }
 
 impl Offer {
@@ -59,13 +61,14 @@ impl Offer {
             "everything" => Some(Self::Everything),
             "rest" => Some(Self::RestOnly),
             "health" => Some(Self::HealthOnly),
+            "administration" => Some(Self::Administration),
             _ => None,
         }
     }
 
     /// Whether connections are accepted before the server opens.
     pub(super) fn is_early(self) -> bool {
-        self == Self::HealthOnly
+        matches!(self, Self::HealthOnly | Self::Administration)
     }
 }
 
@@ -152,9 +155,10 @@ impl Listener {
 }
 
 fn bind_tcp(address: &str) -> io::Result<Socket> {
+    // A name may have addresses of both kinds; clients that know one of them only know IPv4.
     let address = address
         .to_socket_addrs()?
-        .next()
+        .min_by_key(SocketAddr::is_ipv6)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the host has no address"))?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {

@@ -2,6 +2,7 @@
 //! object would cost an indirect call and a type parameter a copy of the whole HTTP stack for each of them.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +24,16 @@ pub(super) enum Socket {
 pub(super) enum Transport {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+}
+
+impl Socket {
+    /// The address that the client has connected to, if it is one of TCP.
+    pub(super) fn own_address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
+            Self::Unix(..) => None,
+        }
+    }
 }
 
 impl Transport {

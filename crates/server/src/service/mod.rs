@@ -14,10 +14,9 @@ mod scrape;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use tokio::sync::Semaphore;
 
-use crate::access::{Access, Scope};
+use crate::access::Access;
 use crate::body::BodyMemory;
 use crate::codec::metadata;
 use crate::control_plane::ControlPlane;
@@ -99,15 +98,6 @@ impl Service {
             metrics: Metrics::default(),
             router: Router::default(),
         }
-    }
-
-    /// Looks whether a key is good for a scope, and counts the request if it is refused.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Access::require`].
-    pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<()> {
-        self.access.require(headers, scope).inspect_err(|error| self.metrics.refuse(error.code))
     }
 
     /// The metadata of a version as a JSON document (`docs/spec/rest_api.md` §12).

@@ -1,7 +1,7 @@
-"""Administration: an API over HTTP on a port of its own, and the Open Inference Protocol's repository."""
+"""Administration: the API on the administration port, and the Open Inference Protocol's repository."""
 
-from servable._server.admin.api import AdminApi
-from servable._server.admin.http import AdminServer
+from servable._server.admin.answers import respond
+from servable._server.admin.api import AdminApi, AdminRequest, ShadowStatistics
 from servable._server.admin.repository import ModelRepository
 
-__all__ = ["AdminApi", "AdminServer", "ModelRepository"]
+__all__ = ["AdminApi", "AdminRequest", "ModelRepository", "ShadowStatistics", "respond"]

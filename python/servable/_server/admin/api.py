@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +118,6 @@ class AdminApi:
         """
         self._core = core
         self._shadow_statistics = shadow_statistics
-        self._stopping = threading.Event()
         name, label = r"/models/([^/]+)", r"/labels/([^/]+)"
         version = r"/versions/([^/]+)"
         routes: Sequence[tuple[str, str, Callable[..., Answer]]] = (
@@ -262,12 +260,15 @@ class AdminApi:
             state = monitor.state(ServableId(name, number))
             return state is None or state.state >= ServableState.UNLOADING
 
-        if not monitor.wait_for(is_gone, seconds):
-            raise AppliedError(
-                f"Version {number} of model {name} is still served after {seconds:g} s; it goes "
-                "once its requests have ended and another version can take its place",
-                code=Code.DEADLINE_EXCEEDED,
-            )
+        end = time.monotonic() + seconds
+        while not monitor.wait_for(is_gone, _look_until(end)):
+            self._check_wait(request)
+            if time.monotonic() >= end:
+                raise AppliedError(
+                    f"Version {number} of model {name} is still served after {seconds:g} s; it goes "
+                    "once its requests have ended and another version can take its place",
+                    code=Code.DEADLINE_EXCEEDED,
+                )
         return self._described(self._configured(name))
 
     def _changed(self, request: AdminRequest, name: str, edit: Edit) -> Answer:
@@ -299,14 +300,13 @@ class AdminApi:
             return has_ended or _is_available(self._core.monitor.state(wanted))
 
         end = time.monotonic() + seconds
-        while not fresh.wait_for(is_settled, min(_LOOK_SECONDS, max(0.0, end - time.monotonic()))):
+        while not fresh.wait_for(is_settled, _look_until(end)):
             if (failure := self._core.last_failure(wanted)) is not None:
                 raise AppliedError(
                     f"{version} could not be loaded yet: {failure.message}; it goes on being tried",
                     code=failure.code,
                 )
-            if not request.is_awaited():
-                raise _given_up()
+            self._check_wait(request)
             if time.monotonic() >= end:
                 break
         if _is_available(self._core.monitor.state(wanted)):
@@ -328,6 +328,17 @@ class AdminApi:
             f"{version} is not available after {seconds:g} s; it goes on loading",
             code=Code.DEADLINE_EXCEEDED,
         )
+
+    def _check_wait(self, request: AdminRequest) -> None:
+        """End a wait that is of no use any more.
+
+        Raises:
+            AppliedError: The server is shutting down, or the client has gone.
+        """
+        if self._core.is_stopping:
+            raise AppliedError("The server is shutting down", code=Code.UNAVAILABLE)
+        if not request.is_awaited():
+            raise _given_up()
 
     # ---- describing
 
@@ -380,6 +391,11 @@ def _statistics(statistics: Mapping[str, int | str]) -> dict[str, Any]:
 
 def _is_available(recorded: Any) -> bool:
     return recorded is not None and recorded.state is ServableState.AVAILABLE
+
+
+def _look_until(end: float) -> float:
+    """How long to wait before the next look, in seconds."""
+    return min(_LOOK_SECONDS, max(0.0, end - time.monotonic()))
 
 
 def _given_up() -> AppliedError:

@@ -103,6 +103,8 @@ class ModelRepository:
 
         end = time.monotonic() + _LOAD_SECONDS
         while not monitor.wait_for(is_available, _LOOK_SECONDS):
+            if self._core.is_stopping:
+                raise UnavailableError("The server is shutting down")
             if time.monotonic() >= end or not is_awaited():
                 errors = [r.error for r in monitor.states(name).values() if r.error is not None]
                 problem = next(iter(errors), self._core.problems().get(name))

@@ -220,6 +220,7 @@ def server_options(flags: Flags) -> ServerOptions:
         model_repository=bool(flags.admin_api_port),
         grpc=grpc_options(flags),
         metrics_path=metrics_path(flags.monitoring_config_file),
+        admin_hosts=("localhost", flags.admin_api_address, *_names(flags.admin_api_hosts)),
         open_paths=tuple(path for path in flags.paths_without_api_key.split(",") if path),
         **{name: getattr(flags, name) for name in _LIMITS},
     )
@@ -257,7 +258,7 @@ def grpc_options(flags: Flags) -> GrpcOptions:
 
 
 def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
-    """Where to listen, TCP first, the health port last of it; equal addresses become one.
+    """Where to listen, TCP first, health and administration last of it; equal addresses become one.
 
     `--ssl_config_file` is about gRPC alone: what is for REST stays without TLS, and is for REST only,
     so that nobody goes round the certificates.
@@ -265,7 +266,7 @@ def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
     everywhere = bool(flags.tls_certificate_file)
     for_grpc = everywhere or bool(flags.ssl_config_file)
     offer: Offer = "rest" if for_grpc and not everywhere else "everything"
-    found = {}
+    found, administration = {}, []
     if flags.port:
         found[flags.port] = Endpoint(f"0.0.0.0:{flags.port}", for_grpc)
     if flags.rest_api_port:
@@ -273,19 +274,31 @@ def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
         found.setdefault(flags.rest_api_port, rest)
     if flags.health_port:
         found[flags.health_port] = Endpoint(f"[::]:{flags.health_port}", offer="health")
+    if flags.admin_api_port:
+        # Never one with another endpoint: a port that is taken is an error.
+        address = _socket_address(flags.admin_api_address, flags.admin_api_port)
+        administration.append(Endpoint(address, everywhere, "administration"))
     sockets = {}
     if flags.grpc_socket_path:
         sockets[flags.grpc_socket_path] = Endpoint(f"unix:{flags.grpc_socket_path}", for_grpc)
     if flags.rest_api_socket_path:
         rest = Endpoint(f"unix:{flags.rest_api_socket_path}", everywhere, offer)
         sockets.setdefault(flags.rest_api_socket_path, rest)
-    return (*found.values(), *sockets.values())
+    return (*found.values(), *administration, *sockets.values())
+
+
+def _socket_address(host: str, port: int) -> str:
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host or '0.0.0.0'}:{port}"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _cors_allowed_headers(flags: Flags) -> str:
-    names = [
-        name.strip() for name in flags.rest_api_cors_allowed_headers.split(",") if name.strip()
-    ]
+    names = _names(flags.rest_api_cors_allowed_headers)
     for name in names:
         if _HEADER_NAME.fullmatch(name) is None:
             raise ConfigError(

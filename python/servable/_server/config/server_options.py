@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from servable._server.config.grpc_arguments import GrpcOptions
 from servable._server.config.memory import available_memory
 
-Offer: TypeAlias = Literal["everything", "rest", "health"]
+Offer: TypeAlias = Literal["everything", "rest", "health", "administration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Endpoint:
         address: `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4. Or `unix:PATH`.
         tls: Whether connections begin with TLS.
         offer: Which requests are answered: `everything`; `rest`, without gRPC and administration, which are offered
-            elsewhere under TLS; or `health` checks, which are answered before the server opens.
+            elsewhere under TLS; `health` checks; or the `administration` API. The last two are answered before the
+            server opens.
     """
 
     address: str
@@ -63,6 +64,8 @@ class ServerOptions:
         min_body_bytes_per_second: How fast a body of several parts has to come on average, `body_timeout_seconds` on
             top.
         open_paths: Further paths that need no API key where others do.
+        admin_hosts: The names and addresses under which the administration API answers, beside loopback addresses and
+            the one that a connection came to.
         metrics_path: Where the metrics page is; empty for none (`--monitoring_config_file`).
     """
 
@@ -88,4 +91,5 @@ class ServerOptions:
     body_timeout_seconds: float = 50.0
     min_body_bytes_per_second: int = 500
     open_paths: tuple[str, ...] = ()
+    admin_hosts: tuple[str, ...] = ()
     metrics_path: str = ""

@@ -6,7 +6,6 @@ that name PEM files are ours, and concern every listener.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,30 +90,6 @@ def read_tls(flags: Flags) -> TlsCredentials:
         _of_file("tls_key_file", flags.tls_key_file),
         _of_file("tls_client_ca_file", client_ca) if client_ca else None,
     )
-
-
-def tls_context(flags: Flags) -> ssl.SSLContext | None:
-    """What a listener of Python's own needs to speak TLS by the flags that name PEM files; `None` without them.
-
-    Raises:
-        ConfigError: The files cannot be used.
-    """
-    if not flags.tls_certificate_file:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        # Without a password at hand, it would be asked for on the terminal.
-        context.load_cert_chain(
-            flags.tls_certificate_file, flags.tls_key_file, password=lambda: b""
-        )
-        if flags.tls_client_ca_file:
-            context.load_verify_locations(flags.tls_client_ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # what OpenSSL raises is one, too
-        names = ", ".join(tls_files(flags))
-        raise ConfigError(f"{names} cannot be used for the administration API: {error}") from error
-    return context
 
 
 def _of_file(flag: str, path: str) -> Pem:

@@ -1,0 +1,46 @@
+"""Answers of the administration API, as documents: what a request brought about, or why it failed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Protocol
+
+from servable._server.admin.api import AdminRequest, Answer, AppliedError
+from servable._server.control_plane import AdminAnswer
+from servable.errors import Code, ServableError
+
+_log = logging.getLogger(__name__)
+
+
+class Api(Protocol):
+    """What carries out requests."""
+
+    def answer(self, request: AdminRequest) -> Answer:
+        """Carry out one request, or raise what the client gets."""
+
+
+def respond(api: Api, request: AdminRequest) -> AdminAnswer:
+    """Carry out a request, write down changes in the log, and never raise."""
+    try:
+        answer = api.answer(request)
+    except ServableError as error:
+        document: dict[str, Any] = {"error": error.message, "code": error.code.name}
+        if isinstance(error, AppliedError):
+            document["applied"] = True
+            _log.warning("Administration: %s %s: %s", request.method, request.path, error.message)
+        return _document(document, error.code)
+    except Exception:
+        _log.exception("A request for administration failed")
+        problem = {"error": "internal error; see the log", "code": Code.INTERNAL.name}
+        return _document(problem, Code.INTERNAL)
+    if request.method != "GET":
+        _log.info("Administration: %s %s", request.method, request.path)
+    if isinstance(answer, str):
+        return AdminAnswer(Code.OK, "text/plain; charset=utf-8", answer.encode())
+    return _document(answer, Code.OK)
+
+
+def _document(document: dict[str, Any], code: Code) -> AdminAnswer:
+    body = json.dumps(document, indent=2) + "\n"
+    return AdminAnswer(code, "application/json", body.encode())
