@@ -1,13 +1,16 @@
-//! How large batches may grow and how long they may wait, so that answers keep to a latency objective.
+//! Adaptive batching: chooses the size and the timeout of batches to meet a latency objective.
 //!
-//! [`Controller`] decides from what it is told: rows that arrive, batches that have run. It has no clock and no thread, and
-//! can say what it knows and what follows from it. [`Adaptive`] is what a queue and the threads that run its batches
-//! share of it.
+//! [`Controller`] decides from two inputs: the rows that arrive, and the batches that were run. It has no clock and no
+//! thread, and can explain its decisions. [`Adaptive`] shares a controller between a queue and the threads that run its
+//! batches.
 //!
-//! The rule: of the sizes that leave time for a request to wait for the batch before its own, the one with the most rows
-//! a second. A batch that is not full waits only if the threads are busy, and then as long as its size takes to arrive
-//! and the objective allows. More than can be answered in time is refused. The estimates are of the recent past, and a
-//! margin that shrinks while too many answers are late makes up for what they miss.
+//! - Size: a request may have to wait for another batch first. Of the sizes that leave time for that, the one with the
+//!   highest throughput is chosen.
+//! - Timeout: a batch that is not full waits only if the threads are busy. It waits for the time in which it is
+//!   expected to fill, as far as the objective allows.
+//! - Load shedding: rows that cannot be answered in time are refused.
+//!
+//! Estimates are EWMAs. A margin, which shrinks while too many answers are late, compensates for their errors.
 
 mod size;
 
@@ -18,63 +21,64 @@ use std::time::{Duration, Instant};
 use super::options::BatchingOptions;
 use size::Size;
 
-/// An estimate moves by this fraction of its distance to the last measurement.
+/// The weight of the last measurement in EWMAs.
 const EWMA_WEIGHT: f64 = 0.125;
 
-/// Sizes whose throughput differs by less than this are as good as each other, and the smaller one is quicker.
+/// Throughputs that differ by less than this fraction count as equal. The smaller size is then preferred: it is faster.
 const TOLERANCE: f64 = 0.03;
 
-/// How long rates are measured before they count.
+/// The interval over which rates are measured.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// After so many answers the margin is looked at, and where it begins and ends.
+/// The margin is adjusted once in this many answers. It begins at the second value, and stays within the range.
 const MARGIN_INTERVAL: usize = 64;
 const FIRST_MARGIN: f64 = 0.8;
 const MARGINS: std::ops::RangeInclusive<f64> = 0.2..=0.9;
 
-/// Answers that may be late, of those that the margin is looked at for.
+/// The number of late answers in one such interval up to which the margin grows.
 const ALLOWED_LATE: usize = MARGIN_INTERVAL / 20;
 
-/// Below the first, threads have time enough for small batches; above the second, every batch is worth filling.
+/// Utilization below the first value: batches do not wait. Above the second: they wait as long as they may. Linear
+/// between.
 const BUSY: (f64, f64) = (0.5, 0.9);
 
-/// What follows from what is known.
+/// The decision of a controller.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decision {
     /// The rows at which a batch is full.
     pub target_size: usize,
-    /// The rows of the pieces that large requests are cut into, where they are.
+    /// The rows of the pieces of split requests.
     pub piece_size: usize,
     /// How long a batch that is not full waits.
     pub wait: Duration,
-    /// How many rows may wait.
+    /// The maximum number of waiting rows.
     pub max_waiting_rows: usize,
 }
 
-/// A decision, and why.
+/// A decision, with the estimates that led to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
-    /// By when answers should be there.
+    /// The latency objective.
     pub objective: Duration,
-    /// What follows.
+    /// The decision.
     pub decision: Decision,
-    /// Whether any size is quick enough.
+    /// Whether any size can meet the objective.
     pub is_attainable: bool,
-    /// The part of the objective that estimates may use up.
+    /// The fraction of the objective that estimates may use.
     pub margin: f64,
-    /// Rows a second that arrive.
+    /// The arrival rate, in rows a second.
     pub arrival_rate: f64,
-    /// The part of the time that the threads have spent on these batches, from 0 to 1.
+    /// The fraction of the time of the threads that was spent on these batches, from 0 to 1.
     pub utilization: f64,
-    /// For each size that has been run: how long that takes, and what it hardly ever exceeds.
+    /// For each size that was run: its mean run time, and the upper bound of nearly all runs.
     pub run_times: Vec<(usize, Duration, Duration)>,
 }
 
-/// Decides for one queue.
+/// The controller of one queue.
 pub struct Controller {
     objective: f64,
     slots: f64,
-    /// The sizes that are told apart, ascending.
+    /// The sizes with separate estimates, ascending.
     sizes: Vec<Size>,
     max_rows: usize,
     arrival_rate: f64,
@@ -86,32 +90,32 @@ pub struct Controller {
     window: Option<Window>,
 }
 
-/// What a batch can be expected to take, and what it will hardly exceed, in seconds.
+/// The forecast run time of a batch, in seconds: the mean, and the upper bound of nearly all runs.
 #[derive(Clone, Copy)]
 struct Forecast {
     mean: f64,
     high: f64,
 }
 
-/// What has happened since the rates were last looked at.
+/// The measurements since the rates were last updated.
 struct Window {
     began: Instant,
     rows: f64,
     busy: f64,
 }
 
-/// Rows a second in batches of a size.
+/// The throughput of batches of a size, in rows a second.
 fn rate((size, forecast): (usize, Forecast)) -> f64 {
     size as f64 / forecast.mean.max(f64::MIN_POSITIVE)
 }
 
-/// Of some sizes, ascending, the one with the most rows a second; `None` if there are none.
+/// The size with the highest throughput, of sizes in ascending order; `None` if there are none.
 fn most_rows(sizes: impl Iterator<Item = (usize, Forecast)>) -> Option<(usize, Forecast)> {
     sizes.reduce(|best, other| if rate(other) <= rate(best) * (1.0 + TOLERANCE) { best } else { other })
 }
 
 impl Controller {
-    /// One for batches that so many threads run.
+    /// A controller for batches that run in this number of slots.
     pub fn new(objective: Duration, options: &BatchingOptions, slots: usize) -> Self {
         let size = options.execution_size();
         let mut sizes: Vec<usize> = match &options.allowed_batch_sizes[..] {
@@ -134,14 +138,13 @@ impl Controller {
         }
     }
 
-    /// Notes rows that have arrived until `now`.
+    /// Records rows that have arrived until `now`.
     pub fn arrived(&mut self, rows: usize, now: Instant) {
         self.window(now).rows += rows as f64;
         self.close_window(now);
     }
 
-    /// Notes a batch: the rows that it was run with, padding included, how long that took, and how many answers there
-    /// were and how many of them came after the objective.
+    /// Records a batch: its rows with padding, its run time, the number of answers, and how many of them were late.
     pub fn ran(&mut self, padded: usize, took: Duration, answers: usize, late: usize, now: Instant) {
         let took = took.as_secs_f64();
         let index = self.sizes.partition_point(|size| size.rows < padded).min(self.sizes.len() - 1);
@@ -172,18 +175,19 @@ impl Controller {
             return;
         }
         let seconds = elapsed.as_secs_f64();
-        // A window that lasted longer says more.
+        // A longer window has more weight.
         let weight = 1.0 - (1.0 - EWMA_WEIGHT).powf(seconds / WINDOW.as_secs_f64());
         self.arrival_rate += weight * (window.rows / seconds - self.arrival_rate);
         self.utilization += weight * ((window.busy / seconds / self.slots).min(1.0) - self.utilization);
         self.window = None;
     }
 
-    /// What a batch of the size at this place takes.
+    /// The forecast for a batch of the size at this index.
     ///
-    /// One that has not been run is hoped to take no longer than the next smaller one, so that it is tried, and feared to
-    /// take longer in proportion to its size, so that it is not tried at the cost of the objective: unless the threads
-    /// are busy all the time, when requests are refused for certain, and few of them are late if the trial fails.
+    /// The forecast of a size that was not run is optimistic in the mean, and pessimistic in the bound. The mean is
+    /// that of the next smaller size, so that the size is tried. The bound grows in proportion to the size, so that a
+    /// trial does not endanger the objective. While the threads are saturated, the bound does not grow: requests are
+    /// refused anyway, and a failed trial makes only few of them late.
     fn forecast(&self, index: usize) -> Option<Forecast> {
         let known = |index: usize| self.sizes[index].known();
         if let Some(known) = known(index) {
@@ -199,21 +203,21 @@ impl Controller {
         Some(Forecast { mean: larger.mean, high: larger.high() })
     }
 
-    /// The sizes, ascending, with what they take.
+    /// The sizes, ascending, with their forecasts.
     fn forecasts(&self) -> impl Iterator<Item = (usize, Forecast)> {
         (0..self.sizes.len()).filter_map(|index| Some((self.sizes[index].rows, self.forecast(index)?)))
     }
 
-    /// How long a request takes in all whose batch is run in this time, if it has to wait for a thread.
+    /// The latency of a request whose batch has this run time, if it has to wait for a slot.
     fn response(&self, run_time: f64) -> f64 {
         run_time * (1.0 + 1.0 / self.slots)
     }
 
-    /// How long the answer to a request may take by the estimates.
+    /// The latency that a forecast may have: the objective times the margin.
     ///
-    /// Late answers shrink it, but not below what the smallest batches take of which that is known. If these were given up
-    /// as well, all requests would be let in that the queue has room for, their answers would be late for that, and so it
-    /// would stay.
+    /// Late answers shrink the margin, but the budget stays at least the latency of the smallest batch with an
+    /// estimate. Otherwise no size would be within the budget, and load shedding would end. The queue would fill up,
+    /// all answers would be late, and the margin could not recover.
     fn budget(&self) -> f64 {
         let wanted = self.objective * self.margin;
         let quickest = self.sizes.iter().find_map(Size::known).map(|known| self.response(known.high()));
@@ -222,33 +226,34 @@ impl Controller {
             .map_or(wanted, |least| wanted.max(least))
     }
 
-    /// The sizes that are quick enough, ascending, with what they take.
+    /// The sizes within the budget, ascending, with their forecasts.
     fn fast_enough(&self, budget: f64) -> impl Iterator<Item = (usize, Forecast)> {
         self.forecasts().filter(move |(_, forecast)| self.response(forecast.high) <= budget)
     }
 
-    /// What follows from what is known by now. Before the first batch has run, requests are not joined.
+    /// The current decision. Before the first batch has run, requests are not joined.
     pub fn decide(&self) -> Decision {
         let budget = self.budget();
         let Some((best_size, forecast)) = most_rows(self.fast_enough(budget)) else {
-            // Small batches are the quickest there are, and have to be known. If not even they are quick enough, answers
-            // are late whatever is done, and come soonest where a request waits for as few batches as can be.
+            // No size is within the budget. First the smallest size is measured. If that is too slow as well, all
+            // answers are late; the size with the highest throughput then gives the shortest queue.
             let smallest = self.sizes[0].known().and_then(|_| most_rows(self.forecasts()));
             let target_size = smallest.map_or(self.sizes[0].rows, |(size, _)| size);
             let (piece_size, max_waiting_rows) = (self.sizes[self.sizes.len() - 1].rows, self.max_rows);
             return Decision { target_size, piece_size, wait: Duration::ZERO, max_waiting_rows };
         };
-        // Of sizes beyond what the margin leaves, the smallest has to be known. It may never be, if requests are larger.
+        // If the best size is beyond the margin, the smallest size is measured first. If requests are larger, it never
+        // is.
         let is_last_resort = budget > self.objective * self.margin && self.sizes[0].known().is_none();
         let target_size = if is_last_resort { self.sizes[0].rows } else { best_size };
         let best = (best_size, forecast);
-        // Whatever is cut more often than it has to be is joined again for nothing.
+        // Smaller pieces than necessary would only have to be joined again.
         let as_good = self.fast_enough(budget).filter(|&other| rate(other) >= rate(best) * (1.0 - TOLERANCE));
         let piece_size = as_good.map(|(size, _)| size).max().unwrap_or(best_size);
         let slack = (budget - self.response(forecast.high)).max(0.0);
         let fill = target_size as f64 / self.arrival_rate.max(f64::MIN_POSITIVE);
         let eagerness = ((self.utilization - BUSY.0) / (BUSY.1 - BUSY.0)).clamp(0.0, 1.0);
-        // If they cannot be filled in time there is no use in waiting for that.
+        // If batches do not fill in time, waiting gains nothing.
         let wait = if fill > self.objective { 0.0 } else { slack.min(fill) * eagerness };
         let in_time = (budget - forecast.high) * self.slots * rate(best);
         let in_time = in_time.min(self.max_rows as f64) as usize;
@@ -260,7 +265,7 @@ impl Controller {
         }
     }
 
-    /// The decision, and what it is made of.
+    /// The current decision, with the estimates that led to it.
     pub fn explain(&self) -> Explanation {
         let known: Vec<_> = self.sizes.iter().filter_map(|size| Some((size.rows, size.estimate?))).collect();
         let seconds = Duration::from_secs_f64;
@@ -279,7 +284,9 @@ impl Controller {
     }
 }
 
-/// A controller as a queue and the threads share it: the queue reads the last decision, and never waits for one.
+/// A controller shared by a queue and the threads that run its batches.
+///
+/// The queue reads the last decision from atomic numbers, and never takes the lock.
 pub(super) struct Adaptive {
     controller: Mutex<Controller>,
     pub(super) objective: Duration,
@@ -305,12 +312,12 @@ impl Adaptive {
         }
     }
 
-    /// Notes rows that have come into the queue.
+    /// Records rows that were queued.
     pub(super) fn arrived(&self, rows: usize) {
         self.arrived.fetch_add(rows, Ordering::Relaxed);
     }
 
-    /// Notes a batch that has ended `now`; see [`Controller::ran`].
+    /// Records a batch that ended `now`, and decides anew; see [`Controller::ran`].
     pub(super) fn ran(&self, padded: usize, took: Duration, answers: usize, late: usize, now: Instant) {
         let mut controller = self.controller();
         controller.arrived(self.arrived.swap(0, Ordering::Relaxed), now);

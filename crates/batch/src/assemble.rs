@@ -1,4 +1,4 @@
-//! Requests into one batch, and its outputs back to them (`docs/spec/batching.md` §9 to §11).
+//! Joins the inputs of requests into one batch, and splits its outputs (`docs/spec/batching.md` §9 to §11).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,13 +9,14 @@ use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, Elements, Tensor};
 use super::concatenate::concatenated;
 use super::task::Task;
 
-/// One tensor for each input: the rows of all tasks in their order, and copies of a row up to `padded` of them.
+/// Joins the inputs of all tasks, in their order, into one tensor for each input, padded with copies of a row to
+/// `padded` rows.
 ///
-/// Takes the inputs of a task that is alone and needs no padding, and copies those of others. Their dtypes and ranks agree; dimensions beyond the first that differ are extended at
-/// their ends by copies of the first element of the tensor that is too short.
+/// The inputs of a single task without padding are moved; all others are copied. Dtypes and ranks must agree. Where
+/// dimensions beyond the first differ, shorter tensors are extended at the end with copies of their first element.
 pub(super) fn join_inputs(tasks: &mut [Task], padded: usize) -> Vec<Tensor> {
     let rows: usize = tasks.iter().map(|task| task.rows).sum();
-    // Nothing to copy a row from: a batch of nothing stays one.
+    // An empty batch has no row to copy, and stays empty.
     let padded = if rows == 0 { 0 } else { padded };
     if let [task] = tasks
         && padded == rows
@@ -33,7 +34,7 @@ pub(super) fn join_inputs(tasks: &mut [Task], padded: usize) -> Vec<Tensor> {
         .collect()
 }
 
-/// About how many bytes a batch of several tasks, or of copied rows, takes; 0 where nothing is copied.
+/// The approximate size of the joined inputs in bytes; 0 where nothing is copied.
 pub(super) fn joined_bytes(tasks: &[Task], padded: usize) -> usize {
     let rows: usize = tasks.iter().map(|task| task.rows).sum();
     if tasks.len() == 1 && padded == rows {
@@ -43,7 +44,7 @@ pub(super) fn joined_bytes(tasks: &[Task], padded: usize) -> usize {
     bytes.saturating_mul(padded.max(rows)) / rows.max(1)
 }
 
-/// The smallest shape that holds all of these, which have one rank.
+/// The smallest shape that contains all of these. They have the same rank.
 fn widest<'a>(mut shapes: impl Iterator<Item = &'a [i64]>) -> Vec<i64> {
     let mut widest = shapes.next().unwrap_or_default().to_vec();
     for shape in shapes {
@@ -84,8 +85,9 @@ fn widened<'a>(tensor: &'a Tensor, inner: &[i64]) -> Cow<'a, Tensor> {
     })
 }
 
-/// Walks through a tensor that is extended from shape `narrow` to `wide`: tells which elements of its own come next, and
-/// how many places to fill after them. `index` is that of the part under way, among all of its size.
+/// Walks through a tensor that is extended from shape `narrow` to `wide`. Calls `tell` with each range of elements to
+/// copy, and the number of elements to fill in after it. `index` is the position of the current part among those of its
+/// size.
 fn each_run(narrow: &[i64], wide: &[i64], index: usize, tell: &mut impl FnMut(Range<usize>, usize)) {
     let (size, rest) = (narrow[0] as usize, &narrow[1..]);
     let missing = (wide[0] - narrow[0]) as usize;
@@ -99,11 +101,11 @@ fn each_run(narrow: &[i64], wide: &[i64], index: usize, tell: &mut impl FnMut(Ra
     tell(0..0, missing * part);
 }
 
-/// The rows of each task out of the outputs of its batch, which was padded to `padded` rows.
+/// Splits the outputs of a batch of `padded` rows into the rows of each task.
 ///
 /// # Errors
 ///
-/// `FAILED_PRECONDITION` if an output does not have the rows of the batch: whose they are cannot be told then.
+/// `FAILED_PRECONDITION` if an output has a different number of rows than the batch: its rows then belong to no task.
 pub(super) fn split_outputs(mut outputs: Vec<Tensor>, rows: &[usize], padded: usize) -> Result<Vec<Vec<Tensor>>> {
     let padded = if rows.iter().all(|&rows| rows == 0) { 0 } else { padded };
     for output in &outputs {
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_whose_rows_are_not_those_of_the_batch_are_nobodys() {
+    fn outputs_with_another_number_of_rows_than_the_batch_are_refused() {
         let refused = |output| split_outputs(vec![output], &[1, 1], 2).expect_err("it cannot be split").to_string();
         assert_eq!(refused(numbers(&[], &[1])), "FAILED_PRECONDITION: Batched output tensor has 0 dimensions");
         for output in [numbers(&[1], &[1]), numbers(&[3], &[1, 2, 3]), numbers(&[0], &[])] {

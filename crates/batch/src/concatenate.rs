@@ -1,12 +1,12 @@
-//! Tensors behind each other along their first dimension.
+//! Concatenation of tensors along dimension 0.
 
 use std::borrow::Cow;
 
 use servable_model::error::{Result, ServingError};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, Elements, Strings, Tensor};
 
-/// The rows of all parts, which differ in nothing but their number, and copies of the first row of the last part that
-/// has one, up to `padded` rows.
+/// Concatenates parts that differ only in their number of rows. Pads them to `padded` rows with copies of the first row
+/// of the last part that is not empty.
 pub(super) fn concatenated(parts: &[Cow<'_, Tensor>], padded: usize) -> Tensor {
     let rows: usize = parts.iter().map(|part| part.shape()[0] as usize).sum();
     let copies = padded.saturating_sub(rows);
@@ -36,7 +36,7 @@ pub(super) fn concatenated(parts: &[Cow<'_, Tensor>], padded: usize) -> Tensor {
     Tensor::from_numbers(last.dtype(), shape, Buffer::Owned(joined))
 }
 
-/// The answer of a request that was run in pieces, from theirs.
+/// Joins the answers of the pieces of a split request.
 pub(super) fn join_answers(answers: &[Vec<Tensor>]) -> Result<Vec<Tensor>> {
     let outputs = answers.first().map_or(0, Vec::len);
     if answers.iter().any(|answer| answer.len() != outputs) {

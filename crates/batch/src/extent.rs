@@ -1,18 +1,18 @@
-//! Which requests may be padded to a common shape, and how far.
+//! Padding to a common shape: which requests may share a batch, and how much padding is allowed.
 
 use servable_model::tensor::{DType, Tensor};
 
-/// Padding may make a tensor of a batch this many times as large as its requests, or [`PADDED_ELEMENTS`] large.
+/// The limit on padding: a padded tensor may have this many times the elements of its requests, or [`PADDED_ELEMENTS`].
 const PADDED_TIMES: usize = 8;
 const PADDED_ELEMENTS: usize = 1 << 20;
 
-/// What the tensors of a batch for one input become when they are padded to a common shape.
+/// The common shape of the tensors of a batch for one input.
 pub(super) struct Extent {
     dtype: DType,
     rows: usize,
-    /// The dimensions beyond the first, each the largest of all tensors.
+    /// The dimensions beyond the first: the maximum over all tensors.
     inner: Vec<i64>,
-    /// How many elements the tensors have without padding.
+    /// The number of elements without padding.
     elements: usize,
 }
 
@@ -26,13 +26,13 @@ impl Extent {
         self.inner.iter().zip(&tensor.shape()[1..]).map(|(&a, &b)| a.max(b))
     }
 
-    /// Whether a tensor can be padded to one shape with these, and without growing out of proportion.
+    /// Whether a tensor can be padded to a common shape with these, within the limit on padding.
     pub(super) fn can_include(&self, tensor: &Tensor) -> bool {
         let inner = &tensor.shape()[1..];
         if self.dtype != tensor.dtype() || self.inner.len() != inner.len() {
             return false;
         }
-        // There is no first element to fill an empty tensor with.
+        // An empty tensor has no first element to pad with.
         if self.inner == *inner || self.inner.contains(&0) || inner.contains(&0) {
             return self.inner == *inner;
         }
@@ -41,12 +41,12 @@ impl Extent {
         padded <= PADDED_ELEMENTS || padded / PADDED_TIMES <= self.elements + tensor.len()
     }
 
-    /// Whether a tensor has the shape that these are padded to.
+    /// Whether a tensor has the common shape already.
     pub(super) fn is_shape_of(&self, tensor: &Tensor) -> bool {
         self.dtype == tensor.dtype() && self.inner == tensor.shape()[1..]
     }
 
-    /// Whether these would have the same shape with this one.
+    /// Whether a tensor fits into the common shape without changing it.
     pub(super) fn covers(&self, tensor: &Tensor) -> bool {
         self.can_include(tensor) && self.widened(tensor).eq(self.inner.iter().copied())
     }

@@ -1,12 +1,12 @@
-//! Groups requests into batches: waits, joins, pads, runs, splits.
+//! The batch scheduler: queues requests, joins and pads them, runs the batch, and splits the outputs.
 //!
-//! A part of its own, which servers and programs use alike: it knows tensors, the deadline of a call and a function
-//! that runs a batch. A [`Scheduler`] owns threads that any number of [`Queue`]s share; requests of one queue may be in
-//! one batch. Nothing here holds a thread for a request that waits.
+//! The crate knows tensors, deadlines and a function that runs a batch. The server uses it, and so do programs without
+//! a server. A [`Scheduler`] owns a thread pool that any number of [`Queue`]s share. Only requests of one queue share a
+//! batch. A request that waits occupies no thread.
 //!
-//! What an answer looks like, which errors there are and when a batch is run are those of TensorFlow Serving
-//! (`docs/spec/batching.md`), but that requests never fail for each other's shapes, and that one whose caller has given
-//! up is dropped before its batch runs.
+//! Answers, errors and the times at which batches run are those of TensorFlow Serving (`docs/spec/batching.md`), with
+//! two differences. Requests with different shapes do not fail each other. A cancelled request is dropped before its
+//! batch runs.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! The requests of low priority that wait in one queue: they fill batches up, or make some when nothing else waits.
+//! The waiting requests of low priority of one queue. They fill up other batches, or form batches when no other waits.
 //!
-//! The rules are those of TensorFlow's shared batch scheduler (`docs/spec/batching.md` §19), but that the most urgent
-//! request goes first, and that none waits for ever, see [`LowPriority::is_overdue`].
+//! The rules are those of TensorFlow's shared batch scheduler (`docs/spec/batching.md` §19), with two differences. The
+//! request with the earliest deadline goes first. Ageing prevents starvation, see [`LowPriority::is_overdue`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use super::options::BatchingOptions;
 use super::task::Task;
 use servable_model::error::{Code, Result, ServingError};
 
-/// The waiting requests, the most urgent first.
+/// The waiting requests, by deadline.
 pub(super) struct LowPriority {
     tasks: VecDeque<Task>,
     weight: usize,
-    /// When the first of them arrived.
+    /// The earliest arrival.
     oldest: Option<Instant>,
-    /// The rows of a full batch of them, the time that one waits that is not full, and how many may wait.
+    /// The limits of a batch of low priority: its rows, its timeout, and how many may wait.
     size: usize,
     timeout: Duration,
     max_batches: usize,
@@ -39,7 +39,7 @@ impl LowPriority {
         self.tasks.is_empty()
     }
 
-    /// The rows that wait.
+    /// The number of waiting rows.
     pub(super) fn weight(&self) -> usize {
         self.weight
     }
@@ -48,31 +48,31 @@ impl LowPriority {
         self.oldest
     }
 
-    /// How long a batch of nothing else waits for more.
+    /// How long a batch of low priority that is not full waits.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Whether there is a full batch of them.
+    /// Whether the waiting requests fill a batch.
     pub(super) fn is_full(&self) -> bool {
         self.weight >= self.size
     }
 
-    /// When the most urgent one has waited for so long that it goes before others.
+    /// The time at which the first request becomes overdue.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
         self.tasks.front().map(Task::due)
     }
 
-    /// Whether the most urgent one has waited for so long that it goes before others: they come first, but not for ever.
+    /// Whether a request has reached its explicit or implied deadline. It then goes before requests of high priority.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.overdue_at().is_some_and(|end| end <= now)
     }
 
-    /// Whether there is room for a task.
+    /// Checks that there is room for a task.
     ///
     /// # Errors
     ///
-    /// `UNAVAILABLE` if there is not, in the words of TensorFlow.
+    /// `UNAVAILABLE` if there is not, with the text of TensorFlow.
     pub(super) fn admit(&self, task: &Task, can_split: bool) -> Result<()> {
         let (weight, size, most) = (task.weight(), self.size, self.max_batches);
         if weight > size && !can_split {
@@ -98,7 +98,7 @@ impl LowPriority {
         Ok(())
     }
 
-    /// Takes in an admitted task, in pieces of no more than so many rows.
+    /// Inserts an admitted task, in pieces of at most `most` rows.
     pub(super) fn insert(&mut self, task: Task, most: usize) {
         let size = self.size.min(most);
         if task.rows > size {
@@ -115,7 +115,8 @@ impl LowPriority {
         self.tasks.insert(index, task);
     }
 
-    /// Takes out requests for a batch, the most urgent first: as many as fit into so many rows and are welcome.
+    /// Takes requests for a batch in the order of their deadlines, as far as they fit into `room` rows and `fits` is
+    /// true.
     pub(super) fn fill(&mut self, mut room: usize, mut fits: impl FnMut(&Task) -> bool) -> Vec<Task> {
         let mut taken = Vec::new();
         let mut index = 0;
@@ -132,7 +133,7 @@ impl LowPriority {
         taken
     }
 
-    /// Takes out those that would not be run.
+    /// Removes cancelled requests.
     pub(super) fn remove_cancelled(&mut self, now: Instant) -> Vec<Task> {
         let (cancelled, rest) = std::mem::take(&mut self.tasks).into_iter().partition(|task| task.is_cancelled(now));
         self.tasks = rest;
@@ -141,7 +142,7 @@ impl LowPriority {
         cancelled
     }
 
-    /// Takes out the most urgent one, for a batch of its own, and says how many rows may join it.
+    /// Takes the first request, to open a batch with it. Returns also how many rows may join it.
     pub(super) fn take_first(&mut self) -> Option<(Task, usize)> {
         let task = self.tasks.pop_front()?;
         self.took(std::slice::from_ref(&task));

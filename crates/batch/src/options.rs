@@ -1,15 +1,16 @@
-//! How a queue forms batches, in the names, units and defaults of `tensorflow.serving.BatchingParameters`.
+//! The options of queues and thread pools, with the names, units and defaults of
+//! `tensorflow.serving.BatchingParameters`.
 
 use std::time::Duration;
 
 use servable_model::error::{Result, ServingError};
 
-/// The threads that run batches: shared by all queues of a scheduler.
+/// The options of the thread pool, which all queues of a scheduler share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// How many batches run at once at most.
+    /// The maximum number of batches that run concurrently.
     pub num_batch_threads: usize,
-    /// What the threads are called, with a number after it.
+    /// The prefix of thread names. A number follows it.
     pub thread_pool_name: String,
 }
 
@@ -22,17 +23,17 @@ impl Default for PoolOptions {
     }
 }
 
-/// The limits of one queue; sizes are rows, that is sizes of dimension 0.
+/// The options of one queue. Sizes are numbers of rows, that is sizes of dimension 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchingOptions {
-    /// The largest request that is taken and, unless requests are split, the largest batch.
+    /// The largest request that is accepted and, unless requests are split, the largest batch.
     pub max_batch_size: usize,
-    /// How long a batch that is not full waits, counted from its first request; 0 is greedy: a free thread takes what
-    /// is there at once, so that batches form only while all threads are busy.
+    /// How long a batch that is not full waits, from its first request. 0 is greedy: an idle thread takes a batch at
+    /// once, so that batches form only while all threads are busy.
     pub batch_timeout_micros: u64,
-    /// How many batches may wait, the one that is being filled included; those that a thread has taken do not count.
+    /// The maximum number of waiting batches, the open one included. Batches that a thread has taken do not count.
     pub max_enqueued_batches: usize,
-    /// The sizes that batches are padded up to, ascending; none for any size.
+    /// The sizes that batches are padded up to, ascending. Empty for any size.
     pub allowed_batch_sizes: Vec<usize>,
     /// Whether requests whose shapes differ beyond dimension 0 may share a batch, padded to a common shape.
     pub pad_variable_length_inputs: bool,
@@ -40,29 +41,29 @@ pub struct BatchingOptions {
     pub enable_large_batch_splitting: bool,
     /// The largest batch where requests are split; `None` for `max_batch_size`.
     pub max_execution_batch_size: Option<usize>,
-    /// Within which time requests are to be answered, nearly all of them. Where there is such an objective, it decides how
-    /// long batches wait and how large they grow, within the other limits; `batch_timeout_micros` is 0 then.
+    /// The time within which nearly all requests should be answered. It decides the timeout and the size of batches,
+    /// within the other limits. `batch_timeout_micros` must be 0 then.
     pub latency_objective: Option<Duration>,
-    /// Whether the requests of a batch that failed are run again in smaller ones, where runs may be repeated, so that an
-    /// error reaches only those that cause it.
+    /// Whether the requests of a failed batch are run again in smaller batches, so that only those that cause the error
+    /// get it. Applies only to batch functions that may be repeated.
     pub rerun_failed_batches: bool,
-    /// What becomes of requests of low priority.
+    /// How requests of low priority share batches with others.
     pub mixed_priority_batching_policy: MixedPriorityPolicy,
-    /// How they wait.
+    /// The limits for requests of low priority.
     pub low_priority: LowPriorityOptions,
 }
 
-/// What becomes of requests of low priority while others wait, in the names of TensorFlow's batch functions.
+/// How requests of low priority share batches with others, with the names of TensorFlow's batch functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MixedPriorityPolicy {
-    /// They fill up the batches of the others.
+    /// They fill up other batches to the maximum size.
     #[default]
     PadToMaxBatchSize,
-    /// They take the place of rows of padding only.
+    /// They replace rows of padding only.
     PadToNextAllowedSize,
-    /// They are in batches of their own.
+    /// They are never in a batch with others.
     Isolation,
-    /// They are put into the batch of the others when that is taken, and count when it is looked whether it is full.
+    /// They join another batch when that is taken, and count towards its size before that.
     Merge,
 }
 
@@ -74,7 +75,7 @@ impl MixedPriorityPolicy {
         ("priority_merge", Self::Merge),
     ];
 
-    /// Its name.
+    /// The name of the policy.
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |&(name, _)| name)
     }
@@ -85,14 +86,14 @@ impl MixedPriorityPolicy {
     }
 }
 
-/// The limits of requests of low priority; those of the queue where there are none.
+/// The limits for requests of low priority. `None` stands for the limit of the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LowPriorityOptions {
-    /// The largest batch of nothing else; never more than that of the queue.
+    /// The largest batch of low priority; at most that of the queue.
     pub max_batch_size: Option<usize>,
-    /// How long such a batch waits that is not full.
+    /// How long a batch of low priority that is not full waits.
     pub batch_timeout_micros: Option<u64>,
-    /// How many such batches may wait.
+    /// The maximum number of waiting batches of low priority.
     pub max_enqueued_batches: Option<usize>,
 }
 
@@ -115,11 +116,11 @@ impl Default for BatchingOptions {
 }
 
 impl BatchingOptions {
-    /// Whether they make sense together, in the words of TensorFlow Serving (`docs/spec/batching.md` §3).
+    /// Checks that the options are consistent (`docs/spec/batching.md` §3).
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if they do not.
+    /// `INVALID_ARGUMENT` if they are not, with the text of TensorFlow Serving.
     pub fn check(&self) -> Result<()> {
         if let Some(&last) = self.allowed_batch_sizes.last()
             && last != self.max_batch_size
@@ -179,7 +180,7 @@ impl BatchingOptions {
         Duration::from_micros(self.batch_timeout_micros)
     }
 
-    /// The rows that a batch of this many is padded to.
+    /// The number of rows that a batch of `rows` rows is padded to.
     pub(super) fn padded_size(&self, rows: usize) -> usize {
         self.allowed_batch_sizes.iter().copied().find(|&size| size >= rows).unwrap_or(rows)
     }

@@ -1,11 +1,11 @@
-//! The threads that run batches, and take turns at the queues that share them.
+//! The thread pool: worker threads serve the queues round-robin.
 //!
-//! All queues of a scheduler are under one lock, which is held for a fraction of a microsecond: to find a request its
-//! place, or a thread its batch. Tensors are joined, run, split and freed outside.
+//! One lock guards all queues of a scheduler. It is held for a fraction of a microsecond, to insert a request or to
+//! take a batch. Tensors are joined, run, split and freed outside the lock.
 //!
-//! As many batches run at once as there are places, whoever runs them: a caller that can run a batch itself takes the
-//! place of a thread for as long, see [`Pool::lead`]. A batch that runs for long gives its place up where others need it,
-//! see [`super::slots`]; so that somebody sees to that, there is always one thread more than those that are at work.
+//! Slots limit the batches that run concurrently. A caller may run a batch on its own thread, and takes a slot for it,
+//! see [`Pool::lead`]. The slot of a long run is reclaimed when another batch needs it, see [`super::slots`]. The pool
+//! keeps one thread more than are busy, so that a thread is always free to reclaim a slot.
 
 mod state;
 
@@ -23,23 +23,23 @@ use super::work::RunBatch;
 use servable_model::error::Result;
 use state::{State, Wake};
 
-/// What the threads share with the queues that they serve.
+/// The state that worker threads and queues share.
 pub(super) struct Pool {
     state: Mutex<State>,
     work: Condvar,
     timer: Condvar,
-    /// How the names of the threads begin.
+    /// The prefix of thread names.
     name: String,
-    /// Those that have not ended, as far as is known.
+    /// The threads that are not known to have ended.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
-    /// A pool in which so many batches run at once, on threads whose names begin so.
+    /// Starts a pool with this number of slots. `name` is the prefix of thread names.
     ///
     /// # Errors
     ///
-    /// If the system gives it no threads.
+    /// If the system cannot start a thread.
     pub(super) fn start(slots: usize, name: &str) -> io::Result<Arc<Self>> {
         let pool = Arc::new(Self {
             state: Mutex::new(State::new(slots)),
@@ -72,17 +72,17 @@ impl Pool {
         Ok(())
     }
 
-    /// Waits until all threads have ended, once the pool is closed.
+    /// Joins all threads of a closed pool.
     pub(super) fn join(&self) {
         let own = std::thread::current().id();
         loop {
             let threads = std::mem::take(&mut *self.threads());
-            // A thread of the pool that lets go of the pool cannot wait for itself.
+            // A thread of the pool that drops the pool cannot join itself.
             if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == own) {
                 return;
             }
             for thread in threads {
-                // Threads do not panic: what they run is caught.
+                // Threads do not panic: panics of batch functions are caught.
                 drop(thread.join());
             }
         }
@@ -92,7 +92,7 @@ impl Pool {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a queue; gives its number.
+    /// Adds a queue. Returns its number.
     pub(super) fn add(
         &self,
         owner: Arc<Owner>,
@@ -103,13 +103,15 @@ impl Pool {
         self.state().add(owner, options, run, statistics)
     }
 
-    /// How a queue keeps to its latency objective, if it has one.
+    /// The state of the adaptive controller of a queue, if the queue has a latency objective.
     pub(super) fn explain(&self, number: usize) -> Option<Explanation> {
         let adaptive = self.state().queues[number].adaptive.clone();
         adaptive.map(|adaptive| adaptive.explain())
     }
 
-    /// Puts a task into a queue; says whether its caller, if it `can_lead`, has to call [`Pool::lead`] soon.
+    /// Puts a task into a queue. Returns whether its caller got the lead, and has to call [`Pool::lead`] soon.
+    ///
+    /// Only a caller that `can_lead` gets it.
     ///
     /// # Errors
     ///
@@ -119,20 +121,22 @@ impl Pool {
         let submitted = state.submit(number, task, can_lead, now);
         let cancelled = std::mem::take(&mut state.cancelled);
         drop(state);
-        // Those whose time is over are told so.
+        // Expired tasks are answered.
         for (task, statistics) in cancelled {
             if let Err(why) = task.begin(now) {
                 statistics.dropped(why);
             }
         }
-        // A task that is refused is dropped out here, with all its memory.
+        // A refused task is dropped outside the lock, with all its memory.
         let (wake, leads) = submitted.map_err(|(error, _)| error)?;
         self.wake(wake);
         Ok(leads)
     }
 
-    /// Runs a batch of this queue on the calling thread, if there is a place for it; otherwise whoever leaves one sees to
-    /// what waits. Says how many requests were run.
+    /// Runs a batch of this queue on the calling thread, if a slot is free. Returns the number of requests that were
+    /// run.
+    ///
+    /// Without a free slot, the next thread that frees one takes the batch.
     pub(super) fn lead(&self, number: usize, since: Instant) -> usize {
         let now = Instant::now();
         let mut state = self.state();
@@ -146,15 +150,16 @@ impl Pool {
             return 0;
         }
         let taken = state.take_from(number, now);
-        // Without a batch, too: what was ready may have been dropped, or has to wait longer by a later decision, and
-        // nobody watched what has begun to wait since then.
+        // Also without a batch: the ready one may have been dropped, or may have to wait longer by a later decision. No
+        // timer was armed for batches that were opened since then.
         let wake = state.wake_for_remaining(now);
         drop(state);
         self.wake(wake);
         let Some((work, run, removed)) = taken else { return 0 };
         drop(removed);
         let ran = work.execute(now);
-        // First the place is left: whoever has an answer may be back before this thread goes on, and lead the next batch.
+        // The slot is freed before the answers are sent. A caller that is answered may send its next request, and lead
+        // its batch, before this thread continues.
         let mut state = self.state();
         state.slots.release(run);
         let wake = if state.turns.is_empty() { Wake::None } else { state.wake_for_remaining(Instant::now()) };
@@ -163,7 +168,7 @@ impl Pool {
         ran.answer()
     }
 
-    /// Leaves to the threads what a caller was to run.
+    /// Hands a batch that a caller was to run to the worker threads.
     pub(super) fn decline_lead(&self, number: usize, since: Instant) {
         let mut state = self.state();
         state.queues[number].consume_lead(since);
@@ -172,7 +177,7 @@ impl Pool {
         self.wake(wake);
     }
 
-    /// Takes nothing more into a queue, and takes it out when it is empty.
+    /// Closes a queue, and removes it once it is empty.
     pub(super) fn remove(&self, number: usize) {
         let mut state = self.state();
         state.queues[number].waiting.close();
@@ -183,7 +188,7 @@ impl Pool {
         self.wake(wake);
     }
 
-    /// Takes nothing more into any queue, and ends the threads when all are empty.
+    /// Closes all queues, and ends the threads once these are empty.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closing = true;
@@ -201,13 +206,12 @@ impl Pool {
         match wake {
             Wake::None => {}
             Wake::Worker => self.work.notify_one(),
-            // By now another thread may have begun to keep the time; both are to look.
+            // By now another thread may hold the timer. Both have to check the queues.
             Wake::Timer => self.timer.notify_all(),
         }
     }
 
-    /// Runs batches, on the calling thread, until the pool is closed and nothing waits any more, or the thread is one too
-    /// many.
+    /// The loop of a worker thread. Ends when the pool is closed and empty, or when the thread is surplus.
     fn serve(self: &Arc<Self>) {
         let mut state = self.state();
         loop {
@@ -221,10 +225,11 @@ impl Pool {
                 self.wake(wake);
                 drop(removed);
                 if is_last && self.start_thread().is_err() {
-                    // The next one that goes to work tries again.
+                    // The next thread that takes a batch tries again.
                     self.state().threads -= 1;
                 }
-                // Only then the place is left: for what the callers send next this thread need not be woken.
+                // The slot is freed after the answers are sent. This thread then takes the next requests of these
+                // callers without a wake-up.
                 work.execute(now).answer();
                 state = self.state();
                 state.working -= 1;
@@ -244,10 +249,10 @@ impl Pool {
         }
     }
 
-    /// Waits until there may be work; one of the threads that do so where batches wait for their time also keeps the time.
+    /// Waits until there may be work. While batches wait for their timeout, one of the waiting threads is the timer.
     ///
-    /// The one that does so already may wait for too long: when it looked, what is due first may have had no place, and this
-    /// thread has just left one. It goes back to the others then.
+    /// The current timer may be armed too late: it ignored batches that lacked a slot, and this thread may have freed
+    /// one. This thread then becomes the timer, and the other one an ordinary worker again.
     fn wait_for_work<'a>(&'a self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
         let kept = state.timer.map(|(until, _)| until);
         let sooner = state.next_wakeup(now).filter(|&next| kept.is_none_or(|kept| next < kept));

@@ -1,9 +1,11 @@
-//! The batches of one queue that wait for a thread: who joins which, and when one may be taken.
+//! The waiting batches of one queue: which batch a request joins, and when a batch is ready.
 //!
-//! No threads, no locks and no clock: the time comes with each call, so that tests turn it by hand. The rules are those of
-//! TensorFlow's shared batch scheduler (`docs/spec/batching.md` §5 and §6), with three differences: requests that
-//! cannot share a batch are in batches of their own instead of failing each other, among batches that may be taken the
-//! one with the earliest deadline goes first, and an empty request counts as one row instead of waiting for ever.
+//! No threads, no locks and no clock: each call passes the time, so that tests control it. The rules are those of
+//! TensorFlow's shared batch scheduler (`docs/spec/batching.md` §5 and §6), with three differences:
+//!
+//! - Requests that cannot share a batch go into separate batches, instead of failing each other.
+//! - Among ready batches, the one with the earliest deadline goes first.
+//! - An empty request counts as one row, instead of never being run.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,24 +19,24 @@ use super::options::{BatchingOptions, MixedPriorityPolicy};
 use super::task::Task;
 use servable_model::tensor::Tensor;
 
-/// How often a full queue looks for requests that nobody waits for any more.
+/// The minimum time between two sweeps of a full queue for cancelled requests.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Why a batch was taken when it was.
+/// The reason for which a batch was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closed {
-    /// It was full, or the next request did not fit.
+    /// The batch was full, or the next request did not fit.
     Size,
-    /// Its first request had waited for the time-out.
+    /// The timeout of its first request had passed.
     Timeout,
-    /// A thread was free, and the queue is greedy.
+    /// A thread was idle, and the queue is greedy.
     Idle,
-    /// The queue is being closed.
+    /// The queue was being closed.
     Shutdown,
 }
 
 impl Closed {
-    /// The word for it on pages.
+    /// The name on the metrics page and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Size => "size",
@@ -48,16 +50,16 @@ impl Closed {
 /// Requests that are run together.
 pub(super) struct Batch {
     pub(super) tasks: Vec<Task>,
-    /// The rows that count towards its size.
+    /// The rows that count towards the size.
     pub(super) weight: usize,
     started: Instant,
-    /// Until when its most urgent request wants to be served.
+    /// The earliest deadline of its requests.
     due: Instant,
-    /// Whether a later batch of its kind has been begun.
+    /// Whether a later batch of the same shapes was opened.
     is_closed: bool,
     /// One for each input, where requests are padded to a common shape.
     extents: Vec<Extent>,
-    /// Whether it has a piece of a request: pieces that were padded differently would not fit together again.
+    /// Whether it contains a piece of a request. Pieces that were padded differently could not be joined again.
     keeps_shape: bool,
 }
 
@@ -66,9 +68,9 @@ pub(super) struct Waiting {
     options: Arc<BatchingOptions>,
     batches: VecDeque<Batch>,
     low: LowPriority,
-    /// What decides about sizes and times, where the options do not.
+    /// Decides sizes and timeouts, if the queue has a latency objective.
     adaptive: Option<Arc<Adaptive>>,
-    /// When it was last looked for requests that nobody waits for.
+    /// The time of the last sweep for cancelled requests.
     last_sweep: Option<Instant>,
     is_closing: bool,
 }
@@ -83,7 +85,7 @@ impl Waiting {
         self.batches.is_empty() && self.low.is_empty()
     }
 
-    /// How many batches wait, and how many rows are in them; all of low priority count as one.
+    /// The numbers of waiting batches and of rows in them. All requests of low priority count as one batch.
     pub(super) fn length(&self) -> (usize, usize) {
         let low = usize::from(!self.low.is_empty());
         let weight: usize = self.batches.iter().map(|batch| batch.weight).sum();
@@ -94,13 +96,12 @@ impl Waiting {
         self.is_closing
     }
 
-    /// Makes every batch ready at once.
+    /// Closes the queue. Every waiting batch is then ready.
     pub(super) fn close(&mut self) {
         self.is_closing = true;
     }
 
-    /// Takes out the requests that would not be run, so that they take no room from others; not more often than now and
-    /// then, for it looks at every one.
+    /// Removes cancelled requests, to make room for others. Visits every request, at most once in [`SWEEP_INTERVAL`].
     pub(super) fn remove_cancelled(&mut self, now: Instant) -> Vec<Task> {
         if self.last_sweep.is_some_and(|last| now < last + SWEEP_INTERVAL) {
             return Vec::new();
@@ -117,7 +118,7 @@ impl Waiting {
         cancelled
     }
 
-    /// Takes in an admitted task; says whether it has begun a batch.
+    /// Inserts an admitted task. Returns whether that opened a batch.
     pub(super) fn insert(&mut self, task: Task, placement: &Placement, now: Instant) -> bool {
         if let Some(adaptive) = &self.adaptive {
             adaptive.arrived(task.weight());
@@ -153,7 +154,7 @@ impl Waiting {
         }
     }
 
-    /// Begins a batch, for which another one of its kind is closed.
+    /// Opens a batch, and closes the batch that was full for this task.
     fn open(&mut self, task: Task, full: Option<usize>, now: Instant) {
         if let Some(full) = full {
             self.batches[full].is_closed = true;
@@ -169,7 +170,7 @@ impl Waiting {
         Batch { tasks: vec![task], weight, started: now, due, is_closed: false, extents, keeps_shape }
     }
 
-    /// Why a batch may be taken that is full or not, and whose first request came then; `None` if it has to wait.
+    /// Why a batch is ready, whose first request arrived at `since`; `None` if it has to wait.
     fn reason(&self, is_full: bool, since: Instant, timeout: Duration, now: Instant) -> Option<Closed> {
         if is_full {
             Some(Closed::Size)
@@ -188,13 +189,13 @@ impl Waiting {
         self.reason(is_full, self.since(batch), self.timeout(), now)
     }
 
-    /// The rows of a batch that waits for no more.
+    /// The rows at which a batch is full.
     fn full_size(&self) -> usize {
         let size = self.options.execution_size();
         self.adaptive.as_ref().map_or(size, |adaptive| adaptive.decision().target_size.min(size))
     }
 
-    /// The rows of the pieces of a request that is cut.
+    /// The rows of each piece of a request that is split.
     fn piece_size(&self) -> usize {
         let size = self.options.execution_size();
         match &self.adaptive {
@@ -203,23 +204,23 @@ impl Waiting {
         }
     }
 
-    /// How long a batch waits that is not full.
+    /// How long a batch that is not full waits.
     fn timeout(&self) -> Duration {
         self.adaptive.as_ref().map_or_else(|| self.options.timeout(), |adaptive| adaptive.decision().wait)
     }
 
-    /// Whether requests of low priority count for the batches of others before they are in one.
+    /// Whether waiting requests of low priority count towards the size of other batches.
     fn merges(&self) -> bool {
         self.options.mixed_priority_batching_policy == MixedPriorityPolicy::Merge
     }
 
-    /// Since when a batch waits for more.
+    /// The time from which the timeout of a batch counts.
     fn since(&self, batch: &Batch) -> Instant {
         let low = self.low.oldest().filter(|_| self.merges());
         low.map_or(batch.started, |oldest| oldest.min(batch.started))
     }
 
-    /// Why requests of low priority may make a batch of their own; `None` if they have to wait.
+    /// Why a batch of low priority is ready; `None` if its requests have to wait.
     fn low_ready(&self, now: Instant) -> Option<Closed> {
         let oldest = self.low.oldest()?;
         if self.low.is_overdue(now) {
@@ -229,20 +230,20 @@ impl Waiting {
         reason.filter(|_| self.batches.is_empty())
     }
 
-    /// How many batches threads would get now.
+    /// The number of batches that are ready.
     pub(super) fn ready_count(&self, now: Instant) -> usize {
         let ready = self.batches.iter().filter(|batch| self.ready(batch, now).is_some()).count();
         ready + usize::from(self.low_ready(now).is_some())
     }
 
-    /// When a batch will be ready that nothing more is put into; `None` if there is none.
+    /// The next time at which a batch is ready without further requests; `None` if none waits.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let batches = self.batches.iter().map(|batch| self.since(batch) + self.timeout()).min();
         let alone = self.low.oldest().filter(|_| self.batches.is_empty()).map(|oldest| oldest + self.low.timeout());
         [batches, alone, self.low.overdue_at()].into_iter().flatten().min()
     }
 
-    /// The most urgent of the batches that are ready, for a free thread.
+    /// Takes the ready batch with the earliest deadline.
     pub(super) fn take(&mut self, now: Instant) -> Option<(Batch, Closed)> {
         if self.low.is_overdue(now) {
             return self.take_low(now);
@@ -263,7 +264,7 @@ impl Waiting {
         Some((batch, closed))
     }
 
-    /// A batch of requests of low priority, if it is ready.
+    /// Takes a batch of requests of low priority, if one is ready.
     fn take_low(&mut self, now: Instant) -> Option<(Batch, Closed)> {
         let closed = self.low_ready(now)?;
         let (task, room) = self.low.take_first()?;
@@ -273,9 +274,9 @@ impl Waiting {
         Some((batch, closed))
     }
 
-    /// Puts requests of low priority into a batch, up to so many rows.
+    /// Adds requests of low priority to a batch, up to `size` rows.
     fn fill_up(&mut self, batch: &mut Batch, size: usize) {
-        // What one of them does to the shape of a padded batch has to be known before the next is asked.
+        // Each request may change the shape of a padded batch, and so decide which others fit. They are added singly.
         while !self.low.is_empty() && batch.weight < size {
             let is_padded = self.options.pad_variable_length_inputs;
             let mut is_first = true;
@@ -295,7 +296,7 @@ impl Waiting {
     }
 }
 
-/// Whether the inputs of a task can be joined with those of a batch.
+/// Whether the inputs of a task can be concatenated with those of a batch.
 fn can_share(options: &BatchingOptions, batch: &Batch, task: &Task) -> bool {
     if options.pad_variable_length_inputs {
         return batch.extents.iter().zip(&task.inputs).all(|(extent, input)| {

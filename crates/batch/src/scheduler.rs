@@ -1,4 +1,4 @@
-//! What users of the module hold: a scheduler, which owns threads, and queues.
+//! The public handles: a scheduler, which owns a thread pool, and its queues.
 
 use std::io;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use servable_model::call::Call;
 use servable_model::error::{Code, Result};
 use servable_model::tensor::Tensor;
 
-/// A pool of threads that run batches.
+/// A thread pool that runs batches.
 ///
-/// Dropping it runs what waits in its queues, and returns when the threads have ended.
+/// Dropping it runs the batches that wait in its queues, and joins the threads.
 pub struct Scheduler {
     pool: Arc<Pool>,
     options: Arc<PoolOptions>,
@@ -28,18 +28,18 @@ impl Scheduler {
     ///
     /// # Errors
     ///
-    /// If the system gives it no threads.
+    /// If the system cannot start a thread.
     pub fn new(options: &PoolOptions) -> io::Result<Self> {
         let pool = Pool::start(options.num_batch_threads.max(1), &options.thread_pool_name)?;
         Ok(Self { pool, options: Arc::new(options.clone()) })
     }
 
-    /// Its threads.
+    /// The options of the thread pool.
     pub fn options(&self) -> &PoolOptions {
         &self.options
     }
 
-    /// A queue whose batches are run by `run`.
+    /// Adds a queue whose batches are run by `run`.
     ///
     /// # Errors
     ///
@@ -48,7 +48,7 @@ impl Scheduler {
         self.queue_of(&Arc::default(), Arc::default(), options, run)
     }
 
-    /// The same for one of several queues of an owner, which may go on with the statistics of another that is gone.
+    /// The same for one of several queues of an owner. The queue may continue the statistics of one that was closed.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Drop for Scheduler {
     }
 }
 
-/// Requests that may share batches. Dropping it makes what waits in it ready at once.
+/// A queue of requests that may share batches. Dropping it closes it: all waiting batches are ready at once.
 pub struct Queue {
     pool: Arc<Pool>,
     options: Arc<PoolOptions>,
@@ -82,24 +82,24 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Puts a request into the queue; never waits.
+    /// Puts a request into the queue, without blocking.
     ///
-    /// `inputs` holds one tensor for each input of the batch function, always in the same order; dimension 0 of each is
-    /// the batch.
+    /// `inputs` holds one tensor for each input of the batch function, always in the same order. Dimension 0 of each is
+    /// the batch dimension.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if the inputs have no common dimension 0 or are more rows than a batch takes; `UNAVAILABLE`
-    /// if the queue is full or closed. The ticket says what came of the request later.
+    /// `INVALID_ARGUMENT` if the inputs have no common dimension 0, or more rows than a batch may have. `UNAVAILABLE`
+    /// if the queue is full or closed. Later errors are reported by the ticket.
     pub fn submit(&self, inputs: Vec<Tensor>, call: Call) -> Result<Ticket> {
         self.put(inputs, call, false).map(|(ticket, _)| ticket)
     }
 
-    /// Puts a request into the queue, for a caller that is as good a place to run a batch as any; never waits.
+    /// Puts a request into the queue, without blocking. The calling thread must be able to run a batch.
     ///
-    /// Handing a batch to a thread and back costs more than many a run. Where a batch could begin at once for which nobody
-    /// else is coming, its caller gets the lead instead, and is to use it as soon as it has looked what else has arrived:
-    /// what is put into the queue until then, and fits, is in its batch.
+    /// Handing a batch to a worker thread and back costs more than many runs. If a batch is ready that no other caller
+    /// leads, this caller gets the lead. It should poll for further requests first, and then use the lead: requests
+    /// that are queued until then join the batch, if they fit.
     ///
     /// # Errors
     ///
@@ -108,7 +108,6 @@ impl Queue {
         self.put(inputs, call, true)
     }
 
-    /// Puts a request into the queue.
     fn put(&self, inputs: Vec<Tensor>, call: Call, can_lead: bool) -> Result<(Ticket, Option<Lead<'_>>)> {
         let now = Instant::now();
         let (task, ticket) = Task::new(inputs, call, now)?;
@@ -122,18 +121,18 @@ impl Queue {
         }
     }
 
-    /// What it has done, and how it stands; whoever keeps this can read it when the queue is gone.
+    /// The statistics of the queue. They can be read after the queue was dropped.
     pub fn statistics(&self) -> &Arc<Statistics> {
         &self.statistics
     }
 
-    /// How it keeps to its latency objective, and why so; `None` if it has none.
+    /// The state of the adaptive controller; `None` without a latency objective.
     pub fn explain(&self) -> Option<Explanation> {
         self.pool.explain(self.number)
     }
 }
 
-/// The task to run a batch of a queue. Dropping it leaves that to the threads.
+/// The obligation to run a batch of a queue. Dropping it hands the batch to the worker threads.
 #[must_use = "the requests of the queue wait for it"]
 pub struct Lead<'a> {
     queue: &'a Queue,
@@ -141,9 +140,9 @@ pub struct Lead<'a> {
 }
 
 impl Lead<'_> {
-    /// Runs a batch on the calling thread, unless as many are running as may; the threads see to it then.
+    /// Runs a batch on the calling thread, if a slot is free. Otherwise a worker thread runs it later.
     ///
-    /// Says how many requests it has run.
+    /// Returns the number of requests that were run.
     pub fn run(self) -> usize {
         let Self { queue, since } = self;
         std::mem::forget(self);

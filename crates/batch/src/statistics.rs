@@ -1,9 +1,8 @@
-//! What a queue has done, for whoever wants to know how well it batches, and how it stands.
+//! Statistics of a queue: counters and histograms of its batches, and gauges of its current length.
 //!
-//! The thread that runs a batch notes it, once when it begins and once when it has ended, under a lock of the queue's own
-//! which is held for a few additions: it costs some 0.1 µs a batch and 10 ns a request, and nobody waits for it but those
-//! who note or read at that very moment. How long the queue is stands in plain numbers that are written under the lock of
-//! the scheduler, which is held at that time anyway.
+//! The thread that runs a batch records it at the beginning and at the end, under a lock of the queue. The lock is held
+//! for a few additions. Recording costs about 0.1 µs a batch and 10 ns a request. The length of the queue is kept in
+//! atomic numbers, which are written while the lock of the scheduler is held anyway.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -15,19 +14,19 @@ use super::queue::Closed;
 use super::task::Dropped;
 use servable_model::distribution::{Distribution, exponential};
 
-/// Limits of the time that requests wait for their batch, in microseconds.
+/// Upper bounds of the histogram of waiting times, in microseconds.
 static WAIT: [f64; 52] = exponential(100.0, 1.2);
 
-/// Limits of numbers of rows.
+/// Upper bounds of histograms of rows.
 static ROWS: [f64; 14] = exponential(1.0, 2.0);
 
-/// So many sizes of batches are told apart; a further one counts as the power of two at or above it.
+/// The maximum number of batch sizes with separate counters. Further sizes are rounded up to a power of two.
 const MAX_SIZES: usize = 128;
 
-/// The recent run time of a size moves by this fraction of its distance to that of the last batch.
+/// The recent run time is an EWMA with the weight 1 / 8.
 const EWMA_DIVISOR: u32 = 8;
 
-/// What a queue has done so far, and how it stands.
+/// The statistics of one queue.
 pub struct Statistics {
     tally: Mutex<Tally>,
     waiting_batches: AtomicUsize,
@@ -35,55 +34,55 @@ pub struct Statistics {
     running: AtomicUsize,
 }
 
-/// What one queue, or several together, have done.
+/// The counters of one queue, or the sum over several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tally {
-    /// How long requests waited until a thread took their batch, in microseconds; those that were dropped then, too. A
-    /// request that was run in pieces counts once for each.
+    /// The time from the arrival of requests until a thread took their batch, in microseconds. Dropped requests are
+    /// included. Each piece of a split request counts.
     pub waits: Distribution,
-    /// The batches that were run, by the rows that they were run with, padding included.
+    /// The batches that were run, by their number of rows, padding included.
     pub sizes: BTreeMap<usize, SizeTally>,
-    /// Why batches were taken when they were.
+    /// The number of batches, by the reason for which they were closed.
     pub closed: BTreeMap<Closed, u64>,
-    /// Requests that found the queue full.
+    /// Requests that were refused because the queue was full.
     pub refused: u64,
     /// Requests that were not run because their deadline had passed.
     pub expired: u64,
     /// Requests that were not run because their caller had gone away.
     pub cancelled: u64,
-    /// Batches that were run of the requests of one that had failed; they count nowhere else.
+    /// Batches that were run to isolate the failing requests of another. They are in no other counter.
     pub reruns: u64,
-    /// Requests that such a batch has answered.
+    /// Requests that were answered by such a batch.
     pub rescued: u64,
 }
 
 /// The batches of one size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SizeTally {
-    /// How many were run.
+    /// The number of batches that were run.
     pub batches: u64,
-    /// How many of them ended with an error.
+    /// The number of batches that failed.
     pub failed: u64,
-    /// Their rows without padding.
+    /// The sum of their rows, without padding.
     pub rows: u64,
-    /// The rows of padding of each.
+    /// The histogram of their rows of padding.
     pub padding: Distribution,
-    /// How long it took to join, run and split them, all together.
+    /// The total time to join, run and split them.
     pub run_time: Duration,
     /// The longest of these times.
     pub longest: Duration,
-    /// A mean of these times in which the last batch has the most weight.
+    /// The EWMA of these times.
     pub recent: Duration,
 }
 
-/// How a queue stands.
+/// The current length of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// The batches that wait for a thread or to be filled.
+    /// The number of waiting batches, the open one included.
     pub waiting_batches: usize,
-    /// The rows of these.
+    /// The number of rows in waiting batches.
     pub waiting_rows: usize,
-    /// The batches that threads are at work on.
+    /// The number of running batches.
     pub running_batches: usize,
 }
 
@@ -103,12 +102,12 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    /// What the queue has done so far.
+    /// A copy of the counters.
     pub fn read(&self) -> Tally {
         self.tally().clone()
     }
 
-    /// How the queue stands.
+    /// The current length of the queue.
     pub fn standing(&self) -> Standing {
         Standing {
             waiting_batches: self.waiting_batches.load(Ordering::Relaxed),
@@ -117,15 +116,16 @@ impl Statistics {
         }
     }
 
-    /// How long a batch of this size has taken of late: as those of the next larger size that there were, or else of the
-    /// next smaller one; `None` before the first batch.
+    /// The recent run time of a batch of this size; `None` before the first batch.
+    ///
+    /// It is taken from the next larger size that was run, or else from the next smaller one.
     pub fn recent_run_time(&self, padded: usize) -> Option<Duration> {
         let tally = self.tally();
         let larger = tally.sizes.range(padded..).next();
         larger.or_else(|| tally.sizes.range(..padded).next_back()).map(|(_, size)| size.recent)
     }
 
-    /// How long it will take, as far as the last batches tell, until so many threads have run what waits.
+    /// The estimated time in which this number of threads runs all waiting batches.
     pub(super) fn time_to_clear(&self, threads: usize) -> Duration {
         let Standing { waiting_batches, waiting_rows, running_batches } = self.standing();
         let batches = u32::try_from(waiting_batches + running_batches).unwrap_or(u32::MAX);
@@ -133,18 +133,18 @@ impl Statistics {
         run_time.saturating_mul(batches) / u32::try_from(threads).unwrap_or(u32::MAX).max(1)
     }
 
-    /// Notes how much waits; to be called under the lock of the scheduler.
+    /// Records the length of the queue. The caller holds the lock of the scheduler.
     pub(super) fn waits(&self, batches: usize, rows: usize) {
         self.waiting_batches.store(batches, Ordering::Relaxed);
         self.waiting_rows.store(rows, Ordering::Relaxed);
     }
 
-    /// Notes a request that found the queue full.
+    /// Records a request that was refused because the queue was full.
     pub(super) fn refused(&self) {
         self.tally().refused += 1;
     }
 
-    /// Notes that a thread has taken a batch, whose requests have waited so long.
+    /// Records that a thread has taken a batch, and the waiting times of its requests.
     pub(super) fn taken(&self, closed: Closed, waits: impl Iterator<Item = Duration>) -> Running<'_> {
         self.running.fetch_add(1, Ordering::Relaxed);
         let mut tally = self.tally();
@@ -153,7 +153,7 @@ impl Statistics {
         Running { statistics: self }
     }
 
-    /// Notes a request that is not run.
+    /// Records a request that is not run.
     pub(super) fn dropped(&self, why: Dropped) {
         let mut tally = self.tally();
         match why {
@@ -162,7 +162,7 @@ impl Statistics {
         }
     }
 
-    /// Notes that requests of a failed batch were run again, and how many of them have outputs now.
+    /// Records a batch that was run to isolate failing requests, and the number of requests that it answered.
     pub(super) fn reran(&self, rescued: usize) {
         let mut tally = self.tally();
         tally.reruns += 1;
@@ -174,14 +174,14 @@ impl Statistics {
     }
 }
 
-/// A batch that a thread is at work on.
+/// A running batch.
 pub(super) struct Running<'a> {
     statistics: &'a Statistics,
 }
 
 impl Running<'_> {
-    /// Notes how the batch was run; to be called before its requests are answered, so that whoever has an answer finds it
-    /// counted.
+    /// Records the end of the run. To be called before the requests are answered: a client that has its answer must
+    /// find it counted.
     pub(super) fn ended(self, rows: usize, padded: usize, took: Duration, is_ok: bool) {
         self.statistics.tally().ran(rows, padded, took, is_ok);
     }
@@ -223,14 +223,14 @@ impl Tally {
         size.longest = size.longest.max(took);
     }
 
-    /// Where batches of a size are counted.
+    /// The counters for batches of a size.
     fn size(&mut self, padded: usize) -> &mut SizeTally {
         let is_told_apart = self.sizes.len() < MAX_SIZES || self.sizes.contains_key(&padded);
         let size = if is_told_apart { padded } else { padded.checked_next_power_of_two().unwrap_or(padded) };
         self.sizes.entry(size).or_default()
     }
 
-    /// Adds what another queue has done.
+    /// Adds the counters of another queue.
     pub fn absorb(&mut self, other: &Self) {
         self.waits.absorb(&other.waits);
         for (&size, more) in &other.sizes {
@@ -246,22 +246,22 @@ impl Tally {
         self.rescued += other.rescued;
     }
 
-    /// The requests that no batch was run for, by a word for why.
+    /// The numbers of requests that were not run, by reason.
     pub fn dropped(&self) -> [(&'static str, u64); 3] {
         [("queue_full", self.refused), ("deadline", self.expired), ("client_gone", self.cancelled)]
     }
 
-    /// How many batches were run.
+    /// The number of batches that were run.
     pub fn batches(&self) -> u64 {
         self.sizes.values().map(|size| size.batches).sum()
     }
 
-    /// The rows of all batches that were run, without padding.
+    /// The number of rows in all batches that were run, without padding.
     pub fn rows(&self) -> u64 {
         self.sizes.values().map(|size| size.rows).sum()
     }
 
-    /// The rows of padding of all batches that were run.
+    /// The number of rows of padding in all batches that were run.
     pub fn padding(&self) -> u64 {
         self.sizes.values().map(|size| size.padding.sum as u64).sum()
     }
@@ -282,7 +282,7 @@ impl Default for SizeTally {
 }
 
 impl SizeTally {
-    /// The mean of the times that the batches took; `None` if there are none.
+    /// The mean run time; `None` if no batch was run.
     pub fn mean(&self) -> Option<Duration> {
         (self.batches > 0).then(|| self.run_time.div_f64(self.batches as f64))
     }

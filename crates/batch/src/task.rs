@@ -1,4 +1,4 @@
-//! A request in a queue, and the way its answer goes back.
+//! A queued request, and the channel for its answer.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,37 +13,37 @@ use servable_model::call::{self, Call, Priority};
 use servable_model::error::{Code, Result, ServingError};
 use servable_model::tensor::Tensor;
 
-/// What a batch returns for one request, or why it does not.
+/// The outputs of a batch for one request, or the error.
 pub type Answer = Result<Vec<Tensor>>;
 
-/// Why a request was not run when the turn of its batch came.
+/// Why a request was not run with its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dropped {
-    /// Its deadline had passed.
+    /// The deadline had passed.
     Expired,
-    /// The caller had cancelled it.
+    /// The caller had cancelled the request.
     Cancelled,
 }
 
-/// Requests that want an answer later than this are served as if they wanted it by then, so that they get their turn
-/// however many more urgent ones come.
+/// The latest deadline that counts for the order of batches, after the arrival. It keeps requests with late deadlines
+/// from starvation by others.
 const IMPLIED_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A request, or a piece of one, that waits for its batch.
 pub(super) struct Task {
-    /// One tensor for each input of the queue; their dimensions 0 are all `rows`.
+    /// One tensor for each input of the queue. Dimension 0 of each is `rows`.
     pub(super) inputs: Vec<Tensor>,
     pub(super) rows: usize,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) priority: Priority,
     reply: Reply,
-    /// Tells a caller that can time out whether its batch has begun.
+    /// Set when the batch begins. Only a caller with a deadline reads it.
     has_begun: Option<Arc<AtomicBool>>,
 }
 
 impl Task {
-    /// A task, and what its caller waits with.
+    /// A task, and the ticket of its caller.
     ///
     /// # Errors
     ///
@@ -58,29 +58,29 @@ impl Task {
         Ok((task, ticket))
     }
 
-    /// By when it wants to be served, as far as its turn is concerned.
+    /// The deadline that orders batches: the explicit or the implied one, whichever is earlier.
     pub(super) fn due(&self) -> Instant {
         let implied = self.arrived + IMPLIED_DEADLINE;
         self.deadline.map_or(implied, |deadline| deadline.min(implied))
     }
 
-    /// The rows that count towards the size of a batch: an empty request takes a place, too.
+    /// The rows that count towards the size of a batch. An empty request counts as one.
     pub(super) fn weight(&self) -> usize {
         self.rows.max(1)
     }
 
-    /// Whether its answer is put together with those of others.
+    /// Whether it is a piece of a split request.
     pub(super) fn is_piece(&self) -> bool {
         matches!(self.reply, Reply::Piece(..))
     }
 
-    /// Whether its caller has gone away or its deadline has passed. It is not run then.
+    /// Whether the caller has gone away or the deadline has passed. A cancelled task is not run.
     pub(super) fn is_cancelled(&self, now: Instant) -> bool {
         self.reply.is_cancelled() || self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// Cuts it into pieces, the first one of at most `first` rows and the others of at most `size`. Its answer is put
-    /// together from theirs.
+    /// Splits the task into pieces, the first of at most `first` rows and the others of at most `size`. Their answers
+    /// are joined into one.
     pub(super) fn split(mut self, first: usize, size: usize) -> Vec<Self> {
         let mut ends: Vec<usize> = (first..self.rows).step_by(size).filter(|&end| end > 0).collect();
         ends.push(self.rows);
@@ -128,17 +128,17 @@ impl Task {
         Ok(self)
     }
 
-    /// Sends the answer, if anybody still waits for it.
+    /// Sends the answer, unless the caller has gone away.
     pub(super) fn answer(self, answer: Answer) {
         match self.reply {
-            // A caller that has gone away in the meantime misses nothing.
+            // The caller may have gone away in the meantime.
             Reply::Whole(sender) => drop(sender.send(answer)),
             Reply::Piece(gather, index) => gather.answer(index, answer),
         }
     }
 }
 
-/// The rows that all inputs have.
+/// The number of rows, the same in all inputs.
 fn common_rows(inputs: &[Tensor]) -> Result<usize> {
     let Some(first) = inputs.first() else {
         return Err(ServingError::invalid_argument("Batching Run() must have at least one input tensor"));
@@ -155,7 +155,7 @@ fn common_rows(inputs: &[Tensor]) -> Result<usize> {
     Ok(rows as usize)
 }
 
-/// What the caller of a request gets whose deadline has passed while it waited for its batch.
+/// The error for a request whose deadline passed while it waited in the queue.
 pub fn expired() -> ServingError {
     ServingError::new(Code::ResourceExhausted, "Run() timeout exceeded while waiting in batching queue")
 }
@@ -209,10 +209,10 @@ impl Gather {
     }
 }
 
-/// What a caller waits with: a future of its answer. Dropping it withdraws the request, if that has not begun to run.
+/// A future of the answer. Dropping it cancels the request, if its batch has not begun.
 ///
-/// It needs no runtime, and wakes nobody before the answer is there. Whoever wants to give up at the deadline rather
-/// than when a thread comes to see that it has passed waits with [`Ticket::until_deadline`].
+/// It needs no async runtime, and wakes its task only when the answer is there. The answer to an expired request is
+/// sent when a thread takes its batch; [`Ticket::until_deadline`] returns at the deadline itself.
 #[must_use = "a request whose ticket is dropped is not run"]
 pub struct Ticket {
     answer: oneshot::Receiver<Answer>,
@@ -220,7 +220,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits on this thread, which must not be one that drives futures.
+    /// Blocks this thread, which must not be one that drives futures.
     ///
     /// # Errors
     ///
@@ -229,12 +229,12 @@ impl Ticket {
         self.answer.blocking_recv().unwrap_or_else(|_| Err(lost()))
     }
 
-    /// Waits no longer than until the deadline of the call; to be polled on a tokio runtime with a clock.
+    /// Waits at most until the deadline of the call. Requires a tokio runtime with timers.
     ///
     /// # Errors
     ///
-    /// As the future; at the deadline `RESOURCE_EXHAUSTED` if the request was still waiting for its batch, and
-    /// `DEADLINE_EXCEEDED` if that was under way.
+    /// As the future. At the deadline, `RESOURCE_EXHAUSTED` if the request was still queued, and `DEADLINE_EXCEEDED` if
+    /// its batch was running.
     pub async fn until_deadline(mut self, call: Call) -> Answer {
         let Some(deadline) = call.deadline else { return self.await };
         match tokio::time::timeout_at(deadline.into(), &mut self).await {
@@ -253,7 +253,7 @@ impl Future for Ticket {
     }
 }
 
-/// What a caller gets whose request was dropped without an answer, which no path through a queue does.
+/// The error for a request that was dropped without an answer. No path through a queue does that.
 fn lost() -> ServingError {
     ServingError::internal("the batch ended without an answer")
 }

@@ -1,5 +1,6 @@
-//! One batch on the thread that runs it: joins its requests, calls the batch function, splits what comes out; after a
-//! failure, finds the requests that cause it.
+//! The execution of one batch: joins its requests, calls the batch function, and splits the outputs.
+//!
+//! After a failure, bisection isolates the requests that cause it.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,19 +18,20 @@ use servable_model::error::{Code, Result, ServingError, expect_memory};
 use servable_model::executor::RunOptions;
 use servable_model::tensor::{Tensor, shape_text};
 
-/// What is done with the batches of a queue.
+/// The batch function of a queue.
 ///
-/// Called from several threads at once, with one tensor for each input of the requests. The deadline is that of the most
-/// patient caller. Every output has as many rows as the inputs; a panic costs the batch an `INTERNAL`.
+/// Called from several threads concurrently, with one tensor for each input of the requests. The deadline is the latest
+/// of all requests in the batch; `None` if one of them has none. Every output has as many rows as the inputs. A panic
+/// fails the batch with `INTERNAL`.
 pub trait RunBatch: Send + Sync + 'static {
     /// Runs one batch.
     ///
     /// # Errors
     ///
-    /// What every caller of the batch gets.
+    /// The error that every caller of the batch gets.
     fn run(&self, inputs: Vec<Tensor>, options: &RunOptions) -> Result<Vec<Tensor>>;
 
-    /// Whether a run has no effects but its outputs, so that the requests of a batch that failed may be run again.
+    /// Whether a run has no side effects. Only then may the requests of a failed batch be run again.
     fn is_repeatable(&self) -> bool {
         false
     }
@@ -41,7 +43,7 @@ impl<F: Fn(Vec<Tensor>, &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'sta
     }
 }
 
-/// A batch function that says itself whether it may be repeated.
+/// A batch function with a declaration whether it may be repeated.
 pub struct Repeatable<F> {
     /// Runs a batch.
     pub run: F,
@@ -69,21 +71,21 @@ pub(super) struct Work {
     pub(super) adaptive: Option<Arc<Adaptive>>,
 }
 
-/// A batch that has been run, and whose callers wait for what is in it.
+/// A batch that was run, with the answers that are still to be sent.
 #[must_use = "the callers wait for their answers"]
 pub(super) struct Ran {
-    /// How many requests were run.
+    /// The number of requests that were run.
     count: usize,
-    /// Those that have no answer yet.
+    /// The requests without an answer.
     tasks: Vec<Task>,
     outcome: Outcome,
 }
 
-/// The outputs of each request, or why there are none.
+/// The outputs of each request, or the failure of the batch.
 type Outcome = Result<Vec<Vec<Tensor>>, Failure>;
 
 impl Work {
-    /// Runs the batch, without the requests that nobody wants any more.
+    /// Runs the batch, without its cancelled requests.
     pub(super) fn execute(self, now: Instant) -> Ran {
         let Self { batch, closed, options, run, statistics, adaptive } = self;
         let waits = batch.tasks.iter().map(|task| now.saturating_duration_since(task.arrived));
@@ -115,7 +117,7 @@ impl Work {
 }
 
 impl Ran {
-    /// Answers each request that has no answer yet; says how many were run.
+    /// Answers each request that has no answer yet. Returns the number of requests that were run.
     pub(super) fn answer(self) -> usize {
         match self.outcome {
             Ok(answers) => self.tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
@@ -125,7 +127,7 @@ impl Ran {
     }
 }
 
-/// Joins requests, runs them once, and splits what comes out.
+/// Joins requests, runs them as one batch, and splits the outputs.
 fn run_together(run: &dyn RunBatch, tasks: &mut [Task], padded: usize) -> Outcome {
     let rows: Vec<usize> = tasks.iter().map(|task| task.rows).collect();
     let deadlines = tasks.iter().map(|task| task.deadline);
@@ -143,20 +145,20 @@ fn run_together(run: &dyn RunBatch, tasks: &mut [Task], padded: usize) -> Outcom
     assemble::split_outputs(outputs, &rows, padded).map_err(|error| Failure { error, is_of_run: false, rows: padded })
 }
 
-/// Why a batch has no outputs.
+/// The failure of a batch.
 struct Failure {
     error: ServingError,
-    /// Whether the run itself failed: outputs that cannot be split are the model's doing, whatever the requests are.
+    /// Whether the run itself failed. Outputs that cannot be split are a fault of the model, not of a request.
     is_of_run: bool,
-    /// The rows that were run.
+    /// The rows of the batch, padding included.
     rows: usize,
 }
 
 impl Failure {
-    /// Whether what one of the requests holds may be the reason.
+    /// Whether the values of one request may be the cause.
     ///
-    /// These are the codes with which kernels and functions refuse values. The others tell of time, memory, load and the
-    /// end of a version, which smaller batches do not mend, and which more runs would make worse.
+    /// Kernels and functions refuse values with these codes. The other codes report deadlines, memory, load or an
+    /// unloaded version: smaller batches do not help, and more runs would add load.
     fn is_of_a_request(&self) -> bool {
         let is_of_values = match self.error.code {
             Code::InvalidArgument
@@ -180,8 +182,8 @@ impl Failure {
         self.is_of_run && is_of_values
     }
 
-    /// Answers a request with the error. A text about values may name shapes, which are those of the batch: it is told
-    /// those of its own beside them.
+    /// Answers a request with the error. A text about values may name shapes of the batch, so the shapes of the request
+    /// are added.
     fn tell(&self, task: Task) {
         let mut error = self.error.clone();
         if self.is_of_a_request() && self.rows != task.rows {
@@ -193,10 +195,10 @@ impl Failure {
     }
 }
 
-/// Runs the requests of a failed batch again in smaller ones, until each has outputs or an error of its own.
+/// Bisection: runs the requests of a failed batch in smaller batches, until each has outputs or its individual error.
 ///
-/// Of n requests, at most 2n - 2 batches are run, each of them within the deadlines of its requests; none of more rows
-/// than half of the requests before it had.
+/// For n requests, at most 2n - 2 batches are run, each within the deadlines of its requests. Each has at most half of
+/// the requests of the batch that it was split from.
 struct Isolation<'a> {
     options: &'a BatchingOptions,
     run: &'a dyn RunBatch,
@@ -204,24 +206,24 @@ struct Isolation<'a> {
 }
 
 impl Isolation<'_> {
-    /// Runs the halves of a batch of several requests that fail together.
+    /// Runs the two halves of a batch that fails as a whole.
     fn split(&self, mut tasks: Vec<Task>) {
         let right = tasks.split_off(tasks.len() / 2);
         let has_left_failed = self.run(tasks);
         if has_left_failed || right.len() == 1 {
             self.run(right);
         } else {
-            // The reason is in this half, which need not be run to know that.
+            // The left half succeeded, so the cause is in this half. It is split without another run.
             self.split(right);
         }
     }
 
-    /// Runs requests, and their halves where they fail; says whether they did, or may.
+    /// Runs requests, and their halves if they fail. Returns whether the cause may be among them.
     fn run(&self, tasks: Vec<Task>) -> bool {
         let now = Instant::now();
         let (cancelled, mut tasks): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(|task| task.is_cancelled(now));
         let is_complete = cancelled.is_empty();
-        // Those who waited for them have been told.
+        // Their callers have gone away, or have timed out already.
         for task in cancelled {
             task.answer(Err(call::timed_out()));
         }

@@ -1,7 +1,7 @@
-//! Random requests through the batch scheduler, from several threads: whatever the sizes, shapes, deadlines, failures and
-//! callers that go away, each answer is exactly its own.
+//! Random requests through the batch scheduler, from several threads. Each caller must get exactly the answer to its
+//! request, whatever the sizes, shapes, deadlines, failures and cancellations.
 //!
-//! Takes a second; `SERVABLE_PROPERTY_SECONDS=60` makes it take that long.
+//! Runs for one second; `SERVABLE_PROPERTY_SECONDS=60` sets another time.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_model::executor::RunOptions;
 use servable_model::tensor::{Buffer, DType, Elements, Tensor};
 
-/// What a request makes of the batch that it is in.
+/// The effect of a request on its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Fine,
@@ -23,14 +23,14 @@ enum Fate {
     LosesRows,
 }
 
-/// How a caller goes about its request.
+/// How a caller submits its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// It leaves the batch to the threads.
+    /// Without a lead.
     Leaves,
-    /// It runs the batch if it may.
+    /// With a lead, which is used if it is given.
     Leads,
-    /// It could run the batch, and goes away instead.
+    /// With a lead, which is declined.
     GivesUp,
 }
 
@@ -42,21 +42,21 @@ struct Request {
     deadline_micros: Option<u64>,
     priority: Priority,
     way: Way,
-    /// The caller goes away at once.
+    /// Whether the caller cancels the request at once.
     is_cancelled: bool,
-    /// Which of the queues it goes into.
+    /// The index of the queue.
     queue: usize,
-    /// How long the producer waits before it.
+    /// The pause of the producer before the request.
     pause_micros: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Scenario {
-    /// One for each queue.
+    /// The options of each queue.
     options: Vec<BatchingOptions>,
     threads: usize,
     run_micros: u64,
-    /// One list for each producer.
+    /// The requests of each producer.
     requests: Vec<Vec<Request>>,
 }
 
@@ -142,10 +142,10 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         .prop_map(|(options, threads, run_micros, requests)| Scenario { options, threads, run_micros, requests })
 }
 
-/// How many queues there are at most.
+/// The maximum number of queues.
 const QUEUES: usize = 3;
 
-/// Elements carry whose they are and what is to become of them: the name of the request, its row, its fate.
+/// An element, which encodes the name of the request, its row, and its fate.
 fn element(name: i64, row: usize, column: usize, fate: Fate) -> i64 {
     ((name * 100 + row as i64) * 10 + column as i64) * 10 + fate as i64
 }
@@ -165,7 +165,7 @@ fn elements(tensor: &Tensor) -> Vec<i64> {
     buffer.as_ref().chunks(8).map(|word| i64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
 }
 
-/// The inputs of a request: its rows, and for each row its number again, which keeps the fate of rows without columns.
+/// The inputs of a request: its rows, and a second input with one element a row, which keeps the fate of empty rows.
 fn inputs(name: i64, request: &Request) -> Vec<Tensor> {
     let Request { rows, columns, fate, .. } = *request;
     let cells = (0..rows).flat_map(|row| (0..columns).map(move |column| element(name, row, column, fate)));
@@ -173,12 +173,12 @@ fn inputs(name: i64, request: &Request) -> Vec<Tensor> {
     vec![tensor(&[rows, columns], cells), tensor(&[rows], keys)]
 }
 
-/// What the batch function makes of an element.
+/// The output for an element.
 fn image(element: i64) -> i64 {
     element * 3 + 1
 }
 
-/// The batch function: maps every element, or fails as its rows tell it; errors name everybody in the batch.
+/// The batch function: maps every element, or fails as its rows demand. Errors name all requests of the batch.
 fn run(options: &BatchingOptions, pause: Duration, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let keys = elements(&inputs[1]);
     let rows = keys.len();
@@ -201,7 +201,7 @@ fn run(options: &BatchingOptions, pause: Duration, inputs: &[Tensor]) -> Result<
     Ok(vec![tensor(&[kept, columns], cells), tensor(&[kept], keys.into_iter().take(kept).map(image))])
 }
 
-/// What is wrong with an answer.
+/// Checks an answer.
 fn check(options: &BatchingOptions, name: i64, request: &Request, answer: Result<Vec<Tensor>>) -> Result<(), String> {
     let fail = |text: String| Err(format!("request {name}, {request:?}: {text}"));
     let error = match answer {
@@ -250,7 +250,7 @@ impl Scenario {
     }
 }
 
-/// A request that nobody else is like.
+/// A request that is unique.
 const PATIENT: Request = Request {
     rows: 1,
     columns: 1,
@@ -263,7 +263,7 @@ const PATIENT: Request = Request {
     pause_micros: 0,
 };
 
-/// What one producer sees.
+/// The checks of one producer.
 async fn produce(scenario: &Scenario, queues: &[Queue], producer: usize) -> Result<(), String> {
     let mut tickets = Vec::new();
     for (index, request) in scenario.requests[producer].iter().enumerate() {
@@ -308,7 +308,7 @@ fn play(scenario: &Scenario) -> Result<(), String> {
         scheduler.queue(options.clone(), run).expect("options that fit")
     };
     let queues: Vec<Queue> = scenario.options.iter().map(queue).collect();
-    // Somebody waits in yet another queue until all is over: nobody may wait with them.
+    // A request waits in another queue until the end. It must not delay the others.
     let patient = BatchingOptions { batch_timeout_micros: 600_000_000, ..BatchingOptions::default() };
     let patient = queue(&patient);
     let waits = patient.submit(inputs(0, &PATIENT), Call::default()).expect("there is room");
@@ -329,10 +329,10 @@ fn play(scenario: &Scenario) -> Result<(), String> {
 }
 
 #[test]
-fn each_answer_is_exactly_its_own() {
+fn each_caller_gets_exactly_the_answer_to_its_request() {
     let seconds = std::env::var("SERVABLE_PROPERTY_SECONDS").map_or(1.0, |text| text.parse().expect("a number"));
     let end = Instant::now() + Duration::from_secs_f64(seconds);
-    // Batches that are told to panic would fill the output.
+    // Batches that panic on purpose would fill the output.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if panic.payload_as_str().is_none_or(|text| !text.starts_with('<')) {

@@ -1,33 +1,33 @@
-//! What batches of one size take, as far as that is known.
+//! The estimated run time of batches of one size.
 
 use super::EWMA_WEIGHT;
 
-/// So many mean deviations above the mean are hardly ever exceeded.
+/// The upper bound of nearly all runs is the mean plus this many mean deviations.
 const DEVIATIONS: f64 = 3.0;
 
-/// A size counts as known when it has been run so often: the first time may be far slower than the others.
+/// The number of runs before an estimate counts. The first run may be far slower than the others.
 const TRIALS: u64 = 2;
 
-/// A size that is not run any more is forgotten, and tried again, after so many batches for each time that it was run, and
-/// after so many at most. What was seen twice may have been chance; what is found too slow again and again is not.
+/// The estimate of a size that is not run any more expires, so that the size is tried again. It expires after this many
+/// batches for each run of the size, and after the second number at most. Two slow runs may have been chance; a size
+/// that is slow at every trial is tried less often.
 const EXPIRY_PER_RUN: u64 = 100;
 const MAX_EXPIRY: u64 = 1000;
 
-/// A run counts for no more than this many times what a size was thought to exceed hardly ever: a single one may be the
-/// fault of anything.
+/// Measurements are clamped to this many times the upper bound: a single slow run may be an outlier.
 const OUTLIER_LIMIT: f64 = 2.0;
 
-/// Batches of a size.
+/// The batches of one size.
 pub(super) struct Size {
     pub(super) rows: usize,
-    /// How often it has been run, forgotten times included.
+    /// The number of runs, expired ones included.
     pub(super) runs: u64,
-    /// The number of the last one among all batches.
+    /// The number of the last run, counted over batches of all sizes.
     last: u64,
     pub(super) estimate: Option<Estimate>,
 }
 
-/// What batches of a size have taken, in seconds.
+/// The estimated run time, in seconds.
 #[derive(Clone, Copy)]
 pub(super) struct Estimate {
     pub(super) mean: f64,
@@ -36,12 +36,12 @@ pub(super) struct Estimate {
 }
 
 impl Size {
-    /// Nothing is known of it yet.
+    /// A size without an estimate.
     pub(super) fn new(rows: usize) -> Self {
         Self { rows, runs: 0, last: 0, estimate: None }
     }
 
-    /// Notes a run that took so many seconds, of the batch with this number.
+    /// Records a run of `took` seconds, of the batch with this number.
     pub(super) fn ran(&mut self, took: f64, number: u64) {
         self.runs += 1;
         self.last = number;
@@ -54,14 +54,14 @@ impl Size {
         });
     }
 
-    /// Forgets what is too old to count at the batch with this number.
+    /// Drops the estimate if it has expired at the batch with this number.
     pub(super) fn expire(&mut self, number: u64) {
         if number - self.last >= MAX_EXPIRY.min(self.runs * EXPIRY_PER_RUN) {
             self.estimate = None;
         }
     }
 
-    /// What it takes, if it has been run often enough to say so.
+    /// The estimate, if the size was run often enough.
     pub(super) fn known(&self) -> Option<Estimate> {
         self.estimate.filter(|estimate| estimate.batches >= TRIALS)
     }
@@ -77,7 +77,7 @@ impl Estimate {
         }
     }
 
-    /// What is hardly ever exceeded.
+    /// The upper bound of nearly all runs.
     pub(super) fn high(self) -> f64 {
         self.mean + DEVIATIONS * self.deviation
     }

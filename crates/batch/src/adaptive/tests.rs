@@ -2,7 +2,7 @@ use super::*;
 
 const OBJECTIVE: Duration = Duration::from_millis(50);
 
-/// A controller with a clock that is turned by hand, and threads that take as long as a function of the size says.
+/// A controller with a manual clock, and simulated threads. A function of the size gives the run time.
 struct Bench<F> {
     controller: Controller,
     now: Instant,
@@ -15,8 +15,8 @@ impl<F: Fn(usize) -> u64> Bench<F> {
         Self { controller: Controller::new(OBJECTIVE, &options, 2), now: Instant::now(), run_micros }
     }
 
-    /// Lets batches of the size that is decided on run one after the other on both threads, for as long, while rows
-    /// arrive at this rate; answers are late if `is_late` says so of the time that a run takes.
+    /// Simulates both threads for this time, with batches of the decided size, while rows arrive at this rate.
+    /// `is_late` tells from the run time whether the answers are late.
     fn play(&mut self, seconds: f64, rows_a_second: f64, is_late: impl Fn(Duration) -> bool) {
         let end = self.now + Duration::from_secs_f64(seconds);
         while self.now < end {
@@ -36,7 +36,7 @@ impl<F: Fn(usize) -> u64> Bench<F> {
 }
 
 #[test]
-fn nothing_is_joined_and_nothing_waits_before_anything_is_known() {
+fn requests_are_not_joined_and_do_not_wait_before_the_first_measurement() {
     let bench = Bench::new(64, |_| 1000);
     let decision = bench.controller.decide();
     assert_eq!((decision.target_size, decision.wait), (1, Duration::ZERO));
@@ -81,7 +81,7 @@ fn requests_are_cut_no_smaller_than_the_objective_asks_for() {
 }
 
 #[test]
-fn a_size_that_would_pay_is_found_beyond_one_that_does_not() {
+fn a_faster_size_is_found_beyond_a_slower_one() {
     // As matrix products do: two rows take longer than four, and from the times of one and two, four look too slow.
     let run_micros = |rows| match rows {
         0..=1 => 10_000,
@@ -93,14 +93,14 @@ fn a_size_that_would_pay_is_found_beyond_one_that_does_not() {
     let mut busy = Bench::new(64, run_micros);
     busy.play(5.0, 100_000.0, |_| false);
     assert_eq!(busy.controller.decide().target_size, 8, "{:?}", busy.controller.explain());
-    // Nothing is tried at the cost of the objective where the threads keep up.
+    // While the threads keep up, no trial may endanger the objective.
     let mut calm = Bench::new(64, run_micros);
     calm.play(5.0, 50.0, |_| false);
     assert!(calm.controller.explain().run_times.len() <= 2, "{:?}", calm.controller.explain());
 }
 
 #[test]
-fn only_sizes_that_are_allowed_are_aimed_at() {
+fn the_target_size_is_always_an_allowed_one() {
     let options = BatchingOptions { max_batch_size: 30, allowed_batch_sizes: vec![3, 10, 30], ..Default::default() };
     let mut controller = Controller::new(OBJECTIVE, &options, 1);
     let now = Instant::now();
@@ -143,7 +143,7 @@ fn a_busy_queue_waits_no_longer_than_its_batches_take_to_fill_and_the_objective_
 }
 
 #[test]
-fn late_answers_shrink_what_estimates_may_use_up() {
+fn late_answers_shrink_the_margin() {
     let mut bench = Bench::new(64, |rows| 1000 + 1000 * rows as u64);
     bench.play(2.0, 100_000.0, |_| false);
     let before = bench.controller.decide().target_size;
@@ -156,7 +156,7 @@ fn late_answers_shrink_what_estimates_may_use_up() {
 }
 
 #[test]
-fn an_objective_that_no_size_can_meet_is_said_to_be_out_of_reach_and_left_aside() {
+fn an_objective_that_no_size_can_meet_is_reported_as_unattainable_and_ignored() {
     let mut bench = Bench::new(8, |_| 100_000);
     bench.play(2.0, 100.0, |_| true);
     let Explanation { decision, is_attainable, .. } = bench.controller.explain();
@@ -166,8 +166,8 @@ fn an_objective_that_no_size_can_meet_is_said_to_be_out_of_reach_and_left_aside(
 }
 
 #[test]
-fn requests_are_refused_in_time_whatever_the_margin_has_come_to() {
-    // With the batch before, even one row takes more of the objective than the least margin leaves.
+fn requests_are_refused_in_time_whatever_the_margin() {
+    // With the batch before it, even one row takes longer than the smallest margin allows.
     let mut bench = Bench::new(64, |rows| 12_000 + 100 * rows as u64);
     bench.play(2.0, 100_000.0, |_| true);
     let Explanation { decision, is_attainable, margin, .. } = bench.controller.explain();
@@ -180,7 +180,7 @@ fn requests_are_refused_in_time_whatever_the_margin_has_come_to() {
 
 #[test]
 fn requests_that_are_all_large_are_refused_in_time_as_well() {
-    // None of them is small enough to tell what small batches take, and the margin has shrunk below what these do.
+    // No request is small enough to measure small batches, and the margin is below the latency of the larger ones.
     let options = BatchingOptions { max_batch_size: 64, ..BatchingOptions::default() };
     let mut controller = Controller::new(OBJECTIVE, &options, 1);
     let mut now = Instant::now();
@@ -193,7 +193,7 @@ fn requests_that_are_all_large_are_refused_in_time_as_well() {
     assert!(controller.explain().is_attainable);
 }
 
-/// What is aimed at after batches of the largest size have taken so many times as long as they should, one by one.
+/// The target size after batches of the largest size were slower by these factors, one after the other.
 fn target_after(times_as_long: &[u32], seconds: f64) -> usize {
     let took = Duration::from_millis(10);
     let mut bench = Bench::new(64, |_| 10_000);
@@ -205,7 +205,7 @@ fn target_after(times_as_long: &[u32], seconds: f64) -> usize {
 }
 
 #[test]
-fn a_run_that_was_slow_by_chance_is_soon_forgotten() {
+fn the_estimate_of_a_run_that_was_slow_by_chance_expires_soon() {
     // In a second, 200 batches of 10 ms are run.
     assert_eq!(target_after(&[1, 1, 20], 0.1), 64, "one counts for little");
     assert_eq!(target_after(&[1, 1, 1, 1, 1, 1, 1, 20], 0.1), 64, "nor later");
@@ -214,7 +214,7 @@ fn a_run_that_was_slow_by_chance_is_soon_forgotten() {
 }
 
 #[test]
-fn a_size_that_is_too_slow_is_tried_ever_more_rarely() {
+fn a_size_that_is_too_slow_is_tried_less_and_less_often() {
     let mut bench = Bench::new(64, |rows| 1000 + 1000 * rows as u64);
     bench.play(200.0, 100_000.0, |_| false);
     let (batches, tried) = (bench.controller.batches, bench.controller.sizes[5].runs);

@@ -1,6 +1,6 @@
-//! What the threads share: the queues and their turns, and who has to look at them because of what has changed.
+//! The state under the lock of the pool: queues in round-robin order, slots, and which thread each change has to wake.
 //!
-//! Nothing here waits, wakes anybody or looks at a clock.
+//! Nothing here blocks, wakes a thread or reads a clock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,15 +17,16 @@ use crate::task::Task;
 use crate::work::{RunBatch, Work};
 use servable_model::error::{Code, Result, ServingError};
 
-/// For so long, a caller that has said that it will run a batch is believed. It is on its way through tasks that are
-/// ready on its thread; one that takes longer than this is held up. Tests are, by each other.
+/// The time in which a caller with the lead has to use it. The caller first runs the tasks that are ready on its
+/// thread. After this time the thread counts as blocked, and the batch goes to another. Tests block each other, and get
+/// longer.
 const LEAD_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 1 });
 
-/// A queue as the threads see it.
+/// The state of one queue.
 pub(super) struct QueueState {
     pub(super) waiting: Waiting,
     pub(super) owner: Arc<Owner>,
-    /// When callers have said that they will run a batch of this queue each, and have not come yet.
+    /// The times at which leads were given that have not been consumed.
     leads: Vec<Instant>,
     options: Arc<BatchingOptions>,
     run: Arc<dyn RunBatch>,
@@ -33,34 +34,35 @@ pub(super) struct QueueState {
     pub(super) adaptive: Option<Arc<Adaptive>>,
 }
 
-/// A batch to be run, the number of its run, and its queue, if that is done with.
+/// A batch to be run, the number of its run, and its queue if that was closed and is now empty.
 pub(super) type Taken = (Work, usize, Option<QueueState>);
 
-/// Which thread has to look at the queues because of a change.
+/// The thread that a change has to wake.
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
     None,
-    /// One that waits for work.
+    /// An idle worker.
     Worker,
-    /// The one that waits for a batch to have waited long enough.
+    /// The thread that is the timer.
     Timer,
 }
 
-/// All that is under the lock.
+/// Everything that the lock guards.
 pub(super) struct State {
     pub(super) queues: Slab<QueueState>,
     pub(super) slots: BatchSlots,
-    /// How many threads there are, how many have been started, and how many run batches.
+    /// The numbers of threads that exist, that were ever started, and that run batches.
     pub(super) threads: usize,
     pub(super) started: usize,
     pub(super) working: usize,
-    /// The queues in which something waits, in the order of their turns.
+    /// The queues that are not empty, in round-robin order.
     pub(super) turns: VecDeque<usize>,
-    /// Threads that wait for work, and how many of them have been woken since and have not come yet.
+    /// The number of idle workers, the timer excluded, and of those among them that were woken and do not run yet.
     pub(super) idle: usize,
     pub(super) woken: usize,
-    /// Until when the one thread waits that keeps the time, if one does, and the number that it has drawn for that.
+    /// The armed timer, if any: the time at which it fires, and its generation.
     pub(super) timer: Option<(Instant, u64)>,
+    /// The generation of the last timer. A thread recognises by it whether it is still the timer.
     pub(super) generation: u64,
     /// Cancelled requests, to be dropped outside the lock.
     pub(super) cancelled: Vec<(Task, Arc<Statistics>)>,
@@ -68,20 +70,20 @@ pub(super) struct State {
 }
 
 impl QueueState {
-    /// Whether a batch waits for somebody to come: there are more that are ready than callers on their way.
+    /// Whether more batches are ready than callers hold leads.
     fn is_due(&self, now: Instant) -> bool {
         let led = self.leads.iter().filter(|&&since| now <= since + LEAD_TIMEOUT).count();
         self.waiting.ready_count(now) > led
     }
 
-    /// Notes that the caller is no longer on its way that has said then that it will run a batch.
+    /// Removes the lead that was given at this time.
     pub(super) fn consume_lead(&mut self, since: Instant) {
         if let Some(lead) = self.leads.iter().position(|&lead| lead == since) {
             self.leads.swap_remove(lead);
         }
     }
 
-    /// Says how long the queue has become.
+    /// Updates the length of the queue in its statistics.
     fn note_length(&self) {
         let (batches, rows) = self.waiting.length();
         self.statistics.waits(batches, rows);
@@ -89,7 +91,7 @@ impl QueueState {
 }
 
 impl State {
-    /// No queues, and so many places for batches and threads.
+    /// A state without queues, with this number of slots and of threads.
     pub(super) fn new(slots: usize) -> Self {
         Self {
             queues: Slab::new(),
@@ -107,7 +109,7 @@ impl State {
         }
     }
 
-    /// Adds a queue; gives its number.
+    /// Adds a queue. Returns its number.
     pub(super) fn add(
         &mut self,
         owner: Arc<Owner>,
@@ -122,7 +124,9 @@ impl State {
         self.queues.insert(QueueState { waiting, owner, leads: Vec::new(), run, options, statistics, adaptive })
     }
 
-    /// Finds a task its place, or gives it back. A caller that `can_lead` may have to.
+    /// Puts a task into a queue, or returns it with the error. Returns whether its caller got the lead.
+    ///
+    /// Only a caller that `can_lead` gets it.
     pub(super) fn submit(
         &mut self,
         number: usize,
@@ -159,30 +163,30 @@ impl State {
                 queue.leads.push(now);
                 return Ok((Wake::None, true));
             }
-            // Where it has as many under way as there are places, whoever ends one of them sees to what waits.
+            // Where the owner is at its limit, the thread that ends one of its batches takes the next.
             let is_open = self.slots.admits(&queue.owner);
             return Ok((if is_open { self.wake_worker() } else { Wake::None }, false));
         }
-        // Whoever leads, or joins a batch that has begun, finds somebody on the way.
+        // A caller with the lead, or the timer of a batch that exists already, takes care of this task.
         let timeout = if began && queue.leads.is_empty() { queue.waiting.next_timeout() } else { None };
         Ok((self.arm_timer(timeout), false))
     }
 
-    /// Whether there is a place beyond those of the threads that have been woken to take one.
+    /// Whether a slot is free beyond those that woken threads will take.
     pub(super) fn has_spare_slot(&self) -> bool {
         self.slots.taken() + self.woken < self.slots.total()
     }
 
-    /// Whether a batch of this queue waits for nothing but a place.
+    /// Whether a batch of this queue lacks only a slot.
     fn needs_slot(&self, number: usize, now: Instant) -> bool {
         let queue = &self.queues[number];
         self.slots.admits(&queue.owner) && queue.is_due(now)
     }
 
-    /// Wakes a thread for a batch that is ready; those that are busy will look before they rest.
+    /// Wakes a thread for a batch that is ready. A busy thread checks the queues before it waits.
     fn wake_worker(&mut self) -> Wake {
         if !self.has_spare_slot() {
-            // Those that have been woken take what is ready, unless there is no place for them.
+            // The threads that were woken take the ready batches. If all slots are taken, the timer reclaims one.
             let reclaimable = self.slots.next_reclaimable().filter(|_| self.slots.is_full());
             self.arm_timer(reclaimable)
         } else if self.idle > self.woken {
@@ -195,7 +199,7 @@ impl State {
         }
     }
 
-    /// Makes sure that some thread, unless all are busy, comes when a batch has waited until then.
+    /// Arms the timer for this time, unless it fires earlier or all threads are busy.
     fn arm_timer(&mut self, timeout: Option<Instant>) -> Wake {
         let reclaimable = if self.slots.is_full() { self.slots.next_reclaimable() } else { None };
         match (self.timer, timeout.map(|timeout| reclaimable.map_or(timeout, |reclaimable| reclaimable.max(timeout)))) {
@@ -211,9 +215,9 @@ impl State {
         }
     }
 
-    /// The next batch in turn, and its place.
+    /// Takes the next batch in round-robin order, with a slot.
     pub(super) fn take(&mut self, now: Instant) -> Option<Taken> {
-        // What still waits at the end has no use for limits.
+        // At shutdown, the remaining batches run without limits.
         if self.is_closing {
             return (0..self.turns.len()).find_map(|turn| self.take_from(self.turns[turn], now));
         }
@@ -227,7 +231,7 @@ impl State {
         })
     }
 
-    /// A batch of this queue, and its place.
+    /// Takes a batch of this queue, with a slot.
     pub(super) fn take_from(&mut self, number: usize, now: Instant) -> Option<Taken> {
         let queue = &mut self.queues[number];
         let (batch, closed) = queue.waiting.take(now)?;
@@ -248,13 +252,13 @@ impl State {
         Some((work, run, self.remove_if_done(number)))
     }
 
-    /// Takes out a queue that is closed and empty, to be dropped outside the lock.
+    /// Removes a queue that is closed and empty. The caller drops it outside the lock.
     pub(super) fn remove_if_done(&mut self, number: usize) -> Option<QueueState> {
         let waiting = &self.queues[number].waiting;
         (waiting.is_closing() && waiting.is_empty() && !self.is_closing).then(|| self.queues.remove(number))
     }
 
-    /// Who has to come for what is left when somebody goes off with a batch, or does not come.
+    /// The thread to wake for the remaining batches, after a thread has taken a batch or declined the lead.
     pub(super) fn wake_for_remaining(&mut self, now: Instant) -> Wake {
         if self.turns.is_empty() {
             return Wake::None;
@@ -272,7 +276,7 @@ impl State {
         open.filter_map(|queue| queue.waiting.next_timeout()).min()
     }
 
-    /// When somebody has to look at the queues again, if nothing happens until then.
+    /// The time at which the timer has to fire, if nothing changes until then.
     pub(super) fn next_wakeup(&self, now: Instant) -> Option<Instant> {
         if !self.slots.is_full() {
             return self.next_timeout();

@@ -1,39 +1,39 @@
-//! Whether a queue takes a request, and which of its batches that goes into.
+//! Admission: whether a queue accepts a request, and which batch the request joins.
 
 use super::{Waiting, can_share};
 use crate::task::Task;
 use servable_model::call::Priority;
 use servable_model::error::{Code, Result, ServingError};
 
-/// No request has more rows than this, whatever the options say: a tensor without elements may claim any number of them, and
-/// numbers of rows are added up.
+/// The largest number of rows in a request, whatever the options say. A tensor without elements may claim any number,
+/// and sums of rows must not overflow.
 const MOST_ROWS: usize = 1 << 32;
 
-/// Where an admitted task goes.
+/// The batch that an admitted task joins.
 pub(crate) enum Placement {
-    /// Into this batch.
+    /// An open batch.
     Join(usize),
-    /// Into a batch of its own; this one is full for it.
+    /// A new batch. The given batch, if any, is full for the task and will be closed.
     Open(Option<usize>),
-    /// As many rows as there is room into this batch, and the rest into new ones of this size.
+    /// The open batch for the first rows, and new batches for the others.
     Spread {
-        /// The batch.
+        /// The open batch.
         open: Option<usize>,
-        /// Its room.
+        /// The rows that fit into the open batch.
         room: usize,
         /// The rows of a new batch.
         size: usize,
     },
-    /// To those that wait until there is room for them.
+    /// The requests of low priority.
     Low,
 }
 
 impl Waiting {
-    /// Where a task would go.
+    /// Admits a task, without inserting it.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if it is larger than any batch, `UNAVAILABLE` if the queue is full.
+    /// `INVALID_ARGUMENT` if the task is larger than any batch, `UNAVAILABLE` if the queue is full.
     pub(crate) fn admit(&self, task: &Task) -> Result<Placement> {
         let options = &self.options;
         let (weight, limit) = (task.weight(), options.max_batch_size.min(MOST_ROWS));
@@ -47,7 +47,7 @@ impl Waiting {
         if let Some(adaptive) = &self.adaptive {
             let waiting: usize = self.batches.iter().map(|batch| batch.weight).sum();
             let most = adaptive.decision().max_waiting_rows;
-            // One that would be alone is served, however late.
+            // A task that finds the queue empty is served, however late.
             if waiting > 0 && waiting + weight > most {
                 return Err(ServingError::new(
                     Code::Unavailable,
@@ -66,7 +66,7 @@ impl Waiting {
         }
         match open {
             Some(open) if filled + weight <= self.full_size() => Ok(Placement::Join(open)),
-            // With an objective, rows are limited: how many batches they make depends on what a full one is at the time.
+            // With a latency objective, rows are limited instead of batches: the size of a full batch varies.
             _ if self.adaptive.is_none() && self.batches.len() >= options.max_enqueued_batches => {
                 Err(ServingError::new(
                     Code::Unavailable,
@@ -86,7 +86,7 @@ impl Waiting {
         let (weight, size, most) = (task.weight(), self.options.execution_size(), self.options.max_enqueued_batches);
         let room = open.map_or(0, |open| self.room_for(open, task));
         let capacity = most.saturating_sub(self.batches.len()).saturating_mul(size).saturating_add(room);
-        // With an objective, the rows that wait have been looked at: they may be in more batches, which are smaller.
+        // With a latency objective, the limit on rows was checked above. There may be more batches, which are smaller.
         if weight > capacity && (self.adaptive.is_none() || self.batches.is_empty()) {
             return Err(ServingError::new(
                 Code::Unavailable,
@@ -106,7 +106,7 @@ impl Waiting {
         })
     }
 
-    /// The rows of a task that a batch has room for; as many as it is, if it can stay whole.
+    /// The rows that fit into a batch; 0 if the task has to be split and its pieces would be padded differently.
     fn room_for(&self, open: usize, task: &Task) -> usize {
         let batch = &self.batches[open];
         let room = self.full_size().saturating_sub(batch.weight);
@@ -114,7 +114,7 @@ impl Waiting {
         if task.weight() <= room || fits_in_pieces { room } else { 0 }
     }
 
-    /// The batch that requests of this kind are put into.
+    /// The open batch whose shapes a task can share.
     fn open_for(&self, task: &Task) -> Option<usize> {
         self.batches.iter().rposition(|batch| !batch.is_closed && can_share(&self.options, batch, task))
     }

@@ -4,7 +4,7 @@ use crate::task::Ticket;
 use crate::testing::{numbers, text};
 use servable_model::call::{Call, Priority};
 
-/// A queue with a clock that is turned by hand, in milliseconds.
+/// A queue with a manual clock, in milliseconds.
 struct Bench {
     waiting: Waiting,
     start: Instant,
@@ -17,7 +17,7 @@ impl Bench {
         Self { waiting: Waiting::new(Arc::new(options), None), start: Instant::now(), tickets: Vec::new() }
     }
 
-    /// A queue that is to keep to 100 ms, of which batches of two rows are the largest that leave time for others.
+    /// A queue with a latency objective of 100 ms, in which batches of at most two rows fit.
     fn within_objective(options: BatchingOptions) -> Self {
         let adaptive = Adaptive::new(Duration::from_millis(100), &options, 1);
         for (size, milliseconds) in [(1, 10), (2, 12), (4, 60), (8, 120)] {
@@ -58,7 +58,7 @@ impl Bench {
         self.put(milliseconds, numbers(&[rows], &vec![name; rows as usize]), None)
     }
 
-    /// What a free thread gets: the requests of the batch.
+    /// The requests of the batch that an idle thread takes.
     fn take(&mut self, milliseconds: u64) -> Option<(String, Closed)> {
         let now = self.at(milliseconds);
         let is_ready = self.waiting.ready_count(now) > 0;
@@ -80,7 +80,7 @@ fn small() -> BatchingOptions {
 }
 
 #[test]
-fn requests_are_taken_in_and_out_as_in_the_worked_example() {
+fn requests_are_queued_and_taken_as_in_the_worked_example() {
     let mut bench = Bench::new(small());
     assert_eq!(bench.rows(0, 1, 3), Ok(()));
     assert_eq!(bench.waiting.next_timeout(), Some(bench.at(10)));
@@ -117,7 +117,7 @@ fn a_batch_that_is_not_full_waits_for_the_timeout_of_its_first_request() {
 }
 
 #[test]
-fn a_greedy_queue_gives_what_is_there() {
+fn a_greedy_queue_makes_every_batch_ready_at_once() {
     let mut bench = Bench::new(BatchingOptions { batch_timeout_micros: 0, ..small() });
     bench.rows(0, 1, 1).expect("there is room");
     assert_eq!(bench.take(0), Some(("[1] 1".to_owned(), Closed::Idle)));
@@ -132,7 +132,7 @@ fn closing_makes_every_batch_ready() {
 }
 
 #[test]
-fn empty_requests_are_taken_with_others_and_alone() {
+fn empty_requests_are_batched_with_others_and_alone() {
     let mut bench = Bench::new(small());
     bench.rows(0, 1, 0).expect("there is room");
     assert_eq!(bench.take(10), Some(("[0] ".to_owned(), Closed::Timeout)));
@@ -226,7 +226,7 @@ fn cancelled_requests_take_no_room_from_others() {
     assert!(bench.rows(1, 3, 4).is_err());
     assert!(bench.waiting.remove_cancelled(bench.at(4)).is_empty(), "none is cancelled");
     bench.tickets.clear();
-    assert_eq!(bench.waiting.remove_cancelled(bench.at(4)).len(), 0, "it has just been looked");
+    assert_eq!(bench.waiting.remove_cancelled(bench.at(4)).len(), 0, "the last sweep was just now");
     assert_eq!(bench.waiting.remove_cancelled(bench.at(6)).len(), 2);
     assert_eq!(bench.rows(6, 4, 4), Ok(()));
     assert_eq!(bench.rows(6, 5, 4), Ok(()));
@@ -258,7 +258,7 @@ fn pieces_of_a_request_are_padded_alike() {
     assert_eq!(batches, expected.map(|batch| batch.iter().map(|shape| shape.to_vec()).collect::<Vec<_>>()));
 }
 
-/// Four rows a batch, the sizes 2 and 4 allowed, and this policy.
+/// Options with up to four rows a batch, the allowed sizes 2 and 4, and this policy.
 fn mixed(policy: MixedPriorityPolicy) -> Bench {
     Bench::new(BatchingOptions {
         allowed_batch_sizes: vec![2, 4],
@@ -277,7 +277,7 @@ fn taken(text: &str, closed: Closed) -> (String, Closed) {
 }
 
 #[test]
-fn requests_of_low_priority_fill_up_the_batches_of_others_as_the_policy_says() {
+fn requests_of_low_priority_fill_up_other_batches_as_the_policy_says() {
     for (policy, batch) in [
         (MixedPriorityPolicy::PadToMaxBatchSize, "[1] 1, [1] 7, [1] 8, [1] 9"),
         (MixedPriorityPolicy::PadToNextAllowedSize, "[1] 1"),
@@ -303,7 +303,7 @@ fn requests_of_low_priority_fill_up_the_batches_of_others_as_the_policy_says() {
 }
 
 #[test]
-fn requests_of_low_priority_make_batches_of_their_own_when_no_other_waits() {
+fn requests_of_low_priority_form_batches_when_no_other_waits() {
     let mut bench = mixed(MixedPriorityPolicy::Isolation);
     bench.low(0, 7, 2).expect("there is room");
     assert_eq!(bench.waiting.next_timeout(), Some(bench.at(20)));
@@ -319,7 +319,7 @@ fn requests_of_low_priority_make_batches_of_their_own_when_no_other_waits() {
 }
 
 #[test]
-fn requests_of_low_priority_have_limits_of_their_own() {
+fn requests_of_low_priority_have_separate_limits() {
     let mut bench = mixed(MixedPriorityPolicy::Isolation);
     let refused = bench.low(0, 7, 4).expect_err("a batch of low priority takes three rows");
     assert_eq!(
@@ -376,7 +376,7 @@ fn splitting() -> BatchingOptions {
 }
 
 #[test]
-fn with_an_objective_requests_are_cut_into_batches_that_keep_to_it() {
+fn with_a_latency_objective_requests_are_split_into_batches_that_meet_it() {
     let mut bench = Bench::within_objective(splitting());
     assert_eq!(bench.rows(0, 1, 5), Ok(()));
     assert_eq!(bench.rows(0, 2, 1), Ok(()), "there is room beside the last piece");
@@ -396,7 +396,7 @@ fn with_an_objective_requests_are_cut_into_batches_that_keep_to_it() {
 }
 
 #[test]
-fn with_an_objective_requests_of_low_priority_make_batches_no_larger_than_it_allows() {
+fn with_a_latency_objective_batches_of_low_priority_are_no_larger_than_it_allows() {
     let mut bench = Bench::within_objective(splitting());
     bench.rows(0, 1, 1).expect("there is room");
     bench.low(0, 7, 5).expect("there is room");

@@ -21,8 +21,9 @@ fn texts(answer: Answer) -> Result<Vec<String>, String> {
     answer.map(|outputs| outputs.iter().map(text).collect()).map_err(|error| error.to_string())
 }
 
-/// A batch function that tells which rows it was given, and waits to be told to go on, or for the end of this: where a
-/// test fails, before that of the scheduler, which waits for its batches.
+/// The controls of a batch function that reports its rows, and blocks until it may continue or this is dropped.
+///
+/// When a test fails, this is dropped before the scheduler, which joins its threads.
 struct Stepped {
     begun: mpsc::Receiver<String>,
     go_on: mpsc::Sender<()>,
@@ -72,7 +73,7 @@ fn batches_form_while_the_threads_are_busy_and_answers_go_to_their_callers() {
     assert_eq!(answers, [2, 3, 4].map(|value| Ok(vec![format!("[1] {value}")])));
 }
 
-/// A batch function that tells on which thread it is called, with which rows.
+/// A batch function that reports its thread and its rows.
 fn told() -> (mpsc::Receiver<(ThreadId, String)>, impl RunBatch) {
     let (tell, calls) = mpsc::channel();
     let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
@@ -97,7 +98,7 @@ fn a_caller_with_the_lead_runs_what_has_arrived_by_then() {
 }
 
 #[test]
-fn each_batch_that_may_begin_has_a_caller_that_leads_it() {
+fn each_ready_batch_has_a_caller_that_leads_it() {
     let (calls, run) = told();
     let scheduler = scheduler(2);
     let options = BatchingOptions { max_batch_size: 2, ..BatchingOptions::default() };
@@ -123,14 +124,14 @@ fn a_declined_lead_is_taken_over_by_the_threads() {
 }
 
 #[test]
-fn a_caller_runs_no_batch_while_as_many_run_as_may() {
+fn a_caller_runs_no_batch_while_all_slots_are_taken() {
     let scheduler = scheduler(1);
     let (steps, run) = stepped();
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
     let first = queue.submit(row(1), Call::default()).expect("there is room");
     assert_eq!(steps.next(), "[1] 1");
     let (second, lead) = queue.submit_or_lead(row(2), Call::default()).expect("there is room");
-    lead.expect("nobody else is coming").run();
+    lead.expect("no other caller has the lead").run();
     steps.go_on();
     assert!(first.wait().is_ok());
     assert_eq!(steps.next(), "[1] 2");
@@ -157,7 +158,7 @@ fn a_slot_that_a_caller_frees_goes_to_the_batch_that_waited_for_it() {
 }
 
 #[test]
-fn a_lead_that_is_held_up_goes_to_the_next_caller() {
+fn the_batch_of_a_blocked_lead_goes_to_the_next_caller() {
     let scheduler = scheduler(1);
     let queue = scheduler.queue(BatchingOptions::default(), echo).expect("a queue");
     let (ticket, held_up) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
@@ -174,7 +175,7 @@ fn a_lead_that_is_held_up_goes_to_the_next_caller() {
 }
 
 #[test]
-fn what_a_caller_with_the_lead_finds_unready_is_still_run_in_time() {
+fn a_batch_that_is_not_ready_for_its_lead_still_runs_in_time() {
     let scheduler = scheduler(1);
     let options = BatchingOptions {
         max_batch_size: 2,
@@ -183,11 +184,11 @@ fn what_a_caller_with_the_lead_finds_unready_is_still_run_in_time() {
         ..BatchingOptions::default()
     };
     let queue = scheduler.queue(options, echo).expect("a queue");
-    // By then the thread rests, and has to be woken.
+    // By then the thread is idle, and has to be woken.
     thread::sleep(Duration::from_millis(10));
     let full = vec![numbers(&[2], &[1, 1])];
     let (full, lead) = queue.submit_or_lead(full, Call::default()).expect("there is room");
-    // Inputs of these shapes share no batch; nobody watches them, as somebody is coming for the full one.
+    // Inputs of these shapes share no batch. No timer is armed for them, because the full batch has a lead.
     let second = queue.submit(vec![numbers(&[1, 1], &[2])], Call::default()).expect("there is room");
     drop(full);
     let third = queue.submit(vec![numbers(&[1, 2], &[3, 3])], Call::default()).expect("the room of the cancelled one");
@@ -196,7 +197,7 @@ fn what_a_caller_with_the_lead_finds_unready_is_still_run_in_time() {
     assert_eq!(texts(within_seconds(third)), Ok(vec!["[1, 2] 3 3".to_owned()]));
 }
 
-/// The answer to a request that might be forgotten.
+/// The answer to a request, within a time limit.
 fn within_seconds(ticket: Ticket) -> Answer {
     let (tell, answer) = mpsc::channel();
     thread::spawn(move || tell.send(ticket.wait()));
@@ -204,7 +205,7 @@ fn within_seconds(ticket: Ticket) -> Answer {
 }
 
 #[test]
-fn an_idle_thread_comes_when_a_batch_has_waited_long_enough() {
+fn an_idle_thread_takes_a_batch_at_its_timeout() {
     let scheduler = scheduler(2);
     let slow = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
     let quick = BatchingOptions { batch_timeout_micros: 20_000, ..BatchingOptions::default() };
@@ -230,7 +231,7 @@ fn a_thread_that_frees_a_slot_rearms_the_timer_for_the_batches_that_wait() {
     let patient = slow.submit(row(0), Call::default()).expect("there is room");
     let first = quick.submit(row(1), Call::default()).expect("there is room");
     assert_eq!(steps.next(), "[1] 1");
-    // Another thread now waits for the slow queue: the quick one has as much under way as may be.
+    // Another thread is now the timer of the slow queue: the quick one is at its limit.
     let second = quick.submit(row(2), Call::default()).expect("there is room");
     thread::sleep(Duration::from_millis(10));
     steps.go_on();
@@ -269,7 +270,7 @@ fn queues_take_turns() {
 }
 
 #[test]
-fn requests_that_nobody_waits_for_are_not_run() {
+fn cancelled_requests_are_not_run() {
     let scheduler = scheduler(1);
     let (steps, run) = stepped();
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
@@ -310,7 +311,7 @@ async fn a_caller_hears_at_its_deadline_where_its_request_was() {
 }
 
 #[test]
-fn an_error_and_a_panic_cost_their_batch_and_nothing_else() {
+fn an_error_or_a_panic_fails_only_its_batch() {
     let scheduler = scheduler(2);
     let run = |inputs: Vec<Tensor>, _: &RunOptions| match text(&inputs[0]).as_str() {
         "[1] 13" => Err(ServingError::invalid_argument("unlucky")),
@@ -409,7 +410,7 @@ fn rows_that_need_no_memory_are_counted_within_limits() {
 }
 
 #[test]
-fn a_scheduler_that_is_dropped_answers_everybody() {
+fn a_dropped_scheduler_answers_all_requests() {
     let scheduler = scheduler(2);
     let options = BatchingOptions { batch_timeout_micros: 60_000_000, ..BatchingOptions::default() };
     let queue = scheduler.queue(options, echo).expect("a queue");
@@ -441,7 +442,7 @@ fn slots_of_hung_batches_are_reclaimed_for_other_queues() {
     assert!(steps.begun.try_recv().is_err(), "it runs no more than there are slots");
     // A caller of another queue gets a slot at once now, or as soon as the last batch has freed its slot.
     let led = (0..100).any(|value| {
-        // Otherwise this one, which has just been woken with its answer, may be quicker again and again.
+        // Otherwise this thread, which was just woken with its answer, may be faster every time.
         std::thread::sleep(Duration::from_millis(1));
         let (ticket, lead) = other.submit_or_lead(row(value), Call::default()).expect("there is room");
         let count = lead.map(Lead::run);
@@ -462,7 +463,7 @@ fn the_slot_of_a_long_batch_is_reclaimed_for_a_caller_that_waits() {
     let hanging = scheduler.queue(BatchingOptions::default(), hangs).expect("a queue");
     let other = scheduler.queue(BatchingOptions::default(), echo).expect("a queue");
     std::thread::scope(|scope| {
-        // On a thread that is none of the scheduler's.
+        // On a thread outside the scheduler.
         scope.spawn(|| {
             let (_ticket, lead) = hanging.submit_or_lead(row(1), Call::default()).expect("there is room");
             lead.expect("a batch may begin").run();
@@ -475,7 +476,7 @@ fn the_slot_of_a_long_batch_is_reclaimed_for_a_caller_that_waits() {
     });
 }
 
-/// A batch function that refuses batches with such numbers, and tells which batches it was given.
+/// A batch function that refuses batches as `error` says, and reports the batches that it gets.
 fn picky(
     is_repeatable: bool,
     error: fn(&str) -> Option<ServingError>,
@@ -508,7 +509,7 @@ fn of(size: usize) -> BatchingOptions {
 }
 
 #[test]
-fn the_requests_of_a_failed_batch_are_told_apart_by_smaller_ones() {
+fn the_failing_requests_of_a_batch_are_isolated_by_bisection() {
     let scheduler = scheduler(1);
     let (calls, run) = picky(true, unlucky);
     let queue = scheduler.queue(of(8), run).expect("a queue");
@@ -525,7 +526,7 @@ fn the_requests_of_a_failed_batch_are_told_apart_by_smaller_ones() {
 }
 
 #[test]
-fn a_request_that_fails_alone_is_not_run_again_and_one_among_padding_is_told_what_it_sent() {
+fn a_request_that_fails_alone_is_not_run_again_and_its_error_names_its_shape() {
     let scheduler = scheduler(1);
     let (calls, run) = picky(true, unlucky);
     let options = BatchingOptions { allowed_batch_sizes: vec![4], batch_timeout_micros: 0, ..of(4) };
@@ -536,7 +537,7 @@ fn a_request_that_fails_alone_is_not_run_again_and_one_among_padding_is_told_wha
 }
 
 #[test]
-fn nothing_is_run_twice_that_may_not_be_or_that_would_fail_for_everybody() {
+fn batches_are_not_run_again_if_they_must_not_or_would_fail_as_a_whole() {
     let whole = |text: &str| vec![Err(text.to_owned()); 2];
     for (is_repeatable, reruns, error, expected) in [
         (
@@ -566,6 +567,7 @@ fn nothing_is_run_twice_that_may_not_be_or_that_would_fail_for_everybody() {
         assert_eq!(calls.try_iter().count(), 1, "{expected:?}");
     }
     // Outputs that cannot be split are not the fault of a request.
+
     let scheduler = scheduler(1);
     let run = |_: Vec<Tensor>, _: &RunOptions| Ok(vec![numbers(&[1], &[1])]);
     let queue = scheduler.queue(of(2), Repeatable { run, is_repeatable: true }).expect("a queue");
@@ -574,7 +576,7 @@ fn nothing_is_run_twice_that_may_not_be_or_that_would_fail_for_everybody() {
 }
 
 #[test]
-fn requests_of_a_failed_batch_whose_time_is_over_are_not_run_again() {
+fn expired_requests_of_a_failed_batch_are_not_run_again() {
     let scheduler = scheduler(1);
     let (tell, calls) = mpsc::channel();
     let deadline = Instant::now() + Duration::from_millis(50);
@@ -593,7 +595,7 @@ fn requests_of_a_failed_batch_whose_time_is_over_are_not_run_again() {
 }
 
 #[test]
-fn a_piece_of_a_request_is_run_again_with_what_shares_its_batch() {
+fn a_piece_of_a_request_is_run_again_with_the_others_of_its_batch() {
     let scheduler = scheduler(1);
     let (_calls, run) = picky(true, unlucky);
     let options = BatchingOptions { enable_large_batch_splitting: true, max_execution_batch_size: Some(2), ..of(100) };
