@@ -1,26 +1,26 @@
-//! A call as those see it who do its work: until when its answer is wanted, and whether anybody still waits for it.
+//! The deadline, the priority and the cancellation of a call.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Result, ServingError};
 
-/// How much it matters that a call is answered soon.
+/// The priority of a call in queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
-    /// Whatever is not said to be of low priority.
+    /// The default.
     #[default]
     High,
-    /// Others come first, where calls wait for each other.
+    /// Calls of high priority go first.
     Low,
 }
 
 impl Priority {
-    /// The priority of this name.
+    /// The priority with this name.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if there is none, which says that this is what `said_in` says.
+    /// `INVALID_ARGUMENT` if there is none. The text names `said_in`, the source of the value.
     pub fn from_name(name: &str, said_in: &str) -> Result<Self> {
         match name {
             "high" => Ok(Self::High),
@@ -30,39 +30,39 @@ impl Priority {
     }
 }
 
-/// What a request says about its answer, whatever the protocol.
+/// The deadline and the priority of a request, the same for all protocols.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call {
-    /// When the caller gives up; `None` for never.
+    /// The deadline; `None` for none.
     pub deadline: Option<Instant>,
-    /// Whether others come first.
+    /// The priority.
     pub priority: Priority,
 }
 
 impl Call {
-    /// A call whose answer is worthless after `deadline`.
+    /// A call with this deadline.
     pub fn until(deadline: Option<Instant>) -> Self {
         Self { deadline, ..Self::default() }
     }
 
-    /// The same call at this priority.
+    /// The same call with this priority.
     #[must_use]
     pub fn with_priority(self, priority: Priority) -> Self {
         Self { priority, ..self }
     }
 
-    /// The same call, whose answer is worthless after that time since then as well.
+    /// The same call, with a deadline at most `time` after `since`.
     #[must_use]
     pub fn within(self, time: Option<Duration>, since: Instant) -> Self {
         let end = time.and_then(|time| since.checked_add(time));
         Self { deadline: self.deadline.into_iter().chain(end).min(), ..self }
     }
 
-    /// Whether the answer is still wanted; without a deadline, this looks at no clock.
+    /// Checks that the deadline has not passed. Without a deadline, the clock is not read.
     ///
     /// # Errors
     ///
-    /// `DEADLINE_EXCEEDED` if it is not.
+    /// `DEADLINE_EXCEEDED` if it has.
     pub fn check(self) -> Result<()> {
         match self.deadline {
             Some(deadline) if deadline <= Instant::now() => Err(timed_out()),
@@ -70,10 +70,11 @@ impl Call {
         }
     }
 
-    /// The call as work that waits for its turn sees it, and the claim that its caller has on that work.
+    /// Splits the call into a claim for its caller, and a [`WaitingCall`] for the queued work. Dropping the claim
+    /// cancels the work.
     ///
-    /// A protocol drops the future that answers a call when the caller goes away. Whatever waits inside that future
-    /// holds the claim; whoever does the work asks [`WaitingCall::check`] when its turn has come.
+    /// A protocol drops the future that answers a call when the caller goes away. That future holds the claim. The
+    /// thread that does the work calls [`WaitingCall::check`] before it begins.
     pub fn hand_over(self) -> (Claim, WaitingCall) {
         let claim = Arc::new(());
         let caller = Arc::downgrade(&claim);
@@ -81,13 +82,13 @@ impl Call {
     }
 }
 
-/// While this lives, somebody waits for the answer to a call.
+/// The interest of a caller in the answer. Dropping it cancels the call.
 #[derive(Debug)]
 pub struct Claim {
     _alive: Arc<()>,
 }
 
-/// A call whose work waits: in a batch, or for a thread.
+/// A call whose work is queued, for a batch or for a thread.
 #[derive(Clone, Debug)]
 pub struct WaitingCall {
     call: Call,
@@ -95,21 +96,22 @@ pub struct WaitingCall {
 }
 
 impl WaitingCall {
-    /// When the caller gives up; `None` for never.
+    /// The deadline; `None` for none.
     pub fn deadline(&self) -> Option<Instant> {
         self.call.deadline
     }
 
-    /// Whether the caller has gone away.
+    /// Whether the caller has dropped its claim.
     pub fn is_cancelled(&self) -> bool {
         self.caller.strong_count() == 0
     }
 
-    /// Whether the work is still worth doing.
+    /// Checks that the answer is still needed.
     ///
     /// # Errors
     ///
-    /// `DEADLINE_EXCEEDED` if the time is over, `CANCELLED` if the caller has gone away; nobody reads the latter.
+    /// `DEADLINE_EXCEEDED` if the deadline has passed, `CANCELLED` if the caller has gone away. No client sees the
+    /// latter.
     pub fn check(&self) -> Result<()> {
         self.call.check()?;
         if self.is_cancelled() {
@@ -119,7 +121,7 @@ impl WaitingCall {
     }
 }
 
-/// What a caller gets whose time is over, in the words of TensorFlow's sessions.
+/// The error at the deadline, with the text of TensorFlow's sessions.
 pub fn timed_out() -> ServingError {
     ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification")
 }
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_wanted_until_the_deadline() {
+    fn a_call_passes_the_check_until_its_deadline() {
         let now = Instant::now();
         assert_eq!(code(Call::default().check()), None);
         assert_eq!(code(Call::until(Some(now + Duration::from_secs(60))).check()), None);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_worth_doing_while_its_caller_waits() {
+    fn dropping_the_claim_cancels_the_call() {
         let (claim, waiting) = Call::default().hand_over();
         assert_eq!(code(waiting.check()), None);
         drop(claim);

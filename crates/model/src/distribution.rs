@@ -1,8 +1,8 @@
-//! How values are spread over ranges: what histograms are made of, wherever they are counted.
+//! The histogram type that all statistics share.
 
 use std::borrow::Cow;
 
-/// Limits at `scale`, `scale × growth`, and so on.
+/// Exponential bucket bounds: `scale`, `scale × growth`, and so on.
 pub const fn exponential<const LIMITS: usize>(scale: f64, growth: f64) -> [f64; LIMITS] {
     let mut limits = [scale; LIMITS];
     let mut at = 1;
@@ -13,19 +13,19 @@ pub const fn exponential<const LIMITS: usize>(scale: f64, growth: f64) -> [f64; 
     limits
 }
 
-/// How values are spread over ranges.
+/// A histogram: counts of values by bucket, and their sum.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// The upper limits of the ranges but the last; a value that is equal to a limit is above it.
+    /// The upper bounds of all buckets but the last. A value that equals a bound belongs to the next bucket.
     pub limits: Cow<'static, [f64]>,
-    /// How many values are in each range: one more than there are limits.
+    /// The number of values in each bucket. There is one more bucket than bounds.
     pub counts: Vec<u64>,
     /// The sum of all values.
     pub sum: f64,
 }
 
 impl Distribution {
-    /// No values yet.
+    /// An empty histogram with these bounds.
     pub fn new(limits: &'static [f64]) -> Self {
         Self { limits: Cow::Borrowed(limits), counts: vec![0; limits.len() + 1], sum: 0.0 }
     }
@@ -35,14 +35,14 @@ impl Distribution {
         self.record_times(value, 1);
     }
 
-    /// Adds a value so many times.
+    /// Adds a value `times` times.
     pub fn record_times(&mut self, value: f64, times: u64) {
         let at = self.limits.partition_point(|limit| *limit <= value);
         self.counts[at] += times;
         self.sum += value * times as f64;
     }
 
-    /// Adds the values of another one, whose limits are the same.
+    /// Adds the values of another histogram, which must have the same bounds.
     pub fn absorb(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(own, more)| *own += more);
         self.sum += other.sum;
@@ -53,7 +53,7 @@ impl Distribution {
         self.counts.iter().sum()
     }
 
-    /// The limit below which this share of the values is; `None` if there are none, infinity if they are beyond the last.
+    /// The bound below which this share of the values lies; infinity beyond the last bound, `None` without values.
     pub fn quantile_below(&self, share: f64) -> Option<f64> {
         let count = self.count();
         let wanted = (count as f64 * share).ceil().max(1.0) as u64;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_told_by_their_limits() {
+    fn quantiles_are_rounded_up_to_bounds() {
         let distribution = of(&[0.5, 1.5, 1.5, 3.0, 9.0]);
         let quantiles = [0.0, 0.2, 0.5, 0.8, 0.99].map(|share| distribution.quantile_below(share));
         assert_eq!(quantiles, [1.0, 1.0, 2.0, 4.0, f64::INFINITY].map(Some));

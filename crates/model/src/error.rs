@@ -29,10 +29,10 @@ pub enum Code {
 }
 
 impl Code {
-    /// How many there are.
+    /// The number of codes.
     pub const COUNT: usize = 17;
 
-    /// The code of this number; numbers outside the table are [`Code::Unknown`].
+    /// The code with this number. Numbers outside the table give [`Code::Unknown`].
     pub fn from_number(number: i32) -> Self {
         match number {
             0 => Self::Ok,
@@ -55,7 +55,7 @@ impl Code {
         }
     }
 
-    /// The name as status messages, metrics and JSON spell it, such as `INVALID_ARGUMENT`.
+    /// The name in status messages, metrics and JSON, such as `INVALID_ARGUMENT`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -97,44 +97,44 @@ impl Code {
     }
 }
 
-/// Why a request failed: the code a client acts on and the text a person reads.
+/// The error of a request: a code for programs, and a text for people.
 ///
-/// The text is bytes, not a `String`: it may quote model names and JSON strings that a client sent, and those are not
-/// always UTF-8. REST writes them back unchanged.
+/// The text is bytes, not a `String`. It may quote model names and JSON strings from a request, which are not always
+/// UTF-8. REST writes them back unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServingError {
     /// The canonical code.
     pub code: Code,
     /// The text, usually but not always UTF-8.
     pub message: Vec<u8>,
-    /// In how many seconds the same request may succeed, where that is known.
+    /// The number of seconds after which the same request may succeed, if known.
     pub retry_after_seconds: Option<NonZeroU32>,
 }
 
 impl ServingError {
-    /// An error of any code.
+    /// An error with any code.
     pub fn new(code: Code, message: impl Into<Vec<u8>>) -> Self {
         Self { code, message: message.into(), retry_after_seconds: None }
     }
 
-    /// The same, with the time after which it is worth to ask again: in whole seconds, at least one.
+    /// The same error, with the time after which to retry. It is rounded up to whole seconds.
     #[must_use]
     pub fn retry_after(self, time: Duration) -> Self {
         let seconds = u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
         Self { retry_after_seconds: NonZeroU32::new(seconds), ..self }
     }
 
-    /// The request is wrong whatever the state of the server.
+    /// The request is invalid, regardless of the state of the server.
     pub fn invalid_argument(message: impl Into<Vec<u8>>) -> Self {
         Self::new(Code::InvalidArgument, message)
     }
 
-    /// What was asked for is not here (any more, or yet).
+    /// The requested object does not exist, or not any more, or not yet.
     pub fn not_found(message: impl Into<Vec<u8>>) -> Self {
         Self::new(Code::NotFound, message)
     }
 
-    /// What was asked for exists in TensorFlow Serving or in the protocol, and not in this case.
+    /// TensorFlow Serving or the protocol has the requested feature, and this server does not.
     pub fn unimplemented(message: impl Into<Vec<u8>>) -> Self {
         Self::new(Code::Unimplemented, message)
     }
@@ -150,22 +150,22 @@ impl ServingError {
     }
 }
 
-/// Smaller pieces of memory are taken without asking first: asking costs about a system call.
+/// Smaller allocations are not probed: a probe costs about a system call.
 const LARGE: usize = 1 << 20;
 
-/// Asks the system for so many bytes before work that needs them, as Rust ends the process where memory is not there.
+/// Probes whether this number of bytes can be allocated. Rust aborts the process when an allocation fails.
 ///
-/// What is asked for is given back at once, so another request may take it; then the process ends all the same. That is
-/// rare, as everything large is asked for first.
+/// The memory is freed at once, so another request may take it, and the process is then aborted all the same. That is
+/// rare, because all large allocations are probed.
 ///
 /// # Errors
 ///
-/// `RESOURCE_EXHAUSTED` if the system does not give them.
+/// `RESOURCE_EXHAUSTED` if the allocation fails.
 pub fn expect_memory(bytes: usize) -> Result<()> {
     if bytes <= LARGE || Vec::<u8>::new().try_reserve_exact(bytes).is_ok() { Ok(()) } else { Err(no_memory(bytes)) }
 }
 
-/// The system does not give so many bytes.
+/// The error for a failed allocation.
 pub fn no_memory(bytes: usize) -> ServingError {
     ServingError::new(Code::ResourceExhausted, format!("the server has no memory for {bytes} bytes"))
 }
@@ -178,5 +178,5 @@ impl fmt::Display for ServingError {
 
 impl std::error::Error for ServingError {}
 
-/// What the functions of the request path return.
+/// The result type of the request path.
 pub type Result<T, E = ServingError> = std::result::Result<T, E>;

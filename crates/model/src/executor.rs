@@ -1,4 +1,4 @@
-//! The seam between the request path and whatever runs a model.
+//! The interface between the request path and the runtimes of models.
 
 use std::time::{Duration, Instant};
 
@@ -6,33 +6,39 @@ use crate::error::Result;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 
-/// The runtime whose runs TensorFlow's own metrics are about.
+/// The name of the runtime that the metrics of TensorFlow Serving cover.
 pub const TENSORFLOW: &str = "TF1";
 
-/// How one run is to be carried out.
+/// The options of one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunOptions {
-    /// When the caller gives up; `None` for never. An executor that cannot interrupt a run may ignore it.
+    /// The deadline; `None` for none. An executor that cannot interrupt a run may ignore it.
     pub deadline: Option<Instant>,
 }
 
 /// Runs a loaded model.
 ///
-/// The request path promises: `signature` is one of those the model was published with (or is composed of their tensor
-/// specs); `inputs` holds one tensor for each of `signature.inputs`, in that order, of any dtype and shape (a mismatch
-/// is the executor's to report); `outputs` are distinct positions in `signature.outputs`.
+/// The request path guarantees:
 ///
-/// The executor promises: `run` may be called from any number of threads at once; it blocks until the result is there;
-/// it keeps no reference to the inputs after it returns; it returns one tensor for each of `outputs`, in that order. Memory
-/// of a runtime that outputs lend is given back with `servable_runtime::release`.
-/// It is dropped only after the last call has returned.
+/// - `signature` is one of the signatures of the published model, or is composed of their tensor specs.
+/// - `inputs` holds one tensor for each of `signature.inputs`, in that order. Dtypes and shapes are not checked: the
+///   executor reports a mismatch.
+/// - `outputs` are distinct positions in `signature.outputs`.
+/// - The executor is dropped only after the last call has returned.
+///
+/// The executor guarantees:
+///
+/// - `run` may be called from any number of threads concurrently. It blocks until the result is there.
+/// - It keeps no reference to the inputs after it returns.
+/// - It returns one tensor for each of `outputs`, in that order. If outputs lend memory of a runtime, that is freed
+///   with `servable_runtime::release`.
 pub trait Executor: Send + Sync + 'static {
     /// Runs one batch.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` where an input is not what the model can take; otherwise whatever code and text the runtime
-    /// reports. The client sees both.
+    /// `INVALID_ARGUMENT` if the model cannot take an input. Otherwise the code and text that the runtime reports. The
+    /// client sees both.
     fn run(
         &self,
         signature: &Signature,
@@ -41,43 +47,44 @@ pub trait Executor: Send + Sync + 'static {
         options: &RunOptions,
     ) -> Result<Vec<Tensor>>;
 
-    /// Compares inputs with what was declared, where a run would do so and refuse them: before they are joined with those
-    /// of other requests, so that the error is about what was sent.
+    /// Checks inputs against the declared specs, if a run would refuse a mismatch.
+    ///
+    /// It is called before inputs are joined with those of other requests, so that the error describes this request.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if a run would be refused.
+    /// `INVALID_ARGUMENT` if a run would refuse the inputs.
     fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
         let _ = (signature, inputs);
         Ok(())
     }
 
-    /// Whether runs have no effect but their outputs, so that requests of a batch that failed may be run again.
+    /// Whether runs have no side effects. Only then may the requests of a failed batch be run again.
     fn is_repeatable(&self) -> bool {
         false
     }
 
-    /// What runs the model and in which format it came, as the Open Inference Protocol names platforms.
+    /// The platform in the terms of the Open Inference Protocol: the runtime and the format of the model.
     fn platform(&self) -> &'static str {
         "custom"
     }
 
-    /// How many runs it wants at most at once, on threads that do nothing else; `None` to be run wherever it is quickest.
+    /// The size of a dedicated thread pool for the runs (a bulkhead); `None` to run on any thread.
     ///
-    /// For an executor whose runs may wait for something that is not theirs, such as a lock or another process: they
-    /// would hold up the requests of other models. Asked once, before the first run.
+    /// An executor needs one if its runs may block, for example on a lock or on another process. On shared threads they
+    /// would delay the requests of other models. Called once, before the first run.
     fn own_threads(&self) -> Option<usize> {
         None
     }
 
-    /// How long a run may take that has no deadline, or a later one; `None` for any time. Asked when the servable is made.
+    /// The maximum duration of a run; `None` for no limit. Called when the servable is constructed.
     ///
-    /// It is the deadline of such a run, with the same consequences: an executor that can cancel a run does.
+    /// It becomes the deadline of runs that have none or a later one. An executor that can cancel runs does so then.
     fn longest_run(&self) -> Option<Duration> {
         None
     }
 
-    /// What runs the model, as the label `runtime` of metrics has it. Asked when the servable is made.
+    /// The runtime, for the label `runtime` of metrics. Called when the servable is constructed.
     fn runtime(&self) -> &'static str {
         "other"
     }

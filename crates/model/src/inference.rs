@@ -1,20 +1,20 @@
-//! What the example-based calls answer: classes with scores, or values, one answer for each example.
+//! The results of classify and regress calls: classes with scores, or one value, for each example.
 //!
-//! Made from a graph's output tensors, whose form is checked here, and kept in them until it is written.
+//! They are views of output tensors, whose dtypes and shapes are checked here.
 
 use crate::error::{Result, ServingError};
 use crate::tensor::{DType, Elements, Tensor, shape_text};
 
-/// The answer of a model for a list of examples.
+/// The results for a list of examples.
 #[derive(Clone, Debug)]
 pub enum Inference {
-    /// For each example, its classes.
+    /// The classes of each example.
     Classification(Classification),
-    /// For each example, its value.
+    /// The value of each example.
     Regression(Regression),
 }
 
-/// Classes for each of a list of examples.
+/// The classes of each example, with scores.
 #[derive(Clone, Debug)]
 pub struct Classification {
     labels: Option<Tensor>,
@@ -24,11 +24,11 @@ pub struct Classification {
 }
 
 impl Classification {
-    /// Takes the labels and the scores that a graph computed for this many examples (`docs/spec/grpc_api.md` §7).
+    /// Checks the labels and the scores that a graph computed for this many examples (`docs/spec/grpc_api.md` §7).
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if they are not what they are called.
+    /// `INVALID_ARGUMENT` if their dtypes or shapes are wrong.
     pub fn new(labels: Option<Tensor>, scores: Option<Tensor>, examples: usize) -> Result<Self> {
         let label_count =
             labels.as_ref().map(|tensor| check("classes", tensor, DType::STRING, examples)).transpose()?;
@@ -44,9 +44,9 @@ impl Classification {
         Ok(Self { labels, scores, examples, classes })
     }
 
-    /// For each example its classes: label and score, empty and 0 where the graph computes none.
+    /// The classes of each example, as label and score. A missing label is empty, and a missing score is 0.
     ///
-    /// Labels are whatever bytes the graph put there.
+    /// Labels may be any bytes.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = impl ExactSizeIterator<Item = (&[u8], f32)>> {
         let labels = match self.labels.as_ref().map(Tensor::elements) {
             Some(Elements::Strings(strings)) => Some(strings),
@@ -78,18 +78,18 @@ fn check(name: &str, tensor: &Tensor, dtype: DType, examples: usize) -> Result<i
     Err(ServingError::invalid_argument(fault))
 }
 
-/// A value for each of a list of examples.
+/// The value of each example.
 #[derive(Clone, Debug)]
 pub struct Regression {
     values: Tensor,
 }
 
 impl Regression {
-    /// Takes the values that a graph computed for this many examples (`docs/spec/grpc_api.md` §8).
+    /// Checks the values that a graph computed for this many examples (`docs/spec/grpc_api.md` §8).
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if it is not one number for each example.
+    /// `INVALID_ARGUMENT` if there is not one number for each example.
     pub fn new(values: Tensor, examples: usize) -> Result<Self> {
         let fault = match *values.shape() {
             [rows] | [rows, 1] if rows != examples as i64 => {
@@ -113,7 +113,7 @@ impl Regression {
     }
 }
 
-/// The elements of a tensor of singles.
+/// The elements of a `float` tensor.
 fn floats(tensor: &Tensor) -> &[[u8; 4]] {
     match tensor.elements() {
         Elements::Numbers(buffer) => buffer.as_ref().as_chunks().0,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_graph_does_not_compute_is_empty() {
+    fn missing_labels_and_scores_are_empty() {
         let read = |labels, scores| -> Vec<Vec<(Vec<u8>, f32)>> {
             let classification = Classification::new(labels, scores, 2).expect("two rows");
             classification

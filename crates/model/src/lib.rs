@@ -1,6 +1,6 @@
-//! What a model is to the server: tensors, signatures, calls, errors, and the trait that runs one.
+//! The types of the request path: tensors, signatures, calls, errors, and the trait that runs a model.
 //!
-//! Every other crate knows this one, and it knows none of them: no sockets, no protocols, no threads.
+//! All other crates depend on this one, and it depends on none of them. It knows no sockets, protocols or threads.
 
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,10 @@
-//! What a request to a servable has to look like: named, typed inputs and outputs.
+//! Signatures: the named, typed inputs and outputs of a servable.
 
 use std::collections::BTreeMap;
 
 use crate::tensor::{DType, Tensor};
 
-/// The signature that is meant when a request names none.
+/// The signature of requests that name none.
 pub const DEFAULT_SIGNATURE: &str = "serving_default";
 
 /// One input or output of a signature.
@@ -14,24 +14,25 @@ pub struct TensorSpec {
     pub alias: String,
     /// The name inside the runtime, such as `serving_default_x:0`.
     pub tensor_name: String,
-    /// The declared dtype; any number, as the model has it.
+    /// The declared dtype. It may be any number.
     pub dtype: DType,
-    /// The declared shape, -1 where a size is free; `None` if even the rank is.
+    /// The declared shape, with -1 for an unknown size; `None` for an unknown rank.
     pub shape: Option<Vec<i64>>,
 }
 
 /// One way to call a servable.
 #[derive(Clone, Debug, Default)]
 pub struct Signature {
-    /// Inputs in the order of their aliases.
+    /// The inputs, sorted by alias.
     pub inputs: Vec<TensorSpec>,
-    /// Outputs in the order of their aliases.
+    /// The outputs, sorted by alias.
     pub outputs: Vec<TensorSpec>,
-    /// Such as `tensorflow/serving/predict`; informative unless the server is told to check it.
+    /// The method name, such as `tensorflow/serving/predict`. The server checks it only if an option says so.
     pub method_name: String,
-    /// Values for inputs that a request may leave out, by alias.
+    /// Default values of optional inputs, by alias.
     pub defaults: BTreeMap<String, Tensor>,
-    /// Whether some of the tensors are parts of a ragged or sparse value: their rows are not those of the batch.
+    /// Whether some tensors are components of a ragged or sparse value. The rows of such tensors are not those of the
+    /// batch.
     pub has_components: bool,
 }
 

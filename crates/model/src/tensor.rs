@@ -1,6 +1,6 @@
-//! Tensors as the request path sees them: a dtype, a shape, and bytes that are copied as rarely as possible.
+//! The tensors of the request path: a dtype, a shape, and elements that are shared instead of copied where possible.
 //!
-//! Codecs make tensors and write them; executors run them. Nothing here knows a wire format.
+//! Codecs decode and encode tensors, and executors run them. Nothing here knows a wire format.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,13 +8,14 @@ use std::ops::Range;
 use aligned_vec::{AVec, ConstAlign};
 use bytes::Bytes;
 
-/// The alignment of every buffer that a codec fills, in bytes: what TensorFlow asks for before it takes memory as it is.
+/// The alignment of every buffer that a codec fills, in bytes. TensorFlow uses memory in place only if it is so
+/// aligned.
 pub const ALIGNMENT: usize = 64;
 
 /// A `tensorflow.DataType` number.
 ///
-/// An open enumeration, as on the wire: a signature or a request may carry any number, and the error that names it
-/// is due later than the decoding.
+/// An open enumeration, as on the wire: a signature or a request may carry any number. Unknown numbers are reported
+/// after decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DType(pub i32);
 
@@ -46,7 +47,7 @@ impl DType {
     pub const UINT64: Self = Self(23);
 }
 
-/// Names by number, as error messages spell them; the protobuf name is `DT_` and the same in capitals.
+/// The names in error messages, by number. The protobuf name is `DT_` and the same in capitals.
 const NAMES: [&str; 34] = [
     "INVALID",
     "float",
@@ -84,17 +85,17 @@ const NAMES: [&str; 34] = [
     "float4_e2m1fn",
 ];
 
-/// What is added to a dtype's number to name a reference to a variable of it (`DT_FLOAT_REF` and its like).
+/// The offset from the number of a dtype to that of its reference dtype, such as `DT_FLOAT_REF`.
 const REF_OFFSET: i32 = 100;
 
 impl DType {
-    /// The dtype that a reference dtype refers to; any other dtype itself.
+    /// The dtype that a reference dtype refers to. Other dtypes are returned unchanged.
     #[must_use]
     pub fn base(self) -> Self {
         if self.0 > REF_OFFSET { Self(self.0 - REF_OFFSET) } else { self }
     }
 
-    /// The name in error messages: `float`, `int64`, `float_ref`; `unknown dtype enum (77)` for numbers without one.
+    /// The name in error messages, such as `float` or `float_ref`; `unknown dtype enum (77)` for unknown numbers.
     pub fn name(self) -> String {
         match (NAMES.get(self.base().0 as usize), self == self.base()) {
             (Some(name), true) => (*name).to_owned(),
@@ -103,14 +104,14 @@ impl DType {
         }
     }
 
-    /// The name in the protobuf enumeration: `DT_FLOAT`, `DT_FLOAT_REF`; `None` for numbers without one.
+    /// The name in the protobuf enumeration, such as `DT_FLOAT` or `DT_FLOAT_REF`; `None` for unknown numbers.
     pub fn proto_name(self) -> Option<String> {
         let name = NAMES.get(self.base().0 as usize)?.to_uppercase();
         Some(if self == self.base() { format!("DT_{name}") } else { format!("DT_{name}_REF") })
     }
 
-    /// Bytes per element of a dtype whose elements are plain numbers; `None` for strings, resources, variants,
-    /// references and unknown numbers. Numbers of 4 and 2 bits take a byte each, as TensorFlow keeps them.
+    /// The size of an element in bytes; `None` for strings, resources, variants, references and unknown numbers.
+    /// Numbers of 4 and 2 bits take a byte each, as in TensorFlow.
     pub fn size(self) -> Option<usize> {
         Some(match self.0 {
             4 | 6 | 10 | 11 | 12 | 24..=33 => 1,
@@ -129,15 +130,15 @@ impl fmt::Display for DType {
     }
 }
 
-/// A growing tensor buffer whose first byte lies on [`ALIGNMENT`].
+/// A growable tensor buffer that is aligned to [`ALIGNMENT`].
 pub type AlignedBytes = AVec<u8, ConstAlign<ALIGNMENT>>;
 
-/// The elements of a tensor of numbers: little-endian, row-major, without gaps.
+/// The elements of a tensor of numbers: little-endian, row-major, contiguous.
 #[derive(Clone, Debug)]
 pub enum Buffer {
-    /// Filled by a codec; aligned.
+    /// Memory that a codec has filled; aligned.
     Owned(AlignedBytes),
-    /// A part of a request body, or memory that a runtime owns; of any alignment.
+    /// A part of a request body, or memory of a runtime; of any alignment.
     Shared(Bytes),
 }
 
@@ -152,7 +153,7 @@ impl AsRef<[u8]> for Buffer {
 
 /// The elements of a tensor of strings: ranges of one block of bytes.
 ///
-/// The block may be a whole request body; ranges may overlap and repeat.
+/// The block may be a whole request body. Ranges may overlap and repeat.
 #[derive(Clone, Debug, Default)]
 pub struct Strings {
     bytes: Bytes,
@@ -160,17 +161,17 @@ pub struct Strings {
 }
 
 impl Strings {
-    /// Strings that are the given `(start, end)` ranges of `bytes`.
+    /// Strings at the given `(start, end)` ranges of `bytes`.
     ///
     /// # Panics
     ///
-    /// If a range does not lie within `bytes`.
+    /// If a range is not within `bytes`.
     pub fn new(bytes: Bytes, ranges: Vec<(usize, usize)>) -> Self {
         assert!(ranges.iter().all(|&(start, end)| start <= end && end <= bytes.len()), "a string outside its block");
         Self { bytes, ranges }
     }
 
-    /// How many strings there are.
+    /// The number of strings.
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
@@ -180,17 +181,17 @@ impl Strings {
         self.ranges.is_empty()
     }
 
-    /// The string of this index.
+    /// The string at this index.
     ///
     /// # Panics
     ///
-    /// If there are not that many.
+    /// If the index is out of range.
     pub fn get(&self, index: usize) -> &[u8] {
         let (start, end) = self.ranges[index];
         &self.bytes[start..end]
     }
 
-    /// The strings of these indices; the block is shared.
+    /// The strings at these indices. The block is shared.
     fn range(&self, range: Range<usize>) -> Self {
         Self { bytes: self.bytes.clone(), ranges: self.ranges[range].to_vec() }
     }
@@ -223,7 +224,7 @@ pub enum Elements {
     Strings(Strings),
 }
 
-/// A tensor: dtype, shape, elements. Their sizes agree.
+/// A tensor: dtype, shape and elements, which are consistent.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     dtype: DType,
@@ -236,7 +237,7 @@ impl Tensor {
     ///
     /// # Panics
     ///
-    /// If the buffer does not hold exactly the elements of the shape, or the dtype has no fixed element size.
+    /// If the size of the buffer does not match the shape, or the dtype has no fixed element size.
     pub fn from_numbers(dtype: DType, shape: Vec<i64>, buffer: Buffer) -> Self {
         let size = dtype.size().expect("a dtype of numbers");
         let count = element_count(&shape).expect("a shape that was checked");
@@ -248,7 +249,7 @@ impl Tensor {
     ///
     /// # Panics
     ///
-    /// If the number of strings is not that of the shape.
+    /// If the number of strings does not match the shape.
     pub fn from_strings(shape: Vec<i64>, strings: Strings) -> Self {
         let count = element_count(&shape).expect("a shape that was checked");
         assert_eq!(strings.len(), count, "strings of a tensor of shape {shape:?}");
@@ -260,7 +261,7 @@ impl Tensor {
         self.dtype
     }
 
-    /// The dimensions, none negative; empty for a scalar.
+    /// The sizes of the dimensions, none negative; empty for a scalar.
     pub fn shape(&self) -> &[i64] {
         &self.shape
     }
@@ -270,7 +271,7 @@ impl Tensor {
         &self.elements
     }
 
-    /// Makes clones of it share its elements instead of copying them.
+    /// Makes later clones share the elements instead of copying them.
     pub fn share(&mut self) {
         if let Elements::Numbers(Buffer::Owned(bytes)) = &mut self.elements {
             let owned = std::mem::replace(bytes, AlignedBytes::new(ALIGNMENT));
@@ -278,11 +279,11 @@ impl Tensor {
         }
     }
 
-    /// These indices of dimension 0. Makes the tensor and the result share their elements instead of copying them.
+    /// The rows at these indices of dimension 0. The tensor and the result share their elements.
     ///
     /// # Panics
     ///
-    /// If it is a scalar, or has no such indices.
+    /// If the tensor is a scalar, or the range is out of bounds.
     #[must_use]
     pub fn rows(&mut self, range: Range<usize>) -> Self {
         self.share();
@@ -302,12 +303,12 @@ impl Tensor {
         Self { dtype: self.dtype, shape, elements }
     }
 
-    /// The parts, to take the buffer without copying it.
+    /// Decomposes the tensor, so that the buffer can be moved.
     pub fn into_parts(self) -> (DType, Vec<i64>, Elements) {
         (self.dtype, self.shape, self.elements)
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().map(|&size| size as usize).product()
     }
@@ -317,7 +318,7 @@ impl Tensor {
         self.shape.contains(&0)
     }
 
-    /// How many bytes the elements take, as far as they are those of the elements themselves.
+    /// The size of the elements in bytes, without overhead of strings.
     pub fn size_in_bytes(&self) -> usize {
         match &self.elements {
             Elements::Numbers(buffer) => buffer.as_ref().len(),
@@ -326,7 +327,7 @@ impl Tensor {
     }
 }
 
-/// The number of elements of a shape; `None` if a dimension is negative or the product leaves the range of `i64`.
+/// The number of elements of a shape; `None` if a size is negative or the product overflows `i64`.
 pub fn element_count(shape: &[i64]) -> Option<usize> {
     let mut count: i64 = 1;
     for &size in shape {
@@ -335,7 +336,7 @@ pub fn element_count(shape: &[i64]) -> Option<usize> {
     usize::try_from(count).ok()
 }
 
-/// A shape as error messages print it: `[2,3]`, `[]`.
+/// A shape as in error messages: `[2,3]`, `[]`.
 pub fn shape_text(shape: &[i64]) -> String {
     let sizes: Vec<String> = shape.iter().map(ToString::to_string).collect();
     format!("[{}]", sizes.join(","))
