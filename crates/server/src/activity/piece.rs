@@ -1,0 +1,58 @@
+//! Pieces of answers, which count how much of them has been written.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Buf, Bytes};
+
+use super::{Activity, UnderWay};
+
+/// A piece of an answer, which counts how much of it has been written.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    bytes: Bytes,
+    of: Of,
+}
+
+/// What a piece belongs to.
+#[derive(Debug)]
+pub(crate) enum Of {
+    /// An answer that is not counted.
+    Nothing,
+    /// The beginning of an answer.
+    Answer(Arc<Activity>),
+    /// The last piece of an answer.
+    End(UnderWay),
+}
+
+impl Piece {
+    pub(crate) fn new(bytes: Bytes, of: Of) -> Self {
+        Self { bytes, of }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        let activity = match &self.of {
+            Of::Nothing => return,
+            Of::Answer(activity) => activity,
+            Of::End(under_way) => &under_way.activity,
+        };
+        activity.taken.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        let copy = self.bytes.slice(..length);
+        self.advance(length);
+        copy
+    }
+}
