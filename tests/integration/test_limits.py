@@ -148,6 +148,7 @@ def test_a_head_that_trickles_in(limited: ServerProcess) -> None:
         stop.set()
         sender.join()
     assert first_line(answer) == b"HTTP/1.1 408 Request Timeout"
+    assert answer.endswith(b"<H1>Request Timeout</H1>\n</BODY></HTML>\n")
 
 
 def test_a_body_that_stops_or_trickles_in(limited: ServerProcess) -> None:

@@ -300,11 +300,14 @@ def test_a_silent_connection_does_not_use_up_the_drain(
 ) -> None:
     server = start_server({"half_plus_two": demo_models / "half_plus_two"})
     server.wait_until_available("half_plus_two")
-    with socket.create_connection(("127.0.0.1", server.port)) as silent:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as silent:
         silent.sendall(sent)
         server.get("/v1/models/half_plus_two")  # what came before this has been read
         start = time.monotonic()
         server.terminate()
+        answer = silent.recv(1 << 16)
+        if sent.startswith((b"G", HEAD)):
+            assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert server.wait() == 0
         assert time.monotonic() - start < 15
     assert "were cut off" not in server.log

@@ -4,6 +4,7 @@ mod http1;
 mod http2;
 mod inbound;
 mod piece;
+mod refusal;
 mod stream;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,10 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::body_memory::Claim;
 pub(crate) use piece::{Of, Piece};
-pub(crate) use stream::{Counted, Returned};
+pub(crate) use stream::{PARTING_TIME, Stream, Transport};
 
 /// Counters of one connection, which its stream, its requests and its watch share.
 #[derive(Debug, Default)]
@@ -41,6 +43,12 @@ pub(crate) struct Activity {
     winds_down: AtomicBool,
     /// Whether the stream ends as soon as there is nothing to read.
     ends_when_quiet: AtomicBool,
+    /// Whether the head that is open is refused.
+    ends_head: AtomicBool,
+    /// Notified when waits for parts of requests are over.
+    ends_parts: Notify,
+    /// Whether the client does not get what it has not read.
+    is_abandoned: AtomicBool,
     /// Notified when answers have been written while requests wait for that.
     has_room: Notify,
     /// Whether the client has closed its side, and what has to be woken when all its requests are answered then.
@@ -112,6 +120,26 @@ impl Activity {
     /// hyper would close a connection of HTTP/1.1 without a last look at what has come.
     pub(crate) fn end_when_quiet(&self) {
         self.ends_when_quiet.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses the head of HTTP/1.1 that has begun and not ended, when the stream is next read: it took too long.
+    pub(crate) fn end_head(&self) {
+        self.ends_head.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends every wait for the next part of a request.
+    pub(crate) fn end_parts(&self) {
+        self.ends_parts.notify_waiters();
+    }
+
+    /// Completes when waits for parts are ended.
+    pub(crate) fn parts_ended(&self) -> Notified<'_> {
+        self.ends_parts.notified()
+    }
+
+    /// Discards what the client has not read when the connection is dropped.
+    pub(crate) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Counts a request from its head until the result is dropped.

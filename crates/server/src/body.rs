@@ -139,7 +139,11 @@ pub(crate) async fn next_part(body: &mut RequestBody, timeout: Duration) -> Resu
             return Ok(None);
         }
         let waits = activity.await_part();
-        let frame = tokio::time::timeout(timeout, incoming.frame()).await.map_err(|_| BodyError::TooSlow)?;
+        let frame = tokio::select! {
+            biased;
+            frame = tokio::time::timeout(timeout, incoming.frame()) => frame.map_err(|_| BodyError::TooSlow)?,
+            () = activity.parts_ended() => return Err(BodyError::TooSlow),
+        };
         drop(waits);
         match frame {
             None => return Ok(None),

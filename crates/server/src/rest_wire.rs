@@ -13,6 +13,7 @@ use crate::access;
 use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result, ServingError};
+use crate::page;
 use crate::service::Service;
 
 /// Switches of the APIs over REST.
@@ -85,7 +86,7 @@ pub(crate) fn text(code: Code, body: String) -> Reply {
 
 /// A page for what is no API request; the connection is closed after it.
 pub(crate) fn page(status: u16, reason: &'static str) -> Reply {
-    let mut reply = with_status(status, reason, html_page(status, reason).into(), "text/html");
+    let mut reply = with_status(status, reason, page::html(status, reason).into(), "text/html");
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
@@ -98,11 +99,6 @@ pub(crate) fn health(problem: Option<String>) -> Reply {
     };
     let (status, reason) = code.http_status();
     with_status(status, reason, (text + "\n").into(), "text/plain; charset=utf-8")
-}
-
-/// The text of a page.
-pub(crate) fn html_page(status: u16, reason: &str) -> String {
-    format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n")
 }
 
 /// An answer with this status.

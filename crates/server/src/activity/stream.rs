@@ -1,42 +1,65 @@
-//! The stream below hyper: counts what goes through it, and passes on nothing that is ambiguous.
+//! The stream below hyper. It counts what passes, hands on nothing that is ambiguous, gives refusals their pages, and ends a
+//! connection so that its client sees the last bytes.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::Activity;
-use super::inbound::Inbound;
+use super::inbound::{Inbound, NO_HEAD};
+use super::{Activity, refusal};
+use crate::error::Code;
 
 /// A client may close its side once its request is sent, and still gets an answer that comes within this time. A client that
-/// has given up closes its side, too, so that beyond it nobody is thought to wait.
+/// has given up closes its side, too, so that a longer wait would be for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
-/// A stream that counts what goes through it, and that is given back when it is dropped.
-pub(crate) struct Counted<S> {
-    /// There until the end.
-    stream: Option<S>,
+/// How long a client may take to close its side of a connection that the server has closed.
+pub(crate) const PARTING_TIME: Duration = Duration::from_secs(1);
+
+/// A connection below TLS and HTTP.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Discards what the client has not read when the connection is dropped; the system would go on sending it.
+    fn abandon(&self);
+}
+
+/// The stream of a connection; `refused` is called with the reason of each refusal that hyper makes.
+pub(crate) struct Stream<S: Transport, F> {
+    transport: S,
     activity: Arc<Activity>,
+    refused: F,
     inbound: Inbound,
     /// How many heads have begun.
     heads: u64,
-    /// How long the client is waited for that has closed its side.
-    patience: Option<Pin<Box<Sleep>>>,
-    returned: Returned<S>,
+    /// Whether the head that was open took too long.
+    is_timed_out: bool,
+    /// Bytes of a refusal that hyper has written, and the transport has not.
+    refusal: Bytes,
+    /// How long a client that has closed its side may wait for its answer.
+    half_closed: Option<Pin<Box<Sleep>>>,
+    /// How long a client may take to close its side after the server has.
+    parting: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where a stream comes back to.
-pub(crate) type Returned<S> = Arc<Mutex<Option<S>>>;
-
-impl<S> Counted<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>, returned: Returned<S>) -> Self {
-        let inbound = Inbound::Unknown(0);
-        Self { stream: Some(stream), activity, inbound, heads: 0, patience: None, returned }
+impl<S: Transport, F> Stream<S, F> {
+    pub(crate) fn new(transport: S, activity: Arc<Activity>, refused: F) -> Self {
+        Self {
+            transport,
+            activity,
+            refused,
+            inbound: Inbound::Unknown(0),
+            heads: 0,
+            is_timed_out: false,
+            refusal: Bytes::new(),
+            half_closed: None,
+            parting: None,
+        }
     }
 
     /// Follows bytes that have just been read, and says how much of them may be passed on.
@@ -58,24 +81,40 @@ impl<S> Counted<S> {
         passed
     }
 
-    fn ends_now(&self) -> bool {
-        self.activity.ends_when_quiet.load(Ordering::Relaxed) && self.activity.is_between_requests()
+    /// Ends a stream that has nothing to read, if it was asked to end: in a head by what is no head.
+    fn end_if_asked(&mut self) -> Poll<()> {
+        if self.activity.ends_when_quiet.load(Ordering::Relaxed) && self.activity.is_between_requests() {
+            return Poll::Ready(());
+        }
+        if self.activity.ends_head.load(Ordering::Relaxed) && self.inbound.is_in_head() {
+            (self.inbound, self.is_timed_out) = (Inbound::Refused(NO_HEAD), true);
+            self.activity.open_head.store(0, Ordering::Relaxed);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.refusal.has_remaining() {
+            let written = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.refusal))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<S: Unpin> Counted<S> {
-    fn stream(&mut self) -> Pin<&mut S> {
-        Pin::new(self.stream.as_mut().expect("it is there until the end"))
-    }
-}
-
-impl<S> Drop for Counted<S> {
+impl<S: Transport, F> Drop for Stream<S, F> {
     fn drop(&mut self) {
-        *self.returned.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        if self.activity.is_abandoned.load(Ordering::Relaxed) {
+            self.transport.abandon();
+        }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: Transport, F: Unpin> AsyncRead for Stream<S, F> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.inbound {
             Inbound::Refused(left) => {
@@ -87,11 +126,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
             Inbound::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
             Inbound::Unknown(_) | Inbound::Http1(_) | Inbound::Http2(_) => {}
         }
-        if self.patience.is_none() {
+        if self.half_closed.is_none() {
             let before = buf.filled().len();
-            let read = self.stream().poll_read(cx, buf);
+            let read = Pin::new(&mut self.transport).poll_read(cx, buf);
             if read.is_pending() {
-                return if self.ends_now() { Poll::Ready(Ok(())) } else { Poll::Pending };
+                ready!(self.end_if_asked());
+                return if self.is_timed_out { self.poll_read(cx, buf) } else { Poll::Ready(Ok(())) };
             }
             let bytes = &buf.filled()[before..];
             let is_end = matches!(read, Poll::Ready(Ok(()))) && bytes.is_empty() && buf.remaining() > 0;
@@ -105,20 +145,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
             if !is_end {
                 return read;
             }
-            self.patience = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+            self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
         }
         if !self.activity.is_answering() {
             return Poll::Ready(Ok(()));
         }
         *self.activity.waits_for_answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
         self.activity.has_closed_side.store(true, Ordering::Relaxed);
-        self.patience.as_mut().map_or(Poll::Ready(()), |patience| patience.as_mut().poll(cx)).map(Ok)
+        self.half_closed.as_mut().map_or(Poll::Ready(()), |patience| patience.as_mut().poll(cx)).map(Ok)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: Transport, F: FnMut(Code) + Unpin> AsyncWrite for Stream<S, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, buf)
+        ready!(self.poll_refusal(cx))?;
+        if let Some((cause, answer)) = refusal::with_page(buf, self.is_timed_out) {
+            (self.refused)(cause);
+            self.refusal = answer; // hyper flushes after it has written
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -126,19 +172,42 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, bufs)
+        if let [only] = bufs {
+            return self.poll_write(cx, only);
+        }
+        ready!(self.poll_refusal(cx))?;
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        ready!(self.poll_refusal(cx))?;
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
+    /// Closes this side, and reads what the client still sends: a connection with unread bytes is reset by TCP, and its
+    /// client may lose an answer that it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+        ready!(self.poll_refusal(cx))?;
+        let Self { transport, parting, .. } = &mut *self;
+        if parting.is_none() {
+            ready!(Pin::new(&mut *transport).poll_shutdown(cx))?;
+        }
+        let parting = parting.get_or_insert_with(|| Box::pin(tokio::time::sleep(PARTING_TIME)));
+        let mut unwanted = [0; 4096];
+        loop {
+            if parting.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut unwanted = ReadBuf::new(&mut unwanted);
+            ready!(Pin::new(&mut *transport).poll_read(cx, &mut unwanted))?;
+            if unwanted.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -146,13 +215,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::super::inbound::{NO_HEAD, PREFACE};
+    use tokio::io::DuplexStream;
+
+    use super::super::inbound::PREFACE;
     use super::*;
+
+    impl Transport for DuplexStream {
+        fn abandon(&self) {}
+    }
 
     async fn passed_on(pieces: &[&[u8]]) -> (io::Result<usize>, Vec<u8>, Arc<Activity>) {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let activity = Arc::new(Activity::default());
-        let mut counted = Counted::new(server, Arc::clone(&activity), Returned::default());
+        let mut counted = Stream::new(server, Arc::clone(&activity), |_: Code| {});
         let mut read = Vec::new();
         let sends = async {
             for piece in pieces {
@@ -192,5 +267,59 @@ mod tests {
         let (_, read, activity) = passed_on(&pieces).await;
         assert_eq!(read, pieces.concat());
         assert!(activity.speaks_http2());
+    }
+
+    const REFUSAL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\
+        date: Sun, 22 Nov 2026 20:00:00 GMT\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_page_is_written_through_a_transport_that_takes_little_at_a_time() {
+        let (ours, mut theirs) = tokio::io::duplex(7);
+        let mut causes = Vec::new();
+        let mut stream = Stream::new(ours, Arc::default(), |cause| causes.push(cause));
+        let write = async {
+            stream.write_all(REFUSAL).await.unwrap();
+            stream.flush().await.unwrap();
+            drop(stream);
+        };
+        let mut read = String::new();
+        let ((), count) = tokio::join!(write, theirs.read_to_string(&mut read));
+        assert_eq!(count.unwrap(), read.len());
+        assert_eq!(causes, [Code::InvalidArgument]);
+        assert!(read.ends_with("<H1>Bad Request</H1>\n</BODY></HTML>\n"), "{read}");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_takes_too_long_ends_as_none() {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let activity = Arc::new(Activity::default());
+        let mut causes = Vec::new();
+        let mut stream = Stream::new(server, Arc::clone(&activity), |cause| causes.push(cause));
+        client.write_all(b"GET / HT").await.unwrap();
+        let mut read = [0; 8];
+        stream.read_exact(&mut read).await.unwrap();
+        activity.end_head();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, NO_HEAD);
+        stream.write_all(REFUSAL).await.unwrap();
+        stream.flush().await.unwrap();
+        drop(stream);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert_eq!(causes, [Code::DeadlineExceeded]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_shut_down_reads_on_until_the_client_has_closed_its_side() {
+        let (mut client, server) = tokio::io::duplex(16);
+        let mut stream = Stream::new(server, Arc::default(), |_: Code| {});
+        let sends = async {
+            client.write_all(&[0; 1000]).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let (closed, ()) = tokio::join!(stream.shutdown(), sends);
+        closed.unwrap();
     }
 }

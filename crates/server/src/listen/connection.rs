@@ -2,9 +2,8 @@
 //! at all.
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -15,26 +14,18 @@ use hyper::rt::{Read, Write};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Connection;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::transport::{Socket, Transport};
 use super::{Arrival, ListenOptions, Shared, respond};
-use crate::activity::{Activity, Counted, Returned, Snapshot, UnderWay};
+use crate::activity::{Activity, PARTING_TIME, Snapshot, Stream, UnderWay};
 use crate::body::{BodyLimits, RequestBody};
-use crate::error::{Code, ServingError};
+use crate::error::ServingError;
 use crate::grpc;
 use crate::http2::Http2Options;
-use crate::refusal::WithPages;
 use crate::rest;
 use crate::router::grpc::has_content_type;
-
-/// The answer to a head or a body that did not come to its end.
-const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-
-/// How long that answer, and the client's own end of a connection that we have ended, may take.
-const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// How long a client of HTTP/2 has for what it sent before it saw the GOAWAY of an idle connection.
 const GOING_TIME: Duration = Duration::from_secs(2);
@@ -85,89 +76,70 @@ pub(super) async fn serve_secure(
 /// Serves a connection that is ready for HTTP.
 pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, arrival: Arrival, mut drain: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
-    let returned = Returned::default();
-    let counted = Counted::new(stream, Arc::clone(&activity), Arc::clone(&returned));
     let service = Arc::clone(&shared.service);
-    let io = TokioIo::new(WithPages::new(counted, move |cause| service.metrics.refuse(cause)));
+    let stream = Stream::new(stream, Arc::clone(&activity), move |cause| service.metrics.refuse(cause));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
         async move { Ok::<_, Infallible>(answer(&shared, arrival, request, under_way).await) }
     });
-    let mut parting: &[u8] = b"";
-    // The connection ends with the block, and gives the stream back.
-    {
-        let mut connection = pin!(shared.http.serve_connection(io, service));
-        let mut patience = Patience::new(&shared.options);
-        let mut draining = Draining::new(shared.options.body);
-        let Http2Options { max_age, max_age_grace, .. } = shared.options.http2;
-        let mut age = pin!(after(max_age));
-        let mut end = pin!(after(None));
-        let mut is_aged = false;
-        let mut is_going = None;
-        loop {
-            tokio::select! {
-                biased;
-                // An error here is the client's: it went away, or did not speak HTTP.
-                _ = connection.as_mut() => break,
-                () = patience.tick(), if is_going.is_none() => {
-                    let is_scarce = shared.service.body_memory.is_scarce(shared.options.body.max_total_bytes);
-                    match patience.look(&activity, is_scarce) {
-                        Verdict::Wait => continue,
-                        Verdict::HeadTimedOut if !activity.speaks_http2() => {
-                            parting = TIMED_OUT;
-                            break;
-                        }
-                        verdict => is_going = Some(verdict),
-                    }
-                    end.set(after(Some(GOING_TIME)));
+    let mut connection = pin!(shared.http.serve_connection(TokioIo::new(stream), service));
+    let mut patience = Patience::new(&shared.options);
+    let mut draining = Draining::new(shared.options.body);
+    let Http2Options { max_age, max_age_grace, .. } = shared.options.http2;
+    let mut age = pin!(after(max_age));
+    let mut end = pin!(after(None));
+    let mut is_aged = false;
+    let mut is_going = None;
+    loop {
+        tokio::select! {
+            biased;
+            // An error here is the client's: it went away, or did not speak HTTP.
+            _ = connection.as_mut() => return,
+            () = patience.tick(), if is_going.is_none() => {
+                let is_scarce = shared.service.body_memory.is_scarce(shared.options.body.max_total_bytes);
+                let verdict = patience.look(&activity, is_scarce);
+                match verdict {
+                    Verdict::Wait => continue,
+                    Verdict::HeadTimedOut if !activity.speaks_http2() => activity.end_head(),
+                    _ => close_gently(connection.as_mut(), &activity),
+                }
+                is_going = Some(verdict);
+                end.set(after(Some(GOING_TIME)));
+            }
+            () = age.as_mut(), if !is_aged => {
+                is_aged = true;
+                if is_going.is_none() {
+                    end.set(after(max_age_grace));
                     close_gently(connection.as_mut(), &activity);
                 }
-                () = age.as_mut(), if !is_aged => {
-                    is_aged = true;
-                    if is_going.is_none() {
-                        end.set(after(max_age_grace));
-                        close_gently(connection.as_mut(), &activity);
-                    }
-                }
-                // What came in the moment of the GOAWAY is answered.
-                () = end.as_mut() => match is_going {
-                    Some(Verdict::Idle) if activity.is_under_way() => end.set(after(Some(GOING_TIME))),
-                    _ => break,
-                },
-                _ = drain.wait_for(|draining| *draining), if !draining.has_begun() => {
-                    draining.begin();
-                    activity.wind_down();
-                    if activity.speaks_http2() {
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
-                () = draining.tick() => match draining.look(&activity) {
-                    Step::Wait => {}
-                    Step::GoAway => connection.as_mut().graceful_shutdown(),
-                    Step::End => {
-                        // A request without an answer, of which nothing is on its way.
-                        let is_cut_off = !activity.speaks_http2() && !activity.has_unsent();
-                        if is_cut_off && !activity.is_between_requests() {
-                            parting = TIMED_OUT;
-                        }
-                        break;
-                    }
-                },
             }
+            // What came in the moment of the GOAWAY is answered.
+            () = end.as_mut() => match is_going {
+                Some(Verdict::Idle) if activity.is_under_way() => end.set(after(Some(GOING_TIME))),
+                _ => break,
+            },
+            _ = drain.wait_for(|draining| *draining), if !draining.has_begun() => {
+                draining.begin();
+                activity.wind_down();
+                if activity.speaks_http2() {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+            () = draining.tick() => match draining.look(&activity) {
+                Step::Wait => {}
+                Step::GoAway => connection.as_mut().graceful_shutdown(),
+                Step::Refuse => {
+                    activity.end_when_quiet();
+                    activity.end_head();
+                    activity.end_parts();
+                }
+                Step::End => break,
+            },
         }
     }
-    let is_abandoned = activity.has_unsent();
-    let stream = returned.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if !parting.is_empty() {
-        shared.service.metrics.refuse(Code::DeadlineExceeded);
-    }
-    if let Some(stream) = stream {
-        if is_abandoned {
-            stream.abandon();
-            return;
-        }
-        let _ = tokio::time::timeout(PARTING_TIME, part(stream, parting)).await;
+    if activity.has_unsent() {
+        activity.abandon();
     }
 }
 
@@ -185,16 +157,6 @@ where
         activity.wind_down();
         activity.end_when_quiet();
     }
-}
-
-/// Ends a connection so that the client sees the last bytes: where some of its own are never read, TCP resets the
-/// connection, and what the client has not read yet may be lost.
-async fn part(mut stream: Transport, last_words: &[u8]) -> io::Result<()> {
-    stream.write_all(last_words).await?;
-    stream.shutdown().await?;
-    let mut unwanted = [0; 4096];
-    while stream.read(&mut unwanted).await? > 0 {}
-    Ok(())
 }
 
 async fn answer(
@@ -343,6 +305,8 @@ struct Draining {
 enum Step {
     Wait,
     GoAway,
+    /// Nothing more is waited for: what has begun and not come is refused, over HTTP/1.1.
+    Refuse,
     End,
 }
 
@@ -385,9 +349,8 @@ impl Draining {
         if self.quiet < DRAIN_PATIENCE {
             return Step::Wait;
         }
-        if self.quiet == DRAIN_PATIENCE && !activity.speaks_http2() && activity.is_between_requests() {
-            activity.end_when_quiet(); // with a last look at what has come
-            return Step::Wait;
+        if self.quiet < DRAIN_PATIENCE + PARTING_TIME && !activity.speaks_http2() {
+            return Step::Refuse; // with a last look at what has come
         }
         Step::End
     }

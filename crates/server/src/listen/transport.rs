@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::authority::Mender;
+use crate::activity;
 
 /// An accepted connection, as it came.
 pub(super) enum Socket {
@@ -36,9 +37,8 @@ impl Socket {
     }
 }
 
-impl Transport {
-    /// Has what the client has not taken be thrown away when the connection is dropped; the system would go on sending it.
-    pub(super) fn abandon(&self) {
+impl activity::Transport for Transport {
+    fn abandon(&self) {
         let socket = match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
