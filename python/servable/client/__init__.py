@@ -7,12 +7,12 @@ with Client("localhost:8500") as client:
     client.predict("half_plus_two", [1.0, 2.0]).value  # array([2.5, 3. ], dtype=float32)
 ```
 
-Needs `pip install 'servable[client]'`. Only the APIs of TensorFlow Serving are used, so that it
-calls TensorFlow Serving as well.
+Needs `pip install 'servable[client]'`. Uses only the APIs of TensorFlow Serving, so it can call TensorFlow Serving as
+well.
 """
 
 try:
-    import numpy as _numpy  # noqa: F401 - here, so that no module of the package has to say this
+    import numpy as _numpy  # noqa: F401 - here, so that one module alone explains a missing NumPy
 except ImportError as error:
     raise ImportError(
         "servable.client needs NumPy; install it with `pip install 'servable[client]'`"

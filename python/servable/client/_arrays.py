@@ -1,8 +1,7 @@
-"""What callers pass as tensors, made into NumPy arrays.
+"""Conversion of callers' values to NumPy arrays.
 
-A value with a dtype of its own (an array, or what can be lent as one) keeps it: a model that wants
-another one says so. Plain Python values have none, and get that of the signature where no value
-changes by it.
+A value with a dtype (an array, or an object that can be viewed as one) keeps it: if the model wants another, the model
+reports that. Plain Python values have no dtype. They get that of the signature, if the conversion changes no value.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from servable.signature import DATA_TYPES
 Array = npt.NDArray[Any]
 
 _STRING_KINDS = "OSUT"
-_KIND_ORDER = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V is how bfloat16 describes itself
+_KIND_ORDER = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V is the kind of bfloat16
 
 
 def has_dtype(value: object) -> bool:
-    """Whether a value says itself which dtype it has, so that no signature is needed to send it."""
+    """Whether a value has a dtype, so that it can be sent without a signature."""
     return (
         hasattr(value, "__array__")
         or hasattr(value, "__dlpack__")
@@ -33,19 +32,18 @@ def has_dtype(value: object) -> bool:
 
 
 def to_array(what: str, value: object, dtype: str | None = None) -> Array:
-    """Make an array of what a caller passed; an array is passed through without a copy.
+    """Convert a caller's value to an array; an array is passed through without a copy.
 
     Args:
-        what: The tensor, for messages: `input "x" of half_plus_two`.
+        what: The name of the tensor in messages: `input "x" of half_plus_two`.
         value: An array, anything with `__array__` or DLPack, or plain Python values in lists.
-        dtype: What the signature wants, by the names of `servable.signature`; None where unknown.
+        dtype: The dtype of the signature, by the names of `servable.signature`; None if unknown.
 
     Returns:
-        An array of a dtype that TensorFlow has. Strings are arrays of dtype `object` that hold
-        `bytes`.
+        An array of a dtype that TensorFlow has. Strings are arrays of dtype `object` that hold `bytes`.
 
     Raises:
-        InvalidInputError: There is no such array, or its dtype is not the wanted one.
+        InvalidInputError: The value is no such array, or its dtype is not that of the signature.
     """
     found = _convert(what, value)
     if found.dtype.kind in _STRING_KINDS:
@@ -69,7 +67,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype for a name of `servable.signature`.
 
     Raises:
-        ImportError: It is bfloat16, which needs a package.
+        ImportError: The dtype is bfloat16, and `ml_dtypes` is not installed.
     """
     if name == "bytes":
         return np.dtype(object)
@@ -86,7 +84,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def object_array(elements: Sequence[object], shape: Sequence[int]) -> Array:
-    """An array of Python objects, which NumPy does not look into."""
+    """An array of Python objects; NumPy does not inspect them."""
     flat = np.empty(len(elements), object)
     flat[:] = elements
     return flat.reshape(tuple(shape))
@@ -97,7 +95,7 @@ def _convert(what: str, value: object) -> Array:
         if isinstance(value, (str, bytes)):
             return object_array([value], ())
         if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
-            # NumPy's own strings lose zero bytes at their ends, and take numbers as text.
+            # NumPy's string dtypes strip trailing zero bytes, and accept numbers as text.
             return np.array(value, object) if _holds_strings(value) else np.asarray(value)
         return np.from_dlpack(value)
     except (TypeError, ValueError, RuntimeError, BufferError, OverflowError) as error:
@@ -106,7 +104,7 @@ def _convert(what: str, value: object) -> Array:
 
 
 def _holds_strings(value: object) -> bool:
-    """Whether some value in lists is a string."""
+    """Whether any value in nested lists is a string."""
     if isinstance(value, (list, tuple)):
         return any(map(_holds_strings, value))
     return isinstance(value, (str, bytes))
@@ -129,7 +127,7 @@ def _encoded(what: str, element: object) -> bytes:
 
 
 def _adopt(what: str, array: Array, dtype: str) -> Array:
-    """Plain Python values in the dtype of the signature, unless a value would change."""
+    """Convert plain Python values to the dtype of the signature; refuse if a value would change."""
     wanted = numpy_dtype(dtype)
     if array.dtype == wanted:
         return array
@@ -148,5 +146,5 @@ def _adopt(what: str, array: Array, dtype: str) -> Array:
                 raise InvalidInputError(
                     f"{what}: got {extreme}, want {dtype}, {limits.min} to {limits.max}"
                 )
-    with np.errstate(over="ignore"):  # beyond the range of a float is infinite, as in JSON
+    with np.errstate(over="ignore"):  # out of the range of a float becomes infinite, as in JSON
         return array.astype(wanted)

@@ -21,8 +21,8 @@ from servable.client._signatures import ModelMetadata
 class AsyncClient:
     """Calls a server of TensorFlow Serving's APIs from an event loop.
 
-    Everything is as in `Client`, but has to be awaited. Calls may run side by side, in the event
-    loop of the first one; cancelling a task cancels its call.
+    The interface is that of `Client`, with coroutines. Calls may run concurrently, in the event loop of the first one.
+    Cancelling a task cancels its call.
 
     ```python
     async with AsyncClient("localhost:8500") as client:
@@ -120,14 +120,14 @@ class AsyncClient:
         label: str | None = None,
         timeout: Timeout = Default.TIMEOUT,
     ) -> ModelMetadata:
-        """Ask for the signatures of a model; they are readable when printed, or in a notebook."""
+        """Fetch the signatures of a model; the result is readable when printed, or in a notebook."""
         target = Target(model, version, label)
         return await self._calls.metadata(target, timeout)
 
     async def status(
         self, model: str, *, version: int | None = None, timeout: Timeout = Default.TIMEOUT
     ) -> list[VersionStatus]:
-        """Ask for the state of all versions of a model that the server knows, or of one."""
+        """Fetch the state of all versions of a model that the server knows, or of one."""
         target = Target(model, version)
         return await self._calls.status(target, timeout)
 
@@ -137,7 +137,7 @@ class AsyncClient:
         *,
         timeout: Timeout = Default.TIMEOUT,
     ) -> None:
-        """Replace what the server serves; see `Client.reload_config`."""
+        """Replace the server's configuration; see `Client.reload_config`."""
         await self._calls.reload_config(config, timeout)
 
     async def wait_until_ready(
@@ -158,11 +158,11 @@ class AsyncClient:
         label: str | None = None,
         signature: str = "",
     ) -> AsyncModel:
-        """One model of the server, to call it again and again. Nothing is sent yet."""
+        """A model of the server, for repeated calls. Sends nothing."""
         return AsyncModel(self, Target(name, version, label, signature))
 
     async def close(self) -> None:
-        """Give back the connections; calls that are under way fail."""
+        """Close the connections; pending calls fail."""
         await self._calls.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -188,11 +188,11 @@ class AsyncModel:
     ```
 
     Attributes:
-        target: Its name, version or label, and signature.
+        target: The model's name, version or label, and signature.
     """
 
     def __init__(self, client: AsyncClient, target: Target) -> None:
-        """Bind it to a client; see `AsyncClient.model`."""
+        """Bind a target to a client; see `AsyncClient.model`."""
         self._calls = client._calls
         self.target = target
 
@@ -209,10 +209,10 @@ class AsyncModel:
 
         Args:
             inputs: As in `AsyncClient.predict`.
-            outputs: The outputs that are wanted; all if there are none.
+            outputs: The outputs to return; by default all.
             timeout: In seconds, in place of the client's.
-            named: The inputs by their names, in place of `inputs`. Those called `outputs` or
-                `timeout` have to be passed in a dictionary.
+            named: The inputs by name, in place of `inputs`. Inputs called `outputs` or `timeout` must be passed in a
+                dictionary.
         """
         values = one_or_named(str(self.target), inputs, named)
         return await self._calls.predict(self.target, values, outputs, timeout)
@@ -238,11 +238,11 @@ class AsyncModel:
         return await self._calls.regress(self.target, examples, context, timeout)
 
     async def metadata(self, *, timeout: Timeout = Default.TIMEOUT) -> ModelMetadata:
-        """Ask for its signatures."""
+        """Fetch the signatures of the model."""
         return await self._calls.metadata(replace(self.target, signature=""), timeout)
 
     async def status(self, *, timeout: Timeout = Default.TIMEOUT) -> list[VersionStatus]:
-        """Ask for the state of its versions; a label makes no difference."""
+        """Fetch the state of the model's versions; a label makes no difference."""
         target = Target(self.target.model, self.target.version)
         return await self._calls.status(target, timeout)
 

@@ -1,7 +1,7 @@
-"""What both clients do: find signatures, prepare inputs, repeat what may be repeated.
+"""The logic that both clients share: find signatures, prepare inputs, retry.
 
-It is written once, as coroutines. The asynchronous client awaits them; the synchronous one has
-transports that block instead of suspending, so that its coroutines run to their end in one step.
+It is written once, as coroutines. The asynchronous client awaits them. The synchronous client has transports that block
+instead of suspending, so its coroutines complete in one step.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from servable.errors import (
 Result = TypeVar("Result")
 
 Inputs = Any
-"""A dictionary of values by input name, or one value for the only input.
+"""A dictionary of values by input name, or a value for the only input.
 
 A value is an array, anything with `__array__` or DLPack, or plain Python values in lists.
 """
 
 _SIGNATURE_SECONDS = 60.0
-"""How long signatures are remembered where the server chooses the version, which may change."""
+"""How long signatures are cached in seconds if the server chooses the version, which may change."""
 _REMEMBERED = 1000
 _READY_PAUSE_SECONDS = 0.1
 _PROBE_SECONDS = 2.0
 
 
 def finish(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine whose transport blocks."""
+    """Run a coroutine whose transport blocks to its end."""
     try:
         coroutine.send(None)
     except StopIteration as stopped:
@@ -61,7 +61,7 @@ class _Remembered:
 
 
 class Calls:
-    """The calls of a client, on any protocol and any transport."""
+    """The calls of a client, over any protocol and transport."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Calls:
         retry: Retry,
         timeout: float | None = None,
     ) -> None:
-        """Join the parts; `timeout` is what a call gets that has none of its own."""
+        """Combine the parts; `timeout` is the default of calls."""
         self._codec = codec
         self._transport = transport
         self._retry = retry
@@ -80,7 +80,7 @@ class Calls:
     async def predict(
         self, target: Target, inputs: Inputs, outputs: Sequence[str], timeout: Timeout
     ) -> Prediction:
-        """Run a model; the signature is asked for where the inputs cannot do without it."""
+        """Run a model; fetches the signature only if the inputs or the protocol need it."""
         deadline = self._deadline(timeout)
         if isinstance(outputs, str):
             outputs = [outputs]
@@ -132,22 +132,22 @@ class Calls:
         return await self._exchange(exchange, self._deadline(timeout))
 
     async def metadata(self, target: Target, timeout: Timeout) -> ModelMetadata:
-        """Ask for the signatures, always anew."""
+        """Fetch the signatures; never from the cache."""
         return await self._fetch_metadata(target, self._deadline(timeout))
 
     async def status(self, target: Target, timeout: Timeout) -> list[VersionStatus]:
-        """Ask for the state of versions."""
+        """Fetch the state of versions."""
         return await self._exchange(self._codec.status(target), self._deadline(timeout))
 
     async def reload_config(
         self, config: str | Mapping[str, str | os.PathLike[str]], timeout: Timeout
     ) -> None:
-        """Replace the configuration; never repeated."""
+        """Replace the configuration; never retried."""
         text = config if isinstance(config, str) else _config_text(config)
         await self._exchange(self._codec.reload_config(text), self._deadline(timeout))
 
     async def wait_until_ready(self, targets: Sequence[Target], timeout: Timeout) -> None:
-        """Wait until a server answers, and has an available version of each model."""
+        """Wait until a server answers and has an available version of each model."""
         deadline = self._deadline(timeout)
         if not targets:
             await self._until_ready(self._answers, "the server does not answer", deadline)
@@ -159,7 +159,7 @@ class Calls:
             await self._until_ready(look, f"{target} is not available", deadline)
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close the connections."""
         await self._transport.close()
 
     # ---- sending
@@ -195,7 +195,7 @@ class Calls:
                 exchange = self._codec.predict(target, arrays, outputs, signature)
                 return await self._exchange(exchange, deadline)
             except (InvalidInputError, FailedPreconditionError, BackendError):
-                # What was remembered may be the signature of a version that is gone.
+                # The cached signature may belong to a version that has been unloaded.
                 if remembered is None:
                     raise
                 fresh = await self._metadata_if_any(target, deadline)
@@ -206,7 +206,7 @@ class Calls:
     def _arrays(
         self, target: Target, inputs: Inputs, outputs: Sequence[str], signature: ModelSignature
     ) -> dict[str, Array]:
-        """The inputs as the signature wants them."""
+        """The inputs, converted as the signature says."""
         if not isinstance(inputs, Mapping):
             inputs = {signature.only_input(str(target)): inputs}
         signature.check_input_names(str(target), inputs, all_wanted=self._codec.needs_signature)
@@ -224,7 +224,7 @@ class Calls:
         outputs: Sequence[str],
         deadline: Deadline,
     ) -> None:
-        """Raise what the signature says about inputs that the server refused, if it does."""
+        """Raise an error from the signature if it explains why the server refused the inputs."""
         metadata = await self._metadata_if_any(target, deadline)
         if metadata is None:
             return
@@ -248,7 +248,7 @@ class Calls:
         return metadata
 
     async def _metadata_if_any(self, target: Target, deadline: Deadline) -> ModelMetadata | None:
-        """The signatures, where another error is about to be told if they cannot be had."""
+        """The signatures; `None` if they cannot be fetched, since the caller is about to report another error."""
         try:
             return await self._fetch_metadata(target, deadline)
         except ServableError:
@@ -263,17 +263,17 @@ class Calls:
             await self._transport.sleep(_READY_PAUSE_SECONDS)
 
     async def _answers(self) -> str:
-        """Why there is no answer; nothing if there is one."""
+        """The reason why the server does not answer; empty if it does."""
         try:
             await self._transport.send(self._codec.ping(), _PROBE_SECONDS)
         except (UnavailableError, DeadlineExceededError) as error:
             return error.message
         except ServableError:
-            pass  # an error is an answer
+            pass  # an error is an answer, too
         return ""
 
     async def _missing(self, target: Target, deadline: Deadline) -> str:
-        """Why a model does not answer; nothing if it does."""
+        """The reason why a model does not answer; empty if it does."""
         exchange = self._codec.status(target)
         try:
             answer = await self._transport.send(
@@ -303,7 +303,7 @@ def _listed(examples: Examples) -> Examples:
 
 
 def _config_text(models: Mapping[str, str | os.PathLike[str]]) -> str:
-    """The text of a configuration that serves base paths by model name."""
+    """The text of a configuration with these base paths by model name."""
     entries = (
         f"  config {{ name: {_quoted(name)} base_path: {_quoted(os.fspath(path))} "
         'model_platform: "tensorflow" }\n'

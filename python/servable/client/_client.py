@@ -21,8 +21,8 @@ from servable.client._signatures import ModelMetadata
 class Client:
     """Calls a server of TensorFlow Serving's APIs: Servable, or TensorFlow Serving itself.
 
-    May be used from several threads at the same time. Calls raise the exceptions of
-    `servable.errors`, by the code that the server answered with.
+    Safe to use from several threads. Calls raise the exceptions of `servable.errors`, by the code of the server's
+    answer.
 
     ```python
     with Client("localhost:8500") as client:
@@ -40,21 +40,20 @@ class Client:
         headers: Mapping[str, str] | None = None,
         retry: Retry | None = None,
     ) -> None:
-        """Describe the server; it is connected to with the first call.
+        """Describe the server; the first call connects.
 
         Args:
-            address: Such as `localhost:8500` or `grpcs://…` for gRPC, `http://localhost:8501` or
-                `https://…` for REST, `unix:/run/servable.sock`.
-            timeout: How many seconds each call may take in all, repetitions included, unless it
-                says otherwise; None is without limit.
+            address: For gRPC such as `localhost:8500` or `grpcs://…`, for REST `http://localhost:8501` or `https://…`,
+                for a Unix socket `unix:/run/servable.sock`.
+            timeout: The total time of a call in seconds, retries included; None for no limit. Calls can override it.
             tls: Certificates, for `grpcs://` and `https://`; the system's if None.
             api_key: Sent with each call, as `Authorization: Bearer …`.
-            headers: What else is sent with each call: metadata of gRPC, headers of HTTP.
-            retry: How often calls are repeated that change nothing and found no server.
+            headers: Further metadata of gRPC, or headers of HTTP, sent with each call.
+            retry: How often calls without side effects are retried if no server was reached.
 
         Raises:
             ConfigError: The address or an option cannot be used.
-            ImportError: The package that speaks the protocol is not installed.
+            ImportError: The package for the protocol is not installed.
         """
         self._address = address
         self._calls: Calls = connect(
@@ -80,21 +79,21 @@ class Client:
     ) -> Prediction:
         """Run a model.
 
-        Arrays are sent as they are. Plain Python values get the dtype of the signature, and a
-        value without a name is the only input; the signature is asked for once and remembered.
+        Arrays are sent unchanged. Plain Python values get the dtype of the signature, and a value without a name is the
+        only input. For these the signature is fetched once and cached.
 
         Args:
-            model: Its name.
-            inputs: Values by input name, or one value; arrays, anything with `__array__` or
-                DLPack, or plain Python values in lists.
+            model: The model's name.
+            inputs: Values by input name, or one value; arrays, anything with `__array__` or DLPack, or plain Python
+                values in lists.
             version: Which version; the server chooses if None.
             label: The label of a version, in place of `version`.
             signature: Which signature; the default one if empty.
-            outputs: The outputs that are wanted; all if there are none.
+            outputs: The outputs to return; by default all.
             timeout: In seconds, in place of the client's.
 
         Returns:
-            Arrays by output name, in memory of their own.
+            Arrays by output name; they do not share memory with the answer.
         """
         target = Target(model, version, label, signature)
         return finish(self._calls.predict(target, inputs, outputs, timeout))
@@ -113,9 +112,9 @@ class Client:
         """Classify examples.
 
         Args:
-            model: Its name.
-            examples: Values by feature name, for each example: text and bytes, floats, or
-                integers, alone, in lists or in arrays. A model tells floats from integers.
+            model: The model's name.
+            examples: Values by feature name, for each example: text and bytes, floats, or integers, as single values,
+                lists or arrays. A model distinguishes floats from integers.
             context: Features that all examples share.
             version: Which version; the server chooses if None.
             label: The label of a version, in place of `version`.
@@ -158,10 +157,10 @@ class Client:
         label: str | None = None,
         timeout: Timeout = Default.TIMEOUT,
     ) -> list[Classes | Array]:
-        """Classify and regress the same examples in one call; only gRPC has it.
+        """Classify and regress the same examples in one call; only over gRPC.
 
         Args:
-            model: Its name.
+            model: The model's name.
             examples: As in `classify`.
             tasks: Method (`classify` or `regress`) and signature of each result.
             context: Features that all examples share.
@@ -170,7 +169,7 @@ class Client:
             timeout: In seconds, in place of the client's.
 
         Returns:
-            What `classify` or `regress` would return, for each task.
+            For each task the result that `classify` or `regress` would return.
         """
         target = Target(model, version, label)
         return finish(self._calls.multi_inference(target, examples, tasks, context, timeout))
@@ -183,14 +182,14 @@ class Client:
         label: str | None = None,
         timeout: Timeout = Default.TIMEOUT,
     ) -> ModelMetadata:
-        """Ask for the signatures of a model; they are readable when printed, or in a notebook."""
+        """Fetch the signatures of a model; the result is readable when printed, or in a notebook."""
         target = Target(model, version, label)
         return finish(self._calls.metadata(target, timeout))
 
     def status(
         self, model: str, *, version: int | None = None, timeout: Timeout = Default.TIMEOUT
     ) -> list[VersionStatus]:
-        """Ask for the state of all versions of a model that the server knows, or of one."""
+        """Fetch the state of all versions of a model that the server knows, or of one."""
         target = Target(model, version)
         return finish(self._calls.status(target, timeout))
 
@@ -200,7 +199,7 @@ class Client:
         *,
         timeout: Timeout = Default.TIMEOUT,
     ) -> None:
-        """Replace what the server serves; only gRPC has it. It is never repeated by itself.
+        """Replace the server's configuration; only over gRPC. The call is never retried automatically.
 
         Args:
             config: The text of a model config file, or base paths of SavedModels by model name.
@@ -217,12 +216,12 @@ class Client:
         """Wait until the server answers and has an available version of each model.
 
         Args:
-            models: Their names; with none, any answer of the server will do.
-            version: The version that has to be available; any if None.
+            models: Their names; without names, any answer of the server suffices.
+            version: The version that must be available; any if None.
             timeout: In seconds, in place of the client's.
 
         Raises:
-            DeadlineExceededError: It took too long; the message says what was missing.
+            DeadlineExceededError: The time-out has passed; the message says what was missing.
         """
         targets = [Target(model, version) for model in models]
         finish(self._calls.wait_until_ready(targets, timeout))
@@ -235,11 +234,11 @@ class Client:
         label: str | None = None,
         signature: str = "",
     ) -> Model:
-        """One model of the server, to call it again and again. Nothing is sent yet."""
+        """A model of the server, for repeated calls. Sends nothing."""
         return Model(self, Target(name, version, label, signature))
 
     def close(self) -> None:
-        """Give back the connections; calls that are under way fail."""
+        """Close the connections; pending calls fail."""
         finish(self._calls.close())
 
     def __enter__(self) -> Client:
@@ -265,11 +264,11 @@ class Model:
     ```
 
     Attributes:
-        target: Its name, version or label, and signature.
+        target: The model's name, version or label, and signature.
     """
 
     def __init__(self, client: Client, target: Target) -> None:
-        """Bind it to a client; see `Client.model`."""
+        """Bind a target to a client; see `Client.model`."""
         self._calls = client._calls
         self.target = target
 
@@ -286,10 +285,10 @@ class Model:
 
         Args:
             inputs: As in `Client.predict`.
-            outputs: The outputs that are wanted; all if there are none.
+            outputs: The outputs to return; by default all.
             timeout: In seconds, in place of the client's.
-            named: The inputs by their names, in place of `inputs`. Those called `outputs` or
-                `timeout` have to be passed in a dictionary.
+            named: The inputs by name, in place of `inputs`. Inputs called `outputs` or `timeout` must be passed in a
+                dictionary.
         """
         values = one_or_named(str(self.target), inputs, named)
         return finish(self._calls.predict(self.target, values, outputs, timeout))
@@ -315,11 +314,11 @@ class Model:
         return finish(self._calls.regress(self.target, examples, context, timeout))
 
     def metadata(self, *, timeout: Timeout = Default.TIMEOUT) -> ModelMetadata:
-        """Ask for its signatures."""
+        """Fetch the signatures of the model."""
         return finish(self._calls.metadata(replace(self.target, signature=""), timeout))
 
     def status(self, *, timeout: Timeout = Default.TIMEOUT) -> list[VersionStatus]:
-        """Ask for the state of its versions; a label makes no difference."""
+        """Fetch the state of the model's versions; a label makes no difference."""
         target = Target(self.target.model, self.target.version)
         return finish(self._calls.status(target, timeout))
 

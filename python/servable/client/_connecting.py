@@ -1,4 +1,4 @@
-"""Chooses codec and transport by the address, for both clients."""
+"""Selects codec and transport by the address, for both clients."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def connect(
     retry: Retry,
     timeout: float | None,
 ) -> Calls:
-    """Join what an address asks for. Nothing is sent yet.
+    """Make the codec and the transport for an address. Sends nothing.
 
     Raises:
         ConfigError: The address or a header cannot be used.
-        ImportError: The package that speaks the protocol is not installed.
+        ImportError: The package for the protocol is not installed.
     """
     place = Address.parse(address)
     if tls is not None and not place.is_secure:
@@ -35,7 +35,7 @@ def connect(
     sent = _checked_headers(headers, api_key)
     codec: Codec
     transport: Transport
-    # Imported here, so that each protocol needs its own package only.
+    # Imported here, so that each protocol needs only one package.
     if place.is_rest:
         from servable.client._rest_transport import AsyncRestTransport, RestTransport
 
@@ -57,6 +57,6 @@ def _checked_headers(headers: Mapping[str, str], api_key: str | None) -> list[tu
         sent.append(("authorization", f"Bearer {api_key}"))
     for name, value in sent:
         if not (name.isascii() and value.isascii() and (name + value).isprintable() and name):
-            # The value is not told: it may be a secret.
+            # The message leaves the value out: it may be a secret.
             raise ConfigError(f"header {name!r}: want printable ASCII")
     return sent

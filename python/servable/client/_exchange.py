@@ -1,4 +1,4 @@
-"""A call without its transport: what is sent, and how the answer is read."""
+"""A call, independent of its transport: the request, and how the answer is decoded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a call is for.
+    """The model, version and signature of a call.
 
     Attributes:
-        model: Its name.
+        model: The model's name.
         version: A version; the server chooses if None.
         label: A label in place of a version.
         signature: The default one if empty.
@@ -32,7 +32,7 @@ class Target:
     signature: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what no server would understand.
+        """Refuse a target that no server would understand.
 
         Raises:
             InvalidInputError: The name is empty, or both a version and a label are given.
@@ -50,7 +50,7 @@ class Target:
             raise InvalidInputError(f"version of {model}: got {version!r}, want a number")
 
     def __str__(self) -> str:
-        """Such as `half_plus_two/3`, or `half_plus_two:stable` for a label."""
+        """For example `half_plus_two/3`, or `half_plus_two:stable` with a label."""
         if self.version is not None:
             return f"{self.model}/{self.version}"
         return self.model if self.label is None else f"{self.model}:{self.label}"
@@ -58,12 +58,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent.
+    """An encoded request.
 
     Attributes:
         path: The method of gRPC, or the path of REST.
         body: The message, or the document; None for a GET.
-        is_repeatable: Whether it changes nothing, so that it may be sent again.
+        is_repeatable: Whether the request has no side effects, so that it may be retried.
     """
 
     path: str
@@ -73,11 +73,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Exchange(Generic[Result]):
-    """A request, and what makes a result of the answer.
+    """A request, and the decoder of its answer.
 
     Attributes:
-        request: What is sent.
-        read: Raises `BackendError` if the answer is not what it has to be.
+        request: The request.
+        read: Decodes the answer; raises `BackendError` if that is malformed.
     """
 
     request: Request
@@ -85,14 +85,14 @@ class Exchange(Generic[Result]):
 
 
 Examples = Sequence[Mapping[str, object]]
-"""Values by the names of features, for each example."""
+"""Values by feature name, for each example."""
 
 
 class Codec(Protocol):
-    """One of the two protocols."""
+    """The encoding of one of the two protocols."""
 
     needs_signature: bool
-    """Whether Predict can only be sent or read with the signature at hand."""
+    """Whether Predict requires the signature, to encode the request or to decode the answer."""
 
     def predict(
         self,
@@ -101,7 +101,7 @@ class Codec(Protocol):
         outputs: Sequence[str],
         signature: ModelSignature | None,
     ) -> Exchange[Prediction]:
-        """Run a model on arrays; `outputs` are those wanted, all if there are none."""
+        """Run a model on arrays; `outputs` are the outputs to return, all if empty."""
 
     def classify(
         self, target: Target, examples: Examples, context: Mapping[str, object] | None
@@ -123,34 +123,34 @@ class Codec(Protocol):
         """Classify and regress the same examples."""
 
     def metadata(self, target: Target) -> Exchange[ModelMetadata]:
-        """Ask for the signatures."""
+        """Fetch the signatures."""
 
     def status(self, target: Target) -> Exchange[list[VersionStatus]]:
-        """Ask for the state of versions."""
+        """Fetch the state of versions."""
 
     def reload_config(self, config: str) -> Exchange[None]:
         """Replace the configuration by another one, in text format."""
 
     def ping(self) -> Request:
-        """Something that any server that answers has to refuse as INVALID_ARGUMENT."""
+        """A request that every live server refuses with INVALID_ARGUMENT."""
 
 
 class Transport(Protocol):
-    """Carries requests.
+    """Sends requests.
 
-    The synchronous ones block and never suspend, so that one and the same coroutine serves both
-    kinds of client; see `servable.client._calls.finish`.
+    Synchronous transports block and never suspend, so that both kinds of client share the same coroutines; see
+    `servable.client._calls.finish`.
     """
 
     async def send(self, request: Request, timeout_seconds: float | None) -> bytes:
         """Send a request, and return the answer.
 
         Raises:
-            ServableError: What the server answered with, or UnavailableError where there is none.
+            ServableError: The error in the server's answer, or UnavailableError if there is no answer.
         """
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close the connections."""

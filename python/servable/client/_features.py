@@ -1,4 +1,4 @@
-"""Values of examples, as Classify and Regress take them."""
+"""Feature values of examples, for Classify and Regress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def feature(name: str, value: object) -> tuple[str, Values]:
     """One feature of an example.
 
     Args:
-        name: Its name, for messages.
+        name: The feature's name, for messages.
         value: A value, a list or an array; text and bytes, floats, or integers and booleans.
 
     Returns:

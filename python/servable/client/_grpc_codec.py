@@ -1,4 +1,4 @@
-"""Calls as TensorFlow Serving's gRPC methods take them."""
+"""Encoding of calls for TensorFlow Serving's gRPC methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEY, _VALUE = 1, 2
 
 
 class GrpcCodec:
-    """Makes protobuf messages of calls; see `servable.client._exchange.Codec`."""
+    """Encodes calls as protobuf messages; see `servable.client._exchange.Codec`."""
 
     needs_signature = False
 
@@ -259,7 +259,7 @@ def _tensor_infos(infos: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def _parts(alias: str, info: Any) -> Iterator[tuple[str, TensorInfo]]:
-    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    """A tensor by its name, or the tensors of a sparse or composite value."""
     encoding = info.WhichOneof("encoding")
     if encoding == "coo_sparse":
         rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)

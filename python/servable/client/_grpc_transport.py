@@ -1,4 +1,4 @@
-"""gRPC by grpcio, which speaks it as the servers' own clients do."""
+"""gRPC by grpcio, the implementation that the servers' official clients use."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NO_LIMIT = -1
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", _NO_LIMIT),
     ("grpc.max_send_message_length", _NO_LIMIT),
-    # How soon a lost server is looked for again. Left alone this takes up to two minutes, however
-    # often a call is repeated meanwhile.
+    # The longest pause between attempts to reconnect. By default it grows to two minutes, however often a call is
+    # retried meanwhile.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -47,7 +47,7 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(address.authority, credentials, options)
         else:
             self._channel = grpc.insecure_channel(address.authority, options)
-        # Making the object that calls a method takes longer than many a call.
+        # Creating the callable of a method takes longer than many a call.
         self._method: Callable[[str], Any] = functools.cache(self._channel.unary_unary)
 
     async def send(self, request: Request, timeout_seconds: float | None) -> bytes:
@@ -65,7 +65,7 @@ class GrpcTransport:
         time.sleep(seconds)
 
     async def close(self) -> None:
-        """Close the channel; calls that are under way fail."""
+        """Close the channel; pending calls fail."""
         self._channel.close()
 
 
@@ -73,7 +73,7 @@ class AsyncGrpcTransport:
     """A channel for one event loop."""
 
     def __init__(self, address: Address, tls: Tls, headers: Metadata) -> None:
-        """Describe the channel; it is made with the first call, when there is an event loop."""
+        """Describe the channel; the first call opens it, when there is an event loop."""
         self._address = address
         self._tls = tls
         self._metadata = tuple(headers)
@@ -90,11 +90,11 @@ class AsyncGrpcTransport:
         return answer
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run."""
+        """Suspend."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Close the channel; calls that are under way fail."""
+        """Close the channel; pending calls fail."""
         if self._made is not None:
             await self._made.close()
 
@@ -124,6 +124,6 @@ def _credentials(tls: Tls) -> Any:
 
 
 def _translated(error: Any) -> ServableError:
-    """The exception for what a call ended with."""
+    """The exception for a failed call."""
     number, _ = error.code().value
     return from_code(number, error.details() or error.code().name)

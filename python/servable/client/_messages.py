@@ -1,7 +1,7 @@
-"""The protobuf messages of TensorFlow Serving's API, in a descriptor pool of their own.
+"""The protobuf messages of TensorFlow Serving's API, in a separate descriptor pool.
 
-`tensorflow-serving-api` registers messages of the same names in protobuf's default pool. Because
-ours are not there, both can be imported in one process, in any order.
+`tensorflow-serving-api` registers messages of the same names in protobuf's default pool. With separate pools both can
+be imported in one process, in any order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DESCRIPTORS = Path(__file__).with_name("descriptors.bin")
 
 @functools.cache
 def pool() -> DescriptorPool:
-    """The pool that the messages live in."""
+    """The descriptor pool of the messages."""
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     files = descriptor_pb2.FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes())
@@ -30,10 +30,10 @@ def pool() -> DescriptorPool:
 
 
 def _take_labels_as_bytes(file: Any) -> None:
-    """Let labels of classes be bytes, which are the same on the wire.
+    """Declare labels of classes as bytes, which are the same on the wire.
 
-    They come from the model, which may have any bytes there, and Python's protobuf refuses whole
-    messages for text that is no UTF-8.
+    Labels come from the model and may be any bytes. Python's protobuf refuses a whole message if a string in it is no
+    UTF-8.
     """
     for message in file.message_type:
         if (file.package, message.name) == ("tensorflow.serving", "Class"):
@@ -46,7 +46,7 @@ def _take_labels_as_bytes(file: Any) -> None:
 def message_class(name: str) -> Any:
     """The class of a message, such as `tensorflow.serving.ModelSpec`.
 
-    Its attributes are made at run time, so that type checkers cannot know them.
+    Its attributes are created at run time, so type checkers cannot know them.
     """
     from google.protobuf import message_factory
 

@@ -1,4 +1,4 @@
-"""Inputs that were passed as one value, or as named arguments."""
+"""Inputs as one value, or as keyword arguments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from servable.errors import InvalidInputError
 
 NOT_GIVEN: Any = object()
-"""Stands for an argument that was left out; None might be meant as a value."""
+"""The default of an omitted argument; None could be a value."""
 
 
 def one_or_named(model: str, inputs: Any, named: Mapping[str, Any]) -> Any:
-    """What was passed: the value, or the named arguments as a dictionary.
+    """The inputs of a call: the value, or the keyword arguments as a dictionary.
 
     Raises:
         InvalidInputError: Both were passed.

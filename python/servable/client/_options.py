@@ -1,4 +1,4 @@
-"""Where a client's server is, how it is trusted, and how often it is asked again."""
+"""Options of a client: address, TLS, retries and deadlines."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _SCHEMES = "grpc://, grpcs://, http://, https://, unix: or http+unix://"
 
 
 class Default(enum.Enum):
-    """Stands for what the client was made with."""
+    """Stands for the client's own setting."""
 
     TIMEOUT = enum.auto()
 
 
 Timeout = float | None | Default
-"""Seconds; None is without limit."""
+"""Seconds; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is.
+    """The address of a server.
 
     Attributes:
-        is_rest: Whether to speak REST to it; gRPC otherwise.
-        is_secure: Whether to speak TLS.
-        authority: Host and port; for a Unix socket what stands in their place.
+        is_rest: Whether to use REST; gRPC otherwise.
+        is_secure: Whether to use TLS.
+        authority: Host and port; for a Unix socket a substitute.
         socket_path: The path of a Unix socket; empty for TCP.
-        prefix: What the paths of REST are appended to.
+        prefix: Prepended to the paths of REST.
     """
 
     is_rest: bool
@@ -47,13 +47,12 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address as people write it.
+        """Parse an address.
 
         Args:
-            text: `localhost:8500`, which is gRPC; `grpc://…` and `grpcs://…` (with TLS), whose
-                port is 8500 if not given; `http://…` and `https://…`, for REST, with or without a
-                path that goes before `/v1`; `unix:/run/servable.sock` for gRPC over a Unix socket
-                and `http+unix://%2Frun%2Fservable.sock` for REST over one.
+            text: For gRPC `localhost:8500`, `grpc://…` and `grpcs://…` (with TLS), with 8500 as default port. For REST
+                `http://…` and `https://…`, optionally with a path that is prepended to `/v1`. For Unix sockets
+                `unix:/run/servable.sock` (gRPC) and `http+unix://%2Frun%2Fservable.sock` (REST).
 
         Raises:
             ConfigError: It is none of these.
@@ -94,14 +93,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How a client checks who the server is, and says who it is itself.
+    """How a client authenticates the server, and itself.
 
     Attributes:
-        ca: File of the authorities that are trusted, in PEM; those of the system if None.
-        certificate: File of the client's own certificate, for mutual TLS.
-        key: File of its key; wanted with `certificate`.
-        server_name: The name that the server's certificate must have, where it is not the host
-            of the address.
+        ca: File of the trusted authorities, in PEM; those of the system if None.
+        certificate: File of the client's certificate, for mutual TLS.
+        key: File of its key; required with `certificate`.
+        server_name: The name that the server's certificate must have, if it is not the host of the address.
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -110,7 +108,7 @@ class Tls:
     server_name: str = ""
 
     def __post_init__(self) -> None:
-        """Look whether the parts belong together, and can be read.
+        """Check that the options fit together, and that the files exist.
 
         Raises:
             ConfigError: A file is missing.
@@ -124,15 +122,15 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a call is repeated that found no server, or one that says UNAVAILABLE.
+    """Retries of calls that reached no server, or one that answered UNAVAILABLE.
 
-    Only calls that change nothing are repeated, and only while their time lasts.
+    Only calls without side effects are retried, and only until their deadline.
 
     Attributes:
-        attempts: How often a call is tried in all; 1 never repeats it.
-        initial_pause_seconds: How long to wait before the second attempt, at most.
-        factor: How much longer each further wait is.
-        longest_pause_seconds: What a wait never exceeds.
+        attempts: The maximum number of attempts; 1 disables retries.
+        initial_pause_seconds: The maximum pause before the second attempt.
+        factor: The growth of the pause with each attempt.
+        longest_pause_seconds: The upper limit of the pause.
     """
 
     attempts: int = 8
@@ -143,10 +141,9 @@ class Retry:
     def pause_seconds(
         self, attempt: int, chance: Callable[[], float] = random.random
     ) -> float | None:
-        """How long to wait after an attempt, counted from 1; None if there is to be no other.
+        """The pause after an attempt, counted from 1; None if no further attempt is allowed.
 
-        Half of the wait is left to chance, so that clients of a server that restarts do not all
-        come back at once.
+        Half of the pause is random, so that clients of a restarted server do not reconnect all at once.
         """
         if attempt >= self.attempts:
             return None
@@ -157,26 +154,26 @@ class Retry:
 
 
 class Deadline:
-    """When a call has to be over, whatever it consists of."""
+    """The deadline of a call, retries and further requests included."""
 
     def __init__(
         self, timeout_seconds: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start the time.
+        """Start the clock.
 
         Args:
-            timeout_seconds: How long; None is for ever.
-            clock: Tells the time.
+            timeout_seconds: The time until the deadline; None for no limit.
+            clock: Measures time, in seconds.
         """
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._end = None if timeout_seconds is None else clock() + timeout_seconds
 
     def remaining(self) -> float | None:
-        """The seconds that are left.
+        """The seconds until the deadline.
 
         Raises:
-            DeadlineExceededError: None are.
+            DeadlineExceededError: It has passed.
         """
         if self._end is None:
             return None
@@ -186,5 +183,5 @@ class Deadline:
         return left
 
     def leaves(self, seconds: float) -> bool:
-        """Whether more than so many seconds are left."""
+        """Whether more than this many seconds remain."""
         return self._end is None or self._end - self._clock() > seconds

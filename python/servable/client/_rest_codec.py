@@ -1,4 +1,4 @@
-"""Calls as TensorFlow Serving's REST API takes them."""
+"""Encoding of calls for TensorFlow Serving's REST API."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _DATA_TYPE_NAMES = {
 
 
 class RestCodec:
-    """Makes JSON documents of calls; see `servable.client._exchange.Codec`.
+    """Encodes calls as JSON documents; see `servable.client._exchange.Codec`.
 
-    JSON does not carry dtypes, so that the signature is needed to read an answer.
+    JSON does not carry dtypes, so decoding an answer requires the signature.
     """
 
     needs_signature = True
@@ -44,14 +44,14 @@ class RestCodec:
         outputs: Sequence[str],
         signature: ModelSignature | None,
     ) -> Exchange[Prediction]:
-        """POST `:predict`, in columnar form; outputs that are not wanted are left out here."""
+        """POST `:predict`, in columnar form; outputs that were not requested are dropped here."""
         assert signature is not None
         values = {
             name: _json_values(f'input "{name}" of {target}', array)
             for name, array in inputs.items()
         }
         document: dict[str, Any] = {"signature_name": target.signature} if target.signature else {}
-        # The only value of a signature goes without its name: `{"b64": …}` would be taken as bytes.
+        # An only input is sent without its name; with it, `{"b64": …}` would be decoded as bytes.
         document["inputs"] = next(iter(values.values())) if len(values) == 1 else values
 
         def read(answer: bytes) -> Prediction:
@@ -97,7 +97,7 @@ class RestCodec:
         context: Mapping[str, object] | None,
         tasks: Sequence[InferenceTask],
     ) -> Exchange[list[Classes | Array]]:
-        """There is no such thing."""
+        """REST has no such method."""
         raise UnimplementedError("TensorFlow Serving has no multi_inference over REST; use grpc://")
 
     def metadata(self, target: Target) -> Exchange[ModelMetadata]:
@@ -134,7 +134,7 @@ class RestCodec:
         return Exchange(Request(_path(target)), read)
 
     def reload_config(self, config: str) -> Exchange[None]:
-        """There is no such thing."""
+        """REST has no such method."""
         raise UnimplementedError("TensorFlow Serving has no reload over REST; use grpc://")
 
     def ping(self) -> Request:
@@ -196,7 +196,7 @@ def _example(example: object) -> dict[str, Any]:
 
 def _member(answer: bytes, name: str) -> Any:
     try:
-        # Strings may hold bytes that are no UTF-8; they are found again in `_text` and `_bytes`.
+        # Strings may hold bytes that are no UTF-8; `_text` and `_bytes` recover them.
         return json.loads(answer.decode(errors="surrogateescape"))[name]
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(f'the answer is no document with "{name}": {answer[:200]!r}') from error
@@ -214,7 +214,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _read_outputs(target: Target, found: Any, signature: ModelSignature) -> dict[str, Array]:
-    """The outputs by name; a single one comes without its name."""
+    """The outputs by name; the answer has no name for an only output."""
     if len(signature.outputs) == 1:
         found = dict.fromkeys(signature.outputs, found)
     if not isinstance(found, dict) or set(found) != set(signature.outputs):
@@ -237,7 +237,7 @@ def _read_array(what: str, value: Any, info: TensorInfo) -> Array:
                 array = np.array(value, numpy_dtype(info.dtype))
         sizes = info.shape or ()
         if array.size == 0 and array.ndim < len(sizes) and None not in sizes[array.ndim :]:
-            # `[]` is all that JSON tells of an empty matrix.
+            # JSON represents every empty matrix as `[]`.
             array = array.reshape(array.shape + tuple(size or 0 for size in sizes[array.ndim :]))
         return array
     except (
@@ -275,7 +275,7 @@ def _tensor_infos(found: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def _parts(alias: str, found: Mapping[str, Any]) -> Iterator[tuple[str, TensorInfo]]:
-    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    """A tensor by its name, or the tensors of a sparse or composite value."""
     if "coo_sparse" in found:
         whole = _tensor_info(found)
         yield from sparse_parts(

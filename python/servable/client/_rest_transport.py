@@ -1,4 +1,4 @@
-"""REST by httpx, which has one interface for blocking and for asynchronous calls."""
+"""REST by httpx, which has one interface for blocking and asynchronous calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CODES = {
     499: Code.CANCELLED,
     500: Code.INTERNAL,
     501: Code.UNIMPLEMENTED,
-    502: Code.UNAVAILABLE,  # of a proxy that did not reach the server
+    502: Code.UNAVAILABLE,  # from a proxy that did not reach the server
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }
@@ -53,7 +53,7 @@ class RestTransport:
     """Connections whose calls block."""
 
     def __init__(self, address: Address, tls: Tls, headers: Headers) -> None:
-        """Describe the connections; they are made when they are needed."""
+        """Describe the connections; they are opened on demand."""
         self._extensions = _extensions(tls)
         self._client = httpx.Client(
             base_url=_base_url(address),
@@ -72,7 +72,7 @@ class RestTransport:
             extensions=self._extensions,
         )
         try:
-            # httpx limits each step; an answer that drips would get more than its time.
+            # httpx limits each step, so an answer that arrives in small parts could exceed the time-out.
             answer = self._client.send(built, stream=True)
             try:
                 chunks = []
@@ -99,7 +99,7 @@ class AsyncRestTransport:
     """Connections for one event loop."""
 
     def __init__(self, address: Address, tls: Tls, headers: Headers) -> None:
-        """Describe the connections; they are made when they are needed."""
+        """Describe the connections; they are opened on demand."""
         self._extensions = _extensions(tls)
         self._client = httpx.AsyncClient(
             base_url=_base_url(address),
@@ -125,7 +125,7 @@ class AsyncRestTransport:
         return _checked(answer, answer.content)
 
     async def sleep(self, seconds: float) -> None:
-        """Let others run."""
+        """Suspend."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
@@ -143,7 +143,7 @@ def _headers(headers: Headers) -> list[tuple[str, str]]:
 
 
 def _transport(kind: Any, address: Address, tls: Tls) -> Any:
-    """The connections to a Unix socket or with certificates; None where nothing is special."""
+    """A transport for a Unix socket or for certificates; None if the default suffices."""
     if address.socket_path:
         return kind(uds=address.socket_path, limits=_LIMITS)
     if not address.is_secure or (tls.ca is None and tls.certificate is None):

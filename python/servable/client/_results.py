@@ -1,4 +1,4 @@
-"""What calls return."""
+"""The results of calls."""
 
 from __future__ import annotations
 
@@ -17,26 +17,25 @@ from servable.errors import Code, InvalidInputError
 class Prediction(Mapping[str, Array]):
     """The outputs of one call, by name.
 
-    Where there is one output, the prediction can be used in its place: `np.asarray(prediction)`,
-    or `prediction.value`.
+    With a single output, the prediction can be used in its place: `np.asarray(prediction)`, or `prediction.value`.
 
     Attributes:
         model: The name of the model that answered.
-        version: The version that answered; None over REST, which does not tell.
+        version: The version that answered; None over REST, which does not report it.
     """
 
     def __init__(self, model: str, version: int | None, outputs: Mapping[str, Array]) -> None:
-        """Keep what was decoded."""
+        """Store the decoded outputs."""
         self.model = model
         self.version = version
         self._outputs = dict(outputs)
 
     @property
     def value(self) -> Array:
-        """The output, where there is one.
+        """The only output.
 
         Raises:
-            InvalidInputError: There are several, or none.
+            InvalidInputError: There are several outputs, or none.
         """
         if len(self._outputs) != 1:
             names = ", ".join(self._outputs) or "none"
@@ -76,7 +75,7 @@ class Class(NamedTuple):
     """One class of an example.
 
     Attributes:
-        label: Its name; empty if the model gives none.
+        label: The class's name; empty if the model gives none.
         score: 0 if the model gives none.
     """
 
@@ -89,7 +88,7 @@ Classes = list[list[Class]]
 
 
 class State(str, enum.Enum):
-    """Where a version is in its life."""
+    """The state of a version."""
 
     UNKNOWN = "UNKNOWN"
     START = "START"
@@ -101,13 +100,13 @@ class State(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """One version of a model.
+    """The status of one version of a model.
 
     Attributes:
-        version: Its number.
-        state: Where it is in its life.
-        code: OK, or what went wrong with it.
-        message: What went wrong; empty if nothing did.
+        version: The version number.
+        state: The version's state.
+        code: OK, or the code of the version's error.
+        message: The version's error; empty if it has none.
     """
 
     version: int
@@ -117,7 +116,7 @@ class VersionStatus:
 
 
 class InferenceTask(NamedTuple):
-    """What `multi_inference` shall ask of the examples.
+    """A task of `multi_inference`.
 
     Attributes:
         method: `classify` or `regress`.

@@ -1,4 +1,4 @@
-"""What a model says about itself: its signatures, readable in a notebook."""
+"""The metadata of a model: its signatures, readable in a notebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servable.errors import FailedPreconditionError, InvalidInputError
 from servable.signature import DEFAULT_SIGNATURE, SPARSE_PARTS
 
 INTERNAL_PREFIX = "__"
-"""How the names of signatures begin that TensorFlow keeps for itself."""
+"""The prefix of signature names that TensorFlow reserves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,16 @@ class TensorInfo:
     """A tensor of a signature.
 
     Attributes:
-        dtype: NumPy's name, such as `float32`; `bytes` is for strings. TensorFlow's own name where
-            NumPy has none, such as `DT_RESOURCE`.
-        shape: The sizes of the axes, None where a size is free; None in place of the whole where
-            even the number of axes is free.
+        dtype: NumPy's name, such as `float32`; `bytes` for strings. TensorFlow's name where NumPy has none, such as
+            `DT_RESOURCE`.
+        shape: The sizes of the axes, None for a variable size. A shape of None allows any number of axes.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
-        """Such as `float32 [?, 3]`."""
+        """For example `float32 [?, 3]`."""
         if self.shape is None:
             return f"{self.dtype} (any shape)"
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
@@ -40,9 +39,9 @@ class ModelSignature:
     """One way to call a model.
 
     Attributes:
-        inputs: What it takes, by name.
-        outputs: What it returns, by name.
-        method_name: What it was exported for, such as `tensorflow/serving/predict`.
+        inputs: The inputs, by name.
+        outputs: The outputs, by name.
+        method_name: The method that it was exported for, such as `tensorflow/serving/predict`.
         optional: Names of inputs that have a default value.
     """
 
@@ -52,10 +51,10 @@ class ModelSignature:
     optional: frozenset[str] = frozenset()
 
     def only_input(self, model: str) -> str:
-        """The name of the input, where there is one.
+        """The name of the only input.
 
         Raises:
-            InvalidInputError: There is none, or there are several.
+            InvalidInputError: There is no input, or there are several.
         """
         required = [name for name in self.inputs if name not in self.optional]
         for names in (list(self.inputs), required):
@@ -66,15 +65,15 @@ class ModelSignature:
         )
 
     def check_input_names(self, model: str, names: Iterable[str], *, all_wanted: bool) -> None:
-        """Compare what is about to be sent with what the signature takes.
+        """Compare a request's input names with the signature.
 
         Args:
-            model: For messages.
-            names: Of the inputs.
-            all_wanted: Whether inputs with a default value are wanted, too.
+            model: The model's name, for messages.
+            names: The names of the inputs.
+            all_wanted: Whether inputs with a default value are required, too.
 
         Raises:
-            InvalidInputError: There are other inputs, or some are missing.
+            InvalidInputError: Names are unknown, or missing.
         """
         given = set(names)
         wanted = set(self.inputs) if all_wanted else set(self.inputs) - self.optional
@@ -84,7 +83,7 @@ class ModelSignature:
             )
 
     def check_output_names(self, model: str, names: Iterable[str]) -> None:
-        """Compare an output filter with what the signature returns.
+        """Compare an output filter with the signature.
 
         Raises:
             InvalidInputError: Some outputs do not exist.
@@ -95,7 +94,7 @@ class ModelSignature:
             )
 
     def __str__(self) -> str:
-        """Such as `x: float32 [?] → y: float32 [?]`."""
+        """For example `x: float32 [?] → y: float32 [?]`."""
         return f"{_listed(self.inputs)} → {_listed(self.outputs)}"
 
     def _repr_html_(self) -> str:
@@ -107,9 +106,9 @@ class ModelMetadata:
     """The signatures of one version.
 
     Attributes:
-        name: Of the model.
-        version: Its number.
-        signatures: By name.
+        name: The model's name.
+        version: The version number.
+        signatures: The signatures, by name.
     """
 
     name: str
@@ -120,7 +119,7 @@ class ModelMetadata:
         """One signature; the default one if no name is given.
 
         Raises:
-            FailedPreconditionError: There is none of that name.
+            FailedPreconditionError: The signature does not exist.
         """
         wanted = name or DEFAULT_SIGNATURE
         if wanted not in self.signatures:
@@ -131,7 +130,7 @@ class ModelMetadata:
         return self.signatures[wanted]
 
     def __repr__(self) -> str:
-        """A line for each signature, without those that are TensorFlow's own."""
+        """A line for each signature, without TensorFlow's internal ones."""
         lines = [f"{name}: {signature}" for name, signature in self._public()]
         return "\n  ".join([f"{self.name}/{self.version}", *lines])
 
@@ -149,7 +148,7 @@ class ModelMetadata:
 
 
 def sparse_parts(alias: str, dtype: str, rank: int | None) -> Iterator[tuple[str, TensorInfo]]:
-    """The tensors of a sparse value, each of which is an input or output itself."""
+    """The tensors of a sparse value, each of which is a separate input or output."""
     tensors = (
         TensorInfo(dtype, (None,)),
         TensorInfo("int64", (None, rank)),

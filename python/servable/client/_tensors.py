@@ -1,4 +1,4 @@
-"""Arrays as `tensorflow.TensorProto`, and back."""
+"""Encoding of arrays as `tensorflow.TensorProto`, and decoding."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from servable.signature import DATA_TYPES
 NAMES = {number: name for name, number in DATA_TYPES.items()}
 """NumPy's names of dtypes by the numbers of `tensorflow.DataType`; strings are `bytes`."""
 
-# Fields of TensorProto, and of what it holds.
+# Fields of TensorProto, and of the messages in it.
 _DTYPE, _SHAPE, _CONTENT, _STRINGS = 1, 2, 4, 8
 _DIM, _SIZE, _UNKNOWN_RANK = 2, 1, 3
 _RAW_FIELDS = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
-"""Where the elements of these dtypes stand packed, as their bytes."""
+"""The fields of packed elements, by dtype; their content is the bytes of the elements."""
 
 _FIELD_NAMES = {
     "float32": "float_val",
@@ -38,7 +38,7 @@ _FIELD_NAMES = {
 
 
 def encode(array: Array) -> list[wire.Piece]:
-    """The pieces of a TensorProto; the elements are lent, not copied, if they lie in order."""
+    """The pieces of a TensorProto; contiguous elements are lent, not copied."""
     name = dtype_name(array)
     dims = b"".join(
         wire.bytes_field(_DIM, wire.number_field(_SIZE, size) if size else b"")
@@ -61,10 +61,10 @@ def encode(array: Array) -> list[wire.Piece]:
 
 
 def decode(what: str, message: memoryview) -> Array:
-    """The array of a TensorProto, in memory of its own, which the caller may write to.
+    """The array of a TensorProto, in new memory, which the caller may write to.
 
     Args:
-        what: The tensor, for messages.
+        what: The name of the tensor, for messages.
         message: The serialized TensorProto.
 
     Raises:
@@ -97,9 +97,9 @@ def decode(what: str, message: memoryview) -> Array:
     if content is None and len(parts := raw.get(_RAW_FIELDS.get(name, 0), [])) == 1:
         content = parts[0]
         if len(content) < math.prod(shape) * dtype.itemsize:
-            content = None  # elements that were left out
+            content = None  # the elements were omitted
     if content is not None:
-        # In two steps, so that a length that does not fit is told in our words.
+        # In two steps, so that our message reports a wrong length.
         if len(content) != math.prod(shape) * dtype.itemsize:
             raise BackendError(f"{what}: got {len(content)} bytes for {name} {list(shape)}")
         array = _empty(what, shape, dtype)
@@ -121,7 +121,7 @@ def _shape(what: str, message: memoryview) -> tuple[int, ...]:
 
 
 def _typed_elements(name: str, message: memoryview) -> Array:
-    """The elements of one of the fields that hold numbers, by way of the message class."""
+    """The elements of a numeric field, decoded by the message class."""
     tensor = message_class("tensorflow.TensorProto").FromString(bytes(message))
     values: Any = getattr(tensor, _FIELD_NAMES[name])
     dtype = numpy_dtype(name)
@@ -139,12 +139,12 @@ def _empty(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     try:
         return np.empty(shape, dtype)
     except (ValueError, MemoryError) as error:
-        # TensorFlow's shapes may be larger; where an axis is 0, they cost nothing.
+        # TensorFlow's shapes may be larger than NumPy's; with an axis of 0 they need no memory.
         raise BackendError(f"{what}: NumPy cannot hold shape {list(shape)}: {error}") from error
 
 
 def _fill(what: str, elements: Array, shape: tuple[int, ...]) -> Array:
-    """Elements in their shape; as in TensorFlow, the last one stands for those left out."""
+    """Elements in their shape; as in TensorFlow, the last one is repeated for omitted ones."""
     filled = _empty(what, shape, elements.dtype)
     if elements.size > filled.size:
         raise BackendError(f"{what}: got {elements.size} elements for shape {list(shape)}")
@@ -160,7 +160,7 @@ def _fill(what: str, elements: Array, shape: tuple[int, ...]) -> Array:
 def _string_elements(
     what: str, content: memoryview | None, strings: list[bytes], shape: tuple[int, ...]
 ) -> Array:
-    """Strings stand in a field of their own, or in the content: all lengths, then all bytes."""
+    """Strings, from their field or from the content: all lengths, then all bytes."""
     if content is None:
         return object_array(strings, (len(strings),))
     lengths, position = [], 0

@@ -1,8 +1,7 @@
-"""The few parts of protobuf's wire format that tensors need.
+"""The parts of protobuf's wire format that tensors need.
 
-A message class would copy the content of a tensor into its own memory, and once more when it is
-serialized. Written piece by piece, the content is copied once, into the request; read piece by
-piece, it is a view of the answer.
+A message class would copy the content of a tensor into its memory, and once more when it is serialized. Here the
+content is copied once, into the request; decoding gives a view of the answer.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from collections.abc import Iterator
 from servable.errors import BackendError
 
 Piece = bytes | memoryview
-"""What a message is joined from."""
+"""A part of a message that is to be joined."""
 
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 def varint(number: int) -> bytes:
-    """A number from 0 to 2**64 - 1."""
+    """Encode a number from 0 to 2**64 - 1."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -28,22 +27,22 @@ def varint(number: int) -> bytes:
 
 
 def number_field(field: int, number: int) -> bytes:
-    """A field that holds a number."""
+    """A field with a number."""
     return varint(field << 3 | VARINT) + varint(number)
 
 
 def header(field: int, length: int) -> bytes:
-    """What stands before the bytes of a field that holds bytes, a string or a message."""
+    """The header of a field with bytes, a string or a message."""
     return varint(field << 3 | LENGTH_DELIMITED) + varint(length)
 
 
 def bytes_field(field: int, content: bytes) -> bytes:
-    """A field that holds bytes, a string or a message."""
+    """A field with bytes, a string or a message."""
     return header(field, len(content)) + content
 
 
 def message_field(field: int, pieces: list[Piece]) -> list[Piece]:
-    """A field that holds a message which is still in pieces."""
+    """A field with a message whose pieces are not yet joined."""
     return [header(field, sum(map(len, pieces))), *pieces]
 
 

@@ -1,4 +1,4 @@
-"""What tests need: ours, and those of people who write sources, loaders and servables."""
+"""Test support, for this package and for authors of sources, loaders and servables."""
 
 from servable.testing._fakes import (
     FakeClock,

@@ -1,4 +1,4 @@
-"""Stand-ins for what is slow, heavy or moody: loaders, servables, clocks, workers."""
+"""Fakes of slow or non-deterministic parts: loaders, servables, clocks, workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ T = TypeVar("T")
 
 
 class FakeClock:
-    """A clock that moves when it is told to, and pauses that take no time.
+    """A clock that tests advance, with pauses that take no time.
 
-    `wait` has the shape that sources and harnesses take; it moves the clock and notes how long it
-    was asked to wait.
+    `wait` has the signature that sources and harnesses expect. It advances the clock and records the requested pause.
     """
 
     def __init__(self, now: float = 0.0) -> None:
-        """Start at some time, in seconds."""
+        """Start at a given time, in seconds."""
         self.now = now
         self.waits: list[float] = []
         self.on_wait: Callable[[float], None] = lambda seconds: None
@@ -32,7 +31,7 @@ class FakeClock:
         return self.now
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Let the time pass at once, unless the event is set."""
+        """Advance the clock and return at once; with the event set, do not advance."""
         self.waits.append(seconds)
         self.on_wait(seconds)
         if not event.is_set():
@@ -41,34 +40,34 @@ class FakeClock:
 
 
 class FakeServable:
-    """A servable that is idle unless somebody holds it."""
+    """A servable that is idle unless it is held."""
 
     def __init__(self, name: str = "") -> None:
-        """Name it for people who read test failures."""
+        """Set a name, shown in test failures."""
         self.name = name
         self._idle = threading.Event()
         self._idle.set()
 
     def hold(self) -> None:
-        """Begin a request that does not end by itself."""
+        """Begin a request that lasts until `release`."""
         self._idle.clear()
 
     def release(self) -> None:
-        """End that request."""
+        """End a request."""
         self._idle.set()
 
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for `release`, if there is something to wait for."""
+        """Wait for `release` if the servable is held."""
         return self._idle.wait(timeout_seconds)
 
 
 class FakeLoader:
-    """A loader that does as it is told and counts what is asked of it.
+    """A loader with programmable behaviour, which counts its calls.
 
     Attributes:
-        loads: How often a load was attempted.
-        unloads: How often it was unloaded.
-        is_loaded: Whether it is loaded at this moment.
+        loads: The number of attempts to load.
+        unloads: The number of unloads.
+        is_loaded: Whether it is loaded now.
     """
 
     def __init__(
@@ -79,12 +78,12 @@ class FakeLoader:
         estimate: int | ServableError = 0,
         on_load: Callable[[], None] = lambda: None,
     ) -> None:
-        """Say how it behaves.
+        """Program the behaviour.
 
         Args:
-            failures: What the first attempts raise, in order; those that follow succeed.
-            always_fails: What every attempt raises.
-            estimate: What `estimate_resources` returns or raises.
+            failures: The exceptions of the first attempts, in order; later attempts succeed.
+            always_fails: The exception of every attempt.
+            estimate: The result or exception of `estimate_resources`.
             on_load: Called during each attempt, before it succeeds or fails.
         """
         self._failures = list(failures)
@@ -97,24 +96,24 @@ class FakeLoader:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it is loaded at this moment."""
+        """Whether it is loaded now."""
         return self._servable is not None
 
     @property
     def servable(self) -> FakeServable:
-        """What was loaded."""
+        """The loaded servable."""
         if self._servable is None:
             raise BackendError("a loader was asked for its servable while it was not loaded")
         return self._servable
 
     def estimate_resources(self) -> int:
-        """What it was told to estimate."""
+        """The programmed estimate."""
         if isinstance(self._estimate, ServableError):
             raise self._estimate
         return self._estimate
 
     def load(self) -> None:
-        """Fail or succeed, as told."""
+        """Fail or succeed, as programmed."""
         self.loads += 1
         if self._servable is not None:
             raise AssertionError("loaded twice")
@@ -126,7 +125,7 @@ class FakeLoader:
         self._servable = FakeServable()
 
     def unload(self) -> None:
-        """Forget the servable."""
+        """Drop the servable."""
         self.unloads += 1
         if self._servable is None:
             raise AssertionError("unloaded without a load")
@@ -134,32 +133,32 @@ class FakeLoader:
 
 
 class FakeWorkers:
-    """Workers whose tasks run when a test says so, on its own thread."""
+    """Workers whose tasks run on the test's thread, on request."""
 
     def __init__(self) -> None:
         """Start without tasks."""
         self.tasks: list[tuple[str, Callable[[], None]]] = []
 
     def submit(self, name: str, task: Callable[[], None]) -> None:
-        """Keep a task for later."""
+        """Store a task for later."""
         self.tasks.append((name, task))
 
     def run(self, index: int = 0) -> str:
         """Run one of the tasks to its end.
 
         Returns:
-            Its name.
+            The task's name.
         """
         name, task = self.tasks.pop(index)
         task()
         return name
 
     def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Do nothing: the thread is the test's."""
+        """Do nothing: there is no other thread to make room for."""
         return contextlib.nullcontext()
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Run every task, and those that they submit."""
+        """Run all tasks, including those that they submit."""
         del timeout_seconds
         while self.tasks:
             self.run()
@@ -167,18 +166,18 @@ class FakeWorkers:
 
 
 class RecordingTarget(Generic[T]):
-    """A target that keeps every list it is given.
+    """A target that stores every list.
 
     Attributes:
         calls: Name and list of each call, in order.
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Start without calls."""
         self.calls: list[tuple[str, list[AspiredVersion[T]]]] = []
 
     def set_aspired_versions(self, name: str, versions: Sequence[AspiredVersion[T]]) -> None:
-        """Keep the list."""
+        """Store the list."""
         self.calls.append((name, list(versions)))
 
     def last(self, name: str) -> list[AspiredVersion[T]]:
@@ -187,7 +186,7 @@ class RecordingTarget(Generic[T]):
 
 
 class RecordingPublisher:
-    """A publisher that keeps events and knows what requests could reach.
+    """A publisher that stores events and tracks the reachable versions.
 
     Attributes:
         events: Every event, in order.
@@ -195,12 +194,12 @@ class RecordingPublisher:
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Start without events."""
         self.events: list[ServableEvent] = []
         self.reachable: dict[tuple[str, int], object] = {}
 
     def __call__(self, event: ServableEvent) -> None:
-        """Keep the event and route by it."""
+        """Store the event and update the reachable versions."""
         self.events.append(event)
         key = (event.id.name, event.id.version)
         if event.servable is None:

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for tests."""
+"""A real server in a separate process, for tests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers.
+    """A running server.
 
     Attributes:
         process: The process; tests may send it signals.
-        port: What `--port` was; takes gRPC and REST.
-        rest_port: What `--rest_api_port` was; takes both, too.
-        log_file: Where its output goes.
+        port: The value of `--port`; takes gRPC and REST.
+        rest_port: The value of `--rest_api_port`; takes both, too.
+        log_file: The file of its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -35,12 +35,12 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        """What REST paths are appended to."""
+        """The base URL of REST."""
         return f"http://127.0.0.1:{self.rest_port}"
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """The output so far."""
         return self.log_file.read_text(errors="replace")
 
     def is_available(self, model: str) -> bool:
@@ -55,8 +55,8 @@ class RunningServer:
         """Wait until some version of a model answers requests.
 
         Raises:
-            RuntimeError: The server ended; the message holds its output.
-            TimeoutError: It took too long.
+            RuntimeError: The server ended; the message contains its output.
+            TimeoutError: The time-out has passed.
         """
         deadline = time.monotonic() + timeout_seconds
         while not self.is_available(model):
@@ -78,10 +78,10 @@ def running_server(
     """Start a server on free ports, wait for its models, and end it afterwards.
 
     Args:
-        flags: Further flags, such as `--model_name=turtle3`; they win over the ports chosen here.
-        models: Names of models to wait for; `--model_name` is waited for if none is given.
-        command: What to start.
-        environment: Variables on top of those of this process.
+        flags: Further flags, such as `--model_name=turtle3`; they take precedence over the ports chosen here.
+        models: Names of models to wait for; by default the one of `--model_name`.
+        command: The command to start.
+        environment: Variables in addition to those of this process.
         timeout_seconds: How long to wait for each model.
 
     Yields:
@@ -110,7 +110,7 @@ def running_server(
 
 
 def end(process: subprocess.Popen[bytes], timeout_seconds: float = 20.0) -> int:
-    """Ask a process to end, and end it if it does not.
+    """Terminate a process, and kill it if it does not end.
 
     Returns:
         Its exit status.
@@ -125,7 +125,7 @@ def end(process: subprocess.Popen[bytes], timeout_seconds: float = 20.0) -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port without a listener at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

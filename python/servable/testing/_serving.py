@@ -1,4 +1,4 @@
-"""Serves a model for a test: a directory in a process of its own, Python code in this one."""
+"""Serves a model for a test: a directory in a separate process, Python code in this one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from servable.client import Client, Model
 
 ServableServer = Callable[..., "Served"]
-"""The type of the fixture `servable_server`: what `serving` takes, without the `with`."""
+"""The type of the fixture `servable_server`: the arguments of `serving`, without the `with`."""
 
 _POLL_SECONDS = 0.02
 _ASK_SECONDS = 5.0
@@ -35,12 +35,12 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Served:
-    """A model that answers.
+    """A served model.
 
     Attributes:
         name: The name of the model.
         port: Takes gRPC and REST.
-        process: The server, if it runs in a process of its own.
+        process: The server, if it runs in a separate process.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Served:
 
     @property
     def address(self) -> str:
-        """What gRPC clients connect to."""
+        """The address for gRPC clients."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        """What REST paths are appended to."""
+        """The base URL of REST."""
         return f"http://{self.address}"
 
     @cached_property
@@ -70,7 +70,7 @@ class Served:
         return self.client.model(self.name)
 
     def close_client(self) -> None:
-        """Close the client, if there was one."""
+        """Close the client, if it was used."""
         client = self.__dict__.pop("client", None)
         if client is not None:
             client.close()
@@ -88,22 +88,22 @@ def serving(
     Args:
         model: One of
 
-            - a path: a version directory (of a SavedModel, or with `model.py`), or the base path
-              of several. It is served by a process of its own.
-            - Python code: a function that is declared with `servable.signature.serves`, a module
-              of such functions, or a model (an object with `signatures` and `run`, or a class that
-              is made with a directory). It is served by this process, so that it may be defined in
-              the test, stopped at by a debugger, and look at what the test has prepared.
+            - a path: a version directory (of a SavedModel, or with `model.py`), or the base path of several. It is
+              served by a separate process.
+            - Python code: a function that is declared with `servable.signature.serves`, a module of such functions, or
+              a model (an object with `signatures` and `run`, or a class that is constructed with a directory). It is
+              served by this process. It may therefore be defined in the test, be stopped in a debugger, and use objects
+              of the test.
         flags: Further flags of the command line, such as `--enable_cors`; for paths only.
-        name: What the model is called.
-        timeout_seconds: How long it may take to load.
+        name: The name of the model.
+        timeout_seconds: How long the load may take.
 
     Yields:
         The model, once it answers.
 
     Raises:
-        ServableError: It cannot be loaded; the message says why.
-        TimeoutError: It took too long.
+        ServableError: The load failed; the message has the reason.
+        TimeoutError: The time-out has passed.
     """
     with tempfile.TemporaryDirectory(prefix="servable-test-") as directory:
         if isinstance(model, (str, os.PathLike)):
@@ -140,7 +140,7 @@ def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> It
     platform = next(found, "tensorflow")
     config = _write_config(directory, name, base_path, platform)
     with running_server(
-        # A version may lie outside of the base path that was made for it.
+        # The base path made here links to a version that may lie elsewhere.
         f"--model_config_file={config}",
         "--max_num_load_retries=0",
         "--allow_python_models",
@@ -154,7 +154,7 @@ def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
     from servable._server.config.flags import Flags
     from servable._server.server import ModelServer
 
-    # A model directory names what it serves by module and attribute; this module lends one.
+    # A model directory names its servable by module and attribute; this module provides one.
     attribute = f"_served_{next(_numbers)}"
     module: ModuleType = sys.modules[__name__]
     aside = directory / "aside"
@@ -162,13 +162,13 @@ def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
     (aside / "entry_point.txt").write_text(f"{__name__}:{attribute}\n")
     base_path = directory / "base_path"
     base_path.mkdir()
-    aside.rename(base_path / "1")  # renamed into its place, it counts as complete at once
+    aside.rename(base_path / "1")  # a renamed directory counts as complete at once
     config = _write_config(directory, name, base_path, "python")
     port = free_port()
     setattr(module, attribute, model)
     try:
         server = ModelServer(
-            # Why a model cannot be loaded is asked over REST, as of a server in another process.
+            # REST gives the reason of a failed load, as for a server in another process.
             Flags(
                 model_config_file=str(config),
                 port=port,
@@ -195,7 +195,7 @@ def _write_config(directory: Path, name: str, base_path: Path, platform: str) ->
 
 
 def _wait(served: Served, timeout_seconds: float) -> None:
-    """Wait until a version is available, or none can become so any more."""
+    """Wait until a version is available, or all have failed."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         found = _status(served)

@@ -1,7 +1,7 @@
-"""The fixture `servable_server`, for projects that test their models and what calls them.
+"""The pytest fixture `servable_server`, for tests of models and their clients.
 
-It is not there by itself: an entry point would be imported by every test run of an environment in
-which Servable is installed. In a `conftest.py`:
+It must be enabled, because an entry point would be imported by every test run in an environment where Servable is
+installed. In a `conftest.py`:
 
 ```python
 pytest_plugins = ["servable.testing.pytest_plugin"]
