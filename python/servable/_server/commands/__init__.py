@@ -1,1 +1,1 @@
-"""The commands beside serving: each module has a `run`, which takes its arguments and returns the exit status."""
+"""The commands other than serving. Each module has a `run`, which takes its arguments and returns the exit status."""

@@ -1,6 +1,6 @@
-"""`servable check`: says what a server would serve, and what is wrong, without serving.
+"""`servable check`: reports which models a server would serve, and configuration errors, without serving.
 
-Everything is read by the same code that a server starts with.
+It reads everything with the code that a server starts with.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
     Args:
         program: The name of the program.
-        arguments: What follows `check` on the command line.
+        arguments: The arguments after `check` on the command line.
 
     Returns:
         The exit status.
@@ -100,8 +100,8 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
     for flag, path in config_kinds.file_flags(flags).items():
         _check_contents(path, flag, report)
     if not report.is_good:
-        return  # what follows would only say the same in other words
-    # Files alone are looked at for themselves; flags are those of a server, which needs models.
+        return  # further checks would report the same errors again
+    # Single files are checked alone; flags are those of a server, which needs models.
     is_server = bool(flag_arguments or flags.model_config_file)
     needs_models = is_server or not files
     checked = flags if needs_models else replace(flags, model_base_path="/")
@@ -122,7 +122,7 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
 
 
 def _rehearse(flags: Flags, report: Report) -> None:
-    """Have a server start, up to its first load: what it refuses is not called right."""
+    """Start a server up to its first load, to find errors that only the start reports."""
     from servable._server.server import ModelServer
 
     server = _attempt(lambda: ModelServer(flags, is_compatible=False), report)
@@ -133,14 +133,14 @@ def _rehearse(flags: Flags, report: Report) -> None:
             server.rehearse()
     except ServableError as error:
         if any(text in str(error) for text in _IN_USE):
-            # Perhaps by the server that is to be replaced.
+            # The address is in use, perhaps by the server that this configuration is for.
             report.warning(str(error))
         else:
             report.error(str(error))
 
 
 def _check_file(path: str, flags: Flags, report: Report) -> Flags:
-    """Find out what a file is for, and name it in the flags, as far as they name no other one."""
+    """Recognise a configuration file, and set its flag unless that names another file."""
     if has_known_suffix(path):
         report.error(explain_file(path), path)
         return flags
@@ -176,7 +176,7 @@ def _check_contents(path: str, flag: str, report: Report) -> None:
 def _assembled(
     flags: Flags, platforms: Mapping[str, Platform] | None, report: Report
 ) -> Sequence[ModelConfig]:
-    """The models of a server with these flags; what it would refuse goes into the report."""
+    """The models of a server with these flags; configuration errors go into the report."""
     _attempt(lambda: server_options(flags), report)
     _attempt(lambda: remote_options(flags), report)
     if not (flags.model_base_path or flags.model_config_file):
@@ -193,7 +193,7 @@ def _assembled(
 
 def _attempt(step: Callable[[], Result], report: Report, file: str = "") -> Result | None:
     try:
-        # What readers write for operators is said by the report.
+        # Readers also write errors to stderr; the report contains them.
         with contextlib.redirect_stderr(io.StringIO()):
             return step()
     except ModelConfigError as error:
@@ -212,11 +212,11 @@ def _model_in(directory: str, platforms: Mapping[str, Platform]) -> ModelConfig:
 
 @contextlib.contextmanager
 def _warnings_into(report: Report) -> Iterator[None]:
-    """Collect what would be logged."""
+    """Add logged warnings to the report."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno < logging.ERROR:  # an error is raised or found as well
+            if record.levelno < logging.ERROR:  # errors are reported elsewhere
                 report.warning(record.getMessage())
 
     logger = logging.getLogger("servable")

@@ -1,4 +1,4 @@
-"""What batching would make of a version: its own parameters, and signatures that cannot be batched."""
+"""Checks the batching of a version: its parameters, and signatures that cannot be batched."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def check_batching(
     signatures: Mapping[str, SignatureDescription],
     report: Report,
 ) -> None:
-    """Report what is wrong with the batching of a version.
+    """Report errors in the batching of a version.
 
     Args:
         path: The version directory.
-        batching: How its platform is batched.
-        model: What the configuration of its model says.
-        signatures: How the version is called.
-        report: Where the findings go.
+        batching: The batching of its platform.
+        model: The batching configuration of its model.
+        signatures: The version's signatures.
+        report: Collects the findings.
     """
     file = os.path.join(path, PER_MODEL_FILE)
     has_file = batching.per_model and model == ModelBatching() and os.path.exists(file)
     place = file if has_file else path
     try:
         if has_file:
-            config_kinds.parse(file, "batching_parameters_file")  # which knows the line
+            config_kinds.parse(file, "batching_parameters_file")  # reports the line
         with contextlib.redirect_stderr(io.StringIO()):
             parameters = batching.of_version(path, model).parameters
     except TextFormatError as error:
@@ -58,7 +58,7 @@ def check_batching(
 
 
 def _obstacles(signature: SignatureDescription, parameters: BatchingParameters) -> Iterator[str]:
-    """Why requests of a signature fail, or cannot share a batch."""
+    """The reasons why requests of a signature fail, or cannot share a batch."""
     if any(t.part_of for t in [*signature.inputs.values(), *signature.outputs.values()]):
         yield "it has ragged or sparse values, so that its requests are run one by one"
         return

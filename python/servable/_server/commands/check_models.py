@@ -1,4 +1,4 @@
-"""Looks at the models of a configuration as a server would find them."""
+"""Checks the models of a configuration in the way that a server loads them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def check_models(
     """Find the versions that would be served, and read or load them.
 
     Args:
-        models: What is configured.
-        context: What a server would give its platforms.
-        platforms: The platforms, by their names.
-        report: Where the models and the findings go.
-        places: File and line of models that a file names, by their names.
-        loads: Whether versions are loaded for real.
+        models: The configured models.
+        context: The platforms' context, as in a server.
+        platforms: The platforms, by name.
+        report: Collects the models and the findings.
+        places: File and line of models from a file, by name.
+        loads: Whether versions are loaded, not only read.
     """
     flags = context.flags
     try:
@@ -99,7 +99,7 @@ def check_models(
 def _wanted_versions(
     model: ModelConfig, platform: Platform, report: Report, place: tuple[str, int | None]
 ) -> Mapping[int, str]:
-    """The directories of the versions that a server would load, found by what it finds them with."""
+    """The directories of the versions that a server would load, found by the server's source."""
     found: dict[int, str] = {}
 
     class Collector:

@@ -1,4 +1,4 @@
-"""The kinds of configuration files, and which of them a file is."""
+"""Recognises the kinds of configuration files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ KINDS: Mapping[str, str] = {
     "tensorflow_session_config_file": "tensorflow.ConfigProto",
     "thread_pool_factory_config_file": "tensorflow.serving.ThreadPoolFactoryConfig",
 }
-"""The message that each flag's file holds."""
+"""The message in each flag's file."""
 
 
 def kind_of(text: str) -> str:
-    """The flag that a file is for, by what it says.
+    """The flag that a file is for, by its content.
 
-    A file that is wrong counts as the kind that it begins with; one that says nothing could be any,
-    and is taken for a list of models.
+    An invalid file counts as the kind of its first field. An empty one is ambiguous, and treated as a list of models.
     """
     names = _fields(text)
     return next(
@@ -48,7 +47,7 @@ def parse(path: str, flag: str) -> Any:
     """The message of a file.
 
     Raises:
-        ConfigError: It does not parse; a `TextFormatError` says where.
+        ConfigError: It does not parse; a `TextFormatError` gives the line.
     """
     try:
         text = read_file(path).decode("utf-8")
@@ -60,7 +59,7 @@ def parse(path: str, flag: str) -> Any:
 
 
 def problems(flag: str, message: Any) -> list[str]:
-    """What is wrong with the values of a message, beyond its form."""
+    """Errors in the values of a message that parses."""
     if flag == "batching_parameters_file":
         return list(batching_problems(batching_parameters(message)))
     if flag == "monitoring_config_file" and not message.prometheus_config.enable:
@@ -69,7 +68,7 @@ def problems(flag: str, message: Any) -> list[str]:
 
 
 def file_flags(flags: Flags) -> Mapping[str, str]:
-    """The configuration files that a command line names, by their flags."""
+    """The configuration files on a command line, by flag."""
     return {flag: path for flag in KINDS if (path := getattr(flags, flag))}
 
 

@@ -1,7 +1,6 @@
-"""Requests that a signature takes, ready to paste: as curl, and as Python.
+"""Example requests for a signature, ready to paste: with curl, and in Python.
 
-Sizes that are free are 1. A tensor of many elements is made where the request is sent, so that what
-is pasted stays short.
+Variable sizes are 1. A tensor of many elements is generated where the request is sent, so that the example stays short.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ _VALUES: Mapping[str, Any] = {
     "bool": True,
     "bytes": "text",
 }
-"""What JSON can say to the server; the other dtypes are for gRPC."""
+"""The dtypes that JSON requests can contain; the others require gRPC."""
 
 
 def curl(url: str, name: str, signature_name: str, signature: SignatureDescription) -> str | None:
-    """A request for a shell, or `None` where REST has none: JSON has no such values, or no inputs.
+    """A request for a shell, or `None` if REST cannot express it: JSON has no such values, or no inputs.
 
     Args:
-        url: Such as `http://localhost:8501`.
+        url: The server, such as `http://localhost:8501`.
         name: The model.
         signature_name: The signature's name.
-        signature: What it takes.
+        signature: The signature.
     """
     target = shlex.quote(f"{url}/v1/models/{name}:{signature.method}")
     head = {} if signature_name == DEFAULT_SIGNATURE else {"signature_name": signature_name}
@@ -54,10 +53,10 @@ def python(address: str, name: str, signature_name: str, signature: SignatureDes
     """A program that calls the server with the package's client.
 
     Args:
-        address: What `servable.client.Client` takes.
+        address: As in `servable.client.Client`.
         name: The model.
         signature_name: The signature's name.
-        signature: What it takes.
+        signature: The signature.
     """
     suffix = "" if signature_name == DEFAULT_SIGNATURE else f", signature={signature_name!r}"
     if signature.method != "predict":
@@ -74,7 +73,7 @@ def python(address: str, name: str, signature_name: str, signature: SignatureDes
 
 
 _FEATURES = {"FEATURE": 1.0}
-"""Only the graph knows what the features of an example are called."""
+"""A placeholder: only the graph contains the names of the features of an example."""
 
 
 def _sizes(spec: TensorDescription) -> list[int]:
@@ -96,7 +95,7 @@ def _value(spec: TensorDescription) -> Any:
 
 
 def _expression(spec: TensorDescription) -> str:
-    """The value as an expression of Python."""
+    """The value as a Python expression."""
     text = "True" if spec.dtype == "bool" else json.dumps(_VALUES[spec.dtype])
     for size in reversed(_sizes(spec)):
         text = f"[{text}]" if size == 1 else f"[{text}]*{size}"
@@ -109,6 +108,6 @@ def _array(spec: TensorDescription) -> str:
     sizes = _sizes(spec)
     shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(map(str, sizes))})"
     if spec.dtype == "bfloat16":
-        # NumPy does not know it; the client makes it of plain numbers, by the signature.
+        # NumPy has no such dtype; the client converts plain numbers, by the signature.
         return _expression(TensorDescription("float32", spec.shape))
     return f"np.ones({shape}, np.{'bool_' if spec.dtype == 'bool' else spec.dtype})"

@@ -1,4 +1,4 @@
-"""`servable inspect`: prints the signatures of a model, with a request to paste for each."""
+"""`servable inspect`: prints the signatures of a model, with an example request for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
     Args:
         program: The name of the program.
-        arguments: What follows `inspect` on the command line.
+        arguments: The arguments after `inspect` on the command line.
 
     Returns:
         The exit status.
@@ -74,7 +74,7 @@ def _described(options: argparse.Namespace) -> tuple[ModelDescription, str, str]
 
 
 def _server(url: str, name: str | None) -> tuple[str, str]:
-    """The address of a server and the name of a model, from a URL that may hold both."""
+    """The address of a server and the name of a model, from a URL that may contain both."""
     base, slash, rest = url.partition(_MODELS_PATH)
     if slash and not name:
         name = urllib.parse.unquote(rest.partition("/")[0].partition(":")[0])

@@ -1,4 +1,4 @@
-"""What a model takes and returns, as a server says."""
+"""The inputs and outputs of a model, as a server reports them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TIMEOUT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """One version of a model.
+    """The description of one version of a model.
 
     Attributes:
-        name: What requests call it.
-        version: Its number, where one is known.
-        place: Where the description comes from.
-        signatures: How it is called, by name.
+        name: The name in requests.
+        version: The version number, if it is known.
+        place: The source of the description.
+        signatures: The signatures, by name.
     """
 
     name: str
@@ -37,15 +37,15 @@ class ModelDescription:
 
 
 def fetch(url: str, name: str, version: int | None) -> ModelDescription:
-    """What a running server says about a model.
+    """Fetch the description of a model from a running server.
 
     Args:
-        url: Such as `http://localhost:8501`.
+        url: The server, such as `http://localhost:8501`.
         name: The model.
-        version: Its number; the server chooses if `None`.
+        version: The version number; the server chooses if `None`.
 
     Raises:
-        ServableError: It does not answer, or has no such model.
+        ServableError: The server does not answer, or has no such model.
     """
     path = f"/v1/models/{urllib.parse.quote(name, safe='')}"
     if version is not None:
@@ -54,15 +54,15 @@ def fetch(url: str, name: str, version: int | None) -> ModelDescription:
 
 
 def described_by(document: Any, name: str, url: str) -> ModelDescription:
-    """Read the metadata of a model.
+    """Parse the metadata of a model.
 
     Args:
-        document: What a server answers to `/v1/models/NAME/metadata`.
+        document: The server's answer to `/v1/models/NAME/metadata`.
         name: The model.
         url: The server.
 
     Raises:
-        InvalidInputError: It is something else.
+        InvalidInputError: It is no such document.
     """
     try:
         found = document["model_spec"]["version"]
@@ -78,7 +78,7 @@ def described_by(document: Any, name: str, url: str) -> ModelDescription:
 def _parsed(document: Mapping[str, Any]) -> Any:
     from google.protobuf import json_format
 
-    # Default values are of no interest here, and their JSON has members that only TensorFlow knows.
+    # Default values are not needed here, and their JSON has members that only TensorFlow can parse.
     known = {key: value for key, value in document.items() if key != "defaults"}
     try:
         return json_format.ParseDict(known, new_message(_SIGNATURE), ignore_unknown_fields=True)
@@ -104,5 +104,5 @@ def _get(url: str) -> Any:
 
 
 def name_of(base_path: str) -> str:
-    """What a model is called after, if nothing else says so: its directory."""
+    """The default name of a model: that of its directory."""
     return os.path.basename(os.path.abspath(base_path))

@@ -1,4 +1,4 @@
-"""What a check found, and how it is told to people and to programs."""
+"""The findings of a check, and their output as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from servable.loaders._description import SignatureDescription
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong, or worth knowing.
+    """An error or a warning.
 
     Attributes:
-        severity: `error` if it would keep something from being served, otherwise `warning`.
-        message: What was found, and what is wanted.
-        place: The file or directory; empty where it is the command line.
-        line: Where in the file, from 1, if that is known.
+        severity: `error` if something could not be served, otherwise `warning`.
+        message: What was found and what was wanted.
+        place: The file or directory; empty for the command line.
+        line: The line in the file, from 1, if it is known.
     """
 
     severity: str
@@ -27,7 +27,7 @@ class Finding:
     line: int | None = None
 
     def __str__(self) -> str:
-        """Such as `error: models.config:3: …`."""
+        """For example `error: models.config:3: …`."""
         place = f"{self.place}:{self.line}" if self.line is not None else self.place
         return f"{self.severity}: {place}{': ' if place else ''}{self.message}"
 
@@ -37,10 +37,10 @@ class ServedVersion:
     """A version that would be served.
 
     Attributes:
-        version: Its number.
+        version: The version number.
         path: Its directory.
-        labels: What else it is called.
-        signatures: How it is called.
+        labels: Its labels.
+        signatures: Its signatures.
     """
 
     version: int
@@ -61,17 +61,17 @@ class ServedModel:
 
 @dataclass(slots=True)
 class Report:
-    """Everything that a check found, in order."""
+    """All findings of a check, in order."""
 
     findings: list[Finding] = field(default_factory=list)
     models: list[ServedModel] = field(default_factory=list)
 
     def error(self, message: str, place: str = "", line: int | None = None) -> None:
-        """Add what would keep something from being served."""
+        """Add an error: something could not be served."""
         self._add(Finding("error", message, place, line))
 
     def warning(self, message: str, place: str = "", line: int | None = None) -> None:
-        """Add what is worth knowing."""
+        """Add a warning."""
         self._add(Finding("warning", message, place, line))
 
     def _add(self, finding: Finding) -> None:
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def errors(self) -> int:
-        """How many errors there are."""
+        """The number of errors."""
         return sum(finding.severity == "error" for finding in self.findings)
 
     @property
@@ -89,11 +89,11 @@ class Report:
         return not self.errors
 
     def text(self) -> str:
-        """For people."""
+        """The report as text."""
         return "".join(f"{line}\n" for line in self._lines())
 
     def json(self) -> str:
-        """For programs."""
+        """The report as JSON."""
         document = {"is_good": self.is_good, **dataclasses.asdict(self)}
         return json.dumps(document, indent=2) + "\n"
 

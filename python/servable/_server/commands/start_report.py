@@ -1,4 +1,4 @@
-"""What a start has come to, for the person who has started the server: models, addresses, one request to paste."""
+"""The report after a start, for a user at the terminal: models, addresses, an example request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _lines(server: ModelServer, flags: Flags) -> Iterator[str]:
     serving = sum(bool(model.versions) for model in summary.models)
     yield ""
     yield f"  {serving} of {len(summary.models)} models serve after {summary.seconds:.1f} s:"
-    # Those that do not serve first: there is something to do about them.
+    # Models that do not serve come first, because they need action.
     for model in sorted(summary.models, key=lambda model: bool(model.versions))[:_MOST_MODELS]:
         versions = ", ".join(map(str, model.versions))
         word = "version" if len(model.versions) == 1 else "versions"
@@ -55,12 +55,12 @@ def _request(server: ModelServer, summary: StartSummary, flags: Flags, url: str)
         if not model.versions:
             continue
         try:
-            # Asked within the process: a request to its own port would be counted among the clients'.
+            # Asked inside the process: a request to the server's port would be counted as a client's.
             metadata = json.loads(server.metadata(model.name, model.versions[0]))
             signatures = described_by(metadata, model.name, url).signatures
         except ServableError:
-            continue  # it is gone again, or is no model with signatures
-        # The default signature first, then those without features to name.
+            continue  # the version has been unloaded, or has no signatures
+        # The default signature first, then those without feature names.
         names = sorted(signatures, key=lambda name: (name != DEFAULT_SIGNATURE, name))
         for name in names:
             signature = signatures[name]

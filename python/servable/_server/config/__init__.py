@@ -1,1 +1,1 @@
-"""What the command line and configuration files say, as frozen dataclasses."""
+"""The command line and configuration files, as frozen dataclasses."""

@@ -1,4 +1,4 @@
-"""Messages of `google.protobuf.Any`, and the errors of a server that has one factory or none."""
+"""Messages of `google.protobuf.Any`, and TensorFlow Serving's errors about them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ THREAD_POOL_FACTORY_CONFIG = "tensorflow.serving.ThreadPoolFactoryConfig"
 
 
 def unpack(packed: Any, wanted: str | None) -> Any:
-    """The message that an `Any` holds.
+    """The message in an `Any`.
 
     Args:
         packed: The `Any`.
-        wanted: The one type that can be used; `None` where there is none.
+        wanted: The only supported type; `None` if there is none.
 
     Raises:
-        ConfigError: It holds another message or none, in the words of TensorFlow Serving.
+        ConfigError: It contains another message or none, in the words of TensorFlow Serving.
     """
     url = packed.type_url
     _, slash, full_name = url.rpartition("/")
@@ -45,7 +45,7 @@ def unpack(packed: Any, wanted: str | None) -> Any:
 
 
 def check_thread_pool_factory(flags: Flags) -> None:
-    """Refuse `--thread_pool_factory_config_file`: there is no factory that it could name.
+    """Refuse `--thread_pool_factory_config_file`: this server has no factories.
 
     Raises:
         ConfigError: The flag is set.

@@ -1,8 +1,7 @@
-"""The file of API keys: who may ask, and who may administer.
+"""The file of API keys.
 
-One key a line: `name:scope:key`. The scope is `predict` or `admin`, which includes the other. The key
-is written as it is sent, or as `sha256:` and its digest in hexadecimal. Empty lines and what begins
-with `#` are skipped.
+One key a line: `name:scope:key`. The scope is `predict` or `admin`, which includes `predict`. The key is in plain text,
+or is `sha256:` and its digest in hexadecimal. Empty lines and lines that begin with `#` are skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from servable._server.remote.urls import shown
 from servable.errors import ConfigError
 
 MIN_KEY_LENGTH = 16
-"""Shorter keys can be guessed."""
+"""The minimum length of a key, since shorter keys can be guessed."""
 
 _SCOPES = ("predict", "admin")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*", re.ASCII)
@@ -26,12 +25,12 @@ _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, as far as the server knows it.
+    """A key, without its secret.
 
     Attributes:
-        name: Whose it is.
-        scope: What it is good for, `predict` or `admin`.
-        digest: The SHA-256 of what is sent.
+        name: The owner of the key.
+        scope: The permission of the key, `predict` or `admin`.
+        digest: The SHA-256 of the secret.
     """
 
     name: str
@@ -43,8 +42,7 @@ def read_api_keys(path: str) -> list[ApiKey]:
     """Read a file of keys.
 
     Raises:
-        ConfigError: It cannot be read, holds no key, or a line makes no sense. What should be secret
-            is never quoted.
+        ConfigError: The file cannot be read, has no key, or has an invalid line. The message never quotes secrets.
     """
     try:
         content = read_file(path)

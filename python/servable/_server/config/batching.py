@@ -1,8 +1,8 @@
-"""How requests are joined into batches: `BatchingParameters` as a dataclass, and its rules.
+"""Batching configuration: `BatchingParameters` as a dataclass, and its rules.
 
-The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`,
-from `batching_params.pbtxt` in a version directory (docs/spec/batching.md §2, §3, §15), or from the
-`servable_options` of a model.
+The parameters come from `--batching_parameters_file`, from a platform of `--platform_config_file`, from
+`batching_params.pbtxt` in a version directory (docs/spec/batching.md §2, §3, §15), or from the `servable_options` of a
+model.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from servable.errors import ConfigError
 
 BATCHING_PARAMETERS = "tensorflow.serving.BatchingParameters"
 PER_MODEL_FILE = "batching_params.pbtxt"
-"""The parameters of one version, at the top of its directory."""
+"""The file of a version's parameters, at the top of its directory."""
 
 MAX_THREADS = 4096
-"""Beyond this, a number of threads is a slip that would take the machine down."""
+"""The maximum number of threads; a higher number is a mistake that would overload the machine."""
 
 _OBJECTIVES = (0.001, 1e9)
-"""The shortest and the longest latency objective, in milliseconds: a microsecond and eleven days."""
+"""The shortest and the longest latency objective in milliseconds: a microsecond and eleven days."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,42 +37,39 @@ MIXED_PRIORITY_POLICIES = (
     "priority_isolation",
     "priority_merge",
 )
-"""What can become of requests of low priority while others wait; the first is the default."""
+"""The policies for low-priority requests while others wait; the first is the default."""
 
 _OF_THE_POOL = frozenset({"num_batch_threads", "thread_pool_name"})
 
 
 @dataclass(frozen=True, slots=True)
 class BatchingParameters:
-    """How requests wait for each other, with the names and the defaults of TensorFlow Serving.
+    """The parameters of batching, with the names and the defaults of TensorFlow Serving.
 
-    A batch is counted in rows, the sizes of axis 0 of its requests' inputs.
+    The size of a batch is its number of rows, the sum of the sizes of axis 0 of its requests' inputs.
 
     Attributes:
-        max_batch_size: The largest request that is taken; also the largest batch, unless requests
-            are split.
-        batch_timeout_micros: How long a batch that is not full waits for more, from its first
-            request on.
-        max_enqueued_batches: How many batches may wait in a queue, with the one that is being
-            filled; beyond, requests get UNAVAILABLE.
-        num_batch_threads: How many batches run at once, of all models together.
-        thread_pool_name: How the names of these threads begin.
-        allowed_batch_sizes: The sizes, ascending, one of which a batch is padded to; empty for any.
-        pad_variable_length_inputs: Pad the other axes of inputs, so that requests whose shapes
-            differ can share a batch.
-        enable_large_batch_splitting: Let a request span batches.
-        max_execution_batch_size: The largest batch where requests are split; `None` for
-            `max_batch_size`.
-        latency_objective_millis: Within which time nearly all requests are to be answered; decides
-            how long batches wait and how large they grow, so that `batch_timeout_micros` is 0 then.
-        rerun_failed_batches: Run the requests of a batch that failed again in smaller ones, so that an
-            error reaches only those that cause it; as far as a run has no effects but its outputs.
-        mixed_priority_batching_policy: What becomes of requests of low priority while others wait,
-            one of `MIXED_PRIORITY_POLICIES`.
-        low_priority_max_batch_size: The largest batch of nothing but such requests; `None`, here
-            and below, for what holds for the others.
-        low_priority_batch_timeout_micros: How long such a batch waits for more.
-        low_priority_max_enqueued_batches: How many such batches may wait.
+        max_batch_size: The maximum size of a request. Also the maximum size of a batch, unless requests are split.
+        batch_timeout_micros: How long an incomplete batch waits for more requests, from its first request.
+        max_enqueued_batches: The maximum length of a queue, including the batch that is being filled. Further requests
+            get UNAVAILABLE.
+        num_batch_threads: How many batches of all models together run concurrently.
+        thread_pool_name: The prefix of the names of these threads.
+        allowed_batch_sizes: The sizes that batches are padded to, ascending; empty for any size.
+        pad_variable_length_inputs: Pad the other axes of inputs, so that requests with different shapes can share a
+            batch.
+        enable_large_batch_splitting: Split requests over several batches.
+        max_execution_batch_size: The maximum size of a batch if requests are split; `None` for `max_batch_size`.
+        latency_objective_millis: The latency that nearly all requests should meet. It determines how long batches wait
+            and how large they become; `batch_timeout_micros` is then 0.
+        rerun_failed_batches: Run the requests of a failed batch again in smaller batches, so that only the requests
+            that cause the error get it. Only for runs without side effects.
+        mixed_priority_batching_policy: The treatment of low-priority requests while others wait, one of
+            `MIXED_PRIORITY_POLICIES`.
+        low_priority_max_batch_size: The maximum size of a batch of only low-priority requests. Here and below, `None`
+            means the value for other requests.
+        low_priority_batch_timeout_micros: How long such a batch waits for more requests.
+        low_priority_max_enqueued_batches: The maximum number of such batches that wait.
     """
 
     max_batch_size: int = 1000
@@ -93,7 +90,7 @@ class BatchingParameters:
 
     @property
     def largest_batch(self) -> int:
-        """How many rows a batch has at most, before it is padded."""
+        """The maximum number of rows in a batch, before padding."""
         if not self.enable_large_batch_splitting or self.max_execution_batch_size is None:
             return self.max_batch_size
         return self.max_execution_batch_size
@@ -101,12 +98,11 @@ class BatchingParameters:
 
 @dataclass(frozen=True, slots=True)
 class ModelBatching:
-    """What the configuration of a model says about its batching.
+    """The batching configuration of a model.
 
     Attributes:
-        parameters: How its requests are joined, whatever its platform says; `None` leaves that to
-            the platform. The threads are always those of the platform.
-        is_off: Whether they are not joined, whatever the platform says.
+        parameters: Override those of the platform; `None` uses the platform's. The threads are always the platform's.
+        is_off: Whether batching is disabled, whatever the platform says.
     """
 
     parameters: BatchingParameters | None = None
@@ -115,11 +111,11 @@ class ModelBatching:
 
 @dataclass(frozen=True, slots=True)
 class VersionBatching:
-    """How the requests for one version are joined.
+    """The batching of one version.
 
     Attributes:
-        parameters: `None` where they are not.
-        origin: Where the parameters come from, or why there are none, for people.
+        parameters: `None` if the version is not batched.
+        origin: Where the parameters come from, or why there are none, for logs and reports.
     """
 
     parameters: BatchingParameters | None
@@ -128,14 +124,14 @@ class VersionBatching:
 
 @dataclass(frozen=True, slots=True)
 class PlatformBatching:
-    """How the models of a platform are batched, which share threads.
+    """The batching of a platform, whose models share threads.
 
     Attributes:
-        parameters: Those of every model, as far as the other attributes do not say otherwise.
-        per_model: Of these, only the threads count; each version has the other ones in its
-            directory, or is not batched.
-        is_on: Whether models are batched that say nothing about it themselves.
-        origin: Where the parameters come from, or why such models are not batched, for people.
+        parameters: The defaults of all models, subject to the other attributes.
+        per_model: Only the threads of `parameters` are used. Each version has its parameters in its directory, or is
+            not batched.
+        is_on: Whether models without a batching configuration are batched.
+        origin: Where the parameters come from, or why such models are not batched, for logs and reports.
     """
 
     parameters: BatchingParameters
@@ -144,14 +140,14 @@ class PlatformBatching:
     origin: str = field(default="", compare=False)
 
     def of_version(self, path: str, model: ModelBatching = ModelBatching()) -> VersionBatching:
-        """What holds for a version.
+        """The batching of a version.
 
         Args:
             path: The version directory.
-            model: What the configuration of its model says.
+            model: The batching configuration of its model.
 
         Raises:
-            ConfigError: Its file cannot be used.
+            ConfigError: The version's file cannot be used.
         """
         if model.is_off:
             return VersionBatching(None, "no_batching in the servable_options of the model")
@@ -187,11 +183,11 @@ BATCHING_OFF = PlatformBatching(
     is_on=False,
     origin="neither --enable_batching nor the servable_options of the model ask for it",
 )
-"""Only models are batched whose own configuration says so."""
+"""Only models with their own batching configuration are batched."""
 
 
 def flags_batching(flags: Flags) -> PlatformBatching:
-    """How the flags say that models are batched.
+    """The batching that the flags configure.
 
     Raises:
         ConfigError: The file cannot be read, or its values cannot be used.
@@ -208,14 +204,14 @@ def flags_batching(flags: Flags) -> PlatformBatching:
 
 
 def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
-    """How a `BatchingParameters` message says that the models of a platform are batched.
+    """The batching that a `BatchingParameters` message configures for a platform.
 
     Args:
         message: The message.
-        per_model: Whether versions have parameters of their own.
+        per_model: Whether each version has its own parameters.
 
     Raises:
-        ConfigError: Its values cannot be used.
+        ConfigError: The values cannot be used.
     """
     parameters = batching_parameters(message)
     if not per_model:
@@ -226,7 +222,7 @@ def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
             "Batching parameters without effect, because each version has its own: %s",
             ", ".join(ignored),
         )
-    # What no queue will be made with is not looked at, as in TensorFlow Serving.
+    # Values that no queue will use are not checked, as in TensorFlow Serving.
     threads = BatchingParameters(
         num_batch_threads=parameters.num_batch_threads,
         thread_pool_name=parameters.thread_pool_name,
@@ -235,10 +231,10 @@ def platform_batching(message: Any, *, per_model: bool) -> PlatformBatching:
 
 
 def read_model_batching(options: Any) -> ModelBatching:
-    """What a `servable.ModelOptions` message says about batching.
+    """The batching configuration in a `servable.ModelOptions` message.
 
     Raises:
-        ConfigError: Its values cannot be used.
+        ConfigError: The values cannot be used.
     """
     choice = options.WhichOneof("batching_choice")
     policy = {field.name: value for field, value in options.batching_policy.ListFields()}
@@ -256,7 +252,7 @@ def read_model_batching(options: Any) -> ModelBatching:
 
 
 def fill_model_batching(options: Any, batching: ModelBatching) -> None:
-    """Write into a `servable.ModelOptions` message what `read_model_batching` reads."""
+    """Write a batching configuration into a `servable.ModelOptions` message; inverse of `read_model_batching`."""
     if batching.is_off:
         options.no_batching = True
     elif batching.parameters is not None:
@@ -279,7 +275,7 @@ def fill_model_batching(options: Any, batching: ModelBatching) -> None:
 
 
 def batching_parameters(message: Any) -> BatchingParameters:
-    """The values of a `BatchingParameters` message, with defaults where it sets none."""
+    """The values of a `BatchingParameters` message, with defaults for missing ones."""
     wrapped = {
         field.name: value.value
         for field, value in message.ListFields()
@@ -293,10 +289,10 @@ def batching_parameters(message: Any) -> BatchingParameters:
 
 
 def usable(parameters: BatchingParameters) -> BatchingParameters:
-    """Check parameters, and bring them into the form that they are used in.
+    """Validate and normalise parameters.
 
     Raises:
-        ConfigError: They cannot be used; with the words of TensorFlow Serving where it refuses the same.
+        ConfigError: They cannot be used, in the words of TensorFlow Serving where it refuses the same.
     """
     for problem in batching_problems(parameters):
         raise ConfigError(problem)
@@ -305,7 +301,7 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
         _log.warning("max_execution_batch_size has no effect without enable_large_batch_splitting")
         execution_size = None
     given = tuple(parameters.allowed_batch_sizes)
-    # Those beyond the largest batch, which then is not the last in order, are never padded to.
+    # Sizes above the largest batch are never used for padding; that one is then not the last of the list.
     sizes = tuple(sorted(size for size in set(given) if size <= parameters.max_batch_size))
     if sizes != given:
         _log.warning("allowed_batch_sizes are used as %s; got %s", list(sizes), list(given))
@@ -313,14 +309,14 @@ def usable(parameters: BatchingParameters) -> BatchingParameters:
         parameters,
         allowed_batch_sizes=sizes,
         max_execution_batch_size=execution_size,
-        # TensorFlow Serving takes 0 for 1; with splitting it refuses it.
+        # TensorFlow Serving treats 0 as 1; with splitting it refuses 0.
         max_enqueued_batches=max(parameters.max_enqueued_batches, 1),
     )
 
 
 def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
-    """Why parameters cannot be used, in the order in which TensorFlow Serving looks at them."""
-    # A program may put anything into the dataclass, and what is compared here has to be a number.
+    """The reasons why parameters cannot be used, in the order in which TensorFlow Serving checks them."""
+    # A program may put any object into the dataclass; the comparisons below require numbers.
     strange = tuple(_strange_values(parameters))
     if strange:
         yield from strange
@@ -334,7 +330,7 @@ def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
         yield f"thread_pool_name must not contain null bytes; was {parameters.thread_pool_name!r}"
     limit, splits = parameters.max_batch_size, parameters.enable_large_batch_splitting
     sizes = parameters.allowed_batch_sizes
-    # Also where requests are split, though no batch is then larger than it is executed.
+    # Also with splitting, where no batch exceeds max_execution_batch_size.
     if sizes and sizes[-1] != limit:
         yield (
             "Last entry in allowed_batch_sizes must match max_batch_size; "
@@ -361,7 +357,7 @@ def batching_problems(parameters: BatchingParameters) -> Iterator[str]:
 
 
 def _strange_values(parameters: BatchingParameters) -> Iterator[str]:
-    """What is no number where one is wanted, or none of 64 bits."""
+    """The values that should be numbers and are not, or do not fit into 64 bits."""
     for attribute in fields(parameters):
         value, wanted = getattr(parameters, attribute.name), str(attribute.type)
         if value is None and "None" in wanted:
@@ -382,7 +378,7 @@ def _strange_values(parameters: BatchingParameters) -> Iterator[str]:
 
 
 def _policy_problems(parameters: BatchingParameters) -> Iterator[str]:
-    """Why what TensorFlow Serving does not know cannot be used."""
+    """The reasons why parameters that TensorFlow Serving does not have cannot be used."""
     objective = parameters.latency_objective_millis
     if objective is not None and not 0 < objective < math.inf:
         yield f"latency_objective_millis must be positive; was {objective:g}"

@@ -1,8 +1,8 @@
 """The command line: every flag in one table, and the parser (docs/spec/command_line.md §1 to §3).
 
-The syntax and the defaults are those of TensorFlow Serving, so that its command lines go on
-working: `--name=value`, bools also as `--name`, and arguments that nobody knows are reported
-without ending the start. What can only be a slip, `--port 8500`, is an error here.
+Syntax and defaults are those of TensorFlow Serving, so that its command lines continue to work: `--name=value`, bools
+also as `--name`. Unknown arguments are reported and do not prevent the start. Only obvious mistakes, such as `--port
+8500`, are errors here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _cpus() -> int:
 def _flag(type_name: str, default: T, help_text: str) -> T:
     metadata = {"type": type_name, "help": help_text}
     declared: Any = field(default=default, metadata=metadata)
-    return declared  # type: ignore[no-any-return]  # a field now, a `T` in instances
+    return declared  # type: ignore[no-any-return]  # a dataclass field here, a `T` in instances
 
 
 def _per_cpu_flag(factor: int, help_text: str) -> int:
@@ -166,7 +166,7 @@ class Flags:
     enable_serialization_as_tensor_content: bool = _flag(
         "bool", False, "answer gRPC Predict with tensor_content instead of typed fields"
     )
-    # What TensorFlow Serving does not have.
+    # Flags that TensorFlow Serving does not have.
     drain_timeout_seconds: float = _flag(
         "float", 30.0, "how long requests in flight may take after SIGTERM or SIGINT"
     )
@@ -223,7 +223,7 @@ class Flags:
         "string", "", "comma-separated stores, such as s3://bucket, beside those of the models that "
         "the server is started with: models may be fetched from them, Python code from no others",
     )  # fmt: skip
-    # Limits of what strangers may ask for.
+    # Limits for requests of untrusted clients.
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
     max_total_body_bytes: int = _flag(
         "int64", 0, "largest memory of all request bodies under way and all answers that are not "
@@ -304,13 +304,13 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class ParsedArguments:
-    """What a command line says.
+    """A parsed command line.
 
     Attributes:
         flags: The value of every flag.
         unknown: Arguments that are no flag, in order.
         errors: Why the command line cannot be used; empty if it can.
-        help_requested: Whether it only asks for the usage text.
+        help_requested: Whether it only requests the usage text.
     """
 
     flags: Flags
@@ -322,7 +322,7 @@ class ParsedArguments:
 def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
     """Parse a command line, without the name of the program.
 
-    Nothing is raised: parsing goes on after an error, so that all of them can be shown at once.
+    Raises nothing: parsing continues after an error, so that all errors can be reported at once.
     """
     types = {f.name: f.metadata["type"] for f in dataclasses.fields(Flags)}
     values: dict[str, Any] = {}
@@ -330,7 +330,7 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
     errors: list[str] = []
     is_value = False
     for position, argument in enumerate(arguments):
-        if is_value:  # of the flag before, which an error is about
+        if is_value:  # of the previous flag; the error is about that flag
             is_value = False
             continue
         if argument == "--":
@@ -357,14 +357,14 @@ def parse_flags(arguments: Sequence[str]) -> ParsedArguments:
 
 
 def similar_flag(argument: str) -> str | None:
-    """The flag that an argument which is none was probably meant to be, without its dashes."""
+    """The flag that an unknown argument was probably meant to be, without its dashes."""
     name = argument.lstrip("-").partition("=")[0].replace("-", "_")
     return similar_word(name, [flag.name for flag in dataclasses.fields(Flags)])
 
 
 def similar_word(word: str, known: Iterable[str]) -> str | None:
-    """What a word that is not known was probably meant to be."""
-    import difflib  # for slips only
+    """The known word that an unknown one was probably meant to be."""
+    import difflib  # only needed for mistakes
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
 

@@ -1,4 +1,4 @@
-"""Reads `--grpc_channel_arguments`: settings of gRPC's C++ library, as far as they mean something here."""
+"""Parses `--grpc_channel_arguments`: settings of gRPC's C++ library, as far as they apply to this server."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _ENCODINGS = {0: "", 1: "deflate", 2: "gzip"}
 
 @dataclass(frozen=True, slots=True)
 class GrpcOptions:
-    """How gRPC calls, and connections of HTTP/2, are served. Rust reads the fields by name.
+    """Options of gRPC calls and of HTTP/2 connections. Rust reads the fields by name.
 
     Attributes:
         health_service: Answer `grpc.health.v1.Health` (`--enable_grpc_healthcheck_service`).
-        max_receive_message_bytes: The largest message that is taken; `None` for `max_body_bytes`.
-        max_send_message_bytes: The largest message that is sent; `None` for no limit.
-        reply_encoding: `gzip` or `deflate` compresses replies for every caller that takes it.
-        max_concurrent_streams: How many calls may be under way on one connection; `None` for the default.
-        max_header_bytes: The largest metadata of a call; `None` for a multiple of `max_header_bytes`.
-        max_frame_bytes: The largest frame that is taken; `None` for the default.
-        stream_window_bytes: How many bytes of one request may be on their way.
-        keepalive_time_seconds: After how long without a sign of life the client is pinged.
-        keepalive_timeout_seconds: How long it may take to answer that.
-        max_idle_seconds: After how long without a call a connection is closed, if not earlier.
-        max_age_seconds: After how long a connection takes no new calls; `None` for never.
+        max_receive_message_bytes: The maximum size of a received message; `None` for `max_body_bytes`.
+        max_send_message_bytes: The maximum size of a sent message; `None` for no limit.
+        reply_encoding: `gzip` or `deflate` compresses replies to clients that accept it.
+        max_concurrent_streams: The maximum number of concurrent calls on a connection; `None` for the default.
+        max_header_bytes: The maximum size of a call's metadata; `None` for a multiple of `max_header_bytes`.
+        max_frame_bytes: The maximum size of a received frame; `None` for the default.
+        stream_window_bytes: The flow-control window of a stream.
+        keepalive_time_seconds: A connection without traffic for this long is pinged.
+        keepalive_timeout_seconds: How long the client may take to answer a ping.
+        max_idle_seconds: A connection without calls for this long is closed; other limits may close it earlier.
+        max_age_seconds: The age at which a connection accepts no new calls; `None` for never.
         max_age_grace_seconds: How long its calls may take after that; `None` for no limit.
     """
 
@@ -50,13 +50,13 @@ class GrpcOptions:
 
 
 def parse_channel_arguments(text: str) -> tuple[GrpcOptions, tuple[str, ...]]:
-    """Read arguments as TensorFlow Serving does: `key=value,key=value`.
+    """Parse arguments as TensorFlow Serving does: `key=value,key=value`.
 
     Returns:
-        The options, and the keys that change nothing here, each once.
+        The options, and the keys without effect here, each once.
 
     Raises:
-        ConfigError: A key that means something has a value that does not.
+        ConfigError: A supported key has an invalid value.
     """
     values: dict[str, Any] = {}
     ignored: list[str] = []
@@ -80,7 +80,7 @@ def _count(value: int) -> int:
 
 
 def _size(value: int) -> int | None:
-    """A size in bytes, of which -1 is the largest there is."""
+    """A size in bytes; -1 means no limit."""
     return None if value == -1 else _count(value)
 
 
@@ -93,13 +93,13 @@ def _seconds(value: int) -> float:
 
 
 def _seconds_or_never(value: int) -> float | None:
-    """A time in milliseconds; the largest number is gRPC's word for never."""
+    """A time in milliseconds; gRPC uses the largest integer for never."""
     return None if value == _INT32_MAX else _seconds(value)
 
 
 _FIELDS: Mapping[str, tuple[str, Callable[[int], object]]] = {
     "grpc.max_receive_message_length": ("max_receive_message_bytes", _size),
-    "grpc.max_message_length": ("max_receive_message_bytes", _size),  # its name of old
+    "grpc.max_message_length": ("max_receive_message_bytes", _size),  # the former name
     "grpc.max_send_message_length": ("max_send_message_bytes", _size),
     "grpc.default_compression_algorithm": ("reply_encoding", lambda number: _ENCODINGS[number]),
     "grpc.max_concurrent_streams": ("max_concurrent_streams", _count),

@@ -1,4 +1,4 @@
-"""Flags that are taken for the sake of existing command lines, and change nothing here."""
+"""Flags that are accepted for compatibility with existing command lines, and have no effect here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASONS: Mapping[str, str] = {
 
 
 def inapplicable_flags(flags: Flags) -> Mapping[str, str]:
-    """Why flags that were set to something else than their default change nothing, by their names."""
+    """The reasons why flags have no effect, by name; only for flags that differ from their default."""
     defaults = Flags()
     return {
         name: reason

@@ -1,4 +1,4 @@
-"""How much memory the server may use: that of the machine, of the control group, or of the process's own limit."""
+"""The memory limit of the server: that of the machine, of the control group, or of the process (rlimit)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """The least of all limits, in bytes.
+    """The lowest of all limits, in bytes.
 
     Args:
-        root: Where `proc` and `sys` are.
+        root: The parent of `proc` and `sys`.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     limits = [_of_machine(root), *_of_control_groups(root)]
@@ -29,9 +29,9 @@ def _of_machine(root: Path) -> int:
 
 
 def _of_control_groups(root: Path) -> Iterator[int]:
-    """The limits of the process's own groups and of all above them, of both versions.
+    """The limits of the process's control groups and of all their parents, of both versions.
 
-    In a container, the path of the group may be that of the host; the container's own group is mounted at the top then.
+    In a container, the path of the group may be that of the host; the container's group is then mounted at the top.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")

@@ -1,4 +1,4 @@
-"""Configurations back to messages, and to and from the JSON and the text that people read and write."""
+"""Conversion of model configurations to messages, and to and from JSON and text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def models_message(models: Sequence[ModelConfig]) -> Any:
 
 
 def models_text(models: Sequence[ModelConfig]) -> str:
-    """The text of a `--model_config_file` that says the same."""
+    """The text of a `--model_config_file` with these models."""
     from google.protobuf import text_format
 
     return str(text_format.MessageToString(models_message(models)))
@@ -39,18 +39,18 @@ def model_json(model: ModelConfig) -> dict[str, Any]:
 
 
 def model_from_json(document: Mapping[str, Any]) -> ModelConfig:
-    """The model that the JSON of a `ModelConfig` message names.
+    """The model in the JSON of a `ModelConfig` message.
 
     Raises:
-        InvalidInputError: It is no such message.
-        ConfigError: It cannot be served.
+        InvalidInputError: The JSON is no such message.
+        ConfigError: The model cannot be served.
     """
     from google.protobuf import json_format
 
     message: Any = new_message(MODEL_SERVER_CONFIG)
     config = message.model_config_list.config.add()
     try:
-        # protobuf fails in ways of its own on half of a surrogate pair, which JSON may hold.
+        # protobuf raises other exceptions for half of a surrogate pair, which JSON may contain.
         json.dumps(document, ensure_ascii=False).encode()
         json_format.ParseDict(dict(document), config)
     except (json_format.ParseError, UnicodeEncodeError) as error:

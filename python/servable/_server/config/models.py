@@ -1,4 +1,4 @@
-"""Which models to serve: `ModelServerConfig` as dataclasses, and its rules (docs/spec/lifecycle.md §15)."""
+"""Model configurations: `ModelServerConfig` as dataclasses, and its rules (docs/spec/lifecycle.md §15)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
 TENSORFLOW_PLATFORM = "tensorflow"
-"""What models are of that say nothing else, as in TensorFlow Serving."""
+"""The default platform of models, as in TensorFlow Serving."""
 
 _MODEL_TYPE_TENSORFLOW = 1
 _MAX_WORKERS = 256
@@ -43,23 +43,22 @@ _RELOAD_TAKES_LISTS_ONLY = (
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One model, as the configuration names it.
+    """The configuration of one model.
 
     Attributes:
-        name: What requests call it.
-        base_path: Where its versions are.
-        platform: What kind of servable it is.
+        name: The name in requests.
+        base_path: The parent directory of its versions.
+        platform: The kind of servable.
         version_policy: Which versions are served.
         labels: Version numbers by label.
-        keep_last_version: Whether the last version goes on serving when no version is left.
-        labels_when_available: Whether labels attach when their versions become available, instead
-            of being refused before.
-        splits: How requests that name no version are spread.
+        keep_last_version: Keep the last version loaded when no version is left.
+        labels_when_available: Labels may name versions that are not available yet, instead of being refused.
+        splits: How requests that name no version are distributed.
         shadow: The version that gets copies of requests.
-        python: How it is run if it is a Python servable.
-        remote_poll_wait_seconds: How often a remote base path is listed; 0 for the default.
-        automatic_warm_up: Whether versions without recorded requests are warmed up with zeros.
-        batching: How its requests are joined into batches.
+        python: Options of Python models.
+        remote_poll_wait_seconds: The interval of listings of a remote base path; 0 for the default.
+        automatic_warm_up: Warm up versions without recorded requests with zeros.
+        batching: The batching of its requests.
     """
 
     name: str
@@ -78,11 +77,11 @@ class ModelConfig:
 
 
 class ModelConfigError(ConfigError):
-    """A model of a list cannot be served as the configuration says.
+    """A model of a list cannot be served as configured.
 
     Attributes:
-        index: Which one, from 0.
-        line: Where it is in the file that it was read from, from 1, if there is one.
+        index: The index of the model, from 0.
+        line: Its line in the configuration file, from 1, if there is one.
     """
 
     def __init__(self, index: int, message: str, *, code: Code | None = None) -> None:
@@ -92,10 +91,10 @@ class ModelConfigError(ConfigError):
 
 
 class RefusedLabelError(FailedPreconditionError):
-    """A label of a model of a list cannot be assigned to the version that the configuration says.
+    """A label of a model of a list cannot be assigned to the configured version.
 
     Attributes:
-        index: Which model, from 0.
+        index: The index of the model, from 0.
     """
 
     def __init__(self, index: int, message: str) -> None:
@@ -105,14 +104,13 @@ class RefusedLabelError(FailedPreconditionError):
 
 @dataclass(frozen=True, slots=True)
 class ConfigRules:
-    """What configurations have to keep to on a server.
+    """The rules that configurations must satisfy on a server.
 
     Attributes:
-        platforms: The platforms that there are; `None` takes any.
+        platforms: The known platforms; `None` allows any.
         refuse_shared_base_paths: Whether two models may not have the same base path.
-        permissions: Which base paths may be named; `None` for all.
-        base_directory: Where relative base paths of a configuration file begin; they are refused
-            where it is empty.
+        permissions: The permitted base paths; `None` for all.
+        base_directory: The start of relative base paths in a configuration file; they are refused if it is empty.
     """
 
     platforms: Collection[str] | None = None
@@ -131,14 +129,13 @@ def read_model_config_file(
 
     Args:
         path: The file.
-        rules: What it has to keep to.
+        rules: The rules for its models.
 
     Returns:
-        The models, or `None` where the file sets no list at all.
+        The models, or `None` if the file contains no list.
 
     Raises:
-        ConfigError: The file cannot be read, or names something that cannot be served; file, line
-            and reason are written to stderr.
+        ConfigError: The file cannot be read, or a model cannot be served. File, line and reason are written to stderr.
     """
     message: Any = parse_text_file(path, MODEL_SERVER_CONFIG)
     choice = message.WhichOneof("config")
@@ -163,11 +160,11 @@ def read_model_config_file(
 
 
 def absolute_base_path(base_path: str, directory: str) -> str:
-    """A base path as users write it, with `~` or relative, as an absolute one; URIs stay as they are.
+    """Make a base path absolute, expanding `~`; URIs stay unchanged.
 
     Args:
         base_path: The base path; an empty one stays empty.
-        directory: Where relative ones begin.
+        directory: The start of relative paths.
     """
     if not base_path or _URI.match(base_path) is not None:
         return base_path
@@ -175,15 +172,15 @@ def absolute_base_path(base_path: str, directory: str) -> str:
 
 
 def write_place(path: str, index: int, error: ServableError) -> int | None:
-    """Write to stderr what is wrong about a model, and where it is in the file that it was read from.
+    """Write the error of a model to stderr, with its place in the configuration file.
 
     Args:
         path: The file.
-        index: Which of its models, from 0.
-        error: What is wrong.
+        index: The index of the model, from 0.
+        error: The error.
 
     Returns:
-        The line, from 1; `None` where that cannot be told.
+        The line, from 1; `None` if it is unknown.
     """
     line = line_of_model(path, index)
     print(f"{shown(path)}:{line or '?'}: {error}", file=sys.stderr)
@@ -197,7 +194,7 @@ def parse_reload_config(data: bytes) -> tuple[ModelConfig, ...]:
         data: A serialized `ModelServerConfig`.
 
     Raises:
-        ConfigError: It is no list of models, or names something that cannot be served.
+        ConfigError: It is no list of models, or a model cannot be served.
     """
     message: Any = parse_bytes(data, MODEL_SERVER_CONFIG)
     if message.WhichOneof("config") != "model_config_list":
@@ -206,7 +203,7 @@ def parse_reload_config(data: bytes) -> tuple[ModelConfig, ...]:
 
 
 def models_by_path(models: Sequence[ModelConfig]) -> Mapping[str, Sequence[str]]:
-    """The names of models that share a base path, by that path; nearly always a slip."""
+    """The names of models that share a base path, by path; sharing is nearly always a mistake."""
     names: dict[str, list[str]] = {}
     for model in models:
         names.setdefault(model.base_path.rstrip("/"), []).append(model.name)
@@ -218,17 +215,17 @@ def validate_models(
     current: Sequence[ModelConfig] = (),
     rules: ConfigRules = _RULES,
 ) -> None:
-    """Check a list of models, for itself and as what follows another.
+    """Check a list of models, also against the current one.
 
     Args:
         models: The list.
-        current: What is served now.
-        rules: What they have to keep to.
+        current: The models that are served now.
+        rules: The rules for the models.
 
     Raises:
-        ConfigError: A name comes twice, a path is relative, a model of the same name would change
-            its platform, a platform is unknown, a base path is not permitted, two share one where that
-            is refused, or requests cannot be spread as it says.
+        ConfigError: A name is duplicated, a path is relative, the platform of a current model would change, a platform
+            is unknown, a base path is not permitted, two models share one where that is refused, or a traffic split is
+            invalid.
     """
     _check_names(models)
     for index, model in enumerate(models):
@@ -257,7 +254,7 @@ def validate_models(
 def _check_permissions(
     models: Sequence[ModelConfig], current: Sequence[ModelConfig], permissions: Permissions
 ) -> None:
-    # What is in force has been permitted: it must not keep others from being changed.
+    # The current models have been permitted: they must not prevent a change of others.
     before = {model.name: (model.base_path, model.platform) for model in current}
     for index, model in enumerate(models):
         if before.get(model.name) != (model.base_path, model.platform):
@@ -287,7 +284,7 @@ def _check_platforms_stay(models: Sequence[ModelConfig], current: Sequence[Model
 
 
 def _models(config_list: Any) -> tuple[ModelConfig, ...]:
-    # Names first: TensorFlow Serving reports a name that comes twice before anything else.
+    # Names first: TensorFlow Serving reports a duplicate name before any other error.
     _check_names(config_list.config)
     models: list[ModelConfig] = []
     for index, config in enumerate(config_list.config):
@@ -309,10 +306,10 @@ def _check_names(models: Iterable[Any]) -> None:
 
 
 def line_of_model(path: str, index: int) -> int | None:
-    """Where the entry of a model begins in a file that parses; `None` where that cannot be told."""
+    """The line where a model begins in a valid file; `None` if it is unknown."""
     try:
         text = read_file(path).decode("utf-8")
-    except (ConfigError, UnicodeDecodeError):  # it has been replaced since it was parsed
+    except (ConfigError, UnicodeDecodeError):  # the file has changed since it was parsed
         return None
     lines = message_lines(text, "model_config_list", "config")
     return lines[index] if index < len(lines) else None

@@ -1,4 +1,4 @@
-"""Where the metrics page is, by `--monitoring_config_file` (docs/spec/config_files.md §6)."""
+"""The path of the metrics page, from `--monitoring_config_file` (docs/spec/config_files.md §6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns flags into the options of each part, and refuses what does not fit (docs/spec/command_line.md §5)."""
+"""Converts flags to the options of each part, and refuses invalid combinations (docs/spec/command_line.md §5)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from servable.lifecycle._harness import RetryPolicy
 _log = logging.getLogger(__name__)
 
 _REFUSED = (("use_alts_credentials", "ALTS credentials"),)
-"""What would be dangerous or pointless to start without."""
+"""Flags of missing features: a start that ignored them would be dangerous or pointless."""
 
 
 _LIMITS = (
@@ -46,7 +46,7 @@ _LIMITS = (
     "body_timeout_seconds",
     "min_body_bytes_per_second",
 )
-"""What strangers may ask for; flags and options have the same names."""
+"""Limits for requests of untrusted clients; flags and options have the same names."""
 
 _PATHS = (
     "model_config_file",
@@ -63,7 +63,7 @@ _PATHS = (
     "grpc_socket_path",
     "rest_api_socket_path",
 )
-"""Flags that name a file, and may begin with `~` where users write them."""
+"""Flags that name a file; their values may begin with `~`."""
 
 OPEN_WHEN_LOADED, OPEN_AT_ONCE = "when_loaded", "at_once"
 """The values of `--open_ports`."""
@@ -73,13 +73,13 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _INT32_MAX = 2**31 - 1
 
 _LEAST_MAX_JSON_NESTING = 64
-"""The quick reading of tensors takes that much without counting."""
+"""The fast tensor reader does not count nesting up to this depth."""
 
 
 def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
-    """Take the model from `MODEL_NAME` and `MODEL_BASE_PATH`, as the official container does.
+    """Set the model from `MODEL_NAME` and `MODEL_BASE_PATH`, as the official container does.
 
-    Only where no flag names a model and at least one of the two is set.
+    Only if no flag names a model and at least one of the variables is set.
     """
     names_model = flags.model_base_path or flags.model_config_file or flags.model_name != "default"
     if names_model or not environment.keys() & {"MODEL_NAME", "MODEL_BASE_PATH"}:
@@ -90,7 +90,7 @@ def with_environment(flags: Flags, environment: Mapping[str, str]) -> Flags:
 
 
 def with_absolute_paths(flags: Flags) -> Flags:
-    """Take paths as users write them: `~` is their home, and base paths may be relative."""
+    """Expand `~` in paths, and make base paths absolute."""
     base_path = absolute_base_path(flags.model_base_path, os.getcwd())
     cache = flags.remote_cache_directory
     return replace(
@@ -164,12 +164,12 @@ def check_flags(flags: Flags) -> None:
 def config_rules(
     flags: Flags, platforms: Collection[str], *, takes_relative_paths: bool = False
 ) -> ConfigRules:
-    """What configurations have to keep to.
+    """The rules for configurations on a server.
 
     Args:
         flags: The command line.
-        platforms: The platforms that there are.
-        takes_relative_paths: Whether base paths in `--model_config_file` may be relative to it.
+        platforms: The known platforms.
+        takes_relative_paths: Whether base paths in `--model_config_file` may be relative to the file.
     """
     file = flags.model_config_file
     directory = ""
@@ -179,11 +179,11 @@ def config_rules(
 
 
 def initial_models(flags: Flags, rules: ConfigRules) -> tuple[ModelConfig, ...] | None:
-    """The models that the flags name; `None` where a configuration file names none.
+    """The models that the flags name; `None` if a configuration file names none.
 
     Args:
         flags: The command line.
-        rules: What they have to keep to.
+        rules: The rules for the models.
 
     Raises:
         ConfigError: The configuration file cannot be used.
@@ -226,7 +226,7 @@ def server_options(flags: Flags) -> ServerOptions:
     )
     metadata_bytes = options.grpc.max_header_bytes or 0
     if flags.max_header_bytes == Flags().max_header_bytes < metadata_bytes:
-        # Nobody asked for less than the argument of the channel allows.
+        # The flag has its default, so the higher limit of the channel argument applies.
         options = replace(options, max_header_bytes=metadata_bytes)
     if flags.max_total_body_bytes > 0:
         options = replace(options, max_total_body_bytes=flags.max_total_body_bytes)
@@ -236,12 +236,12 @@ def server_options(flags: Flags) -> ServerOptions:
 
 
 def grpc_options(flags: Flags) -> GrpcOptions:
-    """How gRPC is served; arguments of the channel that change nothing are named in the log.
+    """The options of gRPC; ignored channel arguments are logged.
 
-    Where both an argument and a flag set the same limit, the lower holds.
+    If both an argument and a flag set a limit, the lower one applies.
 
     Raises:
-        ConfigError: An argument has a value that it cannot have.
+        ConfigError: An argument has an invalid value.
     """
     options, ignored = parse_channel_arguments(flags.grpc_channel_arguments)
     if ignored:
@@ -258,10 +258,10 @@ def grpc_options(flags: Flags) -> GrpcOptions:
 
 
 def endpoints(flags: Flags) -> tuple[Endpoint, ...]:
-    """Where to listen, TCP first, health and administration last of it; equal addresses become one.
+    """The addresses to listen on: TCP first, health and administration last of it; equal addresses become one.
 
-    `--ssl_config_file` is about gRPC alone: what is for REST stays without TLS, and is for REST only,
-    so that nobody goes round the certificates.
+    `--ssl_config_file` is for gRPC only. The REST address then stays without TLS and refuses gRPC, so that no client
+    can bypass the certificates.
     """
     everywhere = bool(flags.tls_certificate_file)
     for_grpc = everywhere or bool(flags.ssl_config_file)
@@ -319,7 +319,7 @@ def _socket_mode(flags: Flags) -> int | None:
 
 
 def remote_options(flags: Flags) -> RemoteOptions:
-    """How remote base paths are looked after.
+    """The options of remote base paths.
 
     Raises:
         ConfigError: The cache directory is relative.
@@ -344,13 +344,13 @@ def retry_policy(flags: Flags) -> RetryPolicy:
 
 
 def slots(threads: int) -> int:
-    """How many loads or unloads work at the same time, from the flag that says so."""
+    """The number of concurrent loads or unloads, from the value of its flag."""
     return threads if threads > 0 else len(os.sched_getaffinity(0))
 
 
 def initial_load_slots(threads: int) -> int:
-    """How many loads work at the same time at the start, when there is nobody to leave CPU to.
+    """The number of concurrent loads at the start, when there are no requests that need the CPU.
 
-    Four for each CPU, as in TensorFlow Serving (docs/spec/lifecycle.md §14), unless the flag says how many.
+    Four for each CPU, as in TensorFlow Serving (docs/spec/lifecycle.md §14), unless the flag sets a number.
     """
     return threads if threads > 0 else 4 * slots(threads)

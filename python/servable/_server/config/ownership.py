@@ -1,7 +1,7 @@
-"""Who else may write a file: code is run only where nobody but the server's user and root can change it.
+"""Write access to files: code is only run if no user but the server's and root can change it.
 
-A path is resolved first, and the resolved one is used from then on. Every directory above it is looked at as well: who
-may write one of them can put something else in its place.
+A path is resolved first, and the resolved path is used afterwards. Every directory above it is checked as well: a user
+who may write to one of them can replace what is below.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Iterator
 from servable.errors import Code, LoadError
 
 MAX_FILES = 100_000
-"""How many files a directory of code may have."""
+"""The maximum number of files in a directory of code."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class WritableByOthersError(LoadError):
-    """A file or directory that others than the server's user and root may write, or that cannot be looked at."""
+    """A file or directory that other users may write, or that cannot be checked."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code=Code.PERMISSION_DENIED)
 
 
 def require_private_file(path: str) -> str:
-    """Refuse a file or directory that others may write, or put something else in the place of.
+    """Refuse a file or directory that users other than the server's and root may write or replace.
 
     Args:
         path: An absolute path.
@@ -39,7 +39,7 @@ def require_private_file(path: str) -> str:
         The path without symbolic links, which is safe to use.
 
     Raises:
-        WritableByOthersError: It is not only the server's user and root who may.
+        WritableByOthersError: Other users may write or replace it.
     """
     try:
         resolved = os.path.realpath(path, strict=True)
@@ -52,9 +52,9 @@ def require_private_file(path: str) -> str:
 
 
 def require_private_tree(directory: str) -> str:
-    """Refuse a directory of which others may write anything, what symbolic links in it lead to included.
+    """Refuse a directory in which other users may write anything, including the targets of symbolic links.
 
-    All files count, not only code by its name: imports also read bytecode and native libraries, and models unpickle.
+    All files count, not only code by name: imports also read bytecode and native libraries, and models unpickle.
 
     Args:
         directory: An absolute path.
@@ -63,7 +63,7 @@ def require_private_tree(directory: str) -> str:
         The path without symbolic links, which is safe to use.
 
     Raises:
-        WritableByOthersError: It is not only the server's user and root who may, or it has too many files to look at.
+        WritableByOthersError: Other users may write to it, or it has too many files to check.
     """
     root = require_private_file(directory)
     waiting, seen, count = [root], {root}, 0
@@ -91,23 +91,23 @@ def require_private_tree(directory: str) -> str:
 
 
 def require_private_module(name: str) -> None:
-    """Refuse a module that is imported from where others may write, such as a working directory.
+    """Refuse a module that would be imported from a place that other users may write, such as a working directory.
 
-    What was installed with this interpreter passes: that runs in any case. Imports nothing.
+    Modules that were installed with this interpreter pass: their code runs in any case. Imports nothing.
 
     Args:
         name: The module.
 
     Raises:
-        WritableByOthersError: It is not only the server's user and root who may.
+        WritableByOthersError: Other users may write or replace it.
     """
     top = name.partition(".")[0]
     if top in sys.modules:
-        return  # it has been imported; its place does not matter any more
+        return  # it is already imported; its place no longer matters
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        return  # the import says it better
+        return  # the import gives a better error
     if spec is None:
         return
     places = [
@@ -120,7 +120,7 @@ def require_private_module(name: str) -> None:
 
 
 def is_installed(path: str) -> bool:
-    """Whether a file belongs to the interpreter that runs, or to what was installed with it."""
+    """Whether a file belongs to this interpreter or to a package that is installed in it."""
     resolved = os.path.realpath(path)
     prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     return any(resolved.startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)
@@ -134,7 +134,7 @@ def _check(path: str, found: os.stat_result, *, is_parent: bool = False) -> None
             f"{_user(me)}, who runs the server"
         )
     writers = found.st_mode & _OTHERS_WRITE
-    # In a sticky directory, what is there can be replaced only by its owner.
+    # In a sticky directory, only its owner can replace a file.
     if not writers or (is_parent and found.st_mode & stat.S_ISVTX) or stat.S_ISLNK(found.st_mode):
         return
     is_for_group = writers == stat.S_IWGRP and not _has_access_list(path)
@@ -155,7 +155,7 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _is_private_group(group_id: int, user_id: int) -> bool:
-    """Whether a group is the one that some systems make for each user, with nobody else in it."""
+    """Whether a group is a user's private group without other members, as some systems create it."""
     if user_id == 0:
         return False
     try:
@@ -167,10 +167,10 @@ def _is_private_group(group_id: int, user_id: int) -> bool:
 
 
 def _has_access_list(path: str) -> bool:
-    """Whether the permissions of the group stand for those of further users."""
+    """Whether the file has an access list: its group permissions may then be those of further users."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
-    except (OSError, AttributeError):  # it has none, or the system knows none
+    except (OSError, AttributeError):  # it has none, or the system does not support them
         return False
 
 

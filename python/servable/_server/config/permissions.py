@@ -1,7 +1,7 @@
-"""What a configuration may bring while the server runs: what was named when it was started, and no more.
+"""Permissions of configuration changes at run time: only what was named at the start.
 
-Whoever can reach a port can ask for a reload, unless there are API keys. Such a request may choose among SavedModels on
-local paths, as in TensorFlow Serving. It brings no code, and fetches from nowhere else.
+Every client that can reach a port can request a reload, unless there are API keys. Such a request may choose
+SavedModels on local paths, as in TensorFlow Serving. It may bring no code, and fetch from no other stores.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from servable.errors import Code, ConfigError, LoadError
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What changes of the configuration may bring.
+    """The limits of configuration changes.
 
     Attributes:
-        code_platforms: The platforms whose versions bring code.
-        all_python_models: Whether Python models may be served from every private directory
-            (`--allow_python_models`).
-        python_base_paths: The base paths of Python models that the start of the server named.
-        reach: Where may be fetched from.
-        code_stores: The stores of `--allowed_remote_stores`; Python code comes from no other one.
-        cache_directory: Where fetched versions are kept.
+        code_platforms: The platforms whose versions contain code.
+        all_python_models: Whether Python models may be served from every private directory (`--allow_python_models`).
+        python_base_paths: The base paths of Python models that were named at the start.
+        reach: The stores from which versions may be fetched.
+        code_stores: The stores of `--allowed_remote_stores`; Python code comes only from these.
+        cache_directory: Where fetched versions are stored.
     """
 
     code_platforms: Collection[str]
@@ -44,7 +43,7 @@ class Permissions:
     cache_directory: str = ""
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse a model that the start of the server does not allow.
+        """Refuse a model that was not permitted at the start.
 
         Raises:
             ConfigError: With `PERMISSION_DENIED`, and the flag that would allow it.
@@ -71,17 +70,17 @@ class Permissions:
             )
 
     def admit_code(self, base_path: str, directory: str) -> str:
-        """Refuse a version directory whose code must not be run; to be asked right before it is.
+        """Refuse a version directory whose code must not be run; called immediately before it is.
 
         Args:
-            base_path: The base path of its model, as configured.
-            directory: The directory, local in any case.
+            base_path: The configured base path of its model.
+            directory: The directory; always local.
 
         Returns:
-            The directory without symbolic links, which is to be used instead.
+            The directory without symbolic links, to be used instead.
 
         Raises:
-            LoadError: Others may write it, or it is not below a base path that may be served.
+            LoadError: Other users may write to it, or it is not below a permitted base path.
         """
         resolved = require_private_tree(directory)
         if is_remote(base_path):
@@ -113,7 +112,7 @@ class Permissions:
             )
 
     def _refuse_cache(self, path: str) -> None:
-        # What is there was fetched, perhaps for models without code, from stores that may bring none.
+        # The cache may contain versions of models without code, from stores that may provide none.
         if self.cache_directory and _is_below(path, self.cache_directory):
             raise _denied(
                 f"{path} is in the cache of remote models, from which no Python code is served by its path"
@@ -128,16 +127,16 @@ class Permissions:
 
 
 class PermissionsInForce:
-    """The permissions of a server, which change with its configuration file.
+    """The current permissions of a server, which change with its configuration file.
 
-    Made before anything that asks or changes them. Safe to use from several threads.
+    Created before all users of it. Safe to use from several threads.
 
     Attributes:
-        current: What is allowed now; `None` for everything.
+        current: The permissions now; `None` allows everything.
     """
 
     def __init__(self, current: Permissions | None = None) -> None:
-        """Begin with what is allowed at first."""
+        """Start with the first permissions."""
         self.current = current
 
     def admit_code(self, base_path: str, directory: str) -> str:
@@ -155,20 +154,20 @@ def start_permissions(
     code_platforms: Collection[str],
     first_models: Sequence[ModelConfig] | None = None,
 ) -> Permissions:
-    """What a server allows that is started with these flags and models.
+    """The permissions of a server that is started with these flags and models.
 
-    A configuration file that others may write counts like a request: what it names is not allowed for that. Of one in a
-    remote store, that cannot be told: it names stores when the server starts, and neither further ones later nor code.
+    A configuration file that other users may write counts like a request: it permits nothing. For a file in a remote
+    store this cannot be checked. It permits stores when the server starts, but no further stores later, and no code.
 
     Args:
         flags: The command line.
         models: The models that the flags or their configuration file name.
-        cache_directory: Where fetched versions are kept.
-        code_platforms: The platforms whose versions bring code.
-        first_models: Those that were named at the start, where `models` have been read since.
+        cache_directory: Where fetched versions are stored.
+        code_platforms: The platforms whose versions contain code.
+        first_models: The models at the start, if `models` was read later.
 
     Raises:
-        ConfigError: A store cannot be understood.
+        ConfigError: A store is invalid.
     """
     code_stores = allowed_stores(flags)
     named: Sequence[ModelConfig] = models or ()
@@ -189,7 +188,7 @@ def start_permissions(
 
 
 def why_not_trusted(config_file: str, stores: frozenset[Store]) -> str:
-    """Why a configuration file does not speak for whoever started the server; empty where it does."""
+    """Why a configuration file is not trusted like the command line; empty if it is."""
     if is_remote(config_file):
         try:
             is_named = store_of(config_file) in stores
@@ -207,7 +206,7 @@ def allowed_stores(flags: Flags) -> frozenset[Store]:
     """The stores of `--allowed_remote_stores`.
 
     Raises:
-        ConfigError: One cannot be understood.
+        ConfigError: A store is invalid.
     """
     stores = set()
     for text in filter(None, map(str.strip, flags.allowed_remote_stores.split(","))):
@@ -235,7 +234,7 @@ def _stores(urls: Iterable[str]) -> Iterable[Store]:
         try:
             yield store_of(url)
         except ValueError:
-            continue  # refused when its model is checked
+            continue  # the check of its model refuses it
 
 
 def _is_below(path: str, directory: str) -> bool:

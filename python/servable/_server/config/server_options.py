@@ -14,13 +14,14 @@ Offer: TypeAlias = Literal["everything", "rest", "health", "administration"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to listen. Each serves REST over HTTP/1.1 and HTTP/2, and gRPC.
+    """An address to listen on. Each serves REST over HTTP/1.1 and HTTP/2, and gRPC.
 
     Attributes:
-        address: `host:port`, IPv6 hosts in brackets; port 0 takes a free one. `[::]` also takes IPv4. Or `unix:PATH`.
-        tls: Whether connections begin with TLS.
-        offer: Which requests are answered: `everything`; `rest`, without gRPC and administration, which are offered
-            elsewhere under TLS; `health` checks; or the `administration` API. The last two are answered before the
+        address: `host:port`, IPv6 hosts in brackets; port 0 selects a free one. `[::]` also accepts IPv4. Or
+            `unix:PATH`.
+        tls: Whether connections use TLS.
+        offer: The requests that are answered: `everything`; `rest`, without gRPC and administration, which another
+            address offers with TLS; `health` checks; or the `administration` API. The last two are answered before the
             server opens.
     """
 
@@ -31,42 +32,41 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What the request path needs to know before it starts.
+    """The options of the request path at the start.
 
     Rust reads the fields by name; a test compares the two lists.
 
     Attributes:
-        endpoints: Where to listen.
+        endpoints: The addresses to listen on.
         socket_mode: The permissions of Unix sockets; `None` leaves them to the umask.
-        worker_threads: Threads that read, decode, run small models and answer.
-        rest_timeout_seconds: How long the run of one REST request may take; 0 or less for no limit
-            (`--rest_api_timeout_in_ms`).
+        worker_threads: The number of threads that read, decode, run small models and answer.
+        rest_timeout_seconds: The time limit of one REST request's run; 0 or less for none (`--rest_api_timeout_in_ms`).
         enable_cors: Send the CORS headers on REST answers (`--rest_api_enable_cors_support`).
-        cors_allowed_headers: Which headers web pages may send; empty for `Content-Type`, and those of keys
-            where keys are asked for (`--rest_api_cors_allowed_headers`).
+        cors_allowed_headers: The headers that web pages may send; empty for `Content-Type`, and those of keys where
+            keys are required (`--rest_api_cors_allowed_headers`).
         tensor_content_responses: Answer gRPC with `tensor_content` instead of typed fields
             (`--enable_serialization_as_tensor_content`).
-        check_method_names: Require signatures' method names to fit the call
-            (`--enable_signature_method_name_check`).
+        check_method_names: Require signatures' method names to match the call (`--enable_signature_method_name_check`).
         model_repository: Offer the model repository of the Open Inference Protocol (`--admin_api_port`).
-        grpc: How gRPC calls, and connections of HTTP/2, are served.
-        max_body_bytes: The largest request body that is taken, after decompression too.
-        max_total_body_bytes: How much memory all request bodies under way, and all answers that clients have not taken,
-            may have together.
-        max_decompressed_bytes: The largest request body after decompression, where that is less.
-        max_header_bytes: The largest head of a request, as HTTP/2 counts: names and values, and 32 for each header.
-        max_headers: How many headers a request may have.
-        max_json_nesting: How deeply the JSON of a request may be nested.
-        max_connections: How many connections may be open at once; further ones wait to be accepted.
+        grpc: Options of gRPC calls and of HTTP/2 connections.
+        max_body_bytes: The maximum size of a request body, also after decompression.
+        max_total_body_bytes: The memory limit for all current request bodies and all answers that clients have not
+            read.
+        max_decompressed_bytes: The maximum size of a request body after decompression, if that is lower.
+        max_header_bytes: The maximum size of a request head, as HTTP/2 counts: names and values, and 32 for each
+            header.
+        max_headers: The maximum number of headers of a request.
+        max_json_nesting: The maximum nesting of a request's JSON.
+        max_connections: The maximum number of open connections; further ones wait to be accepted.
         idle_timeout_seconds: How long a connection may be idle.
-        header_timeout_seconds: How long a client may take to send the head of a request, and for a TLS handshake.
-        body_timeout_seconds: How long a client may take between two parts of a body.
-        min_body_bytes_per_second: How fast a body of several parts has to come on average, `body_timeout_seconds` on
-            top.
-        open_paths: Further paths that need no API key where others do.
-        admin_hosts: The names and addresses under which the administration API answers, beside loopback addresses and
-            the one that a connection came to.
-        metrics_path: Where the metrics page is; empty for none (`--monitoring_config_file`).
+        header_timeout_seconds: The time limit for the head of a request, and for a TLS handshake.
+        body_timeout_seconds: The time limit between two parts of a body.
+        min_body_bytes_per_second: The minimum average rate of a body in several parts, with `body_timeout_seconds` in
+            addition.
+        open_paths: Further paths without API keys where other paths require one.
+        admin_hosts: The host names and addresses of the administration API, in addition to loopback addresses and the
+            address of the connection.
+        metrics_path: The path of the metrics page; empty for none (`--monitoring_config_file`).
     """
 
     endpoints: tuple[Endpoint, ...]

@@ -17,7 +17,7 @@ _ON = 1
 
 
 def session_config(flags: Flags) -> bytes:
-    """The serialized options that the flags ask for; empty for the runtime's defaults.
+    """The serialized session options of the flags; empty for the runtime's defaults.
 
     Raises:
         ConfigError: The file cannot be read, or parallelism is set twice.
@@ -26,12 +26,12 @@ def session_config(flags: Flags) -> bytes:
     fraction = flags.per_process_gpu_memory_fraction
     is_plain = not (intra or inter or fraction or flags.mixed_precision)
     if is_plain and not flags.tensorflow_session_config_file:
-        return b""  # and protobuf need not be imported
+        return b""  # without an import of protobuf
     config: Any = new_message(CONFIG_PROTO)
     if flags.tensorflow_session_config_file:
         config = parse_text_file(flags.tensorflow_session_config_file, CONFIG_PROTO)
         check_pools(config)
-    # As TensorFlow Serving does, even with the zeros of flags that were not given.
+    # As in TensorFlow Serving, even with zeros from flags that were not set.
     config.intra_op_parallelism_threads = intra
     config.inter_op_parallelism_threads = inter
     config.gpu_options.per_process_gpu_memory_fraction = fraction
@@ -40,10 +40,10 @@ def session_config(flags: Flags) -> bytes:
 
 
 def check_pools(config: Any) -> None:
-    """Refuse what ends the process where TensorFlow sees it.
+    """Refuse a configuration that would make TensorFlow end the process.
 
     Raises:
-        ConfigError: A thread pool has less than no threads.
+        ConfigError: A thread pool has a negative number of threads.
     """
     for pool in config.session_inter_op_thread_pool:
         if pool.num_threads < 0:
@@ -53,12 +53,12 @@ def check_pools(config: Any) -> None:
 
 
 def apply_mixed_precision(config: Any, mixed_precision: str) -> None:
-    """Let graphs be rewritten to a smaller type where that is safe.
+    """Enable the graph rewrite to a smaller type where that is safe.
 
     Args:
         config: The message to change.
-        mixed_precision: `bfloat16`, which has an effect on processors that compute with it, or
-            nothing; anything else is warned of and ignored.
+        mixed_precision: `bfloat16`, which has an effect on processors that support it, or empty; anything else is
+            ignored with a warning.
     """
     if mixed_precision == "bfloat16":
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = _ON
@@ -67,7 +67,7 @@ def apply_mixed_precision(config: Any, mixed_precision: str) -> None:
 
 
 def _parallelism(flags: Flags) -> tuple[int, int]:
-    """Threads inside operations, and between them; 0 for automatic."""
+    """The threads inside operations, and between them; 0 for automatic."""
     both = flags.tensorflow_session_parallelism
     intra = max(flags.tensorflow_intra_op_parallelism, 0)
     inter = max(flags.tensorflow_inter_op_parallelism, 0)

@@ -1,8 +1,8 @@
-"""Reads the protobuf messages that TensorFlow Serving's configuration consists of.
+"""Parses the protobuf messages of TensorFlow Serving's configuration.
 
-The descriptors live in a pool of their own, so that `tensorflow-serving-api` can be imported beside
-this package. `protobuf` itself is imported when the first message is read: a server that is started
-with flags alone does not need it.
+The descriptors are in a separate pool, so that `tensorflow-serving-api` can be imported together with this package.
+`protobuf` itself is imported when the first message is parsed: a server that is started with flags alone does not need
+it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def new_message(full_name: str) -> Message:
 
 
 class TextFormatError(ConfigError):
-    """A text is not the message that it should be.
+    """A text is no valid message of the expected type.
 
     Attributes:
-        line: Where, from 1, if the parser says so.
-        reason: What the parser found.
+        line: The place of the error, from 1, if the parser reports it.
+        reason: The parser's error.
     """
 
     def __init__(self, message: str, line: int | None, reason: str) -> None:
@@ -65,14 +65,14 @@ class TextFormatError(ConfigError):
 
 
 def parse_text(text: str, full_name: str) -> Message:
-    """Read protobuf's text format.
+    """Parse protobuf's text format.
 
     Args:
         text: The body of a message.
         full_name: The type of the message.
 
     Raises:
-        TextFormatError: It does not parse; its message has the place and the reason.
+        TextFormatError: The text does not parse; the message has the place and the reason.
     """
     from google.protobuf import text_format
 
@@ -104,7 +104,7 @@ def parse_text_file(path: str, full_name: str) -> Message:
     except UnicodeDecodeError as error:
         raise ConfigError(f"Invalid protobuf file: '{path}'") from error
     if not text:
-        # Somebody is about to write it; an empty configuration is written as a comment.
+        # Probably a file that is about to be written; an empty configuration can be written as a comment.
         raise ConfigError(f"Invalid protobuf file: '{path}'")
     try:
         return parse_text(text, full_name)
@@ -114,11 +114,11 @@ def parse_text_file(path: str, full_name: str) -> Message:
 
 
 def message_lines(text: str, *path: str) -> list[int]:
-    """Where messages begin in a text that parses.
+    """The lines where messages begin in a valid text.
 
     Args:
         text: The body of a message in text format.
-        path: The names of the fields that lead to the messages in question.
+        path: The names of the fields that lead to the messages.
 
     Returns:
         The line of each message with that path, from 1, in order.
@@ -135,14 +135,14 @@ def message_lines(text: str, *path: str) -> list[int]:
             if tuple(names) == path:
                 lines.append(line)
         elif token["close"] and names:
-            # In a list, the next message has the name of the one before.
+            # In a list, the name is written once and applies to the following messages, too.
             name = names.pop()
         line += token[0].count("\n")
     return lines
 
 
 def parse_bytes(data: bytes, full_name: str) -> Message:
-    """Read a serialized message.
+    """Parse a serialized message.
 
     Raises:
         ConfigError: The bytes are no such message.
@@ -162,5 +162,5 @@ def _located(error: Exception) -> str:
     text = str(error)
     if line is None or column is None or line() is None:
         return text
-    # The parser's own text may begin with the place, in another notation.
+    # The parser's text may begin with the place, in another notation.
     return f"{line()}:{column()}: {text.removeprefix(f'{line()}:{column()} : ')}"

@@ -1,7 +1,7 @@
-"""TLS: which files say who the server is, and what they hold (docs/spec/command_line.md §8).
+"""TLS: the files of the server's certificates, and their content (docs/spec/command_line.md §8).
 
-`--ssl_config_file` is TensorFlow Serving's: a message that holds PEM text, for gRPC alone. The flags
-that name PEM files are ours, and concern every listener.
+`--ssl_config_file` is TensorFlow Serving's: a message with PEM text, for gRPC only. The flags that name PEM files are
+ours, and apply to every listener.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Pem:
     """Text in PEM form.
 
     Attributes:
-        name: Where it comes from, for error messages.
+        name: The origin of the text, for error messages.
         text: The text.
     """
 
@@ -31,12 +31,12 @@ class Pem:
 
 @dataclass(frozen=True, slots=True)
 class TlsCredentials:
-    """Who the server is, and whom it lets in.
+    """The server's identity, and the authority for its clients.
 
     Attributes:
-        certificate: Its certificate, followed by those between it and the root.
+        certificate: The server's certificate, followed by intermediate ones.
         key: Its private key.
-        client_ca: Set to require a certificate of clients that one of these has signed.
+        client_ca: If set, clients must have a certificate that one of these has signed.
     """
 
     certificate: Pem
@@ -45,7 +45,7 @@ class TlsCredentials:
 
 
 def check_tls_flags(flags: Flags) -> None:
-    """Refuse combinations that leave open what is meant.
+    """Refuse ambiguous combinations.
 
     Raises:
         ConfigError: With the text of TensorFlow Serving where it refuses the same.
@@ -66,7 +66,7 @@ def check_tls_flags(flags: Flags) -> None:
 
 
 def tls_files(flags: Flags) -> tuple[str, ...]:
-    """The files that the credentials come from; none where nothing is said of TLS."""
+    """The files of the credentials; empty without TLS."""
     files = (
         flags.ssl_config_file,
         flags.tls_certificate_file,
@@ -77,10 +77,10 @@ def tls_files(flags: Flags) -> tuple[str, ...]:
 
 
 def read_tls(flags: Flags) -> TlsCredentials:
-    """Read the credentials anew.
+    """Read the credentials from their files.
 
     Raises:
-        ConfigError: A file cannot be read, or lacks what it has to hold.
+        ConfigError: A file cannot be read, or lacks required content.
     """
     if flags.ssl_config_file:
         return _of_message(flags.ssl_config_file)
@@ -107,7 +107,7 @@ def _of_message(path: str) -> TlsCredentials:
         return Pem(f"{name} in {path}", getattr(message, name).encode())
 
     if message.client_verify and not message.custom_ca:
-        # TensorFlow Serving starts, and no client gets in.
+        # TensorFlow Serving starts, and accepts no client.
         raise ConfigError(
             f"Failed to BuildAndStart gRPC server: client_verify in {path} needs custom_ca, "
             "the certificates that clients' certificates are checked against"

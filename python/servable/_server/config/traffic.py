@@ -1,4 +1,4 @@
-"""How the requests for a model are spread over its versions: splits and the shadow, and their rules."""
+"""Distribution of a model's requests over its versions: splits and the shadow, and their rules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True)
 class WeightedVersion:
-    """A version and its part of a split.
+    """A version and its weight in a split.
 
     Attributes:
         version: The version number.
-        weight: Relative to the sum of the weights; 0 for no requests at all.
+        weight: Relative to the sum of the weights; 0 for no requests.
     """
 
     version: int
@@ -25,13 +25,12 @@ class WeightedVersion:
 
 @dataclass(frozen=True, slots=True)
 class TrafficSplit:
-    """How requests for one label, or for none, are spread.
+    """The distribution of requests for one label, or of those without a label.
 
     Attributes:
         label: The label; empty for requests that name neither a version nor a label.
         versions: The versions that answer them.
-        sticky_header: The header or gRPC metadata key whose value keeps a caller on one version;
-            empty for none.
+        sticky_header: The header or gRPC metadata key whose value pins a client to one version; empty for none.
     """
 
     label: str
@@ -39,14 +38,14 @@ class TrafficSplit:
     sticky_header: str = ""
 
     def missing(self, available: Collection[int]) -> frozenset[int]:
-        """The versions that should get requests and cannot."""
+        """The versions with a positive weight that are not available."""
         weighted = {w.version for w in self.versions if w.weight}
         return frozenset(weighted.difference(available))
 
     def shares(self, available: Collection[int]) -> Mapping[int, float]:
-        """The part of the requests that each version really gets, while only these are available.
+        """The fraction of the requests for each version, while only these are available.
 
-        All parts are 0 if none of them is.
+        All fractions are 0 if none of the versions is available.
         """
         weights = {w.version: w.weight if w.version in available else 0 for w in self.versions}
         total = sum(weights.values())
@@ -59,7 +58,7 @@ class Shadow:
 
     Attributes:
         version: The version number.
-        fraction: The part of the requests that is copied, from 0 to 1.
+        fraction: The fraction of the requests that is copied, from 0 to 1.
     """
 
     version: int
@@ -86,7 +85,7 @@ def read_shadow(options: Any) -> Shadow | None:
 
 
 def traffic_problem(splits: Sequence[TrafficSplit], shadow: Shadow | None) -> str | None:
-    """Why requests cannot be spread like this; `None` if they can."""
+    """Why a configuration of splits and shadow is invalid; `None` if it is valid."""
     labels: set[str] = set()
     for split in splits:
         name = f"traffic split of label {split.label!r}" if split.label else "traffic split"

@@ -1,4 +1,4 @@
-"""The help texts: as people read them, and as TensorFlow Serving prints them."""
+"""The help texts, in our form and in that of TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "version",
     ),
 }
-"""Flags under headings, those first that most people want. What is in no group is shown after them."""
+"""Flags under headings, the most used first. Flags without a group are shown at the end."""
 
 _INTRODUCTION = """\
 usage: {program} --model_base_path=DIRECTORY [--flag=VALUE ...]
@@ -153,12 +153,12 @@ _WIDTH = 100
 
 
 def short_usage(program: str) -> str:
-    """What one can do, in ten lines."""
+    """A summary of the commands, in ten lines."""
     return _SHORT.format(program=program)
 
 
 def grouped_usage(program: str) -> str:
-    """The help text for people: commands, then the flags under headings."""
+    """The complete help text: commands, then the flags under headings."""
     flags = {flag.name: flag for flag in dataclasses.fields(Flags)}
     defaults = Flags()
     parts = [_INTRODUCTION.format(program=program)]
