@@ -1,15 +1,15 @@
-"""The directory where fetched versions are kept, named by their content.
+"""The cache directory of fetched versions, addressed by their content.
 
 ```
 <directory>/versions/<digest>/   complete versions: manifest.json, and the files in content/
-<directory>/partial/<digest>/    the same, while it is being fetched; kept for the next attempt
-<directory>/locks/<digest>.claim held, together with others, by whoever wants or uses the version
-<directory>/locks/<digest>.fetch held alone by whoever fetches it
-<directory>/locks/room           held alone while room is made
+<directory>/partial/<digest>/    the same, during the fetch; kept for the next attempt
+<directory>/locks/<digest>.claim shared lock of each process that wants or uses the version
+<directory>/locks/<digest>.fetch exclusive lock of the process that fetches it
+<directory>/locks/room           exclusive lock during eviction
 ```
 
-Versions appear by a rename, so that a crash leaves nothing half. Several servers may share the
-directory: they wait for each other's fetches, and no one evicts what another one claims.
+A rename publishes a version, so that a crash leaves no incomplete one. Several servers may share the directory: they
+wait for each other's fetches, and a version with a claim is never evicted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NEVER = threading.Event()
 
 
 class Claim:
-    """Keeps a version from being evicted until it is released."""
+    """Protects a version from eviction until it is released."""
 
     def __init__(self, cache: VersionCache, digest: str) -> None:
         self._cache: VersionCache | None = cache
         self._digest = digest
 
     def release(self) -> None:
-        """Give the claim back; once is enough."""
+        """Release the claim; further calls do nothing."""
         cache, self._cache = self._cache, None
         if cache is not None:
             cache._release(self._digest)
@@ -65,11 +65,11 @@ class VersionCache:
     """
 
     def __init__(self, directory: Path, max_bytes: int = 0) -> None:
-        """Take the directory; it is made when it is needed first.
+        """Use a directory; it is created on demand.
 
         Args:
             directory: On a file system with locks; may be shared by servers.
-            max_bytes: The size to keep to. 0 is half of the file system; less is no limit.
+            max_bytes: The size limit. 0 is half of the file system; a negative value is no limit.
         """
         self.directory = directory
         self._max_bytes = max_bytes
@@ -77,12 +77,12 @@ class VersionCache:
         self._claims: dict[str, tuple[LockFile, int]] = {}
 
     def claim(self, digest: str) -> Claim:
-        """Keep a version, complete, partial or still to come, from being evicted."""
+        """Protect a version from eviction, whether complete, partial or not yet fetched."""
         with self._lock:
             lock, count = self._claims.get(digest, (None, 0))
             if lock is None:
                 lock = LockFile(self._lock_path(digest, "claim"))
-                # Somebody who evicts holds the lock only for the time of a rename.
+                # An eviction holds the lock only during a rename.
                 lock.lock(shared=True, cancelled=_NEVER)
             self._claims[digest] = (lock, count + 1)
         self._touch(digest)
@@ -100,7 +100,7 @@ class VersionCache:
     def find(self, manifest: Manifest) -> Path | None:
         """The directory of a complete version's files, or `None`.
 
-        For whoever claims the version. One whose files have been tampered with does not count.
+        The caller must have a claim. A version whose files have been modified does not count.
         """
         content = self._version(manifest.digest) / "content"
         for file in manifest.files:
@@ -114,14 +114,14 @@ class VersionCache:
 
     @contextlib.contextmanager
     def fetching(self, manifest: Manifest, cancelled: threading.Event) -> Iterator[Path]:
-        """Be the only one who fetches a version; for whoever claims it.
+        """Hold the exclusive right to fetch a version; the caller must have a claim.
 
         Yields:
-            Where the files are to be written; what an earlier attempt has left is there.
+            The directory for the files; it contains the files of an earlier attempt.
 
         Raises:
-            CancelledError: The event was set while another fetch went on.
-            LoadError: There is no room that could be made.
+            CancelledError: The event was set during another process's fetch.
+            LoadError: Eviction cannot free enough space.
         """
         digest = manifest.digest
         with exclusive(self._lock_path(digest, "fetch"), cancelled):
@@ -130,19 +130,19 @@ class VersionCache:
             content.mkdir(parents=True, exist_ok=True)
             with exclusive(self._lock_path("room"), cancelled):
                 self._make_room(manifest, content)
-                # From here on it counts when others look for room; what is refused never does.
+                # From here on it counts as used space for others; a refused version never does.
                 _write_manifest(partial / "manifest.json", manifest)
             yield content
 
     def publish(self, manifest: Manifest) -> Path:
-        """Make a version that was fetched complete; within `fetching`.
+        """Publish a version that was fetched; called within `fetching`.
 
         Returns:
             The directory of its files.
         """
         version = self._version(manifest.digest)
         version.parent.mkdir(parents=True, exist_ok=True)
-        if version.exists():  # what `find` would not have
+        if version.exists():  # it is damaged: `find` has rejected it
             self._discard(version)
         partial = self.directory / "partial" / manifest.digest
         _sync_directory(partial)
@@ -151,15 +151,15 @@ class VersionCache:
         return version / "content"
 
     def drop_partial(self, digest: str) -> None:
-        """Remove what has been fetched of a version; within `fetching`."""
+        """Remove the fetched files of a version; called within `fetching`."""
         self._discard(self.directory / "partial" / digest)
 
     def total_bytes(self) -> int:
-        """The size of everything in the cache, a version being fetched counted in full."""
+        """The size of everything in the cache, including the full size of a version that is being fetched."""
         return sum(entry.total_bytes for entry in self._entries())
 
     def limit_bytes(self) -> int:
-        """The size to keep to; that of the file system where there is no limit."""
+        """The size limit; the size of the file system if there is no limit."""
         total = shutil.disk_usage(self.directory).total
         return total if self._max_bytes < 0 else self._max_bytes or total // 2
 
@@ -168,7 +168,7 @@ class VersionCache:
         missing = max(0, manifest.total_bytes - have)
         limit = self._max_bytes or shutil.disk_usage(self.directory).total // 2
         if 0 <= limit < manifest.total_bytes:
-            # No other version is evicted for one that does not fit all the same.
+            # Evict nothing for a version that would not fit anyway.
             self.drop_partial(manifest.digest)
             raise self._no_room(manifest, f"its limit is {limit} bytes")
         others = [entry for entry in self._entries() if entry.digest != manifest.digest]
@@ -209,7 +209,7 @@ class VersionCache:
             lock.close(remove=True)
 
     def _discard(self, path: Path) -> bool:
-        # Renamed first: what is half removed must not look like a version.
+        # Rename first: a partly removed directory must not look like a version.
         trash = self.directory / "trash" / f"{path.name}-{uuid.uuid4().hex}"
         trash.parent.mkdir(exist_ok=True)
         try:
@@ -228,7 +228,7 @@ class VersionCache:
                     total_bytes = int(json.loads(record.read_text())["bytes"])
                     entries.append(_Entry(path, total_bytes, record.stat().st_mtime))
         for path in _children(self.directory / "trash"):
-            shutil.rmtree(path, ignore_errors=True)  # of somebody who died over it
+            shutil.rmtree(path, ignore_errors=True)  # left by a process that died
         return entries
 
     def _touch(self, digest: str) -> None:

@@ -1,7 +1,7 @@
-"""Turns what drivers raise into errors with a code and a sentence that an operator can act on.
+"""Converts drivers' exceptions to errors with a code and a message that operators can act on.
 
-Each driver has exceptions of its own, and none may be imported for the sake of an `except`; so they
-are told apart by the names of their classes and by the HTTP status that they carry.
+Each driver has its own exceptions, and no driver may be imported only for an `except`. They are therefore recognised by
+the names of their classes and by their HTTP status.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PERMANENT = frozenset(
     {Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.NOT_FOUND, Code.FAILED_PRECONDITION}
 )
-"""What does not go away by trying again within seconds."""
+"""Codes that a retry within seconds does not cure."""
 
 
 def store_error(raised: BaseException, doing: str, url: str) -> ServableError:
-    """The error of a version or a model for what a driver raised.
+    """The error of a version or a model for a driver's exception.
 
     Args:
-        raised: What the driver raised.
-        doing: What was tried, such as `list`.
-        url: On what.
+        raised: The driver's exception.
+        doing: The operation, such as `list`.
+        url: The object of the operation.
     """
-    # Drivers may say in their own words what was refused below them.
+    # A driver may have wrapped a ServableError that was raised below it.
     for link in _chain(raised):
         if isinstance(link, ServableError):
             return link
@@ -64,7 +64,7 @@ def store_error(raised: BaseException, doing: str, url: str) -> ServableError:
 
 
 def disk_error(raised: OSError, url: str) -> LoadError:
-    """The error of a version that could not be written into the cache."""
+    """The error of a version that could not be written to the cache."""
     code = Code.RESOURCE_EXHAUSTED if raised.errno in _FULL else Code.UNAVAILABLE
     where = f" {raised.filename}" if raised.filename else ""
     return LoadError(
@@ -92,7 +92,7 @@ def _code(raised: BaseException) -> Code:
         if (code := _BY_STATUS.get(_status(link))) is not None:
             return code
         if isinstance(link, ValueError) and "credential" in str(link).lower():
-            return Code.UNAUTHENTICATED  # as Azure's driver has it
+            return Code.UNAUTHENTICATED  # of Azure's driver
         if isinstance(link, PermissionError):
             return Code.PERMISSION_DENIED
         if isinstance(link, (TimeoutError, asyncio.TimeoutError)):
@@ -101,7 +101,7 @@ def _code(raised: BaseException) -> Code:
 
 
 def _status(raised: BaseException) -> int:
-    """The HTTP status that the exception carries; 0 for none."""
+    """The HTTP status of the exception; 0 for none."""
     response = getattr(raised, "response", None)
     for owner in (raised, response):
         for name in ("status", "status_code", "code"):

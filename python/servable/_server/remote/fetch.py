@@ -1,4 +1,4 @@
-"""Brings one remote version into the cache: bounded, resumed, verified, with its progress logged."""
+"""Fetches remote versions into the cache: bounded, resumable, verified, with progress in the log."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _PROGRESS_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """How hard a fetch tries.
+    """Options of fetches.
 
     Attributes:
-        attempts: How often a file is tried without any progress before the fetch fails.
-        backoff_seconds: The pause after the first failure of a file; each next one is twice as
-            long, up to `max_backoff_seconds`, and cut at random to between a half and all of it.
+        attempts: The number of attempts for a file without progress before the fetch fails.
+        backoff_seconds: The pause after the first failure of a file. It doubles with each failure, up to
+            `max_backoff_seconds`, and is multiplied by a random factor from 0.5 to 1.
         max_backoff_seconds: The longest pause.
-        verify_checksums: Compare files with the checksums that the store gives.
+        verify_checksums: Compare files with the checksums of the store.
     """
 
     attempts: int = 5
@@ -52,7 +52,7 @@ class FetchedVersion:
 
     Attributes:
         path: The directory of its files.
-        claim: Keeps it there until it is released.
+        claim: Protects it from eviction until it is released.
     """
 
     path: Path
@@ -62,19 +62,19 @@ class FetchedVersion:
 class Fetcher:
     """Fetches versions into a cache. Safe to use from several threads.
 
-    At most four versions are fetched from one place (a bucket, a host) at a time, so that a place
-    that is slow takes nothing from another.
+    At most four versions are fetched from one place (a bucket, a host) at a time, so that a slow place does not block
+    others.
     """
 
     def __init__(
         self, store: RemoteStore, cache: VersionCache, options: FetchOptions | None = None
     ) -> None:
-        """Join a store and a cache.
+        """Connect a store and a cache.
 
         Args:
-            store: What the versions are read from.
-            cache: Where they are put.
-            options: How hard to try.
+            store: Where versions are read from.
+            cache: Where they are stored.
+            options: Retries and verification.
         """
         self.store = store
         self.cache = cache
@@ -83,14 +83,13 @@ class Fetcher:
         self._slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
 
     def fetch(self, url: str, cancelled: threading.Event) -> FetchedVersion:
-        """Have the present content of a version on the local disk.
+        """Bring the current content of a version to the local disk.
 
-        A content that is in the cache is not fetched again; what a broken fetch has left is gone on
-        with.
+        Content in the cache is not fetched again; an interrupted fetch is resumed.
 
         Args:
             url: The version's directory.
-            cancelled: Ends the fetch soon after it is set; what was fetched is kept.
+            cancelled: Ends the fetch soon after it is set; fetched data is kept.
 
         Raises:
             CancelledError: The event was set.
@@ -115,12 +114,12 @@ class Fetcher:
     def _fetch(self, manifest: Manifest, cancelled: threading.Event) -> Path:
         with self.cache.fetching(manifest, cancelled) as directory:
             if (path := self.cache.find(manifest)) is not None:
-                return path  # by another server, while this one waited
+                return path  # another server has fetched it meanwhile
             progress = _Progress(manifest, self.cache.limit_bytes())
             try:
                 self._fetch_files(manifest, directory, progress, cancelled)
             except OSError:
-                # A full disk hurts everybody; what is there is not worth that.
+                # A full disk affects the whole machine, which matters more than a resumable fetch.
                 self.cache.drop_partial(manifest.digest)
                 raise
             if self.store.manifest(manifest.url).digest != manifest.digest:
@@ -139,8 +138,8 @@ class Fetcher:
         progress: _Progress,
         cancelled: threading.Event,
     ) -> None:
-        """Fetch all files, some at a time; the first failure ends the others."""
-        # The largest first, so that the end does not wait for one that was begun last.
+        """Fetch all files, several at a time; the first failure cancels the others."""
+        # The largest files first, so that no large one is left for the end.
         waiting = collections.deque(
             sorted(manifest.files, key=lambda file: file.size or 0, reverse=True)
         )
@@ -161,14 +160,14 @@ class Fetcher:
                     failures.append(raised)
                     given_up.set()
 
-        # Daemons: the process may end while a store does not answer.
+        # Daemons: a store that does not answer must not keep the process alive.
         threads = [
             threading.Thread(target=work, name="fetch-file", daemon=True)
             for _ in range(min(_FILES_AT_ONCE, len(waiting)))
         ]
         started = []
         for thread in threads:
-            # Fewer threads do the work where the system grants no more.
+            # If the system refuses further threads, the existing ones do the work.
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 started.append(thread)
@@ -177,7 +176,7 @@ class Fetcher:
                 "the system grants no thread that fetches files", code=Code.RESOURCE_EXHAUSTED
             )
         for thread in started:
-            # One whose store hangs is left alone; it writes nothing any more.
+            # A thread whose store hangs is abandoned; it writes nothing more.
             while thread.is_alive() and not cancelled.is_set():
                 thread.join(0.2)
         _stop_if(cancelled.is_set())
@@ -202,7 +201,7 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class _FileFetch:
-    """One file: read from where an earlier attempt ended, until it is complete and verified."""
+    """The fetch of one file: resumed where an earlier attempt ended, until it is complete and verified."""
 
     store: RemoteStore
     options: FetchOptions
@@ -225,8 +224,7 @@ class _FileFetch:
             except ServableError as error:
                 if error.code in PERMANENT or isinstance(error, CancelledError):
                     raise
-                # A connection that breaks again and again still gets there if each one brings
-                # something.
+                # An unstable connection succeeds eventually if each attempt makes some progress.
                 failures = 1 if self._present_bytes() > before else failures + 1
                 if failures >= self.options.attempts:
                     raise
@@ -257,7 +255,7 @@ class _FileFetch:
                     out.write(block)
                     progress.add(self.file, len(block))
                     if self.file.size is not None and out.tell() > self.file.size:
-                        break  # what comes is not what was listed; it may have no end
+                        break  # more data than was listed; it may be endless
             out.flush()
             os.fsync(out.fileno())
 
@@ -286,7 +284,7 @@ class _FileFetch:
 
 
 class _Progress:
-    """Logs how far a fetch is, at its start and end and every few seconds."""
+    """Logs the progress of a fetch, at its start and end and every few seconds."""
 
     def __init__(self, manifest: Manifest, limit_bytes: int) -> None:
         self._url = shown(manifest.url)
@@ -308,7 +306,7 @@ class _Progress:
             self._received += count
             done = sum(self._done.values())
             if done > self._limit:
-                # Not known before where a store does not say how large files are.
+                # The size was unknown, as stores may not report it.
                 raise LoadError(
                     f"{self._url} has more than the {self._limit} bytes of the cache",
                     code=Code.RESOURCE_EXHAUSTED,

@@ -1,4 +1,4 @@
-"""Reads single files, such as those of the configuration, from the local disk, object stores and web servers."""
+"""Reads single files, such as configuration files, from the local disk, object stores and web servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servable._server.remote.urls import is_remote, local_path, shown
 from servable.errors import Code, ConfigError, ServableError
 
 MAX_REMOTE_BYTES = 64 << 20
-"""What is larger is no configuration."""
+"""The maximum size of a configuration file."""
 
 
 def read_file(path: str) -> bytes:
@@ -38,7 +38,7 @@ def read_file(path: str) -> bytes:
 
 
 def require_local(flag: str, path: str, reason: str) -> None:
-    """Refuse a URL for a file that is to be local.
+    """Refuse a URL where a local file is required.
 
     Raises:
         ConfigError: The path is remote.
@@ -49,5 +49,5 @@ def require_local(flag: str, path: str, reason: str) -> None:
 
 @functools.cache
 def _store() -> RemoteStore:
-    """Whoever starts the server names these files, so that they may be anywhere."""
+    """A store without restrictions: these files are named on the command line, which may name any place."""
     return RemoteStore()

@@ -1,6 +1,6 @@
-"""Lock files that come and go, shared by every server that uses a cache directory.
+"""Temporary lock files, shared by all servers that use a cache directory.
 
-The operating system gives the locks of a process back when it ends, however it ends.
+The operating system releases the locks of a process when it ends for any reason.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _RETRY_SECONDS = 0.1
 class LockFile:
     """A lock on a path, held from `try_lock` to `close`.
 
-    Each one is a lock of its own, also among those of one process.
+    Each instance is a separate lock, also within one process.
     """
 
     def __init__(self, path: Path) -> None:
-        """Name the file; it is made when the lock is taken."""
+        """Set the path; the file is created when the lock is taken."""
         self._path = path
         self._descriptor: int | None = None
 
     def try_lock(self, *, shared: bool) -> bool:
-        """Take the lock if nobody holds one that excludes it.
+        """Take the lock unless a conflicting one is held.
 
         Returns:
             Whether it is held now.
@@ -38,7 +38,7 @@ class LockFile:
         try:
             mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-            # The file may have been removed between the two calls; a lock on it is worth nothing.
+            # The file may have been removed between the two calls; a lock on it is worthless.
             if os.fstat(descriptor).st_ino == os.stat(self._path).st_ino:
                 self._descriptor, descriptor = descriptor, -1
         except (BlockingIOError, FileNotFoundError):
@@ -52,17 +52,17 @@ class LockFile:
         """Wait for the lock.
 
         Raises:
-            CancelledError: The event was set before the lock could be had.
+            CancelledError: The event was set before the lock was free.
         """
         while not self.try_lock(shared=shared):
             if cancelled.wait(_RETRY_SECONDS):
                 raise CancelledError("Nobody wants the version any more")
 
     def close(self, *, remove: bool = False) -> None:
-        """Give the lock back.
+        """Release the lock.
 
         Args:
-            remove: Take the file away too; only for whoever holds the lock alone.
+            remove: Remove the file, too; only for an exclusive lock.
         """
         if self._descriptor is not None:
             if remove:
@@ -74,7 +74,7 @@ class LockFile:
 
 @contextlib.contextmanager
 def exclusive(path: Path, cancelled: threading.Event) -> Iterator[None]:
-    """Hold a path's lock alone; the file is there only meanwhile."""
+    """Hold an exclusive lock on a path; the file exists only meanwhile."""
     lock = LockFile(path)
     lock.lock(shared=False, cancelled=cancelled)
     try:

@@ -1,4 +1,4 @@
-"""What one remote version consists of, and what identifies its content."""
+"""The files of a remote version, and the digest of its content."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _REVISIONS = (
     *("VersionId", "generation", "blob_id", "ETag", "etag", "Last-Modified", "LastModified"),
     *("last_modified", "updated", "mtime", "created"),
 )
-"""What drivers call the mark of one content of an object, the most telling first."""
+"""The keys under which drivers report an object's revision, the most specific first."""
 _TIMES = ("LastModified", "last_modified", "updated", "Last-Modified", "mtime")
-"""What drivers call the time at which an object was written."""
+"""The keys under which drivers report an object's modification time."""
 _HEX = frozenset("0123456789abcdef")
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What the bytes of a file must hash to.
+    """The expected hash of a file.
 
     Attributes:
-        algorithm: `md5`, `sha256` or `git-sha1`, the hash that Git gives a blob.
+        algorithm: `md5`, `sha256` or `git-sha1`, the hash of a Git blob.
         hex_digest: The hash.
     """
 
@@ -57,11 +57,11 @@ class RemoteFile:
 
     Attributes:
         path: Relative to the version's directory, with `/`.
-        location: What the driver calls it.
-        size: Its bytes; `None` where the store does not say.
-        revision: Stands for its content at the store; empty where the store has nothing like it.
-        checksum: The hash of its content, where the store has one.
-        modified_seconds: When it was written, since the epoch and on the store's clock, where it says so.
+        location: The driver's name of the file.
+        size: The size in bytes; `None` if the store does not report it.
+        revision: Identifies the content at the store; empty if the store has no revisions.
+        checksum: The hash of the content, if the store has one.
+        modified_seconds: The modification time in seconds since the epoch, on the store's clock, if it is known.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Manifest:
     """All files of one version at one moment.
 
     Attributes:
-        url: Where the version is.
+        url: The version's URL.
         files: Ordered by path.
     """
 
@@ -86,21 +86,21 @@ class Manifest:
 
     @property
     def total_bytes(self) -> int:
-        """The size of all files, as far as it is known."""
+        """The sum of all known sizes."""
         return sum(file.size or 0 for file in self.files)
 
     @property
     def modified_seconds(self) -> float | None:
-        """When its newest file was written, as far as the store says so."""
+        """The modification time of the newest file, if it is known."""
         times = [file.modified_seconds for file in self.files]
         return max((seconds for seconds in times if seconds is not None), default=None)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Names the content, in 64 hexadecimal digits.
+        """The name of the content, in 64 hexadecimal digits.
 
-        The same content has the same name wherever it lies, if the store gives checksums; where
-        only sizes and times are known, the name is bound to the URL.
+        If the store provides checksums, equal content has equal names wherever it is stored. If only sizes and times
+        are known, the name depends on the URL.
         """
         is_known = all(file.checksum for file in self.files)
         entries = [
@@ -114,10 +114,10 @@ class Manifest:
 
 
 def check_path(path: str, url: str) -> None:
-    """Refuse a name that would be written outside of the version's directory.
+    """Refuse a path that would be written outside of the version's directory.
 
     Raises:
-        LoadError: It would.
+        LoadError: The path is not inside.
     """
     parts = path.split("/")
     if PurePosixPath(path).is_absolute() or {"", ".", ".."} & {*parts} or "\0" in path:
@@ -128,7 +128,7 @@ def check_path(path: str, url: str) -> None:
 
 
 def without_markers(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """The files without the empty objects that some tools put in place of directories, ordered by path."""
+    """The files without directory markers, the empty objects of some tools; ordered by path."""
     files = tuple(files)
     directories = {
         file.path[:end]
@@ -143,12 +143,12 @@ def without_markers(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
 
 
 def describe(scheme: str, path: str, info: Mapping[str, Any], has_md5_etags: bool) -> RemoteFile:
-    """Make the entry of one file from what its driver knows of it.
+    """Make the entry of one file from its driver's information.
 
     Args:
-        scheme: The scheme of the URL, which says how checksums are spelled.
+        scheme: The scheme of the URL, which determines the form of checksums.
         path: The file's path below the version's directory.
-        info: What fsspec's `info` or `find` returns of it.
+        info: The result of fsspec's `info` or `find` for it.
         has_md5_etags: Whether ETags of the store may be MD5 hashes.
     """
     revision = next((str(info[name]) for name in _REVISIONS if info.get(name)), "")
@@ -183,7 +183,7 @@ def _parsed_time(text: str) -> datetime | None:
 
 
 def _s3(info: Mapping[str, Any], has_md5_etags: bool) -> Checksum | None:
-    # Of an object that was uploaded in parts the ETag is a hash of hashes, with a dash in it.
+    # The ETag of a multi-part upload is a hash of hashes, and contains a dash.
     etag = str(info.get("ETag") or "").strip('"').lower()
     is_md5 = has_md5_etags and len(etag) == 32 and set(etag) <= _HEX
     return Checksum("md5", etag) if is_md5 else None

@@ -1,4 +1,4 @@
-"""How remote base paths are looked after."""
+"""Options of remote base paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def default_cache_directory() -> Path:
-    """Where fetched versions are kept if nobody says otherwise: in the user's cache directory."""
+    """The default directory of fetched versions: in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
         home = os.path.expanduser("~")
@@ -19,14 +19,14 @@ def default_cache_directory() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RemoteOptions:
-    """How remote base paths are looked after.
+    """Options of remote base paths.
 
     Attributes:
-        poll_wait_seconds: How often a base path is listed if its model does not say. 0 is until
-            that has succeeded once, less is never.
-        cache_directory: Where fetched versions are kept; servers may share it.
-        cache_max_bytes: The size to keep to. 0 is half of the file system; less is no limit.
-        verify_checksums: Compare files with the checksums that stores give.
+        poll_wait_seconds: The default interval of listings. 0 lists until that has succeeded once; a negative value
+            never lists.
+        cache_directory: Where fetched versions are stored; servers may share it.
+        cache_max_bytes: The size limit. 0 is half of the file system; a negative value is no limit.
+        verify_checksums: Compare files with the checksums of stores.
     """
 
     poll_wait_seconds: float = 60.0

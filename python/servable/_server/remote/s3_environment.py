@@ -1,7 +1,7 @@
-"""The environment variables by which TensorFlow Serving finds an S3 store, as options of the driver.
+"""TensorFlow Serving's environment variables for S3, converted to options of the driver.
 
-The driver finds everything else by its own rules: `AWS_ENDPOINT_URL`, `AWS_DEFAULT_REGION`, files, the identity
-of the machine.
+The driver finds all other settings by its own rules: `AWS_ENDPOINT_URL`, `AWS_DEFAULT_REGION`, files, the identity of
+the machine.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 
 def s3_options(environment: Mapping[str, str], configured: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `s3fs.S3FileSystem` that the variables ask for.
+    """The options of `s3fs.S3FileSystem` for the variables.
 
     Args:
         environment: The variables: `S3_ENDPOINT` (`host:port`, or a URL), `S3_USE_HTTPS` and `S3_VERIFY_SSL` (0 for
-            no), `S3_CA_FILE`, `AWS_REGION` and, where that is not set, `S3_REGION`.
-        configured: What fsspec's own configuration says of S3, which counts more.
+            no), `S3_CA_FILE`, `AWS_REGION` and, if that is not set, `S3_REGION`.
+        configured: fsspec's configuration for S3, which takes precedence.
     """
     is_secure = not _is_off(environment, "S3_USE_HTTPS")
     options: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""Bounds the listings of S3.
+"""Limits listings of S3.
 
-The driver itself asks for page after page, for as long as the store says that there are more.
+The driver itself requests pages as long as the store announces more.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from servable.errors import Code, LoadError
 
 
 def with_bounded_listings(driver: Any) -> Any:
-    """A class of file systems like `s3fs.S3FileSystem`, of which a listing fails when it becomes too long."""
+    """A subclass of file systems such as `s3fs.S3FileSystem`, whose listings fail above a size limit."""
 
-    class Bounded(driver):  # type: ignore[misc]  # it is known at run time only
+    class Bounded(driver):  # type: ignore[misc]  # the base class is only known at run time
         async def _iterdir(self, *arguments: Any, **keywords: Any) -> AsyncIterator[Any]:
             count = 0
             async for entry in super()._iterdir(*arguments, **keywords):

@@ -1,7 +1,7 @@
-"""Reads object stores and web servers through fsspec: directories, manifests, bytes.
+"""Access to object stores and web servers through fsspec: directories, manifests, content.
 
-fsspec and its drivers are imported at the first use of a URL. Credentials, endpoints and proxies
-are those that the driver finds by its own rules.
+fsspec and its drivers are imported at the first use of a URL. Drivers find credentials, endpoints and proxies by their
+own rules.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ T = TypeVar("T")
 
 _LISTING_SECONDS = 60.0
 _READ_SECONDS = 120.0
-"""How long one range may take; a connection that has died silently must not hold a load."""
+"""The time limit of one range; a dead connection must not block a load."""
 _RANGE_BYTES = 8 << 20
 _SMALL_RANGE_BYTES = 1 << 20
 _RANGES_AT_ONCE = 4
 _STREAM_BYTES = 1 << 20
 _SKIP_BYTES = 4 << 20
-"""What is skipped in a file is read along up to this; beyond it another request is less."""
+"""Up to this size, reading and discarding data is cheaper than another request."""
 _HTTP = ("http", "https")
 _FLAT = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf")
-"""Stores that list all files below a path at once; elsewhere directories are walked, and may have no end."""
+"""Stores that list all files below a path at once; elsewhere directories are walked, and may be endless."""
 
 
 class Children(NamedTuple):
-    """What lies right below a base path.
+    """The direct children of a base path.
 
     Attributes:
         directories: The names of directories, in order.
-        files: Those of files.
-        is_file: Whether the base path is a file itself.
+        files: The names of files.
+        is_file: Whether the base path is itself a file.
     """
 
     directories: list[str]
@@ -67,23 +67,21 @@ class Children(NamedTuple):
 
 
 class RemoteStore:
-    """The remote places of one server. Safe to use from several threads.
+    """The remote stores of one server. Safe to use from several threads.
 
-    Every method raises `ServableError` with a code that tells what is missing: `NOT_FOUND`,
-    `UNAUTHENTICATED`, `PERMISSION_DENIED`, `FAILED_PRECONDITION` for a driver that is not
-    installed, `UNAVAILABLE` for what may pass.
+    Every method raises `ServableError` with a code for the cause: `NOT_FOUND`, `UNAUTHENTICATED`, `PERMISSION_DENIED`,
+    `FAILED_PRECONDITION` for a driver that is not installed, `UNAVAILABLE` for failures that may pass.
 
     Attributes:
-        reach: Where may be fetched from; `None` for everywhere. May be replaced at any time.
+        reach: The permitted stores; `None` for all. May be replaced at any time.
     """
 
     def __init__(self, *, verifies: bool = True) -> None:
-        """Import and open nothing yet.
+        """Make an access without imports or connections.
 
         Args:
-            verifies: Whether what is fetched will be compared with the checksums that stores give. If
-                not, these name no content: one store could claim the checksums of another one, and
-                take its place in the cache.
+            verifies: Whether fetched files are compared with the checksums of stores. If not, checksums do not identify
+                content: a store could claim the checksums of another one, and replace its versions in the cache.
         """
         self._verifies = verifies
         self._lock = threading.Lock()
@@ -91,7 +89,7 @@ class RemoteStore:
         self.reach: Reach | None = None
 
     def children(self, base_url: str) -> Children:
-        """What lies right below a base path.
+        """The direct children of a base path.
 
         Raises:
             ServableError: See the class; a base path that does not exist is `NOT_FOUND`.
@@ -120,7 +118,7 @@ class RemoteStore:
         return self._ask(base_url, "list", list_names)
 
     def directories(self, base_url: str) -> list[str]:
-        """The names of the directories right below a base path; see `children`."""
+        """The names of the direct subdirectories of a base path; see `children`."""
         return self.children(base_url).directories
 
     def manifest(self, url: str) -> Manifest:
@@ -130,7 +128,7 @@ class RemoteStore:
             ServableError: See the class; a version without files is `NOT_FOUND`.
         """
         scheme = scheme_of(url)
-        # The ETags of S3's directory buckets are no hashes, but look like them.
+        # The ETags of S3's directory buckets look like hashes, but are none.
         has_md5_etags = not urlsplit(url).netloc.endswith("--x-s3")
 
         def list_files(file_system: Any) -> Manifest:
@@ -144,7 +142,7 @@ class RemoteStore:
             files: list[RemoteFile] = []
             for path, info in found:
                 if not path or path.endswith("/") or info.get("type") == "directory":
-                    continue  # the empty objects that some tools make in place of directories
+                    continue  # a directory marker, the empty object of some tools
                 if len(files) >= MAX_ENTRIES or path.count("/") > MAX_DEPTH:
                     raise LoadError(
                         f"{shown(url)} has more than {MAX_ENTRIES} files, or directories nested more than "
@@ -162,10 +160,10 @@ class RemoteStore:
         return self._ask(url, "list", list_files)
 
     def content(self, url: str, max_bytes: int) -> bytes:
-        """Read one file that belongs to no version.
+        """Read a single file that belongs to no version.
 
         Raises:
-            ServableError: See the class; `RESOURCE_EXHAUSTED` for a file that is larger.
+            ServableError: See the class; `RESOURCE_EXHAUSTED` if the file is larger.
         """
 
         def read_all(file_system: Any) -> bytes:
@@ -192,16 +190,16 @@ class RemoteStore:
 
         Args:
             url: The version's directory.
-            file: One of its manifest.
+            file: A file of its manifest.
             offset: Where to begin.
-            gently: Ask for little at a time: what a slow or shaky connection still gets through.
+            gently: Use small requests, which succeed even on a slow or unstable connection.
 
         Yields:
-            Blocks, with the offset of each. The first one may start at 0 instead of where it was
-            asked to, if the server cannot do otherwise.
+            Blocks, with the offset of each. The first one may start at 0 instead of the requested offset, if the server
+            does not support ranges.
 
         Raises:
-            ServableError: See the class; nothing is tried twice here.
+            ServableError: See the class; nothing is retried here.
         """
         file_system = self._ask(url, "open", lambda opened: opened)
         try:
@@ -216,14 +214,14 @@ class RemoteStore:
             raise store_error(raised, f"fetch {file.path} of", url) from raised
 
     def open(self, url: str, file: RemoteFile) -> ForwardReader:
-        """Open a file of the version at `url`; nothing is asked for before the first read."""
+        """Open a file of the version at `url`; the first read sends the first request."""
         return ForwardReader(file.size, lambda offset: self.read(url, file, offset, gently=True))
 
     def checksum_counts(self, url: str, file: RemoteFile) -> bool:
-        """Whether a checksum that does not fit proves that the content is wrong.
+        """Whether a checksum mismatch proves that the content is wrong.
 
-        The ETag of an object that S3 encrypts with a key of its customer looks like an MD5 hash,
-        but is none; only the object itself tells.
+        The ETag of an object that S3 encrypts with a customer's key looks like an MD5 hash, but is none. Only the
+        object's headers tell.
         """
         if scheme_of(url) not in ("s3", "s3a"):
             return True
@@ -238,7 +236,7 @@ class RemoteStore:
 
     def _ask(self, url: str, doing: str, question: Callable[[Any], T]) -> T:
         reach = self.reach
-        # Of a base path that the start named, the address is not looked at.
+        # Base paths that were named at the start are exempt from the check of addresses.
         key = (scheme_of(url), urlsplit(url).netloc, reach is None or reach.names(url))
         try:
             if reach is not None and not reach.allows(url):
@@ -252,7 +250,7 @@ class RemoteStore:
             error = store_error(raised, doing, url)
             if error.code in PERMANENT:
                 with self._lock:
-                    # Credentials are read once by most drivers; better ones may come.
+                    # Most drivers read credentials once; a new instance may find valid ones.
                     self._file_systems.pop(key, None)
             if error is raised:
                 raise
@@ -266,19 +264,19 @@ class RemoteStore:
 
 
 class ForwardReader:
-    """Reads a remote file forwards, without asking for what is skipped where that is much.
+    """Reads a remote file forwards; large skipped parts are not requested.
 
     Attributes:
-        size: Its bytes, where the store says so.
+        size: The size in bytes, if the store reports it.
     """
 
     def __init__(
         self, size: int | None, read_from: Callable[[int], Iterator[tuple[int, bytes]]]
     ) -> None:
-        """Ask for nothing yet.
+        """Open without a request.
 
         Args:
-            size: Its bytes, where they are known.
+            size: The size in bytes, if it is known.
             read_from: Yields blocks with their offsets, from one offset to the end; see `RemoteStore.read`.
         """
         self.size = size
@@ -288,7 +286,7 @@ class ForwardReader:
         self._start, self._block = 0, b""
 
     def read(self, count: int) -> bytes:
-        """The next bytes; fewer only where the file ends.
+        """The next bytes; fewer only at the end of the file.
 
         Raises:
             ServableError: See `RemoteStore`.
@@ -302,13 +300,13 @@ class ForwardReader:
         return content
 
     def skip(self, count: int) -> None:
-        """Leave bytes out, which may lie beyond the end."""
+        """Skip bytes, also beyond the end."""
         self._position += count
         if self._position - (self._start + len(self._block)) > _SKIP_BYTES:
             self._blocks = None
 
     def _fetch(self) -> bool:
-        """Have the block in which the next byte is; false at the end."""
+        """Load the block that contains the next byte; false at the end."""
         while not self._start <= self._position < self._start + len(self._block):
             if self.size is not None and self._position >= self.size:
                 return False
@@ -335,10 +333,10 @@ def _open(url: str, reach: Callable[[], Reach | None]) -> Any:
             if "client_kwargs" not in fsspec.config.conf.get(scheme, {}):
                 from aiohttp import ClientTimeout
 
-                # Its default is five minutes for a whole file, however large.
+                # The default is five minutes for a whole file of any size.
                 timeout = ClientTimeout(total=None, sock_connect=30, sock_read=_READ_SECONDS)
                 options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
-        # Not `url_to_fs`, which opens further places where a URL names some behind `::`.
+        # Not `url_to_fs`, which also opens places that a URL names after `::`.
         driver = fsspec.get_filesystem_class(scheme)
         if scheme in ("s3", "s3a"):
             driver = with_bounded_listings(driver)
@@ -369,7 +367,7 @@ def _described(
 
 
 def _at_most(file_system: Any, url: str, count: int) -> Iterator[bytes]:
-    """The first bytes of a file on a web server, which may say nothing of its size."""
+    """The first bytes of a file on a web server, which may not report its size."""
     headers = {"Accept-Encoding": "identity"}
     with file_system.open(url, "rb", block_size=0, size=1, headers=headers) as stream:
         while count > 0 and (block := stream.read(min(count, _STREAM_BYTES))):
@@ -386,7 +384,7 @@ def _root(file_system: Any, url: str) -> str:
 
 
 def _relative(name: str, root: str) -> str:
-    """The path of an entry below the root; empty for the root itself."""
+    """The path of an entry relative to the root; empty for the root itself."""
     prefix = root + "/"
     if not name.startswith(prefix):
         return ""
@@ -395,21 +393,21 @@ def _relative(name: str, root: str) -> str:
 
 
 def _limit(file_system: Any, seconds: float) -> dict[str, Any]:
-    """The keyword that bounds a call, for drivers on fsspec's event loop; others have their own."""
+    """The time-out keyword of a call, for drivers on fsspec's event loop; others have their own time-outs."""
     return {"timeout": seconds} if file_system.async_impl else {}
 
 
 def _ranges(
     file_system: Any, file: RemoteFile, offset: int, count: int, range_bytes: int
 ) -> Iterator[tuple[int, bytes]]:
-    """The file in order, `count` ranges asked for at a time."""
+    """The file in order; `count` ranges are requested at a time."""
     size = file.size or 0
     limit = _limit(file_system, _READ_SECONDS)
     while offset < size:
         end = min(size, offset + count * range_bytes)
         starts = list(range(offset, end, range_bytes))
         ends = [*starts[1:], end]
-        # Returned, not raised: what comes before the first failure is worth keeping.
+        # Returned, not raised: the blocks before the first failure are kept.
         blocks = file_system.cat_ranges(
             [file.location] * len(starts), starts, ends, on_error="return", **limit
         )
@@ -423,7 +421,7 @@ def _ranges(
 
 
 def _stream(file_system: Any, file: RemoteFile, offset: int) -> Iterator[tuple[int, bytes]]:
-    """One request for all the rest, since not every web server knows ranges."""
+    """One request for all remaining data, since not every web server supports ranges."""
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"

@@ -1,4 +1,4 @@
-"""What a store is: the place that credentials and permissions are for, such as a bucket or a host."""
+"""Stores: the places that credentials and permissions apply to, such as a bucket or a host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from servable._server.remote.urls import scheme_of
 
 _SAME_STORES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
-"""Schemes that are other words for another one."""
+"""Aliases of schemes."""
 
 _PORTS = {"http": 80, "https": 443}
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
@@ -20,7 +20,7 @@ class Store(NamedTuple):
     """A store.
 
     Attributes:
-        scheme: How it is spoken to.
+        scheme: The protocol.
         place: A bucket, a container, a repository, or `host:port`.
     """
 
@@ -28,7 +28,7 @@ class Store(NamedTuple):
     place: str
 
     def __str__(self) -> str:
-        """As it is written in flags."""
+        """The store in the form of flags."""
         port = _PORTS.get(self.scheme)
         return f"{self.scheme}://{self.place.removesuffix(f':{port}') if port else self.place}"
 
@@ -39,10 +39,10 @@ class Store(NamedTuple):
 
 
 def store_of(url: str) -> Store:
-    """The store that a URL is in.
+    """The store of a URL.
 
     Raises:
-        ValueError: It cannot be told, because parsers may disagree on it.
+        ValueError: The URL is ambiguous, because parsers may disagree on it.
     """
     scheme = scheme_of(url)
     scheme = _SAME_STORES.get(scheme, scheme)
@@ -59,17 +59,17 @@ def store_of(url: str) -> Store:
         return Store(scheme, f"{host}:{parts.port or _PORTS[scheme]}")
     place, *rest = url.partition("://")[2].split("/")
     if scheme == "hf":
-        # The repository, of which the kind may stand in front.
+        # The repository, optionally preceded by its kind.
         count = 2 if place in ("datasets", "spaces", "models", "buckets") else 1
         place = "/".join([place, *rest[:count]])
     elif place.startswith("arn:"):
-        # The name of an access point, or of one on an outpost, follows behind slashes.
+        # The name of an access point, or of one on an outpost, may contain slashes.
         place = "/".join([place, *rest[: 3 if "outpost" in place else 1]])
     return Store(scheme, place)
 
 
 def is_at_or_below(url: str, base_url: str) -> bool:
-    """Whether one URL is another one, or below it, however servers read dots in paths."""
+    """Whether a URL equals another one or is below it, however servers interpret dots in paths."""
     try:
         if store_of(url) != store_of(base_url):
             return False
@@ -86,12 +86,12 @@ def _segments(url: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Where a server may fetch from.
+    """The stores from which a server may fetch.
 
     Attributes:
-        stores: The stores that the start of the server named.
-        base_urls: The base paths that it named. Their hosts may have any address; those of others must not be on this
-            machine or its link, unless their store is named by that address.
+        stores: The stores that were named at the start.
+        base_urls: The base paths that were named at the start. Their hosts may have any address. Other hosts must not
+            be on this machine or its link, unless their store is named by that address.
     """
 
     stores: frozenset[Store] = frozenset()

@@ -1,4 +1,4 @@
-"""Which base paths are remote, and which package opens them."""
+"""Recognises remote base paths, and the packages that open them."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def scheme_of(base_path: str) -> str:
 
 
 def is_remote(base_path: str) -> bool:
-    """Whether versions have to be fetched before they can be loaded."""
+    """Whether versions must be fetched before they can be loaded."""
     return scheme_of(base_path) not in _LOCAL
 
 
 def local_path(base_path: str) -> str:
-    """The path that a local base path means: `file:///models/m` is `/models/m`."""
+    """The path of a local base path: `file:///models/m` is `/models/m`."""
     return unquote(urlsplit(base_path).path) if scheme_of(base_path) else base_path
 
 
 def shown(url: str) -> str:
-    """The URL as logs and answers may show it: without a user, a password or a signature."""
+    """The URL for logs and answers: without a user, a password or a signature."""
     if "@" in url and scheme_of(url) in ("http", "https", "ftp", "sftp"):
         url = re.sub(r"(?<=://)[^/@]*@", "", url)
     return re.sub(r"\?.*", "?…", url) if scheme_of(url) in ("http", "https") else url
 
 
 def missing_driver(url: str, reason: str) -> LoadError:
-    """The error for a URL that no installed package opens; names the one that would."""
+    """The error for a URL without an installed driver; names the package to install."""
     scheme = scheme_of(url)
     if scheme in _EXTRAS:
         extra, driver = _EXTRAS[scheme]

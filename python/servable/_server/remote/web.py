@@ -1,8 +1,8 @@
-"""Web servers as stores: which addresses are asked, where redirects may lead, and bounded listings.
+"""Web servers as stores: permitted addresses and redirects, and bounded listings.
 
-The path of a base URL may come from a stranger, and so may what its server answers. Each request, redirects included,
-goes to a store that may be fetched from. The name of its host is resolved once, and only addresses that pass are
-connected to: a name that means something else a moment later gains nothing.
+The path of a base URL may come from an untrusted client, and a server's answers are untrusted, too. Each request,
+redirects included, must go to a permitted store. The name of a host is resolved once, and connections go only to the
+addresses that were checked. DNS rebinding therefore has no effect.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from servable._server.remote.urls import shown
 from servable.errors import Code, LoadError
 
 MAX_DEPTH = 16
-"""How deeply the directories of a version may be nested."""
+"""The maximum depth of a version's directories."""
 
 MAX_ENTRIES = 10_000
-"""How many files and directories a version, or a base path, may have."""
+"""The maximum number of files and directories of a version, or of a base path."""
 
 MAX_PAGE_BYTES = 4 << 20
-"""The largest listing of one directory."""
+"""The maximum size of one directory's listing."""
 
 MAX_REDIRECTS = 5
 
@@ -35,17 +35,17 @@ _PAGE_SECONDS = 60.0
 _WALK_SECONDS = 300.0
 _READ_BYTES = 1 << 16
 _METADATA_ADDRESSES = frozenset({"fd00:ec2::254", "100.100.100.200"})
-"""Where clouds tell machines their credentials, beside link-local addresses."""
+"""Metadata services of clouds, which give credentials to machines, in addition to link-local addresses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a listing names.
+    """An entry of a listing.
 
     Attributes:
-        path: Relative to the directory that was listed first, with `/` and without escapes.
-        url: Where it is.
-        is_directory: Whether it is listed itself.
+        path: Relative to the first listed directory, with `/` and without escapes.
+        url: The entry's URL.
+        is_directory: Whether the entry can itself be listed.
     """
 
     path: str
@@ -54,7 +54,7 @@ class Entry:
 
 
 def is_internal(address: str) -> bool:
-    """Whether an address is on this machine or its link, or where a cloud answers only the machine."""
+    """Whether an address is on this machine or its link, or is a cloud's metadata service."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -73,23 +73,23 @@ def is_internal(address: str) -> bool:
 
 
 def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """What an address means to a NAT64 gateway (RFC 6052)."""
+    """The IPv4 address that a NAT64 gateway derives from an address (RFC 6052)."""
     is_translated = address in ipaddress.ip_network("64:ff9b::/96")
     return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if is_translated else None
 
 
 def client_maker(url: str, reach: Callable[[], Reach | None]) -> Callable[..., Any]:
-    """What makes the HTTP client of a store: an argument of fsspec's file system.
+    """The factory of a store's HTTP client: an argument of fsspec's file system.
 
     Args:
-        url: A base path of the store, or below one.
-        reach: Where may be fetched from, asked at each request.
+        url: A base path of the store, or a URL below one.
+        reach: Returns the permitted stores; called at each request.
     """
     now = reach()
     own_host = urlsplit(url).hostname if now is not None and now.names(url) else None
 
     async def make(loop: Any = None, **options: Any) -> Any:
-        del loop  # the one that this runs on
+        del loop  # the current one is used
         import aiohttp
         from aiohttp.abc import AbstractResolver
         from aiohttp.resolver import DefaultResolver
@@ -128,11 +128,11 @@ def client_maker(url: str, reach: Callable[[], Reach | None]) -> Callable[..., A
                 if within is not None:
                     _check_target(within, str(req.url))
                 if req.proxy is not None and req.proxy.host:
-                    # The environment of the server names it.
+                    # A proxy from the environment of the server.
                     proxies.add(req.proxy.host)
                 return await super().connect(req, *arguments, **keywords)
 
-        # Without a cache of names, what was resolved is what is connected to.
+        # Without a DNS cache, connections go to the addresses that were resolved and checked.
         connector = Connector(resolver=Resolver(), use_dns_cache=False)
         return aiohttp.ClientSession(connector=connector, **options)
 
@@ -153,7 +153,7 @@ def _check_target(reach: Reach, url: str) -> None:
 
 
 def _is_upgraded(store: Store, reach: Reach) -> bool:
-    """Whether it is an allowed web server that sends its clients from http to https."""
+    """Whether the URL is an allowed web server's redirect from http to https."""
     return store == ("https", f"{store.place.rpartition(':')[0]}:443") and (
         Store("http", f"{store.place.rpartition(':')[0]}:80") in reach.stores
     )
@@ -169,11 +169,11 @@ def _may_be(reach: Reach, host: str, address: str, port: int) -> bool:
 
 
 def list_directory(file_system: Any, url: str) -> list[Entry]:
-    """What is right in a directory, by the page that its server shows for it.
+    """The direct entries of a directory, from the server's index page.
 
     Raises:
-        LoadError: The page is too large, or names too much.
-        Exception: What the driver raises.
+        LoadError: The page is too large, or has too many entries.
+        Exception: Raised by the driver.
     """
     page = url.rstrip("/") + "/"
     try:
@@ -192,12 +192,12 @@ def find_files(file_system: Any, url: str) -> list[Entry]:
     Raises:
         LoadError: There are too many of them, or they are nested too deeply: some servers answer every path with the
             same page.
-        Exception: What the driver raises.
+        Exception: Raised by the driver.
     """
     files: dict[str, Entry] = {}
     seen = 0
     end = time.monotonic() + _WALK_SECONDS
-    # The last one first, so that what has no end is noticed by its depth.
+    # Depth first, so that an endless tree is noticed by its depth.
     waiting = [("", url)]
     while waiting:
         above, directory = waiting.pop()
@@ -251,7 +251,7 @@ class _Links(HTMLParser):
 
 
 def _links(page: str, text: str) -> Iterator[Entry]:
-    """What a page links to below itself."""
+    """The links of a page to places below itself."""
     parser = _Links()
     parser.feed(text)
     base = urlsplit(page)
@@ -261,7 +261,7 @@ def _links(page: str, text: str) -> Iterator[Entry]:
             target = urlsplit(urljoin(page, link))
         except ValueError:
             continue
-        # Queries sort a listing; other hosts are no part of this one.
+        # Queries sort a listing; other hosts are not part of this one.
         if target.query or target.fragment or target.netloc != base.netloc:
             continue
         path = unquote(target.path)
