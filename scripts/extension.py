@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Record what the extension was built from, and tell whether it still belongs to the sources.
+"""Record the sources of the extension's build, and check whether the extension is up to date.
 
-usage: .venv/bin/python scripts/extension.py check [--release]      exits with 1, and says why, if it does not
-       .venv/bin/python scripts/extension.py build PROFILE COMMAND...  runs the command and records what it built
+usage: .venv/bin/python scripts/extension.py check [--release]      exits with 1 and the reason if it is outdated
+       .venv/bin/python scripts/extension.py build PROFILE COMMAND...  runs the command and records its sources
 
-`make` builds by it; the tests refuse an extension that is stale, and benchmarks one that is not optimised. It compares
-content, not times: those change without the content (`git checkout`), and do not change when a file is deleted.
+`make` uses it. The tests refuse an outdated extension, and benchmarks one that is not optimised. It compares content,
+not times: times change without the content (`git checkout`), and do not change when a file is deleted.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ RECORD = ROOT / ".venv/extension.json"
 
 
 def sources() -> Iterator[Path]:
-    """Every file that the extension is compiled from."""
+    """All source files of the extension."""
     yield from (ROOT / "Cargo.toml", ROOT / "Cargo.lock")
     for crate in sorted((ROOT / "crates").iterdir()):
         for file in sorted([*crate.glob("*"), *crate.glob("src/**/*")]):
-            # Not what editors leave beside them.
+            # Skip temporary files of editors.
             if file.is_file() and not file.name.startswith((".", "#")) and file.name[-1] != "~":
                 yield file
 
@@ -48,10 +48,10 @@ def library() -> Path | None:
 
 
 def why_unusable(*, of_profile: str | None = None) -> str | None:
-    """Why the extension does not belong to the sources, and what to run; None where it does.
+    """Why the extension is outdated, and which command to run; None if it is up to date.
 
     Args:
-        of_profile: The Cargo profile that it has to have; any by default.
+        of_profile: The required Cargo profile; any by default.
     """
     found = library()
     if found is None:
@@ -76,19 +76,19 @@ def why_unusable(*, of_profile: str | None = None) -> str | None:
 
 
 def build(profile: str, command: list[str]) -> None:
-    """Run what builds the extension into the package, and record it.
+    """Run the build command of the extension, and record its sources.
 
     Raises:
         subprocess.CalledProcessError: The command failed.
     """
-    # Before the build: what changes while it runs may be missing in it.
+    # Before the build, because later changes may be missing in it.
     digest = digest_of_sources()
     subprocess.run(command, cwd=ROOT, check=True)
     built = library()
     if built is None:
         raise FileNotFoundError(f"{command[0]} left no extension in {PACKAGE}")
     record = {"sources": digest, "library": _digest_of(built), "profile": profile}
-    # Renamed into its place: copies of the environment may share the file.
+    # Renamed into place: copies of the environment may share the file.
     aside = RECORD.with_suffix(f".{os.getpid()}")
     aside.write_text(json.dumps(record, indent=2) + "\n")
     aside.replace(RECORD)
@@ -104,7 +104,7 @@ def _advice(of_profile: str | None) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says."""
+    """Run the command line."""
     match arguments:
         case ["check", *options] if options in ([], ["--release"]):
             problem = why_unusable(of_profile="release" if options else None)

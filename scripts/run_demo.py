@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Serve the demo models in the foreground: one server, both models, both ports.
 
-usage: run_demo.py DIRECTORY, which holds what examples/demo_models/export.py wrote
+usage: run_demo.py DIRECTORY, the output of examples/demo_models/export.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_config(directory: Path) -> Path:
 
 
 def main() -> None:
-    """Become the server."""
+    """Replace this process by the server."""
     directory = Path(sys.argv[1]).resolve()
     config = write_config(directory)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors only

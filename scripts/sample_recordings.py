@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Choose the sample of the recordings that the repository holds.
+"""Select the sample of the recordings in the repository.
 
 usage: scripts/sample_recordings.py DIRECTORY
 
-DIRECTORY has the recordings, `*.jsonl.gz`. About one case in thirty of each group and server configuration goes to
-tests/testdata/recordings, at least two of each, chosen by a hash of their ids: the same at each run.
+DIRECTORY contains the recordings, `*.jsonl.gz`. The sample goes to tests/testdata/recordings. It has about one case in
+thirty of each group and server configuration, and at least two. The selection uses a hash of the ids, and is the same
+at each run.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ SAMPLE = Path(__file__).resolve().parents[1] / "tests/testdata/recordings"
 ONE_IN = 30
 AT_LEAST = 2
 LONGEST = 16_384
-"""Characters of a case: a few large ones would outweigh all others."""
+"""The maximum size of a case in characters; a few large ones would dominate the sample."""
 
 
 def rank(line: str) -> bytes:
-    """An order of cases that has nothing to do with their content."""
+    """A sort key that does not depend on the content of a case."""
     return hashlib.sha256(json.loads(line)["id"].encode()).digest()
 
 
@@ -43,7 +44,7 @@ def main() -> None:
             count = max(AT_LEAST, len(of_group) // ONE_IN)
             chosen.update(sorted(of_group, key=rank)[:count])
         text = "".join(line for line in recorded if line in chosen)
-        # Without a time and a name in the header, the same sample is the same file.
+        # Without a time and a name in the header, the file is reproducible.
         (SAMPLE / recording.name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
         print(f"{recording.name}: {len(chosen)} of {len(recorded)}")
 

@@ -1,4 +1,4 @@
-"""What the measurements share: where things are, how much to measure, and the figures that come out."""
+"""Shared parts of the measurements: paths, effort, and figures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CONNECTIONS = 16
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure.
+    """The effort of a run.
 
     Attributes:
-        rounds: How often each pair of things is compared; medians are reported.
-        seconds: How long one measurement of CPU per request takes.
-        starts: How often the server is started to time it.
-        bare_runs: How many runs of the model the bare loop does in one round.
+        rounds: The number of rounds of each comparison; medians are reported.
+        seconds: The duration of one measurement of CPU per request.
+        starts: The number of timed starts of the server.
+        bare_runs: The number of runs of the model by the bare loop in one round.
     """
 
     rounds: int
@@ -41,13 +41,13 @@ QUICK = Effort(rounds=3, seconds=0.7, starts=3, bare_runs=30_000)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where things are.
+    """The environment of the measurements.
 
     Attributes:
         programs: The directory of the executables `echo`, `load` and `bare_loop`.
         model: A version directory of half_plus_two.
-        scratch: A directory for files that nobody needs afterwards.
-        effort: How much to measure.
+        scratch: A directory for temporary files.
+        effort: The effort of this run.
     """
 
     programs: Path
@@ -57,12 +57,12 @@ class Bench:
 
     @property
     def log(self) -> Path:
-        """Where the servers write."""
+        """The log file of the servers."""
         return self.scratch / "server.log"
 
     @contextlib.contextmanager
     def server(self, *flags: str, base_path: Path | None = None) -> Iterator[ServerProcess]:
-        """Run the product until it has given a correct answer, and on until the block is left."""
+        """Run the product; yields it after its first correct answer, and stops it at the end of the block."""
         with running_server(base_path or self.model.parent, self.log, *flags) as server:
             server.wait_until_answers(REST_BODY, OUTPUT)
             yield server
@@ -75,7 +75,7 @@ class Bench:
         return "--enable_batching", f"--batching_parameters_file={file}"
 
     def export(self, name: str) -> Path:
-        """Export a model of `export_models.py`, if that was not done yet; give its base path."""
+        """Export a model of `export_models.py` unless it exists; returns its base path."""
         base_path = self.scratch / "models" / name
         if not base_path.exists():
             script = Path(__file__).with_name("export_models.py")
@@ -96,9 +96,9 @@ class Bench:
         program: str = "load",
         streams: int | None = None,
     ) -> LoadRun:
-        """Start a load generator: `load`, or `raw_load`, which can do less for less.
+        """Start a load generator: `load`, or `raw_load`, which has fewer features and less overhead.
 
-        Over gRPC, the latter can have several callers share each connection, so many `streams` at once.
+        Over gRPC, `raw_load` can run several callers on each connection, with `streams` concurrent calls.
         """
         return LoadRun(
             self.programs / program,
@@ -114,7 +114,7 @@ class Bench:
 
 
 def save_answer(bench: Bench, server: ServerProcess, call: Call) -> Path:
-    """Write the server's answer to a call, once it is known to be right, for the echo to give."""
+    """Save the server's answer to a call, after checking it, for the echo."""
     path = bench.scratch / f"answer.{call.protocol}"
     run = bench.load(
         server, call, Expectation(), connections=1, seconds=10, requests=1, save_answer=path
@@ -140,22 +140,22 @@ def tensorflow_directory() -> Path:
 
 
 def require_no_errors(result: LoadResult) -> None:
-    """A figure that was measured on failures is none."""
+    """Refuse a figure that was measured on failures."""
     if result.errors or not result.requests:
         raise RuntimeError(f"{result.errors} requests failed, {result.requests} did not; see above")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number with the goal it has to reach.
+    """One measured value with its goal.
 
     Attributes:
-        name: What was measured.
-        value: What was found.
-        unit: Of the value and of the goal.
+        name: The name of the measurement.
+        value: The measured value.
+        unit: The unit of value and goal.
         goal: The limit.
-        is_floor: Whether the value has to be at least the goal, instead of at most.
-        digits: Decimals to print.
+        is_floor: Whether the goal is a lower limit; otherwise an upper one.
+        digits: The printed decimals.
     """
 
     name: str
@@ -167,12 +167,12 @@ class Figure:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the value is on the right side of the goal."""
+        """Whether the value meets the goal."""
         compare = operator.ge if self.is_floor else operator.le
         return bool(compare(self.value, self.goal))
 
     def line(self) -> str:
-        """The figure as it is printed."""
+        """The printed line."""
         value = f"{self.value:.{self.digits}f} {self.unit}"
         goal = f"{'≥' if self.is_floor else '≤'} {self.goal:g} {self.unit}"
         return f"{self.name:<58} {value:>12}   goal {goal:<10} {'reached' if self.is_reached else 'MISSED'}"

@@ -1,13 +1,13 @@
-"""Export the models that only the benchmarks need: `python export_models.py DIRECTORY [MODEL ...]`.
+"""Export the models of the benchmarks: `python export_models.py DIRECTORY [MODEL ...]`.
 
 identity
-    Answers with what it is given.
+    Returns its input.
 turtle3
     The convolutional network of the demo, for any number of images of 360 floats instead of one.
 turtle3_96, turtle3_192, turtle3_320
-    The same with so many filters, in two layers instead of one.
+    The same with this number of filters, in two layers instead of one.
 deep
-    A long row of matrix products for each row of eight floats: a batch takes some milliseconds on one processor.
+    A long sequence of matrix products for each row of eight floats: a batch takes some milliseconds on one processor.
 
 Each model is written to `DIRECTORY/MODEL/1`.
 """
@@ -33,7 +33,7 @@ DEEP_FLOATS, DEEP_WIDTH, DEEP_LAYERS = 8, 1024, 96
 
 
 class Deep(tf.Module):
-    """One layer, applied again and again."""
+    """One layer, applied repeatedly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Deep(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None, DEEP_FLOATS], tf.float32, "x")])
     def compute(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Give one number for each row."""
+        """Return one number for each row."""
         values = tf.matmul(x, self.first)
         for _ in range(DEEP_LAYERS):
             values = tf.nn.relu(tf.matmul(values, self.layer))
@@ -55,7 +55,7 @@ class Deep(tf.Module):
 
 
 class WideTurtle(tf.Module):
-    """turtle3 with more filters, and a second layer of as many: more work for the same inputs and outputs."""
+    """turtle3 with more filters, and a second layer of equal size: more work for the same inputs and outputs."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class WideTurtle(tf.Module):
         self.dense = weights(width, 2)
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """Give two probabilities for each image."""
+        """Return two probabilities for each image."""
         features = images
         for kernel in self.kernels:
             features = tf.nn.relu(tf.nn.conv2d(features, kernel, strides=1, padding="SAME"))
@@ -77,13 +77,13 @@ class WideTurtle(tf.Module):
 
 
 def export_deep(path: str) -> None:
-    """Export the row of matrix products."""
+    """Export the sequence of matrix products."""
     deep = Deep()
     tf.saved_model.save(deep, path, signatures={"serving_default": deep.compute})
 
 
 def export_identity(path: str) -> None:
-    """Export the model that answers with what it is given."""
+    """Export the model that returns its input."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None], "x")
@@ -91,7 +91,7 @@ def export_identity(path: str) -> None:
 
 
 def export_turtle3(path: str, width: int | None = None) -> None:
-    """Export the network, which has the weights of the demo's, or a wider one."""
+    """Export the network with the demo's weights, or a wider one."""
     turtle = Turtle(3) if width is None else WideTurtle(width)
 
     @tf.function(

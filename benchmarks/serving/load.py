@@ -1,4 +1,4 @@
-"""What is sent, and the load generator that sends it."""
+"""Requests, and the load generator that sends them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTPUT = [2.5, 3.0, 4.5]
 REST_BODY = json.dumps({"instances": INPUT}).encode()
 GRPC_PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
-# What the load generator may take on top of its time before it counts as stuck.
+# The extra time after which the load generator counts as stuck.
 GRACE_SECONDS = 30.0
 
 
@@ -28,7 +28,7 @@ class Call:
         protocol: `rest` or `grpc`.
         path: The path of the request.
         body: The file with its body; for gRPC, with its message.
-        header: A header that it has besides those that it needs anyway, as `NAME: VALUE`.
+        header: An additional header, as `NAME: VALUE`.
     """
 
     protocol: str
@@ -39,15 +39,15 @@ class Call:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What the load generator counted.
+    """The results of the load generator.
 
     Attributes:
-        requests: Requests that were answered as they should be.
-        errors: Requests that failed, or whose answer was another one.
-        seconds: How long it took.
-        p50_micros: Half of the answers came within this time.
-        p99_micros: Of a hundred answers, all but one came within this time.
-        cpu_seconds: What the load generator has used of the processors itself.
+        requests: The number of correct answers.
+        errors: The number of failed requests and wrong answers.
+        seconds: The duration.
+        p50_micros: The median latency.
+        p99_micros: The 99th percentile of the latency.
+        cpu_seconds: The CPU time of the load generator itself.
     """
 
     requests: int
@@ -60,11 +60,11 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What every answer has to be; for gRPC, the message.
+    """The expected answer; for gRPC, the message.
 
     Attributes:
-        answer: A file with all of it.
-        part: A file with bytes that it has to contain.
+        answer: A file with the complete answer.
+        part: A file with bytes that the answer must contain.
     """
 
     answer: Path | None = None
@@ -72,7 +72,7 @@ class Expectation:
 
 
 class LoadRun:
-    """A load generator at work."""
+    """A running load generator."""
 
     def __init__(
         self,
@@ -109,11 +109,11 @@ class LoadRun:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def stop(self) -> None:
-        """Let it send no more requests."""
+        """Stop sending requests."""
         self._process.send_signal(signal.SIGTERM)
 
     def result(self) -> LoadResult:
-        """Wait for its end and return what it counted."""
+        """Wait for its end and return the results."""
         try:
             output, _ = self._process.communicate(timeout=self._seconds + GRACE_SECONDS)
         except BaseException:
@@ -137,20 +137,20 @@ def write_calls(directory: Path) -> tuple[Call, Call]:
 
 
 def packed_output() -> bytes:
-    """The floats of the right answer as `float_val` has them in a protobuf message."""
+    """The floats of the right answer in the form of `float_val` in a protobuf message."""
     return struct.pack(f"<{len(OUTPUT)}f", *OUTPUT)
 
 
 def predict_request(
     floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT), row: int | None = None
 ) -> bytes:
-    """The `PredictRequest` that TensorFlow's own Python client sends for a vector or a matrix.
+    """The `PredictRequest` that TensorFlow's Python client sends for a vector or a matrix.
 
-    Written by hand so that nothing but Python is needed.
+    Encoded by hand, so that only Python is required.
 
     Args:
         floats: The elements, four bytes each.
-        row: How many of them are in a row of a matrix; `None` for a vector.
+        row: The elements in a row of a matrix; `None` for a vector.
     """
 
     def varint(value: int) -> bytes:

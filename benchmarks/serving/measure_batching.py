@@ -1,4 +1,4 @@
-"""Greedy batching in the server against none: many clients at once, and one alone."""
+"""The server with greedy batching against the server without: many clients, and one client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from processes import ServerProcess, running_echo
 
 CLIENTS = 64
 STREAMS = 16
-"""How many of them share a connection where they do, as callers share a channel of a gRPC client."""
+"""How many clients share a connection, as callers share a channel of a gRPC client."""
 
 GREEDY = {"max_batch_size": 64, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
 
@@ -21,7 +21,7 @@ IN_POOL = "--tensorflow_run_in_caller_thread=false"
 """As TensorFlow Serving runs a model: handed to a pool of threads of the runtime."""
 
 SERVERS = ("unbatched", "greedy", "in the pool", "echo")
-"""The echo, which neither decodes nor runs, is what no way of batching can exceed."""
+"""The echo neither decodes nor runs a model: its rate is an upper limit for any kind of batching."""
 
 
 def measure_batching(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
@@ -41,7 +41,7 @@ def measure_batching(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
         servers["echo"] = stack.enter_context(running_echo(bench.programs / "echo", *answers))
         expectation = Expectation(answer=answers[1])
         for number in range(bench.effort.rounds):
-            # The order changes from round to round: none is always the one after another.
+            # The order rotates, so that no server always runs after the same other one.
             for name in SERVERS if number % 2 == 0 else reversed(SERVERS):
                 for connections, streams, samples in crowds:
                     sample = measure_load(

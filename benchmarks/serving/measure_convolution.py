@@ -1,4 +1,4 @@
-"""A convolutional model in batches that the scheduler forms, against batches made by hand."""
+"""A convolutional model in batches of the scheduler, against batches made by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = 32
 FLOATS = 360
 
 GREEDY = {"max_batch_size": 128, "batch_timeout_micros": 0, "max_enqueued_batches": 100}
-"""What one would write without trying anything."""
+"""The simplest code, without tuning."""
 
 SWEPT = [
     GREEDY | {"max_batch_size": size, "batch_timeout_micros": timeout, "num_batch_threads": threads}
@@ -30,7 +30,7 @@ SWEPT = [
 ]
 
 ONE_THREAD = "--tensorflow_intra_op_parallelism=1"
-"""Has batches use the processors by being several, instead of by spreading each of them."""
+"""Uses the processors for concurrent batches, instead of for parallelism within each."""
 
 
 def measure_convolution(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
@@ -73,7 +73,7 @@ def measure_convolution(bench: Bench, show: Callable[[str], None]) -> list[Figur
 
 @dataclass(frozen=True)
 class BatchRun:
-    """What `model_batches` has found for one combination."""
+    """The results of `model_batches` for one combination."""
 
     intra_op_threads: int
     threads: int
@@ -109,7 +109,7 @@ def measure_batches(
 
 
 def measure_served(bench: Bench, base_path: Path, show: Callable[[str], None]) -> dict[str, float]:
-    """The best rows a second of a server, for each kind of client; beside it, those of an echo."""
+    """The best rows a second of a server, for each kind of client, and those of an echo for comparison."""
     calls = write_image_calls(bench.scratch)
     settings: list[tuple[dict[str, int], list[str]]] = [({}, []), ({}, [ONE_THREAD])]
     settings += [(GREEDY, []), (GREEDY, [ONE_THREAD])]
@@ -136,16 +136,16 @@ def measure_served(bench: Bench, base_path: Path, show: Callable[[str], None]) -
 
 
 ROWS = {"gRPC (8 images)": 8, "gRPC (32 images)": 32}
-"""How many images are in a request of each kind of client, where it is not one."""
+"""The number of images in a request of each kind of client, where it is not one."""
 
 
 def answer_file(call: Call) -> Path:
-    """Where an answer is kept, for the echo to give."""
+    """The file of an answer, for the echo."""
     return call.body.with_suffix(".answer")
 
 
 def save_any_answer(bench: Bench, server: ServerProcess, call: Call) -> None:
-    """Keep what the server answers."""
+    """Save the server's answer."""
     run = bench.load(
         server,
         call,
@@ -161,7 +161,7 @@ def save_any_answer(bench: Bench, server: ServerProcess, call: Call) -> None:
 def measure_rows(
     bench: Bench, server: ServerProcess, name: str, call: Call, show: Callable[[str], None]
 ) -> float:
-    """The rows a second that a server answers to one kind of client."""
+    """The rows a second of a server with one kind of client."""
     rows = ROWS.get(name, 1)
     sample = measure_load(bench, server, call, Expectation(), CLIENTS, "raw_load")
     rate = rows * sample.load.requests / sample.load.seconds
@@ -174,7 +174,7 @@ def measure_rows(
 
 
 def write_image_calls(directory: Path) -> dict[str, Call]:
-    """Write requests with images of noise."""
+    """Write requests with random images."""
     noise = random.Random(0)
 
     def image() -> list[float]:

@@ -1,4 +1,4 @@
-"""CPU of a request, against what no server on this stack can go below."""
+"""CPU of a request, against the floor of any server on this stack."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def measure_cpu(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
                     comparison.bare_micros.append(bare)
                     expectation = Expectation(answer=answers[call.protocol])
                     pair = [(server, comparison.server), (echo, comparison.echo)]
-                    # The order changes from round to round: neither is always the one after.
+                    # The order rotates, so that neither always runs after the other.
                     for process, samples in pair if number % 2 == 0 else reversed(pair):
                         samples.append(measure_load(bench, process, call, expectation))
     show(CPU_TABLE_HEAD)
@@ -112,7 +112,7 @@ def measure_load(
     program: str = "load",
     streams: int | None = None,
 ) -> CpuSample:
-    """Put a server under load, and read what CPU it spent on each request."""
+    """Put a server under load, and measure its CPU per request."""
 
     def load(seconds: float) -> LoadResult:
         run = bench.load(
@@ -135,7 +135,7 @@ def measure_load(
 
 
 def bare_loop_micros(bench: Bench) -> float:
-    """The CPU of one run of the model, in the thread that asks for it."""
+    """The CPU of one run of the model, in the calling thread."""
     command = [
         str(bench.programs / "bare_loop"),
         f"--tensorflow={tensorflow_directory()}",

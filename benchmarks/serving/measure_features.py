@@ -1,4 +1,4 @@
-"""What is paid for keys and metrics: CPU of a request with and without them."""
+"""The cost of keys and metrics: CPU of a request with and without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large JSON bodies, against Python's own tools."""
+"""Large JSON bodies, against Python's tools."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def measure_json(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
 
 
 def save_floats_answer(bench: Bench, server: ServerProcess, call: Call, body: bytes) -> Path:
-    """Write the server's answer to the large request, once it is known to be right."""
+    """Save the server's answer to the large request, after checking it."""
     status, answer = server.request("POST", call.path, body)
     if status != 200:
         raise RuntimeError(f"the large request is answered with {status}: {answer[:200]!r}")

@@ -1,4 +1,4 @@
-"""A server with a latency objective, under several loads, beside settings chosen by one who knows the model."""
+"""A server with a latency objective under several loads, against settings that know the model."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from processes import MODEL, ServerProcess, running_server
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MIDDLE = 16
 OBJECTIVE = 3
-"""The objective is as long as so many runs of a batch of `MIDDLE` rows: larger ones pay, but not all of them fit."""
+"""The objective is this number of runs of a batch of `MIDDLE` rows: larger batches pay off, but not all of them fit."""
 
 LOADS = (0.5, 0.9, 1.2, 2.0)
-"""Parts of the rate that the best fixed settings reach."""
+"""Loads, as fractions of the rate that the best fixed settings reach."""
 
 LEARNING = 1.0
 """Seconds at the start of each load that are not counted."""
 
 TOLERANCE = 1.1
-"""What the 99th percentile of the answers may be of the objective."""
+"""The allowed ratio of the 99th percentile to the objective."""
 
 POOL = {"max_batch_size": SIZES[-1], "num_batch_threads": 1}
-"""One thread runs batches, and the other processor is left to sockets and clients."""
+"""One thread runs batches; the other processor is for sockets and clients."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Row:
 
     @property
     def accepted(self) -> float:
-        """The requests a second that were answered."""
+        """The answered requests per second."""
         return self.found.accepted["requests"] / self.found.seconds
 
     @property
     def p99_millis(self) -> float:
-        """The 99th percentile of the time of those."""
+        """The 99th percentile of their latency."""
         return self.found.accepted["p99_micros"] / 1000
 
     @property
     def refused(self) -> float:
-        """The part of the requests that was refused."""
+        """The fraction of the requests that were refused."""
         refused = self.found.refused["requests"]
         return refused / (refused + self.found.accepted["requests"])
 
@@ -113,9 +113,9 @@ def measure_objective(bench: Bench, show: Callable[[str], None]) -> list[Figure]
 
 
 def fixed_settings(run_millis: dict[int, float], objective: float) -> list[tuple[int, int]]:
-    """Sizes and numbers of waiting batches with which answers should be in time: the most that are, and one fewer.
+    """Candidate sizes and queue lengths whose answers should be in time: the maximum, and one less.
 
-    One batch runs, as many wait as can be run one after the other before the objective is over.
+    One batch runs. The others in the queue must finish, one after the other, within the objective.
     """
     settings = []
     for size, millis in run_millis.items():
@@ -127,7 +127,7 @@ def fixed_settings(run_millis: dict[int, float], objective: float) -> list[tuple
 def measure_fixed(
     bench: Bench, call: Call, size: int, queued: int, rate: float, show: Callable[[str], None]
 ) -> Row:
-    """What is answered, and when, by greedy batching with these limits."""
+    """The answers, and their latency, with greedy batching and these limits."""
     flags = bench.batching(
         max_batch_size=size,
         batch_timeout_micros=0,
@@ -143,7 +143,7 @@ def measure_fixed(
 def measure_adaptive(
     bench: Bench, call: Call, objective: float, rates: list[float], show: Callable[[str], None]
 ) -> list[Row]:
-    """The same for a latency objective, one rate after the other, and what it has decided by the end of each."""
+    """The same for a latency objective, at one rate after the other, with the server's decision at the end of each."""
     config = bench.scratch / "objective.config"
     config.write_text(
         f"""model_config_list {{ config {{
@@ -168,7 +168,7 @@ def measure_rate(
     rate: float,
     show: Callable[[str], None],
 ) -> Row:
-    """Requests at a fixed rate, whatever comes of them."""
+    """Send requests at a fixed rate, independent of the answers."""
     server.wait_until_answers(json.dumps({"instances": [[0.5] * DEEP_FLOATS]}).encode())
     seconds = LEARNING + (2.0 if bench.effort is QUICK else 8.0)
     row = Row(name, rate, result(start_open_load(bench, server, call, rate, seconds, LEARNING)))
@@ -177,7 +177,7 @@ def measure_rate(
 
 
 def decision(server: ServerProcess) -> str:
-    """What the server has decided, in the words of its page."""
+    """The server's current decision, from its batching page."""
     _, page = server.request("GET", f"/v1/models/{MODEL}/batching")
     [version] = json.loads(page)["versions"]
     return json.dumps(version["queues"][0]["adaptive"])

@@ -1,4 +1,4 @@
-"""`servable.batching.BatchScheduler`: what a call costs on top of the function, beside the tools of Python."""
+"""`servable.batching.BatchScheduler`: the overhead of a call, against Python's tools."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from servable.batching import BatchingParameters, BatchScheduler
 THREADS = 16
 WINDOW = 64
 CALLS_PER_SECOND = 8000
-"""How many calls are made for each second that a measurement is to take; a guess at how quick they are."""
+"""The number of calls for each second of a measurement; a guess at their rate."""
 
 
 def double(rows: np.ndarray) -> np.ndarray:
-    """What is called: so little that what is left is the cost of the call."""
+    """The called function: so little work that the time is the overhead of the call."""
     return rows + rows
 
 
@@ -66,20 +66,20 @@ def measure_python_batching(bench: Bench, show: Callable[[str], None]) -> list[F
 
 
 def measure(way: Callable[[int], None], calls: int) -> tuple[float, float]:
-    """Microseconds of time, and of the processors, for each call."""
+    """The wall time and the CPU of a call, in microseconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     way(calls)
     return (time.perf_counter() - wall) / calls * 1e6, (time.process_time() - cpu) / calls * 1e6
 
 
 def repeat(call: Callable[[np.ndarray], object], calls: int) -> None:
-    """Call again and again."""
+    """Call repeatedly."""
     for _ in range(calls):
         call(ROW)
 
 
 def in_threads(call: Callable[[np.ndarray], object], calls: int) -> None:
-    """Call from several threads at once."""
+    """Call from several threads concurrently."""
     threads = [
         threading.Thread(target=repeat, args=(call, calls // THREADS)) for _ in range(THREADS)
     ]
@@ -90,7 +90,7 @@ def in_threads(call: Callable[[np.ndarray], object], calls: int) -> None:
 
 
 def in_loop(call: Callable[[np.ndarray], object], calls: int) -> None:
-    """Call from several tasks of an event loop at once."""
+    """Call from several tasks of an event loop concurrently."""
 
     async def caller() -> None:
         for _ in range(calls // WINDOW):

@@ -1,4 +1,4 @@
-"""turtle3 with more filters, so that a row costs more: from where on what surrounds the model matters no more."""
+"""turtle3 with more filters, so that a row costs more: from which cost on the server's overhead is negligible."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from measure_cpu import CpuSample, measure_load
 from processes import running_server
 
 MODELS = ("turtle3_96", "turtle3_192", "turtle3_320")
-"""turtle3 with so many filters in each of two layers: about 100, 400 and 1000 µs a row instead of 2."""
+"""turtle3 with this number of filters in each of two layers: about 100, 400 and 1000 µs a row instead of 2."""
 
 SIZES = (1, 8, 32)
-"""Of batches made by hand. Larger ones are no better here."""
+"""The sizes of batches made by hand. Larger ones are not faster here."""
 
 PROTOCOLS = ("gRPC", "REST")
 """One row a request."""
@@ -36,12 +36,12 @@ SETTINGS: dict[str, dict[str, int]] = {
     "greedy": GREEDY,
     "greedy, at most half": GREEDY | {"max_batch_size": CLIENTS // 2},
 }
-"""With the last, no batch takes the requests of all clients while the other thread has nothing to run."""
+"""With the last, no batch takes the requests of all clients while the other thread is idle."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """A server and the bare loop, one right after the other."""
+    """A server and the bare loop, in immediate succession."""
 
     hand: BatchRun
     served: CpuSample
@@ -90,7 +90,7 @@ def throughput_of(rounds: list[Round]) -> float:
 
 
 def best_by_hand(bench: Bench, name: str) -> BatchRun:
-    """The best of the sizes, threads and ways to use them, with no server around the model."""
+    """The best combination of size, threads and parallelism, without a server."""
     model = bench.export(name)
     seconds = bench.effort.seconds
     runs = [
@@ -104,7 +104,7 @@ def best_by_hand(bench: Bench, name: str) -> BatchRun:
 def measure_rounds(
     bench: Bench, name: str, best: BatchRun, show: Callable[[str], None]
 ) -> dict[tuple[str, str], list[Round]]:
-    """Servers with each setting, and the bare loop, in turns."""
+    """Run servers with each setting, and the bare loop, in turns."""
     calls = write_image_calls(bench.scratch)
     rounds: dict[tuple[str, str], list[Round]] = {}
     for setting, parameters in SETTINGS.items():
@@ -131,7 +131,7 @@ def measure_rounds(
 
 
 def line(name: str, rounds: list[Round]) -> str:
-    """The medians of the rounds, as they are printed."""
+    """The medians of the rounds, as printed."""
     rate, cpu, client, p50, throughput, ratio = (
         statistics.median(values)
         for values in zip(

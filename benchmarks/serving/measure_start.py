@@ -1,4 +1,4 @@
-"""How fast the server starts, and what it holds when it has."""
+"""The time and the memory of a server's start."""
 
 from __future__ import annotations
 

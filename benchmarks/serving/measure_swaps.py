@@ -1,4 +1,4 @@
-"""Versions that are replaced under load."""
+"""Version swaps under load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure_swaps(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     part.write_bytes(packed_output())
     rest, grpc = write_calls(bench.scratch)
     with bench.server(base_path=base_path) as server:
-        # Answers over gRPC name the version, so that only the numbers in them can be told beforehand.
+        # Answers over gRPC name the version, so only their numbers are known in advance.
         expectations = {
             rest: Expectation(answer=save_answer(bench, server, rest)),
             grpc: Expectation(part=part),
@@ -51,14 +51,14 @@ def measure_swaps(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
 
 
 def add_version(base_path: Path, version: int, template: Path) -> None:
-    """Put a version into a base path as a deployment should: written aside, then renamed."""
+    """Add a version as a deployment should: written elsewhere, then renamed."""
     aside = base_path / f"writing-{version}"
     shutil.copytree(template, aside)
     aside.rename(base_path / str(version))
 
 
 def wait_until_only(server: ServerProcess, version: int) -> None:
-    """Wait until the version is served, and the one before it no more."""
+    """Wait until the version is served, and the previous one is not."""
     end = time.monotonic() + SWAP_SECONDS
     while server.available_versions() != {version}:
         if time.monotonic() > end:

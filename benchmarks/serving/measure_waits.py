@@ -1,4 +1,4 @@
-"""How long requests wait in a queue: on an idle server, and on one that gets twice what it can do."""
+"""The time of requests in a queue: on an idle server, and on one with twice the load that it can serve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALM_RATE = 10.0
 OVERLOAD = 2.0
 DEEP_FLOATS = 8
 BOUNDED = {"max_batch_size": 8, "max_enqueued_batches": 4, "num_batch_threads": 1}
-"""One thread runs batches, and the other processor is left to sockets and clients."""
+"""One thread runs batches; the other processor is for sockets and clients."""
 
 
 def measure_waits(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
@@ -29,13 +29,13 @@ def measure_waits(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
 
 @dataclass(frozen=True)
 class OpenLoad:
-    """What came of requests that were sent at a fixed rate.
+    """The results of requests at a fixed rate.
 
     Attributes:
-        seconds: How long they were counted.
-        errors: Those that failed otherwise than by being refused.
-        accepted: The number of those that were answered, and percentiles of their times.
-        refused: The same of those that were told that the queue is full.
+        seconds: The counted duration.
+        errors: The number of failures other than refusals.
+        accepted: The number of answers, and percentiles of their latency.
+        refused: The same for refusals because of a full queue.
         lag: How late requests were sent.
     """
 
@@ -67,7 +67,7 @@ def start_open_load(
 
 
 def result(process: subprocess.Popen[bytes]) -> OpenLoad:
-    """Wait for its end and return what it counted."""
+    """Wait for its end and return the results."""
     output, _ = process.communicate(timeout=120)
     if process.returncode != 0:
         raise RuntimeError("the load generator failed; see above")
@@ -137,7 +137,7 @@ def measure_overload(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     rows, queued = BOUNDED["max_batch_size"], BOUNDED["max_enqueued_batches"]
     with running_server(bench.export("deep"), bench.log, *flags) as server:
         server.wait_until_answers(rest)
-        # As many clients as fill the queue, and none more, keep it busy without being refused.
+        # As many clients as the queue holds keep it full without refusals.
         sample = measure_load(bench, server, call, Expectation(), rows * queued)
         capacity = sample.load.requests / sample.load.seconds
         found = result(start_open_load(bench, server, call, OVERLOAD * capacity, seconds))

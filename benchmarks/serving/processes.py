@@ -1,4 +1,4 @@
-"""The servers under measurement: processes of their own, and what the kernel says they use."""
+"""The measured servers: separate processes, and their resource usage from the kernel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def worker_threads() -> int:
-    """As many threads as a server takes by default: one for each processor it may use."""
+    """The server's default number of threads: one for each usable processor."""
     return len(os.sched_getaffinity(0))
 
 
@@ -38,17 +38,17 @@ class ServerProcess:
     port: int
 
     def cpu_seconds(self) -> float:
-        """The CPU that the process has used since its start, user and system, all threads.
+        """The CPU time of the process since its start, user and system, all threads.
 
-        The kernel counts in hundredths of a second, so measure over seconds.
+        The kernel counts in hundredths of a second, so measurements should take seconds.
         """
         stat = Path(f"/proc/{self.process.pid}/stat").read_text()
-        # The name in parentheses may hold anything; utime and stime are the 12th and 13th fields after it.
+        # The name in parentheses may contain anything; utime and stime are the 12th and 13th fields after it.
         user_ticks, system_ticks = stat.rpartition(")")[2].split()[11:13]
         return (int(user_ticks) + int(system_ticks)) / TICKS_PER_SECOND
 
     def resident_bytes(self) -> int:
-        """The memory of the process that is in RAM, libraries included."""
+        """The resident memory of the process, libraries included."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
@@ -57,7 +57,7 @@ class ServerProcess:
     def request(
         self, method: str, path: str, body: bytes | None = None, header: tuple[str, str] = ("", "")
     ) -> tuple[int, bytes]:
-        """Send one REST request over a connection of its own; give the status and the body."""
+        """Send one REST request on a new connection; returns the status and the body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, body, dict([header]) if header[0] else {})
@@ -71,8 +71,8 @@ class ServerProcess:
 
         Args:
             body: The request.
-            expected: What its `predictions` have to be; `None` for anything.
-            header: A header that the request needs.
+            expected: The required `predictions`; `None` for any.
+            header: A required header of the request.
         """
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
@@ -84,7 +84,7 @@ class ServerProcess:
         raise RuntimeError("the server did not answer; run it by hand to see why")
 
     def available_versions(self) -> set[int]:
-        """The versions that the server says are available."""
+        """The versions that the server reports as available."""
         status, answer = self.request("GET", STATUS_PATH)
         if status != 200:
             raise RuntimeError(f"the status of {MODEL} is answered with {status}: {answer!r}")
@@ -98,11 +98,11 @@ def running_server(base_path: Path, log: Path, *flags: str) -> Iterator[ServerPr
 
     Args:
         base_path: The directory of the model's versions.
-        log: Where its output goes.
+        log: The file of its output.
         flags: Further flags of the command line.
     """
     port = free_port()
-    # One port takes both protocols; the other is turned off.
+    # One port accepts both protocols; the other is disabled.
     own_flags = [
         f"--model_name={MODEL}",
         f"--model_base_path={base_path}",
@@ -117,7 +117,7 @@ def running_server(base_path: Path, log: Path, *flags: str) -> Iterator[ServerPr
 
 
 def server_command() -> list[str]:
-    """The installed command or, where the package is only on the path, the package."""
+    """The installed command or, if the package is only on the path, the package."""
     command = Path(sys.executable).with_name("servable")
     if command.exists():
         return [str(command)]
@@ -126,7 +126,7 @@ def server_command() -> list[str]:
 
 @contextlib.contextmanager
 def running_echo(program: Path, rest_answer: Path, grpc_answer: Path) -> Iterator[ServerProcess]:
-    """Run the floor, which answers with the given bytes.
+    """Run the echo, which answers with the given bytes.
 
     Args:
         program: The executable.
@@ -147,7 +147,7 @@ def running_echo(program: Path, rest_answer: Path, grpc_answer: Path) -> Iterato
 
 @contextlib.contextmanager
 def running(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the block is left; then ask it to stop, and insist."""
+    """Run a command until the end of the block; then terminate it, and kill it if necessary."""
     process = subprocess.Popen(command, stdout=output, stderr=None if output < 0 else output)
     try:
         yield process
@@ -163,7 +163,7 @@ def running(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]
 
 
 def free_port() -> int:
-    """Find a port of the loopback interface that nobody listens on."""
+    """Find a port of the loopback interface without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
 """Measure the server against its floors and goals: `python run.py [--quick]`.
 
-Builds the helpers, exports the model, and prints what it finds, section by section, then every figure with its goal.
-README.md says how to read them. The whole run takes about twenty minutes, with `--quick` about six.
+Builds the helper programs, exports the model, and prints the results section by section, then every figure with its
+goal. README.md explains them. The whole run takes about twenty minutes, with `--quick` about six.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OUTPUT = ROOT / "target/benchmarks"
 
 Measurement = Callable[[Bench, Callable[[str], None]], list[Figure]]
 
-# Start comes after CPU: by then the libraries of TensorFlow are in the page cache.
+# Start comes after CPU, so that the libraries of TensorFlow are in the page cache.
 MEASUREMENTS: dict[str, Measurement] = {
     "cpu": measure_cpu,
     "start": measure_start,
@@ -61,14 +61,14 @@ MEASUREMENTS: dict[str, Measurement] = {
 
 
 def main() -> None:
-    """Run the measurements that are asked for, and print every figure."""
+    """Run the measurements on the command line, and print every figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument(
         "--only", choices=MEASUREMENTS, action="append", help="one measurement; may be repeated"
     )
     arguments = parser.parse_args()
-    # An exception unwinds through the blocks that stop the servers; the default would leave them behind.
+    # An exception unwinds through the blocks that stop the servers; the default handler would leave them running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     check_extension()
@@ -95,14 +95,14 @@ def main() -> None:
 
 
 def check_extension() -> None:
-    """End the run where figures would be those of another extension than that of a release."""
+    """End the run unless the extension is an up-to-date release build."""
     command = [sys.executable, str(ROOT / "scripts/extension.py"), "check", "--release"]
     if Path(sys.prefix) == ROOT / ".venv" and subprocess.run(command).returncode != 0:
         sys.exit("no figures are taken from it")
 
 
 def check_versions() -> None:
-    """Say so where the floor is locked to other versions of a library than the server is."""
+    """Warn if the echo is locked to other versions of a library than the server."""
     product, floor = locked_versions(ROOT / "Cargo.lock"), locked_versions(HERE / "Cargo.lock")
     for name in sorted(product.keys() & floor.keys()):
         if product[name].isdisjoint(floor[name]):
@@ -123,7 +123,7 @@ def locked_versions(lock: Path) -> dict[str, set[str]]:
 
 
 def build_programs() -> Path:
-    """Build what measures and what is compared with; give the directory they are in."""
+    """Build the measuring programs and the comparisons; returns their directory."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", OUTPUT))
     command = ["cargo", "build", "--quiet", "--release", f"--target-dir={target}"]
     command += [f"--manifest-path={HERE / 'Cargo.toml'}"]
@@ -133,7 +133,7 @@ def build_programs() -> Path:
 
 
 def export_model() -> Path:
-    """Export half_plus_two, if that was not done yet; give its version directory."""
+    """Export half_plus_two unless it exists; returns its version directory."""
     script, version = ROOT / "examples/demo_models/export.py", OUTPUT / "models" / MODEL / "1"
     exported = version / "saved_model.pb"
     if not exported.exists() or exported.stat().st_mtime < script.stat().st_mtime:
@@ -143,12 +143,12 @@ def export_model() -> Path:
 
 
 def machine() -> str:
-    """The processors, as far as they matter for a ratio."""
+    """The processors, with the properties that affect ratios."""
     return f"{worker_threads()} × {processor_name()}, Linux {platform.release()}"
 
 
 def processor_name() -> str:
-    """The name of the processor, as the kernel has it."""
+    """The name of the processor, as reported by the kernel."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""The administration API, as the chaos run calls it."""
+"""A client of the administration API, for the chaos run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TIMEOUT_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Call:
-    """A request, and what it has to be answered.
+    """A request, and its expected answer.
 
     Attributes:
-        what: What it is, for people.
+        what: A description for messages.
         method: The HTTP method.
-        path: The path, from the prefix on.
-        body: The JSON document, or something that is none.
-        codes: The canonical codes that are right; `OK` for a success.
-        is_applied: Whether the configuration is changed all the same by what fails.
-        headers: What else is sent.
+        path: The path, relative to the prefix.
+        body: The JSON document, or an invalid body.
+        codes: The expected canonical codes; `OK` for a success.
+        is_applied: Whether the configuration changes although the request fails.
+        headers: Additional headers.
     """
 
     what: str
@@ -58,17 +58,17 @@ HTTP_STATUS = {
 
 
 class Administration:
-    """Calls it, and says what was wrong about the answers."""
+    """Calls the API and checks its answers."""
 
     def __init__(self, port: int) -> None:
-        """Connect when needed."""
+        """Set the port; connects on demand."""
         self._port = port
 
     def send(self, call: Call) -> tuple[str | None, str]:
         """Send a request.
 
         Returns:
-            What was wrong about the answer, if anything was, and its code.
+            The error in the answer, if it has one, and its code.
         """
         body = call.body if isinstance(call.body, (bytes, type(None))) else json.dumps(call.body)
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_SECONDS)
@@ -89,11 +89,11 @@ class Administration:
         return None if is_right else f"{call} was answered {reply.status} {document}", code
 
     def shadow(self, model: Model) -> dict[str, Any]:
-        """What came of the copies for the shadow of a model."""
+        """The counts of copies for a model's shadow."""
         return self._get(f"/models/{model.name}/shadow")
 
     def configuration(self) -> list[Any]:
-        """The entries of the configuration in force, in a form that can be compared."""
+        """The entries of the current configuration, in a canonical form."""
         document = self._get("/config")
         return sorted(map(canonical, document["model_config_list"].get("config", [])), key=str)
 
@@ -115,13 +115,13 @@ def entry_json(model: Model) -> dict[str, Any]:
 
 
 def expected_configuration(models: list[Model]) -> list[Any]:
-    """What `Administration.configuration` has to give."""
+    """The expected result of `Administration.configuration`."""
     entries = (canonical(entry_json(model)) for model in models if model.is_configured)
     return sorted(entries, key=str)
 
 
 def canonical(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry without what may be written in several ways."""
+    """An entry in canonical form."""
     options = entry.get("servable_options", {})
     policy = entry.get("model_version_policy", {"latest": {"num_versions": 1}})
     splits = {

@@ -1,4 +1,4 @@
-"""Changes of one model by the administration API: what they make of it, and how they have to be answered."""
+"""Changes of single models by the administration API: their effects, and their expected answers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from world import LABELS, Model, Policy
 
 LOAD_SECONDS = 30.0
 LOAD_CODES = frozenset({"INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND", "DATA_LOSS", "OUT_OF_RANGE"})
-"""What loads of broken versions fail with."""
+"""The codes of failed loads of broken versions."""
 
 MISSING_SECONDS = 0.3
-"""How long to wait for a version that is not there."""
+"""How long to wait for a version that does not exist, in seconds."""
 
 
 class Administrator:
     """Chooses requests."""
 
     def __init__(self, notes: Notes, choose: random.Random) -> None:
-        """Choose nothing yet."""
+        """Start without choices."""
         self._notes = notes
         self._choose = choose
 
     def change(self, model: Model) -> Call:
-        """Choose a change of a model that is at rest, and write down what it makes of it."""
+        """Choose a change of a model at rest, and record its effect."""
         if not model.is_configured:
             model.is_configured = True
             model.desired = {}
@@ -51,7 +51,7 @@ class Administrator:
         return call
 
     def refused(self, models: Sequence[Model]) -> Call:
-        """A request that has to be refused, and to change nothing."""
+        """A request that must be refused without an effect."""
         model = self._choose.choice(models)
         name = model.name if model.is_configured else "nobody"
         path, missing, wrong = f"/models/{name}", "NOT_FOUND", "INVALID_ARGUMENT"
@@ -82,7 +82,7 @@ class Administrator:
         self._notes.counts[f"administration refused: {what}"] += 1
         return Call(what, method, where, body, frozenset({code}), headers=headers)
 
-    # ---- changes; each gives None where it would be none
+    # ---- changes; each returns None if it would have no effect
 
     def _remove(self, model: Model) -> Call:
         model.is_configured = False
@@ -90,7 +90,7 @@ class Administrator:
 
     def _policy(self, model: Model) -> Call:
         model.policy = random_policy(self._choose)
-        # A merge patch goes on with what is there unless that is taken away.
+        # A merge patch keeps existing members unless it removes them.
         policy = {"latest": None, "all": None, "specific": None} | entry_json(model).get(
             "model_version_policy", {}
         )
@@ -137,14 +137,14 @@ class Administrator:
     def _load(self, model: Model) -> Call | None:
         version, policy = self._choose.choice(VERSIONS), model.policy
         if version in model.failing():
-            return None  # it has failed before, and is not tried again until it changes
+            return None  # it has failed before, and is not retried until its content changes
         model.policy = policy.with_version(version, model.served)
         failing, served = model.failing(), model.next_served()
         path = f"/models/{model.name}/versions/{version}?timeout_seconds="
         if version in served:
             codes, is_applied, seconds = frozenset({"OK"}), False, LOAD_SECONDS
         elif version in model.served:
-            # It is there when it is asked for, and goes because nothing on disk stands for it.
+            # It exists when it is requested, and is removed because it is not on disk.
             model.policy = policy
             return None
         elif version in failing:
@@ -165,7 +165,7 @@ class Administrator:
             code = "FAILED_PRECONDITION"
         else:
             model.policy = Policy(specific=tuple(sorted(set(wanted) - {version})))
-            if version in model.next_served():  # until there is another one
+            if version in model.next_served():  # it stays until another one is available
                 code, is_applied, seconds = "DEADLINE_EXCEEDED", True, MISSING_SECONDS
         ending = "" if code == "OK" else f" ({code})"
         self._notes.add(f"administration: version unloaded{ending}", model, version)

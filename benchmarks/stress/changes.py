@@ -1,4 +1,4 @@
-"""Changes of what is on disk, and what they mean for the models."""
+"""Changes on disk, and their effects on the models."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from world import LABELS, Content, Model, Policy
 VERSIONS = range(1, 10)
 
 BUSY_SECONDS = 5.0
-"""A model with a version that is younger than this and unfinished is left alone."""
+"""The minimum age of an unfinished version before its model is changed again, in seconds."""
 
 APPEARING_SECONDS = 6.0
-"""A change of a base path that tells no times is not followed by another one earlier: for a while, new versions there
-may still be coming, and others are served in their places."""
+"""The minimum pause between changes of a base path without times, in seconds. Meanwhile new versions may still be
+loading while others are served in their place."""
 
 Act = Callable[[], None]
 
 
 class Notes:
-    """What was done.
+    """The history of changes.
 
     Attributes:
-        rounds: How many rounds there were.
-        counts: How often each change was made.
+        rounds: The number of rounds.
+        counts: The number of changes, by kind.
         recent: The last changes.
     """
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start empty."""
         self.rounds = 0
         self.counts: Counter[str] = Counter()
         self.recent: deque[str] = deque(maxlen=12)
 
     def add(self, what: str, model: Model, version: int | None = None) -> None:
-        """Note a change."""
+        """Record a change."""
         self.counts[what.partition(" changed to ")[0]] += 1
         number = "" if version is None else f"/{version}"
         self.recent.append(f"round {self.rounds}: {what}: {model.name}{number}")
 
     def about(self, name: str) -> str:
-        """What has happened to a model lately."""
+        """The recent changes of a model."""
         return "; ".join(each for each in self.recent if name in each)
 
 
@@ -56,14 +56,15 @@ class DiskChanges:
     """Chooses changes.
 
     Attributes:
-        between: Sets of versions that a model is asked to serve on the way, by name; taken by who does the change.
-        faults: Codes that any request for a model may get meanwhile, likewise.
-        killed: How many workers were killed.
-        unfinished: When a model got a version that is not finished, by name.
+        between: Sets of versions that a model is asked to serve on the way, by name; consumed by the code that makes
+            the change.
+        faults: Codes that any request for a model may get meanwhile; consumed in the same way.
+        killed: The number of killed workers.
+        unfinished: When a model got an unfinished version, by name.
     """
 
     def __init__(self, disk: Disk, operator: Operator, notes: Notes, choose: random.Random) -> None:
-        """Choose nothing yet."""
+        """Start without choices."""
         self.between: dict[str, list[frozenset[int]]] = {}
         self.faults: dict[str, frozenset[str]] = {}
         self.killed = 0
@@ -75,12 +76,12 @@ class DiskChanges:
         self._random = choose
 
     def are_over(self, model: Model) -> bool:
-        """Whether the changes of a model on disk are known for what they are, so that more may follow."""
+        """Whether the server has seen the changes of a model on disk, so that further ones may follow."""
         age = time.monotonic() - self._changed.get(model.name, -math.inf)
         return model.name not in self.unfinished and (not model.origin or age > APPEARING_SECONDS)
 
     def choose(self, model: Model) -> Act:
-        """Choose a change, and write down what it makes of the model; doing it is for the caller."""
+        """Choose a change, and record its effect on the model; the caller makes the change."""
         choose, disk = self._random, self._disk
         self._changed[model.name] = time.monotonic()
         if not model.is_there:
@@ -128,7 +129,7 @@ class DiskChanges:
                     version,
                 )
             case "copy":
-                finish = disk.copy_slowly(model, version)  # until here it is nobody's business
+                finish = disk.copy_slowly(model, version)  # incomplete until `finish`
                 model.versions[version] = Content.GOOD
                 return self._noted("version copied slowly", model, finish, version)
             case "abandon":
@@ -161,7 +162,7 @@ class DiskChanges:
                 return self._noted("litter dropped", model, lambda: disk.litter(model))
 
     def _repair(self, model: Model, present: Sequence[int]) -> Act:
-        """Replace what is broken, or finish it."""
+        """Replace a broken version, or complete it."""
         for version in present:
             content = model.versions[version]
             if content is Content.GOOD or version in model.served:
@@ -186,7 +187,7 @@ class DiskChanges:
         return self._noted("litter dropped", model, lambda: self._disk.litter(model))
 
     def _passes(self, model: Model, version: int, after: Content) -> bool:
-        """Let a version vanish and come back with that content, if the end is the same whether that is seen or not."""
+        """Make a version vanish and return with this content, if the result is the same whether that is seen or not."""
         before, served = model.versions, model.served
         without = {v: content for v, content in before.items() if v != version}
         model.versions = without
@@ -219,7 +220,7 @@ class DiskChanges:
         return self._noted("workers killed", model, kill)
 
     def expire(self, models: Sequence[Model]) -> list[Model]:
-        """The models whose unfinished versions are about to be taken as they are."""
+        """The models whose unfinished versions are about to be loaded as they are."""
         now = time.monotonic()
         expired = [
             model for model in models if now - self.unfinished.get(model.name, now) > BUSY_SECONDS
@@ -231,7 +232,7 @@ class DiskChanges:
         return expired
 
     def age(self, models: Sequence[Model]) -> float:
-        """How long ago the youngest of their unfinished versions was left alone."""
+        """The age of the youngest unfinished version of these models, in seconds."""
         return time.monotonic() - max(self.unfinished[model.name] for model in models)
 
     def _noted(self, what: str, model: Model, act: Act, version: int | None = None) -> Act:
@@ -240,7 +241,7 @@ class DiskChanges:
 
 
 def random_policy(choose: random.Random) -> Policy:
-    """A policy that wants some versions, which may be there or not."""
+    """A policy that selects some versions, which may exist or not."""
     some = choose.sample(list(VERSIONS), 3)
     return choose.choice([Policy(1), Policy(2), Policy(), Policy(specific=tuple(some))])
 
@@ -258,5 +259,5 @@ def random_split(model: Model, choose: random.Random) -> Split:
 
 
 def random_shadow(model: Model, choose: random.Random) -> int:
-    """A version to get copies, mostly one that can."""
+    """A version for copies, mostly one that can get them."""
     return choose.choice([*sorted(model.served) * 9, *VERSIONS])

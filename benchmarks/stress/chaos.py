@@ -1,13 +1,14 @@
-"""Change everything that can be changed under a running server, and check every answer that it gives meanwhile.
+"""Change everything under a running server at random, and check every answer that it gives meanwhile.
 
 usage: chaos.py [--seconds=N] [--seed=N] [--template=DIR]        (needs grpcio and tensorflow-serving-api)
 
-Rounds of random changes to several models at once, on disk, on a web server, in the configuration and to worker
-processes; README.md lists them. After each round the server has to come to rest where `world.py` says. Two clients,
-REST and gRPC, ask all the time, a third one provokes Python servables, and `oracle.py` says what they may be answered.
-The exit status is 1 if there was a wrong answer, a wrong code, a broken connection or a crash.
+Each round makes random changes to several models at once: on disk, on a web server, in the configuration and to worker
+processes (README.md lists them). After each round the server must reach the state that `world.py` predicts. Two
+clients, REST and gRPC, send requests all the time, and a third one provokes errors of Python servables. `oracle.py`
+decides which answers are correct. The exit status is 1 after a wrong answer, a wrong code, a broken connection or a
+crash.
 
-The changes follow from the seed; how they meet the server does not.
+The seed determines the changes, but not their timing relative to the server.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 
 def make_models(root: Path, origin: str) -> list[Model]:
-    """The models, each with what makes it different from the others."""
+    """The models, each with a different property."""
     two, python = Policy(latest=2), "python"
     bearable = tuple(mood for mood in Mood if mood not in LETHAL)
     everything = tuple(Mood)
@@ -78,7 +79,7 @@ def make_models(root: Path, origin: str) -> list[Model]:
 
 
 def main() -> int:
-    """Run it, and say what came of it."""
+    """Run the test, and print the result."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
@@ -131,7 +132,7 @@ def main() -> int:
 def prepare(
     root: Path, template: Path, origin: Origin, choose: random.Random
 ) -> tuple[list[Model], Disk]:
-    """Put the first versions of each model in their place; `late` gets none."""
+    """Install the first versions of each model; `late` gets none."""
     scratch, base_paths = root / "scratch", root / "models"
     scratch.mkdir()
     models = make_models(base_paths, origin.url)
@@ -153,7 +154,7 @@ def run(
     seconds: float,
     seed: int,
 ) -> None:
-    """Wait until the server serves what it should, and change that until the time is over."""
+    """Wait until the server serves the expected versions, and change them until the time is over."""
     wait_until_listens(server)
     for model in models:
         model.begin_change()
@@ -175,14 +176,14 @@ def run(
 
 
 def give_up_reading_everything() -> None:
-    """Take from the server, if this is root, the right to read what permissions do not allow to anybody."""
+    """If this is root, drop the server's right to read files that permissions forbid."""
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        # Holds for what is executed from here on; others than root cannot do it, and need not.
+        # Applies to later child processes. Users other than root cannot drop the right, and need not.
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability)
 
 
 def wait_until_listens(server: ServerProcess) -> None:
-    """Wait until the server answers anything at all."""
+    """Wait until the server answers at all."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.process.poll() is None:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -193,7 +194,7 @@ def wait_until_listens(server: ServerProcess) -> None:
 
 
 def report(chaos: Chaos, origin: Origin, referee: Referee) -> None:
-    """Print what was done and what was answered."""
+    """Print the changes and the answers."""
     print(f"{chaos.notes.rounds} rounds")
     for change, count in sorted(chaos.notes.counts.items()):
         print(f"  {count:6} × {change}")

@@ -1,4 +1,4 @@
-"""The two clients of the chaos run, and the referee who judges each answer as it comes."""
+"""The two clients of the chaos run, and the referee who checks each answer."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ HTTP_CODES = {
 
 
 class Client(ABC):
-    """Asks one question at a time."""
+    """A client that sends one request at a time."""
 
     protocol: str
     timeout_seconds = TIMEOUT_SECONDS
 
     def __init__(self, port: int, indices: Mapping[str, int]) -> None:
-        """Connect when asked first.
+        """Set the server; the first request connects.
 
         Args:
-            port: Of the server.
-            indices: The index of each model, which its answers are recognised by.
+            port: The port of the server.
+            indices: The index of each model, which identifies its answers.
         """
         self._port = port
         self._indices = indices
 
     @abstractmethod
     def ask(self, question: Question, inputs: Sequence[float]) -> Outcome:
-        """Ask, and tell from the answer who has given it."""
+        """Send a request, and determine from the answer which version gave it."""
 
     def _recognise(
         self, question: Question, inputs: Sequence[float], outputs: Sequence[float]
@@ -66,7 +66,7 @@ class Client(ABC):
 
 
 class RestClient(Client):
-    """REST over a connection that is kept."""
+    """REST over a persistent connection."""
 
     protocol = "REST"
     _connection: http.client.HTTPConnection | None = None
@@ -100,7 +100,7 @@ class RestClient(Client):
 
 
 class GrpcClient(Client):
-    """The stubs of TensorFlow Serving."""
+    """gRPC with the stubs of TensorFlow Serving."""
 
     protocol = "gRPC"
     _stub: prediction_service_pb2_grpc.PredictionServiceStub | None = None
@@ -137,24 +137,24 @@ class GrpcClient(Client):
 
 
 def is_broken(code: str, details: str) -> bool:
-    """Whether the client made up an error because the connection failed: the server says UNAVAILABLE otherwise."""
+    """Whether the client library created the error after a failed connection; the server sends UNAVAILABLE, too."""
     return code == "UNAVAILABLE" and not details.startswith("Model ") and "worker" not in details
 
 
 class Referee:
-    """Counts what is answered, and keeps what should not have been.
+    """Counts answers, and keeps the wrong ones.
 
     Attributes:
-        counts: How often each outcome was seen, by protocol.
-        offences: How many answers were not allowed.
-        events: The first of them, in words.
+        counts: The number of each outcome, by protocol.
+        offences: The number of wrong answers.
+        events: Descriptions of the first of them.
     """
 
     def __init__(self, describe: Callable[[str], str]) -> None:
-        """Begin to count.
+        """Start at zero.
 
         Args:
-            describe: Says what is going on with a model.
+            describe: Describes the current changes of a model.
         """
         self.counts: Counter[tuple[str, str]] = Counter()
         self.offences = 0
@@ -172,15 +172,15 @@ class Referee:
         begun: int,
         why: str = "",
     ) -> None:
-        """Judge the answer to a question that was asked when the ledger had come so far.
+        """Check the answer to a question.
 
         Args:
-            client: Who asked.
-            question: What was asked.
-            outcome: What was answered.
-            ledger: Of the model that was asked.
-            begun: How far it had come when the question was asked.
-            why: What the model was to do wrong, if it was.
+            client: The client.
+            question: The question.
+            outcome: The answer.
+            ledger: The ledger of the model.
+            begun: The position in the ledger when the question was sent.
+            why: The error that the model was asked to make, if any.
         """
         allowed = ledger.allowed(question, begun)
         with self._lock:
@@ -193,7 +193,7 @@ class Referee:
                 )
 
     def report(self, event: str) -> None:
-        """Record an offence that no client saw."""
+        """Record an error that no client saw."""
         with self._lock:
             self._offend(event)
 
@@ -208,7 +208,7 @@ class Referee:
 def asking(
     clients: Sequence[Client], ledgers: Mapping[str, Ledger], referee: Referee, seed: int
 ) -> Iterator[None]:
-    """Let each client ask at random until the block is left."""
+    """Run each client with random questions until the end of the block."""
     is_over = threading.Event()
 
     def play(client: Client, choose: random.Random) -> None:
@@ -240,7 +240,7 @@ def asking(
 
 
 def random_question(choose: random.Random, model: str) -> Question:
-    """A question about a model; some ask for what is not there, and some are malformed."""
+    """A question about a model; some name what does not exist, and some are malformed."""
     is_malformed = choose.random() < 0.1
     caller = choose.choice(["", "", *CALLERS])
     match choose.randrange(4):

@@ -1,4 +1,4 @@
-"""What is in a version directory: a good model, or one of the ways to be none."""
+"""The contents of version directories: a good model, or one of several kinds of broken ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from served import add_version
 from world import Content, Model
 
 KEY_FILES = {"tensorflow": "saved_model.pb", "python": "model.py"}
-"""The file without which a version is not complete."""
+"""The file without which a version is incomplete."""
 
 OVERSIZED_BYTES = 64 << 20
 
@@ -33,18 +33,18 @@ BROKEN_SAVED_MODELS = [b"this is not a SavedModel\n", b"\x0a\xff\xff\xff\xff\xff
 def make_version(
     made: Path, template: Path, model: Model, version: int, content: Content, choose: random.Random
 ) -> Path:
-    """Write a version into a directory that is not there yet.
+    """Write a version into a new directory.
 
     Args:
-        made: That directory.
+        made: The directory.
         template: A version directory of `half_plus_two`.
-        model: Whose version it is.
-        version: Its number.
-        content: What is to be in it.
-        choose: Decides how it is broken.
+        model: The version's model.
+        version: The version number.
+        content: The kind of content.
+        choose: Chooses the kind of damage.
 
     Returns:
-        Where it is.
+        The directory.
     """
     if model.platform == "python":
         made.mkdir()
@@ -63,12 +63,12 @@ def make_version(
         case Content.FORBIDDEN:
             choose.choice([made, key]).chmod(0)
         case Content.OVERSIZED:
-            os.truncate(_touched(made / "padding"), OVERSIZED_BYTES)  # a hole, which costs nothing
+            os.truncate(_touched(made / "padding"), OVERSIZED_BYTES)  # a sparse file
     return made
 
 
 def allow(made: Path, model: Model) -> None:
-    """Give back what a forbidden version was denied."""
+    """Restore the permissions of a forbidden version."""
     made.chmod(0o755)
     with contextlib.suppress(FileNotFoundError):
         (made / KEY_FILES[model.platform]).chmod(0o644)

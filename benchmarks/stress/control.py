@@ -1,4 +1,4 @@
-"""What an operator does to the running server: reloads, looks at states, and kills of workers."""
+"""The operator of the running server: reloads, status requests, and kills of workers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Operator:
-    """Talks to the server beside the clients."""
+    """An administrative client of the server."""
 
     def __init__(self, server: ServerProcess) -> None:
-        """Connect when needed first."""
+        """Set the server; connects on demand."""
         self._server = server
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
-        # Our own options are in a field that the published stubs do not know: the request is sent as bytes.
+        # Our options are in a field that the published stubs do not have, so the request is sent as bytes.
         self._reload = channel.unary_unary(
             RELOAD, None, model_management_pb2.ReloadConfigResponse.FromString
         )
@@ -47,7 +47,7 @@ class Operator:
 
         config: Any = new_message("tensorflow.serving.ModelServerConfig")
         text_format.Parse("model_config_list { " + " ".join(entries) + " }", config)
-        # A ReloadConfigRequest is that in its first field.
+        # In a ReloadConfigRequest, the configuration is the first field.
         content = config.SerializeToString()
         request = b"\x0a" + _varint(len(content)) + content
         try:
@@ -58,7 +58,7 @@ class Operator:
         return CODES[answer.status.error_code]
 
     def states(self, model: str) -> dict[int, tuple[str, str]]:
-        """The state and the error code of each version, as the status tells it."""
+        """The state and the error code of each version, from the model status."""
         status, body = self._server.request("GET", f"/v1/models/{model}")
         if status != 200:
             return {}
@@ -68,7 +68,7 @@ class Operator:
         }
 
     def is_at_rest(self, model: Model, states: dict[int, tuple[str, str]]) -> bool:
-        """Whether the model has got where it should."""
+        """Whether the model has reached its expected state."""
         by_state = {
             state: {version for version, (seen, _) in states.items() if seen == state}
             for state, _ in states.values()
@@ -85,7 +85,7 @@ class Operator:
         )
 
     def workers(self, model: Model) -> list[int]:
-        """The processes that run a model, of those that the server has started."""
+        """The worker processes of a model, among the server's children."""
         if not model.workers:
             return []
         found = []
@@ -93,7 +93,7 @@ class Operator:
             with contextlib.suppress(OSError):
                 parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
                 command = (directory / "cmdline").read_bytes().split(b"\0")
-                # Of a version that is a link, they know where it leads.
+                # For a version that is a link, the path of the worker is the link's target.
                 if int(parent) == self._server.process.pid and any(
                     os.fsencode(f"/{model.name}/") in part for part in command
                 ):
@@ -101,7 +101,7 @@ class Operator:
         return found
 
     def kill_worker(self, process: int) -> None:
-        """End one of them at once."""
+        """Kill a worker."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 

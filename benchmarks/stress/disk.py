@@ -1,4 +1,4 @@
-"""What deployments do to base paths, and what goes wrong with them."""
+"""The operations of deployments on base paths, and their failures."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from world import Content, Model
 
 
 class Disk:
-    """Writes and removes versions. None of it tells the server or waits for it."""
+    """Writes and removes versions. No operation notifies the server or waits for it."""
 
     def __init__(
         self, template: Path, scratch: Path, origin: Origin, choose: random.Random
     ) -> None:
-        """Prepare; nothing is written yet.
+        """Prepare; writes nothing.
 
         Args:
             template: A version directory of `half_plus_two`.
             scratch: A directory on the file system of the base paths.
             origin: The web server in front of some of them.
-            choose: Decides how.
+            choose: Chooses between variants.
         """
         self._template = template
         self._scratch = scratch
@@ -34,13 +34,13 @@ class Disk:
         self._made = 0
 
     def add(self, model: Model, version: int, content: Content) -> None:
-        """Put a version into its place, in one step."""
+        """Add a version atomically."""
         made = self._make(model, version, content)
         target = model.base_path / str(version)
         if content is Content.UNREADABLE:
             self._origin.cuts[target / KEY_FILES[model.platform]] = ALWAYS
         elif model.origin and self._choose.random() < 0.3:
-            # The fetch goes on, as long as not every connection breaks.
+            # A fetch succeeds as long as not every connection breaks.
             self._origin.cuts[target / KEY_FILES[model.platform]] = self._choose.randint(1, 3)
         if content is Content.GOOD and self._choose.random() < 0.3:
             target.symlink_to(made)
@@ -51,7 +51,7 @@ class Disk:
         """Copy all of a version but the file that makes it complete, with pauses.
 
         Returns:
-            What writes that file too, in two parts.
+            A function that writes this file, in two parts.
         """
         made = self._make(model, version, Content.GOOD)
         target = model.base_path / str(version)
@@ -75,13 +75,13 @@ class Disk:
         return finish
 
     def finish(self, model: Model, version: int) -> None:
-        """Make an abandoned version whole, in its place."""
+        """Complete an abandoned version in place."""
         made = self._make(model, version, Content.GOOD)
         key = KEY_FILES[model.platform]
         shutil.copyfile(made / key, model.base_path / str(version) / key)
 
     def remove(self, model: Model, version: int) -> None:
-        """Remove a version: file by file, or in one step."""
+        """Remove a version: file by file, or atomically."""
         path = model.base_path / str(version)
         self._origin.cuts.pop(path / KEY_FILES[model.platform], None)
         if not path.is_symlink():
@@ -94,7 +94,7 @@ class Disk:
             path.rename(self._aside(model))
 
     def clear(self, model: Model, versions: Iterable[int]) -> None:
-        """Remove several versions: one by one or, where it matters what is seen on the way, all in one step."""
+        """Remove several versions: one by one, or all atomically where intermediate states matter."""
         if model.keeps_last:
             emptied = self._aside(model)
             model.base_path.rename(emptied)
@@ -109,23 +109,23 @@ class Disk:
                 self.remove(model, version)
 
     def replace(self, model: Model, version: int) -> None:
-        """Remove a version, and put a good one into its place."""
+        """Replace a version by a good one."""
         self.remove(model, version)
         self.add(model, version, Content.GOOD)
 
     def flap(self, model: Model, version: int) -> None:
-        """Take a version away, and bring it back."""
+        """Remove a version, and restore it."""
         path, aside = model.base_path / str(version), self._aside(model)
         path.rename(aside)
         time.sleep(self._choose.uniform(0, 1.2))
         aside.rename(path)
 
     def allow(self, model: Model, version: int) -> None:
-        """Give back the permissions of a version."""
+        """Restore the permissions of a version."""
         allow(model.base_path / str(version), model)
 
     def hide(self, model: Model) -> None:
-        """Take the base path away, or everything that can be done with it."""
+        """Remove the base path, or its permissions."""
         if model.origin:
             self._origin.outages[model.name] = self._choose.choice(list(Outage))
         elif self._choose.random() < 0.3:
@@ -134,7 +134,7 @@ class Disk:
             model.base_path.rename(self._hidden(model))
 
     def show(self, model: Model) -> None:
-        """Bring the base path back."""
+        """Restore the base path."""
         if model.origin:
             del self._origin.outages[model.name]
         elif model.base_path.exists():
@@ -143,7 +143,7 @@ class Disk:
             self._hidden(model).rename(model.base_path)
 
     def litter(self, model: Model) -> None:
-        """Leave things in the base path that are no versions; they stay."""
+        """Create entries in the base path that are no versions; they stay."""
         self._made += 1
         (model.base_path / f"{self._made + 1000}").touch()
         (model.base_path / f"tmp-{self._made}").mkdir()

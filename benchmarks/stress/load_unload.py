@@ -1,10 +1,10 @@
-"""Load and unload a model again and again: does memory, a file or a thread stay behind?
+"""Load and unload a model repeatedly: does memory, a file or a thread leak?
 
 usage: load_unload.py [--cycles=N] [--megabytes=M] [--seconds=S]        (needs the `tensorflow` package)
 
 Each cycle does what a server does with a version: load, warm up on zeros, unload. Prints resident memory, open files
-and threads after the tenth cycle and at the end, and their ratio. Memory is to end at 1.1 times what it was or less,
-and files and threads where they were; otherwise the exit status is 1.
+and threads after the tenth cycle and at the end, and their ratio. The exit status is 1 if memory has grown by more than
+a factor of 1.1, or if the number of files or threads has grown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ tf.saved_model.save(model, sys.argv[1], signatures={"serving_default": model.ser
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the process holds at one moment."""
+    """The resources of the process at one moment."""
 
     cycle: int
     resident_mb: float
@@ -53,7 +53,7 @@ class Footprint:
 
     @classmethod
     def now(cls, cycle: int) -> Footprint:
-        """Look at the process."""
+        """Measure the process."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         files, threads = (len(os.listdir(f"/proc/self/{kind}")) for kind in ("fd", "task"))
@@ -77,7 +77,7 @@ def cycle(path: str, runtime: TensorFlowRuntime) -> None:
 
 
 def main() -> int:
-    """Run the cycles and judge them."""
+    """Run the cycles and check the result."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--megabytes", type=int, default=60)

@@ -1,12 +1,12 @@
-"""Serve many models: what do they cost at the start, and what does a request for one of them cost?
+"""Serve many models: what does the start cost, and what does a request for one of them cost?
 
 usage: many_models.py [--models=N] [--poll-wait-seconds=N] [--start-only]        (needs the `tensorflow` package)
 
-Every model is a link to the same small SavedModel. The start, until all of them answer, is compared with the same
-loads alone: the loader of the server in a loop, with a thread for each CPU. Both open TensorFlow first; how long that
-takes is said, too. They take turns: a start is compared with the loads before and after it, and the median counts. Then
-the server with many models and one with a single model are put under the same load in turns, and the CPU that each
-spends on a request is compared. Polling the base paths is in it, unless it is turned off by 0.
+Every model is a link to the same small SavedModel. The start, until all models answer, is compared with the same loads
+alone: the server's loader in a loop, with a thread for each CPU. Both include opening TensorFlow, and that time is
+printed, too. Starts and loads alternate: each start is compared with the loads before and after it, and the median
+counts. Then the server with many models and one with a single model are put under the same load in turns, and their CPU
+per request is compared. This includes polling the base paths, unless the interval is 0.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ print(opened - start, time.monotonic() - start)
 
 
 def link_models(root: Path, count: int, version: Path) -> dict[str, Path]:
-    """Make base paths whose version 1 is a link."""
+    """Create base paths whose version 1 is a link."""
     names = [ASKED, *(f"model_{number:04}" for number in range(1, count))]
     base_paths = {name: root / name for name in names}
     for path in base_paths.values():
@@ -70,7 +70,7 @@ def link_models(root: Path, count: int, version: Path) -> dict[str, Path]:
 
 
 def time_when_served(server: ServerProcess, names: list[str]) -> float:
-    """Wait until every model is available. Asking costs CPU: mostly the last one is asked, now and then."""
+    """Wait until every model is available. Requests cost CPU, so mostly only the last model is asked, with pauses."""
     wait_until(lambda: is_available(server, names[-1]), pause_seconds=0.05)
     served = time.monotonic()
     for name in names:
@@ -88,7 +88,7 @@ def is_available(server: ServerProcess, name: str) -> bool:
 
 
 def loads_alone(base_paths: dict[str, Path]) -> tuple[float, float]:
-    """Load the same models in a loop; how long it takes to open the libraries, and that with all loads."""
+    """Load the same models in a loop; returns the time to open the libraries, and the total time."""
     threads = len(os.sched_getaffinity(0))
     versions = [str(path / "1") for path in base_paths.values()]
     command = [sys.executable, "-c", LOADS_ALONE, str(threads), *versions]
@@ -97,7 +97,7 @@ def loads_alone(base_paths: dict[str, Path]) -> tuple[float, float]:
 
 
 def measure_starts(bench: Bench, config: Path, base_paths: dict[str, Path], polling: str) -> float:
-    """What a start takes beyond the loads themselves, in seconds."""
+    """The time of a start beyond the loads, in seconds."""
     alone, starts = [loads_alone(base_paths)], []
     for _ in range(STARTS):
         started = time.monotonic()
@@ -118,7 +118,7 @@ def measure_starts(bench: Bench, config: Path, base_paths: dict[str, Path], poll
 
 
 def idle_cpu(server: ServerProcess) -> float:
-    """The part of a processor that the server takes when nobody asks anything."""
+    """The CPU usage of the server without requests, as a fraction of a processor."""
     before = server.cpu_seconds()
     time.sleep(IDLE_SECONDS)
     return (server.cpu_seconds() - before) / IDLE_SECONDS
@@ -163,12 +163,12 @@ def main() -> int:
 
 
 def compare(bench: Bench, one: ServerProcess, many: ServerProcess) -> dict[str, float]:
-    """The CPU of a request to the server of many models to that of one, by protocol; the median of the rounds."""
+    """The ratio of the CPU per request with many models to that with one, by protocol; the median of the rounds."""
     ratios: dict[str, list[float]] = {}
     for call in write_calls(bench.scratch):
         expectation = Expectation(answer=save_answer(bench, one, call))
         for number in range(ROUNDS):
-            # The order changes from round to round: neither is always the one after.
+            # The order rotates, so that neither always runs after the other.
             order = [one, many] if number % 2 == 0 else [many, one]
             micros = {
                 id(each): measure_load(bench, each, call, expectation).cpu_micros for each in order

@@ -1,18 +1,18 @@
-"""What Python servables do wrong when they are asked to, and the model that does it."""
+"""Errors that Python servables make on request, and the model that makes them."""
 
 from __future__ import annotations
 
 import enum
 
 FIRST_TRIGGER = 1000.0
-"""Inputs from here on are no numbers to be halved, but moods."""
+"""Inputs from this value on are commands, not numbers to be halved."""
 
 NAP_SECONDS = 1.0
-"""How long a run hangs that gets over it."""
+"""The duration of a run that hangs temporarily, in seconds."""
 
 
 class Mood(enum.Enum):
-    """What a version is to do: its trigger above the first, and the code that its caller is to get."""
+    """A command: the offset of its trigger value, and the code that the caller should get."""
 
     RAISE = 0, "INTERNAL"
     REFUSE = 1, "INVALID_ARGUMENT"
@@ -22,25 +22,25 @@ class Mood(enum.Enum):
     RETURN_NOTHING = 5, "INTERNAL"
     EXIT = 6, "INTERNAL"
     NAP = 7, "DEADLINE_EXCEEDED"  # longer than the caller waits
-    DIE = 8, "INTERNAL"  # the process does
-    HANG = 9, "DEADLINE_EXCEEDED"  # for good
+    DIE = 8, "INTERNAL"  # the worker process exits
+    HANG = 9, "DEADLINE_EXCEEDED"  # forever
 
     @property
     def trigger(self) -> float:
-        """The input."""
+        """The input value."""
         return FIRST_TRIGGER + self.value[0]
 
     @property
     def code(self) -> str:
-        """What the caller is to get."""
+        """The code that the caller should get."""
         return self.value[1]
 
 
 HARMLESS = tuple(mood for mood in Mood if mood not in (Mood.DIE, Mood.HANG))
-"""What a model may do in the process of the server."""
+"""The commands for models in the server process."""
 
 LETHAL = (Mood.DIE, Mood.EXIT, Mood.HANG)
-"""What costs a worker its life."""
+"""The commands that end a worker."""
 
 MODEL = """\
 import os

@@ -1,4 +1,4 @@
-"""The client that asks Python servables to misbehave; who else asks them must not notice."""
+"""A client that makes Python servables fail; other clients must not be affected."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from oracle import OK, Outcome, Question
 from world import Model
 
 PATIENCE_SECONDS = 0.3
-"""How long it waits for an answer that will come late or never."""
+"""The time-out for answers that come late or never, in seconds."""
 
 RECOVERY_SECONDS = 1.0
-"""Between two questions that cost a worker its life, so that not all of them are missing all the time."""
+"""The minimum interval between questions that end a worker, so that some workers are always alive."""
 
 REST_TIMEOUT_SECONDS = 10.0
-"""When the server gives up calls over REST, which cannot say how long they wait."""
+"""The server's time limit of REST calls, which cannot carry a deadline."""
 
 
 class Nuisance:
-    """Asks for trouble, and expects to be told so."""
+    """Sends questions that make a servable fail, and expects the matching codes."""
 
     def __init__(
         self, port: int, models: Sequence[Model], referee: Referee, choose: random.Random
     ) -> None:
-        """Ask nothing yet."""
+        """Start without questions."""
         self._models = [model for model in models if model.moods]
         self._referee = referee
         self._choose = choose
@@ -43,7 +43,7 @@ class Nuisance:
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
-        """Ask until the block is left."""
+        """Send questions until the end of the block."""
         thread = threading.Thread(target=self._play)
         thread.start()
         try:
@@ -68,10 +68,10 @@ class Nuisance:
             self._over.wait(RECOVERY_SECONDS if is_lethal else self._choose.uniform(0, 0.1))
 
     def _client(self, mood: Mood, model: Model) -> tuple[Client, str]:
-        """Who asks, and what it is answered."""
+        """The client to use, and the expected code."""
         by_rest = self._choose.random() < 0.5
         if mood is Mood.NAP:
-            # Over REST nobody is in a hurry, and a late answer is a right one.
+            # REST calls have no short deadline, so that a late answer is correct.
             return (self._rest, OK) if by_rest else (self._grpc, mood.code)
         if mood is Mood.HANG:
             is_slow = self._choose.random() < 0.05

@@ -1,8 +1,8 @@
-"""What a request may be answered, at every moment.
+"""The correct answers to a request, at every moment.
 
-Whoever changes what is served writes down, before the change, which states the model may pass through, and after it,
-once the server is at rest again, the one state that it is in. A request may be answered as any state allows that it
-has met between its start and its end. At rest that is exactly one answer.
+Before a change, the code that makes it records all states that the model may pass through. After it, once the server is
+at rest, it records the one final state. An answer is correct if it matches any state between the start and the end of
+its request. At rest exactly one answer is correct.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Question:
     """A predict request.
 
     Attributes:
-        model: The model asked.
-        version: The version asked for, if one is.
-        label: The label asked for, if one is.
-        caller: The value of the header that splits stick to, if it is sent.
-        is_malformed: Whether it names an input that no model has.
-        code: What who asks it gets from whichever version answers, for questions that make a model fail.
+        model: The model.
+        version: The requested version, if any.
+        label: The requested label, if any.
+        caller: The value of the header for sticky splits, if it is sent.
+        is_malformed: Whether the request names an input that no model has.
+        code: The expected code, for questions that make a model fail.
     """
 
     model: str
@@ -40,10 +40,10 @@ class Question:
 
 @dataclass(frozen=True, order=True)
 class Outcome:
-    """How a request ended: a canonical code, and the version that answered it.
+    """The result of a request: a canonical code, and the version that answered it.
 
-    The version is told by the numbers of the answer. What cannot happen at all, such as a broken connection or an
-    answer of another model, has a text of its own for a code.
+    The numbers in the answer identify the version. Results that must never occur, such as a broken connection or an
+    answer of another model, have a text in place of a code.
     """
 
     code: str
@@ -55,14 +55,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Moment:
-    """The states that a model may be in for a while.
+    """The possible states of a model during a period.
 
     Attributes:
-        served: The sets of served versions that it passes through; one of them if it is at rest.
+        served: The sets of served versions that it passes through; a single one at rest.
         labels: The tables of labels that it passes through.
         splits: The tables of splits that it passes through, by label.
         refusals: The codes for versions that are not served.
-        faults: Further codes that any request may get, such as that of a worker that is killed.
+        faults: Further codes that any request may get, such as that of a killed worker.
     """
 
     served: tuple[frozenset[int], ...] = (frozenset(),)
@@ -72,7 +72,7 @@ class Moment:
     faults: frozenset[str] = frozenset()
 
     def allows(self, question: Question) -> set[Outcome]:
-        """Every outcome that a request may have."""
+        """All correct outcomes of a request."""
         if question.version is not None:
             outcomes = self._specific(question.version)
         else:
@@ -119,8 +119,8 @@ class Moment:
         return outcomes
 
     def _latest(self) -> set[Outcome]:
-        # The new is loaded before the old goes: between two sets, any versions of both are served, and those of both
-        # sets all the time. Nothing is served only on the way from nothing or to nothing.
+        # New versions are loaded before old ones are unloaded. Between two sets, any of their versions may be served,
+        # and the common ones always are. On the way from or to an empty set, nothing else is served.
         throughout = frozenset.intersection(*self.served)
         lowest = max(throughout, default=0)
         outcomes = {
@@ -138,14 +138,14 @@ class Ledger:
     moments: list[Moment] = field(default_factory=lambda: [Moment()])
 
     def write(self, moment: Moment) -> None:
-        """Begin a moment: before anything changes, or after all of it has."""
+        """Begin a moment: before the first change, or after the last one."""
         self.moments.append(moment)
 
     def begin(self) -> int:
-        """What a client notes before it asks."""
+        """The position that a client records before its request."""
         return len(self.moments) - 1
 
     def allowed(self, question: Question, begun: int) -> set[Outcome]:
-        """What a question may be answered that was begun then and has been answered now."""
+        """The correct answers to a question that began at a position and has been answered now."""
         met = self.moments[begun:]
         return {outcome for moment in met for outcome in moment.allows(question)}

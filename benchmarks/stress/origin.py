@@ -1,4 +1,4 @@
-"""The web server that some models are fetched from, and everything that breaks there."""
+"""The web server that some models are fetched from, with its failures."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ ALWAYS = 1_000_000
 
 
 class Outage(enum.Enum):
-    """What a web server does instead of answering."""
+    """Failures of a web server."""
 
     GONE = 404
     FORBIDDEN = 403
     FAILING = 500
     BUSY = 503
-    CLOSING = 0  # the connection, without a word
-    TRUNCATING = -1  # every answer
+    CLOSING = 0  # close the connection without an answer
+    TRUNCATING = -1  # truncate every answer
 
 
 class Origin:
-    """Serves the directories below a root, listings included.
+    """Serves the directories below a root, with listings.
 
     Attributes:
-        outages: What is wrong with whole base paths, by the name of the model.
-        cuts: How many answers break off half-way for each file from here on.
-        broken: How many answers were not as they should have been.
+        outages: The failure of a model's whole base path, by name.
+        cuts: The number of truncated answers for each future file.
+        broken: The number of failed answers.
     """
 
     def __init__(self, root: Path) -> None:
@@ -50,12 +50,12 @@ class Origin:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The base URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """Answer until the block is left."""
+        """Answer until the end of the block."""
         thread = threading.Thread(target=self._server.serve_forever)
         thread.start()
         try:
@@ -66,7 +66,7 @@ class Origin:
             thread.join()
 
     def look(self, target: str, method: str) -> tuple[Path, Outage | None]:
-        """What a request asks for, and what is wrong with its answer; that counts as broken."""
+        """The path of a request, and the failure of its answer; counts failures."""
         path = self._root / unquote(target.partition("?")[0]).strip("/")
         name = path.relative_to(self._root).parts[:1]
         outage = (self.outages.get(name[0]) if name else None) or self._cut(path, method)
@@ -76,7 +76,7 @@ class Origin:
         return path, outage
 
     def _cut(self, path: Path, method: str) -> Outage | None:
-        """Whether this answer is one of those that break off."""
+        """Whether this answer is truncated."""
         if method != "GET":
             return None
         with self._lock:

@@ -1,4 +1,4 @@
-"""Rounds of random changes: chosen, written down, done, and waited for."""
+"""Rounds of random changes: choose, record, execute, and wait for the result."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from shadows import Shadows
 from world import LABELS, Model
 
 NOTICE_SECONDS = 1.4
-"""After this time a poll has seen what was changed before."""
+"""After this time a poll has seen all earlier changes."""
 ABANDONED_SECONDS = 10.6
-"""After this time an unfinished version is taken as it is."""
+"""After this time an unfinished version is loaded as it is."""
 REST_SECONDS = 45.0
-"""The server has to come to rest in this time."""
+"""The server must come to rest within this time."""
 
 
 Change = Callable[[], str | None]
-"""Changes the configuration, and says what was wrong about the answer."""
+"""Changes the configuration, and returns the error in the answer, if any."""
 
 
 class Chaos:
     """Changes the models.
 
     Attributes:
-        notes: What was done.
+        notes: The history of changes.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Chaos:
         administration: Administration,
         choose: random.Random,
     ) -> None:
-        """Change nothing yet."""
+        """Start without changes."""
         self.notes = Notes()
         self._models = models
         self._changes = DiskChanges(disk, operator, self.notes, choose)
@@ -56,19 +56,19 @@ class Chaos:
 
     @property
     def copies(self) -> Mapping[str, int]:
-        """What came of the copies for shadows."""
+        """The counts of copies for shadows."""
         return self._shadows.counts
 
     @property
     def killed(self) -> int:
-        """How many workers were killed."""
+        """The number of killed workers."""
         return self._changes.killed
 
     def play_round(self) -> Iterator[str]:
-        """Change some models at once, and wait until the server is at rest.
+        """Change some models concurrently, and wait until the server is at rest.
 
         Yields:
-            What the server has done that it should not have.
+            Errors of the server.
         """
         self.notes.rounds += 1
         choose = self._choose
@@ -111,7 +111,7 @@ class Chaos:
             yield from self._provoke()
 
     def wait_for_rest(self, models: Sequence[Model]) -> None:
-        """Wait until the server says twice in a row that it is where it should be.
+        """Wait until the server reports the expected state twice in succession.
 
         Raises:
             TimeoutError: It does not come to rest.
@@ -151,7 +151,7 @@ class Chaos:
             self._spread(model)
 
     def _spread(self, model: Model) -> None:
-        """Change the splits and the shadow, or leave them."""
+        """Change the splits and the shadow, or keep them."""
         match self._choose.randrange(4):
             case 0:
                 model.wanted_splits, model.shadow = {}, None
@@ -167,7 +167,7 @@ class Chaos:
     def _choose_labels(
         self, reconfigured: Sequence[Model], changed: Sequence[Model]
     ) -> list[Model]:
-        """Give each configured model labels that a reload has to take.
+        """Choose labels for each configured model that a reload must accept.
 
         Returns:
             The models that were not to be changed yet.
@@ -180,7 +180,7 @@ class Chaos:
             if model.labels_wait:
                 targets = list(VERSIONS)
             else:
-                # What is being changed on disk may or may not be available when the reload comes.
+                # A version that is changing on disk may or may not be available at the reload.
                 stays = model in reconfigured or model not in changed
                 available = model.served if stays else model.served & model.next_served()
                 for between in self._changes.between.get(model.name, []):
@@ -197,7 +197,7 @@ class Chaos:
         return more
 
     def _expected_code(self) -> str:
-        """What the reload that is about to be made has to be answered."""
+        """The expected code of the next reload."""
         without_version, failed = False, False
         for model in self._models:
             if model.is_configured and model.name not in self._sourced:
@@ -240,7 +240,7 @@ class Chaos:
     def _act(
         self, acts: Sequence[Act], change: Change | None, changed: Sequence[Model]
     ) -> Iterator[str]:
-        """Do everything: the change of the configuration after those of the disk, or meanwhile."""
+        """Execute the changes: that of the configuration after those on disk, or concurrently."""
         complaints: list[str | None] = []
         changing = threading.Thread(target=lambda: complaints.append(change and change()))
         is_concurrent = self._choose.random() < 0.5
@@ -256,8 +256,8 @@ class Chaos:
         if change is not None:
             for model in self._models:
                 if not model.is_configured:
-                    model.rest()  # a removed model answers nothing from the return on
-        # With a change of the configuration the file system is looked at, but no web server.
+                    model.rest()  # a removed model must answer nothing after the return
+        # A configuration change makes the server poll the file system, but no web server.
         is_noticed = change is not None and not is_concurrent and not any(m.origin for m in changed)
         if acts and not is_noticed:
             time.sleep(NOTICE_SECONDS)
@@ -270,7 +270,7 @@ class Chaos:
             yield f"the configuration in force has {odd}, want {lacking}"
 
     def _provoke(self) -> Iterator[str]:
-        """Ask for configurations that have to be refused, and to change nothing."""
+        """Send configurations that must be refused without an effect."""
         if self._choose.random() < 0.6:
             complaint, _ = self._administration.send(self._administrator.refused(self._models))
             yield from filter(None, [complaint])

@@ -1,4 +1,4 @@
-"""What the stress programs take over from the benchmarks: the running server, the load generator, the model."""
+"""Parts of the benchmarks that the stress programs share: the running server, the load generator, the model."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def running_configured(config: Path, log: Path, *flags: str) -> Iterator[ServerP
 
     Args:
         config: The file.
-        log: Where its output goes.
-        flags: What else it is told.
+        log: The file of its output.
+        flags: Further flags.
     """
     port = free_port()
     command = [
@@ -89,13 +89,13 @@ def running_configured(config: Path, log: Path, *flags: str) -> Iterator[ServerP
 
 
 def add_version(base_path: Path, version: int, template: Path, offset: float) -> None:
-    """Put a version into a base path as a deployment should: written aside, then renamed.
+    """Add a version as a deployment should: written elsewhere, then renamed.
 
     Args:
         base_path: The directory of the versions.
-        version: The number of the new one.
+        version: The number of the new version.
         template: A version directory of `half_plus_two`, whose offset is an asset.
-        offset: What the new version adds to x / 2.
+        offset: The constant that the new version adds to x / 2.
     """
     aside = base_path / f"writing-{version}"
     shutil.copytree(template, aside)
@@ -104,7 +104,7 @@ def add_version(base_path: Path, version: int, template: Path, offset: float) ->
 
 
 def footprint(process_id: int) -> str:
-    """What a process holds now: resident memory, open files, threads."""
+    """The resources of a process: resident memory, open files, threads."""
     root = Path(f"/proc/{process_id}")
     resident = int((root / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     files, threads = (len(os.listdir(root / kind)) for kind in ("fd", "task"))
@@ -114,10 +114,10 @@ def footprint(process_id: int) -> str:
 def wait_until(
     condition: Callable[[], bool], seconds: float = 120.0, pause_seconds: float = 0.01
 ) -> None:
-    """Wait until something holds; the server may not listen yet.
+    """Wait until a condition holds; the server may not listen yet.
 
     Raises:
-        TimeoutError: It does not.
+        TimeoutError: It does not hold in time.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""What comes of the copies for shadows: none of them is ever like the live answer, and none is lost without a count."""
+"""Checks of shadow copies: their answers always differ from the live ones, and each copy is counted."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ KINDS = ("matched", "differed", "failed", "dropped", "unavailable")
 
 
 class Shadows:
-    """Looks at the counts of the server.
+    """Checks the counts of the server.
 
     Attributes:
-        counts: How many copies there were, by what came of them.
+        counts: The number of copies, by outcome.
     """
 
     def __init__(self, administration: Administration) -> None:
-        """Look at nothing yet."""
+        """Start without counts."""
         self.counts: Counter[str] = Counter()
         self._administration = administration
         self._before: dict[str, Counter[str]] = {}
 
     def complaints(self, models: Sequence[Model]) -> Iterator[str]:
-        """Look at the counts of models at rest.
+        """Check the counts of models at rest.
 
         Yields:
-            What cannot be.
+            Impossible counts.
         """
         for model in models:
             if not (model.is_configured and model.shadow):
@@ -37,11 +37,11 @@ class Shadows:
             statistics = self._administration.shadow(model)
             counts = Counter({kind: statistics.get(kind, 0) for kind in KINDS})
             before = self._before.get(model.name, Counter())
-            # Counting begins anew with another version.
+            # Another version starts its counts at zero.
             self.counts += counts if any(counts[k] < before[k] for k in KINDS) else counts - before
             self._before[model.name] = counts
             if statistics.get("version") != str(model.shadow):
                 yield f"the shadow of {model.name} is {statistics}, want version {model.shadow}"
-            # Every version gives another answer than the others.
+            # Every version gives a different answer.
             elif counts["matched"] > before["matched"]:
                 yield f"the shadow of {model.name} gave the live answer: {statistics}"

@@ -1,4 +1,4 @@
-"""Which version a weighted split chooses: what `docs/guides/canary.md` says of it, once more."""
+"""The choice of a weighted split: a second implementation of the rule in `docs/guides/canary.md`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MASK = 2**64 - 1
 
 @dataclass(frozen=True)
 class Split:
-    """How the requests for a label of a model are spread, or those without one.
+    """The distribution of requests for a label of a model, or of those without a label.
 
     Attributes:
         model: The model.
@@ -35,7 +35,7 @@ class Split:
         Args:
             caller: The value of the header; empty without one.
             throughout: The versions that are available all the time.
-            sometimes: Those that are at some time; all of the others as well.
+            sometimes: The versions that are available at some time; includes the others.
         """
         candidates = {v for v in sometimes if self.weights.get(v)}
         if not (self.is_sticky and caller):
@@ -44,7 +44,7 @@ class Split:
         return {v for v in candidates if self._draw(caller, v) <= min(sure, default=math.inf)}
 
     def is_empty_without(self, others: Collection[int]) -> bool:
-        """Whether nobody answers if only these versions are available."""
+        """Whether no version answers if only these are available."""
         return not any(self.weights.get(version) for version in others)
 
     def _draw(self, caller: str, version: int) -> float:
@@ -55,7 +55,7 @@ class Split:
         return -math.log(uniform) / self.weights[version]
 
     def entry(self) -> str:
-        """Its entry in a configuration file."""
+        """The split's entry in a configuration file."""
         versions = " ".join(
             f"versions {{ version: {v} weight: {weight} }}" for v, weight in self.weights.items()
         )

@@ -1,12 +1,12 @@
-"""Swap versions of two models under load from both protocols: does a request fail, and does the other model feel it?
+"""Swap versions of two models under load from both protocols: does one fail, and does a swap slow the other model?
 
 usage: swaps.py [--swaps=N] [--connections=N]        (needs the `tensorflow` package)
 
-Two models of 60 MB are asked all the time over REST and gRPC, in closed loops. First nothing happens, then one of the
-two gets a newer version again and again, then the other. Compared is the 99th percentile of the model that is left
-alone, by protocol: while the other one loads, to at rest. The rest is measured before, between and after the swaps,
-as the speed of the machine drifts. Swaps follow each other without a pause: loads take most of the time between them.
-Whoever swaps versions would be on another machine; here it has the lowest priority, so as not to count for the server.
+Two models of 60 MB get requests all the time over REST and gRPC, in closed loops. After a phase at rest, one of the
+models gets newer versions repeatedly, then the other. The figure is the 99th percentile of the model that does not
+change, by protocol: while the other one loads, relative to rest. Rest is measured before, between and after the swaps,
+because the speed of the machine drifts. Swaps follow each other without a pause, so that loads take most of the time.
+The process that swaps versions would run on another machine. Here it has the lowest priority, to reduce its influence.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from served import (
     write_calls,
 )
 
-# Names of one length, so that a gRPC request for one becomes that for the other by replacing it.
+# Names of equal length, so that replacing the name in a gRPC request gives the request for the other model.
 MODELS = ("half_plus_two", "half_plus_2nd")
 ROUNDS = 4
 REST_SECONDS = 4.0
@@ -64,11 +64,11 @@ with tf.Graph().as_default(), v1.Session() as session:
 
 @dataclass(frozen=True)
 class Phase:
-    """What was counted in one phase.
+    """The results of one phase.
 
     Attributes:
         swapped: The model that got newer versions; `None` at rest.
-        results: What each load generator counted, by model and protocol.
+        results: The results of each load generator, by model and protocol.
     """
 
     swapped: str | None
@@ -79,12 +79,12 @@ class Swapping:
     """A server with two models, and the load on both."""
 
     def __init__(self, bench: Bench, server: ServerProcess, version: Path, root: Path) -> None:
-        """Prepare.
+        """Prepare the models.
 
         Args:
-            bench: Where the load generator is.
-            server: What is asked.
-            version: The version directory that every version is a link to.
+            bench: The environment of the measurements.
+            server: The server.
+            version: The version directory that every version links to.
             root: The directory of the base paths.
         """
         self._bench = bench
@@ -96,7 +96,7 @@ class Swapping:
         self._latest = dict.fromkeys(MODELS, 0)
 
     def link_next(self, model: str) -> int:
-        """Put the next version into its place, and take away the one before the last."""
+        """Add the next version, and remove the one before the last."""
         self._latest[model] = latest = self._latest[model] + 1
         (self._root / model / str(latest)).symlink_to(self._version)
         (self._root / model / str(latest - 2)).unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class Swapping:
         ]
 
     def swap(self, model: str) -> None:
-        """Replace the version that is served. A reload makes the server look at once."""
+        """Replace the served version. A reload makes the server poll at once."""
         version = self.link_next(model)
         code = self._operator.reload(self.entries())
         if code != "OK":
@@ -123,26 +123,26 @@ class Swapping:
             time.sleep(LOOK_SECONDS)
 
     def serves_only(self, model: str, version: int) -> bool:
-        """Whether the version is there, and no other one is loaded or on its way."""
+        """Whether the version is available, and no other one is loaded or loading."""
         states = self._operator.states(model)
         return {v for v, (state, _) in states.items() if state != "END"} == {version} and (
             states[version][0] == "AVAILABLE"
         )
 
     def _change(self, swapped: str | None, swaps: int) -> None:
-        """Swap versions of a model, or do for a while what is done beside that."""
+        """Swap versions of a model, or at rest only do the accompanying work for a while."""
         if swapped is not None:
             for _ in range(swaps):
                 self.swap(swapped)
             return
-        # Who waits for a swap looks at the status again and again; at rest the same is done, for nothing.
+        # A swap polls the status until it is complete; at rest the same polls are made.
         end = time.monotonic() + REST_SECONDS
         while time.monotonic() < end:
             self.serves_only(MODELS[0], self._latest[MODELS[0]])
             time.sleep(LOOK_SECONDS)
 
     def measure(self, swapped: str | None, swaps: int, connections: int) -> Phase:
-        """Ask both models in both protocols while versions are swapped, or for a while."""
+        """Send requests to both models over both protocols, during swaps or for a while at rest."""
         with contextlib.ExitStack() as running:
             runs = {
                 (model, call.protocol): self._bench.load(
@@ -178,12 +178,12 @@ class Swapping:
 
 
 def _take_the_lowest_priority() -> None:
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+    if sys.platform == "linux":  # on other systems a thread has no separate priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def ratios(phases: list[Phase], protocol: str) -> list[float]:
-    """The 99th percentiles of the model that is left alone, while the other is swapped to the rests around it."""
+    """The ratios of the unchanged model's 99th percentile during swaps to that in the adjacent phases at rest."""
     found = []
     for before, phase, after in zip(phases[::2], phases[1::2], phases[2::2], strict=False):
         other = next(model for model in MODELS if model != phase.swapped)
@@ -193,7 +193,7 @@ def ratios(phases: list[Phase], protocol: str) -> list[float]:
 
 
 def main() -> int:
-    """Swap, and print what came of it."""
+    """Swap, and print the result."""
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--connections", type=int, default=1, help="for each model and protocol")

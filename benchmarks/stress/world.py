@@ -1,7 +1,7 @@
-"""The models of the chaos run: what is on disk, what is configured, and what follows from both for who asks.
+"""The models of the chaos run: their content on disk, their configuration, and the resulting answers.
 
-This is the specification of the lifecycle once more, written as a function from disk and configuration to the versions
-that are served at rest. It knows nothing of how the server gets there.
+This is a second specification of the lifecycle, as a function from disk and configuration to the versions that are
+served at rest. It does not describe how the server gets there.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from splits import Split
 LABELS = ("stable", "canary")
 
 OFFSET_STEP = 64
-"""Offsets of the models are so far apart: an answer tells its model and its version."""
+"""The distance between the offsets of two models: an answer identifies its model and its version."""
 
 
 class Content(enum.Enum):
-    """What is in a version directory."""
+    """The content of a version directory."""
 
     GOOD = "good"
-    CORRUPT = "corrupt"  # complete to look at, and fails to load
-    UNFINISHED = "unfinished"  # lacks a file; held back, until it has not changed for ten seconds
+    CORRUPT = "corrupt"  # looks complete, and fails to load
+    UNFINISHED = "unfinished"  # lacks a file; held back until it has been unchanged for ten seconds
     ABANDONED = "abandoned"  # the same after that; fails to load
-    FORBIDDEN = "forbidden"  # may not be read
+    FORBIDDEN = "forbidden"  # without read permission
     OVERSIZED = "oversized"  # too large for the cache of fetched versions
-    UNREADABLE = "unreadable"  # its web server breaks off in the middle of a file, again and again
+    UNREADABLE = "unreadable"  # its web server always truncates the file
 
 
 FAILURES = {
@@ -38,24 +38,24 @@ FAILURES = {
     Content.OVERSIZED: frozenset({"RESOURCE_EXHAUSTED"}),
     Content.UNREADABLE: frozenset({"UNAVAILABLE"}),
 }
-"""The codes in the status of what fails for a reason that can be told; of the rest, any."""
+"""The status codes of failures with a definite cause; other failures may have any code."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which versions are wanted: the highest few, those named, or all."""
+    """The aspired versions: the highest few, those named, or all."""
 
     latest: int = 0
     specific: tuple[int, ...] | None = None
 
     def pick(self, settled: set[int]) -> set[int]:
-        """The versions that are wanted of those that have settled."""
+        """The settled versions that the policy selects."""
         if self.specific is not None:
             return settled.intersection(self.specific)
         return set(sorted(settled)[-self.latest :] if self.latest else settled)
 
     def with_version(self, version: int, served: Collection[int]) -> Policy:
-        """What it becomes when a version is to be loaded beside those that are served."""
+        """The policy that loads a version in addition to the served ones."""
         if self.specific is None and not self.latest:
             return self
         wanted = served if self.specific is None else self.specific
@@ -69,31 +69,31 @@ class Policy:
 
 @dataclass
 class Model:
-    """One model, and what is known about it.
+    """One model, and its state.
 
     Attributes:
-        name: What requests call it.
+        name: The name in requests.
         index: Its place among the models, from 1.
-        root: The directory that its base path is in.
+        root: The parent of its base path.
         platform: `tensorflow` or `python`.
-        workers: Processes that run it, if it is a Python servable.
-        keeps_last: Whether its last version serves on when it vanishes.
+        workers: The number of its worker processes, for Python servables.
+        keeps_last: Whether its last version continues to serve when it vanishes.
         labels_wait: Whether labels attach when their versions become available.
-        origin: The URL of the web server that its versions are fetched from, if they are.
-        is_steady: Whether its versions stay on disk for good.
-        moods: What its versions can be asked to do wrong.
-        versions: What is on disk, by version.
-        is_there: Whether the base path is.
-        policy: Which versions are configured.
-        is_configured: Whether the configuration in force names it.
-        desired: The labels of the configuration in force.
-        labels: Those of them that are attached.
-        wanted_splits: The splits of the configuration, by label, whether it is in force or not.
-        splits: Those that are in force.
+        origin: The URL of the web server that its versions are fetched from, if any.
+        is_steady: Whether its versions are never removed from disk.
+        moods: The errors that its versions can be asked to make.
+        versions: The contents on disk, by version.
+        is_there: Whether the base path exists.
+        policy: The configured version policy.
+        is_configured: Whether the current configuration names it.
+        desired: The labels of the current configuration.
+        labels: The attached labels.
+        wanted_splits: The configured splits, by label, whether in force or not.
+        splits: The splits in force.
         shadow: The version that gets copies of requests.
         served: The versions that are served at rest.
-        never_served: Whether the server says UNAVAILABLE because there never was a version.
-        ledger: What requests may be answered.
+        never_served: Whether the server answers UNAVAILABLE because no version was ever available.
+        ledger: The correct answers to requests.
     """
 
     name: str
@@ -121,41 +121,41 @@ class Model:
 
     @property
     def base_path(self) -> Path:
-        """Where its versions are, while the base path is there."""
+        """The parent of its versions, while the base path exists."""
         return self.root / self.name
 
     @property
     def configured_path(self) -> str:
-        """The base path of the configuration."""
+        """The configured base path."""
         return f"{self.origin}/{self.name}" if self.origin else str(self.base_path)
 
     def offset(self, version: int) -> float:
-        """What a version adds to x / 2; no other version of any model adds the same."""
+        """The constant that a version adds to x / 2; unique among all versions of all models."""
         return float(self.index * OFFSET_STEP + version)
 
     def wanted(self) -> set[int]:
-        """The versions that a look at the base path asks for."""
+        """The versions that a poll of the base path aspires to."""
         settled = {v for v, content in self.versions.items() if content is not Content.UNFINISHED}
         return self.policy.pick(settled)
 
     def failing(self) -> dict[int, frozenset[str]]:
-        """The versions that are asked for and cannot be loaded, and the codes that tell why, if that is certain."""
+        """The aspired versions that cannot be loaded, with the possible codes if the cause is definite."""
         if not (self.is_configured and self.is_there):
             return {}
         failing = {v for v in self.wanted() if not self._loads(v)}
         return {v: FAILURES.get(self.versions[v], frozenset()) for v in failing}
 
     def next_served(self) -> frozenset[int]:
-        """The versions that will be served at rest, after those that were served before."""
+        """The versions that will be served at rest, given those that were served before."""
         if not self.is_configured:
             return frozenset()
-        if not self.is_there:  # changes nothing
+        if not self.is_there:  # a missing base path changes nothing
             return self.served
         wanted = self.wanted()
         if not wanted:
             return self.served if self._stays_without_versions() else frozenset()
         loaded = frozenset(filter(self._loads, wanted))
-        # The last one stays until something replaces it, which may be never.
+        # The last one stays until another is available, which may never happen.
         return loaded or frozenset(sorted(self.served)[-1:])
 
     def next_labels(self, available: frozenset[int]) -> dict[str, int]:
@@ -170,7 +170,7 @@ class Model:
     def entry(
         self, *, desired: Mapping[str, int] | None = None, policy: Policy | None = None
     ) -> str:
-        """Its entry in a configuration file, with some of it replaced."""
+        """Its entry in a configuration file, with some parts replaced."""
         labels = " ".join(
             f'version_labels {{ key: "{label}" value: {version} }}'
             for label, version in (self.desired if desired is None else desired).items()
@@ -191,10 +191,10 @@ class Model:
         )
 
     def begin_change(self, *between: frozenset[int], faults: frozenset[str] = frozenset()) -> None:
-        """Allow everything on the way from the last rest to the next.
+        """Allow every state on the way from the last rest to the next.
 
         Args:
-            between: Sets of versions that are asked for on the way.
+            between: Sets of versions that are aspired to on the way.
             faults: Codes that any request may get meanwhile.
         """
         after = self.next_served()
@@ -215,7 +215,7 @@ class Model:
         self.never_served = self._stays_unserved(after)
 
     def rest(self) -> None:
-        """Allow only what is so at rest; called when the server has got there."""
+        """Allow only the state at rest; called when the server has reached it."""
         self.ledger.write(
             Moment(
                 (self.served,),
@@ -226,7 +226,7 @@ class Model:
         )
 
     def _loads(self, version: int) -> bool:
-        # What is loaded is not loaded again, whatever has become of its directory.
+        # A loaded version is not loaded again, whatever happens to its directory.
         return version in self.served or self.versions.get(version) is Content.GOOD
 
     def _stays_without_versions(self) -> bool:
