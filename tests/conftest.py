@@ -1,4 +1,4 @@
-"""Fixtures of every test that needs models or a running server."""
+"""Fixtures for tests that need models or a running server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ UNIT_TESTS = Path(__file__).parent / "unit"
 
 _why_no_extension = extension.why_unusable()
 if _why_no_extension is not None:
-    # Before anything imports it. Tests that are not content with this are refused below.
+    # Before any import of the extension. Tests that need the real one are refused below.
     stand_in.install()
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Refuse to run tests of an extension that is not what the sources say."""
+    """Refuse to run tests with an outdated extension."""
     if _why_no_extension is None or not isinstance(collector, pytest.Module):
         return
     if not collector.path.is_relative_to(UNIT_TESTS):
@@ -31,14 +31,14 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
 @pytest.fixture(scope="session")
 def real_extension() -> None:
-    """For unit tests that need the extension itself: skips them where there is no usable one."""
+    """For unit tests that need the real extension: skips them if it is unusable."""
     if _why_no_extension is not None:
         pytest.skip(_why_no_extension)
 
 
 @pytest.fixture(scope="session")
 def model_cache(request: pytest.FixtureRequest) -> Path:
-    """A directory that outlives the test run."""
+    """A directory that survives the test run."""
     cache = request.config.cache
     assert cache is not None
     return cache.mkdir("models")
@@ -52,7 +52,7 @@ def demo_models(model_cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def runtime_models(model_cache: Path) -> Path:
-    """One model for each way in which SavedModels differ."""
+    """One model for each kind of SavedModel."""
     return models.exported(models.RUNTIME_EXPORT, model_cache)
 
 
@@ -97,7 +97,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 def server(
     demo_models: Path, runtime_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """One server of every model, for tests that only ask."""
+    """One server of all models, for tests that only send requests."""
     directory = tmp_path_factory.mktemp("server")
     served = {
         path.name: path
@@ -115,7 +115,7 @@ def server(
 
 @pytest.fixture(scope="session")
 def grpc_client() -> Iterator[GrpcClient]:
-    """A client in a process of its own."""
+    """A client in a separate process."""
     client = GrpcClient()
     yield client
     client.close()
@@ -123,7 +123,7 @@ def grpc_client() -> Iterator[GrpcClient]:
 
 @pytest.fixture(scope="session")
 def clients_python() -> outside_clients.Python:
-    """The environment of clients that other projects wrote: `clients_python.run(program, port)`."""
+    """The environment with clients of other projects: `clients_python.run(program, port)`."""
     if not outside_clients.PYTHON.exists():
         skip_comparison(f"no {outside_clients.PYTHON}; `make .venv/stamps/clients` installs it")
     return outside_clients.Python(outside_clients.PYTHON)

@@ -1,4 +1,4 @@
-"""The chaos run of the stress suite, in short: every answer of a server that is changed all the time is right."""
+"""A short chaos run of the stress suite: every answer of a server under constant change is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the material of TensorFlow Serving is, and the table of what was compared with it."""
+"""The material of TensorFlow Serving, and the table of comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _compared: dict[str, conformance.Area] = {}
 
 @pytest.fixture(scope="session")
 def conformance_dir() -> Path:
-    """The directory of the material; skips the test where there is none, or fails it in CI."""
+    """The directory of the material; without it the test is skipped, or fails in CI."""
     if not (conformance.DIRECTORY / "golden/replay.py").is_file():
         skip_comparison(
             f"no recordings of TensorFlow Serving in {conformance.DIRECTORY}; "
@@ -26,13 +26,13 @@ def conformance_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def causes() -> list[conformance.Cause]:
-    """Why answers may differ."""
+    """The known causes of differences."""
     return conformance.read_causes()
 
 
 @pytest.fixture(scope="session")
 def check_area() -> Callable[[conformance.Area], None]:
-    """Adds an area to the table, and fails where something differs that is not listed."""
+    """Add an area to the table, and fail if it has unlisted differences."""
 
     def check(area: conformance.Area) -> None:
         _compared[area.name] = area
@@ -43,7 +43,7 @@ def check_area() -> Callable[[conformance.Area], None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was compared with TensorFlow Serving."""
+    """Print the comparisons with TensorFlow Serving."""
     if _compared:
         terminalreporter.section("compared with TensorFlow Serving")
         for line in conformance.table(_compared.values()):

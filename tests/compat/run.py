@@ -1,9 +1,9 @@
-"""Compares a server with TensorFlow Serving: every conformance case, every recording, or those of other files.
+"""Compares a server with TensorFlow Serving: every conformance case and every recording, or those of other files.
 
 usage: run.py [--cases FILE] [--recordings FILE...] [--server COMMAND]        `make compat` runs it
 
-Prints what differs, and a table of what was compared. Exits with status 1 where something differs that
-tests/compat/deviations.json does not list, and with 2 where nothing could be compared.
+Prints the differences, and a table of the comparisons. The exit status is 1 for differences that are not in
+tests/compat/deviations.json, and 2 if nothing could be compared.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Compare, and print what came of it."""
+    """Compare, and print the results."""
     options = arguments()
     cases, recordings = options.cases, options.recordings
     is_complete = not (cases or recordings)
@@ -65,7 +65,7 @@ def main() -> int:
 def compare(
     options: argparse.Namespace, cases: Path | None, recordings: list[Path], *, is_complete: bool
 ) -> int:
-    """Run the cases and the recordings, print what came of them, and return the exit status."""
+    """Run the cases and the recordings, print the results, and return the exit status."""
     causes = conformance.read_causes()
     areas = []
     if cases:

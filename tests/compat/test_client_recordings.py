@@ -1,4 +1,4 @@
-"""The Python client reads what TensorFlow Serving answered, byte for byte."""
+"""The Python client decodes the answers of TensorFlow Serving, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TYPED_FIELDS = ("float_val", "double_val", "int_val", "int64_val", "bool_val", "
 TYPED_FIELDS += ("uint32_val", "uint64_val")
 
 UNPARSABLE = b"unparsable:"
-"""Marks answers with labels that are no UTF-8, which Python's protobuf refuses."""
+"""The marker of answers with labels that are no UTF-8, which Python's protobuf refuses."""
 
 CALLS: dict[str, Callable[[Codec], Exchange[Any]]] = {
     "Predict": lambda codec: codec.predict(M, {}, [], None),
@@ -58,7 +58,7 @@ def grpc_answers(conformance_dir: Path) -> dict[str, list[bytes]]:
 
 
 def typed_values(tensor: Any) -> list[Any] | None:
-    """The values of a tensor whose field protobuf itself can tell; None for others."""
+    """The values of a tensor whose field protobuf can decode; None for others."""
     for field in TYPED_FIELDS:
         values = getattr(tensor, field)
         if values and len(values) == math.prod(dim.size for dim in tensor.tensor_shape.dim):
@@ -67,7 +67,7 @@ def typed_values(tensor: Any) -> list[Any] | None:
 
 
 def is_beyond_numpy(answer: bytes) -> bool:
-    """Whether an answer holds a tensor with more or longer axes than NumPy allows."""
+    """Whether an answer contains a tensor with more or longer axes than NumPy allows."""
     message = message_class("tensorflow.serving.PredictResponse").FromString(answer)
     shapes = [tensor.tensor_shape.dim for tensor in message.outputs.values()]
     return any(len(dims) > 32 or any(dim.size > 2**60 for dim in dims) for dims in shapes)

@@ -1,4 +1,4 @@
-"""Clients that other projects wrote for TensorFlow Serving, in processes of their own."""
+"""Clients of other projects for TensorFlow Serving, in separate processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_ovmsclient_is_understood(
             "inputs": {"x": {"shape": [-1], "dtype": "DT_FLOAT"}},
             "outputs": {"y": {"shape": [-1], "dtype": "DT_FLOAT"}},
         }
-    else:  # its HTTP client knows the spelling of another server, and hands on ours as it came
+    else:  # its HTTP client knows the spelling of another server, and returns ours unchanged
         signatures = answers["metadata"]["metadata"]["signature_def"]["signature_def"]
         assert signatures["serving_default"]["inputs"]["x"]["dtype"] == "DT_FLOAT"
     assert answers["no model"] == [
@@ -57,7 +57,7 @@ def test_tensorflow_serving_api_is_understood(start_server: StartServer, demo_mo
     server = start_server({"half_plus_two": base_path})
     server.wait_until_available("half_plus_two")
 
-    # Its stubs need TensorFlow's, which the environment of the tests has.
+    # Its stubs need TensorFlow's, which are in the environment of the tests.
     answers: dict[str, Any] = Python(Path(sys.executable)).run_json(
         CLIENTS / "use_tensorflow_serving_api.py", server.port, base_path
     )

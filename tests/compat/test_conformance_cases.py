@@ -1,4 +1,4 @@
-"""Sends the conformance cases, and compares the answers with what they expect; one test an area."""
+"""Sends the conformance cases, and compares the answers with the expected ones; one test an area."""
 
 from __future__ import annotations
 

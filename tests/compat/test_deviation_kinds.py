@@ -1,7 +1,7 @@
-"""A cause of differences is a kind: every member of it is recognised, recorded before or not.
+"""A cause is a class of differences: each of its members is recognised, whether recorded before or not.
 
-Members are generated, asked of a server, and compared with what TensorFlow Serving answers to them, as far as its facts
-tell.
+Members are generated and sent to a server. The answers are compared with those of TensorFlow Serving, as far as its
+facts determine them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CAUSES = conformance.read_causes()
 
 
 def causes_of(server: ServerProcess, request: str, expected: dict[str, Any]) -> set[str | None]:
-    """Why the answer to a request differs from the one expected; empty where it does not."""
+    """The cause of the difference between the answer and the expected one; empty if they are equal."""
     line, _, body = request.partition("\r\n\r\n")
     method, target, _ = line.split(" ")
     reply = server.request(method, target, body.encode() or None)
@@ -60,7 +60,7 @@ def error(status: int, text: str) -> dict[str, Any]:
 
 
 def not_found() -> dict[str, Any]:
-    """Its page for what is no path of the API."""
+    """Its page for a path outside of the API."""
     page = answer(404, PAGE, "text/html")
     page["headers"]["connection"] = "close"
     return page
@@ -135,7 +135,7 @@ def test_queries_and_fragments(server: ServerProcess, method: str, route: str, t
 def test_paths_that_tensorflow_serving_does_not_have(
     server: ServerProcess, method: str, path: str, cause: str
 ) -> None:
-    """The others are 405 here where the path has other methods."""
+    """Other methods are 405 here if the path has methods at all."""
     request = f"{method} {path} HTTP/1.1\r\n\r\n"
     assert causes_of(server, request, not_found()) <= {cause}
 

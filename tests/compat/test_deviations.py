@@ -1,4 +1,4 @@
-"""Every difference that is let pass is one of few causes, and explained to the reader."""
+"""Every accepted difference has one of few causes, and each cause is documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, as clients that other projects wrote speak it; in processes of their own."""
+"""The Open Inference Protocol with clients of other projects, in separate processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 
 def port_of(server: ServerProcess, protocol: str) -> int:
-    """The port that is usual for a protocol."""
+    """The usual port of a protocol."""
     return server.port if protocol == "grpc" else server.rest_port
 
 

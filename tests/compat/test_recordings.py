@@ -1,6 +1,6 @@
 """Replays recordings of TensorFlow Serving, byte for byte.
 
-One test a group; the recordings of one file are replayed together, once, when the first of its groups is asked for.
+One test a group. The recordings of a file are replayed together, once, when the first of its groups is requested.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Replay = Callable[[str], dict[str, conformance.Area]]
 
 @pytest.fixture(scope="module")
 def replay(conformance_dir: Path, causes: list[conformance.Cause], model_cache: Path) -> Replay:
-    """Replays the recordings of one file, and remembers what came of them."""
+    """Replays the recordings of one file, and keeps the results."""
     known: dict[str, dict[str, conformance.Area]] = {}
 
     def run(name: str) -> dict[str, conformance.Area]:

@@ -1,4 +1,4 @@
-"""Replays the sample of the recordings that is in the repository: on any clone, without anything from outside."""
+"""Replays the sample of the recordings in the repository: on any clone, without external material."""
 
 from __future__ import annotations
 

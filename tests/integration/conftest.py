@@ -1,4 +1,4 @@
-"""Servers that several files of these tests ask."""
+"""Servers that several test files share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of the guide to canaries and of the reference of the administration API, as a reader would type them."""
+"""The examples of the canary guide and of the administration API's reference, run as written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 class Reader:
-    """Has the server of the examples running, and types what they say."""
+    """Runs the server of the examples, and executes their commands."""
 
     def __init__(self, directory: Path, version: Path) -> None:
         self._directory = directory
@@ -40,7 +40,7 @@ class Reader:
         self.server: ServerProcess | None = None
 
     def type(self, block: str) -> Sequence[str]:
-        """Type the commands of a block; returns what each of them answers."""
+        """Execute the commands of a block; returns their answers."""
         lines = block.replace("\\\n", " ").strip().splitlines()
         return [answer for line in lines if (answer := self._type(line)) is not None]
 
@@ -69,7 +69,7 @@ class Reader:
         return done.stdout
 
     def _wait_while_versions_load(self) -> None:
-        """Be no faster than a person: a model is there with its first version, the next may take a moment."""
+        """Wait like a reader who types: a model may be there before its next version is available."""
         assert self.server is not None
         deadline = time.monotonic() + 60
         while any(

@@ -1,4 +1,4 @@
-"""API keys over REST, gRPC and the administration API; their scopes; renewing them."""
+"""API keys over REST, gRPC and the administration API; their scopes; key rotation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUT = {"x": np.array([1.0], np.float32)}
 
 
 class Guarded:
-    """A server that asks for keys."""
+    """A server that requires keys."""
 
     def __init__(self, start: StartServer, demo_models: Path, directory: Path) -> None:
         self.admin_port = free_port()
@@ -47,7 +47,7 @@ class Guarded:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def test_rest_asks_for_a_key(guarded: Guarded) -> None:
     for headers in ({"x-api-key": APP}, {"Authorization": f"bearer {APP}"}):
         reply = guarded.server.request("POST", f"{MODEL}:predict", body, headers)
         assert reply.json() == {"predictions": [2.5]}
-    # No path is let through by another spelling of it, and nobody learns which models there are.
+    # No other spelling of a path bypasses the check, and no answer reveals the names of models.
     for path in (MODEL.upper(), "/v1/models/none", "/", "/healthz/../v1/models/half_plus_two"):
         assert guarded.get(path).status == 401, path
 
@@ -160,7 +160,7 @@ def test_grpc_asks_for_a_key(guarded: Guarded, grpc_client: GrpcClient) -> None:
 
     assert predict(("authorization", f"Bearer {APP}"))
     assert predict(("x-api-key", OPS))
-    # A large message is still on its way when the answer comes.
+    # The answer arrives while the large message is still being sent.
     for values in (1, 5_000_000):
         with pytest.raises(RpcError, match="UNAUTHENTICATED: an API key is needed"):
             predict(values=values)

@@ -1,4 +1,4 @@
-"""What strangers send: each gets an error that helps, and the server goes on answering others."""
+"""Malformed and hostile input: each gets a helpful error, and the server continues to serve others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_all(connection: socket.socket) -> bytes:
 def exchange(server: ServerProcess, data: bytes, *, half_close: bool = False) -> bytes:
     """Send bytes and read until the server closes the connection."""
     with connect(server) as connection:
-        with contextlib.suppress(ConnectionError):  # it may close before it has read everything
+        with contextlib.suppress(ConnectionError):  # the server may close early
             connection.sendall(data)
         if half_close:
             connection.shutdown(socket.SHUT_WR)
@@ -62,7 +62,7 @@ def exchange(server: ServerProcess, data: bytes, *, half_close: bool = False) ->
 
 
 def resident_bytes(server: ServerProcess) -> int:
-    """How much memory the server uses."""
+    """The resident memory of the server."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
@@ -226,7 +226,7 @@ class TestHttp:
         with connect(server) as connection:
             for _ in range(2):
                 connection.sendall(head.encode())
-                time.sleep(0.05)  # a moment later than the head
+                time.sleep(0.05)  # later than the head
                 connection.sendall(b"body")
                 answer = connection.recv(1 << 16)
                 assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -304,7 +304,7 @@ END_STREAM, END_HEADERS = 0x1, 0x4
 
 
 def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -> bytes:
-    """Write a frame as it goes over the wire."""
+    """Encode a frame."""
     return (
         struct.pack(">I", len(payload))[1:]
         + bytes([kind, flags])
@@ -314,7 +314,7 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0) -
 
 
 def header_block(**headers: str) -> bytes:
-    """Write headers in the plainest form of HPACK: literals without indexing or compression."""
+    """Encode headers in the simplest form of HPACK: literals without indexing or compression."""
     block = bytearray()
     for name, value in headers.items():
         wire_name = name.replace("pseudo_", ":").replace("_", "-")
@@ -371,7 +371,7 @@ class TestHttp2:
     def test_frames_out_of_order_end_the_connection(
         self, frames: bytes, server: ServerProcess
     ) -> None:
-        exchange(server, START + frames)  # returns only when the server has closed
+        exchange(server, START + frames)  # returns when the server has closed
 
     @pytest.mark.parametrize(
         "start", [PREFACE[:10], PREFACE, START], ids=["part", "preface", "settings"]
@@ -392,7 +392,7 @@ class TestHttp2:
             for stream in range(1, 20_001, 2)
         )
         with connect(server) as connection:
-            with contextlib.suppress(ConnectionError):  # closing it on such a client is as good
+            with contextlib.suppress(ConnectionError):  # closing the connection is correct, too
                 connection.sendall(START + resets)
             start = time.monotonic()
             assert server.predict("half_plus_two", GOOD).status == 200
@@ -401,7 +401,7 @@ class TestHttp2:
 
 class TestGrpc:
     def post(self, server: ServerProcess, body: bytes) -> str:
-        """Post bytes to Predict with curl, which checks nothing, and return the head and trailers."""
+        """Post bytes to Predict with curl, which does not validate them; returns the head and trailers."""
         return subprocess.run(
             [
                 *("curl", "--silent", "--http2-prior-knowledge", "--max-time", "20"),

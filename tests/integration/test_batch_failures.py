@@ -1,4 +1,4 @@
-"""A request that fails does not fail those that share its batch."""
+"""A request that fails does not affect the other requests of its batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PYTHON_MODELS = {
 
 @pytest.fixture(scope="module")
 def batch_models(model_cache: Path) -> Path:
-    """What export_batch_models.py exports."""
+    """The models of export_batch_models.py."""
     return models.exported(models.BATCH_EXPORT, model_cache)
 
 
@@ -57,7 +57,7 @@ def batch_models(model_cache: Path) -> Path:
 def batching(
     batch_models: Path, directory: Path, *flags: str, more: str = ""
 ) -> Iterator[ServerProcess]:
-    """A server of all these models, whose batches are not full before all clients have sent."""
+    """A server of all these models, whose batches are full only when all clients have sent their requests."""
     served = {
         name: ("tensorflow", batch_models / name) for name in ("picky", "counting", "composite")
     }
@@ -88,13 +88,13 @@ def batching(
 
 @pytest.fixture(scope="module")
 def server(batch_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The server that most of these tests ask."""
+    """The server that most tests use."""
     with batching(batch_models, tmp_path_factory.mktemp("failures")) as process:
         yield process
 
 
 def together(ask: Callable[[int], Reply]) -> dict[str, Counter[object]]:
-    """What clients get that ask at once, round by round; the first ones send what fails."""
+    """The answers of concurrent clients, round by round; the first clients send requests that fail."""
     barrier = threading.Barrier(CLIENTS)
 
     def client(number: int) -> Counter[object]:
@@ -178,7 +178,7 @@ def test_what_may_have_effects_is_run_once(server: ServerProcess, model: str) ->
     batches = sum(growth("servable_batch_runs_total").values())
     assert growth("servable_batch_reruns_total") == {}
     if model == "counting":
-        # The first run of `runs` counts as well, and the second does not yet.
+        # The first run of `runs` is counted, too; the second is not yet.
         assert runs(server) - before == batches
 
 
@@ -200,7 +200,7 @@ def test_an_error_in_a_batch_tells_what_was_sent(batch_models: Path, tmp_path: P
         reply = server.predict("picky", {"instances": [-1.0]})
         assert reply.status == 400
         assert reply.error.endswith(" (in a batch of 4 rows; sent with shape [1])")
-        # Compared with the signature before it is joined with others.
+        # Checked against the signature before it joins a batch.
         reply = server.predict("python_picky", {"instances": [[1.0, 2.0]]})
         assert reply.error == 'input "x" of python_picky/1: got shape [1, 2], want [?]'
 

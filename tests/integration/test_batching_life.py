@@ -1,4 +1,4 @@
-"""Batched models that hang, and versions of them that come and go, under a running server."""
+"""Batched models that hang, and version changes of batched models, under a running server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from servable.signature import TensorSpec, serves
 def plus(inputs):
     return {{"y": inputs["x"] / 2 + {offset}}}
 """
-"""What `half_plus_two` does."""
+"""The function of `half_plus_two`."""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -66,7 +66,7 @@ StartBatched = Callable[[dict[str, tuple[str, Path]], str], ServerProcess]
 
 
 def add_version(platform: str, base_path: Path, version: int, template: Path) -> None:
-    """Put in a version that answers x / 2 + version."""
+    """Add a version that answers x / 2 + version."""
     base_path.mkdir(exist_ok=True)
     if platform == "tensorflow":
         models.add_version(base_path, version, template, offset=version)
@@ -98,7 +98,7 @@ def test_a_model_that_hangs_holds_up_no_other(
 
     with ThreadPoolExecutor(6) as threads:
         hanging = [threads.submit(obey, "hangs", "sleep 60") for _ in range(6)]
-        # Every thread of it hangs, and its queue is full.
+        # All its threads hang, and its queue is full.
         wait_for(
             lambda: [queue().get(f"{what}_batches") for what in ("running", "waiting")] == [2, 4]
         )
@@ -113,11 +113,11 @@ def test_a_model_that_hangs_holds_up_no_other(
 
 
 class OwnAnswers:
-    """Asks for x / 2 + offset, with another x each time, over connections that stay open.
+    """Requests x / 2 + offset, with a different x each time, over persistent connections.
 
     Attributes:
-        offsets: How often each offset was answered.
-        errors: How often anything else was.
+        offsets: The number of answers, by offset.
+        errors: The number of all other answers.
     """
 
     def __init__(self, port: int, threads: int) -> None:
@@ -135,7 +135,7 @@ class OwnAnswers:
         for n in itertools.count():
             if self._is_stopped.is_set():
                 break
-            # Requests differ in rows as well, and all numbers are exact.
+            # The number of rows varies as well, and all values are exact.
             xs = [float(first + (3 * n + row) % 10_000) for row in range(1 + n % 3)]
             body = json.dumps({"instances": xs}).encode()
             try:
@@ -201,7 +201,7 @@ def test_no_request_of_a_batch_fails_while_versions_are_swapped(
     assert (over_rest.errors, over_grpc["errors"]) == (Counter(), Counter())
     for offsets in (over_rest.offsets, over_grpc["offsets"]):
         assert {1, last} <= set(offsets) <= set(range(1, last + 1))
-    # They did share batches.
+    # The requests shared batches.
     (version,) = server.get("/v1/models/m/batching").json()["versions"]
     (queue,) = version["queues"]
     assert queue["mean_rows_per_batch"] > 2.5, queue

@@ -1,4 +1,4 @@
-"""What the metrics page says about batches, read with the parser of Prometheus' own client library."""
+"""The batching metrics, read with the parser of Prometheus' client library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SESSION = ":tensorflow:serving:batching_session:"
 def server(
     half_plus_two_version: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A server whose batches have 2 or 4 rows, and are begun by the thread that is free."""
+    """A server whose batches have 2 or 4 rows, and run on any idle thread."""
     directory = tmp_path_factory.mktemp("batching-metrics")
     parameters = directory / "batching.config"
     parameters.write_text("max_batch_size { value: 4 } allowed_batch_sizes: [2, 4]")

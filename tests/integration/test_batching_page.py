@@ -1,4 +1,4 @@
-"""`GET …/batching`, and what a full queue answers."""
+"""`GET …/batching`, and the answer of a full queue."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ GUIDE = (models.ROOT / "docs/guides/batching.md").read_text()
 def server(
     half_plus_two_version: Path, runtime_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """Models that are batched by a file, to an objective, by priorities, not at all, and with little room.
+    """Models that are batched by a file, with an objective, with priorities, not at all, and with a short queue.
 
-    `steps` is batched, and has no rows.
+    `steps` is batched, but has no rows.
     """
     directory = tmp_path_factory.mktemp("batching-page")
     config = directory / "models.config"
@@ -84,7 +84,7 @@ def report(server: ServerProcess, path: str) -> Any:
 
 
 def queue_of(server: ServerProcess, model: str) -> dict[str, Any]:
-    """What is told of the one queue of a model; nothing before it was asked."""
+    """The report on the only queue of a model; empty before its first request."""
     queues = report(server, model)["versions"][0]["queues"]
     return dict(queues[0]) if queues else {}
 

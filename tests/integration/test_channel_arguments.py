@@ -1,4 +1,4 @@
-"""`--grpc_channel_arguments`, as the bytes of HTTP/2 show them."""
+"""`--grpc_channel_arguments`, observed as HTTP/2 frames."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_old_connections_are_closed_and_calls_go_on(
 ) -> None:
     server = start("grpc.max_connection_age_ms=300", "grpc.max_connection_age_grace_ms=500")
     with connect(server) as connection:
-        # The acknowledgement of the first goodbye, which a client that is alive would send, never comes; so the
-        # connection is cut when the grace is over.
+        # This client never acknowledges the first GOAWAY, as a live one would. The connection is therefore closed after
+        # the grace period.
         kinds = [kind for kind, _ in frames(connection)]
     assert GOAWAY in kinds
     end = time.monotonic() + 1.5

@@ -1,4 +1,4 @@
-"""`servable check`: what would be served, and what is wrong, without serving."""
+"""`servable check`: the models that would be served, and errors, without serving."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.server_process import model_config
 
 
 class Checked:
-    """Runs the command in this process, and reads what it prints."""
+    """Runs the command in this process, and parses its output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys

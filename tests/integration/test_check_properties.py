@@ -1,4 +1,4 @@
-"""`servable check` never calls right what a server refuses, whatever the flags and the tree of files are."""
+"""`servable check` never accepts what a server refuses, for any flags and any tree of files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.server_process import COMMAND, ServerProcess, free_port
 
 Tree = Callable[[Path, Path], None]
-"""Fills a directory, given a good version to copy from."""
+"""Fills a directory, given a valid version to copy from."""
 
 
 def good(base_path: Path, version: Path) -> None:
@@ -141,7 +141,7 @@ def test_what_a_server_refuses_is_an_error(
             "--max_num_load_retries=0",
             *(shown(*flag) for flag in drawn),
         ]
-        # Ports of the tests' own, where none was drawn; the last one counts.
+        # Default ports for the tests; the last occurrence of a flag counts.
         ports = [f"--port={free_port()}", f"--rest_api_port={free_port()}"]
         checked = subprocess.run(
             [COMMAND, "check", *ports, *arguments],

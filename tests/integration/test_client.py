@@ -57,7 +57,7 @@ def address(server: ServerProcess, protocol: str) -> str:
 
 
 class Blocking:
-    """An `AsyncClient` that is used like a `Client`, so that the same tests ask both."""
+    """An `AsyncClient` with the interface of `Client`, so that the same tests use both."""
 
     def __init__(self, where: str, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -254,7 +254,7 @@ class TestDeadlines:
             assert 0.3 < time.monotonic() - start < 5
 
 
-UNUSED = {"grpc": "127.0.0.1:1", "rest": "http://127.0.0.1:1"}  # nobody listens on port 1
+UNUSED = {"grpc": "127.0.0.1:1", "rest": "http://127.0.0.1:1"}  # port 1 has no listener
 
 
 def test_cancelling_a_task_cancels_its_call(protocol: str, python_server: ServerProcess) -> None:
@@ -303,7 +303,7 @@ def test_a_restart_is_not_noticed(
 ) -> None:
     server = start_server({"m": half_plus_two_version.parent})
     server.wait_until_available("m")
-    patient = Retry(attempts=100)  # a machine with much to do starts a server in its own time
+    patient = Retry(attempts=100)  # a loaded machine may start a server slowly
     with Client(address(server, protocol), retry=patient) as client:
         assert client.predict("m", [1.0]).value.tolist() == [2.5]
         server.kill()

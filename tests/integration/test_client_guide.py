@@ -1,4 +1,4 @@
-"""The guide of the client, and the example of a user's own tests, as a reader would try them."""
+"""The client guide, and the example of a user's tests, run as written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_guide_says_the_truth(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Its blocks are one program; what a comment `# prints …` says is what it prints."""
+    """The blocks form one program; its output must be that of the `# prints …` comments."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ca.pem").write_bytes(b"")
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)

@@ -22,7 +22,7 @@ EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def elements(name: str) -> st.SearchStrategy[np.ndarray]:
-    """Arrays of one dtype, in whatever layout."""
+    """Arrays of one dtype, in any memory layout."""
     if name == "bytes":
         return SHAPES.flatmap(
             lambda shape: st.lists(
@@ -76,15 +76,15 @@ def test_over_grpc_to_the_bit(clients: dict[str, Client], tensor: tuple[str, np.
 def test_over_rest_by_value(clients: dict[str, Client], tensor: tuple[str, np.ndarray]) -> None:
     name, sent = tensor
     if 0 in sent.shape[:-1]:
-        sent = sent.reshape(-1)  # JSON cannot tell a matrix without rows from a list
+        sent = sent.reshape(-1)  # JSON cannot distinguish a matrix without rows from a list
     if sent.dtype.kind == "f":
-        # As TensorFlow Serving does, the server takes numbers too small for full precision as zero.
+        # As in TensorFlow Serving, numbers too small for full precision become zero.
         sent = np.where(
             np.abs(sent) < np.finfo(sent.dtype).smallest_normal, np.copysign(0, sent), sent
         )
     found = clients["rest"].predict("echo", {"x": sent}, signature=name)["y"]
     if sent.dtype.kind == "f":
-        # Nor does either of them round float64 to the nearest number in every case.
+        # Neither rounds float64 to the nearest number in every case.
         assert (found.dtype, found.shape) == (sent.dtype, sent.shape)
         np.testing.assert_allclose(found, sent, rtol=1e-15 if name == "float64" else 0)
     else:

@@ -1,4 +1,4 @@
-"""How clients connect: TLS both ways, keys, headers and Unix sockets; with servers that are not ours."""
+"""Connections of clients: mutual TLS, keys, headers and Unix sockets; with servers of other projects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ONCE = Retry(attempts=1)
 
 
 class Certificates:
-    """An authority, a server's certificate, and one of a client; as files."""
+    """Files of an authority, a server's certificate, and a client's."""
 
     def __init__(self, directory: Path) -> None:
         authority = trustme.CA()
@@ -56,7 +56,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 class StatusOverGrpc(grpc.GenericRpcHandler):
-    """Answers any call with an available version, and keeps its metadata."""
+    """Answers any call with an available version, and records its metadata."""
 
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}
@@ -85,7 +85,7 @@ def grpc_server(where: str, credentials: Any = None) -> Iterator[tuple[str, Stat
 
 
 class StatusOverHttp(http.server.BaseHTTPRequestHandler):
-    """Answers any request with an available version, and keeps its headers."""
+    """Answers any request with an available version, and records its headers."""
 
     protocol_version = "HTTP/1.1"
     seen: dict[str, str]
@@ -111,7 +111,7 @@ class QuietServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        pass  # a client that trusts nobody hangs up
+        pass  # a client without trusted authorities closes the connection
 
 
 class UnixServer(QuietServer):

@@ -1,4 +1,4 @@
-"""The command: what it takes from flags and the environment, and what it says when something is missing."""
+"""The command line: flags, environment variables, and messages about missing arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECOND_NAME = str(Path(COMMAND).with_name("tensorflow_model_server"))
 
 
 def run(*arguments: str, command: str = COMMAND) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; standard error is joined to standard output."""
+    """Run the command to its end; standard error is merged into standard output."""
     return subprocess.run(
         [command, *arguments],
         stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def test_an_unknown_flag_does_not_stop_the_server_under_the_name_of_tensorflow_s
     ],
 )
 def test_a_wrong_command_line_is_explained(flags: list[str], message: str, status: int) -> None:
-    """Slips end it with 2 under its own name, where relative paths are none."""
+    """Mistakes end it with status 2 under its own name, which also accepts relative paths."""
     for command in (COMMAND, SECOND_NAME):
         if command == COMMAND and "relative/path" in message:
             continue
@@ -176,7 +176,7 @@ def test_a_taken_port_is_explained(server: ServerProcess, demo_models: Path) -> 
 def test_without_tensorflow_the_command_says_what_to_install(
     demo_models: Path, tmp_path: Path
 ) -> None:
-    """In an environment of its own, with this package and protobuf but without TensorFlow."""
+    """In a separate environment, with this package and protobuf but without TensorFlow."""
     import google.protobuf
 
     environment = tmp_path / "venv"

@@ -1,4 +1,4 @@
-"""What docs/guides/command-line.md says can be done as it says it."""
+"""The commands of docs/guides/command-line.md, run as written."""
 
 from __future__ import annotations
 

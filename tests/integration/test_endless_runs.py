@@ -1,4 +1,4 @@
-"""Runs that would never end are ended where they can be, and counted where they cannot."""
+"""Endless runs are stopped where that is possible, and counted where it is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDLESS = {"inputs": [-1.0]}
 ENDS = {"inputs": [3.0]}
 RUNS = 30
 IDLE_SECONDS = 20.0
-"""Far more than it takes until nothing runs any more."""
+"""Much longer than any run takes to stop."""
 
 
 def cpu_seconds(server: ServerProcess) -> float:
@@ -29,7 +29,7 @@ def cpu_seconds(server: ServerProcess) -> float:
 
 
 def becomes_idle(server: ServerProcess) -> bool:
-    """Whether the server comes to use less than a tenth of a CPU."""
+    """Whether the server's usage falls below a tenth of a CPU."""
     end = time.monotonic() + IDLE_SECONDS
     while time.monotonic() < end:
         before = cpu_seconds(server)
@@ -51,7 +51,7 @@ def server(
     runtime_models: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
-    """A server of `endless` whose REST requests have a second."""
+    """A server of `endless` with a time limit of one second for REST requests."""
     directory = tmp_path_factory.mktemp("endless")
     flags = [
         "--model_name=endless",
@@ -69,9 +69,9 @@ def server(
 @pytest.mark.parametrize("way", WAYS)
 def test_the_time_of_a_request_ends_its_run(server: ServerProcess, way: str) -> None:
     good = {"signature_name": way, **ENDS}
-    for _ in range(50):  # so that the model is known to be quick
+    for _ in range(50):  # until the model counts as fast
         assert server.predict("endless", good).json() == {"outputs": [6.0]}
-    # Of those that wait for their batch, TensorFlow Serving says that they are too many.
+    # TensorFlow Serving's text for requests that wait for a batch says that there are too many.
     assert ask_often(server, {"signature_name": way, **ENDLESS}) <= {504, 429}
     assert becomes_idle(server)
     assert server.predict("endless", good).json() == {"outputs": [6.0]}
@@ -93,7 +93,7 @@ def test_a_run_without_a_deadline_ends_after_the_longest_time(
     server.wait_until_available("endless")
     with pytest.raises(RpcError, match="DEADLINE_EXCEEDED: Timed out waiting for notification"):
         grpc_client.predict(server.port, "endless", {"x": np.float32([-1])}, timeout=None)
-    # Of a client that has gone, too.
+    # Also if the client has disconnected.
     with pytest.raises(RpcError, match="DEADLINE_EXCEEDED"):
         grpc_client.predict(server.port, "endless", {"x": np.float32([-1])}, timeout=0.5)
     assert becomes_idle(server)

@@ -1,4 +1,4 @@
-"""Loads that fail under a running server: which are retried, and what is told meanwhile."""
+"""Failing loads under a running server: which are retried, and what their status is meanwhile."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer, free_port
 
 RETRIES = ("--max_num_load_retries=5", "--load_retry_interval_micros=600000000")
-"""A version that is retried stays LOADING for as long as any test takes."""
+"""A retry interval longer than any test, so that a retried version stays LOADING."""
 
 
 def python_version(base_path: Path, code: str) -> Path:
-    """A version 1 of a model in Python with this code after its imports."""
+    """Version 1 of a Python model, with this code after its imports."""
     version = base_path / "1"
     version.mkdir(parents=True)
     head = "from servable.signature import *\nS = TensorSpec('float32', [None])\n"
@@ -37,7 +37,7 @@ def entry(name: str, base_path: Path, platform: str = "python", options: str = "
 
 
 def write_config(path: Path, *entries: str) -> str:
-    """Write a configuration, and the flag that names it."""
+    """Write a configuration, and return the flag with its file."""
     path.write_text(f"model_config_list {{ {' '.join(entries)} }}")
     return f"--model_config_file={path}"
 
@@ -51,7 +51,7 @@ def status(server: ServerProcess, name: str) -> tuple[str, str, str]:
 def test_a_load_that_waiting_cannot_help_fails_at_once(
     tmp_path: Path, half_plus_two_version: Path, start_server: StartServer
 ) -> None:
-    """With retries of ten minutes, each is at its end as soon as it was tried."""
+    """With retries after ten minutes, a load that is not retried ends at once."""
     entries = [entry("good", half_plus_two_version.parent, "tensorflow")]
     wanted = {}
     for name, code, message in (
@@ -153,7 +153,7 @@ def test_a_load_that_is_retried_says_why_which_attempt_it_was_and_when_the_next_
 
     words.touch()
     shutil.copy(half_plus_two_version / "assets/offset.txt", lacking / "assets")
-    (python / "changed").touch()  # the next attempt is made when files of the version change
+    (python / "changed").touch()  # a change of the version's files triggers the next attempt
     server.wait_until_available("python", "worker", "lacking")
     assert status(server, "python") == ("AVAILABLE", "OK", "")
     assert server.get("/readyz").status == 200

@@ -1,7 +1,7 @@
-"""README's first minute, as a reader would type it.
+"""README's first minute, run as written.
 
-The commands are those of README, to the letter. Servers run where a reader would have other terminals. Installing is
-left to `test_installation`, since here the package is installed already.
+The commands are exactly those of README. Servers run in the background instead of in other terminals. Installation is
+tested by `test_installation`, because here the package is already installed.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ PYTHON_EXAMPLES = [
 
 
 def is_taken(port: int) -> bool:
-    """Whether somebody listens on the port."""
+    """Whether the port has a listener."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until_available(command: str) -> None:
-    """Wait until the server that this command starts serves its model."""
+    """Wait until the server of this command serves its model."""
     flags = dict(re.findall(r"--(\w+)=(\S+)", command))
     port = flags.get("rest_api_port", flags["port"])
     url = f"http://127.0.0.1:{port}/v1/models/{flags['model_name']}"
@@ -75,7 +75,7 @@ def wait_until_available(command: str) -> None:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A clone, as far as the commands look at it."""
+    """The parts of a clone that the commands use."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     return tmp_path
 
@@ -88,7 +88,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def terminals() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The servers that were started; ended with Control-C."""
+    """The started servers; ended with SIGINT."""
     running: list[subprocess.Popen[bytes]] = []
     yield running
     for server in running:
@@ -125,7 +125,7 @@ def test_first_minute(
                 capture_output=True,
                 text=True,
             ).stdout
-    assert '"state": "AVAILABLE"' in printed  # the last command asks for the status
+    assert '"state": "AVAILABLE"' in printed  # the last command requests the status
     for example in PYTHON_EXAMPLES:
         probabilities = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", example],
@@ -141,7 +141,7 @@ def test_first_minute(
 
 
 def assert_same_predictions(got: dict[str, list[float]], shown: dict[str, list[float]]) -> None:
-    """Compare an answer with the one that README shows; the last digits depend on the processor."""
+    """Compare an answer with that of README; the last digits depend on the processor."""
     assert got.keys() == shown.keys() == {"predictions"}
     assert got["predictions"] == pytest.approx(shown["predictions"], rel=1e-4)
     assert sum(got["predictions"]) == pytest.approx(1, abs=1e-6)

@@ -1,4 +1,4 @@
-"""What somebody sees who starts `servable` for the first time, and what its own name does otherwise."""
+"""The output of a first start of `servable`, and the differences from the name of TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND_NAME = str(Path(COMMAND).with_name("tensorflow_model_server"))
 
 
 def wait_for(server: ServerProcess, text: str) -> str:
-    """Wait until the server has written this, and return all that it has written."""
+    """Wait until the server has written a text, and return all its output."""
     end = time.monotonic() + 60
     while text not in server.log:
         assert server.is_running, server.log
@@ -88,7 +88,7 @@ def test_the_name_of_tensorflow_serving_reports_nothing(demo_models: Path, tmp_p
 
 @pytest.fixture
 def model_directory(half_plus_two_version: Path, tmp_path: Path) -> Iterator[Path]:
-    """`models/m` with a version, and a configuration file that names it relative to itself."""
+    """`models/m` with a version, and a configuration file that names it by a relative path."""
     (tmp_path / "models/m").mkdir(parents=True)
     add_version(tmp_path / "models/m", 1, half_plus_two_version, offset=2.0)
     (tmp_path / "models/models.config").write_text(model_config({"m": Path("m")}))

@@ -1,4 +1,4 @@
-"""What two servers could read in two ways is refused with 400, and the connection is closed."""
+"""Ambiguous framing, as used for request smuggling, is refused with 400, and the connection is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = GOOD_HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 def ask(server: ServerProcess, *pieces: bytes) -> bytes:
-    """Send each piece in a segment of its own, and read until the server closes the connection."""
+    """Send each piece in a separate segment, and read until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
@@ -98,7 +98,7 @@ AMBIGUOUS_HEADS = {
 @pytest.mark.parametrize("request_bytes", AMBIGUOUS_HEADS.values(), ids=AMBIGUOUS_HEADS)
 def test_ambiguous_heads_are_refused(request_bytes: bytes, server: ServerProcess) -> None:
     assert statuses(ask(server, request_bytes + SMUGGLED)) == [400]
-    # What came before it on the connection is answered; its own pieces may come one by one.
+    # Earlier requests on the connection are answered; the pieces may arrive separately.
     assert statuses(ask(server, GOOD + request_bytes + SMUGGLED)) == [200, 400]
     middle = request_bytes.index(b"\n") + 1
     assert statuses(ask(server, request_bytes[:middle], request_bytes[middle:])) == [400]

@@ -1,4 +1,4 @@
-"""Remote models on a disk that has no room left for them."""
+"""Remote models on a full disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.server_process import StartServer, free_port
 
 
 class SmallDisk:
-    """A file system of a size, in memory; skips the test where none can be mounted."""
+    """A file system of limited size, in memory; skips the test if it cannot be mounted."""
 
     def __init__(self, path: Path, options: str) -> None:
         path.mkdir()
@@ -28,12 +28,12 @@ class SmallDisk:
             pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
 
     def grow(self, options: str) -> None:
-        """Give it another size."""
+        """Change its size."""
         grown = self._mount(f"remount,{options}")
         assert grown.returncode == 0, grown.stderr
 
     def unmount(self) -> None:
-        """Take it away, used or not."""
+        """Unmount it, even if it is in use."""
         subprocess.run(["umount", "--lazy", str(self.path)], check=True)
 
     def _mount(self, options: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Python's web server, which lists directories."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def web(demo_models: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("full", "reason"),
     [
-        # So few files that a write finds the disk full, and so few bytes that it is not begun.
+        # With few files a write finds the disk full; with few bytes the fetch is not even begun.
         ("size=32m,nr_inodes=12", "No space left on device"),
         ("size=8k,nr_inodes=1000", "There is no room for"),
     ],

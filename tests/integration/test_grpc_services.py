@@ -1,4 +1,4 @@
-"""The services of gRPC itself, asked by grpcio: health, reflection; and the health checks of HTTP beside them."""
+"""The standard services of gRPC, called with grpcio: health and reflection; and the HTTP health checks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFLECTION = "grpc.reflection.{}.ServerReflection"
 
 
 class Client:
-    """One channel, and the calls that the tests make on it."""
+    """One channel, and the calls that the tests make."""
 
     def __init__(self, port: int) -> None:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
@@ -131,7 +131,7 @@ class TestHealth:
         with pytest.raises(grpc.RpcError) as ended:
             next(watch)
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        # More than may be open at once, one after another.
+        # More than the limit of open calls, one after another.
         for _ in range(1100):
             watch = client.watch("")
             assert next(watch).status == SERVING
@@ -228,7 +228,7 @@ def test_health_over_http(path: str, server: ServerProcess) -> None:
 
 
 def raw_call(port: int, message: bytes, *headers: str, flag: int = 0) -> str:
-    """The response headers of a Predict whose frame is made by hand."""
+    """The response headers of a Predict whose frame is encoded by hand."""
     frame = bytes([flag]) + len(message).to_bytes(4, "big") + message
     return subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""The examples of the guide to the Open Inference Protocol, as a reader would type them."""
+"""The examples of the Open Inference Protocol guide, run as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def typed(command: str, server: ServerProcess, demo_models: Path) -> str:
-    """What a `curl` of the guide answers."""
+    """The answer to a `curl` command of the guide."""
     line = command.replace("localhost:8501", f"127.0.0.1:{server.rest_port}")
     line = line.replace("/models/half_plus_two\\", f"{demo_models}/half_plus_two\\")
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The commands of docs/guides/warm-up.md, as a reader would type them."""
+"""The commands of docs/guides/warm-up.md, run as written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_commands_of_the_guide_print_what_it_says(
     )
     assert done.stdout == printed
 
-    # The entry of the configuration file, for where the model is.
+    # The entry of the configuration file, with the model's actual path.
     (entry,) = re.findall(r"(?ms)^```\n(config \{.*?)^```$", GUIDE)
     config = tmp_path / "guide.config"
     config.write_text(f"model_config_list {{ {entry.replace('/models', str(tmp_path))} }}")

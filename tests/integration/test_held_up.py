@@ -1,4 +1,4 @@
-"""A model that hangs, or takes long of a sudden, holds up nobody but those who asked it."""
+"""A model that hangs, or suddenly becomes slow, does not block requests for other models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.server_process import ServerProcess, StartServer, free_port, model_
 HANGS = {"inputs": [-1.0]}
 RUNS = {"inputs": [1.0]}
 PATIENCE_SECONDS = 20.0
-"""Far more than any of the requests takes, on a slow machine and with a debug build."""
+"""Much longer than any of the requests takes, on a slow machine and with a debug build."""
 
 
 def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
@@ -47,7 +47,7 @@ def test_a_quick_model_that_takes_long_leaves_the_server_to_others(
 def test_health_is_told_while_the_runtime_waits_for_memory(
     start_server: StartServer, runtime_models: Path
 ) -> None:
-    """TensorFlow's allocator waits ten seconds for memory, and has those wait that free some."""
+    """TensorFlow's allocator waits ten seconds for memory, and makes threads that free memory wait, too."""
     served = {name: runtime_models / name for name in ("ones", "linear")}
     server = start_server(served, "--worker_threads=2")
     server.wait_until_available(*served)
@@ -74,10 +74,10 @@ def test_health_is_told_while_the_runtime_waits_for_memory(
 
 
 def switches(server: ServerProcess) -> dict[str, int]:
-    """How often each thread that serves, or may have to, has gone to rest."""
+    """The number of voluntary context switches of each serving thread."""
     found = {}
     for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
             if "servable-worker" in (thread / "comm").read_text():
                 status = (thread / "status").read_text()
                 found[thread.name] = int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
@@ -96,7 +96,7 @@ def test_threads_in_reserve_rest_until_they_are_needed(
         time.sleep(0.5)
         return sum(before.get(thread) == count for thread, count in switches(server).items())
 
-    # A timer may wake one of those that serve; one more could be by chance.
+    # A timer may wake one serving thread; a second one may be a coincidence.
     assert max(resting() for _ in range(5)) >= 3
 
 
@@ -108,7 +108,7 @@ def others(
     tmp_path: Path,
     grpc_client: GrpcClient,
 ) -> Others:
-    """A server of models that do not hang, and of `waiting`, which may."""
+    """A server of models that do not hang, and of `waiting`, which can."""
     served = {name: runtime_models / name for name in ("waiting", "linear", "large")}
     monitoring = tmp_path / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
@@ -126,7 +126,7 @@ def others(
 
 
 class Others:
-    """Whoever wants something else of a server than from the model that hangs."""
+    """Requests that do not concern the model that hangs."""
 
     def __init__(
         self, server: ServerProcess, admin_port: int, config: str, grpc_client: GrpcClient
@@ -156,12 +156,12 @@ class Others:
 
 @contextmanager
 def asked(server: ServerProcess, count: int) -> Iterator[None]:
-    """So many callers wait for a run that hangs, until the server is killed."""
+    """A number of callers wait for a run that hangs, until the server is killed."""
 
     def ask() -> None:
         with suppress(OSError, http.client.HTTPException):
             reply = server.predict("waiting", HANGS)
-            # A queue that is full says so.
+            # A full queue refuses a call.
             assert reply.status == 503, reply.body
 
     with ThreadPoolExecutor(count) as executor:

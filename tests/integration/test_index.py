@@ -1,4 +1,4 @@
-"""What a server says that somebody comes upon: `GET /`, the list of models, and what is not there."""
+"""Pages for visitors: `GET /`, the list of models, and unknown paths."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_route_that_is_named_is_there(server: ServerProcess) -> None:
         path = route["path"].replace("NAME", "half_plus_two")
         body = b"{}" if route["method"] == "POST" else None
         status = server.request(route["method"], path, body).status
-        # Bodies that hold no request are refused, and administration is not enabled.
+        # Malformed bodies are refused, and administration is disabled.
         assert status == {"/v2/repository/index": 501}.get(path, 400 if body else 200), path
 
 

@@ -1,4 +1,4 @@
-"""`servable inspect`: what it prints is pasted, and works."""
+"""`servable inspect`: its printed commands work when they are pasted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is n
 
 
 def inspect(*arguments: str) -> str:
-    """What the command prints."""
+    """The output of the command."""
     told = subprocess.run(
         [COMMAND, "inspect", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
@@ -33,8 +33,8 @@ def inspect(*arguments: str) -> str:
 
 
 def paste(command: str) -> object:
-    """The JSON that a pasted command gets."""
-    # python3 is whichever comes first; the one of the tests will do.
+    """The JSON answer to a pasted command."""
+    # The command calls python3, which here must be the interpreter of the tests.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     told = subprocess.run(
         ["bash", "-c", command.replace("curl ", "curl -sS ")],
@@ -100,7 +100,7 @@ def test_a_directory_and_a_server_say_the_same(server: ServerProcess, runtime_mo
     from_server = inspect(f"{url}/v1/models/multiple")
     assert from_files.splitlines()[:2] == ["Model multiple, version 1", f"in {path}"]
     assert from_server.splitlines()[:2] == ["Model multiple, version 1", f"in {url}"]
-    # Only of our own servers is it known that the port takes gRPC too.
+    # Only for our own servers is it known that the port accepts gRPC, too.
     with_url = from_files.replace(f"Client('{url.partition('//')[2]}", f"Client('{url}")
     assert with_url.splitlines()[2:] == from_server.splitlines()[2:]
     assert "words    bytes [?, ?]" in from_files

@@ -1,4 +1,4 @@
-"""README's installation, in an environment of its own."""
+"""README's installation, in a separate environment."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_install_from_the_clone(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("extra", ["base", *EXTRAS])
 def test_each_extra_works_alone(extra: str, tmp_path: Path) -> None:
-    """What it declares is installed; the package itself, and its extension, are taken from here."""
+    """Declared dependencies are installed; the package itself, and its extension, come from this tree."""
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin/python"

@@ -1,4 +1,4 @@
-"""Versions that come and go under a running server."""
+"""Version changes under a running server."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from support.server_process import Reply, ServerProcess, StartServer, free_port,
 SWAPS = 20
 
 THREADS_OF_CHANGES = 16
-"""How many reloads, loads and unloads for clients may be under way at once."""
+"""The limit of concurrent reloads, loads and unloads for clients."""
 
 ADMINISTRATION_CONNECTIONS = 16
-"""The same for requests of administration."""
+"""The same for administration requests."""
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 
 def predict(server: ServerProcess, model: str = "m") -> float:
-    """What the model makes of 0, which is its version's offset."""
+    """The model's answer to 0, which is its version's offset."""
     reply = server.predict(model, {"instances": [0.0]})
     assert reply.status == 200, reply.body
     return float(reply.json()["predictions"][0])
 
 
 class RestLoad:
-    """Predicts again and again over connections that stay open, until it is stopped."""
+    """Sends predict requests over persistent connections until it is stopped."""
 
     def __init__(self, port: int, threads: int) -> None:
         self.answers: Counter[float] = Counter()
@@ -126,7 +126,7 @@ def test_no_request_fails_while_versions_are_swapped(
 
     assert rest_load.errors == Counter()
     assert over_grpc["errors"] == Counter()
-    # Both saw the first and the last version, and nothing but versions.
+    # Both got answers of the first and the last version, and no errors.
     assert {1.0, float(last)} <= set(rest_load.answers) <= {float(v) for v in range(1, last + 1)}
     assert {(1.0,), (float(last),)} <= set(over_grpc["answers"])
     assert predict(server) == last
@@ -340,7 +340,7 @@ class TestStartUp:
         self, start_server: StartServer, tmp_path: Path
     ) -> None:
         (tmp_path / "hollow/1").mkdir(parents=True)
-        os.utime(tmp_path / "hollow/1", (1, 1))  # nobody is writing it any more
+        os.utime(tmp_path / "hollow/1", (1, 1))  # as if the writer had finished long ago
         server = start_server({"m": tmp_path / "hollow"})
         assert server.wait() == 255
         assert "does not appear to contain a SavedModel" in server.log
@@ -348,7 +348,7 @@ class TestStartUp:
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """A model in Python whose load hangs, after it has said so in the log."""
+    """A Python model that logs its load and then hangs."""
     version = tmp_path / "hanging" / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(
@@ -359,7 +359,7 @@ def hanging(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hanging_entry(hanging: Path) -> str:
-    """The configuration of that model."""
+    """The configuration of this model."""
     return f'config {{ name: "h" base_path: "{hanging}" model_platform: "python" }}'
 
 

@@ -1,4 +1,4 @@
-"""What is too much, too large or too slow gets the answer that says so, and others are served."""
+"""Requests above a limit of size, number or time get a specific error, and others are served."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 1.0
 
 @pytest.fixture(scope="module")
 def limited(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with every limit set low."""
+    """A server with low limits."""
     directory = tmp_path_factory.mktemp("limited")
     flags = [
         f"--model_base_path={demo_models / 'half_plus_two'}",
@@ -162,7 +162,7 @@ def test_a_body_that_stops_or_trickles_in(limited: ServerProcess) -> None:
         connection.settimeout(PATIENCE / 5)
         answer = b""
         while not answer and time.monotonic() < start + 20:
-            # Each piece comes in time; at this pace, the whole would take half a minute.
+            # Each piece is in time, but the whole body would take half a minute.
             try:
                 connection.sendall(b" " * 30)
                 answer = connection.recv(1 << 16)
@@ -209,7 +209,7 @@ def test_connections_beyond_the_limit_wait_for_their_turn(limited: ServerProcess
         for holder in holders:
             holder.sendall(HEAD)
         start = time.monotonic()
-        # The holders are too slow, and lose their places.
+        # The slow connections are closed.
         assert limited.request("POST", PREDICT, GOOD).status == 200
         assert time.monotonic() - start < START_SECONDS
         answers = {first_line(read_all(holder)) for holder in holders}

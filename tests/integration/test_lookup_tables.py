@@ -1,4 +1,4 @@
-"""Lookup tables under a running server, and a kind of servable that another distribution brings."""
+"""Lookup tables under a running server, and a kind of servable from another distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = "apple\t1\t2.5\npear\t-3\t4\n\t0\t0\n"
 
 
 def write_table(base_path: Path, version: int, text: str) -> Path:
-    """Put a version in as careful writers do, so that it is served at once."""
+    """Add a version by a rename, so that it is served at once."""
     aside = base_path / f"writing-{version}"
     aside.mkdir(parents=True)
     (aside / "table.tsv").write_text(text)

@@ -1,4 +1,4 @@
-"""Memory that is not there costs the request that wants it, and not the server."""
+"""Memory exhaustion fails the request that causes it, and not the server."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MIB = 2**20
 
 
 def numbers(megabytes: int) -> bytes:
-    """A body of numbers, of about that size."""
+    """A body of numbers, of about this size."""
     return b'{"instances": [%s1]}' % (b"1," * (megabytes * MIB // 2))
 
 
 def is_alive(server: ServerProcess) -> bool:
-    """Whether it still answers."""
+    """Whether the server still answers."""
     return server.request("POST", PREDICT, GOOD).status == 200 and server.is_running
 
 
 @pytest.fixture
 def short_of_memory(start_server: StartServer, demo_models: Path) -> Iterator[ServerProcess]:
-    """A server that the system gives about 150 MB more."""
+    """A server with a limit of about 150 MB of further memory."""
     flags = ["--max_total_body_bytes=100000000000", "--max_decompressed_bytes=2000000000"]
     server = start_server({"half_plus_two": demo_models / "half_plus_two"}, *flags)
     server.wait_until_available("half_plus_two")
@@ -94,7 +94,7 @@ def test_bodies_together_are_bounded(start_server: StartServer, demo_models: Pat
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as held:
         held.sendall(head + body[:-1])
         while server.request("POST", PREDICT, body).status != 503:
-            pass  # the other one has not arrived
+            pass  # the other request has not arrived
         assert is_alive(server), "small ones are taken"
         held.sendall(body[-1:])
         answer = b"".join(iter(lambda: held.recv(1 << 16), b""))

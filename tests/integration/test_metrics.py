@@ -1,4 +1,4 @@
-"""The metrics page, read with the parser that Prometheus' own client library has."""
+"""The metrics page, read with the parser of Prometheus' client library."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_page_is_in_the_form_of_tensorflow_serving(server: ServerProcess) ->
     assert types == sorted(types)
     assert "" not in lines
     assert text.endswith("\n")
-    # With points or without, from the start.
+    # From the start, with or without points.
     for name, kind in (
         ("batching_session:queuing_latency", "histogram"),
         ("batching_session:wrapped_run_count", "counter"),
@@ -356,7 +356,7 @@ def test_requests_refused_by_their_heads_are_counted(
     server.wait_until_answers()
 
     def status_of(head: bytes) -> bytes:
-        """The status that the head of a request gets, and nothing else of it."""
+        """The status of an answer to the head of a request alone."""
         with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
             connection.sendall(head)
             return connection.recv(1 << 16).split(b" ")[1]

@@ -1,4 +1,4 @@
-"""SavedModels as they differ in practice: dtypes, inputs and outputs, variables, assets, tables, state."""
+"""Kinds of SavedModels: dtypes, inputs and outputs, variables, assets, tables, state."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ml_dtypes = pytest.importorskip("ml_dtypes")  # comes with TensorFlow
 
 
 def limits(dtype: Any) -> np.ndarray:
-    """An integer array of two rows with the ends of its range."""
+    """An integer array of two rows with the limits of its range."""
     info = np.iinfo(dtype)
     return np.array([[info.min, 0, 1], [2, info.max - 1, info.max]], dtype)
 
 
 def floats(dtype: Any) -> np.ndarray:
-    """A float array with what is special about floats."""
+    """A float array with special values."""
     info = ml_dtypes.finfo(dtype)
     values = [0.0, -0.0, 1.5, -2.25, float(info.max), float(info.smallest_normal)]
     return np.array([*values, np.inf, -np.inf, np.nan], dtype).reshape(3, 3)
@@ -36,7 +36,7 @@ ARRAYS = {
     "complex128": np.array([1 + 2j, -0.5j, 1e300], np.complex128),
     "string": np.array([[b"", b"a\0b"], ["é😀".encode(), b"\xff\xfe" * 20]], object),
 }
-# What JSON can carry. The floats are exact in their type, so that they come back as they were.
+# Values that JSON can represent. The floats are exact in their dtype, so that they survive a round trip.
 OVER_REST = {
     "float32": [[1.5, -0.0], [2.0**127, 2.0**-126]],
     "float64": [[1.5, -0.0], [1e300, 2.2250738585072014e-308]],
@@ -87,7 +87,7 @@ class TestDtypes:
         got = columnar.json()["outputs"]
         if name == "float32":
             got = np.float32(got).tolist()
-        assert repr(got) == repr(values)  # tells -0.0 from 0.0, and True from 1
+        assert repr(got) == repr(values)  # distinguishes -0.0 from 0.0, and True from 1
         rows = server.predict("dtypes", {"signature_name": name, "instances": values})
         assert rows.json()["predictions"] == columnar.json()["outputs"]
 
@@ -101,7 +101,7 @@ class TestDtypes:
         raw = bytes(range(256))
         encoded = {"b64": base64.b64encode(raw).decode()}
         reply = server.predict("dtypes", {"signature_name": "string", "inputs": [encoded]})
-        # The output's name does not end in `_bytes`, so the bytes are written as they are.
+        # The output's name does not end in `_bytes`, so the bytes are written unencoded.
         assert b"\\u0000" in reply.body
         assert raw[0x80:] in reply.body
 

@@ -1,4 +1,4 @@
-"""Models that are loaded and called from Python, with no server in between."""
+"""Models that are loaded and called from Python, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over REST, where its own clients send nothing unusual."""
+"""The Open Inference Protocol over REST, for requests that its own clients do not send."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = {"name": "x", "shape": [1], "datatype": "FP32"}
 def post(
     server: ServerProcess, path: str, body: Any = b"", headers: dict[str, str] | None = None
 ) -> Reply:
-    """POST to the protocol's part of the server."""
+    """POST to a path of the protocol."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return server.request("POST", f"/v2/{path}", data, headers or {})
 
@@ -30,13 +30,13 @@ def infer(server: ServerProcess, body: Any, headers: dict[str, str] | None = Non
 
 
 def with_binary(document: dict[str, Any], data: bytes) -> tuple[bytes, dict[str, str]]:
-    """A body of JSON and binary data, and the header that it needs."""
+    """A body of JSON and binary data, and its required header."""
     head = json.dumps(document).encode()
     return head + data, {"Inference-Header-Content-Length": str(len(head))}
 
 
 def binary_input(size: int) -> dict[str, Any]:
-    """The JSON of a request whose one input follows after it."""
+    """The JSON of a request with one input in binary form."""
     return {"inputs": [{**X, "parameters": {"binary_data_size": size}}]}
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and what schemathesis finds when it asks as the document says."""
+"""The OpenAPI document, and the findings of schemathesis with it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def document(server: ServerProcess, *names: str) -> dict[str, Any]:
 
 
 def url(server: ServerProcess, *names: str) -> str:
-    """Where the document of some models is."""
+    """The path of the document for some models."""
     query = "&".join(f"model={name}" for name in names)
     return f"http://localhost:{server.rest_port}/openapi.json?{query}"
 
 
 def verbs(found: dict[str, Any], model: str) -> set[str]:
-    """What may be asked of a model, by what follows its name."""
+    """The operations of a model, by path suffix."""
     prefix = f"/v1/models/{model}"
     return {path.removeprefix(prefix) for path in found["paths"] if path.startswith(prefix)}
 
@@ -110,7 +110,7 @@ def test_schemathesis_finds_no_server_error(
         text=True,
         timeout=200,
         check=False,
-        cwd=tmp_path,  # where it keeps what it has found
+        cwd=tmp_path,  # where it stores its results
     )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
     generated = re.search(r"(\d+) generated", done.stdout)
@@ -141,7 +141,7 @@ def test_labels_versions_and_missing_models(
     assert label["schema"]["enum"] == ["stable"]
     (version,) = found["paths"][f"{path}/versions/{{version}}:predict"]["post"]["parameters"]
     assert version["schema"]["enum"] == [2, 1]
-    # Both versions have the same signatures, which are told once.
+    # Both versions have the same signatures, which are listed once.
     assert not [name for name in found["components"]["schemas"] if name.endswith("_2")]
     assert "/v1/models/missing" not in document(server, "odd name")["paths"]
 

@@ -1,4 +1,4 @@
-"""Models with operations that TensorFlow does not have: from packages, from libraries, from nowhere."""
+"""Models with operations that TensorFlow lacks: from packages, from libraries, or missing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ INDICES = {"inputs": [3, 4]}
 
 
 def environment_with(site: Path) -> dict[str, str]:
-    """An environment in which a directory of packages comes first."""
+    """An environment in which a directory of packages has precedence."""
     return {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_an_installed_package_is_loaded_when_a_model_needs_it(
     runtime_models: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
-    # Laid out as tensorflow-text is; being asked for must not import it.
+    # The layout is that of tensorflow-text; finding the package must not import it.
     package = tmp_path / "site/tensorflow_text"
     compile_op_library("TFText>X", package / "python/ops/_x.so")
     (package / "__init__.py").write_text("raise ImportError('nobody should import this')")
@@ -111,7 +111,7 @@ def test_a_library_that_cannot_be_loaded_ends_the_start(
 
 
 class TestALibraryWithACopyOfAbsl:
-    """It reads its attributes out of a protobuf map that TensorFlow filled, and aborts where it finds none."""
+    """The operation reads its attributes from a protobuf map that TensorFlow filled, and aborts if they are missing."""
 
     OPERATION = "TFText>Z"
 

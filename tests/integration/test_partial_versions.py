@@ -1,4 +1,4 @@
-"""Versions of which a part is there, while the rest is still on its way."""
+"""Versions that are served only when they are complete, though parts arrive earlier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_version_is_taken_up_when_the_rest_of_it_comes(
     started = time.monotonic()
     for name, (kind, parts) in models.items():
         copy_part(runtime_models / kind / "1", tmp_path / name / "2", parts)
-    # Longer than a complete version takes to settle, and less than an incomplete one is held back.
+    # Longer than a complete version takes to settle, and shorter than an incomplete one is held back.
     while time.monotonic() < started + 4:
         for name, part in models.items():
             assert served_versions(server, name) == {1: "AVAILABLE"}, part
@@ -42,7 +42,7 @@ def test_a_version_is_taken_up_when_the_rest_of_it_comes(
 def test_a_version_that_needs_no_other_file_is_served_without_one(
     runtime_models: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
-    # "steps" is a graph of TensorFlow 2 that has nothing to restore, and an index all the same.
+    # "steps" is a graph of TensorFlow 2 without variables, which has an index all the same.
     for model in ("steps", "failing"):
         target = tmp_path / model / "1"
         target.mkdir(parents=True)
@@ -57,7 +57,7 @@ def test_a_version_whose_variables_do_not_come_fails_and_is_tried_again_when_the
     models = {"one": REFERENCE, "two": LINEAR}
     for name, kind in models.items():
         shutil.copytree(runtime_models / kind / "1", tmp_path / name / "1")
-    # Retried after a minute by default; what is missing must be taken up sooner.
+    # The default retry is after a minute; missing files must be noticed earlier.
     server = start_server({name: tmp_path / name for name in models}, "--max_num_load_retries=5")
     server.wait_until_available(*models)
     for name, kind in models.items():

@@ -1,4 +1,4 @@
-"""While a load runs on one of two CPUs, each thread that serves has one of its own."""
+"""While a load runs on one of two CPUs, each serving thread has a CPU of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 20.0
 
 @pytest.fixture
 def two_cpus() -> Iterator[list[int]]:
-    """Leave this thread, and what it starts, two CPUs."""
+    """Restrict this thread, and its child processes, to two CPUs."""
     before = os.sched_getaffinity(0)
     if len(before) < 2:
         pytest.skip("there is one CPU only")
@@ -31,7 +31,7 @@ def two_cpus() -> Iterator[list[int]]:
 
 
 def places(server: ServerProcess) -> list[list[int]]:
-    """The CPUs of each thread of the server that has one CPU only, the first ones first."""
+    """The CPUs of each server thread that is pinned to one CPU, in order."""
     masks = []
     for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -53,7 +53,7 @@ def test_threads_that_serve_are_kept_apart_until_a_load_has_ended(
     version = tmp_path / "stuck/1"
     version.mkdir(parents=True)
     model_file = version / "saved_model.pb"
-    os.mkfifo(model_file)  # the load waits until somebody opens it to write
+    os.mkfifo(model_file)  # the load blocks until a writer opens it
     models = {"linear": runtime_models / "linear", "stuck": tmp_path / "stuck"}
     server = start_server(models, "--worker_threads=2", "--open_ports=at_once")
     wait_for_places(server, [[cpu] for cpu in two_cpus])

@@ -1,4 +1,4 @@
-"""`--platform_config_file`: ways to load models, by name."""
+"""`--platform_config_file`: named platforms with options."""
 
 from __future__ import annotations
 

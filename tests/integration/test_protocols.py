@@ -1,4 +1,4 @@
-"""One port for everything: REST and gRPC, HTTP/1.1 and HTTP/2, with clients that nobody here wrote."""
+"""One port for all protocols: REST and gRPC, HTTP/1.1 and HTTP/2, with clients of other projects."""
 
 from __future__ import annotations
 

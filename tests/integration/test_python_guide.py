@@ -1,4 +1,4 @@
-"""The guide of Python models and the example that it names, as a reader would try them."""
+"""The guide of Python models and its example, run as written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GUIDE = ROOT / "docs/guides/python-models.md"
 
 @pytest.fixture(scope="module")
 def blocks() -> dict[str, str]:
-    """The fenced blocks of the guide by what the comment in their first line names."""
+    """The fenced blocks of the guide, by the file name in their first line."""
     found = re.findall(r"```\w*\n(?:# (\S+)\n)?(.*?)```", GUIDE.read_text(), re.DOTALL)
     return {name or body: body for name, body in found}
 

@@ -1,4 +1,4 @@
-"""Python servables under a running server: in its own process, and in workers."""
+"""Python servables under a running server: in its process, and in workers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_config(path: Path, *entries: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Every model, in process and with workers, and one model of TensorFlow beside them."""
+    """Every model, in process and with workers, and one TensorFlow model."""
     directory = tmp_path_factory.mktemp("python")
     flag = write_config(
         directory / "models.config",
@@ -164,7 +164,7 @@ class TestTensors:
             assert not outputs["is_writeable"]
             assert outputs["name"].tolist() == b"about"
             assert outputs["directory"].tolist() == str(MODELS / "echo/1").encode()
-            # One clock for the whole machine; gRPC rounds time-outs up a little.
+            # The clock is the same for all processes; gRPC rounds time-outs up slightly.
             assert 0 < outputs["deadline"] - time.monotonic() < 52
             if number:
                 assert outputs["before"].tolist() == [number - 1] * 100_000
@@ -251,7 +251,7 @@ class TestErrors:
             "Interrupt": "Interrupt: <exception str() failed>",
         }.items():
             tracebacks = server.log.count("raise NOT_EXCEPTIONS[what]()")
-            # More of them than there are threads for a model in the process.
+            # More than there are threads for an in-process model.
             for _ in range(10):
                 reply = server.predict(f"faulty{suffix}", {"inputs": [what]})
                 assert (reply.status, reply.error.rstrip(": ")) == (500, text)
@@ -335,7 +335,7 @@ class TestIsolation:
 
 
 def add_version(base_path: Path, version: int, body: str, *, factor: float = 1.0) -> None:
-    """Write a version aside and rename it into its place."""
+    """Write a version elsewhere and rename it into place."""
     aside = base_path / f"writing-{version}"
     aside.mkdir(parents=True)
     (aside / "factor.py").write_text(f"FACTOR = {factor}\n")
@@ -456,12 +456,12 @@ class TestLife:
                     (task / "comm").read_text().strip() for task in (proc / "task").iterdir()
                 ]
                 files = [os.readlink(file) for file in (proc / "fd").iterdir()]
-            except (FileNotFoundError, ProcessLookupError):  # one of them has just gone
+            except (FileNotFoundError, ProcessLookupError):  # one of them has just ended
                 return held()
             return sorted(threads), sorted(files), children(server.process.pid)
 
         def settled() -> tuple[list[str], list[str], list[int]]:
-            """What is held once nothing has changed for half a second."""
+            """The resources once they have been stable for half a second."""
             last, since = held(), time.monotonic()
             while time.monotonic() < since + 0.5:
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Configuration files that lie in an object store or on a web server."""
+"""Configuration files in an object store or on a web server."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FILES = {
 KEY = {"authorization": "Bearer a-secret-of-enough-letters"}
 
 Write = Callable[[str, str], str]
-"""Writes a file of this name and content, and returns its URL."""
+"""Writes a file with this name and content, and returns its URL."""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Python's web server."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(params=["s3", "http"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Write, dict[str, str]]]:
-    """What writes files somewhere, and the environment in which a server finds them."""
+    """A function that writes remote files, and the server's environment to read them."""
     if request.param == "s3":
         store = request.getfixturevalue("s3")
 
@@ -83,7 +83,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Writ
 def running(
     flags: list[str], environment: Mapping[str, str], directory: Path
 ) -> Iterator[ServerProcess]:
-    """A server with these flags and no others."""
+    """A server with only these flags."""
     with ServerProcess(flags, directory=directory, environment=environment) as server:
         yield server
 

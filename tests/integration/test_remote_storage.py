@@ -1,4 +1,4 @@
-"""Base paths in a real object store, with everything that breaks there."""
+"""Base paths in a real object store, with its failures."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def proxy(s3: S3Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def bucket(s3: S3Server) -> str:
-    """A place of the test's own; real buckets would each take several of the server's volumes."""
+    """A prefix for this test; separate buckets would each take several of the server's volumes."""
     return f"s3://{s3.bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def use(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has this process find the store at an endpoint, with a secret."""
+    """Configure this process for a store at an endpoint, with a secret."""
 
     def use(endpoint: str | None = None, **options: str) -> None:
         for name, value in s3.environment(endpoint, **options).items():
@@ -137,7 +137,7 @@ class TestFetching:
         content = noise(30 * MIB)
         put(s3, f"{bucket}/m/1/big", content)
         use(proxy.endpoint)
-        # So little that not even a small range gets through.
+        # A limit that not even a small range fits in.
         proxy.cut_after = MIB // 2
         impatient = Fetcher(fetcher.store, fetcher.cache, FetchOptions(attempts=1))
         with pytest.raises(ServableError) as raised:
@@ -145,7 +145,7 @@ class TestFetching:
         assert raised.value.code is Code.UNAVAILABLE
         assert proxy.cuts
 
-        # No large range does, and of the small ones a few for each connection.
+        # No large range fits, and only a few small ones per connection do.
         proxy.cut_after, proxy.cuts = 5 * MIB, 0
         fetched = fetcher.fetch(f"{bucket}/m/1", NEVER)
 
@@ -262,7 +262,7 @@ class TestSource:
         first = RemoteStore().manifest(url).modified_seconds
         assert first is not None
         assert abs(first - now) < 30, "by the clock of this machine, which runs both"
-        time.sleep(1.1)  # the store tells whole seconds
+        time.sleep(1.1)  # the store's times are whole seconds
         put(s3, f"{url}/variables/variables.index", b"index")
 
         manifest = RemoteStore().manifest(url)
@@ -294,7 +294,7 @@ class TestSource:
 
 @pytest.fixture
 def start(s3: S3Server, tmp_path: Path, start_server: StartServer) -> Callable[..., ServerProcess]:
-    """Starts a server that knows the store, looks often, and shares its cache with others of the test."""
+    """Starts a server that knows the store, polls often, and shares its cache with others of the test."""
     flags = [f"--remote_cache_directory={tmp_path / 'cache'}", "--remote_poll_wait_seconds=0.2"]
 
     def start(models: Mapping[str, object], **options: str) -> ServerProcess:
@@ -447,7 +447,7 @@ class TestServing:
         start: Callable[..., ServerProcess],
     ) -> None:
         served = {}
-        # The server of these tests takes a backslash for a slash.
+        # SeaweedFS treats a backslash as a slash.
         for number, name in enumerate(("[", "a[b]c", "a*b", "a?b", "{a,b}", "a b", "a%20b", "a#b")):
             s3.upload(half_plus_two_version, f"{bucket}/{name}/m/1")
             served[f"m{number}"] = f"{bucket}/{name}/m"
@@ -493,7 +493,7 @@ class TestServing:
 
 
 def why(server: ServerProcess, model: str) -> str:
-    """The error of a request."""
+    """The error in the answer to a request."""
     reply = server.predict(model, {"instances": [1.0]})
     return "" if reply.status == 200 else reply.error
 

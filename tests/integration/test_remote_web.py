@@ -1,4 +1,4 @@
-"""Base paths on a real web server, with everything that breaks there."""
+"""Base paths on a real web server, with its failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def fetcher(tmp_path: Path) -> Fetcher:
-    """Fetches into a cache of the test's own."""
+    """Fetches into a cache for this test."""
     cache = VersionCache(tmp_path / "cache", max_bytes=-1)
     return Fetcher(RemoteStore(), cache, FetchOptions(backoff_seconds=0.01))
 
@@ -46,14 +46,14 @@ class WebHandler(http.server.SimpleHTTPRequestHandler):
     """Python's web server: listings, but neither ranges nor checksums."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class RangeHandler(WebHandler):
-    """A web server that knows ranges and validators, as most do.
+    """A web server with ranges and validators, as most have.
 
     Attributes:
-        ranges: Those that were asked for and granted.
+        ranges: The ranges that were requested and served.
     """
 
     ranges: ClassVar[list[str]] = []
@@ -88,7 +88,7 @@ def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 @contextlib.contextmanager
 def serving(handler_class: type[WebHandler], root: Path) -> Iterator[str]:
-    """Serve a directory; the URL is that of the server."""
+    """Serve a directory; returns the URL of the server."""
     handler = functools.partial(handler_class, directory=str(root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -156,7 +156,7 @@ def test_what_is_missing_is_told(web: tuple[str, Path], fetcher: Fetcher) -> Non
 
 
 def names_mean(monkeypatch: pytest.MonkeyPatch, addresses: Iterator[str]) -> None:
-    """Resolve `models.example` to these addresses, one at a time."""
+    """Resolve `models.example` to these addresses, in turn."""
     resolve = socket.getaddrinfo
 
     def resolved(host: object, *arguments: Any, **keywords: Any) -> Any:
@@ -206,7 +206,7 @@ def test_a_name_that_changes_its_meaning_gains_nothing(
     (root / "m/1").mkdir(parents=True)
     named = f"http://models.example:{url.rsplit(':', 1)[1]}"
     asked = itertools.count()
-    # Public for whoever looks first, and internal for whoever connects.
+    # DNS rebinding: public at the check, and internal at the connection.
     names_mean(
         monkeypatch, ("192.0.2.1" if next(asked) == 0 else "127.0.0.1" for _ in itertools.count())
     )
@@ -218,7 +218,7 @@ def test_a_name_that_changes_its_meaning_gains_nothing(
 
 
 class LyingHandler(WebHandler):
-    """Says that files are small, or does not say it, and sends more."""
+    """Reports a small size for files, or none, and sends more data."""
 
     says: ClassVar[int | None] = 10
 
@@ -359,7 +359,7 @@ def test_little_of_a_large_graph_is_read_to_know_what_belongs_to_it(
 ) -> None:
     _, root = web
     graph = (runtime_models / "linear/1/saved_model.pb").read_bytes()
-    # An unknown field of 64 MiB before what the graph has to say.
+    # An unknown field of 64 MiB in front of the graph's fields.
     padding = b"\x9a\x3f\x80\x80\x80\x20"
     (root / "m/1").mkdir(parents=True)
     with (root / "m/1/saved_model.pb").open("wb") as file:

@@ -1,4 +1,4 @@
-"""Loads that are tried again, while what is configured changes."""
+"""Retries of loads, while the configuration changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support.server_process import ServerProcess
 
-# Cannot be loaded while there is no file `gate` beside the versions; tells which process runs it.
+# Cannot be loaded while there is no file `gate` beside the versions; reports which process runs it.
 MODEL = """
 import os
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_retry_uses_the_configuration_that_is_in_force_by_then(tmp_path: Path)
             "python { workers: 1 } batching { max_batch_size { value: 3 } } warmup { automatic: true }"
         )
         wait_for(lambda: server.log.count("(Re-)adding model: m") == 2)
-        # The attempt under way, and the one that may have begun with what was configured before.
+        # The running attempt, and one that may have begun with the earlier configuration.
         retries = server.log.count("retry: ")
         wait_for(lambda: server.log.count("retry: ") > retries + 2)
         (version.parent / "gate").touch()

@@ -1,4 +1,4 @@
-"""The examples of the guide to security, as a reader would type them."""
+"""The examples of the security guide, run as written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 
 def type_curl(line: str, server: ServerProcess, directory: Path) -> str:
-    """Type a command that asks the server of the examples."""
+    """Execute a command that calls the server of the examples."""
     assert line.startswith("curl ")
     done = subprocess.run(
         ["bash", "-c", line.replace("localhost:8501", f"localhost:{server.rest_port}")],
@@ -40,7 +40,7 @@ def type_curl(line: str, server: ServerProcess, directory: Path) -> str:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """What the reader has: certificates and keys."""
+    """The files that the guide assumes: certificates and keys."""
     authority = Authority(tmp_path, "ca")
     authority.server()
     (keys,) = blocks("text")
@@ -86,7 +86,7 @@ def test_every_flag_is_one_and_limits_have_the_defaults_of_the_table() -> None:
     defaults = Flags()
     table = text[text.index("## Limits") :]
     in_words = {"2 GiB": 2**31 - 1, "100 MiB": 100 * 2**20, "64 KiB": 64 * 2**10}
-    in_words["a quarter of the memory"] = 0  # the flag says it so
+    in_words["a quarter of the memory"] = 0  # the flag's value for it
     for flags, values in re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", table, re.MULTILINE):
         for name, value in zip(re.findall("`--([a-z_]+)`", flags), values.split(", "), strict=True):
             assert getattr(defaults, name) == in_words.get(value, value) or (

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish what is in flight, then exit with status 0."""
+"""SIGTERM and SIGINT: finish requests in flight, then exit with status 0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFINITIONS = Definitions.of_this_build()
 
 @pytest.fixture
 def slow_server(start_server: StartServer, runtime_models: Path) -> ServerProcess:
-    """A server of the model `steps`, which can be asked to take long."""
+    """A server of the model `steps`, whose run time requests choose."""
     server = start_server({"steps": runtime_models / "steps"})
     server.wait_until_available("steps")
     return server
@@ -35,7 +35,7 @@ def slow_server(start_server: StartServer, runtime_models: Path) -> ServerProces
 
 @pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:
-    """Threads to ask from."""
+    """Threads for requests."""
     with ThreadPoolExecutor() as pool:
         yield pool
 
@@ -126,7 +126,7 @@ def test_a_server_that_still_waits_for_its_model_stops(
 def test_stopping_under_load_answers_every_request_that_was_taken(
     slow_server: ServerProcess,
 ) -> None:
-    """Clients see whole answers or a closed connection, never half an answer."""
+    """Clients get complete answers or a closed connection, never a partial answer."""
     outcomes: list[str] = []
 
     def ask() -> None:
@@ -150,11 +150,11 @@ def test_stopping_under_load_answers_every_request_that_was_taken(
 
 
 class Clients:
-    """Clients of other projects under load, who go to the next server when one refuses them.
+    """Clients of other projects under load, which go to the next server after a refusal.
 
     Attributes:
-        answered: How many requests were.
-        lost: What became of the others.
+        answered: The number of answered requests.
+        lost: The errors of the others.
     """
 
     def __init__(self, first: ServerProcess, second: ServerProcess) -> None:
@@ -168,13 +168,13 @@ class Clients:
             thread.start()
 
     def stop(self) -> None:
-        """End all of them."""
+        """Stop all of them."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def _ask_rest(self) -> None:
-        """Keep a connection."""
+        """Use a persistent connection."""
         for server in self._servers:
             url = f"http://127.0.0.1:{server.rest_port}/v1/models/half_plus_two:predict"
             with httpx.Client(timeout=60) as client:
@@ -202,7 +202,7 @@ class Clients:
                 self._count(reply.status == 200, str(reply.body))
 
     def _ask_grpc(self) -> None:
-        """Leave it to the library what is sent again, and where."""
+        """Leave retries and the choice of server to the library."""
         addresses = ",".join(f"127.0.0.1:{server.port}" for server in self._servers)
         request = DEFINITIONS.message("tensorflow.serving.PredictRequest")()
         request.model_spec.name = "half_plus_two"
@@ -227,7 +227,7 @@ class Clients:
             self.lost.append(text)
 
     def wait_for_more(self, answers: int) -> None:
-        """Wait until so many more requests are answered."""
+        """Wait until this many further requests have been answered."""
         wanted, end = self.answered + answers, time.monotonic() + 60
         while self.answered < wanted:
             assert time.monotonic() < end, "the clients stand still"
@@ -237,7 +237,7 @@ class Clients:
 def test_no_request_of_real_clients_is_lost_when_the_server_stops_under_load(
     start_server: StartServer, demo_models: Path
 ) -> None:
-    """It is answered, or its client told that it was not taken, so that it asks another server."""
+    """The request is answered, or the client learns that it was not accepted, so that it uses another server."""
     servers = [start_server({"half_plus_two": demo_models / "half_plus_two"}) for _ in range(3)]
     for server in servers:
         server.wait_until_available("half_plus_two")
@@ -302,7 +302,7 @@ def test_a_silent_connection_does_not_use_up_the_drain(
     server.wait_until_available("half_plus_two")
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as silent:
         silent.sendall(sent)
-        server.get("/v1/models/half_plus_two")  # what came before this has been read
+        server.get("/v1/models/half_plus_two")  # earlier data has been read by then
         start = time.monotonic()
         server.terminate()
         answer = silent.recv(1 << 16)
@@ -314,12 +314,12 @@ def test_a_silent_connection_does_not_use_up_the_drain(
 
 
 def http_connection(server: ServerProcess) -> contextlib.closing[http.client.HTTPConnection]:
-    """A connection to the REST port that is kept."""
+    """A persistent connection to the REST port."""
     return contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30))
 
 
 def wait_until_refused(server: ServerProcess) -> None:
-    """Wait until the server takes no new connections."""
+    """Wait until the server refuses new connections."""
     with contextlib.suppress(ConnectionRefusedError):
         while True:
             socket.create_connection(("127.0.0.1", server.rest_port), timeout=30).close()

@@ -1,4 +1,4 @@
-"""Connections on which nothing useful happens are closed by the server, and others are served."""
+"""Idle and stalled connections are closed by the server, and others are served."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.server_process import ServerProcess
 
 PATH = b"/v1/models/half_plus_two:predict"
 BODY = b'{"instances": [%s1.0]}' % (b"1.0, " * 100_000)
-"""Its answer has half a megabyte."""
+"""A request whose answer has half a megabyte."""
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
@@ -35,14 +35,14 @@ CLOSED_WITHIN = 30.0
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
-    """One frame of HTTP/2."""
+    """Encode one frame of HTTP/2."""
     return (
         len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
     )
 
 
 def kinds(received: bytes) -> list[int]:
-    """The kinds of the frames that were received."""
+    """The types of the received frames."""
     found = []
     while len(received) >= 9:
         found.append(received[3])
@@ -65,7 +65,7 @@ OPEN_POST = frame(HEADERS, END_HEADERS, 1, BLOCK)
 
 
 def post(stream: int, body: bytes = BODY) -> bytes:
-    """A whole request."""
+    """A complete request."""
     parts = [body[at : at + 16384] for at in range(0, len(body), 16384)]
     data = [frame(DATA, 0, stream, part) for part in parts]
     return (
@@ -79,7 +79,7 @@ def post(stream: int, body: bytes = BODY) -> bytes:
 def impatient(
     demo_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A server that closes idle connections soon."""
+    """A server with a short idle time-out."""
     flags = [
         f"--model_base_path={demo_models / 'half_plus_two'}",
         "--model_name=half_plus_two",
@@ -97,11 +97,11 @@ def impatient(
 
 
 class Client:
-    """Sends something, then drips something else, reads as much as it likes, and does not close.
+    """Sends data, then further data slowly, reads a limited amount, and does not close.
 
     Attributes:
-        received: What it has read.
-        closed: When the server had closed the connection.
+        received: The data that was read.
+        closed: When the server closed the connection.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Client:
             settings, acknowledged, rest = sent.partition(ACKNOWLEDGED)
             self._connection.sendall(settings)
             if acknowledged:
-                # Larger bodies than HTTP/2 begins with are allowed from then on.
+                # From then on, bodies larger than HTTP/2's initial window are allowed.
                 while WINDOW_UPDATE not in kinds(self.received):
                     self.received += self._connection.recv(1 << 16)
                 self._connection.sendall(acknowledged + rest)
@@ -204,7 +204,7 @@ def whole_request() -> bytes:
 def test_clients_that_read_a_byte_at_a_time_are_given_up(
     sent: Callable[[], bytes], impatient: ServerProcess
 ) -> None:
-    # What had come before the connection ended could be read for hours; to send something tells that it has.
+    # Data received before the close could be read for hours; only sending detects the close.
     drip = frame(PING, payload=bytes(8)) if sent().startswith(PREFACE) else b"\r\n"
     client = Client(impatient, sent(), drip, most=1)
     client.wait()
@@ -229,7 +229,7 @@ def test_memory_of_answers_that_clients_do_not_take_is_bounded(impatient: Server
         return int(found[1]) * 1024
 
     before = resident_bytes()
-    # Their bodies fit the window of a connection; their answers, a hundred megabytes, are not asked for.
+    # Their bodies fit the window of a connection; their answers, a hundred megabytes, are never read.
     small = b'{"instances": [%s1.0]}' % (b"1," * 20_000)
     many = NO_WINDOW + b"".join(post(2 * n + 1, small) for n in range(50))
     held = [Client(impatient, many, b"") for _ in range(20)]

@@ -1,4 +1,4 @@
-"""When ports open: what a script, a probe or a test that waits for the port may rely on."""
+"""When ports open: the guarantees for scripts, probes and tests that wait for a port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.grpc_client import GrpcClient
 from support.models import add_corrupt_version
 from support.server_process import ServerProcess, free_port, model_config
 
-# Makes one version of a Keras model and one of a module, as TensorFlow Serving's own tests do in their processes.
+# Exports a version of a Keras model or of a module, as TensorFlow Serving's own tests do in their processes.
 SAVE = """
 import sys
 import keras
@@ -63,7 +63,7 @@ Save = Callable[[str, Path], None]
 
 @pytest.fixture(scope="module")
 def save() -> Iterator[Save]:
-    """Saves a version from a process that has imported TensorFlow: `save("keras", path)`."""
+    """Exports a version from a process that has imported TensorFlow: `save("keras", path)`."""
     process = subprocess.Popen(
         [sys.executable, "-c", SAVE],
         stdin=subprocess.PIPE,
@@ -86,14 +86,14 @@ def save() -> Iterator[Save]:
 
 
 def is_open(port: int) -> bool:
-    """Whether a connection is taken."""
+    """Whether a connection is accepted."""
     with socket.socket() as probe:
         probe.settimeout(5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for_port(server: ServerProcess, port: int) -> None:
-    """Wait as scripts do, that know nothing but the port."""
+    """Wait in the way of scripts that only know the port."""
     end = time.monotonic() + 60
     while not is_open(port):
         assert server.is_running, server.log
@@ -102,7 +102,7 @@ def wait_for_port(server: ServerProcess, port: int) -> None:
 
 
 def wait_for_line(server: ServerProcess, text: str) -> None:
-    """Wait as scripts do, that know nothing but the log."""
+    """Wait in the way of scripts that only read the log."""
     end = time.monotonic() + 60
     while text not in server.log:
         assert server.is_running, server.log
@@ -117,7 +117,7 @@ def health_over_grpc(client: GrpcClient, port: int) -> bytes:
 
 
 def slow_model(directory: Path) -> tuple[list[str], Path]:
-    """Flags for a model whose load takes until a file is removed, and that file."""
+    """Flags for a model whose load blocks until a file is removed, and that file."""
     version = directory / "slow/1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(SLOW_MODEL)
@@ -213,7 +213,7 @@ def test_a_start_that_is_not_done_is_ended_cleanly(tmp_path: Path, when: str) ->
 
 
 def test_ports_do_not_wait_for_retries(demo_models: Path, tmp_path: Path) -> None:
-    """The first would come after a minute."""
+    """By default the first retry would be after a minute."""
     add_corrupt_version(tmp_path / "broken", 1)
     config = tmp_path / "models.config"
     entries = {"broken": tmp_path / "broken", "half_plus_two": demo_models / "half_plus_two"}

@@ -1,4 +1,4 @@
-"""Base paths with characters that mean something to somebody, and files in place of directories."""
+"""Base paths with special characters, and files in place of directories."""
 
 from __future__ import annotations
 

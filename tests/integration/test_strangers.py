@@ -1,4 +1,4 @@
-"""What strangers can bring into a running server: neither code, nor requests to places that the start did not name."""
+"""Untrusted clients can bring neither code nor requests to places that were not named at the start."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from support.server_process import ServerProcess, free_port
 MARK = "WAS_RUN"
 
 Change = Callable[[str, str], str]
-"""Asks for a model with a base path and a platform, and returns what was said against it; empty where nothing was."""
+"""Requests a model with a base path and a platform, and returns the refusal; empty if it was accepted."""
 
 
 def write_model(base_path: Path, mark: Path) -> Path:
-    """A Python model that leaves a mark when its code is run."""
+    """A Python model that writes a file when its code is run."""
     version = base_path / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(
@@ -47,10 +47,10 @@ def wait_for_log(server: ServerProcess, text: str) -> None:
 
 
 class Web:
-    """A web server that counts requests, and answers every path with what it is told to.
+    """A web server that counts requests, and answers every path with a given response.
 
     Attributes:
-        asked: The paths that were asked for.
+        asked: The requested paths.
     """
 
     def __init__(self, answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> None:
@@ -66,7 +66,7 @@ class Web:
             do_HEAD = do_GET  # noqa: N815  # the name is the library's
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
@@ -117,7 +117,7 @@ def web() -> Iterator[Callable[..., Web]]:
 
 
 class Started:
-    """A server with one Python model of its own, and each way to change it while it runs."""
+    """A server with one Python model, and every interface that changes its configuration."""
 
     def __init__(self, directory: Path, grpc_client: GrpcClient, *flags: str) -> None:
         self.mark = directory / "mark"
@@ -168,7 +168,7 @@ class Started:
         return "" if reply.status == 200 else f"{reply.json()['code']}: {reply.error}"
 
     def replace(self, base_path: str, platform: str) -> str:
-        """A model of another platform is taken away, and one of its name put into its place."""
+        """Remove a model of another platform, and add one with its name."""
         problem = self.put(str(self.own), "python")
         assert not problem
         reply = self.server.request("DELETE", "/v1/admin/models/m", port=self.admin_port)
@@ -176,7 +176,7 @@ class Started:
         return self.put(base_path, platform)
 
     def patch(self, base_path: str, platform: str) -> str:
-        """A Python model whose base path is changed; its platform cannot be."""
+        """Change the base path of a Python model; its platform cannot change."""
         assert not self.put(str(self.own), "python")
         body = json.dumps({"base_path": base_path}).encode()
         reply = self.server.request("PATCH", "/v1/admin/models/m", body, port=self.admin_port)
@@ -371,7 +371,7 @@ def test_a_web_server_that_answers_every_path_alike_is_a_clear_error(
 
 
 def failing(server: ServerProcess, grpc_client: GrpcClient, base_path: str) -> str:
-    # A name that is new, so that the reload waits for it.
+    # A new name, so that the reload waits for it.
     config = f"model_config_list {{ {entry(f'm{time.monotonic_ns()}', base_path, 'tensorflow')} }}"
     with pytest.raises(RpcError) as raised:
         grpc_client.call("reload", server.port, config, timeout=60)

@@ -1,4 +1,4 @@
-"""Flags that reach TensorFlow, or ask what a model was exported for."""
+"""Flags that are passed to TensorFlow, or check a model's method names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_session_file_reaches_the_runtime(
     server = start_server(
         {"m": demo_models / "half_plus_two"}, f"--tensorflow_session_config_file={session}"
     )
-    # One pool of two sizes: TensorFlow, and nobody before it, refuses that.
+    # Two sizes of one pool: only TensorFlow itself refuses that.
     assert server.wait() == 255
     assert "previously" in server.log
 

@@ -1,4 +1,4 @@
-"""Models of `tensorflow-text`, beside Python models that need what its libraries could be mistaken for."""
+"""Models of `tensorflow-text`, together with Python models whose libraries could be confused with its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ANSWERS = {
 
 @pytest.fixture(scope="module")
 def packages() -> Path:
-    """Where `make` has put the packages that are too large for the environment of all tests."""
+    """The packages that are too large for the common environment, installed by `make`."""
     directory = Path(sys.prefix) / "operations"
     if not directory.is_dir():
         pytest.skip(f"there is no {directory}; `make test-all` makes it")
@@ -66,7 +66,7 @@ def test_a_model_serves_between_python_models(
     )
     for name in ("text", "after"):
         (tmp_path / name).mkdir()
-    # One start that works proves little: where things are in memory is another at each.
+    # A single successful start proves little, because memory addresses differ at each start.
     for attempt in (1, 2):
         server = start_server(
             {},

@@ -1,4 +1,4 @@
-"""TLS on both protocols: TensorFlow Serving's `--ssl_config_file`, and flags that name PEM files."""
+"""TLS for both protocols: TensorFlow Serving's `--ssl_config_file`, and flags that name PEM files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ INPUT = {"x": np.array([1.0], np.float32)}
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Who clients trust."""
+    """The authority that clients trust."""
     return Authority(tmp_path, "authority")
 
 
 @pytest.fixture
 def start(start_server: StartServer, demo_models: Path) -> Callable[..., ServerProcess]:
-    """Starts a server of half_plus_two that listens, whether or not the test can already ask it."""
+    """Starts a server of half_plus_two that listens; the test may lack the credentials to call it."""
     return lambda *flags: start_server({"half_plus_two": demo_models / "half_plus_two"}, *flags)
 
 
 def https_predict(port: int, context: ssl.SSLContext, patience_seconds: float = 60.0) -> object:
-    """Predict over HTTPS; waits for a model that still loads, and for the port to open."""
+    """Predict over HTTPS; waits until the port is open and the model is loaded."""
     deadline = time.monotonic() + patience_seconds
     while True:
         connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
@@ -53,7 +53,7 @@ def https_predict(port: int, context: ssl.SSLContext, patience_seconds: float = 
 
 
 def serial_number(port: int, context: ssl.SSLContext) -> str:
-    """The serial number of the certificate that a new connection is shown."""
+    """The serial number of the certificate on a new connection."""
     connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
     connection.connect()
     try:
@@ -65,7 +65,7 @@ def serial_number(port: int, context: ssl.SSLContext) -> str:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
@@ -73,7 +73,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def is_open(port: int) -> bool:
-    """Whether somebody listens at a port."""
+    """Whether a port has a listener."""
     try:
         socket.create_connection(("localhost", port), timeout=20).close()
     except ConnectionRefusedError:
@@ -82,7 +82,7 @@ def is_open(port: int) -> bool:
 
 
 def files(identity: Identity) -> list[str]:
-    """The flags that name a server's files."""
+    """The flags with a server's files."""
     return [
         f"--tls_certificate_file={identity.certificate}",
         f"--tls_key_file={identity.key}",
@@ -172,7 +172,7 @@ def test_the_file_of_tensorflow_serving_is_for_grpc_and_leaves_rest_as_it_was(
         grpc_client.call("secure", target, str(authority.file))
         with pytest.raises(RpcError, match="UNAVAILABLE"):
             grpc_client.predict(target, "half_plus_two", INPUT)
-    # Nobody goes round the certificates by way of the port that has none.
+    # The port without certificates cannot be used to bypass them.
     with pytest.raises(RpcError, match=r"UNAUTHENTICATED.*over TLS only"):
         grpc_client.predict(server.rest_port, "half_plus_two", INPUT)
 
@@ -188,7 +188,7 @@ def test_new_certificates_are_taken_up_and_bad_ones_are_not(
     kept.request("GET", "/v1/models/half_plus_two")
     assert kept.getresponse().read()
 
-    authority.server()  # writes both files anew
+    authority.server()  # replaces both files
     until(lambda: serial_number(server.port, context) != before)
     kept.request("GET", "/v1/models/half_plus_two")
     assert b"AVAILABLE" in kept.getresponse().read()

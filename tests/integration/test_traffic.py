@@ -23,7 +23,7 @@ VERSIONS = "model_version_policy { specific { versions: 1 versions: 2 versions: 
 
 
 class Administered:
-    """A server of the model `m`, whose version N answers x / 2 + N, and its administration."""
+    """A server of the model `m`, whose version N answers x / 2 + N, with administration."""
 
     def __init__(self, directory: Path, version: Path, *flags: str) -> None:
         base_path = directory / "m"
@@ -191,11 +191,11 @@ def test_a_shadow_is_compared_counted_and_never_answers(
     administered.change("PUT", "/models/m/shadow", {"version": 2, "fraction": 1})
     assert {administered.rest() for _ in range(10)} == {1}
     assert {grpc_version(grpc_client, administered) for _ in range(10)} == {1}
-    administered.rest(where="m/versions/3")  # is not copied
+    administered.rest(where="m/versions/3")  # requests for a version are not copied
     found = counts(20)
     assert (found["version"], found["differed"], found["matched"]) == ("2", 20, 0)
     assert "is 2, live 1" in found["last_problem"]
-    # What changes elsewhere in the model does not disturb the counts.
+    # Changes of the model's other settings do not reset the counts.
     administered.change("PUT", "/models/m/labels/stable", {"version": 1})
     assert counts(20)["differed"] == 20
     administered.change("PUT", "/models/m/shadow", {"version": 9, "fraction": 1})
@@ -222,7 +222,7 @@ def test_the_configuration_file_wins_only_when_it_says_something_new(
     made = Administered(tmp_path, half_plus_two_version, "--model_config_file_poll_wait_seconds=1")
     with made.server:
         made.change("PUT", "/models/m/labels/stable", {"version": 1})
-        # Two polls go by: another reload in between would have shown up as its log line.
+        # Wait for two polls: a further reload in between would have logged a line.
         time.sleep(2.2)
         assert made.rest(where="m/labels/stable") == 1
         made.config.write_text(made.text.replace('name: "m"', 'name: "n"'))

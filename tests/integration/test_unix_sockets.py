@@ -1,4 +1,4 @@
-"""Unix sockets: `--grpc_socket_path` of TensorFlow Serving, and one for REST; each speaks both."""
+"""Unix sockets: `--grpc_socket_path` of TensorFlow Serving, and one for REST; each accepts both protocols."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predict(path: Path) -> object:
 
 @pytest.fixture
 def served(demo_models: Path) -> dict[str, Path]:
-    """The one model."""
+    """The server's only model."""
     return {"half_plus_two": demo_models / "half_plus_two"}
 
 

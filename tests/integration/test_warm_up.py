@@ -1,4 +1,4 @@
-"""Requests that a version runs before it becomes available."""
+"""Warm-up requests, which run before a version becomes available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "assets.extra/tf_serving_warmup_requests"
 
 @pytest.fixture(scope="session")
 def requests(model_cache: Path) -> Path:
-    """The files that the export script writes."""
+    """The files of the export script."""
     return models.exported(models.WARM_UP_EXPORT, model_cache)
 
 
@@ -34,7 +34,7 @@ def base_path(tmp_path: Path) -> Path:
 
 
 def put(base_path: Path, version: int, template: Path, file: Path | bytes | None) -> Path:
-    """Put a version with a file of requests into a base path, in one step."""
+    """Add a version with a file of requests to a base path, atomically."""
     aside = base_path / f"writing-{version}"
     shutil.copytree(template, aside)
     if file is not None:
@@ -46,12 +46,12 @@ def put(base_path: Path, version: int, template: Path, file: Path | bytes | None
 
 
 def raised(server: ServerProcess, client: GrpcClient) -> int:
-    """How often the counter was raised."""
+    """The value of the counter."""
     return int(client.predict(server.port, "m", {}, signature="read")["outputs"]["count"])
 
 
 def failure(server: ServerProcess, version: int) -> str:
-    """Why the version failed, once it has."""
+    """The error of the version, once it has failed."""
     end = time.monotonic() + 20
     while server.states("m").get(version) != "END":
         assert time.monotonic() < end, server.log
@@ -154,7 +154,7 @@ def test_without_recorded_requests_zeros_will_do_if_asked_for(
     path = put(base_path, 1, half_plus_two_version, None)
     by_flag = start_server({"m": base_path}, "--enable_automatic_warmup")
     by_flag.wait_until_available("m")
-    # The empty example lacks a feature, which is no reason not to serve.
+    # The empty example lacks a feature; this must not prevent serving.
     told = f"Signature regress_x_to_y of {path} was not warmed up: INVALID_ARGUMENT: "
     assert told in by_flag.log
     assert f"Warmed up {path} with zeros" in by_flag.log

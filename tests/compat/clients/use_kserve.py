@@ -1,9 +1,9 @@
-"""Asks for what kserve's clients can ask for of the Open Inference Protocol.
+"""Uses the methods of kserve's clients for the Open Inference Protocol.
 
 usage: use_kserve.py (grpc|http) PORT
 
-Prints what came of it as one JSON document. The server has `half_plus_two`, `words` and `dtypes`, which has an identity
-for each dtype.
+Prints the results as one JSON document. The server has `half_plus_two`, `words` and `dtypes`, which has an identity for
+each dtype.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Infer = Callable[[InferRequest], Awaitable[InferResponse]]
 
 
 def request(model: str, array: Any, datatype: str, *, name: str = "x", **more: Any) -> InferRequest:
-    """A request of one input; `binary_data` says how its elements are sent."""
+    """A request of one input; `binary_data` selects the encoding of its elements."""
     is_binary = more.pop("binary_data", True)
     wanted = InferInput(name, list(array.shape), datatype)
     wanted.set_data_from_numpy(array, binary_data=is_binary)
@@ -63,7 +63,7 @@ def only(response: InferResponse) -> InferOutput:
 
 
 async def is_echoed(infer: Infer, name: str, *, is_binary: bool) -> bool:
-    """Whether an identity gives back two elements of a dtype, in its dtype and shape."""
+    """Whether an identity returns two elements of a dtype, in its dtype and shape."""
     array = np.array([[0, 1]], name)
     parameters: dict[str, Any] = {"signature_name": name}
     if PROTOCOL == "http":
@@ -91,7 +91,7 @@ async def failure(call: Awaitable[Any]) -> list[str]:
 
 
 async def asked(infer: Infer) -> dict[str, Any]:
-    """What came of inferences."""
+    """The results of inferences."""
     numbers = np.float32([1, 2.5])
     response = await infer(request("half_plus_two", numbers, "FP32", request_id="request 7"))
     words = np.array([b"one", b"three"], np.object_)
@@ -110,7 +110,7 @@ async def asked(infer: Infer) -> dict[str, Any]:
     }
     if as_json:
         answers["echoed as JSON"] = {
-            # The client refuses to send it so.
+            # The client refuses to send this dtype.
             name: name == "float16" or await is_echoed(infer, name, is_binary=False)
             for name in DATATYPES
         }
@@ -123,7 +123,7 @@ async def asked(infer: Infer) -> dict[str, Any]:
 
 
 async def over_grpc() -> dict[str, Any]:
-    """Everything, over gRPC."""
+    """All results over gRPC."""
     async with InferenceGRPCClient(f"127.0.0.1:{PORT}") as client:
         return {
             "live": await client.is_server_live(),
@@ -135,7 +135,7 @@ async def over_grpc() -> dict[str, Any]:
 
 
 async def over_http() -> dict[str, Any]:
-    """Everything, over REST."""
+    """All results over REST."""
     base = f"http://127.0.0.1:{PORT}"
     async with InferenceRESTClient(RESTConfig(protocol="v2", retries=0)) as client:
         return {

@@ -1,9 +1,9 @@
-"""Asks for everything that ovmsclient can ask for.
+"""Uses all methods of ovmsclient.
 
 usage: use_ovmsclient.py (grpc|http) PORT
 
-Prints what came of it as one JSON document. The server has `half_plus_two` and `words`, version 1 of each.
-The client always names a version; without one it names 0.
+Prints the results as one JSON document. The server has `half_plus_two` and `words`, version 1 of each. The client
+always sends a version number; without one it sends 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def failure(call: Any, *arguments: Any) -> list[str]:
 
 
 def main() -> None:
-    """Ask, and print."""
+    """Call and print."""
     make = {"grpc": ovmsclient.make_grpc_client, "http": ovmsclient.make_http_client}[sys.argv[1]]
     client = make(f"127.0.0.1:{sys.argv[2]}")
     answers = {

@@ -1,8 +1,8 @@
-"""Asks for everything that the stubs of tensorflow-serving-api can ask for.
+"""Uses all methods of the stubs of tensorflow-serving-api.
 
 usage: use_tensorflow_serving_api.py PORT BASE_PATH
 
-Prints what came of it as one JSON document. The server has `half_plus_two` from BASE_PATH, version 1, and is told to
+Prints the results as one JSON document. The server has `half_plus_two` from BASE_PATH, version 1. A reload makes it
 serve that under a second name as well.
 """
 
@@ -36,12 +36,12 @@ from tensorflow_serving.config import model_server_config_pb2
 
 
 def spec(signature: str = "", name: str = "half_plus_two") -> model_pb2.ModelSpec:
-    """Which model, and which of its signatures."""
+    """The model and signature of a request."""
     return model_pb2.ModelSpec(name=name, signature_name=signature)
 
 
 def examples(*values: float) -> input_pb2.Input:
-    """One tf.Example a value."""
+    """One tf.Example for each value."""
     wrapped = input_pb2.Input()
     for value in values:
         feature = wrapped.example_list.examples.add().features.feature["x"]
@@ -64,7 +64,7 @@ def failure(call: Any, request: Any) -> list[str]:
 
 
 def main() -> None:
-    """Ask, and print."""
+    """Call and print."""
     port, base_path = sys.argv[1:]
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)

@@ -2,8 +2,8 @@
 
 usage: use_triton_repository.py (grpc|http) PORT BASE_PATH
 
-Prints what came of it as one JSON document. The server serves `half_plus_two`, with administration; BASE_PATH has
-version 1 of another model, whose input and output are called x and y.
+Prints the results as one JSON document. The server serves `half_plus_two`, with administration; BASE_PATH has version 1
+of another model, whose input and output are called x and y.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ triton = importlib.import_module(f"tritonclient.{PROTOCOL}")
 
 
 def main() -> None:
-    """Ask, and print."""
+    """Call and print."""
     client = triton.InferenceServerClient(f"127.0.0.1:{PORT}")
 
     def index() -> list[list[str]]:

@@ -1,9 +1,9 @@
-"""Asks for everything that tritonclient can ask for of the Open Inference Protocol.
+"""Uses all methods of tritonclient for the Open Inference Protocol.
 
 usage: use_tritonclient.py (grpc|http) PORT
 
-Prints what came of it as one JSON document. The server has version 1 of `half_plus_two`, `multiple` and `dtypes`, which
-has an identity for each dtype, and no administration.
+Prints the results as one JSON document. The server has version 1 of `half_plus_two`, `multiple` and `dtypes`, which has
+an identity for each dtype, and no administration.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DTYPES = {
 
 
 def tensor(name: str, value: Any, *, is_binary: bool = True, datatype: str = "") -> Any:
-    """An input of the client's own class."""
+    """An input in the client's class."""
     array = np.asarray(value)
     wanted = triton.InferInput(name, list(array.shape), datatype or np_to_triton_dtype(array.dtype))
     if PROTOCOL == "http":
@@ -47,7 +47,7 @@ def tensor(name: str, value: Any, *, is_binary: bool = True, datatype: str = "")
 
 
 def array_of(name: str, shape: tuple[int, ...]) -> Any:
-    """The values of a dtype as an array of that shape."""
+    """The values of a dtype as an array of this shape."""
     dtype = np.object_ if name == "string" else name
     return np.array(DTYPES[name], dtype).reshape(shape)
 
@@ -62,7 +62,7 @@ def failure(call: Callable[[], Any]) -> list[str]:
 
 
 def echoed(client: Any, *, is_binary: bool) -> dict[str, Any]:
-    """By dtype: whether an identity gave back what was sent, in its dtype and shape."""
+    """By dtype: whether an identity returned the input, in its dtype and shape."""
     same = {}
     for name in DTYPES:
         for shape in ((2,), (2, 1), (1, 1, 2)):
@@ -81,10 +81,10 @@ def echoed(client: Any, *, is_binary: bool) -> dict[str, Any]:
 
 
 def bfloat16(client: Any) -> list[int]:
-    """The bytes that an identity of bfloat16 gave back for 1.0 and 2.0."""
+    """The bytes that an identity of bfloat16 returned for 1.0 and 2.0."""
     wanted = triton.InferInput("x", [2], "BF16")
     raw = np.array([0x3F80, 0x4000], np.uint16).tobytes()
-    # What the client's `set_data_from_numpy` does for arrays of a package that is not here.
+    # As `set_data_from_numpy` of the client for arrays of a package that is not installed here.
     if PROTOCOL == "http":
         wanted._raw_data = raw
         wanted._parameters["binary_data_size"] = len(raw)
@@ -96,7 +96,7 @@ def bfloat16(client: Any) -> list[int]:
 
 
 def several(client: Any) -> dict[str, Any]:
-    """An answer of two outputs of three, with what the client asked to see again."""
+    """An answer with two outputs of three, and the values that the client asked to have echoed."""
     inputs = [
         tensor("words", np.array([["a", "b"]], np.object_)),
         tensor("numbers", np.float32([1.5])),
@@ -117,7 +117,7 @@ def several(client: Any) -> dict[str, Any]:
 
 
 def packed(client: Any, algorithm: str) -> bool:
-    """Whether many numbers, compressed on their way there and back, are answered rightly."""
+    """Whether a large compressed request gets a correct compressed answer."""
     numbers = np.arange(10_000, dtype=np.float32)
     wanted = {
         "request_compression_algorithm": algorithm,
@@ -130,7 +130,7 @@ def packed(client: Any, algorithm: str) -> bool:
 
 
 def main() -> None:
-    """Ask, and print."""
+    """Call and print."""
     client = triton.InferenceServerClient(f"127.0.0.1:{sys.argv[2]}")
     as_json = {} if PROTOCOL == "http" else {"as_json": True}
     x = tensor("x", np.float32([1, 2.5]))
@@ -163,7 +163,7 @@ def main() -> None:
     answers["in time"] = (
         client.infer("half_plus_two", [x], timeout=60_000_000).as_numpy("y").tolist()
     )
-    # Even to read so many numbers takes longer than a microsecond.
+    # Reading this many numbers takes longer than a microsecond.
     many = tensor("x", np.zeros(1_000_000, np.float32))
     answers["too late"] = failure(call("half_plus_two", many, timeout=1))
     answers["no statistics"] = failure(client.get_inference_statistics)
