@@ -116,9 +116,10 @@ impl Router {
         })
     }
 
-    /// What the API key of a request has to be good for; `None` if the request needs no key.
+    /// What the API key of a request has to be good for; `None` if the request needs no key. Administration always does.
     pub fn scope(&self, route: &Route<'_>, head: &Parts) -> Option<Scope> {
-        route.scope().filter(|_| !self.paths_without_key.iter().any(|open| open == head.uri.path()))
+        let is_open = || self.paths_without_key.iter().any(|open| open == head.uri.path());
+        route.scope().filter(|scope| *scope == Scope::Admin || !is_open())
     }
 }
 
@@ -173,7 +174,8 @@ mod tests {
     use super::*;
 
     fn router() -> Router {
-        Router { metrics_path: Some("/metrics".to_owned()), paths_without_key: vec!["/v1/models/open".to_owned()] }
+        let paths = ["/v1/models/open", "/v2/repository/index"];
+        Router { metrics_path: Some("/metrics".to_owned()), paths_without_key: paths.map(str::to_owned).into() }
     }
 
     fn head(line: &str) -> Parts {
