@@ -1,8 +1,8 @@
-//! The administration port: whom it answers, and the way of a request to the control plane and back.
+//! The administration port: access control, and the transfer of requests to the control plane.
 //!
-//! What a request means is left to the control plane. A web page must not reach this port: a browser on the same machine
-//! reaches loopback addresses for any page, under the page's own name too if that is resolved to one (DNS rebinding). The
-//! browser sends this name as the host, and the page cannot change it.
+//! The control plane knows the API; this file looks at no path. Web pages must not reach the port. A browser on the same
+//! machine reaches loopback addresses on behalf of any page, also under the page's name if DNS resolves it to one (DNS
+//! rebinding). The browser sends that name as the host, and the page cannot change it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::error::{Code, Result, ServingError};
 use crate::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 
-/// The largest body: a model is described in a few kilobytes.
+/// The largest body. The configuration of a model takes a few kilobytes.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-/// Longer names are not repeated in errors.
+/// Error messages quote at most this many characters of a host.
 const MAX_SHOWN_HOST: usize = 100;
 
-/// The hosts under which the port answers, beside loopback addresses and the address that a connection came to.
+/// The accepted hosts, beside loopback addresses and the local address of the connection.
 #[derive(Clone, Debug, Default)]
 pub struct AdminHosts(Vec<Host>);
 
@@ -43,12 +43,12 @@ enum Host {
 }
 
 impl AdminHosts {
-    /// The hosts of these names and addresses.
+    /// Accepts these names and addresses.
     pub fn new<'a>(hosts: impl IntoIterator<Item = &'a str>) -> Self {
         Self(hosts.into_iter().map(Host::new).collect())
     }
 
-    /// Refuses what a page in a browser may have sent.
+    /// Refuses requests that a web page may have sent.
     fn check(&self, head: &Parts, own_address: Option<IpAddr>) -> Result<()> {
         if head.headers.contains_key(ORIGIN) {
             return Err(ServingError::new(Code::PermissionDenied, "Requests of web pages are refused"));
@@ -62,7 +62,7 @@ impl AdminHosts {
             return Err(ServingError::invalid_argument(text));
         }
         let host = host.map(|host| String::from_utf8_lossy(host.as_bytes()));
-        // Over HTTP/2 it is the authority, and a header may say it again.
+        // HTTP/2 has the host in the authority; a header may repeat it.
         host.as_deref().into_iter().chain(authority).try_for_each(|host| self.check_host(host, own_address))
     }
 
@@ -105,23 +105,25 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Lets in who may administer.
+/// Checks the host, the origin and the API key of a request.
 ///
 /// # Errors
 ///
-/// What the client gets.
+/// `PERMISSION_DENIED` or `INVALID_ARGUMENT` for the host and the origin; for the key as [`Access::require`].
+///
+/// [`Access::require`]: crate::access::Access::require
 pub(crate) fn admit(service: &Service, hosts: &AdminHosts, head: &Parts, own_address: Option<IpAddr>) -> Result<()> {
     hosts.check(head, own_address)?;
     service.access.require(&head.headers, Scope::Admin)
 }
 
-/// Answers a request that was let in.
+/// Answers a request that [`admit`] has accepted.
 pub(crate) async fn serve(service: &Arc<Service>, limits: BodyLimits, head: &Parts, body: RequestBody) -> Reply {
     let body = match read(service, limits, body).await {
         Ok(body) => body,
         Err(error) => {
             let mut reply = fail(&error);
-            // The rest of the body still comes.
+            // The client may still be sending the rest of the body.
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return reply;
         }
@@ -144,7 +146,7 @@ async fn read(service: &Service, limits: BodyLimits, body: RequestBody) -> Resul
     })
 }
 
-/// Asks the control plane: for changes where changes are made, and for the rest where changes that wait do not matter.
+/// Calls the control plane. Reads have other threads than changes, so that changes that wait do not delay them.
 async fn ask(service: &Arc<Service>, head: &Parts, body: Bytes) -> Result<AdminAnswer> {
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str).to_owned();
     let request = AdminRequest { method: head.method.to_string(), target, body };
@@ -165,7 +167,7 @@ fn succeed(answer: AdminAnswer) -> Reply {
     reply
 }
 
-/// The answer to a request that did not get to the control plane, in the form of its own errors.
+/// The answer to a request that did not reach the control plane, in the form of the API's errors.
 pub(crate) fn fail(error: &ServingError) -> Reply {
     let document = json!({"error": error.text(), "code": error.code.name()});
     let (status, reason) = error.code.http_status();

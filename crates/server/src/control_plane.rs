@@ -1,6 +1,6 @@
 //! The calls from the request path up to the control plane, all in one trait.
 //!
-//! Inference makes none of them: they carry out what clients ask to change, and gather what the metrics page shows.
+//! Inference makes none of these calls. They carry out the changes that clients request, and collect metrics.
 
 use bytes::Bytes;
 
@@ -37,12 +37,12 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// What the client gets.
     fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()>;
 
-    /// Carries out a request of the administration API, in whose form errors are answers. Requests that only look are
-    /// made on `servable-page`.
+    /// Carries out a request of the administration API. A request that fails has an answer as well. `GET` requests run
+    /// on `servable-page`.
     ///
     /// # Errors
     ///
-    /// What kept the request from being looked at.
+    /// The request could not be processed at all.
     fn administer(&self, request: &AdminRequest, caller: &WaitingCall) -> Result<AdminAnswer>;
 
     /// The metrics that the control plane counts itself, as they are now.
@@ -53,7 +53,7 @@ pub trait ControlPlane: Send + Sync + 'static {
     fn scrape(&self) -> Result<Vec<Family>>;
 }
 
-/// A request of the administration API, of somebody who may administer.
+/// A request of the administration API that passed access control.
 #[derive(Clone, Debug)]
 pub struct AdminRequest {
     /// The method, such as `GET`.
@@ -64,14 +64,14 @@ pub struct AdminRequest {
     pub body: Bytes,
 }
 
-/// What came of it.
+/// The answer to it.
 #[derive(Clone, Debug)]
 pub struct AdminAnswer {
-    /// Whether it was carried out, or why not.
+    /// Whether it was carried out, or why not. The HTTP status follows from it.
     pub code: Code,
-    /// What the body is, such as `application/json`.
+    /// The media type of the body, such as `application/json`.
     pub content_type: String,
-    /// The document.
+    /// The body.
     pub body: Bytes,
 }
 

@@ -63,7 +63,7 @@ pub struct ListenOptions {
     pub grpc: grpc::GrpcOptions,
     /// What REST needs to know.
     pub rest: rest::RestOptions,
-    /// The hosts under which administration is offered.
+    /// The hosts that the administration port accepts.
     pub admin_hosts: AdminHosts,
 }
 
@@ -144,7 +144,7 @@ struct Shared {
     options: ListenOptions,
     http: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
-    /// Places of their own: whoever takes all others keeps out neither health checks nor administration.
+    /// Separate limits: clients that use up `slots` block neither health checks nor administration.
     health_slots: Arc<Semaphore>,
     admin_slots: Arc<Semaphore>,
 }
@@ -159,11 +159,11 @@ impl Shared {
     }
 }
 
-/// Where a connection has come in.
+/// How a connection was accepted.
 #[derive(Clone, Copy)]
 struct Arrival {
     offer: Offer,
-    /// The address that the client has connected to, where it matters.
+    /// The local address; only known for administration.
     own_address: Option<IpAddr>,
 }
 
@@ -376,7 +376,7 @@ async fn respond(shared: &Shared, arrival: Arrival, request: Request<RequestBody
     reply.map(Either::Left)
 }
 
-/// Answers a request for administration, whatever its path: the control plane knows the API.
+/// Answers a request on the administration port. It has no route here, as the control plane knows the API.
 async fn administer(shared: &Shared, own_address: Option<IpAddr>, head: &Parts, body: RequestBody) -> rest_wire::Reply {
     let (service, options) = (&shared.service, &shared.options);
     let count = |error: &ServingError| service.metrics.refuse(error.code);

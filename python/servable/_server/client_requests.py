@@ -1,4 +1,4 @@
-"""What clients ask of the control plane, carried out on top of `ServerCore`."""
+"""The implementation of `ControlPlane`: carries out the requests of clients on top of `ServerCore`."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ impl Listener {
 }
 
 fn bind_tcp(address: &str) -> io::Result<Socket> {
-    // A name may have addresses of both kinds; clients that know one of them only know IPv4.
+    // `localhost` may resolve to both families. IPv4 first: that is the address that clients expect.
     let address = address
         .to_socket_addrs()?
         .min_by_key(SocketAddr::is_ipv6)

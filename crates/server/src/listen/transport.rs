@@ -28,7 +28,7 @@ pub(super) enum Transport {
 }
 
 impl Socket {
-    /// The address that the client has connected to, if it is one of TCP.
+    /// The local address of a TCP connection.
     pub(super) fn own_address(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.ip()),
