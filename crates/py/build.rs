@@ -1,7 +1,6 @@
-//! Records which commit the extension is built from, for `servable --version`.
+//! Records the commit of the build, for `servable --version`.
 //!
-//! Not anew for each commit: that would build the extension again when nothing else of it has changed. `make build` names
-//! the commit of a wheel.
+//! A new commit alone does not trigger a rebuild. `make build` sets the commit of a wheel.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! What each fuzz target does with a piece of input: parse it, and check what must hold whatever it is.
+//! The bodies of the fuzz targets: each parses an input, and checks invariants.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::oip;
 use servable_server::router::{self, open_inference, tensorflow_serving};
 
-/// A signature for each dtype that JSON can carry, one of two inputs, and one of a dtype that it cannot.
+/// The signature with this name. `two` has two inputs; otherwise the first byte selects the dtype, also one without JSON.
 fn signature(name: Option<&[u8]>) -> Arc<Signature> {
     let spec = |alias: &str, dtype| TensorSpec {
         alias: alias.to_owned(),
@@ -35,7 +35,7 @@ fn signature(name: Option<&[u8]>) -> Arc<Signature> {
     Arc::new(Signature { inputs, outputs, ..Signature::default() })
 }
 
-/// The body of a REST predict: what is accepted can be answered.
+/// The body of a REST predict: an accepted request can be answered.
 pub fn json_predict(data: &[u8]) {
     let resolve = |name: Option<&[u8]>| Ok(signature(name.filter(|name| name.first() >= Some(&b'a'))));
     match json::decode_predict(data, json::DEFAULT_MAX_NESTING, resolve) {
@@ -52,7 +52,7 @@ pub fn json_predict(data: &[u8]) {
     }
 }
 
-/// A gRPC Predict message: what is accepted, tensor by tensor, comes back out in the length that was announced.
+/// A gRPC Predict message: accepted tensors are encoded in the announced length.
 pub fn grpc_predict(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     let Ok(request) = decode_predict_request(&body) else { return };
@@ -68,21 +68,21 @@ pub fn grpc_predict(data: &[u8]) {
     }
 }
 
-/// The body of a REST classify or regress: what is accepted becomes examples that others can read.
+/// The body of a REST classify or regress: an accepted request becomes valid examples.
 pub fn json_examples(data: &[u8]) {
     match json::decode_examples(data, json::DEFAULT_MAX_NESTING) {
         Err(error) => drop(json::error_body(&error.message)),
         Ok(request) => {
             assert!(!request.examples.is_empty(), "a request has an example");
-            // Names of features are what the client sent, be it UTF-8 or not or half of a surrogate pair, so that not
-            // every reader would take them.
+            // Names of features are copied from the request. If they are not UTF-8, or have half of a surrogate pair,
+            // not every reader accepts them.
             let is_text = std::str::from_utf8(data).is_ok_and(|text| !text.contains("\\u"));
             check_examples(request.examples, is_text);
         }
     }
 }
 
-/// A gRPC Classify, Regress or `MultiInference` message: examples that are accepted are examples to every reader.
+/// A gRPC Classify, Regress or `MultiInference` message: accepted examples are valid for every reader.
 pub fn grpc_examples(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(request) = example::decode_examples_request(&body) {
@@ -94,7 +94,7 @@ pub fn grpc_examples(data: &[u8]) {
     }
 }
 
-/// Examples can be fed, and labels of as many bytes can be answered.
+/// Examples become a tensor, and labels with the same bytes can be encoded.
 fn check_examples(examples: Examples, is_text: bool) {
     let count = examples.len();
     let Ok(tensor) = examples.into_tensor() else { return };
@@ -113,7 +113,7 @@ fn check_examples(examples: Examples, is_text: bool) {
     assert!(matches!(result, Ok(Some(Field { number: 1, .. }))), "a reply is a message");
 }
 
-/// What a model file says about itself: its signatures can be printed.
+/// A `MetaGraphDef`: signatures that were read can be printed.
 pub fn meta_graph(data: &[u8]) {
     if let Ok(signatures) = signatures_from_meta_graph(data) {
         let body = metadata_json("model", 1, &signatures.signature_defs);
@@ -131,8 +131,9 @@ pub fn rest_path(data: &[u8]) {
     }
 }
 
-/// A REST infer request of the Open Inference Protocol: two bytes for the length of its JSON, then the body. What is
-/// accepted can be answered, in JSON as far as that can carry it, and as binary data that is read as the same tensor.
+/// A REST infer request of the Open Inference Protocol: two bytes for the length of its JSON, then the body. An
+/// accepted request can be answered, in JSON where that can represent it, and as binary data that decodes to the same
+/// tensor.
 pub fn oip_rest(data: &[u8]) {
     let Some((length, body)) = data.split_first_chunk::<2>() else { return };
     let body = Bytes::copy_from_slice(body);
@@ -154,14 +155,14 @@ pub fn oip_rest(data: &[u8]) {
     let _ = json::decode_repository_request(&body, json::DEFAULT_MAX_NESTING);
 }
 
-/// A `ModelInferRequest`: what is accepted is made of tensors.
+/// A `ModelInferRequest`: accepted inputs are valid tensors.
 pub fn oip_grpc(data: &[u8]) {
     if let Ok(call) = oip::decode_call(&Bytes::copy_from_slice(data)) {
         check_raw(&call.inputs);
     }
 }
 
-/// Tensors as bytes are read as the same tensors.
+/// Raw bytes of tensors decode to the same tensors.
 fn check_raw(tensors: &[(String, Tensor)]) {
     for (name, tensor) in tensors {
         let bytes = raw_bytes(tensor).expect("what was sent is short enough");

@@ -1,14 +1,14 @@
-//! Loads and unloads on a thread that gives way to requests.
+//! Loads and unloads on a background thread of low priority.
 
 use servable_model::error::{Code, Result, ServingError};
 use servable_runtime::placement;
 use servable_tensorflow::{run_in_background, set_slice};
 
-/// Runs a task on a thread that gives way to requests, which is named so, or else on this one.
+/// Runs a task on a background thread with the given name, or on the calling thread.
 ///
 /// # Errors
 ///
-/// `RESOURCE_EXHAUSTED` if the system gives no thread.
+/// `RESOURCE_EXHAUSTED` if the system cannot start a thread.
 pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
     let Some(name) = background else { return Ok(task()) };
     let _loading = placement::loading(set_slice);

@@ -1,9 +1,9 @@
-//! The batch scheduler for functions of Python: `BatchThreads`, its queues, and the two ways to wait for an answer.
+//! The batch scheduler for Python functions: `BatchThreads`, its queues, and the two ways to wait for an answer.
 //!
-//! A thread whose call can begin at once runs the batch itself: a call from one thread to another and back costs more
-//! than many a function, and the interpreter is at hand. A thread that waits is parked outside the interpreter and woken
-//! without it; an event loop is told through a socket. So the threads that run batches take the interpreter once a
-//! batch, and never to hand out answers.
+//! A thread whose call can begin at once runs the batch itself. It holds the interpreter already, and a hand-over to
+//! another thread and back costs more than many functions. A waiting thread is parked and woken without the
+//! interpreter; an event loop is notified through a socket. So batch threads take the interpreter once a batch, and not
+//! for answers.
 
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -28,14 +28,14 @@ use crate::buffers::{self, Sent};
 use crate::errors;
 use crate::options::{BatchingParameters, seconds};
 
-/// How often a waiting thread looks whether a signal has come, which only the main thread of Python handles.
+/// The interval at which a waiting thread checks for signals, which only the main thread of Python handles.
 const SIGNALS: Duration = Duration::from_millis(50);
 
-/// Threads that run batches, until they are closed.
+/// A thread pool that runs batches, until it is closed.
 #[pyclass(name = "BatchThreads", module = "servable._core", frozen)]
 pub(crate) struct PyBatchThreads {
     scheduler: Mutex<Option<Arc<Scheduler>>>,
-    /// Whose threads they are. A process that is forked from it has none of them.
+    /// The id of the process that has the threads. A process that is forked from it has none.
     process: u32,
 }
 
@@ -69,7 +69,7 @@ impl PyBatchThreads {
 }
 
 impl PyBatchThreads {
-    /// The threads, for queues of any kind.
+    /// The scheduler, for queues of any kind.
     pub(crate) fn scheduler(&self) -> Result<Arc<Scheduler>> {
         let closed = || ServingError::new(Code::Unavailable, "the batch threads are closed");
         lock(&self.scheduler).clone().ok_or_else(closed)
@@ -77,11 +77,11 @@ impl PyBatchThreads {
 
     fn let_go(&self, py: Python<'_>, scheduler: Option<Arc<Scheduler>>) {
         if self.process != std::process::id() {
-            // Nobody is there to wait for.
+            // The threads do not exist in this process, and cannot be joined.
             std::mem::forget(scheduler);
             return;
         }
-        // It waits for its threads, which need the interpreter for what they still run.
+        // Dropping it joins its threads, which need the interpreter for the remaining batches.
         py.detach(|| drop(scheduler));
     }
 }
@@ -96,8 +96,8 @@ impl Drop for PyBatchThreads {
 }
 
 thread_local! {
-    /// What has ended a run on this thread and is no failure of the function: `KeyboardInterrupt`, `SystemExit`. It is
-    /// for the caller that runs the batch; for the others the run has failed.
+    /// The `KeyboardInterrupt` or `SystemExit` that has ended a run on this thread. It is raised in the caller that
+    /// runs the batch. For the other callers the run has failed.
     static INTERRUPT: Cell<Option<PyErr>> = const { Cell::new(None) };
 }
 
@@ -150,7 +150,7 @@ impl PyBatchQueue {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let call = Call::until(deadline).with_priority(named(py, priority)?);
         let inputs = tensors(inputs)?;
-        // A caller that may have to give up waits for a thread; any other is as good a place to run a batch as that.
+        // A caller with a deadline must be able to return at that time, so it leaves the batch to a worker thread.
         let (ticket, lead) = if deadline.is_none() {
             self.queue.submit_or_lead(inputs, call)
         } else {
@@ -165,7 +165,7 @@ impl PyBatchQueue {
             }
         }
         let answer = wait(py, ticket, deadline)?;
-        // Whoever is first to see that the time is over, the caller or a thread with the batch.
+        // A deadline gives one error, whether the caller or the thread of the batch finds that it has passed.
         lend_answer(py, answer.map_err(|error| if error == servable_batch::expired() { late() } else { error }))
     }
 
@@ -192,9 +192,9 @@ impl PyBatchQueue {
     }
 }
 
-/// Waits on the calling thread, outside the interpreter but for a look at signals now and then.
+/// Waits on the calling thread, without the interpreter except to check for signals at intervals.
 fn wait(py: Python<'_>, mut ticket: Ticket, deadline: Option<Instant>) -> PyResult<Answer> {
-    // A batch that the caller has run itself has answered it, too.
+    // A batch that the caller has run itself has answered it already.
     if let Poll::Ready(answer) = Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop())) {
         return Ok(answer);
     }
@@ -224,7 +224,7 @@ fn wait(py: Python<'_>, mut ticket: Ticket, deadline: Option<Instant>) -> PyResu
     }
 }
 
-/// What a call gets that has waited for as long as it wanted to.
+/// The error for a call whose deadline has passed.
 fn late() -> ServingError {
     ServingError::new(Code::DeadlineExceeded, "no answer within the time that was given")
 }
@@ -237,7 +237,7 @@ impl Wake for Unpark {
     }
 }
 
-/// A call of an event loop; dropping it withdraws the call, if that has not begun to run.
+/// A call of an event loop. Dropping it cancels the call, if that has not begun to run.
 #[pyclass(name = "BatchTicket", module = "servable._core", frozen)]
 pub(crate) struct PyBatchTicket {
     state: Mutex<Option<Pending>>,
@@ -265,7 +265,7 @@ impl PyBatchTicket {
     }
 }
 
-/// Tells an event loop which of its calls have an answer.
+/// Notifies an event loop of the calls that have an answer.
 #[pyclass(name = "Completions", module = "servable._core", frozen)]
 pub(crate) struct PyCompletions {
     completed: Arc<Completed>,
@@ -293,7 +293,7 @@ impl PyCompletions {
 
     fn take(&self) -> Vec<u64> {
         let mut signs = [0; 64];
-        // What comes after this look is announced again.
+        // Completions after this read are announced again.
         while matches!((&self.readable).read(&mut signs), Ok(read) if read == signs.len()) {}
         std::mem::take(&mut *lock(&self.completed.numbers))
     }
@@ -309,13 +309,13 @@ impl Wake for Notice {
         let mut numbers = lock(&self.completed.numbers);
         numbers.push(self.number);
         if numbers.len() == 1 {
-            // It fails if nobody listens any more, or is full of signs that nobody has read yet.
+            // The write fails if the socket is closed or full. In the latter case it is readable anyway.
             drop((&self.completed.writable).write(&[0]));
         }
     }
 }
 
-/// The priority of this name.
+/// The priority with this name.
 fn named(py: Python<'_>, priority: &str) -> PyResult<Priority> {
     Priority::from_name(priority, "priority").map_err(|error| errors::to_python(py, &error))
 }

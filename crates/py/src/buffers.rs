@@ -1,7 +1,7 @@
-//! Tensors as memory: lent to Python going in, copied once coming out.
+//! Tensors across the border: memory is lent to Python for inputs, and copied once for outputs.
 //!
-//! Memory crosses by `NumPy`'s array interface rather than by the buffer protocol, which extensions for the stable ABI
-//! of Python 3.10 cannot speak. Strings cross as `list[bytes]`.
+//! Memory crosses by the array interface of `NumPy`. The buffer protocol is not available to extensions for the stable
+//! ABI of Python 3.10. Strings cross as `list[bytes]`.
 
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -9,13 +9,13 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor};
 
-/// A tensor that comes from Python: the number of its dtype, its shape and its elements, as [`copy`] takes them.
+/// A tensor from Python: the number of its dtype, its shape, and its elements in a form that [`copy`] accepts.
 pub(crate) type Sent<'py> = (i32, Vec<i64>, Bound<'py, PyAny>);
 
-/// A tensor of numbers whose memory Python may read for as long as it holds this object.
+/// A tensor of numbers whose memory Python may read while it holds this object.
 ///
-/// The tensor lives in the object, and an array made of it keeps the object: memory that a model holds on to after its
-/// run stays valid, at the cost of the memory only.
+/// The object owns the tensor, and an array made of it holds a reference to the object. So memory that a model keeps
+/// after its run stays valid.
 #[pyclass(name = "LentTensor", module = "servable._core", frozen)]
 pub(crate) struct LentTensor {
     buffer: Buffer,
@@ -37,7 +37,7 @@ impl LentTensor {
     }
 }
 
-/// What Python gets for a tensor: a [`LentTensor`], or the shape and the elements of a tensor of strings.
+/// The Python object for a tensor: a [`LentTensor`], or the shape and the elements of a tensor of strings.
 pub(crate) fn lend(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
     let (dtype, shape, elements) = tensor.into_parts();
     match elements {
@@ -53,9 +53,9 @@ pub(crate) fn lend(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>>
     }
 }
 
-/// How `NumPy` and the array interface call a dtype; `None` for those that are no arrays of numbers in Python.
+/// The names of a dtype in `NumPy` and in the array interface; `None` for dtypes without arrays of numbers in Python.
 ///
-/// The interface has no name for bfloat16, so that it crosses as two bytes, and Python gives the array its dtype.
+/// The interface has no name for bfloat16. It crosses as two bytes, and Python sets the dtype of the array.
 fn array_names(dtype: DType) -> Option<(&'static str, &'static str)> {
     Some(match dtype {
         DType::FLOAT => ("float32", "<f4"),
@@ -81,7 +81,7 @@ fn type_string(dtype: DType) -> Option<&'static str> {
     array_names(dtype).map(|(_, type_string)| type_string)
 }
 
-/// The name of a dtype in declarations of Python servables, for messages about them.
+/// The name of a dtype in declarations of Python servables, for error messages.
 pub(crate) fn declared_name(dtype: DType) -> String {
     match array_names(dtype) {
         Some((name, _)) => name.to_owned(),
@@ -90,12 +90,12 @@ pub(crate) fn declared_name(dtype: DType) -> String {
     }
 }
 
-/// Whether Python servables can have tensors of this dtype.
+/// Whether Python servables support tensors of this dtype.
 pub(crate) fn is_supported(dtype: DType) -> bool {
     dtype == DType::STRING || type_string(dtype).is_some()
 }
 
-/// The part of the array interface that says where and how an array's memory lies.
+/// The part of the array interface that describes the memory layout of an array.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct ArrayInterface {
@@ -105,11 +105,11 @@ struct ArrayInterface {
     data: (usize, bool),
 }
 
-/// Copies what a model returned: an array for numbers, a list of `bytes` for strings.
+/// Copies an output of a model: an array for numbers, a list of `bytes` for strings.
 ///
 /// # Errors
 ///
-/// An exception, if the object is not an array of that dtype and shape without gaps, or not that many strings.
+/// An exception if the object is not a contiguous array of that dtype and shape, or has another number of strings.
 pub(crate) fn copy(object: &Bound<'_, PyAny>, dtype: DType, shape: Vec<i64>) -> PyResult<Tensor> {
     let count: usize = shape.iter().map(|&size| size as usize).product();
     if dtype == DType::STRING {
@@ -127,10 +127,10 @@ pub(crate) fn copy(object: &Bound<'_, PyAny>, dtype: DType, shape: Vec<i64>) -> 
     let mut bytes = AlignedBytes::new(ALIGNMENT);
     bytes.try_reserve_exact(len).map_err(|_| PyMemoryError::new_err(format!("no memory for {len} bytes")))?;
     if len > 0 {
-        // SAFETY: the array interface promises that an array without strides has its elements, of which there are
-        // `count` by the shape and each as long as its type string says, one behind another from this address on, for as
-        // long as the array lives. The caller holds the array. That its elements do not change under the copy is the
-        // model's promise, as with every array that one thread of Python returns to another.
+        // SAFETY: by the array interface, an array without strides is contiguous from this address on. It has `count`
+        // elements by its shape, with the size of its type string, as long as the array lives. The caller holds the
+        // array. The model must not change the elements during the copy, as with every array that it passes to another
+        // thread.
         bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(array.data.0 as *const u8, len) });
     }
     Ok(Tensor::from_numbers(dtype, shape, Buffer::Owned(bytes)))

@@ -16,7 +16,7 @@ use crate::metrics::PyFamily;
 pub(crate) struct PythonControlPlane(pub(crate) Py<PyAny>);
 
 impl PythonControlPlane {
-    /// Makes a call with the interpreter held; what it raises is the error.
+    /// Makes a call with the interpreter held. An exception becomes the error.
     fn call<T>(&self, make: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Result<T> {
         Python::attach(|py| make(self.0.bind(py)).map_err(|error| errors::from_python(py, &error)))
     }
@@ -75,7 +75,7 @@ struct PyAdminAnswer {
     body: Vec<u8>,
 }
 
-/// What says to Python whether somebody still waits for the answer to a call.
+/// A function for Python that returns whether the call still needs an answer.
 fn is_awaited<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
     let caller = caller.clone();
     let is_awaited = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_ok();

@@ -1,4 +1,4 @@
-//! Errors cross as a code and a message; Python owns the classes (`servable.errors`).
+//! Errors across the border: a code and a message. Python owns the classes (`servable.errors`).
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -18,8 +18,8 @@ pub(crate) fn named(py: Python<'_>, class: &str, message: &str) -> PyErr {
     made.map_or_else(|failed| failed, |exception| PyErr::from_value(exception))
 }
 
-/// The error of the request path for an exception: its code and message where it is a `ServableError`, `INTERNAL` and
-/// its text otherwise.
+/// The error of the request path for an exception: code and message of a `ServableError`, otherwise `INTERNAL` and the
+/// text.
 pub(crate) fn from_python(py: Python<'_>, error: &PyErr) -> ServingError {
     let value = error.value(py);
     let is_ours = errors_module(py)

@@ -1,4 +1,4 @@
-//! `servable._core`: the names that Python sees. `_core.pyi` declares and documents them.
+//! `servable._core`: the extension module. `_core.pyi` declares and documents its names.
 #![allow(clippy::needless_pass_by_value, reason = "PyO3 hands arguments over by value")]
 
 mod background;
@@ -23,7 +23,7 @@ fn crc32c(py: Python<'_>, data: &[u8]) -> u32 {
 
 #[pymodule]
 mod _core {
-    /// The commit that this was built from; empty where that is not known.
+    /// The commit of the build; empty if unknown.
     #[pymodule_export]
     const COMMIT: &str = env!("SERVABLE_COMMIT");
     #[pymodule_export]

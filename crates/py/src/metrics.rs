@@ -1,4 +1,5 @@
-//! The metrics of the control plane: dataclasses of `servable._server.telemetry.metrics`, read when the page is asked for.
+//! The metrics of the control plane: dataclasses of `servable._server.telemetry.metrics`, which are read at each
+//! scrape.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -1,4 +1,4 @@
-//! Option structs filled from the Python dataclasses, field by field.
+//! Option structs, filled from the Python dataclasses field by field.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl ServerOptions {
         }
     }
 
-    /// Without keys yet.
+    /// Access control without keys, which are set later.
     pub(crate) fn access(&self) -> Access {
         let page_headers = Some(&self.cors_allowed_headers).filter(|headers| !headers.is_empty());
         Access::new(page_headers.and_then(|headers| HeaderValue::from_str(headers).ok()))
@@ -182,7 +182,7 @@ impl HashedKey {
     }
 }
 
-/// The scope of this name.
+/// The scope with this name.
 fn scope(name: &str) -> PyResult<Scope> {
     let unknown = || PyValueError::new_err(format!("there is no scope {name}"));
     Scope::from_name(name).ok_or_else(unknown)
@@ -262,7 +262,7 @@ pub(crate) struct BatchingParameters {
 }
 
 impl BatchingParameters {
-    /// The threads that run the batches.
+    /// The options of the thread pool.
     pub(crate) fn pool(&self) -> PoolOptions {
         PoolOptions { num_batch_threads: self.num_batch_threads, thread_pool_name: self.thread_pool_name.clone() }
     }
@@ -282,7 +282,7 @@ impl From<BatchingParameters> for BatchingOptions {
                 .latency_objective_millis
                 .map(|millis| Duration::try_from_secs_f64(millis / 1e3).unwrap_or(Duration::MAX)),
             rerun_failed_batches: parameters.rerun_failed_batches,
-            // Python knows the same names, and has checked it.
+            // Python has the same names, and has checked the value.
             mixed_priority_batching_policy: MixedPriorityPolicy::from_name(&parameters.mixed_priority_batching_policy)
                 .unwrap_or_default(),
             low_priority: LowPriorityOptions {
@@ -294,12 +294,12 @@ impl From<BatchingParameters> for BatchingOptions {
     }
 }
 
-/// A limit from Python's seconds, of which 0 or less means none.
+/// A limit in seconds from Python; `None` for 0 or less, which mean no limit.
 pub(crate) fn longest(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero())
 }
 
-/// A duration from Python's seconds; negative, infinite and absurd ones are refused.
+/// A duration in seconds from Python. Negative, infinite and too large values are refused.
 pub(crate) fn seconds(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(format!("{seconds} seconds: {error}")))
 }

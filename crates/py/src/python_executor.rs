@@ -1,4 +1,4 @@
-//! The executor that takes the interpreter, once a batch, to run a function of Python.
+//! The executor for Python functions. It takes the interpreter once a batch.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ pub(crate) struct DeclaredSignature {
     outputs: BTreeMap<String, DeclaredSpec>,
 }
 
-/// Between the name of a signature and the alias of a tensor in the tensor's own name.
+/// Separates the name of the signature from the alias in the name of a tensor.
 const SEPARATOR: char = '/';
 
 impl DeclaredSignature {
-    /// The signature of this name, or what is wrong with it.
+    /// The signature with this name, or a description of the error in it.
     pub(crate) fn into_signature(self, name: &str) -> Result<Signature, String> {
         if name.contains(SEPARATOR) || self.outputs.is_empty() {
             return Err(format!("signature {name:?}: its name must not contain {SEPARATOR:?}, and it needs an output"));
@@ -59,21 +59,21 @@ impl DeclaredSpec {
     }
 }
 
-/// Runs a servable that is written in Python.
+/// The executor of a servable that is written in Python.
 ///
-/// What crosses the border is described at `Servable.from_python` in `_core.pyi`.
+/// `Servable.from_python` in `_core.pyi` describes arguments and results.
 pub(crate) struct PythonExecutor {
     /// The servable id, for messages.
     pub(crate) name: String,
-    /// What is called.
+    /// The function.
     pub(crate) run: Py<PyAny>,
-    /// What it was declared to take and to return.
+    /// The declared inputs and outputs.
     pub(crate) signatures: BTreeMap<String, Signature>,
-    /// How many calls may be under way at once.
+    /// The maximum number of concurrent calls.
     pub(crate) threads: usize,
-    /// How long a call may take at most.
+    /// The maximum duration of a call.
     pub(crate) longest_run: Option<Duration>,
-    /// Whether the author says that a call may be repeated.
+    /// Whether the author declares that a call may be repeated.
     pub(crate) is_repeatable: bool,
 }
 
@@ -128,19 +128,19 @@ impl Executor for PythonExecutor {
         self.is_repeatable
     }
 
-    /// A function of Python may wait for the interpreter, or for whatever it likes.
+    /// A Python function may block, on the interpreter or on anything else.
     fn own_threads(&self) -> Option<usize> {
         Some(self.threads)
     }
 }
 
-/// The alias in a tensor's name.
+/// The alias in the name of a tensor.
 fn alias(tensor_name: &str) -> &str {
     tensor_name.split_once(SEPARATOR).map_or(tensor_name, |(_, alias)| alias)
 }
 
 impl PythonExecutor {
-    /// The one signature that has these tensors, which may come from a signature composed of several.
+    /// The declared signature of these tensors. They may come from a signature that was composed of several.
     fn declared<'a>(&'a self, tensors: impl Iterator<Item = &'a str>) -> Result<(&'a str, &'a Signature)> {
         let mut names = tensors.filter_map(|tensor| tensor.split_once(SEPARATOR)).map(|(name, _)| name);
         let found = names.next().and_then(|name| self.signatures.get_key_value(name));
@@ -155,7 +155,7 @@ impl PythonExecutor {
         Ok((name, signature))
     }
 
-    /// Checks a tensor against what was declared.
+    /// Checks a tensor against its declared spec.
     fn check(&self, kind: &str, spec: &TensorSpec, alias: &str, dtype: DType, shape: &[i64]) -> Result<(), String> {
         if dtype != spec.dtype {
             let (got, wanted) = (buffers::declared_name(dtype), buffers::declared_name(spec.dtype));
@@ -172,7 +172,7 @@ impl PythonExecutor {
         }
     }
 
-    /// Checks everything that the function returned, and copies what was asked for.
+    /// Checks all returned outputs, and copies those that were requested.
     fn take(
         &self,
         py: Python<'_>,
@@ -205,7 +205,7 @@ fn fits(shape: &[i64], wanted: &[i64]) -> bool {
     shape.len() == wanted.len() && shape.iter().zip(wanted).all(|(size, wanted)| *wanted < 0 || size == wanted)
 }
 
-/// A shape as messages of Python servables print it: `[?, 3]`.
+/// A shape as in error messages of Python servables: `[?, 3]`.
 fn shape_text(shape: &[i64]) -> String {
     let sizes: Vec<String> =
         shape.iter().map(|&size| if size < 0 { "?".to_owned() } else { size.to_string() }).collect();

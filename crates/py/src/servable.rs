@@ -1,4 +1,4 @@
-//! `Servable`: a loaded version in the hands of the control plane.
+//! `Servable`: a loaded version, for the control plane.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::errors;
 use crate::options::{BatchingParameters, longest, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
 
-/// Python's hold on a loaded version; empty once it is unloaded.
+/// The reference of Python to a loaded version; empty once it is unloaded.
 #[pyclass(name = "Servable", module = "servable._core", frozen)]
 pub(crate) struct PyServable {
     servable: Mutex<Option<Arc<Servable>>>,
@@ -32,7 +32,7 @@ impl PyServable {
         Self { servable: Mutex::new(Some(servable)) }
     }
 
-    /// The servable, to publish it.
+    /// The servable. It must not have been unloaded.
     pub(crate) fn loaded(&self) -> Result<Arc<Servable>, ServingError> {
         self.get().ok_or_else(|| ServingError::new(Code::FailedPrecondition, "the servable was unloaded"))
     }
@@ -164,7 +164,7 @@ impl PyServable {
         };
         let unloaded = py.detach(|| {
             on_a_thread(in_background.then_some("unload"), unload)??;
-            // It holds locks of the allocator, and is quick: not there.
+            // It is fast, and holds locks of the allocator: so not on a background thread of low priority.
             release_free_memory();
             Ok(())
         });
@@ -172,7 +172,7 @@ impl PyServable {
     }
 }
 
-/// Gives memory that the allocator keeps for later back to the system.
+/// Returns free memory of the allocator to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn release_free_memory() {
     // SAFETY: the function takes no pointers and may be called at any time from any thread.

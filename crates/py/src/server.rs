@@ -21,7 +21,7 @@ use crate::errors;
 use crate::options::{HashedKey, ServerOptions, TlsCredentials, seconds};
 use crate::servable::PyServable;
 
-/// The request path, from its options to its end.
+/// The request path: its options, its listeners, and the service.
 #[pyclass(name = "Server", module = "servable._core", frozen)]
 pub(crate) struct PyServer {
     service: Arc<Service>,
@@ -78,7 +78,7 @@ impl PyServer {
         if !HAS_LOOKED.replace(true) {
             py.detach(|| drop(self.service.serving_map.model(b"")));
         }
-        // Quicker than to let the interpreter go and get it back from threads that are busy loading.
+        // Publishing is faster than releasing the interpreter, and taking it back from threads that load.
         self.service.serving_map.publish(models);
         Ok(())
     }
@@ -116,9 +116,9 @@ impl PyServer {
 }
 
 thread_local! {
-    /// Whether the thread has looked at a serving map. When it first does, it is registered with the system's loader of
-    /// libraries, and waits for one that is being opened: for TensorFlow's a third of a second, in which everything written
-    /// in Python would have to wait with it.
+    /// Whether the thread has read a serving map. The first read registers the thread with the dynamic linker, whose
+    /// lock is held while a library is opened: for TensorFlow, a third of a second. So it is done without the
+    /// interpreter.
     static HAS_LOOKED: Cell<bool> = const { Cell::new(false) };
 }
 

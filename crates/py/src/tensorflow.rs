@@ -63,9 +63,9 @@ impl PyTensorFlow {
     }
 }
 
-/// Imports Python's extensions that use OpenSSL, where there are any.
+/// Imports the extensions of Python that use OpenSSL, if they exist.
 ///
-/// Loaded after a library of operations, they would be bound to the `BoringSSL` of TensorFlow, and crash.
+/// After a library of operations, they would be bound to the `BoringSSL` of TensorFlow, and crash.
 fn bind_openssl(py: Python<'_>) -> PyResult<()> {
     for module in ["_hashlib", "_ssl"] {
         match py.import(module) {
@@ -83,7 +83,7 @@ impl PyTensorFlow {
         if metadata::is_repeatable(&loaded.meta_graph, &signatures) {
             loaded.session.declare_repeatable();
         }
-        // The one that most requests are for. A plan has constants of its own, so that one for each signature could
+        // Only the signature of most requests. Each plan has a copy of constants, so plans for all signatures could
         // take several times the memory.
         if let Some(signature) = signatures.by_name.get(DEFAULT_SIGNATURE) {
             loaded.session.prepare(signature);

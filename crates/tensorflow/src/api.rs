@@ -1,7 +1,7 @@
-//! The C functions that the crate calls, looked up once in the installed wheel's libraries.
+//! The table of C functions, looked up once in the libraries of the installed wheel.
 //!
 //! Declarations follow the wheel's headers (`tensorflow/c/c_api.h`, `tf_tensor.h`, `tf_status.h`, `tf_buffer.h`), which
-//! TensorFlow keeps compatible within major version 2. Who owns what is said where a function is used.
+//! TensorFlow keeps compatible within major version 2. Ownership is documented at each call.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL};
 
-/// Names of the runtime's two libraries: the operations' registry and tensors, and everything else.
+/// The names of the two libraries: the first has tensors and the registry of operations, the second everything else.
 #[cfg(not(target_os = "macos"))]
 const LIBRARIES: (&str, &str) = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2");
 #[cfg(target_os = "macos")]
 const LIBRARIES: (&str, &str) = ("libtensorflow_framework.2.dylib", "libtensorflow_cc.2.dylib");
 
-/// Opaque objects of the C API; only pointers to them exist here.
+/// Opaque objects of the C API. Only pointers to them are used here.
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
         $(#[$doc])*
@@ -52,7 +52,7 @@ pub(crate) struct RawBuffer {
     pub(crate) deallocator: Option<unsafe extern "C" fn(*mut c_void, usize)>,
 }
 
-/// `TF_Output`: an output of an operation, which is what a tensor name `operation:index` means.
+/// `TF_Output`: an output of an operation. A tensor name `operation:index` denotes one.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct RawOutput {
@@ -60,13 +60,13 @@ pub(crate) struct RawOutput {
     pub(crate) index: c_int,
 }
 
-/// Called once by the runtime when it needs the memory of a tensor no longer: memory, length, argument.
+/// The runtime calls it once, when it no longer needs the memory of a tensor: memory, length, argument.
 pub(crate) type Deallocator = unsafe extern "C" fn(*mut c_void, usize, *mut c_void);
 
-/// Defines the table and its look-up from one list, so that the two cannot differ.
+/// Defines the table and the look-up from one list, so that they cannot differ.
 macro_rules! functions {
     ($($field:ident = $symbol:literal ($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
-        /// The functions; each field is named after its symbol.
+        /// The functions. Each field is named after its symbol.
         pub(crate) struct Api {
             $(pub(crate) $field: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
         }
@@ -76,11 +76,11 @@ macro_rules! functions {
             ///
             /// # Safety
             ///
-            /// `library` must be TensorFlow's, and must stay loaded as long as the result is used.
+            /// `library` must be TensorFlow, and must stay loaded while the result is used.
             unsafe fn look_up(library: &Library, path: &Path) -> Result<Self, OpenError> {
                 Ok(Self {$(
                     $field: {
-                        // SAFETY: the symbol, if it exists, is the function that TensorFlow's headers declare so.
+                        // SAFETY: the symbol, if it exists, is the function that the headers of TensorFlow declare.
                         let symbol = unsafe { library.get(concat!($symbol, "\0").as_bytes()) };
                         *symbol.map_err(|_| OpenError::Symbol { library: path.to_owned(), name: $symbol })?
                     },
@@ -136,22 +136,22 @@ functions! {
 }
 
 impl Api {
-    /// Loads the libraries below `directory`, for the rest of the life of the process, and finds the functions.
+    /// Loads the libraries below `directory`, and looks up the functions. The libraries are never unloaded.
     pub(crate) fn open(directory: &Path) -> Result<&'static Self, OpenError> {
-        // The second library depends on the first. It is loaded here all the same, so that the error can name it.
+        // The second library depends on the first, which is loaded explicitly so that an error can name it.
         load(&directory.join(LIBRARIES.0), RTLD_LOCAL)?;
         let path = directory.join(LIBRARIES.1);
         let library = load(&path, RTLD_LOCAL)?;
-        // Functions of the framework library are found too, as it is a dependency of this one.
-        // SAFETY: this is TensorFlow's library by its name, and `load` leaves it loaded for ever.
+        // Functions of the framework library are found as well, because it is a dependency of this one.
+        // SAFETY: this is TensorFlow's library by its name, and `load` never unloads it.
         let api = unsafe { Self::look_up(&library, &path)? };
         Ok(Box::leak(Box::new(api)))
     }
 
-    /// Moves the libraries below `directory`, which are loaded, to the global scope, as `import tensorflow` does.
+    /// Moves the loaded libraries below `directory` to the global scope, as `import tensorflow` does.
     ///
-    /// Libraries of operations have copies of protobuf and absl. In local scope they use their copies, whose hash seed
-    /// is another one: they then find nothing in a map that TensorFlow filled, and abort.
+    /// Libraries of operations contain copies of protobuf and absl. In local scope they would use these copies, which
+    /// have a different hash seed. They would then find nothing in a map that TensorFlow filled, and abort.
     pub(crate) fn promote(directory: &Path) -> Result<(), OpenError> {
         load(&directory.join(LIBRARIES.0), RTLD_GLOBAL)?;
         load(&directory.join(LIBRARIES.1), RTLD_GLOBAL)?;
@@ -159,12 +159,12 @@ impl Api {
     }
 }
 
-/// Loads one library and never unloads it: it has started threads, and registered what other libraries refer to.
+/// Loads one library. It is never unloaded, because it has started threads and registered objects that others refer to.
 ///
-/// Loaded again, it only changes its scope. The scope is local as long as it can be: these libraries export protobuf,
-/// absl and `BoringSSL`, which libraries that are loaded later would otherwise use in the place of theirs.
+/// Loading it again only changes the scope. The scope is local if possible: these libraries export protobuf, absl and
+/// `BoringSSL`. In global scope, libraries that are loaded later would use these instead of their own.
 fn load(path: &Path, scope: c_int) -> Result<ManuallyDrop<Library>, OpenError> {
-    // SAFETY: loading runs the library's initialisers, which TensorFlow's libraries are made for.
+    // SAFETY: loading runs the initialisers of the library, which those of TensorFlow allow.
     let library = unsafe { Library::open(Some(path), RTLD_LAZY | scope) };
     library.map(ManuallyDrop::new).map_err(|error| {
         let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -181,12 +181,12 @@ pub enum OpenError {
     Library {
         /// The file.
         path: PathBuf,
-        /// What the dynamic linker says.
+        /// The error of the dynamic linker.
         reason: String,
     },
     /// A library lacks a function: it is too old, or not TensorFlow's.
     Symbol {
-        /// The file in which, and in whose dependencies, the function was looked for.
+        /// The file that was searched, together with its dependencies.
         library: PathBuf,
         /// The function.
         name: &'static str,

@@ -1,31 +1,32 @@
-//! Work that must not take the CPU from requests: loads and unloads.
+//! Background threads of low priority, for loads and unloads: they must not take the CPU from requests.
 //!
-//! Lower priorities are taken by threads of their own, which end with the work: a process without privileges cannot give
-//! a thread its priority back. None of these threads may hold what requests wait for, such as Python's interpreter lock.
+//! Each task gets a new thread, because a process without privileges cannot raise the priority of a thread again. A
+//! background thread must not hold a lock that requests wait for, such as Python's interpreter lock (priority
+//! inversion).
 
 use std::io;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{Builder, scope};
 use std::time::Duration;
 
-/// How often is looked whether the work gets on.
+/// The interval at which the progress of the task is checked.
 const WINDOW: Duration = Duration::from_millis(250);
 
-/// Runs a task on a thread that gives way to those that serve, and waits for it. A panic of the task goes on here.
+/// Runs a task on a new thread of low priority, and waits for it. A panic of the task is propagated.
 ///
-/// Threads that the task starts inherit the priority: what it must not slow down has to exist before. Only on Linux do
-/// threads have priorities of their own; elsewhere, those are of processes, and nothing is done.
+/// Threads that the task starts inherit the priority. Threads that must not be slow have to be started before.
+/// Priorities are lowered on Linux only: elsewhere they belong to processes, not to threads.
 ///
 /// # Errors
 ///
-/// If the system gives no thread.
+/// If the system cannot start a thread.
 pub fn run_in_background<T: Send>(name: &str, task: impl FnOnce() -> T + Send) -> io::Result<T> {
     scope(|scope| {
         let (under_way, watch) = mpsc::channel();
         let thread = Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
-            // The channel is open until the task has ended.
+            // The channel is closed when the task ends.
             if let Some(idle) = priority::give_way() {
-                // Whoever looks after it has to know of it before it may be left waiting.
+                // The watchdog has to know the thread before the thread can starve.
                 let _ = under_way.send(idle);
                 priority::give_way_always();
             }
@@ -45,7 +46,7 @@ pub fn run_in_background<T: Send>(name: &str, task: impl FnOnce() -> T + Send) -
     })
 }
 
-/// Gives a thread of this process a slice of so many nanoseconds, or the usual one for 0. Linux heeds it since 6.12.
+/// Sets the time slice of a thread of this process, in nanoseconds; 0 for the default. Linux heeds it since 6.12.
 pub fn set_slice(thread: i32, nanoseconds: u64) {
     priority::set_slice(thread, nanoseconds);
 }
@@ -54,43 +55,44 @@ pub fn set_slice(thread: i32, nanoseconds: u64) {
 mod priority {
     use std::fs;
 
-    /// A tenth of the weight of a thread that serves: enough that a load comes to its end soon on a machine whose CPUs are
-    /// all busy, be it with other programs.
+    /// About a tenth of the weight of a thread that serves requests. A load still ends soon on a machine whose CPUs are
+    /// busy.
     const NICENESS: libc::c_int = 10;
 
-    /// The weight does not say how soon a request gets the CPU back: where the kernel lets what runs finish its slice of
-    /// some milliseconds, a short slice does. Linux heeds it since 6.12.
+    /// A short time slice: a request gets the CPU back when the slice of the running thread ends. The weight does not
+    /// shorten the default slice of some milliseconds. Linux heeds it since 6.12.
     const SLICE_NANOSECONDS: u64 = 100_000;
 
-    /// A thread that had the CPU for less than this part of the time in which it wanted it makes too little progress.
+    /// A thread starves if it has run for less than 1 / 20 of the time in which it was runnable.
     const SHARE: u64 = 20;
 
-    /// A thread that may have the lowest priority, and get its niceness back.
+    /// A thread with the policy `SCHED_IDLE`, whose former niceness can be restored.
     #[derive(Debug, PartialEq)]
     pub(super) struct Idle {
         thread: libc::pid_t,
         niceness: libc::c_int,
-        /// For how long it has run and waited for a CPU, in nanoseconds.
+        /// The times for which it has run and has waited for a CPU, in nanoseconds.
         turns: (u64, u64),
     }
 
-    /// Gives the calling thread a low priority. Says whether it may have the lowest: only where that can be taken back, as
-    /// it gets next to nothing beside others that want all of the CPU.
+    /// Lowers the priority of the calling thread. Returns the thread if it may use `SCHED_IDLE`.
+    ///
+    /// Beside busy threads, that policy gets almost no CPU. So it is used only if the priority can be raised again.
     pub(super) fn give_way() -> Option<Idle> {
         // SAFETY: takes numbers only; 0 is the calling thread.
         let own = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        // A process that is less important than this as a whole stays so.
+        // The niceness of the process, if that is higher, is kept.
         let niceness = NICENESS.max(own);
-        // Whoever may not raise a priority again stays one below.
+        // Without the permission to raise the priority, the thread keeps a niceness that is higher by one.
         let can_rise = set_niceness(0, niceness + 1) && set_niceness(0, niceness);
-        // SAFETY: takes numbers only. An operator may have chosen another policy for the process, which stays.
+        // SAFETY: takes numbers only. If an operator has chosen another policy for the process, that is kept.
         let is_usual = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
         // SAFETY: takes nothing.
         let thread = unsafe { libc::gettid() };
         (can_rise && is_usual).then(|| Idle { thread, niceness, turns: turns(thread) })
     }
 
-    /// Gives the calling thread the lowest priority: it runs where nothing else wants to, and gives way at once.
+    /// Gives the calling thread the policy `SCHED_IDLE`: it runs on idle CPUs only, and is preempted at once.
     pub(super) fn give_way_always() {
         set(0, libc::SCHED_IDLE, 0, 0, SLICE_NANOSECONDS);
     }
@@ -102,20 +104,20 @@ mod priority {
     }
 
     impl Idle {
-        /// Whether the thread has got too little of the CPU since this was last asked.
+        /// Whether the thread has starved since the last call.
         pub(super) fn starves(&mut self) -> bool {
             let before = std::mem::replace(&mut self.turns, turns(self.thread));
             let (ran, waited) = (self.turns.0.saturating_sub(before.0), self.turns.1.saturating_sub(before.1));
             waited > ran.saturating_mul(SHARE - 1)
         }
 
-        /// Takes the thread out of the lowest priority.
+        /// Restores the usual policy, with the low priority.
         pub(super) fn raise(self) {
             set(self.thread, libc::SCHED_OTHER, 0, self.niceness, SLICE_NANOSECONDS);
         }
     }
 
-    /// For how long a thread of this process has run and waited for a CPU (`proc_pid_schedstat(5)`).
+    /// The times for which a thread of this process has run and has waited for a CPU (`proc_pid_schedstat(5)`).
     fn turns(thread: libc::pid_t) -> (u64, u64) {
         let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
         let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap_or_default());
@@ -125,11 +127,11 @@ mod priority {
     fn set_niceness(thread: libc::pid_t, niceness: libc::c_int) -> bool {
         // SAFETY: takes numbers only.
         let set_plainly = || unsafe { libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, niceness) } == 0;
-        // Sandboxes may not know the first call, and policies that have no niceness refuse it.
+        // Some sandboxes lack the first call, and policies without niceness refuse it.
         set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness, SLICE_NANOSECONDS) || set_plainly()
     }
 
-    /// Sets policy, niceness and slice at once; says whether that was allowed.
+    /// Sets policy, niceness and time slice together. Returns whether that was permitted.
     fn set(thread: libc::pid_t, policy: libc::c_int, flags: libc::c_int, niceness: libc::c_int, slice: u64) -> bool {
         /// `struct sched_attr` in its first version, of 48 bytes.
         #[repr(C)]
@@ -160,7 +162,7 @@ mod priority {
 
 #[cfg(not(target_os = "linux"))]
 mod priority {
-    /// There is none.
+    /// Not available.
     #[derive(Debug, PartialEq)]
     pub(super) enum Idle {}
 
@@ -191,13 +193,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_runs_on_a_thread_of_its_own_and_its_result_comes_back() {
+    fn a_task_runs_on_a_new_thread_and_its_result_is_returned() {
         let name = run_in_background("load", || std::thread::current().name().map(str::to_owned));
         assert_eq!(name.expect("a thread").as_deref(), Some("load"));
     }
 
     #[test]
-    fn a_panic_goes_on_in_the_caller() {
+    fn a_panic_is_propagated_to_the_caller() {
         let panicked = std::panic::catch_unwind(|| run_in_background("load", || panic!("told to")));
         assert_eq!(panicked.expect_err("it panics").downcast_ref(), Some(&"told to"));
     }
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_task_that_gets_no_cpu_is_raised() {
+    fn the_priority_of_a_starving_task_is_raised() {
         let allowed = allowed_cpus();
         stay_on(&one_of(&allowed));
         let is_over = AtomicBool::new(false);
@@ -244,7 +246,7 @@ mod tests {
             raised
         });
         stay_on(&allowed);
-        assert!(raised.expect("a thread"), "nobody looks after it");
+        assert!(raised.expect("a thread"), "its priority was not raised");
     }
 
     /// The CPUs that this thread may run on.
@@ -270,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Keeps this thread, and those that it starts, to these CPUs.
+    /// Pins this thread, and threads that it starts, to these CPUs.
     #[cfg(target_os = "linux")]
     fn stay_on(cpus: &libc::cpu_set_t) {
         // SAFETY: the kernel reads the set.

@@ -1,12 +1,12 @@
-//! The treatment of subnormal numbers that the runtime's own threads have, for runs in a caller's thread.
+//! Flush-to-zero for runs in a caller's thread, as in the threads of TensorFlow.
 //!
-//! TensorFlow sets its threads to take subnormal inputs of floating-point operations as zero and to give zero for
-//! subnormal results. Models have been trained and served that way, and a network whose values fade out runs many
-//! times slower without it. A thread of ours that runs a graph has to be set likewise, and only for that long.
+//! TensorFlow configures its threads to treat subnormal inputs of floating-point operations as zero, and to flush
+//! subnormal results to zero. Models are trained and served that way. A network whose values decay runs many times
+//! slower without it. A caller's thread is configured likewise, for the duration of the run only.
 
 /// Calls `run` with subnormal numbers flushed to zero in this thread.
 ///
-/// Nothing is changed on processors other than x86-64 and 64-bit ARM.
+/// Has no effect on processors other than x86-64 and 64-bit ARM.
 pub(crate) fn flushed<T>(run: impl FnOnce() -> T) -> T {
     let before = control::read();
     let restore = Restore(before);
@@ -16,7 +16,7 @@ pub(crate) fn flushed<T>(run: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Sets the control register back, also when a panic passes.
+/// Restores the control register, also on a panic.
 struct Restore(control::Register);
 
 impl Drop for Restore {
@@ -43,8 +43,8 @@ mod control {
     }
 
     pub(super) fn write(value: Register) {
-        // SAFETY: the bits are those that were read, and flush bits. Code compiled by Rust assumes these to be off: the
-        // only code that runs while they are on is the runtime's, and glue without floating-point arithmetic.
+        // SAFETY: the bits are those that were read, and the flush bits. Code compiled by Rust assumes that these are
+        // off. While they are on, only the runtime runs, and glue without floating-point arithmetic.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags)) }
     }
 }
@@ -67,13 +67,13 @@ mod control {
     }
 
     pub(super) fn write(value: Register) {
-        // SAFETY: the bits are those that were read, and the flush bit. Code compiled by Rust assumes it to be off: the
-        // only code that runs while it is on is the runtime's, and glue without floating-point arithmetic.
+        // SAFETY: the bits are those that were read, and the flush bit. Code compiled by Rust assumes that it is off.
+        // While it is on, only the runtime runs, and glue without floating-point arithmetic.
         unsafe { asm!("msr fpcr, {}", in(reg) value, options(nostack, preserves_flags)) }
     }
 }
 
-/// Nothing to set.
+/// There is no such register.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod control {
     pub(super) type Register = u32;

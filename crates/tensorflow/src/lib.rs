@@ -1,13 +1,20 @@
-//! TensorFlow's C API, loaded at run time from the libraries of an installed wheel, behind [`servable_model::executor`].
+//! TensorFlow's C API, loaded at run time from the libraries of an installed wheel, behind
+//! [`servable_model::executor`].
 //!
-//! Start with [`Runtime::open`]; it finds the C functions. [`Runtime::load_saved_model`] makes a [`Session`], which is
-//! an [`Executor`](servable_model::executor::Executor). Nothing is linked: a process without TensorFlow starts, and gets
-//! an [`OpenError`] that says what is missing. The crate knows nothing of servers and nothing of Python.
+//! [`Runtime::open`] loads the libraries and looks up the C functions. [`Runtime::load_saved_model`] makes a
+//! [`Session`], which is an [`Executor`](servable_model::executor::Executor). Nothing is linked: a process without
+//! TensorFlow starts, and gets an [`OpenError`] that names the missing file. The crate knows neither servers nor
+//! Python.
 //!
-//! From the inside out: `api` is the table of C functions; `status`, `string` and `tensor` turn the C API's objects
-//! into Rust's and back; `denormals` keeps kernels that run in a caller's thread to the arithmetic they have in
-//! TensorFlow's own; `termination` tells graphs whose runs end by
-//! themselves, and `pools` is where the others run; `background` is where loads run; `session` and `runtime` are what a caller sees.
+//! The modules, from the inside out:
+//!
+//! - `api`: the table of C functions.
+//! - `status`, `string`, `tensor`: conversions between objects of the C API and of Rust.
+//! - `denormals`: flush-to-zero for kernels that run in a caller's thread.
+//! - `termination`: an analysis that finds graphs whose runs may not terminate.
+//! - `pools`: thread pools for the runs of such graphs, which can be cancelled there.
+//! - `background`: threads of low priority for loads and unloads.
+//! - `session`, `runtime`: the public interface.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");

@@ -1,8 +1,9 @@
-//! A pool of one thread for each run of a graph that may loop or wait.
+//! Thread pools of one thread, one for each concurrent run of a graph that may loop or wait.
 //!
-//! TensorFlow cancels a run at its deadline only where it runs in a pool. In a pool that runs share, those that loop without
-//! end would keep its threads from the others; and threads that pass the operations of a small graph to each other take half
-//! as much CPU again. So a run has a pool for itself, which all sessions know by its name.
+//! TensorFlow cancels a run at its deadline only if it runs in a thread pool. In a shared pool, runs that loop without
+//! end would occupy all threads (no bulkhead). Threads that hand the operations of a small graph to each other also
+//! take half as much CPU again. So each run has a pool to itself. All sessions share the pools, which are global and
+//! named.
 
 use std::num::NonZero;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,15 +11,15 @@ use std::time::Instant;
 
 use servable_codec::wire::{Reader, Value, put_length_field, put_varint};
 
-/// How many graphs may have all their runs loop without end before those of others wait.
+/// The number of graphs whose runs may all loop without end before runs of other graphs have to wait.
 const GRAPHS: usize = 4;
 
-/// How many runs of one graph that may loop or wait are under way at most.
+/// The maximum number of concurrent runs of one graph that may loop or wait.
 pub(crate) fn runs_at_once() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get).max(8)
 }
 
-/// The pools that no run has.
+/// The free pools.
 #[derive(Debug)]
 pub(crate) struct Pools {
     free: Mutex<Vec<i32>>,
@@ -27,13 +28,13 @@ pub(crate) struct Pools {
 
 impl Default for Pools {
     fn default() -> Self {
-        // Those that were used last come first. Pool 0 is that of everything else.
+        // The pool that was used last is taken first. Pool 0 is for everything else.
         Self { free: Mutex::new((1..=total() as i32).rev().collect()), freed: Condvar::new() }
     }
 }
 
 impl Pools {
-    /// A pool for one run; `None` if all have runs until the deadline.
+    /// Takes a pool for one run; `None` if none becomes free before the deadline.
     pub(crate) fn take(&self, deadline: Option<Instant>) -> Option<Pool<'_>> {
         let mut free = self.free();
         loop {
@@ -53,7 +54,7 @@ impl Pools {
     }
 }
 
-/// A pool that a run has until this is dropped.
+/// The pool of a run. Dropping it frees the pool.
 #[derive(Debug)]
 pub(crate) struct Pool<'a> {
     pools: &'a Pools,
@@ -61,7 +62,7 @@ pub(crate) struct Pool<'a> {
 }
 
 impl Pool<'_> {
-    /// Its place in the configuration of a session.
+    /// The index in the configuration of a session.
     pub(crate) fn index(&self) -> i32 {
         self.index
     }
@@ -78,21 +79,21 @@ fn total() -> usize {
     GRAPHS * runs_at_once()
 }
 
-/// Fields of `tensorflow.ConfigProto`, and of the `ThreadPoolOptionProto` in it.
+/// Field numbers of `tensorflow.ConfigProto`, and of the `ThreadPoolOptionProto` in it.
 const INTER_OP_THREADS: u32 = 5;
 const PER_SESSION_THREADS: u32 = 9;
 const POOL: u32 = 12;
 const NUM_THREADS: u32 = 1;
 const GLOBAL_NAME: u32 = 2;
 
-/// A serialized `tensorflow.ConfigProto` with the pools, and one for everything else; `None` where it has a say in which
-/// threads a session has.
+/// Adds the pools, and one for everything else, to a serialized `tensorflow.ConfigProto`; `None` if that configures the
+/// threads of the session itself.
 pub(crate) fn with_pools(session_config: &[u8]) -> Option<Vec<u8>> {
     let mut fields = Reader::new(session_config);
     while let Some(field) = fields.next_field().ok()? {
         match (field.number, field.value) {
             (PER_SESSION_THREADS, Value::Varint(truth)) if truth != 0 => return None,
-            // In the thread that asks.
+            // A negative number means the caller's thread.
             (INTER_OP_THREADS, Value::Varint(number)) if (number as i64) < 0 => return None,
             (POOL, _) => return None,
             _ => {}
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_run_has_a_pool_for_itself_and_waits_no_longer_than_its_deadline() {
+    fn each_run_has_an_exclusive_pool_and_waits_no_longer_than_its_deadline() {
         let pools = Pools::default();
         let mut taken: Vec<_> = (0..total()).filter_map(|_| pools.take(None)).collect();
         let mut indices: Vec<_> = taken.iter().map(Pool::index).collect();
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_says_which_threads_there_are_is_left_alone() {
+    fn a_configuration_with_thread_settings_is_left_alone() {
         for (config, has_a_say) in [
             (&b""[..], false),
             (b"\x28\x04", false),

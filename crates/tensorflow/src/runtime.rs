@@ -1,4 +1,4 @@
-//! The runtime of one installed wheel: its libraries, and the models that are loaded through them.
+//! The runtime of one installed wheel: loads its libraries, and models through them.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_int};
@@ -17,40 +17,40 @@ use crate::session::{CALLER_THREAD, Graph, RunOptionsMessage, Session};
 use crate::status::Status;
 use crate::termination::{self, Termination};
 
-/// TensorFlow, as an installed wheel has it.
+/// The TensorFlow of an installed wheel.
 ///
-/// Libraries are loaded into the process for good; opening the same directory twice is cheap and gives the same
-/// runtime. The runtime writes to standard error as the environment variable `TF_CPP_MIN_LOG_LEVEL` says, which it reads
-/// when it is loaded; setting it is left to the caller.
+/// Libraries are never unloaded. Opening the same directory twice is cheap, and gives the same runtime. The runtime
+/// logs to standard error. It reads the log level from the environment variable `TF_CPP_MIN_LOG_LEVEL` when it is
+/// loaded.
 pub struct Runtime {
     api: &'static Api,
     library_directory: PathBuf,
     have_started_threads: Mutex<bool>,
     pools: Arc<Pools>,
-    /// The operations of libraries that were loaded, of which nothing is known.
+    /// The operations of libraries that were loaded. Nothing is known about their termination.
     foreign_operations: Mutex<HashSet<Box<str>>>,
 }
 
-/// How a model is loaded and run.
+/// The options to load and run a model.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The tags of the meta graph that is wanted; exactly these, in any order.
+    /// The tags of the meta graph: exactly these, in any order.
     pub tags: Vec<String>,
     /// A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
     pub session_config: Vec<u8>,
-    /// Which of the pools in `session_config` restores and initialises the model; `None` for the first.
+    /// The index of the pool in `session_config` that restores and initialises the model; `None` for the first.
     pub load_thread_pool: Option<i32>,
-    /// Whether runs execute in the thread that asks for them instead of the runtime's pool.
+    /// Whether runs execute in the caller's thread instead of the thread pool of the runtime.
     pub run_in_caller_thread: bool,
-    /// How long a run may take at most; `None` for any time.
+    /// The maximum duration of a run; `None` for no limit.
     pub longest_run: Option<Duration>,
 }
 
-/// A model that was loaded.
+/// A loaded model.
 pub struct LoadedModel {
     /// The serialized `tensorflow.MetaGraphDef`: signatures, and much else.
     pub meta_graph: Vec<u8>,
-    /// What runs it.
+    /// The session that runs it.
     pub session: Session,
 }
 
@@ -72,27 +72,27 @@ impl Runtime {
 
     /// The version of TensorFlow, such as `2.21.0`.
     pub fn version(&self) -> String {
-        // SAFETY: the text ends in a NUL and lives for ever.
+        // SAFETY: the text ends in a NUL and is static.
         let version = unsafe { CStr::from_ptr((self.api.version)()) };
         version.to_string_lossy().into_owned()
     }
 
-    /// Loads a library with more operations. They are there for every model that is loaded afterwards.
+    /// Loads a library of operations, for all models that are loaded afterwards.
     ///
-    /// The first one moves TensorFlow's symbols, those of `BoringSSL` among them, to the process's global scope. A caller
-    /// whose process uses OpenSSL has that loaded and bound before.
+    /// The first call moves the symbols of TensorFlow, including `BoringSSL`, to the global scope of the process. If
+    /// the process uses OpenSSL, the caller must load and bind that before.
     ///
     /// # Errors
     ///
-    /// `NOT_FOUND` if the library is missing or cannot be loaded, with the dynamic linker's reason.
+    /// `NOT_FOUND` if the library is missing or cannot be loaded, with the error of the dynamic linker.
     pub fn load_library(&self, path: &Path) -> Result<()> {
         let path = c_path(path)?;
         Api::promote(&self.library_directory).map_err(|error| ServingError::internal(error.to_string()))?;
         let mut status = Status::new(self.api);
-        // SAFETY: the path ends in a NUL; the library runs its initialisers, which the caller asked for.
+        // SAFETY: the path ends in a NUL. The library runs its initialisers, as the caller wants.
         let library = unsafe { (self.api.load_library)(path.as_ptr(), status.as_mut_ptr()) };
         status.check()?;
-        // SAFETY: the list is the handle's, which is alive until the names are copied.
+        // SAFETY: the list belongs to the handle, which is alive until the names are copied.
         let names = unsafe {
             let list = (self.api.get_op_list)(library);
             operation_names(bytes_of(&list))
@@ -103,14 +103,14 @@ impl Runtime {
         Ok(())
     }
 
-    /// Has the runtime start the threads that all sessions share, if it has not yet.
+    /// Starts the threads that all sessions share, unless they have been started.
     ///
-    /// They inherit the priority of the calling thread, and their numbers are those of `session_config`; otherwise it
-    /// is the first model to be loaded that decides both.
+    /// The threads inherit the priority of the calling thread, and `session_config` sets their numbers. Without this
+    /// call, the first load decides both.
     ///
     /// # Errors
     ///
-    /// What the runtime reports, such as a configuration that is no `tensorflow.ConfigProto`.
+    /// The error of the runtime, for example if the configuration is no `tensorflow.ConfigProto`.
     pub fn start_threads(&self, session_config: &[u8], run_in_caller_thread: bool) -> Result<()> {
         let mut have_started = self.have_started_threads.lock().unwrap_or_else(PoisonError::into_inner);
         if *have_started {
@@ -124,7 +124,7 @@ impl Runtime {
         let session = unsafe { (self.api.new_session)(graph.as_mut_ptr(), session_options.raw, status.as_mut_ptr()) };
         status.check()?;
         let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
-        // SAFETY: the session was just made on this graph, and is ours; that it is dropped closes it.
+        // SAFETY: the session was just made on this graph, and is ours. Dropping it closes it.
         drop(unsafe { Session::from_raw(self.api, session, graph, true, None, Termination::default()) });
         *have_started = true;
         Ok(())
@@ -132,13 +132,13 @@ impl Runtime {
 
     /// Loads a `SavedModel`: reads the graph, restores the variables, and runs the initialisation operation.
     ///
-    /// Takes as long as that takes; may be called from several threads at once.
+    /// Blocks until the model is loaded. May be called from several threads concurrently.
     ///
     /// # Errors
     ///
-    /// `NOT_FOUND` if there is no `SavedModel` in `directory` or it has no meta graph with these tags; `UNIMPLEMENTED`
-    /// for the format that came before it; otherwise the runtime's code and text. An operation that is not registered
-    /// is `NOT_FOUND` too, with a text that begins `Op type not registered '<type>'`.
+    /// `NOT_FOUND` if there is no `SavedModel` in `directory`, or it has no meta graph with these tags. `UNIMPLEMENTED`
+    /// for a session bundle, the older format. Otherwise the code and text of the runtime. An operation that is not
+    /// registered is `NOT_FOUND` too, with a text that begins `Op type not registered '<type>'`.
     pub fn load_saved_model(&self, directory: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         check_saved_model_files(directory)?;
         let path = c_path(directory)?;
@@ -146,16 +146,16 @@ impl Runtime {
         let tag_pointers: Vec<_> = tags.iter().map(|tag| tag.as_ptr()).collect();
         let config = options.run_in_caller_thread.then(|| with_pools(&options.session_config)).flatten();
         let session_options = SessionOptions::new(self.api, config.as_deref().unwrap_or(&options.session_config))?;
-        // Restored in threads that requests run in, variables would hold requests up. The calling thread has the
-        // priority of a load, and so have the threads that the restore of large tensors starts.
+        // In the threads of requests, the restore of variables would delay requests. The calling thread has the
+        // priority of a load, and so do the threads that the restore of large tensors starts.
         let pool = options.load_thread_pool.or(options.run_in_caller_thread.then_some(CALLER_THREAD));
         let run_options = pool.map(RunOptionsMessage::for_pool);
         let run_options = run_options.as_ref().map(RunOptionsMessage::buffer);
         let mut graph = Graph::new(self.api);
         let meta_graph = MessageBuffer::new(self.api);
         let mut status = Status::new(self.api);
-        // SAFETY: all arguments are alive, strings end in a NUL, the array of tags is as long as is said, and the
-        // graph is new. The runtime keeps none of them but the graph, to which the session gets a reference.
+        // SAFETY: all arguments are alive, strings end in a NUL, the length of the array of tags is right, and the
+        // graph is new. The runtime keeps only the graph, to which the session gets a reference.
         let session = unsafe {
             (self.api.load_session_from_saved_model)(
                 session_options.raw,
@@ -203,7 +203,7 @@ fn operation_names(list: &[u8]) -> Result<Vec<Box<str>>, Malformed> {
 ///
 /// # Safety
 ///
-/// The memory that it points to must be alive as long as it is borrowed.
+/// The memory of the buffer must be alive while it is borrowed.
 unsafe fn bytes_of(buffer: &RawBuffer) -> &[u8] {
     if buffer.data.is_null() {
         return &[];
@@ -212,7 +212,8 @@ unsafe fn bytes_of(buffer: &RawBuffer) -> &[u8] {
     unsafe { std::slice::from_raw_parts(buffer.data.cast::<u8>(), buffer.length) }
 }
 
-/// Fails as TensorFlow Serving does, before the runtime is asked, where the directory holds no `SavedModel`.
+/// Fails with the errors of TensorFlow Serving if the directory holds no `SavedModel`. Called before the runtime loads
+/// it.
 fn check_saved_model_files(directory: &Path) -> Result<()> {
     if directory.join("export.meta").exists() {
         return Err(ServingError::unimplemented("Session Bundle is deprecated and removed."));
@@ -235,7 +236,7 @@ fn c_string(text: &[u8]) -> Result<CString> {
     CString::new(text).map_err(|_| ServingError::invalid_argument("a path or tag has a NUL byte in it"))
 }
 
-/// A `TF_SessionOptions` that is freed when it goes.
+/// An owned `TF_SessionOptions`.
 struct SessionOptions {
     api: &'static Api,
     raw: *mut RawSessionOptions,
@@ -247,7 +248,7 @@ impl SessionOptions {
         let options = Self { api, raw: unsafe { (api.new_session_options)() } };
         if !config.is_empty() {
             let mut status = Status::new(api);
-            // SAFETY: the message is as long as is said, and is parsed before the function returns.
+            // SAFETY: the length of the message is right, and the message is parsed before the function returns.
             unsafe { (api.set_config)(options.raw, config.as_ptr().cast(), config.len(), status.as_mut_ptr()) };
             status.check()?;
         }
@@ -262,7 +263,7 @@ impl Drop for SessionOptions {
     }
 }
 
-/// A `TF_Buffer` that the runtime fills with a message, freed when it goes.
+/// An owned `TF_Buffer` that the runtime fills with a message.
 struct MessageBuffer {
     api: &'static Api,
     raw: *mut RawBuffer,
@@ -275,7 +276,7 @@ impl MessageBuffer {
     }
 
     fn to_vec(&self) -> Vec<u8> {
-        // SAFETY: the buffer is alive, and nobody writes to it any more.
+        // SAFETY: the buffer is alive, and is not written any more.
         unsafe { bytes_of(&*self.raw) }.to_vec()
     }
 }

@@ -19,32 +19,31 @@ use crate::status::Status;
 use crate::tensor::{OutputSlots, RuntimeTensor};
 use crate::termination::Termination;
 
-/// A TensorFlow session with the graph that it runs.
+/// A TensorFlow session, with its graph.
 ///
-/// Runs may come from any number of threads at once; the runtime asks for no locking. Dropping the session frees what
-/// it holds: variables, tables, constants.
+/// Any number of threads may run it concurrently, without locks. Dropping the session frees its variables, tables and
+/// constants.
 ///
-/// A run in the caller's thread executes every operation there, except where an operation itself spreads its work over
-/// the runtime's threads, and costs a fraction of the hand-over to the runtime's pool. Subnormal numbers are flushed to
-/// zero as they are in the pool. Graphs that span several devices use the pool all the same; that is the runtime's
-/// choice.
+/// A run in the caller's thread executes all operations there. Only operations that are parallel themselves use threads
+/// of the runtime. It costs a fraction of the hand-over to the thread pool of the runtime. Subnormal numbers are
+/// flushed to zero, as in the pool. The runtime uses the pool all the same for graphs that span several devices.
 ///
-/// Nothing cancels a run in the caller's thread: the runtime looks at the time only once all operations have ended, and
-/// its C API cancels only all runs of a session, by closing it. So graphs that may loop or wait run in the pool, where
-/// `timeout_in_ms` cancels the one run.
+/// A run in the caller's thread cannot be cancelled. The runtime checks the deadline only after all operations have
+/// ended, and its C API can only cancel all runs of a session, by closing it. So graphs that may loop or wait run in
+/// the pool, where `timeout_in_ms` cancels a single run.
 pub struct Session {
     api: &'static Api,
     raw: NonNull<RawSession>,
     graph: Graph,
     run_in_caller_thread: bool,
-    /// Where runs that may have to be cancelled are done, if not in the session's first pool.
+    /// The pools for runs that may have to be cancelled; `None` for the first pool of the session.
     pools: Option<Arc<Pools>>,
     longest_run: Option<Duration>,
     termination: Termination,
     /// Whether the graph only computes.
     is_repeatable: bool,
-    /// Outputs of the graph by the tensor names in signatures. Only names that exist are kept, and signatures come
-    /// from the model, so the map stays small.
+    /// A cache of outputs of the graph, by tensor name. The map stays small: it has only names that exist and that
+    /// signatures of the model use.
     endpoints: RwLock<HashMap<Box<str>, Endpoint>>,
 }
 
@@ -52,15 +51,15 @@ pub struct Session {
 #[derive(Clone, Copy)]
 struct Endpoint(RawOutput);
 
-// SAFETY: the pointer is to an operation of the session's own graph, which nobody changes after loading.
+// SAFETY: the pointer is to an operation of the graph of the session, which does not change after loading.
 unsafe impl Send for Endpoint {}
 // SAFETY: as above.
 unsafe impl Sync for Endpoint {}
 
-// SAFETY: `TF_SessionRun` may be called from several threads at once, as may the graph's look-ups, and neither session
+// SAFETY: `TF_SessionRun` and look-ups in the graph may be called from several threads concurrently. Neither session
 // nor graph is tied to the thread that made it.
 unsafe impl Send for Session {}
-// SAFETY: as above; closing takes the session by value.
+// SAFETY: as above. Closing takes the session by value.
 unsafe impl Sync for Session {}
 
 impl Session {
@@ -68,7 +67,7 @@ impl Session {
     ///
     /// # Safety
     ///
-    /// `raw` must be a session on `graph` that is nobody else's.
+    /// `raw` must be a session on `graph` without another owner.
     pub(crate) unsafe fn from_raw(
         api: &'static Api,
         raw: NonNull<RawSession>,
@@ -91,22 +90,23 @@ impl Session {
         }
     }
 
-    /// Has runs that may have to be cancelled done in these, which are in the session's configuration.
+    /// Uses these pools, which are in the configuration of the session, for runs that may have to be cancelled.
     pub(crate) fn with_pools(mut self, pools: &Arc<Pools>) -> Self {
         self.pools = (!self.run_in_caller_thread).then(|| Arc::clone(pools));
         self
     }
 
-    /// Says that runs have no effect but their outputs, which only the graph can tell.
+    /// Declares that runs have no side effects. The caller knows that from the graph.
     pub fn declare_repeatable(&mut self) {
         self.is_repeatable = true;
     }
 
-    /// Has the runtime make its plan for a signature, which the first run would otherwise wait for; says whether it has.
+    /// Makes the runtime compile the plan of a signature, so that the first run does not wait for it. Returns whether
+    /// it did.
     ///
     /// A plan is the part of the graph that a set of feeds and fetches needs, optimised and ready to run. The runtime
-    /// makes it before it looks at the dtypes of what is fed, so that a run on dtypes that no graph takes makes the
-    /// plan and runs nothing. Signatures without inputs would run, and are left alone.
+    /// compiles it before it checks the dtypes of the feeds. So a run with dtypes that no graph accepts compiles the
+    /// plan, and executes nothing. Signatures without inputs are skipped, because they would be executed.
     pub fn prepare(&self, signature: &Signature) -> bool {
         let misfit = || Tensor::from_numbers(DType::QUINT16, Vec::new(), Buffer::Shared(Bytes::from_static(&[0; 2])));
         let feeds = &signature.inputs;
@@ -119,7 +119,7 @@ impl Session {
         result.is_err_and(|error| error.text().starts_with("Expects arg[0] to be "))
     }
 
-    /// Finds the graph's outputs that signature entries name.
+    /// Looks up the outputs of the graph for tensor specs.
     fn resolve<'a>(&self, specs: impl Iterator<Item = &'a TensorSpec>) -> Result<Vec<RawOutput>> {
         let known = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
         let mut unknown = Vec::new();
@@ -156,8 +156,8 @@ impl Executor for Session {
         self.longest_run
     }
 
-    /// Those of a graph that may not end by itself hold up nobody else: each may keep a thread of the runtime's pool, or the
-    /// thread that it was begun in.
+    /// A run that may not terminate may occupy a thread of the runtime, or the thread that called it. Dedicated threads
+    /// keep it from delaying other models.
     fn own_threads(&self) -> Option<usize> {
         (self.termination != Termination::default()).then(runs_at_once)
     }
@@ -168,10 +168,11 @@ impl Executor for Session {
 
     /// Runs the graph.
     ///
-    /// The runtime checks dtypes, and shapes as far as operations care; its codes and texts are returned unchanged.
-    /// The runtime gives up at the deadline where it runs in its pool, at the next operation that it can cancel; a run
-    /// in the caller's thread goes on to its end, which is near as its graph neither loops nor waits. A deadline that has passed before the run starts is reported in
-    /// both cases.
+    /// The runtime checks dtypes, and shapes where operations require them. Its codes and texts are returned unchanged.
+    ///
+    /// A run in a pool is cancelled at its deadline, at the next operation that can be cancelled. A run in the caller's
+    /// thread continues to its end, which is near: its graph neither loops nor waits. In both cases, a deadline that
+    /// has passed before the run is reported.
     fn run(
         &self,
         signature: &Signature,
@@ -183,8 +184,8 @@ impl Executor for Session {
         let pool = pools.map(|pools| pools.take(options.deadline).ok_or_else(timed_out)).transpose()?;
         let index = if self.run_in_caller_thread { Some(CALLER_THREAD) } else { pool.as_ref().map(Pool::index) };
         let message = RunOptionsMessage::new(index, options.deadline)?;
-        // The runtime compiles and keeps a plan for each combination of feeds and fetches, by their order. Clients
-        // choose the order in which they filter outputs; ordered here, n! plans are one.
+        // The runtime compiles and keeps a plan for each sequence of feeds and fetches. Clients choose the order of
+        // outputs. Sorting them reduces n! plans to one.
         let mut fetched = outputs.to_vec();
         fetched.sort_unstable();
         let feed_outputs = self.resolve(signature.inputs.iter())?;
@@ -200,8 +201,8 @@ impl Executor for Session {
         let mut status = Status::new(self.api);
         let run_options = message.buffer();
         let mut run = || {
-            // SAFETY: session and tensors are alive, the outputs are of the session's graph, every array is as long as
-            // is said, and the runtime copies the message. It keeps no pointer to any of them.
+            // SAFETY: session and tensors are alive, the outputs are of the graph of the session, the lengths of all
+            // arrays are right, and the runtime copies the message. It keeps no pointer to any of them.
             unsafe {
                 (self.api.session_run)(
                     self.raw.as_ptr(),
@@ -237,8 +238,8 @@ impl Executor for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let mut status = Status::new(self.api);
-        // SAFETY: ours, and not used after; runs borrow the session, so none is going on. Errors are of no
-        // consequence: local resources are freed in any case.
+        // SAFETY: ours, and not used after. Runs borrow the session, so none is in progress. Errors do not matter:
+        // local resources are freed in any case.
         unsafe {
             (self.api.close_session)(self.raw.as_ptr(), status.as_mut_ptr());
             (self.api.delete_session)(self.raw.as_ptr(), status.as_mut_ptr());
@@ -246,7 +247,7 @@ impl Drop for Session {
     }
 }
 
-/// A `TF_Graph` that is freed when it goes. The session on it holds a reference of its own.
+/// An owned `TF_Graph`. The session on it holds another reference.
 pub(crate) struct Graph {
     api: &'static Api,
     raw: *mut RawGraph,
@@ -262,8 +263,8 @@ impl Graph {
         self.raw
     }
 
-    /// The output that a tensor name means: `operation:index`, or `operation` for index 0. Whether the operation has
-    /// that many outputs is left to the runtime, which says so in a run.
+    /// The output with a tensor name: `operation:index`, or `operation` for index 0. The runtime checks the index in a
+    /// run.
     fn output(&self, tensor_name: &str) -> Result<RawOutput> {
         let numbered = tensor_name.rsplit_once(':').and_then(|(name, index)| Some((name, index.parse::<u16>().ok()?)));
         let (name, index) = numbered.unwrap_or((tensor_name, 0));
@@ -272,7 +273,7 @@ impl Graph {
             unsafe { (self.api.graph_operation_by_name)(self.raw, name.as_ptr()) }
         });
         if operation.is_null() {
-            // What the runtime says where names are not looked up beforehand, as here, but in the run.
+            // The text with which the runtime reports an unknown name in a run.
             let text = format!(
                 "Tensor {name}:{index}, specified in either feed_devices or fetch_devices was not found in the Graph"
             );
@@ -289,12 +290,12 @@ impl Drop for Graph {
     }
 }
 
-/// What a run gets whose time is over before it has begun, in the words of the runtime.
+/// The error for a deadline that has passed before the run, with the text of the runtime.
 fn timed_out() -> ServingError {
     ServingError::new(Code::DeadlineExceeded, "Timed out waiting for notification")
 }
 
-/// A serialized `tensorflow.RunOptions`, in the bytes of this value itself.
+/// A serialized `tensorflow.RunOptions`, stored inline.
 pub(crate) struct RunOptionsMessage {
     bytes: [u8; 22],
     length: usize,
@@ -311,7 +312,7 @@ impl RunOptionsMessage {
     /// The tag of `timeout_in_ms` (field 2).
     const TIMEOUT_IN_MS: u8 = 0x10;
 
-    /// The options of a run in one of the session's own pools; a negative index means the caller's thread.
+    /// The options of a run in one of the pools of the session. A negative index means the caller's thread.
     pub(crate) fn for_pool(index: i32) -> Self {
         let mut message = Self { bytes: [0; 22], length: 0 };
         if index == CALLER_THREAD {
@@ -330,7 +331,7 @@ impl RunOptionsMessage {
             if left.is_zero() {
                 return Err(timed_out());
             }
-            // Rounded up, as 0 means no timeout; within the range that the original server uses for "never".
+            // Rounded up, because 0 means no timeout. TensorFlow Serving uses the maximum for "never".
             message.push(&[Self::TIMEOUT_IN_MS]);
             message.push_varint((left.as_millis() + 1).min(i32::MAX as u128) as u64);
         }

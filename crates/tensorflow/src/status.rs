@@ -1,4 +1,4 @@
-//! How the C API says that something failed.
+//! The status codes and error texts of the C API.
 
 use std::ffi::CStr;
 
@@ -6,32 +6,32 @@ use servable_model::error::{Code, Result, ServingError};
 
 use crate::api::{Api, RawStatus};
 
-/// A `TF_Status` that is freed when it goes.
+/// An owned `TF_Status`.
 pub(crate) struct Status {
     api: &'static Api,
     raw: *mut RawStatus,
 }
 
 impl Status {
-    /// A status that says OK.
+    /// A status with the code OK.
     pub(crate) fn new(api: &'static Api) -> Self {
         // SAFETY: takes nothing; the result is ours.
         Self { api, raw: unsafe { (api.new_status)() } }
     }
 
-    /// For a C function to write to.
+    /// The pointer for a C function that writes the status.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut RawStatus {
         self.raw
     }
 
-    /// What the last function wrote: its code, which is a canonical one, and its text, unchanged.
+    /// Returns the error that the last function wrote: its canonical code, and its text unchanged.
     pub(crate) fn check(&self) -> Result<()> {
         // SAFETY: the status is alive.
         let code = Code::from_number(unsafe { (self.api.get_code)(self.raw) });
         if code == Code::Ok {
             return Ok(());
         }
-        // SAFETY: the text ends in a NUL and lives until the status changes, which it does not while it is borrowed.
+        // SAFETY: the text ends in a NUL, and lives until the status changes, which is borrowed here.
         let message = unsafe { CStr::from_ptr((self.api.message)(self.raw)) };
         Err(ServingError::new(code, message.to_bytes()))
     }

@@ -1,7 +1,7 @@
-//! `TF_TString`, the 24 bytes that TensorFlow keeps for each element of a tensor of strings.
+//! `TF_TString`, the 24 bytes of each element of a tensor of strings in TensorFlow.
 //!
-//! The layout is part of the C API's headers (`tensorflow/core/platform/ctstring_internal.h`); the functions for it are
-//! inline there, so nothing can be called. The two lowest bits of the first byte say which of four forms a string has:
+//! The layout is in the headers of the C API (`tensorflow/core/platform/ctstring_internal.h`). Its functions are inline
+//! there, so the library does not export them. The two lowest bits of the first byte encode one of four forms:
 //!
 //! | form | bytes |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | offset (2) | `size << 2 \| 2`, distance of the text from the string itself, count; four bytes each |
 //! | view (3) | `size << 2 \| 3`, pointer to someone else's text, pointer to its owner; eight bytes each |
 //!
-//! Only the first two are made here. A view would save a copy, but the runtime copies views as views, and an operation
-//! may keep such a copy (in a queue, in a table) longer than the request lives.
+//! Only the first two are created here. A view would save a copy. But the runtime copies views as views, and an
+//! operation may keep such a copy, in a queue or a table, longer than the request lives.
 
 use std::ptr;
 
@@ -45,7 +45,7 @@ impl TString {
     }
 
     fn large(text: &[u8]) -> Self {
-        // With its NUL, rounded up to 16 bytes as the runtime does; `capacity` leaves the NUL out.
+        // Rounded up to 16 bytes including the NUL, as in the runtime. `capacity` excludes the NUL.
         let capacity = (text.len() + 16) / 16 * 16 - 1;
         // SAFETY: the size is not zero.
         let memory = unsafe { libc::malloc(capacity + 1) }.cast::<u8>();
@@ -62,10 +62,10 @@ impl TString {
     ///
     /// # Safety
     ///
-    /// `string` must point to a string that the runtime or [`TString::new`] made, where they made it, and with the
-    /// whole of its array readable. The string must not change or go during `'a`.
+    /// `string` must point to a string that the runtime or [`TString::new`] made, in the place where it was made. Its
+    /// whole array must be readable. The string must be neither changed nor freed during `'a`.
     pub(crate) unsafe fn text<'a>(string: *const Self) -> &'a [u8] {
-        // SAFETY: the caller vouches for the string.
+        // SAFETY: guaranteed by the caller.
         let words = unsafe { (*string).words };
         let (start, size) = match words[0] & FORM_MASK {
             LARGE => (words[2] as *const u8, words[0] >> 2),

@@ -1,4 +1,4 @@
-//! Tensors of the request path to tensors of the runtime and back, without copies where alignment allows.
+//! Converts tensors of the request path to tensors of the runtime and back, without copies where alignment allows.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -12,43 +12,43 @@ use servable_runtime::release;
 use crate::api::{Api, RawTensor};
 use crate::string::TString;
 
-/// Outputs of so many bytes are copied.
+/// Outputs of up to this many bytes are copied.
 const COPIED_BYTES: usize = 4096;
 
-/// A `TF_Tensor` of ours.
+/// An owned `TF_Tensor`.
 pub(crate) struct RuntimeTensor {
     api: &'static Api,
     raw: NonNull<RawTensor>,
 }
 
-// SAFETY: a `TF_Tensor` is a shape and a counted reference to memory. Nothing here changes either, the count is
-// atomic, and the memory may be freed by any thread.
+// SAFETY: a `TF_Tensor` is a shape and a counted reference to memory. Neither is changed here, the count is atomic, and
+// any thread may free the memory.
 unsafe impl Send for RuntimeTensor {}
-// SAFETY: as above; the functions that are called through a shared reference only read.
+// SAFETY: as above. The functions that are called through a shared reference only read.
 unsafe impl Sync for RuntimeTensor {}
 
 impl RuntimeTensor {
-    /// Hands a tensor to the runtime.
+    /// Passes a tensor to the runtime.
     ///
-    /// Numbers go over as they are: the runtime reads the buffer in place, and drops it when the last tensor that
-    /// shares it is deleted, which may be an output or a variable, long after the run. A buffer that does not start
-    /// where its vector instructions want it (on 64 bytes, in the wheels) is copied, by the runtime itself. Strings are
-    /// copied: no client's bytes have their layout.
+    /// Numbers are not copied: the runtime reads the buffer in place. The buffer is dropped with the last tensor that
+    /// shares it. That may be an output or a variable, long after the run. The runtime itself copies a buffer that is
+    /// not aligned for its vector instructions (64 bytes, in the wheels). Strings are copied, because their layout
+    /// differs.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` where a tensor cannot be represented.
+    /// `INVALID_ARGUMENT` if the runtime cannot represent the tensor.
     pub(crate) fn new(api: &'static Api, tensor: Tensor) -> Result<Self> {
         let (dtype, shape, elements) = tensor.into_parts();
         let raw = match elements {
-            // SAFETY: `data` and `length` are those of the buffer, in memory that does not move with its owner. The
-            // runtime never writes to memory that it did not allocate, so that shared memory is safe with it.
+            // SAFETY: `data` and `length` are those of the buffer, whose memory does not move with its owner. The
+            // runtime never writes to memory that it did not allocate, so the memory may be shared.
             Elements::Numbers(buffer) => unsafe {
                 let buffer = Box::new(buffer);
                 let (data, length) = (buffer.as_ref().as_ref().as_ptr(), buffer.as_ref().as_ref().len());
                 new_raw_tensor(api, dtype, &shape, data.cast(), length, buffer)
             },
-            // SAFETY: an array of `TString` is what a tensor of strings consists of.
+            // SAFETY: the memory of a tensor of strings is an array of `TString`.
             Elements::Strings(strings) => unsafe {
                 let array = Box::new(StringArray::from_iter(ALIGNMENT, strings.iter().map(TString::new)));
                 let (data, length) = (array.as_ptr(), size_of_val(array.as_slice()));
@@ -63,7 +63,7 @@ impl RuntimeTensor {
     ///
     /// # Safety
     ///
-    /// `raw` must be a tensor that is nobody else's.
+    /// `raw` must be a tensor without another owner.
     pub(crate) unsafe fn from_raw(api: &'static Api, raw: NonNull<RawTensor>) -> Self {
         Self { api, raw }
     }
@@ -72,8 +72,8 @@ impl RuntimeTensor {
         self.raw.as_ptr()
     }
 
-    /// The tensor for the request path. Numbers stay in the runtime's memory until the result is dropped, unless they are
-    /// few; strings are copied into one block.
+    /// Converts to a tensor of the request path. Numbers stay in the memory of the runtime until the result is dropped,
+    /// unless they are few. Strings are copied into one block.
     ///
     /// # Errors
     ///
@@ -86,7 +86,8 @@ impl RuntimeTensor {
         }
         match dtype.size().zip(count) {
             Some((size, count)) if self.byte_size() == count * size => {
-                // To give memory back may take time, and is best done in the run. A copy of little costs no more than a loan.
+                // Freeing memory may take long, and is best done during the run. A small copy costs no more than
+                // sharing.
                 let little = self.byte_size() <= COPIED_BYTES;
                 let bytes =
                     if little { Bytes::copy_from_slice(self.as_ref()) } else { Bytes::from_owner(Lent(Some(self))) };
@@ -106,7 +107,7 @@ impl RuntimeTensor {
     }
 
     fn shape(&self) -> Vec<i64> {
-        // SAFETY: the tensor is alive, and dimensions are asked for within its rank.
+        // SAFETY: the tensor is alive, and the indices are within its rank.
         unsafe {
             let rank = (self.api.num_dims)(self.as_ptr());
             (0..rank).map(|index| (self.api.dim)(self.as_ptr(), index)).collect()
@@ -127,7 +128,7 @@ impl RuntimeTensor {
     fn strings(&self) -> Strings {
         let array = self.data().cast::<TString>();
         let count = self.byte_size() / size_of::<TString>();
-        // SAFETY: the array has that many strings, and the runtime made them or left ours as they were.
+        // SAFETY: the array has that many strings. The runtime made them, or kept ours unchanged.
         let texts = || (0..count).map(|index| unsafe { TString::text(array.add(index)) });
         let mut block = Vec::with_capacity(texts().map(<[u8]>::len).sum());
         let mut ranges = Vec::with_capacity(count);
@@ -145,16 +146,16 @@ impl AsRef<[u8]> for RuntimeTensor {
     fn as_ref(&self) -> &[u8] {
         match self.byte_size() {
             0 => &[],
-            // SAFETY: the memory has that many bytes, lives as long as the tensor, and is written by nobody: the run
-            // that made it is over, and the runtime copies before it changes memory that is shared. TF1's variables by
-            // reference are the exception. A graph that returns one, and changes it outside of its initialisation, may
-            // do so while this is read, and the client gets old and new bytes mixed, as from the original server.
+            // SAFETY: the memory has that many bytes, lives as long as the tensor, and is not written: the run that
+            // made it has ended, and the runtime copies shared memory before it changes it. TF1's variables by
+            // reference are the exception. A graph that returns one may change it while this is read. The client then
+            // gets a mixture of old and new bytes, as from TensorFlow Serving.
             size => unsafe { std::slice::from_raw_parts(self.data().cast(), size) },
         }
     }
 }
 
-/// The memory of an output until the request path needs it no longer.
+/// The memory of an output, which is lent to the request path.
 struct Lent(Option<RuntimeTensor>);
 
 impl AsRef<[u8]> for Lent {
@@ -176,16 +177,16 @@ impl Drop for RuntimeTensor {
     }
 }
 
-/// The memory of a tensor of strings; frees them when it goes.
+/// The memory of a tensor of strings. Dropping it frees the strings.
 type StringArray = AVec<TString, ConstAlign<ALIGNMENT>>;
 
 /// Makes a `TF_Tensor` over memory that `owner` owns, and drops `owner` once the runtime no longer needs the memory.
-/// Null if the runtime finds memory and shape at odds.
+/// Returns null if the runtime finds that memory and shape are inconsistent.
 ///
 /// # Safety
 ///
-/// The memory must stay where it is while `owner` moves, hold what the runtime expects of the dtype, and be safe to
-/// read and to drop from any thread.
+/// The memory must not move with `owner`, must have the layout that the runtime expects for the dtype, and must be safe
+/// to read and to drop from any thread.
 unsafe fn new_raw_tensor<O: Send + Sync>(
     api: &Api,
     dtype: DType,
@@ -195,8 +196,8 @@ unsafe fn new_raw_tensor<O: Send + Sync>(
     owner: Box<O>,
 ) -> *mut RawTensor {
     let owner = Box::into_raw(owner).cast();
-    // SAFETY: the shape is as long as is said, the caller vouches for the memory, and the runtime calls the
-    // deallocator exactly once, also where it returns null or copies.
+    // SAFETY: the length of the shape is right, the caller guarantees the memory, and the runtime calls the deallocator
+    // exactly once, also if it returns null or copies.
     unsafe {
         (api.new_tensor)(
             dtype.0,
@@ -214,13 +215,13 @@ unsafe fn new_raw_tensor<O: Send + Sync>(
 ///
 /// # Safety
 ///
-/// `owner` must come from `Box::<O>::into_raw`, and not be used after.
+/// `owner` must come from `Box::<O>::into_raw`, and must not be used afterwards.
 unsafe extern "C" fn drop_owner<O>(_data: *mut c_void, _length: usize, owner: *mut c_void) {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     drop(unsafe { Box::from_raw(owner.cast::<O>()) });
 }
 
-/// Room for the outputs of a run; deletes those that were not taken.
+/// The array for the outputs of a run. Dropping it deletes outputs that were not taken.
 pub(crate) struct OutputSlots {
     api: &'static Api,
     slots: Vec<*mut RawTensor>,
@@ -231,15 +232,15 @@ impl OutputSlots {
         Self { api, slots: vec![ptr::null_mut(); count] }
     }
 
-    /// Where the runtime writes its results, each of them null or ours.
+    /// The array that the runtime writes. Each element is null, or becomes ours.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut *mut RawTensor {
         self.slots.as_mut_ptr()
     }
 
-    /// The output of this slot; `None` if there is none or it was taken.
+    /// Takes the output of this slot; `None` if it is empty.
     pub(crate) fn take(&mut self, index: usize) -> Option<RuntimeTensor> {
         let raw = NonNull::new(std::mem::replace(&mut self.slots[index], ptr::null_mut()))?;
-        // SAFETY: the runtime has given the tensor to us, and the slot forgets it.
+        // SAFETY: the runtime has passed ownership of the tensor, and the slot is cleared.
         Some(unsafe { RuntimeTensor::from_raw(self.api, raw) })
     }
 }

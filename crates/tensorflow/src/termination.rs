@@ -1,18 +1,19 @@
-//! Whether the runs of a graph end by themselves: found out once, when it is loaded.
+//! Termination analysis: whether runs of a graph are sure to end. It is done once, when a model is loaded.
 //!
-//! A straight-line graph does as much as its inputs ask for. One with a loop, a queue or a data set may run or wait without
-//! end; the runtime can cancel such a run between two operations. Some operations block in a way that nothing cancels.
+//! The work of a straight-line graph is bounded by its inputs. A graph with a loop, a queue or a data set may run or
+//! wait without end. The runtime can cancel such a run between two operations. Some operations block and cannot be
+//! cancelled.
 
 use std::collections::{HashMap, HashSet};
 
 use servable_codec::wire::{Malformed, Reader, Value, text};
 
-/// What may keep a run from its end.
+/// The reasons for which a run may not terminate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Termination {
-    /// The run may loop or wait, and the runtime can cancel it.
+    /// The run may loop or wait without end. The runtime can cancel it.
     pub(crate) may_go_on: bool,
-    /// An operation may block or compute without end, and nothing cancels it.
+    /// An operation may block or compute without end. It cannot be cancelled.
     pub(crate) may_block: bool,
 }
 
@@ -27,7 +28,8 @@ impl Termination {
     }
 }
 
-/// Parts of the names of operations that loop, or that wait for others, or that pull from a data set, which may have no end.
+/// Substrings of the names of operations that loop, wait for other operations, or read from a data set, which may be
+/// infinite.
 const GO_ON: [&str; 17] = [
     "While",
     "Iteration",
@@ -48,10 +50,10 @@ const GO_ON: [&str; 17] = [
     "Sleep",
 ];
 
-/// Names of such operations that are parts of other names.
+/// Full names of such operations, where the name is a substring of harmless ones.
 const GO_ON_NAMES: [&str; 4] = ["Enter", "RefEnter", "For", "Batch"];
 
-/// Parts of the names of operations that keep the thread that they run in. Of the last, nobody sees whether it loops.
+/// Substrings of the names of operations that block their thread. The last is opaque: it may contain a loop.
 const BLOCK: [&str; 16] = [
     "Stage",
     "Unstage",
@@ -71,14 +73,14 @@ const BLOCK: [&str; 16] = [
     "XlaCallModule",
 ];
 
-/// Functions that call each other more deeply than this are not looked into.
+/// The maximum depth of calls between functions that is analysed.
 const MAX_DEPTH: usize = 200;
 
-/// What may keep a run of any signature of a serialized `tensorflow.MetaGraphDef` from its end.
+/// Analyses all signatures of a serialized `tensorflow.MetaGraphDef`.
 ///
-/// Only what the outputs of signatures need is looked at: a model also holds functions that save it, or train it.
-/// `is_foreign` says of which operations nothing is known, because a library of somebody else has them. Of a message that
-/// cannot be read, everything is assumed.
+/// Only nodes that the outputs of signatures need are considered: a model also has functions to save or to train it.
+/// `is_foreign` tells operations of other libraries, about which nothing is known. The worst is assumed of a message
+/// that cannot be read.
 pub(crate) fn of_meta_graph(meta_graph: &[u8], is_foreign: impl Fn(&str) -> bool) -> Termination {
     Graph::read(meta_graph).map_or(Termination::UNKNOWN, |graph| graph.termination(&is_foreign))
 }
@@ -87,7 +89,7 @@ pub(crate) fn of_meta_graph(meta_graph: &[u8], is_foreign: impl Fn(&str) -> bool
 #[derive(Debug, Default)]
 struct Node<'a> {
     op: &'a str,
-    /// The names of the nodes that come before it, for nodes of the graph.
+    /// The names of its input nodes, for nodes of the graph.
     inputs: Vec<&'a str>,
     /// The functions that its attributes name.
     functions: Vec<&'a str>,
@@ -98,7 +100,7 @@ struct Node<'a> {
 struct Graph<'a> {
     nodes: HashMap<&'a str, Node<'a>>,
     functions: HashMap<&'a str, Function<'a>>,
-    /// The names of the nodes that signatures ask for.
+    /// The names of the nodes that are outputs of signatures.
     outputs: Vec<&'a str>,
 }
 
@@ -108,7 +110,7 @@ struct Function<'a> {
     is_compiled: bool,
 }
 
-/// Calls `read` with the number and the bytes of each field that has a length.
+/// Calls `read` with the number and the bytes of each length-delimited field.
 fn each<'a>(
     message: Reader<'a>,
     mut read: impl FnMut(u32, &'a [u8], Reader<'a>) -> Result<(), Malformed>,
@@ -158,7 +160,7 @@ impl<'a> Graph<'a> {
             if !seen.insert(name) {
                 continue;
             }
-            // What names no node is an error of the run.
+            // A name without a node will be an error of the run.
             if let Some(node) = self.nodes.get(name) {
                 found = found.or(walk.node(node));
                 rest.extend(&node.inputs);
@@ -168,7 +170,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// The nodes that the outputs of a signature name: an entry of a map to `SignatureDef`.
+/// The nodes of the outputs of a signature, which is an entry of a map to `SignatureDef`.
 fn signature_outputs(entry: Reader<'_>) -> Result<Vec<&str>, Malformed> {
     let mut names = Vec::new();
     each(entry, |number, _, signature| match number {
@@ -184,7 +186,7 @@ fn signature_outputs(entry: Reader<'_>) -> Result<Vec<&str>, Malformed> {
     Ok(names)
 }
 
-/// The nodes of a `TensorInfo`, whose tensor may be dense, or of several parts.
+/// The nodes of a `TensorInfo`, whose tensor may be dense or have several components.
 fn tensor_names<'a>(tensor: Reader<'a>, names: &mut Vec<&'a str>) -> Result<(), Malformed> {
     each(tensor, |number, bytes, parts| match number {
         1 => {
@@ -249,7 +251,7 @@ impl<'a> Function<'a> {
     }
 }
 
-/// Finds the functions that an attribute names; says whether it has XLA compile what it belongs to.
+/// Finds the functions that an attribute names. Returns whether the attribute demands compilation by XLA.
 fn read_attribute<'a>(entry: Reader<'a>, mut function: impl FnMut(&'a str)) -> Result<bool, Malformed> {
     let (mut key, mut is_compiled) = (&b""[..], false);
     let mut value: Option<Reader<'a>> = None;
@@ -262,7 +264,7 @@ fn read_attribute<'a>(entry: Reader<'a>, mut function: impl FnMut(&'a str)) -> R
         Ok(())
     })?;
     let Some(value) = value else { return Ok(false) };
-    // An `AttrValue` holds one value, or a list; that of a constant may be large, and is not looked into.
+    // An `AttrValue` holds one value or a list. That of a constant may be large, and is skipped.
     let mut fields = value;
     while let Some(field) = fields.next_field()? {
         match (field.number, field.value) {
@@ -288,19 +290,19 @@ fn read_function_name<'a>(message: Reader<'a>, function: &mut impl FnMut(&'a str
     })
 }
 
-/// What has been found out about functions.
+/// The state of the walk through graph and functions.
 struct Walk<'a, F> {
     graph: &'a Graph<'a>,
     is_foreign: &'a F,
-    /// `None` for a function that is being looked at.
+    /// The results by function; `None` for a function that is being analysed.
     known: HashMap<&'a str, Option<Termination>>,
-    /// How many functions are being looked at.
+    /// The current depth of calls.
     depth: usize,
 }
 
 impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
     fn node(&mut self, node: &Node<'a>) -> Termination {
-        // An operation may be a call of the function that it is named after.
+        // An operation with the name of a function is a call of it.
         let called =
             node.functions.iter().copied().chain(self.graph.functions.contains_key(node.op).then_some(node.op));
         let inside = called.map(|name| self.function(name)).fold(Termination::ENDS, Termination::or);
@@ -310,7 +312,7 @@ impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
     fn function(&mut self, name: &'a str) -> Termination {
         match self.known.get(name) {
             Some(Some(known)) => return *known,
-            // It calls itself.
+            // A recursive call.
             Some(None) => return Termination::MAY_GO_ON,
             None => {}
         }
@@ -339,7 +341,8 @@ impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
     }
 }
 
-/// What XLA has compiled is one operation for the runtime, which cannot be cancelled.
+/// The termination of a part that XLA may compile. The runtime sees compiled code as one operation, and cannot cancel
+/// it.
 fn of_compiled(inside: Termination, is_compiled: bool) -> Termination {
     if is_compiled && inside != Termination::ENDS { Termination::MAY_BLOCK } else { inside }
 }
@@ -350,7 +353,7 @@ mod tests {
 
     use super::*;
 
-    /// A message of these fields, all of which have a length.
+    /// A message of these length-delimited fields.
     fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
         let mut message = Vec::new();
         for (number, bytes) in fields {
@@ -391,7 +394,7 @@ mod tests {
         message(&fields)
     }
 
-    /// A graph of which a signature asks for the node `y`.
+    /// The result for a graph with a signature whose output is the node `y`.
     fn found(nodes: &[Vec<u8>], functions: &[Vec<u8>]) -> Termination {
         let library: Vec<_> = functions.iter().map(|function| (1, function.as_slice())).collect();
         let library = message(&library);
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_signatures_need_counts() {
+    fn only_nodes_that_signatures_need_count() {
         let loops = node("loop", "Enter", &[], &[]);
         assert_eq!(found(&[node("y", "AddV2", &["x"], &[]), loops.clone()], &[]), Termination::ENDS);
         for input in ["loop", "loop:1", "^loop"] {
@@ -415,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_are_told_apart_by_what_they_may_do() {
+    fn operations_are_classified_by_name() {
         let of = |op| found(&[node("y", op, &[], &[])], &[]);
         for op in ["StatelessWhile", "NextIteration", "QueueDequeueV2", "IteratorGetNext", "ReduceDataset", "For"] {
             assert_eq!(of(op), Termination::MAY_GO_ON, "{op}");
@@ -429,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_looked_into_however_they_are_called() {
+    fn functions_are_analysed_however_they_are_called() {
         let library = [
             function("outer", &[node("call", "PartitionedCall", &[], &[attribute("f", &function_name("inner"))])], &[]),
             function("inner", &[node("loop", "StatelessWhile", &[], &[])], &[]),
@@ -462,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_graph_that_cannot_be_read_everything_is_assumed() {
+    fn the_worst_is_assumed_of_a_graph_that_cannot_be_read() {
         assert_eq!(of_meta_graph(b"\x12\xff", |_| false), Termination::UNKNOWN);
     }
 }

@@ -1,6 +1,6 @@
-//! Memory over time: runs leave nothing behind, and an unloaded model gives back what it held.
+//! Memory over time: runs do not leak, and unloading a model frees its memory.
 //!
-//! A file of its own, so that it has a process of its own, and one test, so that nothing else runs beside it.
+//! This file has one test, so that no other runs in the same process.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -10,7 +10,7 @@ use support::{floats, half_plus_two_signature, installation, run, signature, tex
 
 const MIB: isize = 1 << 20;
 
-/// Memory of this process, in bytes, after the allocator has given back what it can.
+/// The resident memory of this process in bytes, after the allocator has released free memory.
 fn resident() -> usize {
     // SAFETY: takes a number and returns whether memory was released.
     unsafe { libc::malloc_trim(0) };
@@ -18,7 +18,7 @@ fn resident() -> usize {
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// How much more memory is in use after `work` was done again and again, once it has been done often enough to warm up.
+/// The growth of memory over repetitions of `work`, after a warm-up.
 fn growth(rounds: usize, work: impl Fn()) -> isize {
     (0..rounds / 4).for_each(|_| work());
     let before = resident() as isize;
@@ -27,7 +27,7 @@ fn growth(rounds: usize, work: impl Fn()) -> isize {
 }
 
 #[test]
-fn memory_stays_where_it_is() {
+fn memory_does_not_grow() {
     let Some(installed) = installation() else { return };
 
     // 20 strings of 1 kB each way: 10,000 runs would leave 400 MB behind if they were kept, and 2.4 MB if only the

@@ -77,7 +77,7 @@ fn a_deadline_ends_a_loop_wherever_runs_are_done() {
 }
 
 #[test]
-fn graphs_that_may_loop_or_wait_have_threads_of_their_own() {
+fn graphs_that_may_loop_or_wait_have_dedicated_threads() {
     let Some(installed) = installation() else { return };
     for run_in_caller_thread in [true, false] {
         assert!(installed.half_plus_two(run_in_caller_thread).own_threads().is_none());

@@ -1,4 +1,4 @@
-//! Opening the runtime and loading models: what works, and what each failure says.
+//! Opening the runtime and loading models, with the error of each failure.
 
 mod support;
 
@@ -44,7 +44,7 @@ fn a_file_that_is_no_library_is_named() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_library_that_lacks_a_function_is_named_with_it() {
-    // Any library that is no TensorFlow will do: one that this process has mapped already.
+    // Any library other than TensorFlow will do. This one is mapped already.
     let mapped = std::fs::read_to_string("/proc/self/maps").unwrap();
     let library = mapped.lines().find_map(|line| line.split_once('/').filter(|(_, path)| path.contains("libc.so")));
     let (_, library) = library.expect("the C library is mapped");
@@ -169,7 +169,7 @@ fn damaged_models_are_errors_and_do_no_harm() {
         std::fs::write(directory.join("saved_model.pb"), &content).unwrap();
         assert_eq!(load_error(&directory, &options(true)).unwrap().code, code, "{} bytes", content.len());
     }
-    // Variables that the graph wants and the directory lacks.
+    // Variables of the graph that the directory lacks.
     std::fs::copy(installed.model("counter").join("saved_model.pb"), directory.join("saved_model.pb")).unwrap();
     let loaded = installed.runtime.load_saved_model(&directory, &options(true)).unwrap();
     let read = signature(&[], &[("count", "current:0", DType::INT64)]);

@@ -1,4 +1,4 @@
-//! What goes through the runtime comes back: every dtype, every alignment, every length of string, without copies.
+//! Round trips through the runtime: every dtype, alignment and length of string, without copies.
 
 mod support;
 
@@ -38,7 +38,7 @@ fn identity(name: &str, dtype: DType) -> Signature {
     signature(&[("x", &format!("{name}_x:0"), dtype)], &[("y", &format!("{name}_y:0"), dtype)])
 }
 
-/// Bytes that differ, and that are booleans where booleans are wanted.
+/// Bytes with varying values, which are 0 or 1 for booleans.
 fn pattern(dtype: DType, length: usize) -> Vec<u8> {
     let modulus = if dtype == DType::BOOL { 2 } else { 251 };
     (0..length).map(|index| (index * 7 % modulus) as u8).collect()

@@ -1,4 +1,4 @@
-//! What the tests of the runtime share: where the wheel and the models are, and short ways to say tensors.
+//! Shared by the tests of the runtime: paths of the wheel and of models, and shorthands for tensors.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use servable_tensorflow::{LoadOptions, Runtime, Session};
 /// A wheel and the directories with models, from the environment.
 pub struct Installation {
     pub runtime: Arc<Runtime>,
-    /// Real models that others exported, where there are any.
+    /// Models of other projects, if available.
     testdata: Option<PathBuf>,
     /// What `tests/testdata/export_runtime_models.py` wrote.
     models: PathBuf,
 }
 
-/// What there is to test with; `None`, and a line that says why, where nothing is.
+/// The installation to test with; `None`, with a line that explains it, if there is none.
 pub fn installation() -> Option<&'static Installation> {
     static INSTALLATION: OnceLock<Option<Installation>> = OnceLock::new();
     let open = || {
@@ -85,12 +85,12 @@ pub fn half_plus_two_signature() -> Signature {
     signature(&[("x", "x:0", DType::FLOAT)], &[("y", "y:0", DType::FLOAT)])
 }
 
-/// A tensor over an aligned buffer of its own.
+/// A tensor over a new aligned buffer.
 pub fn numbers(dtype: DType, shape: &[i64], bytes: &[u8]) -> Tensor {
     Tensor::from_numbers(dtype, shape.to_vec(), Buffer::Owned(AlignedBytes::from_slice(ALIGNMENT, bytes)))
 }
 
-/// A tensor over a part of a larger block that starts at `misalignment` from where a tensor should.
+/// A tensor over a part of a larger block, with an offset of `misalignment` from the alignment.
 pub fn misaligned(dtype: DType, shape: &[i64], bytes: &[u8], misalignment: usize) -> Tensor {
     let mut block = AlignedBytes::from_slice(ALIGNMENT, &vec![0; misalignment]);
     block.extend_from_slice(bytes);
