@@ -9,7 +9,7 @@ use servable_tensorflow::{run_in_background, set_slice};
 /// # Errors
 ///
 /// `RESOURCE_EXHAUSTED` if the system cannot start a thread.
-pub(crate) fn on_a_thread<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
+pub(crate) fn run_maybe_in_background<T: Send>(background: Option<&str>, task: impl FnOnce() -> T + Send) -> Result<T> {
     let Some(name) = background else { return Ok(task()) };
     let _loading = placement::loading(set_slice);
     run_in_background(name, task)

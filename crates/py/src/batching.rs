@@ -64,7 +64,7 @@ impl PyBatchThreads {
 
     fn close(&self, py: Python<'_>) {
         let scheduler = lock(&self.scheduler).take();
-        self.let_go(py, scheduler);
+        self.release(py, scheduler);
     }
 }
 
@@ -75,7 +75,7 @@ impl PyBatchThreads {
         lock(&self.scheduler).clone().ok_or_else(closed)
     }
 
-    fn let_go(&self, py: Python<'_>, scheduler: Option<Arc<Scheduler>>) {
+    fn release(&self, py: Python<'_>, scheduler: Option<Arc<Scheduler>>) {
         if self.process != std::process::id() {
             // The threads do not exist in this process, and cannot be joined.
             std::mem::forget(scheduler);
@@ -90,7 +90,7 @@ impl Drop for PyBatchThreads {
     fn drop(&mut self) {
         let scheduler = self.scheduler.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if scheduler.is_some() {
-            Python::attach(|py| self.let_go(py, scheduler));
+            Python::attach(|py| self.release(py, scheduler));
         }
     }
 }

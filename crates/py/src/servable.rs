@@ -14,7 +14,7 @@ use servable_server::servable::Servable;
 use servable_server::service::{ServiceOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
 
-use crate::background::on_a_thread;
+use crate::background::run_maybe_in_background;
 use crate::batching::PyBatchThreads;
 use crate::buffers::{self, Sent};
 use crate::errors;
@@ -163,7 +163,7 @@ impl PyServable {
             Ok(())
         };
         let unloaded = py.detach(|| {
-            on_a_thread(in_background.then_some("unload"), unload)??;
+            run_maybe_in_background(in_background.then_some("unload"), unload)??;
             // It is fast, and holds locks of the allocator: so not on a background thread of low priority.
             release_free_memory();
             Ok(())

@@ -75,7 +75,7 @@ impl PyServer {
             .map(|model| model.into_model(&self.service.metrics))
             .collect::<Result<_, _>>()
             .map_err(|error| errors::to_python(py, &error))?;
-        if !HAS_LOOKED.replace(true) {
+        if !HAS_READ_MAP.replace(true) {
             py.detach(|| drop(self.service.serving_map.model(b"")));
         }
         // Publishing is faster than releasing the interpreter, and taking it back from threads that load.
@@ -119,7 +119,7 @@ thread_local! {
     /// Whether the thread has read a serving map. The first read registers the thread with the dynamic linker, whose
     /// lock is held while a library is opened: for TensorFlow, a third of a second. So it is done without the
     /// interpreter.
-    static HAS_LOOKED: Cell<bool> = const { Cell::new(false) };
+    static HAS_READ_MAP: Cell<bool> = const { Cell::new(false) };
 }
 
 /// `servable._server.gateway.PublishedModel`.

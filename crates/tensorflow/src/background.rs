@@ -22,16 +22,16 @@ const WINDOW: Duration = Duration::from_millis(250);
 /// If the system cannot start a thread.
 pub fn run_in_background<T: Send>(name: &str, task: impl FnOnce() -> T + Send) -> io::Result<T> {
     scope(|scope| {
-        let (under_way, watch) = mpsc::channel();
+        let (started, watch) = mpsc::channel();
         let thread = Builder::new().name(name.to_owned()).spawn_scoped(scope, move || {
             // The channel is closed when the task ends.
-            if let Some(idle) = priority::give_way() {
+            if let Some(idle) = priority::lower() {
                 // The watchdog has to know the thread before the thread can starve.
-                let _ = under_way.send(idle);
-                priority::give_way_always();
+                let _ = started.send(idle);
+                priority::become_idle();
             }
             let result = task();
-            drop(under_way);
+            drop(started);
             result
         })?;
         if let Ok(mut idle) = watch.recv() {
@@ -72,13 +72,13 @@ mod priority {
         thread: libc::pid_t,
         niceness: libc::c_int,
         /// The times for which it has run and has waited for a CPU, in nanoseconds.
-        turns: (u64, u64),
+        cpu_times: (u64, u64),
     }
 
     /// Lowers the priority of the calling thread. Returns the thread if it may use `SCHED_IDLE`.
     ///
     /// Beside busy threads, that policy gets almost no CPU. So it is used only if the priority can be raised again.
-    pub(super) fn give_way() -> Option<Idle> {
+    pub(super) fn lower() -> Option<Idle> {
         // SAFETY: takes numbers only; 0 is the calling thread.
         let own = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         // The niceness of the process, if that is higher, is kept.
@@ -89,11 +89,11 @@ mod priority {
         let is_usual = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
         // SAFETY: takes nothing.
         let thread = unsafe { libc::gettid() };
-        (can_rise && is_usual).then(|| Idle { thread, niceness, turns: turns(thread) })
+        (can_rise && is_usual).then(|| Idle { thread, niceness, cpu_times: cpu_times(thread) })
     }
 
     /// Gives the calling thread the policy `SCHED_IDLE`: it runs on idle CPUs only, and is preempted at once.
-    pub(super) fn give_way_always() {
+    pub(super) fn become_idle() {
         set(0, libc::SCHED_IDLE, 0, 0, SLICE_NANOSECONDS);
     }
 
@@ -106,8 +106,8 @@ mod priority {
     impl Idle {
         /// Whether the thread has starved since the last call.
         pub(super) fn starves(&mut self) -> bool {
-            let before = std::mem::replace(&mut self.turns, turns(self.thread));
-            let (ran, waited) = (self.turns.0.saturating_sub(before.0), self.turns.1.saturating_sub(before.1));
+            let before = std::mem::replace(&mut self.cpu_times, cpu_times(self.thread));
+            let (ran, waited) = (self.cpu_times.0.saturating_sub(before.0), self.cpu_times.1.saturating_sub(before.1));
             waited > ran.saturating_mul(SHARE - 1)
         }
 
@@ -118,7 +118,7 @@ mod priority {
     }
 
     /// The times for which a thread of this process has run and has waited for a CPU (`proc_pid_schedstat(5)`).
-    fn turns(thread: libc::pid_t) -> (u64, u64) {
+    fn cpu_times(thread: libc::pid_t) -> (u64, u64) {
         let text = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap_or_default();
         let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap_or_default());
         (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
@@ -126,9 +126,9 @@ mod priority {
 
     fn set_niceness(thread: libc::pid_t, niceness: libc::c_int) -> bool {
         // SAFETY: takes numbers only.
-        let set_plainly = || unsafe { libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, niceness) } == 0;
+        let set_by_niceness = || unsafe { libc::setpriority(libc::PRIO_PROCESS, thread as libc::id_t, niceness) } == 0;
         // Some sandboxes lack the first call, and policies without niceness refuse it.
-        set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness, SLICE_NANOSECONDS) || set_plainly()
+        set(thread, libc::SCHED_OTHER, libc::SCHED_FLAG_KEEP_POLICY, niceness, SLICE_NANOSECONDS) || set_by_niceness()
     }
 
     /// Sets policy, niceness and time slice together. Returns whether that was permitted.
@@ -166,11 +166,11 @@ mod priority {
     #[derive(Debug, PartialEq)]
     pub(super) enum Idle {}
 
-    pub(super) fn give_way() -> Option<Idle> {
+    pub(super) fn lower() -> Option<Idle> {
         None
     }
 
-    pub(super) fn give_way_always() {}
+    pub(super) fn become_idle() {}
 
     pub(super) fn set_slice(_thread: i32, _nanoseconds: u64) {}
 

@@ -76,7 +76,7 @@ impl Session {
         longest_run: Option<Duration>,
         termination: Termination,
     ) -> Self {
-        let run_in_caller_thread = run_in_caller_thread && !termination.may_go_on;
+        let run_in_caller_thread = run_in_caller_thread && !termination.is_unbounded;
         Self {
             api,
             raw,

@@ -12,25 +12,25 @@ use servable_codec::wire::{Malformed, Reader, Value, text};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Termination {
     /// The run may loop or wait without end. The runtime can cancel it.
-    pub(crate) may_go_on: bool,
+    pub(crate) is_unbounded: bool,
     /// An operation may block or compute without end. It cannot be cancelled.
     pub(crate) may_block: bool,
 }
 
 impl Termination {
-    const ENDS: Self = Self { may_go_on: false, may_block: false };
-    const MAY_GO_ON: Self = Self { may_go_on: true, may_block: false };
-    const MAY_BLOCK: Self = Self { may_go_on: false, may_block: true };
-    const UNKNOWN: Self = Self { may_go_on: true, may_block: true };
+    const ENDS: Self = Self { is_unbounded: false, may_block: false };
+    const UNBOUNDED: Self = Self { is_unbounded: true, may_block: false };
+    const MAY_BLOCK: Self = Self { is_unbounded: false, may_block: true };
+    const UNKNOWN: Self = Self { is_unbounded: true, may_block: true };
 
     fn or(self, other: Self) -> Self {
-        Self { may_go_on: self.may_go_on || other.may_go_on, may_block: self.may_block || other.may_block }
+        Self { is_unbounded: self.is_unbounded || other.is_unbounded, may_block: self.may_block || other.may_block }
     }
 }
 
 /// Substrings of the names of operations that loop, wait for other operations, or read from a data set, which may be
 /// infinite.
-const GO_ON: [&str; 17] = [
+const UNBOUNDED_PARTS: [&str; 17] = [
     "While",
     "Iteration",
     "LoopCond",
@@ -51,10 +51,10 @@ const GO_ON: [&str; 17] = [
 ];
 
 /// Full names of such operations, where the name is a substring of harmless ones.
-const GO_ON_NAMES: [&str; 4] = ["Enter", "RefEnter", "For", "Batch"];
+const UNBOUNDED_NAMES: [&str; 4] = ["Enter", "RefEnter", "For", "Batch"];
 
 /// Substrings of the names of operations that block their thread. The last is opaque: it may contain a loop.
-const BLOCK: [&str; 16] = [
+const BLOCKING_PARTS: [&str; 16] = [
     "Stage",
     "Unstage",
     "MapPeek",
@@ -313,7 +313,7 @@ impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
         match self.known.get(name) {
             Some(Some(known)) => return *known,
             // A recursive call.
-            Some(None) => return Termination::MAY_GO_ON,
+            Some(None) => return Termination::UNBOUNDED,
             None => {}
         }
         let Some(function) = self.graph.functions.get(name) else { return Termination::ENDS };
@@ -331,10 +331,10 @@ impl<'a, F: Fn(&str) -> bool> Walk<'a, F> {
 
     fn operation(&self, op: &str) -> Termination {
         let contains = |parts: &[&str]| parts.iter().any(|part| op.contains(part));
-        if contains(&BLOCK) || (self.is_foreign)(op) {
+        if contains(&BLOCKING_PARTS) || (self.is_foreign)(op) {
             Termination::MAY_BLOCK
-        } else if contains(&GO_ON) || GO_ON_NAMES.contains(&op) {
-            Termination::MAY_GO_ON
+        } else if contains(&UNBOUNDED_PARTS) || UNBOUNDED_NAMES.contains(&op) {
+            Termination::UNBOUNDED
         } else {
             Termination::ENDS
         }
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(found(&[node("y", "AddV2", &["x"], &[]), loops.clone()], &[]), Termination::ENDS);
         for input in ["loop", "loop:1", "^loop"] {
             let nodes = [node("y", "AddV2", &["x:0"], &[]), node("x", "Mul", &[input], &[]), loops.clone()];
-            assert_eq!(found(&nodes, &[]), Termination::MAY_GO_ON, "{input}");
+            assert_eq!(found(&nodes, &[]), Termination::UNBOUNDED, "{input}");
         }
         let library = [function("save", &[node("file", "ReadFile", &[], &[])], &[])];
         assert_eq!(found(&[node("y", "AddV2", &[], &[])], &library), Termination::ENDS);
@@ -421,7 +421,7 @@ mod tests {
     fn operations_are_classified_by_name() {
         let of = |op| found(&[node("y", op, &[], &[])], &[]);
         for op in ["StatelessWhile", "NextIteration", "QueueDequeueV2", "IteratorGetNext", "ReduceDataset", "For"] {
-            assert_eq!(of(op), Termination::MAY_GO_ON, "{op}");
+            assert_eq!(of(op), Termination::UNBOUNDED, "{op}");
         }
         for op in ["Unstage", "MapUnstage", "EagerPyFunc", "ReadFile", "XlaCallModule", "Theirs"] {
             assert_eq!(of(op), Termination::MAY_BLOCK, "{op}");
@@ -439,10 +439,10 @@ mod tests {
             function("again", &[node("call", "If", &[], &[attribute("then_branch", &function_name("again"))])], &[]),
         ];
         let of = |op, attributes: &[Vec<u8>]| found(&[node("y", op, &[], attributes)], &library);
-        assert_eq!(of("outer", &[]), Termination::MAY_GO_ON);
+        assert_eq!(of("outer", &[]), Termination::UNBOUNDED);
         let branches = message(&[(1, &message(&[(9, &message(&[(1, b"inner")]))]))]);
-        assert_eq!(of("Case", &[attribute("branches", &branches)]), Termination::MAY_GO_ON);
-        assert_eq!(of("PartitionedCall", &[attribute("f", &function_name("again"))]), Termination::MAY_GO_ON);
+        assert_eq!(of("Case", &[attribute("branches", &branches)]), Termination::UNBOUNDED);
+        assert_eq!(of("PartitionedCall", &[attribute("f", &function_name("again"))]), Termination::UNBOUNDED);
         assert_eq!(of("PartitionedCall", &[attribute("f", &function_name("gone"))]), Termination::ENDS);
     }
 
@@ -458,7 +458,7 @@ mod tests {
             let attributes = [&[attribute("f", &function_name(name))], more].concat();
             found(&[node("y", "StatefulPartitionedCall", &[], &attributes)], &library)
         };
-        assert_eq!(call("plain", &[]), Termination::MAY_GO_ON);
+        assert_eq!(call("plain", &[]), Termination::UNBOUNDED);
         assert_eq!(call("plain", &[compiled]), Termination::MAY_BLOCK);
         assert_eq!(call("compiled", &[]), Termination::MAY_BLOCK);
         assert_eq!(call("straight", &[]), Termination::ENDS);
