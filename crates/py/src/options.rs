@@ -15,7 +15,7 @@ use servable_server::http2::Http2Options;
 use servable_server::listen::{HeadLimits, ListenOptions, Offer};
 use servable_server::rest::RestOptions;
 use servable_server::router::Router;
-use servable_server::service::ServiceOptions;
+use servable_server::serving::ServiceOptions;
 use servable_server::tls::{Credentials, Pem, Tls};
 use servable_tensorflow::LoadOptions;
 

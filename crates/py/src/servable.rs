@@ -10,8 +10,8 @@ use servable_codec::metadata;
 use servable_model::error::{Code, ServingError};
 use servable_model::executor::RunOptions;
 use servable_model::tensor::DType;
-use servable_server::servable::Servable;
-use servable_server::service::{ServiceOptions, arrange_inputs, predict_signature};
+use servable_server::serving::servable::Servable;
+use servable_server::serving::{ServiceOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
 
 use crate::background::run_maybe_in_background;

@@ -10,11 +10,11 @@ use servable_model::error::{Code, ServingError};
 use servable_server::listen::{ListenOptions, Listening};
 use servable_server::metrics::{Metrics, ModelMetrics};
 use servable_server::service::Service;
-use servable_server::serving_map::{Model, State, Version, VersionChoice};
+use servable_server::serving::map::{Model, State, Version, VersionChoice};
+use servable_server::serving::traffic::shadow::Shadow;
+use servable_server::serving::traffic::split::{Split, Weighted};
+use servable_server::serving::traffic::{Anonymous, Traffic};
 use servable_server::tls::Tls;
-use servable_server::traffic::shadow::Shadow;
-use servable_server::traffic::split::{Split, Weighted};
-use servable_server::traffic::{Anonymous, Traffic};
 
 use crate::control_plane::PythonControlPlane;
 use crate::errors;

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use servable_codec::metadata;
 use servable_model::error::Result;
 use servable_model::signature::DEFAULT_SIGNATURE;
-use servable_server::servable::Servable;
+use servable_server::serving::servable::Servable;
 use servable_tensorflow::{LoadOptions, Runtime};
 
 use crate::background::run_maybe_in_background;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::batching::Batching;
 use crate::codec::example::{self, ExamplesRequest};
 use crate::codec::json;
 use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
@@ -23,9 +22,10 @@ use crate::proto::tensorflow::serving::{
     RegressLog, RegressionRequest, input,
 };
 use crate::rest;
-use crate::servable::Servable;
-use crate::service::examples::{self, Head, Kind, Task};
-use crate::service::{ServiceOptions, resolved_signature_name, run_to_warm_up};
+use crate::serving::Batching;
+use crate::serving::examples::{self, Head, Kind, Task};
+use crate::serving::servable::Servable;
+use crate::serving::{ServiceOptions, resolved_signature_name, run_to_warm_up};
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count};
 

@@ -19,9 +19,10 @@ use servable_server::grpc::GrpcOptions;
 use servable_server::http2::Http2Options;
 use servable_server::listen::{Endpoint, HeadLimits, ListenOptions, Listening, Offer};
 use servable_server::rest::RestOptions;
-use servable_server::servable::Servable;
-use servable_server::service::{Service, ServiceOptions};
-use servable_server::serving_map::{Model, State, Version};
+use servable_server::service::Service;
+use servable_server::serving::ServiceOptions;
+use servable_server::serving::map::{Model, State, Version};
+use servable_server::serving::servable::Servable;
 
 /// Gives back its input, after as many milliseconds as its first element says.
 struct SlowEcho;

@@ -12,12 +12,13 @@ use crate::grpc_wire::framing::new_message;
 use crate::metrics::Entry;
 use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;
-use crate::service::examples::{self, Head, Kind, Task};
-use crate::service::meter::{RequestMeter, code_of};
-use crate::service::predict::Target;
-use crate::service::{Service, resolved_signature_name};
-use crate::serving_map::Resolved;
-use crate::traffic::Caller;
+use crate::service::Service;
+use crate::serving::examples::{self, Head, Kind, Task};
+use crate::serving::map::Resolved;
+use crate::serving::meter::{RequestMeter, code_of};
+use crate::serving::predict::Target;
+use crate::serving::resolved_signature_name;
+use crate::serving::traffic::Caller;
 
 /// `Classify` or `Regress`: their messages differ in nothing but what is computed.
 pub(super) async fn infer(

@@ -21,7 +21,7 @@ use crate::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
 use crate::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::service::Service;
-use crate::serving_map::VersionChoice;
+use crate::serving::map::VersionChoice;
 
 /// The services whose health may be asked, by the names that TensorFlow Serving registers and by their own.
 const SERVICES: [&str; 6] = [

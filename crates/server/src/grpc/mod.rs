@@ -21,8 +21,8 @@ use crate::grpc_wire::{encoding, framing};
 use crate::oip;
 use crate::router::grpc::{Method, Unary};
 use crate::service::Service;
-use crate::service::examples::Kind;
-use crate::service::priority;
+use crate::serving::examples::Kind;
+use crate::serving::priority;
 
 pub use crate::body::Encoding;
 pub(crate) use crate::grpc_wire::stream::Messages;

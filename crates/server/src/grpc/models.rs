@@ -18,8 +18,8 @@ use crate::proto::tensorflow::serving::{
     ReloadConfigResponse, StatusProto,
 };
 use crate::service::Service;
-use crate::serving_map::{Resolved, VersionChoice};
-use crate::traffic::Caller;
+use crate::serving::map::{Resolved, VersionChoice};
+use crate::serving::traffic::Caller;
 
 /// The one kind of metadata there is.
 const SIGNATURE_DEF: &str = "signature_def";

@@ -11,12 +11,13 @@ use crate::codec::tensor_proto::{
 use crate::error::{Result, expect_memory};
 use crate::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::metrics::Entry;
-use crate::servable::Servable;
-use crate::service::meter::{RequestMeter, code_of};
-use crate::service::predict::Target;
-use crate::service::{self, Arranged, Service, ServiceOptions};
-use crate::serving_map::VersionChoice;
-use crate::traffic::Caller;
+use crate::service::Service;
+use crate::serving::map::VersionChoice;
+use crate::serving::meter::{RequestMeter, code_of};
+use crate::serving::predict::Target;
+use crate::serving::servable::Servable;
+use crate::serving::traffic::Caller;
+use crate::serving::{self, Arranged, ServiceOptions};
 
 pub(super) async fn predict(
     service: &Service,
@@ -43,7 +44,7 @@ async fn answer(
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let mut target = Target::new(&service.serving_map, spec.name.as_bytes(), choice(&spec), caller, meter);
     let arranged = arrange(&target.resolve()?.handle, request, message_len, service.options)?;
-    let signature_name = service::resolved_signature_name(spec.signature_name);
+    let signature_name = serving::resolved_signature_name(spec.signature_name);
     let answer = target.predict(signature_name, arranged, call).await?;
     let as_content = service.options.tensor_content_responses;
     let response = PredictResponse::new(answer.outputs(), spec.name, answer.version, signature_name, as_content);
@@ -63,16 +64,16 @@ pub(crate) fn arrange(
     options: ServiceOptions,
 ) -> Result<Arranged> {
     let signature_name = request.model_spec.unwrap_or_default().signature_name;
-    let signature = service::predict_signature(servable, service::resolved_signature_name(signature_name))?;
-    service::check_predict_method(&signature, options)?;
+    let signature = serving::predict_signature(servable, serving::resolved_signature_name(signature_name))?;
+    serving::check_predict_method(&signature, options)?;
     let inputs = body::work_on(message_len, || {
         let mut budget = MemoryBudget::for_message(message_len);
-        service::arrange_inputs(&signature, &request.inputs, |position, tensor| {
+        serving::arrange_inputs(&signature, &request.inputs, |position, tensor| {
             let input = &signature.inputs[position];
             tensor.decode(&mut budget).map_err(|error| error.report(&input.alias, position, input.dtype))
         })
     })?;
-    let outputs = service::select_outputs(&signature, request.output_filter.iter().copied())?;
+    let outputs = serving::select_outputs(&signature, request.output_filter.iter().copied())?;
     Ok(Arranged { signature, inputs, outputs })
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::codec::open_inference::datatype;
 use crate::error::{Code, Result, ServingError};
-use crate::servable::Servable;
-use crate::service::meter::RequestMeter;
-use crate::service::predict::{Answer, Target};
-use crate::service::{self, Arranged, Service};
+use crate::service::Service;
+use crate::serving::meter::RequestMeter;
+use crate::serving::predict::{Answer, Target};
+use crate::serving::servable::Servable;
+use crate::serving::traffic::Caller;
+use crate::serving::{self, Arranged};
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use crate::tensor::{Tensor, shape_text};
-use crate::traffic::Caller;
 
 /// What is to be run.
 pub(super) struct Request<'a> {
@@ -38,13 +39,13 @@ pub(super) async fn infer(
     let resolved = target.resolve().map_err(|error| super::naming_models(service, request.model, error))?;
     let version = resolved.version;
     let (name, signature) = signature(&resolved.handle, request.signature_name)?;
-    service::check_predict_method(&signature, service.options)?;
+    serving::check_predict_method(&signature, service.options)?;
     let fault = |kind: &str, alias: &str, text: String| {
         let model = String::from_utf8_lossy(request.model);
         ServingError::invalid_argument(format!("{kind} {alias:?} of {model}/{version}: {text}"))
     };
     let inputs = arrange(&signature, request.inputs, |alias, text| fault("input", alias, text))?;
-    let outputs = service::select_outputs(&signature, request.outputs.iter().copied())?;
+    let outputs = serving::select_outputs(&signature, request.outputs.iter().copied())?;
     for (index, &position) in outputs.iter().enumerate() {
         let spec = &signature.outputs[position];
         if datatype(spec.dtype.base()).is_none() {
@@ -92,7 +93,7 @@ fn arrange(
         }
         sent.push((name, Cell::new(Some(tensor))));
     }
-    service::arrange_inputs(signature, &sent, |position, tensor| {
+    serving::arrange_inputs(signature, &sent, |position, tensor| {
         // Each input is asked for once: its name stands in the signature once, and in the request.
         tensor.take().ok_or_else(|| fault(&signature.inputs[position].alias, "it is needed twice".to_owned()))
     })

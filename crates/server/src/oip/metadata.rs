@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::proto::inference::model_metadata_response::TensorMetadata;
 use crate::proto::inference::{ModelMetadataResponse, ServerMetadataResponse};
 use crate::service::Service;
+use crate::serving::traffic::Caller;
 use crate::signature::TensorSpec;
-use crate::traffic::Caller;
 
 /// The name, version and extensions of the server.
 pub(super) fn of_server(service: &Service) -> ServerMetadataResponse {

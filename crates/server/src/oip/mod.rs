@@ -15,7 +15,7 @@ pub use rest::decode_body;
 
 use crate::error::{Code, ServingError};
 use crate::service::Service;
-use crate::serving_map::VersionChoice;
+use crate::serving::map::VersionChoice;
 
 /// The version that a text names; an empty one names none.
 fn choice(version: &[u8]) -> VersionChoice<'_> {

@@ -8,7 +8,7 @@ use crate::control_plane::ControlPlane;
 use crate::error::{Code, Result, ServingError};
 use crate::proto::inference::repository_index_response::ModelIndex;
 use crate::service::Service;
-use crate::serving_map::{Model, State, Version};
+use crate::serving::map::{Model, State, Version};
 
 /// Looks whether any of this is offered.
 ///

@@ -7,15 +7,15 @@ use serde_json::{Map, Value, json};
 
 use super::choice;
 use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
-use crate::batching::{Batching, Route as Queue};
 use crate::distribution::Distribution;
 use crate::error::Result;
 use crate::router::tensorflow_serving::{ModelRoute, Version};
-use crate::servable::Servable;
 use crate::service::Service;
-use crate::serving_map::Handle;
+use crate::serving::map::Handle;
+use crate::serving::servable::Servable;
+use crate::serving::traffic::Caller;
+use crate::serving::{Batching, Route as Queue};
 use crate::signature::{Signature, TensorSpec};
-use crate::traffic::Caller;
 
 /// Answers for the version that is asked for, or for all that are available.
 ///

@@ -9,11 +9,11 @@ use crate::codec::json;
 use crate::error::{Result, expect_memory};
 use crate::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
-use crate::service::examples::{self, Kind};
-use crate::service::meter::RequestMeter;
-use crate::service::predict::Target;
-use crate::service::priority;
-use crate::traffic::Caller;
+use crate::serving::examples::{self, Kind};
+use crate::serving::meter::RequestMeter;
+use crate::serving::predict::Target;
+use crate::serving::priority;
+use crate::serving::traffic::Caller;
 
 pub(super) async fn infer(
     service: &Service,

@@ -13,8 +13,8 @@ use super::accept;
 use crate::error::{Result, ServingError};
 use crate::rest_wire::{self as reply, Reply};
 use crate::service::Service;
-use crate::serving_map::names;
-use crate::serving_map::{Model, Version};
+use crate::serving::map::names;
+use crate::serving::map::{Model, Version};
 
 /// How much of a path is repeated.
 const MAX_PATH: usize = 200;

@@ -24,14 +24,15 @@ pub use crate::rest_wire::RestOptions;
 use crate::rest_wire::{self as reply, Reply};
 use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
 use crate::router::{NoRoute, RestRoute};
-use crate::servable::Servable;
-use crate::service::examples::Kind;
-use crate::service::meter::{RequestMeter, code_of};
-use crate::service::predict::Target;
-use crate::service::{self, Arranged, Service, priority};
-use crate::serving_map::VersionChoice;
+use crate::service::Service;
+use crate::serving::examples::Kind;
+use crate::serving::map::VersionChoice;
+use crate::serving::meter::{RequestMeter, code_of};
+use crate::serving::predict::Target;
+use crate::serving::servable::Servable;
+use crate::serving::traffic::Caller;
+use crate::serving::{self, Arranged, priority};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
-use crate::traffic::Caller;
 
 /// Answers one request.
 pub(crate) async fn serve(
@@ -181,7 +182,7 @@ async fn predict(
     let request = body::work_on(body.len(), || {
         json::decode_predict(body, options.max_nesting, |name| predict_signature(&target.resolve()?.handle, name))
     })?;
-    service::check_predict_method(&request.signature, service.options)?;
+    serving::check_predict_method(&request.signature, service.options)?;
     let name = String::from_utf8_lossy(or_default(Some(&request.signature_name)));
     let outputs = (0..request.signature.outputs.len()).collect();
     let arranged = Arranged { signature: request.signature, inputs: request.inputs, outputs };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Service;
 use crate::error::{Code, Result};
 use crate::metrics::page::{self, Family, Format};
-use crate::serving_map::{Model, ServingMap, State, Version};
+use crate::serving::map::{Model, ServingMap, State, Version};
 
 impl Service {
     /// The text of the metrics page. Blocks while the control plane is asked.

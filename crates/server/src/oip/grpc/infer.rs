@@ -20,10 +20,10 @@ use crate::proto::inference::model_infer_request::{InferInputTensor, InferReques
 use crate::proto::inference::model_infer_response::InferOutputTensor;
 use crate::proto::inference::{InferParameter, ModelInferResponse};
 use crate::service::Service;
-use crate::service::meter::{RequestMeter, code_of};
-use crate::service::predict::Answer;
+use crate::serving::meter::{RequestMeter, code_of};
+use crate::serving::predict::Answer;
+use crate::serving::traffic::Caller;
 use crate::tensor::Tensor;
-use crate::traffic::Caller;
 
 pub(super) async fn infer(
     service: &Service,

@@ -16,8 +16,8 @@ use crate::metrics::Entry;
 use crate::rest_wire::{self as reply, Reply, RestOptions};
 use crate::router::open_inference::Model;
 use crate::service::Service;
-use crate::service::meter::{RequestMeter, code_of};
-use crate::service::priority;
+use crate::serving::meter::{RequestMeter, code_of};
+use crate::serving::priority;
 use crate::signature::TensorSpec;
 use crate::tensor::Tensor;
 

@@ -22,7 +22,7 @@ use serde_json::json;
 use self::document::Document;
 use crate::error::{Result, ServingError};
 use crate::service::Service;
-use crate::serving_map::Model;
+use crate::serving::map::Model;
 
 /// How many models are told of in detail.
 const MAX_DETAILED: usize = 50;

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use super::document::{Document, failures};
 use super::predict::Bodies;
 use crate::error::Code;
-use crate::service::ServiceOptions;
-use crate::service::examples::Kind;
-use crate::serving_map::{Handle, Model};
+use crate::serving::ServiceOptions;
+use crate::serving::examples::Kind;
+use crate::serving::map::{Handle, Model};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
 
 /// What stands for itself in a segment of a path.

@@ -6,8 +6,8 @@ use super::document::Document;
 use super::predict::Bodies;
 use crate::error::Result;
 use crate::executor::{Executor, RunOptions};
-use crate::servable::Servable;
-use crate::service::ServiceOptions;
+use crate::serving::ServiceOptions;
+use crate::serving::servable::Servable;
 use crate::signature::{Signature, TensorSpec};
 use crate::tensor::{DType, Tensor};
 

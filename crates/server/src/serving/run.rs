@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
 
-use crate::batching::{Batching, Plan};
 use crate::call::{Call, timed_out};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::RunOptions;
 use crate::metrics::Api;
-use crate::servable::{Published, Servable};
-use crate::serving_map::Handle;
+use crate::serving::batching::{Batching, Plan};
+use crate::serving::map::Handle;
+use crate::serving::servable::{Published, Servable};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 use crate::threads;
@@ -296,7 +296,7 @@ mod tests {
     }
 
     async fn told(order: &str, deadline: Option<Duration>) -> Result<String, String> {
-        let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
+        let servable = crate::serving::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
         let call = Call::until(deadline.map(|after| Instant::now() + after));
         // The first run is done elsewhere, the second here.
@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_run_is_given_up_at_its_deadline() {
-        let servable = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
+        let servable = crate::serving::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
         let soon = Call::until(Some(Instant::now() + Duration::from_millis(20)));
         let result = run(&handle, Api::Predict, &signature, vec![scalar("sleep")], &[0], soon).await;
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn runs_on_threads_of_their_own_hold_up_nobody_else() {
         let (go_on, waits) = std::sync::mpsc::channel();
-        let own = crate::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Waits(waits.into())));
+        let own = crate::serving::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Waits(waits.into())));
         let signature = Arc::default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -1,15 +1,5 @@
-//! What the server does with a request once it is decoded, the same for every protocol.
-//!
-//! REST and gRPC differ in decoding, encoding and a few words; everything between stands here once. This file owns the
-//! state that requests share; `predict` leads a request from the version that it names to
-//! its outputs: `arrange` puts it into the form in which `run` runs it.
+//! The state of the server that requests share, and what it says about its models.
 
-mod arrange;
-pub mod examples;
-pub(crate) mod meter;
-pub(crate) mod predict;
-pub(crate) mod priority;
-mod run;
 mod scrape;
 
 use std::sync::Arc;
@@ -23,29 +13,13 @@ use crate::control_plane::ControlPlane;
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
-use crate::readiness::Readiness;
 use crate::router::Router;
 use crate::runs::say_stuck;
-use crate::serving_map::{Resolved, ServingMap, State, Version, VersionChoice};
+use crate::serving::ServiceOptions;
+use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
+use crate::serving::readiness::Readiness;
+use crate::serving::traffic::Caller;
 use crate::threads::OwnThreads;
-use crate::traffic::Caller;
-
-pub(crate) use self::arrange::Arranged;
-pub use self::arrange::{
-    arrange_inputs, check_predict_method, predict_signature, resolved_signature_name, select_outputs,
-};
-pub use self::run::{run, run_to_warm_up};
-
-/// Switches that change answers, all off by default.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ServiceOptions {
-    /// Answer gRPC with `tensor_content` instead of typed fields.
-    pub tensor_content_responses: bool,
-    /// Require the method name of a signature to fit the call.
-    pub check_method_names: bool,
-    /// Offer the model repository of the Open Inference Protocol.
-    pub model_repository: bool,
-}
 
 /// The state of the server that requests share.
 pub struct Service {

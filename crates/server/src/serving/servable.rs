@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::batch::{BatchingOptions, Scheduler};
-use crate::batching::{Batched, Batching};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
 use crate::pace::Pace;
 use crate::runs::RunsUnderWay;
+use crate::serving::batching::{Batched, Batching};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 use crate::threads::{self, Holding, Mark, OwnThreads, Turns};

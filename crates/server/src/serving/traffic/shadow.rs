@@ -14,7 +14,7 @@ use crate::call::timed_out;
 use crate::error::{Result, ServingError};
 use crate::executor::RunOptions;
 use crate::placement;
-use crate::servable::Published;
+use crate::serving::servable::Published;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
 
@@ -258,7 +258,7 @@ mod tests {
 
     use super::*;
     use crate::executor::Executor;
-    use crate::servable::Servable;
+    use crate::serving::servable::Servable;
     use crate::signature::TensorSpec;
     use crate::tensor::{AlignedBytes, Buffer, DType, Elements};
 

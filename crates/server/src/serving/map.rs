@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 use self::models::Models;
 use crate::error::{Code, Result, ServingError};
-use crate::servable::Published;
-use crate::traffic::shadow::{self, Statistics};
-use crate::traffic::split::Split;
-use crate::traffic::{Caller, Traffic};
+use crate::serving::servable::Published;
+use crate::serving::traffic::shadow::{self, Statistics};
+use crate::serving::traffic::split::Split;
+use crate::serving::traffic::{Caller, Traffic};
 
 mod models;
 pub(crate) mod names;
@@ -345,12 +345,12 @@ mod tests {
 
     use super::*;
     use crate::executor::{Executor, RunOptions};
-    use crate::servable::Servable;
+    use crate::serving::servable::Servable;
+    use crate::serving::traffic::Anonymous;
+    use crate::serving::traffic::shadow::Shadow;
+    use crate::serving::traffic::split::Weighted;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
-    use crate::traffic::Anonymous;
-    use crate::traffic::shadow::Shadow;
-    use crate::traffic::split::Weighted;
 
     struct Nothing;
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::executor::Executor;
 use crate::metrics::Api;
-use crate::servable::Servable;
+use crate::serving::servable::Servable;
 use crate::tensor::{DType, Elements};
 
 /// Echoes each input to the output of its position, and notes the rows of every run.
@@ -64,7 +64,7 @@ impl Bench {
         let handle = self.servable.publish(Arc::default());
         let inputs = inputs.iter().map(|value| row(value)).collect();
         let soon = Call::until(Some(Instant::now() + Duration::from_secs(10)));
-        crate::service::run(&handle, Api::Predict, signature, inputs, outputs, soon)
+        crate::serving::run(&handle, Api::Predict, signature, inputs, outputs, soon)
             .await
             .map(|outputs| outputs.iter().map(text).collect())
             .map_err(|error| error.to_string())

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Result};
 use crate::metrics::{Entry, Metrics};
-use crate::serving_map::{Handle, Resolved};
+use crate::serving::map::{Handle, Resolved};
 
 /// A request that is being answered.
 ///

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use crate::error::{Code, Result, ServingError};
-use crate::serving_map::{Model, ServingMap, State, VersionChoice};
-use crate::traffic::Anonymous;
+use crate::serving::map::{Model, ServingMap, State, VersionChoice};
+use crate::serving::traffic::Anonymous;
 
 const SHUTTING_DOWN: &str = "the server is shutting down";
 
@@ -141,8 +141,8 @@ mod tests {
 
     use super::*;
     use crate::executor::{Executor, RunOptions};
-    use crate::servable::Servable;
-    use crate::serving_map::Version;
+    use crate::serving::map::Version;
+    use crate::serving::servable::Servable;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
 

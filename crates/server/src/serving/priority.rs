@@ -2,7 +2,7 @@
 
 use crate::call::Priority;
 use crate::error::Result;
-use crate::traffic::Caller;
+use crate::serving::traffic::Caller;
 
 /// The HTTP header, or the key of gRPC metadata, that says it.
 const KEY: &str = "servable-priority";
@@ -22,7 +22,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
-    use crate::traffic::Anonymous;
+    use crate::serving::traffic::Anonymous;
 
     #[test]
     fn the_priority_is_high_unless_the_caller_says_low() {

@@ -12,10 +12,10 @@ use super::run;
 use crate::call::Call;
 use crate::error::Result;
 use crate::metrics::Api;
-use crate::serving_map::{Resolved, ServingMap, VersionChoice};
+use crate::serving::map::{Resolved, ServingMap, VersionChoice};
+use crate::serving::traffic::{Caller, shadow};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
-use crate::traffic::{Caller, shadow};
 
 /// The version that a request is for.
 pub(crate) struct Target<'a> {

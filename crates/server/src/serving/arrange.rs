@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ServiceOptions;
 use crate::error::{Code, Result, ServingError};
-use crate::servable::Servable;
+use crate::serving::servable::Servable;
 use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use crate::tensor::Tensor;
 

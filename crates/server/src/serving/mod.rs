@@ -1,0 +1,34 @@
+//! From the version that a request names to its answer, once for every protocol and without HTTP.
+//!
+//! `map` finds the version, `arrange` puts the request into the order of its signature, and `run` runs it: by itself, or
+//! in a batch that `batching` knows. `predict` leads through these steps, and `meter` counts the request.
+
+mod arrange;
+mod batching;
+pub mod examples;
+pub mod map;
+pub(crate) mod meter;
+pub(crate) mod predict;
+pub(crate) mod priority;
+pub mod readiness;
+mod run;
+pub mod servable;
+pub mod traffic;
+
+pub(crate) use self::arrange::Arranged;
+pub use self::arrange::{
+    arrange_inputs, check_predict_method, predict_signature, resolved_signature_name, select_outputs,
+};
+pub(crate) use self::batching::{Batching, Route};
+pub use self::run::{run, run_to_warm_up};
+
+/// Switches that change answers, all off by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceOptions {
+    /// Answer gRPC with `tensor_content` instead of typed fields.
+    pub tensor_content_responses: bool,
+    /// Require the method name of a signature to fit the call.
+    pub check_method_names: bool,
+    /// Offer the model repository of the Open Inference Protocol.
+    pub model_repository: bool,
+}
