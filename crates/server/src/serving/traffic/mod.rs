@@ -10,7 +10,6 @@ pub mod split;
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
-use http::{HeaderMap, HeaderValue};
 use shadow::Shadow;
 use split::Split;
 
@@ -76,10 +75,4 @@ fn random() -> u64 {
 /// A number of `[0, 1)` with 53 random bits.
 fn unit_interval(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-impl Caller for HeaderMap {
-    fn value(&self, key: &str) -> Option<&[u8]> {
-        self.get(key).map(HeaderValue::as_bytes)
-    }
 }
