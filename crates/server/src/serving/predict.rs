@@ -90,3 +90,54 @@ impl Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::error::Code;
+    use crate::executor::{Executor, RunOptions};
+    use crate::metrics::{Entry, Metrics};
+    use crate::serving::map::{Model, State, Version};
+    use crate::serving::servable::Servable;
+    use crate::serving::traffic::Anonymous;
+
+    struct Nothing;
+
+    impl Executor for Nothing {
+        fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn publish(map: &ServingMap, metrics: &Metrics, number: i64) {
+        let servable = Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Nothing));
+        let version = Version {
+            number,
+            state: State::Available,
+            error_code: Code::Ok,
+            error_message: String::new(),
+            published: Some(servable.publish(metrics.served(b"m"))),
+        };
+        map.publish([(b"m".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
+    }
+
+    #[tokio::test]
+    async fn a_request_keeps_the_version_that_it_was_resolved_to_and_is_counted_there() {
+        let (map, metrics) = (ServingMap::default(), Metrics::default());
+        publish(&map, &metrics, 1);
+        let mut meter = RequestMeter::start(Entry::GrpcPredict);
+        let mut target = Target::new(&map, b"m", VersionChoice::Latest, &Anonymous, &mut meter);
+        let handle = Arc::clone(&target.resolve().expect("it is available").handle);
+        publish(&map, &metrics, 2);
+        let arranged = Arranged { signature: Arc::default(), inputs: Vec::new(), outputs: Vec::new() };
+        let answer = target.predict("serving_default", arranged, Call::default()).await.expect("it runs");
+        assert_eq!(answer.version, 1);
+        meter.finish(&metrics, b"m", Code::InvalidArgument);
+        let counts: Vec<_> = handle.metrics().counts().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counts, [(Code::InvalidArgument, 1)]);
+    }
+}

@@ -38,7 +38,8 @@ pub struct Servable {
     /// Runs of the warm-up, until a model is known to count them for.
     warm_up_runs: RunMetrics,
     publications: Arc<Publications>,
-    /// How its requests are joined into batches, where they are.
+    /// How its requests are joined into batches, where they are. A change of the model publishes the version anew, and
+    /// its queues keep what they have learned.
     batching: OnceLock<Batching>,
     /// What says so, or that they are not, in words.
     batching_origin: OnceLock<String>,
