@@ -11,6 +11,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,7 @@ from support.server_process import Reply, ServerProcess, StartServer, free_port,
 SWAPS = 20
 
 THREADS_OF_CHANGES = 16
-"""The limit of concurrent reloads, loads and unloads for clients."""
-
-ADMINISTRATION_CONNECTIONS = 16
-"""The same for administration requests."""
+"""The limit of concurrent reloads, loads, unloads and administration requests for clients."""
 
 
 @pytest.fixture
@@ -427,6 +426,28 @@ def test_a_reload_that_waits_for_a_load_that_hangs_ends_with_the_server(
     terminating.join()
 
 
+@pytest.mark.parametrize(
+    ("path", "in_force"), [("models/h", b'"name": "h"'), ("models/m/versions/9", b'"specific"')]
+)
+def test_administration_that_waits_ends_with_the_server(
+    base_path: Path, hanging: Path, start_server: StartServer, path: str, in_force: bytes
+) -> None:
+    admin_port = free_port()
+    server = start_server(
+        {"m": base_path}, f"--admin_api_port={admin_port}", "--allow_python_models"
+    )
+    server.wait_until_available("m")
+    body = json.dumps({"base_path": str(hanging), "model_platform": "python"}).encode()
+    with ThreadPoolExecutor() as pool:
+        put = partial(server.request, "PUT", f"/v1/admin/{path}", body, port=admin_port, timeout=20)
+        waiting = pool.submit(put)
+        wait_for(lambda: in_force in server.get("/v1/admin/config", port=admin_port).body)
+        server.terminate()
+        reply = waiting.result()
+    assert reply.status == 503
+    assert reply.error == "The server is shutting down"
+
+
 def test_administration_goes_on_when_clients_that_waited_for_loads_that_hang_have_gone(
     base_path: Path, hanging: Path, start_server: StartServer
 ) -> None:
@@ -442,7 +463,7 @@ def test_administration_goes_on_when_clients_that_waited_for_loads_that_hang_hav
         return server.request(method, path, body, port=admin_port, timeout=timeout)
 
     added = {"base_path": str(hanging), "model_platform": "python"}
-    for number in range(ADMINISTRATION_CONNECTIONS):
+    for number in range(THREADS_OF_CHANGES):
         with pytest.raises(TimeoutError):
             administer("PUT", f"h{number}", added, timeout=0.1)
     wait_for(lambda: "I hang" in server.log)
