@@ -10,6 +10,7 @@ use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, P
 use servable_server::access::{Access, ApiKey, Scope};
 use servable_server::administration::AdminHosts;
 use servable_server::body::BodyLimits;
+use servable_server::dispatch::ProtocolOptions;
 use servable_server::grpc::{Encoding, GrpcOptions};
 use servable_server::http2::Http2Options;
 use servable_server::listen::{HeadLimits, ListenOptions, Offer};
@@ -79,8 +80,20 @@ impl ServerOptions {
         Access::new(page_headers.and_then(|headers| HeaderValue::from_str(headers).ok()))
     }
 
-    pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {
+    pub(crate) fn protocol_options(&self) -> PyResult<ProtocolOptions> {
         let timeout = self.rest_timeout_seconds;
+        Ok(ProtocolOptions {
+            grpc: self.grpc.grpc(),
+            rest: RestOptions {
+                timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
+                cors: self.enable_cors,
+                max_nesting: self.max_json_nesting,
+            },
+            admin_hosts: AdminHosts::new(self.admin_hosts.iter().map(String::as_str)),
+        })
+    }
+
+    pub(crate) fn listen_options(&self, tls: Arc<Tls>) -> PyResult<ListenOptions> {
         Ok(ListenOptions {
             endpoints: self.endpoints.iter().map(Endpoint::to_core).collect::<PyResult<_>>()?,
             socket_mode: self.socket_mode,
@@ -101,13 +114,6 @@ impl ServerOptions {
                 min_bytes_per_second: self.min_body_bytes_per_second,
             },
             http2: self.grpc.http2()?,
-            grpc: self.grpc.grpc(),
-            rest: RestOptions {
-                timeout: if timeout > 0.0 { Some(seconds(timeout)?) } else { None },
-                cors: self.enable_cors,
-                max_nesting: self.max_json_nesting,
-            },
-            admin_hosts: AdminHosts::new(self.admin_hosts.iter().map(String::as_str)),
         })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_model::error::{Code, ServingError};
+use servable_server::dispatch::{Dispatch, ProtocolOptions};
 use servable_server::listen::{ListenOptions, Listening};
 use servable_server::metrics::{Metrics, ModelMetrics};
 use servable_server::service::Service;
@@ -26,8 +27,9 @@ use crate::servable::PyServable;
 pub(crate) struct PyServer {
     service: Arc<Service>,
     options: ListenOptions,
+    protocols: ProtocolOptions,
     tls: Arc<Tls>,
-    listening: Mutex<Option<Listening>>,
+    listening: Mutex<Option<Listening<Dispatch>>>,
 }
 
 #[pymethods]
@@ -38,13 +40,19 @@ impl PyServer {
         service.access = options.access();
         service.router = options.router();
         let tls = Arc::<Tls>::default();
-        let options = options.listen_options(Arc::clone(&tls))?;
-        Ok(Self { service: Arc::new(service), options, tls, listening: Mutex::new(None) })
+        Ok(Self {
+            service: Arc::new(service),
+            options: options.listen_options(Arc::clone(&tls))?,
+            protocols: options.protocol_options()?,
+            tls,
+            listening: Mutex::new(None),
+        })
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<Vec<u16>> {
+        let dispatch = Dispatch::new(Arc::clone(&self.service), self.protocols.clone(), &self.options);
         let listening = py
-            .detach(|| Listening::start(Arc::clone(&self.service), self.options.clone()))
+            .detach(|| Listening::start(dispatch, self.options.clone()))
             .map_err(|error| errors::named(py, "ConfigError", &error.to_string()))?;
         let ports = listening.addresses().iter().map(std::net::SocketAddr::port).collect();
         *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::body_memory::Claim;
-pub(crate) use piece::{Of, Piece};
+pub(crate) use piece::Of;
+pub use piece::Piece;
 pub(crate) use stream::{PARTING_TIME, Stream, Transport};
 
 /// Counters of one connection, which its stream, its requests and its watch share.
@@ -179,7 +180,7 @@ impl Drop for AwaitingPart<'_> {
 
 /// A request that is being answered, and then its answer while that is being written.
 #[derive(Debug)]
-pub(crate) struct UnderWay {
+pub struct UnderWay {
     activity: Arc<Activity>,
     /// How large the answer is, once there is one.
     unsent_bytes: Option<u64>,

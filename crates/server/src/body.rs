@@ -4,6 +4,7 @@ mod collect;
 mod encoding;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,11 +17,13 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::activity::{Activity, Of, Piece, UnderWay};
+use crate::activity::{Activity, Of};
 use crate::error::{Code, ServingError};
 use collect::Collected;
 
-pub(crate) use crate::body_memory::{BodyMemory, Claim, Shortage};
+pub use crate::activity::{Piece, UnderWay};
+pub(crate) use crate::body_memory::Shortage;
+pub use crate::body_memory::{BodyMemory, Claim};
 pub(crate) use crate::threads::work_on;
 pub(crate) use collect::Layout;
 pub use encoding::Encoding;
@@ -68,7 +71,7 @@ impl From<Shortage> for BodyError {
 }
 
 /// The body of a request, and the connection that it comes from.
-pub(crate) struct RequestBody {
+pub struct RequestBody {
     incoming: Incoming,
     activity: Arc<Activity>,
 }
@@ -162,7 +165,7 @@ pub(crate) async fn next_part(body: &mut RequestBody, timeout: Duration) -> Resu
 
 /// A response body that is there as a whole: pieces of data, nearly always one, then trailers if the protocol has them.
 #[derive(Debug, Default)]
-pub(crate) struct WholeBody {
+pub struct WholeBody {
     data: Option<Bytes>,
     /// What follows, the last piece first.
     others: Vec<Bytes>,
@@ -222,6 +225,15 @@ impl Body for WholeBody {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.len() as u64)
     }
+}
+
+/// The body of an answer, as the connection that sends it sees it.
+pub trait AnswerBody: Body<Data = Piece, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static {
+    /// How many bytes it has, if all of them are there.
+    fn whole_len(&self) -> Option<usize>;
+
+    /// Counts the answer as unsent until its last piece has been written, in memory that is claimed as long.
+    fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>);
 }
 
 /// Why a body could not be unpacked.

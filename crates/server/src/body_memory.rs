@@ -28,7 +28,7 @@ const ALLOWED_WASTE: usize = 2;
 
 /// Where the memory of bodies comes from.
 #[derive(Debug, Default)]
-pub(crate) struct BodyMemory {
+pub struct BodyMemory {
     kept: Mutex<Vec<Kept>>,
     /// Told when something is kept again after nothing was.
     fills: Notify,
@@ -179,7 +179,7 @@ impl From<Shortage> for ServingError {
 
 /// A part of what all bodies together may have; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub struct Claim {
     memory: Arc<BodyMemory>,
     bytes: usize,
 }

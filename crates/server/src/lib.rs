@@ -18,6 +18,7 @@ pub mod administration;
 pub mod body;
 mod body_memory;
 pub mod control_plane;
+pub mod dispatch;
 pub mod grpc;
 mod grpc_wire;
 pub mod http2;

@@ -1,7 +1,7 @@
-//! Sockets and connections: accept, tell REST from gRPC, bound what a stranger may hold, drain.
+//! Sockets and connections: accept, bound what a stranger may hold, drain.
 //!
-//! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, or what TLS has agreed on, and serves both protocols.
-//! What a request means is left to [`crate::rest`] and [`crate::grpc`].
+//! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, or what TLS has agreed on. What a request means is left to
+//! a [`Handler`].
 
 mod authority;
 mod connection;
@@ -13,9 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
-use http_body_util::Either;
+use http::{Request, Response};
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::runtime::Runtime;
@@ -23,16 +22,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Scope;
-use crate::administration::{self, AdminHosts};
-use crate::body::{BodyLimits, RequestBody};
+use crate::body::{AnswerBody, BodyLimits, BodyMemory, RequestBody};
 use crate::error::{Code, ServingError};
 use crate::http2::Http2Options;
-use crate::router::Route;
-use crate::service::Service;
+use crate::placement;
 use crate::threads::{Lookout, Threads};
 use crate::tls::Tls;
-use crate::{grpc, placement, rest, rest_wire};
 use endpoint::{Bound, Listener};
 use transport::Transport;
 
@@ -59,12 +54,6 @@ pub struct ListenOptions {
     pub body: BodyLimits,
     /// How connections of HTTP/2 behave.
     pub http2: Http2Options,
-    /// What gRPC needs to know.
-    pub grpc: grpc::GrpcOptions,
-    /// What REST needs to know.
-    pub rest: rest::RestOptions,
-    /// The hosts that the administration port accepts.
-    pub admin_hosts: AdminHosts,
 }
 
 /// Bounds on the head of a request.
@@ -80,7 +69,7 @@ pub struct HeadLimits {
 
 impl HeadLimits {
     /// Refuses a head that is too large.
-    fn check(&self, head: &Parts) -> Result<(), ServingError> {
+    pub(crate) fn check(&self, head: &Parts) -> Result<(), ServingError> {
         let too_large = |text: String| Err(ServingError::new(Code::ResourceExhausted, text));
         let Parts { headers, uri, .. } = head;
         if headers.len() > self.max_count {
@@ -102,15 +91,6 @@ const BLOCKING_THREADS: usize = 1 << 20;
 /// How long to wait before accepting again when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What gRPC calls get where only REST goes without TLS.
-const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
-
-/// What requests that administer get there, whatever their keys.
-const ADMINISTRATION_NEEDS_TLS: &str = "administration needs TLS, which this port does not have";
-
-/// What everything else gets where only health checks are answered.
-const ONLY_HEALTH: &str = "this port answers health checks only, such as /healthz and /readyz";
-
 /// The largest read from a connection of HTTP/1.1. A head that does not fit is refused before it is looked at.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
 
@@ -124,23 +104,47 @@ const HEADERS_ON_STACK: usize = 100;
 /// How long handshakes of TCP that have begun may take when the server drains.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
+/// Answers the requests of all connections.
+pub trait Handler: Send + Sync + 'static {
+    /// The bodies of answers.
+    type Body: AnswerBody;
+
+    /// Answers a request.
+    fn answer(
+        &self,
+        arrival: Arrival,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// The answer in place of one that there is no memory for.
+    fn fail(&self, answer: &Response<Self::Body>, error: ServingError) -> Response<Self::Body>;
+
+    /// Counts a request that was refused before it could be handed over.
+    fn refused(&self, code: Code);
+
+    /// Called once, before the server begins to drain.
+    fn begin_to_drain(&self);
+
+    /// Where the memory of bodies and answers comes from.
+    fn body_memory(&self) -> &Arc<BodyMemory>;
+}
+
 /// A server that listens.
-pub struct Listening {
+pub struct Listening<H: Handler> {
     /// First, as it gives back the threads in reserve, for which the end of the runtime waits.
     _lookout: Lookout,
     runtime: Runtime,
-    service: Arc<Service>,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<H>>,
     addresses: Vec<SocketAddr>,
     /// What is bound and does not take connections yet.
     closed: Vec<(Bound, Endpoint)>,
 }
 
 /// What every connection shares.
-struct Shared {
-    service: Arc<Service>,
+struct Shared<H> {
+    handler: H,
     options: ListenOptions,
     http: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
@@ -149,7 +153,7 @@ struct Shared {
     admin_slots: Arc<Semaphore>,
 }
 
-impl Shared {
+impl<H> Shared<H> {
     fn slots(&self, offer: Offer) -> &Arc<Semaphore> {
         match offer {
             Offer::Everything | Offer::RestOnly => &self.slots,
@@ -160,11 +164,12 @@ impl Shared {
 }
 
 /// How a connection was accepted.
-#[derive(Clone, Copy)]
-struct Arrival {
-    offer: Offer,
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// What the address answers.
+    pub offer: Offer,
     /// The local address; only known for administration.
-    own_address: Option<IpAddr>,
+    pub own_address: Option<IpAddr>,
 }
 
 /// How many connections may be open to addresses that are for health checks only.
@@ -173,14 +178,14 @@ const HEALTH_CONNECTIONS: usize = 64;
 /// How many connections may be open for administration.
 const ADMIN_CONNECTIONS: usize = 1024;
 
-impl Listening {
+impl<H: Handler> Listening<H> {
     /// Binds every address, and begins to accept where only health checks are answered.
     ///
     /// # Errors
     ///
     /// An address cannot be resolved, is taken, or may not be bound; the message names it. Or there are no credentials
     /// for TLS.
-    pub fn start(service: Arc<Service>, options: ListenOptions) -> io::Result<Self> {
+    pub fn start(handler: H, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
         let threads = Threads::new(workers);
         let (member, spare) = (Arc::clone(&threads), workers);
@@ -211,13 +216,12 @@ impl Listening {
         let health_slots = Arc::new(Semaphore::new(HEALTH_CONNECTIONS));
         let http = http_builder(&options);
         let admin_slots = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-        let shared =
-            Arc::new(Shared { service: Arc::clone(&service), options, http, slots, health_slots, admin_slots });
+        let shared = Arc::new(Shared { handler, options, http, slots, health_slots, admin_slots });
         let (draining, _) = watch::channel(false);
         let connections = TaskTracker::new();
-        runtime.spawn(Arc::clone(&service.body_memory).give_back_unused());
+        runtime.spawn(Arc::clone(shared.handler.body_memory()).give_back_unused());
         let (early, closed) = bound.into_iter().partition(|(_, endpoint)| endpoint.offer.is_early());
-        let listening = Self { _lookout: lookout, runtime, service, draining, connections, shared, addresses, closed };
+        let listening = Self { _lookout: lookout, runtime, draining, connections, shared, addresses, closed };
         listening.accept_at(early)?;
         Ok(listening)
     }
@@ -249,7 +253,7 @@ impl Listening {
 
     /// Stops accepting, lets requests in flight finish, and stops the threads; says whether all finished in time.
     pub fn drain(self, timeout: Duration) -> bool {
-        self.service.readiness.begin_to_drain();
+        self.shared.handler.begin_to_drain();
         self.draining.send_replace(true);
         self.connections.close();
         let finished =
@@ -273,10 +277,10 @@ fn http_builder(options: &ListenOptions) -> auto::Builder<TokioExecutor> {
 
 /// Accepts connections until the server drains, and then those whose clients take them for open already: closing the
 /// listener would reset them, and lose what they have sent.
-async fn accept(
+async fn accept<H: Handler>(
     mut listener: Listener,
     endpoint: Endpoint,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<H>>,
     tasks: TaskTracker,
     mut drain: watch::Receiver<bool>,
 ) {
@@ -331,60 +335,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
-}
-
-/// Refuses a request that is too large, or not for this address, or without the key that its route needs.
-fn admit(shared: &Shared, offer: Offer, head: &Parts, route: &Route<'_>) -> Result<(), ServingError> {
-    let (service, is_grpc) = (&shared.service, matches!(route, Route::Grpc(_)));
-    shared.options.head.check(head)?;
-    let scope = service.router.scope(route, head);
-    match offer {
-        Offer::HealthOnly if !route.is_health_check() => {
-            let code = if is_grpc { Code::Unimplemented } else { Code::NotFound };
-            return Err(ServingError::new(code, ONLY_HEALTH));
-        }
-        Offer::RestOnly if is_grpc => return Err(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
-        Offer::RestOnly if scope == Some(Scope::Admin) => {
-            return Err(ServingError::new(Code::PermissionDenied, ADMINISTRATION_NEEDS_TLS));
-        }
-        _ => {}
-    }
-    scope.map_or(Ok(()), |scope| service.access.require(&head.headers, scope))
-}
-
-async fn respond(shared: &Shared, arrival: Arrival, request: Request<RequestBody>) -> grpc::Reply {
-    let (service, options) = (&shared.service, &shared.options);
-    let (head, body) = request.into_parts();
-    let Arrival { offer, own_address } = arrival;
-    if offer == Offer::Administration {
-        return administer(shared, own_address, &head, body).await.map(Either::Left);
-    }
-    let route = service.router.route(&head);
-    let admitted = admit(shared, offer, &head, &route).inspect_err(|error| service.metrics.refuse(error.code));
-    let mut reply = match (route, admitted) {
-        (Route::Grpc(_), Err(error)) => return grpc::refuse(error),
-        (Route::Grpc(method), Ok(())) => {
-            let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
-            let grpc_options = grpc::GrpcOptions { health_service, ..options.grpc };
-            return grpc::serve(service, grpc_options, options.body, &head.headers, method, body).await;
-        }
-        (_, Err(error)) => rest::refuse(error, options.rest),
-        (Route::Rest(route), Ok(())) => rest::serve(service, options.rest, options.body, &head, route, body).await,
-        (Route::None(why), Ok(())) => rest::no_route(service, &head, why),
-    };
-    service.access.allow_headers_of_pages(reply.headers_mut());
-    reply.map(Either::Left)
-}
-
-/// Answers a request on the administration port. It has no route here, as the control plane knows the API.
-async fn administer(shared: &Shared, own_address: Option<IpAddr>, head: &Parts, body: RequestBody) -> rest_wire::Reply {
-    let (service, options) = (&shared.service, &shared.options);
-    let count = |error: &ServingError| service.metrics.refuse(error.code);
-    if let Err(error) = options.head.check(head).inspect_err(count) {
-        return rest::refuse(error, options.rest);
-    }
-    match administration::admit(service, &options.admin_hosts, head, own_address).inspect_err(count) {
-        Ok(()) => administration::serve(service, options.body, head, body).await,
-        Err(error) => administration::fail(&error),
-    }
 }

@@ -15,6 +15,7 @@ use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::administration::AdminHosts;
 use servable_server::body::BodyLimits;
+use servable_server::dispatch::{Dispatch, ProtocolOptions};
 use servable_server::grpc::GrpcOptions;
 use servable_server::http2::Http2Options;
 use servable_server::listen::{Endpoint, HeadLimits, ListenOptions, Listening, Offer};
@@ -80,23 +81,30 @@ fn options(address: &str, idle_timeout: Duration) -> ListenOptions {
             min_bytes_per_second: 100,
         },
         http2: Http2Options::default(),
-        grpc: GrpcOptions::default(),
-        rest: RestOptions { timeout: Some(Duration::from_secs(10)), cors: false, max_nesting: 64 },
-        admin_hosts: AdminHosts::default(),
     }
 }
 
-fn bind(options: ListenOptions) -> Listening {
-    Listening::start(service(), options).expect("a loopback port is free")
+fn dispatch(options: &ListenOptions) -> Dispatch {
+    let rest = RestOptions { timeout: Some(Duration::from_secs(10)), cors: false, max_nesting: 64 };
+    let protocols = ProtocolOptions { grpc: GrpcOptions::default(), rest, admin_hosts: AdminHosts::default() };
+    Dispatch::new(service(), protocols, options)
 }
 
-fn start(idle_timeout: Duration) -> Listening {
+fn try_to_bind(options: ListenOptions) -> std::io::Result<Listening<Dispatch>> {
+    Listening::start(dispatch(&options), options)
+}
+
+fn bind(options: ListenOptions) -> Listening<Dispatch> {
+    try_to_bind(options).expect("a loopback port is free")
+}
+
+fn start(idle_timeout: Duration) -> Listening<Dispatch> {
     let mut server = bind(options("127.0.0.1:0", idle_timeout));
     server.open().expect("what is bound can be listened at");
     server
 }
 
-fn connect(server: &Listening) -> TcpStream {
+fn connect(server: &Listening<Dispatch>) -> TcpStream {
     let stream = TcpStream::connect(server.addresses()[0]).expect("the server listens");
     stream.set_read_timeout(Some(PATIENT)).expect("a legal time-out");
     stream
@@ -114,7 +122,7 @@ fn rest_of(mut stream: TcpStream) -> String {
 }
 
 /// The answers to these bytes, sent on one connection that is then half closed.
-fn answers(server: &Listening, bytes: &str) -> String {
+fn answers(server: &Listening<Dispatch>, bytes: &str) -> String {
     let mut stream = connect(server);
     stream.write_all(bytes.as_bytes()).expect("the server reads");
     stream.shutdown(Shutdown::Write).expect("it is connected");
@@ -222,7 +230,7 @@ fn draining_gives_up_after_its_time() {
 fn a_port_that_is_taken_is_an_error_that_names_it() {
     let server = start(PATIENT);
     let address = server.addresses()[0].to_string();
-    let error = Listening::start(service(), options(&address, PATIENT)).err().expect("the port is taken");
+    let error = try_to_bind(options(&address, PATIENT)).err().expect("the port is taken");
     assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
 }
 
@@ -231,7 +239,7 @@ fn a_port_is_taken_from_the_start_and_refuses_connections_until_it_is_opened() {
     let mut first = bind(options("127.0.0.1:0", PATIENT));
     let address = first.addresses()[0].to_string();
     assert_eq!(TcpStream::connect(&address).map(drop).map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused));
-    assert!(Listening::start(service(), options(&address, PATIENT)).is_err(), "the other does not listen yet");
+    assert!(try_to_bind(options(&address, PATIENT)).is_err(), "the other does not listen yet");
     first.open().expect("it is bound");
     let mut stream = connect(&first);
     stream.write_all(predict(r#"{"instances":[1.0]}"#).as_bytes()).expect("the server reads");
@@ -252,11 +260,11 @@ fn a_unix_socket_is_taken_from_the_start_and_refuses_connections_until_it_is_ope
     let mut first = bind(options(&address, PATIENT));
     let refused = Err(ErrorKind::ConnectionRefused);
     assert_eq!(UnixStream::connect(&path).map(drop).map_err(|error| error.kind()), refused);
-    let error = Listening::start(service(), options(&address, PATIENT)).err().expect("the other has it");
+    let error = try_to_bind(options(&address, PATIENT)).err().expect("the other has it");
     assert!(error.to_string().ends_with("another server listens there"), "{error}");
     first.open().expect("it is bound");
     assert!(UnixStream::connect(&path).is_ok());
-    assert!(Listening::start(service(), options(&address, PATIENT)).is_err(), "the other listens");
+    assert!(try_to_bind(options(&address, PATIENT)).is_err(), "the other listens");
     assert!(first.drain(PATIENT));
     assert!(!path.exists());
 }

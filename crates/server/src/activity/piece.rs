@@ -9,7 +9,7 @@ use super::{Activity, UnderWay};
 
 /// A piece of an answer, which counts how much of it has been written.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub struct Piece {
     bytes: Bytes,
     of: Of,
 }

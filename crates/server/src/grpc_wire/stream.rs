@@ -10,25 +10,36 @@ use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use http_body::{Body, Frame};
+use http_body_util::Either;
 use prost::Message;
 use tokio::sync::mpsc;
 
 use super::framing;
 use crate::activity::{Of, Piece, UnderWay};
+use crate::body::{AnswerBody, Claim, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
 
 /// The messages of an answer as they come, and the status behind them.
-pub(crate) struct Messages {
+pub struct Messages {
     frames: mpsc::Receiver<Frame<Bytes>>,
     under_way: Option<UnderWay>,
 }
 
-impl Messages {
-    /// Counts the call as under way until its last message has been taken.
-    pub(crate) fn hold(&mut self, under_way: UnderWay) {
-        self.under_way = Some(under_way);
+impl AnswerBody for Either<WholeBody, Messages> {
+    fn whole_len(&self) -> Option<usize> {
+        match self {
+            Self::Left(body) => Some(body.len()),
+            Self::Right(_) => None,
+        }
+    }
+
+    fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>) {
+        match self {
+            Self::Left(body) => body.hold(under_way, claim),
+            Self::Right(messages) => messages.under_way = Some(under_way),
+        }
     }
 }
 

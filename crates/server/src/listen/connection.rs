@@ -2,13 +2,14 @@
 //! at all.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Version};
-use http_body_util::Either;
+use http::{HeaderValue, Request, Response, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::service::{Service, service_fn};
@@ -18,14 +19,11 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::transport::{Socket, Transport};
-use super::{Arrival, ListenOptions, Shared, respond};
+use super::{Arrival, Handler, ListenOptions, Shared};
 use crate::activity::{Activity, PARTING_TIME, Snapshot, Stream, UnderWay};
-use crate::body::{BodyLimits, RequestBody};
+use crate::body::{AnswerBody, BodyLimits, RequestBody};
 use crate::error::ServingError;
-use crate::grpc;
 use crate::http2::Http2Options;
-use crate::rest;
-use crate::router::grpc::has_content_type;
 
 /// How long a client of HTTP/2 has for what it sent before it saw the GOAWAY of an idle connection.
 const GOING_TIME: Duration = Duration::from_secs(2);
@@ -51,9 +49,9 @@ fn most_unsent(limits: BodyLimits) -> u64 {
 }
 
 /// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
-pub(super) async fn serve_secure(
+pub(super) async fn serve_secure<H: Handler>(
     socket: Socket,
-    shared: &Arc<Shared>,
+    shared: &Arc<Shared<H>>,
     arrival: Arrival,
     mut drain: watch::Receiver<bool>,
 ) {
@@ -74,10 +72,15 @@ pub(super) async fn serve_secure(
 }
 
 /// Serves a connection that is ready for HTTP.
-pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, arrival: Arrival, mut drain: watch::Receiver<bool>) {
+pub(super) async fn serve<H: Handler>(
+    stream: Transport,
+    shared: &Arc<Shared<H>>,
+    arrival: Arrival,
+    mut drain: watch::Receiver<bool>,
+) {
     let activity = Arc::new(Activity::default());
-    let service = Arc::clone(&shared.service);
-    let stream = Stream::new(stream, Arc::clone(&activity), move |cause| service.metrics.refuse(cause));
+    let handler = Arc::clone(shared);
+    let stream = Stream::new(stream, Arc::clone(&activity), move |cause| handler.handler.refused(cause));
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin_request();
         let shared = Arc::clone(shared);
@@ -97,7 +100,7 @@ pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, arrival: Arri
             // An error here is the client's: it went away, or did not speak HTTP.
             _ = connection.as_mut() => return,
             () = patience.tick(), if is_going.is_none() => {
-                let is_scarce = shared.service.body_memory.is_scarce(shared.options.body.max_total_bytes);
+                let is_scarce = shared.handler.body_memory().is_scarce(shared.options.body.max_total_bytes);
                 let verdict = patience.look(&activity, is_scarce);
                 match verdict {
                     Verdict::Wait => continue,
@@ -145,11 +148,13 @@ pub(super) async fn serve(stream: Transport, shared: &Arc<Shared>, arrival: Arri
 
 /// Has a connection end when what is under way is done. Clients of HTTP/2 are told, so that they send nothing that would be
 /// lost; those of HTTP/1.1 cannot be, so what they have sent is looked at once more.
-fn close_gently<I, S>(connection: Pin<&mut Connection<'_, I, S, TokioExecutor>>, activity: &Activity)
+fn close_gently<I, S, B>(connection: Pin<&mut Connection<'_, I, S, TokioExecutor>>, activity: &Activity)
 where
     I: Read + Write + Unpin + 'static,
-    S: Service<Request<Incoming>, Response = grpc::Reply, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     S::Future: Send + 'static,
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B::Data: Send,
 {
     if activity.speaks_http2() {
         connection.graceful_shutdown();
@@ -159,38 +164,31 @@ where
     }
 }
 
-async fn answer(
-    shared: &Arc<Shared>,
+async fn answer<H: Handler>(
+    shared: &Arc<Shared<H>>,
     arrival: Arrival,
     request: Request<Incoming>,
     under_way: UnderWay,
-) -> grpc::Reply {
+) -> Response<H::Body> {
     let limits = shared.options.body;
     under_way.room(most_unsent(limits)).await;
     let activity = Arc::clone(under_way.activity());
-    let (version, is_grpc) = (request.version(), has_content_type(request.headers()));
+    let version = request.version();
     let request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&activity)));
-    let mut response = respond(shared, arrival, request).await;
+    let handler = &shared.handler;
+    let mut response = handler.answer(arrival, request).await;
     let mut claim = None;
-    if let Either::Left(body) = response.body()
-        && body.len() >= LARGE_ANSWER
-    {
-        match shared.service.body_memory.claim_rest(body.len(), limits.max_total_bytes) {
+    if let Some(length) = response.body().whole_len().filter(|length| *length >= LARGE_ANSWER) {
+        match handler.body_memory().claim_rest(length, limits.max_total_bytes) {
             Ok(claimed) => claim = Some(claimed),
             Err(shortage) => {
                 let error = ServingError::from(shortage);
-                shared.service.metrics.refuse(error.code);
-                response = match version {
-                    Version::HTTP_2 if is_grpc => grpc::refuse(error),
-                    _ => rest::fail(error, shared.options.rest).map(Either::Left),
-                };
+                handler.refused(error.code);
+                response = handler.fail(&response, error);
             }
         }
     }
-    match response.body_mut() {
-        Either::Left(body) => body.hold(under_way, claim),
-        Either::Right(messages) => messages.hold(under_way),
-    }
+    response.body_mut().hold(under_way, claim);
     if version < Version::HTTP_2 && activity.winds_down() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -1,0 +1,141 @@
+//! From a request to the protocol that answers it.
+//!
+//! The listener knows no protocol; this is what it hands requests to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::Either;
+
+use crate::access::Scope;
+use crate::administration::{self, AdminHosts};
+use crate::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
+use crate::error::{Code, Result, ServingError};
+use crate::grpc::{self, GrpcOptions, Messages};
+use crate::grpc_wire::framing::GRPC;
+use crate::listen::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
+use crate::rest::{self, RestOptions};
+use crate::rest_wire;
+use crate::router::Route;
+use crate::service::Service;
+
+/// What the protocols need to know.
+#[derive(Clone, Debug)]
+pub struct ProtocolOptions {
+    /// Switches of gRPC.
+    pub grpc: GrpcOptions,
+    /// Switches of REST.
+    pub rest: RestOptions,
+    /// The hosts that the administration port accepts.
+    pub admin_hosts: AdminHosts,
+}
+
+/// Answers requests of every protocol.
+pub struct Dispatch {
+    service: Arc<Service>,
+    options: ProtocolOptions,
+    head: HeadLimits,
+    body: BodyLimits,
+}
+
+/// What gRPC calls get where only REST goes without TLS.
+const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
+
+/// What requests that administer get there, whatever their keys.
+const ADMINISTRATION_NEEDS_TLS: &str = "administration needs TLS, which this port does not have";
+
+/// What everything else gets where only health checks are answered.
+const ONLY_HEALTH: &str = "this port answers health checks only, such as /healthz and /readyz";
+
+impl Dispatch {
+    /// Answers by what a service has, within the limits of a listener.
+    pub fn new(service: Arc<Service>, options: ProtocolOptions, limits: &ListenOptions) -> Self {
+        Self { service, options, head: limits.head, body: limits.body }
+    }
+
+    /// Refuses a request that is too large, or not for this address, or without the key that its route needs.
+    fn admit(&self, offer: Offer, head: &Parts, route: &Route<'_>) -> Result<()> {
+        let (service, is_grpc) = (&self.service, matches!(route, Route::Grpc(_)));
+        self.head.check(head)?;
+        let scope = service.router.scope(route, head);
+        match offer {
+            Offer::HealthOnly if !route.is_health_check() => {
+                let code = if is_grpc { Code::Unimplemented } else { Code::NotFound };
+                return Err(ServingError::new(code, ONLY_HEALTH));
+            }
+            Offer::RestOnly if is_grpc => return Err(ServingError::new(Code::Unauthenticated, NEEDS_TLS)),
+            Offer::RestOnly if scope == Some(Scope::Admin) => {
+                return Err(ServingError::new(Code::PermissionDenied, ADMINISTRATION_NEEDS_TLS));
+            }
+            _ => {}
+        }
+        scope.map_or(Ok(()), |scope| service.access.require(&head.headers, scope))
+    }
+
+    /// Answers a request on the administration port. It has no route here, as the control plane knows the API.
+    async fn administer(&self, own_address: Option<IpAddr>, head: &Parts, body: RequestBody) -> rest_wire::Reply {
+        let Self { service, options, .. } = self;
+        if let Err(error) = self.head.check(head) {
+            self.refused(error.code);
+            return rest::refuse(error, options.rest);
+        }
+        match administration::admit(service, &options.admin_hosts, head, own_address) {
+            Ok(()) => administration::serve(service, self.body, head, body).await,
+            Err(error) => {
+                self.refused(error.code);
+                administration::fail(&error)
+            }
+        }
+    }
+}
+
+impl Handler for Dispatch {
+    type Body = Either<WholeBody, Messages>;
+
+    async fn answer(&self, arrival: Arrival, request: Request<RequestBody>) -> grpc::Reply {
+        let Self { service, options, .. } = self;
+        let (head, body) = request.into_parts();
+        let Arrival { offer, own_address } = arrival;
+        if offer == Offer::Administration {
+            return self.administer(own_address, &head, body).await.map(Either::Left);
+        }
+        let route = service.router.route(&head);
+        let admitted = self.admit(offer, &head, &route).inspect_err(|error| self.refused(error.code));
+        let mut reply = match (route, admitted) {
+            (Route::Grpc(_), Err(error)) => return grpc::refuse(error),
+            (Route::Grpc(method), Ok(())) => {
+                let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
+                let grpc_options = GrpcOptions { health_service, ..options.grpc };
+                return grpc::serve(service, grpc_options, self.body, &head.headers, method, body).await;
+            }
+            (_, Err(error)) => rest::refuse(error, options.rest),
+            (Route::Rest(route), Ok(())) => rest::serve(service, options.rest, self.body, &head, route, body).await,
+            (Route::None(why), Ok(())) => rest::no_route(service, &head, why),
+        };
+        service.access.allow_headers_of_pages(reply.headers_mut());
+        reply.map(Either::Left)
+    }
+
+    fn fail(&self, answer: &Response<Self::Body>, error: ServingError) -> grpc::Reply {
+        if answer.headers().get(CONTENT_TYPE).is_some_and(|kind| *kind == GRPC) {
+            grpc::refuse(error)
+        } else {
+            rest::fail(error, self.options.rest).map(Either::Left)
+        }
+    }
+
+    fn refused(&self, code: Code) {
+        self.service.metrics.refuse(code);
+    }
+
+    fn begin_to_drain(&self) {
+        self.service.readiness.begin_to_drain();
+    }
+
+    fn body_memory(&self) -> &Arc<BodyMemory> {
+        &self.service.body_memory
+    }
+}
