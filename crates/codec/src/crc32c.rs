@@ -1,9 +1,9 @@
-//! The checksum of `TFRecord` files: CRC-32 with Castagnoli's polynomial.
+//! CRC-32C (Castagnoli), the checksum of `TFRecord` files.
 
 /// The polynomial, lowest power first.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// What each value of a byte adds.
+/// The look-up table, by byte.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -20,7 +20,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The checksum of some bytes.
+/// The checksum of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)])
 }

@@ -1,4 +1,4 @@
-//! Bytes to tensors and back: no I/O, no models.
+//! The codecs between wire formats and tensors: JSON, protobuf, examples and metadata. No I/O, no models.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Which fields messages have: enough to check a message without decoding it, and to make it readable for prost.
+//! Schemas of messages, to check a message without decoding it, and to make it acceptable to prost.
 //!
-//! A message of ours is a table from field number to [`Kind`]. What a table does not name is unknown, and unknown
-//! fields are allowed anywhere.
+//! A schema is a table from field number to [`Kind`]. Fields that are not in the table are unknown, and are allowed
+//! anywhere.
 
 use bytes::{BufMut, Bytes};
 
@@ -10,7 +10,7 @@ use super::wire::{self, Malformed, Reader, Value};
 /// The fields of a message.
 pub type Schema = [(u32, Kind)];
 
-/// How the content of a field is read.
+/// The type of the content of a field.
 #[derive(Clone, Copy)]
 pub enum Kind {
     /// An integer, a boolean or an enumeration.
@@ -25,7 +25,7 @@ pub enum Kind {
     Text,
     /// A message.
     Message(&'static Schema),
-    /// A message that is checked like others but handed on as the bytes that came.
+    /// A message that is checked like others, but passed on unchanged.
     Kept(&'static Schema),
     /// An entry of a map: key 1, value 2.
     Entry(&'static Schema),
@@ -45,7 +45,7 @@ const SHAPE: &Schema = &[(2, Message(&[(1, Varint), (2, Text)])), (3, Varint)];
 pub const RESOURCE_HANDLE: &Schema =
     &[(1, Text), (2, Text), (3, Text), (4, Varint), (5, Text), (6, Message(&[(1, Varint), (2, Message(SHAPE))]))];
 
-/// `tensorflow.VariantTensorDataProto`; a static, as it refers to itself by way of [`TENSOR`].
+/// `tensorflow.VariantTensorDataProto`. It is a static, because it refers to itself through [`TENSOR`].
 pub static VARIANT: [(u32, Kind); 3] = [(1, Text), (2, Kind::Bytes), (3, Message(&TENSOR))];
 
 /// `tensorflow.TensorProto`.
@@ -120,7 +120,7 @@ const BATCHING: &Schema = &[
     (8, WRAPPED),
     (9, WRAPPED),
 ];
-/// `servable.ModelOptions`: what is not named here does not reach the control plane.
+/// `servable.ModelOptions`. Fields that are not in the table do not reach the control plane.
 const MODEL_OPTIONS: &Schema = &[
     (1, Varint),
     (2, Varint),
@@ -148,27 +148,27 @@ const MODEL_CONFIG: &Schema = &[
 pub const RELOAD_CONFIG: &Schema =
     &[(1, Message(&[(1, Message(&[(1, Message(MODEL_CONFIG))])), (2, Message(ANY))])), (2, Text)];
 
-/// Checks that all the fields which a schema names are well-formed.
+/// Checks that all fields of a schema are well-formed.
 ///
 /// # Errors
 ///
-/// If the protobuf parser of the original would refuse the message.
+/// If the protobuf parser of TensorFlow Serving would refuse the message.
 pub fn check(mut message: Reader<'_>, schema: &Schema) -> Result<(), Malformed> {
     visit(&mut message, schema, &mut |_, _, _| Ok(()))
 }
 
-/// The message with nothing in it that prost would refuse though the original's parser accepts it.
+/// Normalizes a message: prost refuses some encodings that the parser of TensorFlow Serving accepts.
 ///
-/// Nearly every message is returned as it is. In others the unknown fields, to which fields of an unexpected wire type
-/// belong, are taken out, and the numbers are written afresh.
+/// Nearly every message is returned unchanged. In others, numbers are encoded again, and unknown fields are removed. A
+/// field with an unexpected wire type is unknown.
 ///
 /// # Errors
 ///
-/// If the original's parser would refuse the message.
+/// If the parser of TensorFlow Serving would refuse the message.
 pub fn conform(message: Bytes, schema: &Schema) -> Result<Bytes, Malformed> {
     let mut canonical = Vec::new();
     rewrite(Reader::new(&message), schema, &mut canonical)?;
-    // What was written in the shortest form, with known fields only, has come out as it went in.
+    // A message with the shortest encoding and known fields only is unchanged.
     Ok(if canonical == message { message } else { canonical.into() })
 }
 
@@ -204,7 +204,7 @@ fn rewrite(mut message: Reader<'_>, schema: &Schema, out: &mut Vec<u8>) -> Resul
     })
 }
 
-/// Calls back for each field that the schema names and that has the wire type it asks for, once it is checked.
+/// Calls back for each checked field that is in the schema and has the expected wire type.
 fn visit<'a>(
     message: &mut Reader<'a>,
     schema: &Schema,
@@ -230,7 +230,7 @@ fn visit<'a>(
     Ok(())
 }
 
-/// Whether a packed field is a whole number of elements of this size.
+/// Checks that a packed field is a whole number of elements of this size.
 ///
 /// # Errors
 ///
@@ -336,7 +336,7 @@ mod tests {
             let list = ModelConfigList { config: vec![model] };
             let config = ModelServerConfig { config: Some(model_server_config::Config::ModelConfigList(list)) };
             let request = ReloadConfigRequest { config: Some(config), ..Default::default() }.encode_to_vec();
-            // An unknown field makes a copy necessary, which is where options would be lost.
+            // An unknown field requires a copy, in which options could be lost.
             let with_unknown: Bytes = [b"\xf8\xff\xff\xff\x0f\x01", &request[..]].concat().into();
             assert_eq!(conform(with_unknown, RELOAD_CONFIG), Ok(request.into()));
         }
@@ -370,7 +370,7 @@ mod tests {
             if let Ok(conforming) = conform(message.clone(), RELOAD_CONFIG) {
                 ReloadConfigRequest::decode(conforming).expect("readable");
             }
-            // What prost reads, the original reads as well.
+            // TensorFlow Serving reads everything that prost reads.
             if GetModelMetadataRequest::decode(message.clone()).is_ok() {
                 conform(message, GET_MODEL_METADATA).expect("readable");
             }

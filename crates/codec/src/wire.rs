@@ -1,21 +1,24 @@
-//! The protobuf wire format: fields in, fields out, no messages.
+//! The protobuf wire format, on the level of fields.
 //!
-//! Reading accepts what protobuf's C++ parser accepts, which is what clients of TensorFlow Serving have been tested
-//! against, and differs from prost in three ways: a known field of another wire type counts as unknown instead of
-//! failing, varints and tags may overflow (the surplus bits are dropped), and lengths take at most five bytes.
+//! The reader accepts the same input as protobuf's C++ parser, against which clients of TensorFlow Serving have been
+//! tested. It differs from prost in three ways:
+//!
+//! - A known field with another wire type is unknown, instead of an error.
+//! - Varints and tags may overflow. The surplus bits are dropped.
+//! - Lengths have at most five bytes.
 
 use bytes::BufMut;
 
-/// The bytes are not a well-formed message of their type.
+/// The error for a malformed message.
 ///
-/// Without a reason, as none reaches the client: gRPC answers INTERNAL with an empty text.
+/// It has no text, because none reaches the client: gRPC answers INTERNAL with an empty text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// How deep messages and groups may nest in the outermost message.
+/// The maximum depth of messages and groups in the outermost message.
 pub const MAX_DEPTH: u8 = 100;
 
-/// A field's value, as far as the wire format tells.
+/// The value of a field, by wire type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// An integer, a boolean or an enumeration.
@@ -24,7 +27,7 @@ pub enum Value<'a> {
     Fixed64([u8; 8]),
     /// A string, bytes, a message or packed numbers.
     Length(&'a [u8]),
-    /// A group; no message that we know has one, so that what it holds is only checked.
+    /// A group. No known message has one, so its contents are only checked.
     Group,
     /// A 32-bit number.
     Fixed32([u8; 4]),
@@ -33,13 +36,13 @@ pub enum Value<'a> {
 /// One field of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Field<'a> {
-    /// Its number, never 0.
+    /// The number, never 0.
     pub number: u32,
-    /// Its value.
+    /// The value.
     pub value: Value<'a>,
 }
 
-/// The fields of one message, in the order they were written.
+/// Reads the fields of one message, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -47,21 +50,21 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads an outermost message.
+    /// A reader of an outermost message.
     pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message, depth: MAX_DEPTH }
     }
 
-    /// Reads a message that is a field of this one.
+    /// A reader of a message that is a field of this one.
     ///
     /// # Errors
     ///
-    /// If messages nest too deeply.
+    /// If messages are nested too deeply.
     pub fn nested(&self, message: &'a [u8]) -> Result<Self, Malformed> {
         Ok(Self { rest: message, depth: self.depth.checked_sub(1).ok_or(Malformed)? })
     }
 
-    /// Reads an entry of a map field of this message; an entry is not a level of its own.
+    /// A reader of an entry of a map field of this message. An entry does not count as a level.
     #[must_use]
     pub fn entry(&self, entry: &'a [u8]) -> Self {
         Self { rest: entry, depth: self.depth }
@@ -71,7 +74,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     ///
-    /// If the bytes are not a field; there is no reading on after that.
+    /// If the bytes are not a field. The reader must not be used any more.
     pub fn next_field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -98,7 +101,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads over a group, up to and including its end tag.
+    /// Skips a group, including its end tag.
     fn skip_group(&mut self, number: u32) -> Result<(), Malformed> {
         self.depth = self.depth.checked_sub(1).ok_or(Malformed)?;
         loop {
@@ -111,7 +114,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A field number and a wire type; at most five bytes, of which 32 bits count.
+    /// Reads a field number and a wire type: at most five bytes, of which 32 bits count.
     fn tag(&mut self) -> Result<(u32, u8), Malformed> {
         if let [byte @ 8..0x80, rest @ ..] = self.rest {
             self.rest = rest;
@@ -129,7 +132,7 @@ impl<'a> Reader<'a> {
         Err(Malformed)
     }
 
-    /// A varint; at most ten bytes, of which 64 bits count.
+    /// Reads a varint: at most ten bytes, of which 64 bits count.
     pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
         if let [byte @ 0..0x80, rest @ ..] = self.rest {
             self.rest = rest;
@@ -146,7 +149,7 @@ impl<'a> Reader<'a> {
         Err(Malformed)
     }
 
-    /// A length; at most five bytes, and less than 2 GiB.
+    /// Reads a length: at most five bytes, and less than 2 GiB.
     fn length(&mut self) -> Result<usize, Malformed> {
         let before = self.rest.len();
         let length = self.varint()?;
@@ -156,7 +159,7 @@ impl<'a> Reader<'a> {
         Ok(length as usize)
     }
 
-    /// A varint outside a message that TensorFlow reads as 32 bits; at most five bytes, of which 32 bits count.
+    /// Reads a varint of 32 bits outside a message, as TensorFlow does: at most five bytes.
     ///
     /// # Errors
     ///
@@ -167,7 +170,7 @@ impl<'a> Reader<'a> {
         if before - self.rest.len() > 5 { Err(Malformed) } else { Ok(value as u32) }
     }
 
-    /// The bytes that were not read yet.
+    /// The remaining bytes.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -187,13 +190,13 @@ impl<'a> Reader<'a> {
 
 /// The varints of a packed field.
 ///
-/// Ends early where one is malformed; [`check_packed_varints`] says beforehand whether that can happen.
+/// Ends early at a malformed one. [`check_packed_varints`] excludes that.
 pub fn packed_varints(packed: &[u8]) -> impl Iterator<Item = u64> {
     let mut reader = Reader::new(packed);
     std::iter::from_fn(move || if reader.rest.is_empty() { None } else { reader.varint().ok() })
 }
 
-/// Whether a packed field is a sequence of whole varints.
+/// Checks that a packed field is a sequence of whole varints.
 ///
 /// # Errors
 ///
@@ -209,7 +212,7 @@ pub fn check_packed_varints(packed: &[u8]) -> Result<(), Malformed> {
     if continued == 0 { Ok(()) } else { Err(Malformed) }
 }
 
-/// A string field's text.
+/// The text of a string field.
 ///
 /// # Errors
 ///
@@ -218,7 +221,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed)
 }
 
-/// The bytes that a varint takes.
+/// The encoded length of a varint.
 pub fn varint_len(value: u64) -> usize {
     // One byte for every seven bits, and one for zero.
     (70 - (value | 1).leading_zeros() as usize) / 7
@@ -233,12 +236,12 @@ pub fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
-/// The bytes that a field of this number and content takes: tag, length, content.
+/// The encoded length of a field with this number and content: tag, length, content.
 pub fn length_field_len(number: u32, content: usize) -> usize {
     varint_len(u64::from(number) << 3) + varint_len(content as u64) + content
 }
 
-/// Writes the tag and the length of a field; the content is to follow.
+/// Writes the tag and the length of a field. The caller writes the content.
 pub fn put_length_tag(out: &mut impl BufMut, number: u32, content: usize) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, content as u64);

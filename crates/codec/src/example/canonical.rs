@@ -1,8 +1,8 @@
-//! Examples in the one form that graphs read.
+//! The canonical encoding of examples, the only one that graphs parse.
 //!
-//! The parser in TensorFlow's graphs is a quick one of its own: of all the ways to write a message it knows those that
-//! protobuf's libraries produce. The original hides that, as it takes requests apart and writes the examples anew. Here
-//! they stay as they came, which is nearly always well; the others are found and written anew.
+//! Graphs of TensorFlow have a fast parser of examples, which accepts only encodings that protobuf's libraries produce.
+//! TensorFlow Serving hides that, because it decodes requests and encodes the examples again. Here examples are passed
+//! on as they are received. Those in another encoding, which are rare, are detected and encoded again.
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -11,15 +11,15 @@ use crate::proto::tensorflow::Example;
 use crate::schema::{self, EXAMPLE};
 use crate::wire::{Field, Malformed, Reader, Value, length_field_len, put_length_field, put_length_tag};
 
-/// Whether a well-formed example is written in the form that every parser reads.
+/// Whether a well-formed example has the canonical encoding.
 ///
-/// Fields that are measured as if they were written in the shortest way add up to the whole only if they are, and if
-/// there is nothing else.
+/// The shortest encodings of all known fields are measured. Their sum equals the length of the message only if the
+/// encoding is the shortest and there are no other fields.
 pub(super) fn is_canonical(example: &[u8]) -> bool {
     is_sequence_of(1, example, |features| is_sequence_of(1, features, is_canonical_entry))
 }
 
-/// Whether a message has nothing but fields of this number and form.
+/// Whether a message consists of fields with this number, whose contents are canonical.
 fn is_sequence_of(number: u32, message: &[u8], is_canonical: impl Fn(&[u8]) -> bool) -> bool {
     let mut measured = 0;
     let mut fields = Reader::new(message);
@@ -34,7 +34,7 @@ fn is_sequence_of(number: u32, message: &[u8], is_canonical: impl Fn(&[u8]) -> b
     measured == message.len()
 }
 
-/// Whether an entry is a name followed by a feature, neither of them left out.
+/// Whether a map entry is a name followed by a feature, both present.
 fn is_canonical_entry(entry: &[u8]) -> bool {
     let mut fields = Reader::new(entry);
     let (Ok(Some(name)), Ok(Some(feature))) = (fields.next_field(), fields.next_field()) else { return false };
@@ -46,12 +46,12 @@ fn is_canonical_entry(entry: &[u8]) -> bool {
     length_field_len(1, name.len()) + length_field_len(2, feature.len()) == entry.len() && is_canonical_feature(feature)
 }
 
-/// Whether a feature is one list or none.
+/// Whether a feature has at most one list.
 fn is_canonical_feature(feature: &[u8]) -> bool {
     match Reader::new(feature).next_field() {
         Ok(None) => true,
         Ok(Some(Field { number: number @ 1..=3, value: Value::Length(list) })) => {
-            // Numbers are packed, all together.
+            // All numbers are in one packed field.
             let is_whole = |packed: &[u8]| number == 1 || length_field_len(1, packed.len()) == list.len();
             length_field_len(number, list.len()) == feature.len() && is_sequence_of(1, list, is_whole)
         }
@@ -59,11 +59,11 @@ fn is_canonical_feature(feature: &[u8]) -> bool {
     }
 }
 
-/// Writes a well-formed example anew.
+/// Appends a well-formed example in the canonical encoding.
 ///
 /// # Errors
 ///
-/// If it is not well-formed.
+/// If the example is not well-formed.
 pub(super) fn put_canonical(out: &mut Vec<u8>, example: &[u8]) -> Result<(), Malformed> {
     let conforming = schema::conform(Bytes::copy_from_slice(example), EXAMPLE)?;
     let features = Example::decode(conforming).map_err(|_| Malformed)?.features.unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Examples on their way into a graph, and what was computed from them on its way out.
+//! Requests with examples, and their responses.
 //!
-//! A graph that takes examples parses them itself: it is fed the serialized `tensorflow.Example` messages as strings.
-//! So a gRPC request is checked and cut into the parts that are examples, and what is in them is not decoded.
+//! A graph that takes examples parses them itself: its input is a tensor of serialized `tensorflow.Example` messages.
+//! So a gRPC request is checked and split into its examples, which are not decoded.
 
 mod canonical;
 mod request;
@@ -19,7 +19,7 @@ use super::tensor_proto::MemoryBudget;
 use servable_model::error::{Result, ServingError};
 use servable_model::tensor::{Strings, Tensor};
 
-/// The serialized examples of a request, and the one that all of them have in common.
+/// The serialized examples of a request, and their common context.
 #[derive(Clone, Debug)]
 pub struct Examples {
     block: Bytes,
@@ -28,17 +28,17 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Examples that are the given `(start, end)` ranges of a block of bytes, with the serialized example that stands
-    /// in front of each; empty for none.
+    /// Examples at the given `(start, end)` ranges of a block of bytes. `context` is the serialized context; empty for
+    /// none.
     ///
     /// # Panics
     ///
-    /// [`Examples::into_tensor`] does, if a range does not lie within the block.
+    /// [`Examples::into_tensor`] panics if a range is not within the block.
     pub fn new(block: Bytes, ranges: Vec<(usize, usize)>, context: Vec<u8>) -> Self {
         Self { block, ranges, context }
     }
 
-    /// How many examples there are, the context not counted.
+    /// The number of examples, without the context.
     pub fn len(&self) -> usize {
         self.ranges.len()
     }
@@ -48,15 +48,15 @@ impl Examples {
         self.ranges.is_empty()
     }
 
-    /// How many bytes the strings of the tensor take, those of the block counted once.
+    /// The size of the strings of the tensor in bytes. The block is counted once.
     pub fn size_in_bytes(&self) -> usize {
         self.block.len() + self.ranges.len().saturating_mul(self.context.len())
     }
 
-    /// The tensor that a graph is fed: one string for each example.
+    /// The input tensor of the graph: one string for each example.
     ///
-    /// Without a context, the strings stay in the block. With one, each string is the context followed by the example,
-    /// which to a protobuf parser is the two merged.
+    /// Without a context, the strings stay in the block. With a context, each string is the context followed by the
+    /// example: a protobuf parser merges concatenated messages.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Requests of the example-based calls: the whole message is checked, then split.
+//! Requests with examples: the whole message is checked, and then split.
 
 use bytes::Bytes;
 
@@ -8,12 +8,12 @@ use crate::schema::{self, EXAMPLES_REQUEST, MULTI_INFERENCE};
 use crate::tensor_proto::ModelSpec;
 use crate::wire::{self, Field, Malformed, Reader, Value};
 
-/// A Classify or a Regress call as it was sent; the two messages are alike. Names are parts of the body.
+/// A Classify or Regress request. The two messages are alike. Names are slices of the body.
 #[derive(Clone, Debug)]
 pub struct ExamplesRequest<'a> {
-    /// What to call; `None` if the client left it out.
+    /// The model spec; `None` if it is missing.
     pub model_spec: Option<ModelSpec<'a>>,
-    /// What to call it with.
+    /// The examples.
     pub examples: Examples,
 }
 
@@ -21,7 +21,7 @@ pub struct ExamplesRequest<'a> {
 ///
 /// # Errors
 ///
-/// If the body is not such a message at all, the examples in it included; the client sees INTERNAL with an empty text.
+/// If the body or an example in it is malformed. The client sees INTERNAL with an empty text.
 pub fn decode_examples_request(body: &Bytes) -> Result<ExamplesRequest<'_>, Malformed> {
     let mut fields = Reader::new(body);
     schema::check(fields, EXAMPLES_REQUEST)?;
@@ -37,20 +37,20 @@ pub fn decode_examples_request(body: &Bytes) -> Result<ExamplesRequest<'_>, Malf
     Ok(ExamplesRequest { model_spec, examples: input.into_examples()? })
 }
 
-/// A `MultiInference` call as it was sent.
+/// A `MultiInference` request.
 #[derive(Clone, Debug)]
 pub struct MultiInferenceRequest<'a> {
     body: &'a Bytes,
-    /// What all tasks are called with.
+    /// The examples, which all tasks share.
     pub examples: Examples,
 }
 
-/// One of the things that a `MultiInference` call asks for.
+/// One task of a `MultiInference` request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InferenceTask<'a> {
-    /// What to call; all defaults if the client left it out.
+    /// The model spec; with default values if it is missing.
     pub model_spec: ModelSpec<'a>,
-    /// How to call it: the name of a method that a signature may have.
+    /// The method name, which must be that of the signature.
     pub method_name: &'a str,
 }
 
@@ -72,14 +72,14 @@ pub fn decode_multi_inference_request(body: &Bytes) -> Result<MultiInferenceRequ
 }
 
 impl<'a> MultiInferenceRequest<'a> {
-    /// The tasks in their order.
+    /// The tasks, in order.
     ///
-    /// They are read while they are asked for, as a message of many tasks takes a lot less memory than a list of them,
-    /// and no more of them can be valid than a model has signatures.
+    /// They are decoded lazily: a list of tasks would take much more memory than the message. Only as many can be valid
+    /// as a model has signatures.
     pub fn tasks(&self) -> impl Iterator<Item = InferenceTask<'a>> {
         let mut fields = Reader::new(self.body);
         std::iter::from_fn(move || {
-            // The whole body was checked, so that what ends the search is its end.
+            // The whole body was checked, so only its end can end the loop.
             while let Some(field) = fields.next_field().ok()? {
                 if let (1, Value::Length(task)) = (field.number, field.value) {
                     return InferenceTask::read(fields.nested(task).ok()?).ok();
@@ -104,11 +104,11 @@ impl<'a> InferenceTask<'a> {
     }
 }
 
-/// A `tensorflow.serving.Input` whose parts come one after the other.
+/// A `tensorflow.serving.Input` that is merged part by part.
 struct Input<'a> {
     body: &'a Bytes,
-    /// The number of the field that came last: `example_list` or `example_list_with_context`. The two exclude each
-    /// other, so that either one wipes out the other.
+    /// The number of the last field: `example_list` or `example_list_with_context`. The two are a oneof: each replaces
+    /// the other.
     kind: u32,
     ranges: Vec<(usize, usize)>,
     context: Vec<u8>,
@@ -132,7 +132,7 @@ impl<'a> Input<'a> {
                         let start = example.as_ptr().addr() - self.body.as_ptr().addr();
                         self.ranges.push((start, start + example.len()));
                     }
-                    // Of a message that comes twice, the second one is merged with the first.
+                    // A second occurrence of a message is merged with the first.
                     (2, 2, Value::Length(context)) => self.context.extend_from_slice(context),
                     _ => {}
                 }

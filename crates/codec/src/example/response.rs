@@ -1,6 +1,6 @@
-//! Replies of the example-based calls.
+//! Responses to requests with examples.
 //!
-//! Written by hand rather than by prost because labels are bytes: a graph may compute some that are not UTF-8.
+//! They are encoded by hand instead of by prost, because labels need not be UTF-8.
 
 use bytes::{BufMut, BytesMut};
 use prost::Message;
@@ -9,7 +9,7 @@ use crate::proto::tensorflow::serving::ModelSpec;
 use crate::wire::{length_field_len, put_length_field, put_length_tag, put_varint};
 use servable_model::inference::{Classification, Inference};
 
-/// Appends a `ClassificationResponse` or a `RegressionResponse`, whichever the inference is for.
+/// Appends a `ClassificationResponse` or a `RegressionResponse`, by the kind of inference.
 pub fn encode_inference(inference: &Inference, model_spec: &ModelSpec, out: &mut BytesMut) {
     let result_len = result_len(inference);
     let model_spec = model_spec.encode_to_vec();
@@ -19,7 +19,7 @@ pub fn encode_inference(inference: &Inference, model_spec: &ModelSpec, out: &mut
     put_length_field(out, 2, &model_spec);
 }
 
-/// Appends a `MultiInferenceResponse`: the inferences in the order of their tasks, each with what computed it.
+/// Appends a `MultiInferenceResponse`: the inferences in the order of their tasks, each with its model spec.
 pub fn encode_multi_inference<'a>(
     inferences: impl IntoIterator<Item = (&'a ModelSpec, &'a Inference)>,
     out: &mut BytesMut,
@@ -79,13 +79,13 @@ fn classification_lens(classification: &Classification) -> impl Iterator<Item = 
     classification.iter().map(move |classes| classes.map(class).sum())
 }
 
-/// The length of a `Class`; what is empty is left out, as proto3 does.
+/// The length of a `Class`. Empty fields are omitted, as in proto3.
 fn class_len(label: &[u8], score: f32) -> usize {
     let label_len = if label.is_empty() { 0 } else { length_field_len(1, label.len()) };
     label_len + float_len(score)
 }
 
-/// The length of a `float` field. Only zero is left out; minus zero is another number here.
+/// The length of a `float` field. Zero is omitted, but minus zero is not.
 fn float_len(value: f32) -> usize {
     if value.to_bits() == 0 { 0 } else { 5 }
 }

@@ -51,7 +51,7 @@ fn list_with_context<const N: usize>(examples: [&Example; N], context: Option<&E
     InputKind::ExampleListWithContext(ExampleListWithContext { examples, context: context.cloned() })
 }
 
-/// The strings that a graph would be fed.
+/// The strings of the input tensor.
 fn fed(body: &Bytes) -> Result<Vec<Vec<u8>>, String> {
     let request = decode_examples_request(body).expect("a message");
     let tensor = request.examples.into_tensor().map_err(|error| error.to_string())?;
@@ -61,7 +61,7 @@ fn fed(body: &Bytes) -> Result<Vec<Vec<u8>>, String> {
 }
 
 #[test]
-fn examples_are_fed_as_they_came() {
+fn examples_are_passed_on_unchanged() {
     let [first, second] = [example(&[("x", floats(&[1.5]))]), example(&[("y", floats(&[])), ("z", floats(&[2.5]))])];
     let body = request([list([&first, &second])]);
     let decoded = decode_examples_request(&body).expect("a message");
@@ -74,7 +74,7 @@ fn examples_are_fed_as_they_came() {
 }
 
 #[test]
-fn a_context_stands_in_front_of_each_example() {
+fn each_example_is_prefixed_with_the_context() {
     let [context, first, second] = [1.0, 2.0, 3.0].map(|value| example(&[("x", floats(&[value]))]));
     let encoded = |parts: &[&Example]| parts.iter().flat_map(|part| part.encode_to_vec()).collect::<Vec<_>>();
     let body = request([list_with_context([&first, &second], Some(&context))]);
@@ -114,7 +114,7 @@ fn copies_of_a_context_are_limited() {
 }
 
 #[test]
-fn examples_in_other_forms_are_written_anew() {
+fn examples_in_other_encodings_are_encoded_again() {
     let mut ordinary = example(&[
         ("b", Kind::BytesList(BytesList { value: vec![Bytes::from_static(b"x"), Bytes::new()] })),
         ("f", floats(&[1.5, 2.5])),
@@ -156,7 +156,7 @@ fn examples_in_other_forms_are_written_anew() {
         put_canonical(&mut written, bytes).expect("an example");
         assert_eq!(written, expected, "{what}");
         assert!(is_canonical(expected), "{what}");
-        // One of them is enough for all to be copied, the context as well.
+        // One such example is enough for all to be copied, with the context.
         let list = [&[0x0a, bytes.len() as u8], bytes, b"\x0a\x00\x12", &[bytes.len() as u8], bytes].concat();
         let input = [&[0x12, list.len() as u8], &list[..]].concat();
         let body = Bytes::from([&[0x12, input.len() as u8], &input[..]].concat());

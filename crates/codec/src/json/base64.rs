@@ -1,6 +1,6 @@
-//! Base64 as the original reads it (leniently) and writes it (strictly).
+//! Base64 as TensorFlow Serving decodes it (leniently) and encodes it (strictly).
 
-/// What a byte that is not of the alphabet maps to.
+/// The value of bytes outside the alphabet.
 const NONE: u8 = 0xff;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -14,10 +14,10 @@ static VALUES: [u8; 256] = {
     values
 };
 
-/// Appends what `text` encodes to `out`; `None` if it is not base64.
+/// Decodes `text`, and appends the bytes to `out`; `None` if it is not base64.
 ///
-/// White space may stand anywhere, padding may be missing but not be wrong, `.` is padding as well, and bits left over
-/// are not looked at.
+/// White space may be anywhere. Padding may be missing, but not wrong; `.` is padding as well. Surplus bits are
+/// ignored.
 pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.reserve(text.len() / 4 * 3 + 3);
     let mut rest = text;
@@ -33,7 +33,7 @@ pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     decode_odd(rest, out)
 }
 
-/// The part that holds white space or padding, or is too short for four digits at once.
+/// Decodes the part that has white space or padding, or fewer than four digits.
 fn decode_odd(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let is_space = |byte: u8| byte.is_ascii_whitespace() || byte == 0x0b;
     let mut bits = 0_u32;

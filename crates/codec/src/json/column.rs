@@ -1,4 +1,4 @@
-//! One input tensor while its values come in.
+//! The builder of one input tensor.
 
 use super::base64;
 use super::dump::dump;
@@ -7,19 +7,19 @@ use super::tape::{Node, Value};
 use servable_model::error::{Result, ServingError};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Strings, Tensor, element_count};
 
-/// The greatest rank that TensorFlow has.
+/// The maximum rank in TensorFlow.
 const GREATEST_RANK: usize = 254;
 
-/// The values of one input so far, in the representation of its tensor.
+/// The values of one input so far, in the memory layout of its tensor.
 pub(super) struct Column {
     dtype: DType,
-    /// Numbers are the nearest ones of their dtype, subnormal ones included, and not what TensorFlow Serving makes of them.
+    /// Whether numbers are correctly rounded, with subnormal ones, instead of converted as in TensorFlow Serving.
     is_correctly_rounded: bool,
     pub(super) numbers: AlignedBytes,
     pub(super) strings: StringColumn,
 }
 
-/// Strings one after the other.
+/// Concatenated strings.
 #[derive(Default)]
 pub(super) struct StringColumn {
     pub(super) bytes: Vec<u8>,
@@ -33,7 +33,7 @@ impl StringColumn {
         self.ranges.push((start, self.bytes.len()));
     }
 
-    /// Appends what the text decodes to; `None` if it is not base64.
+    /// Decodes base64, and appends the string; `None` if it is not base64.
     pub(super) fn push_base64(&mut self, text: &[u8]) -> Option<()> {
         let start = self.bytes.len();
         base64::decode(text, &mut self.bytes)?;
@@ -52,7 +52,7 @@ impl Column {
         }
     }
 
-    /// A column for protocols that owe nothing to the original's arithmetic.
+    /// A column with correctly rounded numbers, for protocols that TensorFlow Serving lacks.
     pub(super) fn correctly_rounded(dtype: DType) -> Self {
         Self { is_correctly_rounded: true, ..Self::new(dtype) }
     }
@@ -69,8 +69,8 @@ impl Column {
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if the leaf is not of the dtype or out of its range, `UNIMPLEMENTED` for dtypes that JSON
-    /// cannot carry.
+    /// `INVALID_ARGUMENT` if the leaf has another dtype or is out of range, `UNIMPLEMENTED` for dtypes without a JSON
+    /// form.
     pub(super) fn push(&mut self, value: Value<'_>) -> Result<()> {
         if value.is_object() {
             return self.push_object(value);
@@ -123,7 +123,7 @@ impl Column {
         ServingError::invalid_argument([b"JSON Value: ", &dump(value)[..], reason.as_bytes()].concat())
     }
 
-    /// The finished tensor. Values beyond the shape are dropped.
+    /// Builds the tensor. Surplus values are dropped.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
 //! The digits and the exponent of a number, for [`super::single`] and [`super::double`].
 
-/// Room for one number. Writing into more room than a text needs spares asking how much it does need.
+/// The buffer for one number. Copies of a fixed size may exceed the text, which avoids branches on its length.
 pub(super) type Text = [u8; 48];
 
-/// Writes the exponent of a number; returns where it ends.
+/// Writes the exponent of a number. Returns the end of the text.
 pub(super) fn write_exponent(text: &mut Text, mut at: usize, exponent: i32) -> usize {
     let mut push = |byte| {
         text[at] = byte;
@@ -20,7 +20,7 @@ pub(super) fn write_exponent(text: &mut Text, mut at: usize, exponent: i32) -> u
     at
 }
 
-/// The first digits of a number, exactly rounded, as an integer.
+/// The leading digits of a number, exactly rounded, as an integer.
 #[cold]
 pub(super) fn exact_digits(value: f64, count: usize) -> u64 {
     let text = format!("{:.*e}", count - 1, value.abs());
@@ -28,10 +28,10 @@ pub(super) fn exact_digits(value: f64, count: usize) -> u64 {
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
-/// The digits of a number below 10^8, one a byte, the first in the lowest byte.
+/// The digits of a number below 10^8, one in each byte, with the first in the lowest byte.
 #[inline]
 pub(super) fn split_eight_digits(number: u64) -> u64 {
-    // Fours, pairs, digits: each step divides all parts at once, by multiplying and shifting.
+    // Groups of four, pairs, digits: each step divides all groups in parallel, by multiplications and shifts.
     let fours = (number / 10_000) | ((number % 10_000) << 32);
     let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
     let pairs = hundreds | ((fours - 100 * hundreds) << 16);

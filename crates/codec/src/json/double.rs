@@ -1,24 +1,24 @@
-//! Doubles as the REST API prints them; see [`super::float`].
+//! Printing of doubles in the REST API; see [`super::float`].
 //!
-//! The seventeen digits are the integer part of the number times a power of ten, in 128 bits. That product is a little
-//! too small, by a known bound; wherever the bound leaves the rounding open, the standard library's exact formatting
+//! The seventeen digits are the integer part of the number times a power of ten, in 128 bits. That product is too small
+//! by less than a known bound. If the bound leaves the rounding open, the exact formatting of the standard library
 //! decides.
 
 use super::digits::{Text, exact_digits, split_eight_digits, write_exponent};
 use super::powers;
 
-/// Significant digits that tell any two doubles apart.
+/// The number of significant digits that distinguish any two doubles.
 const DIGITS: i32 = 17;
 /// One unit of the sixth digit, in units of the last.
 const SIXTH: u64 = 100_000_000_000;
-/// How far a double may be from a decimal that reads back to it, in units of the last digit.
+/// The maximum distance of a double from a decimal that reads back to it, in units of the last digit.
 ///
-/// Half a step between neighbours is at most 2^-53 of the number, and the number less than 10^17 units.
+/// Half the distance between neighbours is at most 2^-53 of the number, and the number is less than 10^17 units.
 const REACH: u64 = 12;
-/// The greatest power of ten that a double holds exactly.
+/// The largest power of ten that a double represents exactly.
 const EXACT_POWER: i32 = 22;
 
-/// Writes a normal number; returns the length of its text.
+/// Writes a normal number. Returns the length of the text.
 pub(super) fn write_normal(text: &mut Text, value: f64) -> usize {
     let scaled = Scaled::new(value);
     let (mut digits, mut exponent, mut precision) = (scaled.integer, scaled.exponent, DIGITS);
@@ -42,20 +42,20 @@ fn from_decimal(significand: u32, exponent: i32) -> f64 {
     if exponent.abs() > EXACT_POWER {
         return format!("{significand}e{exponent}").parse().unwrap_or(f64::NAN);
     }
-    // Both operands are exact, so the one operation rounds correctly.
+    // Both operands are exact, so the single operation rounds correctly.
     let power = powers::double(exponent.unsigned_abs() as usize);
     if exponent < 0 { f64::from(significand) / power } else { f64::from(significand) * power }
 }
 
-/// The number's magnitude times the power of ten that gives it as many integer digits as a double takes.
+/// The magnitude of a number, times the power of ten that gives it seventeen integer digits.
 struct Scaled {
-    /// The integer part, cut off.
+    /// The integer part, truncated.
     integer: u64,
     /// The fraction, in units of 2^-`fraction_bits`; up to two units too small unless `is_exact`.
     fraction: u128,
     fraction_bits: u32,
     is_exact: bool,
-    /// The decimal exponent of the number's first digit.
+    /// The decimal exponent of the first digit.
     exponent: i32,
 }
 
@@ -85,16 +85,16 @@ impl Scaled {
         }
     }
 
-    /// The number rounded to six digits, if it is so close to that that it may read back to the number.
+    /// The number rounded to six digits, if that is close enough that it may read back to the number.
     #[inline]
     fn six_digits(&self) -> Option<u32> {
         let rest = self.integer % SIXTH;
-        // Two more, for the fraction that was cut off and the error of the product.
+        // Two more, for the truncated fraction and the error of the product.
         let is_near = rest <= REACH + 2 || SIXTH - rest <= REACH + 2;
         is_near.then(|| ((self.integer + SIXTH / 2) / SIXTH) as u32)
     }
 
-    /// Whether the integer part rounds up, ties going to even; `None` where the error of the product leaves it open.
+    /// Whether the integer part rounds up, with ties to even; `None` if the error of the product leaves that open.
     #[inline]
     fn rounds_up(&self) -> Option<bool> {
         let half = 1 << (self.fraction_bits - 1);
@@ -116,7 +116,7 @@ impl Scaled {
     }
 }
 
-/// Magnitude as a 64-bit significand whose first bit is set, and the exponent of its last bit.
+/// The magnitude as a normalized 64-bit significand, and the exponent of its last bit.
 fn normalised(value: f64) -> (u64, i32) {
     const STORED: u32 = f64::MANTISSA_DIGITS - 1;
     let bits = value.to_bits();
@@ -132,7 +132,7 @@ const COPY: usize = 20;
 struct Digits {
     /// Padded, so that copies of [`COPY`] bytes may start at any digit.
     text: [u8; 2 * COPY],
-    /// How many there are up to the last that is not zero; at least 1.
+    /// The number of digits without trailing zeros; at least 1.
     length: usize,
 }
 
@@ -153,8 +153,8 @@ impl Digits {
     }
 }
 
-/// Writes digits, the first of which stands for 10^`exponent`, as `%g` does with this precision: without trailing zeros,
-/// and with an exponent where that is below -4 or not below the precision. Returns where the text ends.
+/// Writes digits, the first of which stands for 10^`exponent`, in the format `%g` with this precision. Trailing zeros
+/// are omitted. There is an exponent if it is below -4 or not below the precision. Returns the end of the text.
 #[inline]
 fn write_number(text: &mut Text, start: usize, digits: &Digits, exponent: i32, precision: i32) -> usize {
     let mut put = |at: usize, from: usize| {
@@ -172,7 +172,7 @@ fn write_number(text: &mut Text, start: usize, digits: &Digits, exponent: i32, p
         text[start..start + zeros].copy_from_slice(&b"0.000"[..zeros]);
         start + zeros + digits.length
     } else {
-        // Behind the digits there are zeros, for the whole part and for the one place that always follows.
+        // The digits are followed by zeros, for the integer part and for the one decimal that is always printed.
         let point = exponent as usize + 1;
         put(start, 0);
         put(start + point + 1, point);

@@ -1,10 +1,10 @@
-//! The text of a value inside an error message: pretty-printed, and cut off where it gets long.
+//! The text of a value in an error message: pretty-printed, and truncated.
 
 use super::grisu;
 use super::string::write_string;
 use super::tape::{Node, Value};
 
-/// Nothing more is begun once this much has been written. What has been begun is written whole.
+/// Beyond this length, no further value is begun. A value that was begun is completed.
 const LIMIT_BYTES: usize = 256;
 
 /// An open container.
@@ -14,7 +14,7 @@ struct Level {
     end: usize,
 }
 
-/// The value as TensorFlow Serving quotes it: objects over several lines, arrays on one.
+/// The value as quoted by TensorFlow Serving: objects on several lines, arrays on one.
 pub(super) fn dump(value: Value<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(LIMIT_BYTES);
     let mut levels: Vec<Level> = Vec::new();
@@ -29,7 +29,7 @@ pub(super) fn dump(value: Value<'_>) -> Vec<u8> {
         } else if index == value.end() {
             break;
         } else {
-            // Names and values take turns, and what was closed last was a value.
+            // Names and values alternate, and a container that was closed was a value.
             if let Some(level) = levels.last() {
                 is_name = !level.is_array && !is_name;
             }
@@ -42,7 +42,7 @@ pub(super) fn dump(value: Value<'_>) -> Vec<u8> {
                 Node::Unsigned(number) => out.extend(number.to_string().bytes()),
                 Node::Negative(number) => out.extend(number.to_string().bytes()),
                 Node::Double(number) if number.is_finite() => grisu::write_f64(&mut out, number),
-                // The original's writer has no text for these and gives up.
+                // The writer of TensorFlow Serving cannot print these, and stops.
                 Node::Double(_) => break,
                 Node::BodyString(..) | Node::BlockString(..) => {
                     write_string(&mut out, this.string().unwrap_or_default());
@@ -63,7 +63,7 @@ pub(super) fn dump(value: Value<'_>) -> Vec<u8> {
     out
 }
 
-/// Writes what stands between a token and the one before it.
+/// Writes the separator before a token.
 fn separate(out: &mut Vec<u8>, levels: &mut [Level], is_name: bool) {
     let depth = levels.len();
     let Some(level) = levels.last_mut() else { return };

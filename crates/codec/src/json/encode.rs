@@ -1,7 +1,7 @@
-//! Predict responses, and the body of an error.
+//! Predict responses and error bodies.
 //!
-//! The layout is that of the original's pretty-printer, which is set to write arrays on one line for row format, and
-//! set back before a row closes. Clients have no need of it, but their recorded answers do.
+//! The layout is that of the pretty-printer in TensorFlow Serving. In row format it prints arrays on one line, and
+//! switches back before a row closes. Recorded responses depend on it, although clients do not.
 
 use super::digits::{Text, split_eight_digits};
 use super::float::{self, Subnormals, double_text, double_text_kept, single_text, single_text_kept};
@@ -21,13 +21,13 @@ pub fn error_body(message: &[u8]) -> Vec<u8> {
 
 /// The body of a predict response: the output tensors by name, in any order.
 ///
-/// String tensors whose name ends in `_bytes` are written as base64. Names are left out where there is one output;
-/// where there are more, they are sorted.
+/// String tensors whose name ends in `_bytes` are written as base64. The name of a single output is omitted. Several
+/// outputs are sorted by name.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if there is no output, a dtype has no JSON form, or, in row format, the outputs do not agree on
-/// how many rows there are.
+/// `INVALID_ARGUMENT` if there is no output, or a dtype has no JSON form. In row format, also if the outputs have
+/// different numbers of rows.
 pub fn encode_predict(format: Format, outputs: &[(&str, &Tensor)]) -> Result<Vec<u8>> {
     if outputs.is_empty() {
         return Err(ServingError::invalid_argument("Cannot convert empty tensor map to JSON"));
@@ -65,7 +65,7 @@ fn common_rows(outputs: &[Output<'_>]) -> Result<i64> {
     Ok(common.unwrap_or(0))
 }
 
-/// A guess at the size of the response that is seldom too small.
+/// An estimate of the size of the response, which is seldom too small.
 fn estimate(outputs: &[Output<'_>]) -> usize {
     let elements = |output: &Output<'_>| match output.tensor.elements() {
         Elements::Numbers(_) => 14 * output.tensor.len(),
@@ -78,7 +78,7 @@ fn estimate(outputs: &[Output<'_>]) -> usize {
 struct Output<'t> {
     name: &'t str,
     tensor: &'t Tensor,
-    /// Strings go out as base64 objects.
+    /// Whether strings are written as base64 objects.
     is_base64: bool,
 }
 
@@ -97,7 +97,7 @@ impl<'t> Output<'t> {
     }
 }
 
-/// Whether JSON can carry elements of a dtype (`docs/spec/rest_api.md` §8.4, §9.1).
+/// Whether elements of a dtype have a JSON form (`docs/spec/rest_api.md` §8.4, §9.1).
 pub fn is_carried(dtype: DType) -> bool {
     matches!(
         dtype,
@@ -117,9 +117,9 @@ pub fn is_carried(dtype: DType) -> bool {
 
 struct Writer {
     out: Vec<u8>,
-    /// How many containers are open.
+    /// The number of open containers.
     depth: usize,
-    /// Whether arrays are written on one line at this moment.
+    /// Whether arrays are currently written on one line.
     is_single_line: bool,
 }
 
@@ -176,7 +176,7 @@ impl Writer {
         self.out.extend(b": ");
     }
 
-    /// Writes a part of a tensor: everything at this position of the dimensions before `dimension`.
+    /// Writes a part of a tensor: all elements at this position of the dimensions before `dimension`.
     fn write_value(&mut self, output: &Output<'_>, dimension: usize, elements: std::ops::Range<usize>) {
         let Some(&size) = output.tensor.shape().get(dimension) else {
             self.write_leaves(output, elements, b"");
@@ -192,7 +192,7 @@ impl Writer {
         self.out.push(b']');
     }
 
-    /// Writes what stands between the brackets of such a part.
+    /// Writes the contents of such a part, without brackets.
     fn write_elements(&mut self, output: &Output<'_>, dimension: usize, elements: std::ops::Range<usize>) {
         let shape = output.tensor.shape();
         let size = shape[dimension] as usize;
@@ -286,12 +286,12 @@ pub(super) fn write_numbers(out: &mut Vec<u8>, dtype: DType, bytes: &[u8], separ
         DType::HALF => {
             join(out, bytes, separator, |text, bytes| single_text(text, f16::from_le_bytes(bytes).to_f32()));
         }
-        // Other dtypes are let through only where they have no elements.
+        // Tensors of other dtypes are accepted only without elements.
         _ => {}
     }
 }
 
-/// Writes numbers, given as the bytes of all of them, with a separator between them.
+/// Writes numbers, given as bytes, with a separator between them.
 #[inline]
 fn join<const SIZE: usize>(
     out: &mut Vec<u8>,
@@ -299,7 +299,7 @@ fn join<const SIZE: usize>(
     separator: &[u8],
     write: impl Fn(&mut Text, [u8; SIZE]) -> usize,
 ) {
-    /// How many numbers room is made for at a time: enough to do so seldom, few enough to stay in the cache.
+    /// The number of numbers for which memory is reserved in each step: few reservations, which still fit the cache.
     const CHUNK: usize = 64;
     let (numbers, _) = bytes.as_chunks::<SIZE>();
     if numbers.is_empty() {
@@ -331,7 +331,7 @@ fn text_at(room: &mut [u8], at: usize) -> &mut Text {
     room[at..].first_chunk_mut().expect("room was made")
 }
 
-/// Writes an integer; returns the length of its text.
+/// Writes an integer. Returns the length of the text.
 #[inline]
 fn signed_text(text: &mut Text, value: impl Into<i64>) -> usize {
     let value = value.into();
@@ -339,7 +339,7 @@ fn signed_text(text: &mut Text, value: impl Into<i64>) -> usize {
     unsigned_text(text, usize::from(value < 0), value.unsigned_abs())
 }
 
-/// Writes an integer at this position; returns where its text ends.
+/// Writes an integer at this position. Returns the end of the text.
 #[inline]
 fn unsigned_text(text: &mut Text, at: usize, value: u64) -> usize {
     const ASCII: u64 = u64::from_ne_bytes([b'0'; 8]);

@@ -1,7 +1,7 @@
-//! Predict requests decoded step by step as TensorFlow Serving does it, over a parsed document.
+//! The exact decoder of predict requests. It works step by step on a parsed document, as TensorFlow Serving does.
 //!
-//! Every error message comes from here, and every request that [`super::fast`] will not vouch for. The order of the
-//! checks is the original's, because a request with several faults gets the message of the first.
+//! It produces all error messages, and decodes all requests that [`super::fast`] does not handle. The checks have the
+//! order of TensorFlow Serving, because a request with several faults gets the message for the first.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use servable_model::error::{Result, ServingError};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{Tensor, shape_text};
 
-/// A request's document whose syntax is right, with its signature name.
+/// The document of a request with valid syntax, and its signature name.
 pub(super) struct Request<'b> {
     pub(super) document: Document<'b>,
 }
 
 impl<'b> Request<'b> {
-    /// Parses a body that is nested at most so deeply.
+    /// Parses a body with at most this depth of nesting.
     pub(super) fn parse(body: &'b [u8], max_nesting: usize) -> Result<Self> {
         if body.is_empty() {
             return Err(ServingError::invalid_argument("JSON Parse error: The document is empty"));
@@ -28,14 +28,14 @@ impl<'b> Request<'b> {
         if request.document.root().is_object() { Ok(request) } else { Err(request.fault(b" Is not object")) }
     }
 
-    /// The signature that the request names; empty if it names none.
+    /// The signature name in the request; empty if it has none.
     pub(super) fn signature_name(&self) -> Result<&[u8]> {
         let Some(name) = self.document.root().member(b"signature_name") else { return Ok(b"") };
         name.string()
             .ok_or_else(|| self.fault(b" not formatted correctly. 'signature_name' key must be a string value."))
     }
 
-    /// The inputs of the request, in the order of the signature's.
+    /// The inputs of the request, in the order of the signature.
     pub(super) fn inputs(&self, signature: &Signature) -> Result<(Format, Vec<Tensor>)> {
         let root = self.document.root();
         match (root.member(b"instances"), root.member(b"inputs")) {
@@ -59,7 +59,7 @@ impl<'b> Request<'b> {
     }
 }
 
-/// A member's name as the original hands it on: as a C string, which ends at a NUL.
+/// The name of a member as a C string, which ends at a NUL: TensorFlow Serving passes it on so.
 pub(super) fn until_nul(name: &[u8]) -> &[u8] {
     name.split(|&byte| byte == 0).next().unwrap_or_default()
 }
@@ -74,7 +74,7 @@ struct Rows<'s> {
     columns: Vec<RowColumn>,
 }
 
-/// One input: the values of all rows, and what the first row laid down for the others.
+/// One input: the values of all rows, and the shape of the first row, which the others must have.
 struct RowColumn {
     values: Column,
     first: Option<(usize, Vec<i64>)>,
@@ -116,7 +116,7 @@ impl<'s> Rows<'s> {
             added.map_err(|cause| row_error(row, Some(name), &cause))?;
             found.insert(name);
         }
-        // Every name found is that of an input, so fewer names is the only way to differ.
+        // All names are those of inputs, so the sets differ only if there are fewer names.
         if found.len() == self.specs.len() {
             return Ok(());
         }
@@ -132,7 +132,7 @@ impl<'s> Rows<'s> {
         ))
     }
 
-    /// Appends the value of one row to one input.
+    /// Appends the value of one row to an input.
     fn add(&mut self, column: usize, value: Value<'_>) -> Result<()> {
         let RowColumn { values, first } = &mut self.columns[column];
         let shape = shape_of(value);
@@ -152,7 +152,7 @@ impl<'s> Rows<'s> {
     }
 
     fn finish(self, rows: usize) -> Result<Vec<Tensor>> {
-        // Plain base64 values are taken for one input even where there are several; the others are then missing.
+        // Plain base64 values belong to the first input, even if there are several. The others are then missing.
         if self.columns.iter().any(|column| column.first.is_none()) {
             return Err(missing_inputs(self.specs));
         }
@@ -184,7 +184,7 @@ fn row_error(row: usize, name: Option<&[u8]>, cause: &ServingError) -> ServingEr
     ServingError::invalid_argument(message)
 }
 
-/// What a request gets that gives the first input only.
+/// The error for a request with values of the first input only.
 fn missing_inputs(specs: &[TensorSpec]) -> ServingError {
     let names: Vec<&str> = specs.iter().map(|spec| spec.alias.as_str()).collect();
     ServingError::invalid_argument(format!(
@@ -230,11 +230,11 @@ pub(super) fn shape_of(mut value: Value<'_>) -> Vec<i64> {
     shape
 }
 
-/// Appends all leaves of a value; returns how many there are.
+/// Appends all leaves of a value. Returns their number.
 pub(super) fn fill(column: &mut Column, value: Value<'_>, shape: &[i64]) -> Result<usize> {
     let document = value.document;
     let rank = shape.len();
-    // Where each list ends that the walk is in.
+    // The ends of the enclosing lists.
     let mut open: Vec<usize> = Vec::new();
     let mut count = 0;
     let mut index = value.index;

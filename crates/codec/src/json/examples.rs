@@ -1,7 +1,7 @@
-//! Classify and Regress requests: JSON objects to serialized `tensorflow.Example` messages.
+//! Classify and Regress requests: converts JSON objects to serialized `tensorflow.Example` messages.
 //!
-//! The graph parses those, so an example is decoded no further than to its features: each is a list of strings, of
-//! floats or of integers, which the spelling of its first element decides.
+//! The graph parses these messages. Each feature is a list of strings, floats or integers. The spelling of its first
+//! element decides which.
 
 use super::base64;
 use super::exact::{Request, until_nul};
@@ -16,7 +16,7 @@ impl Request<'_> {
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if there are none, or if one of them is not an example.
+    /// `INVALID_ARGUMENT` if there are none, or one of them is invalid.
     pub(super) fn examples(&self) -> Result<Examples> {
         let root = self.document.root();
         let mut writer = ExampleWriter::default();
@@ -36,7 +36,7 @@ impl Request<'_> {
     }
 }
 
-/// What a feature's elements are: the number of the field of `Feature` that lists them.
+/// The kind of the elements of a feature: the number of the field of `Feature` that lists them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bytes = 1,
@@ -54,22 +54,22 @@ impl Kind {
     }
 }
 
-/// Writes examples one after the other. What a message is measured by is written first, into the other buffers, which
-/// serve again for the next one.
+/// Writes examples one after the other. The length of a message precedes its contents, so contents are written first,
+/// to scratch buffers that are reused.
 #[derive(Default)]
 struct ExampleWriter {
     /// The finished examples.
     out: Vec<u8>,
-    /// The features of the example that is under construction, as entries of a map.
+    /// Scratch: the features of the current example, as entries of a map.
     entries: Vec<u8>,
-    /// The elements of the feature that is under construction.
+    /// Scratch: the elements of the current feature.
     elements: Vec<u8>,
-    /// The string that is being decoded.
+    /// Scratch: the current string.
     decoded: Vec<u8>,
 }
 
 impl ExampleWriter {
-    /// Writes an example; returns where it is in `out`.
+    /// Writes an example. Returns its range in `out`.
     fn example(&mut self, example: Value<'_>) -> Result<(usize, usize)> {
         if !example.is_object() {
             let text = format!("Example must be JSON object but got JSON {}", example.type_name());
@@ -83,7 +83,7 @@ impl ExampleWriter {
             self.feature(name, value)?;
             entries.push((name, start, self.entries.len()));
         }
-        // Of features with one name the last one counts.
+        // Of features with the same name, the last counts.
         entries.reverse();
         entries.sort_by_key(|&(name, ..)| name);
         entries.dedup_by_key(|&mut (name, ..)| name);
@@ -98,7 +98,7 @@ impl ExampleWriter {
         Ok((start, self.out.len()))
     }
 
-    /// Writes a feature with its name.
+    /// Writes a feature, with its name.
     fn feature(&mut self, name: &[u8], value: Value<'_>) -> Result<()> {
         self.elements.clear();
         let mut kind = None;
@@ -110,7 +110,7 @@ impl ExampleWriter {
             self.element(name, value, &mut kind)?;
         }
         let Self { entries, elements, .. } = self;
-        // Strings come with a tag for each; numbers are packed behind one.
+        // Each string has a tag. Numbers are packed, with one tag.
         let list_len = match kind {
             None => 0,
             Some(Kind::Bytes) => elements.len(),
@@ -130,7 +130,7 @@ impl ExampleWriter {
         Ok(())
     }
 
-    /// Appends an element to the feature; `kind` is what the elements before it were.
+    /// Appends an element to the feature. `kind` is the kind of the elements before it.
     fn element(&mut self, feature: &[u8], value: Value<'_>, kind: &mut Option<Kind>) -> Result<()> {
         let mut expect = |found: Kind| match *kind.get_or_insert(found) {
             expected if expected == found => Ok(()),

@@ -1,9 +1,9 @@
-//! The quick way through an ordinary predict request: one pass over the text, values straight into tensors.
+//! The fast decoder of ordinary predict requests: one pass over the text, with values written straight into tensors.
 //!
-//! Everything here returns an `Option`, and `None` always means "not certain", never "wrong": unusual spelling (escaped
-//! or repeated names, unknown names), irregular lists, values of another type, numbers out of range, syntax errors. The
-//! caller then decodes the request again with [`super::exact`]. So what is accepted here has to be exactly what is
-//! accepted there, but not all of it.
+//! All functions return an `Option`. `None` means "not certain", not "invalid". It is returned for unusual spelling
+//! (escaped, repeated or unknown names), irregular lists, values of another type, numbers out of range, and syntax
+//! errors. The caller then decodes the request with [`super::exact`]. Requests that are accepted here must give the
+//! same result there.
 
 use std::ops::Deref;
 
@@ -17,11 +17,11 @@ use servable_model::error::Result;
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType, Tensor};
 
-/// How many bytes of JSON an element takes at least, to guess how much memory a tensor will need. A space or a point
-/// is rarely missing; where the guess is wrong, the buffer grows.
+/// The assumed size of an element in JSON, to estimate the memory of a tensor. It includes a space or a point, which
+/// are rarely missing. If the estimate is too small, the buffer grows.
 const BYTES_PER_ELEMENT: usize = 4;
 
-/// Decodes a body; `None` if it is not plain enough, or if `resolve` fails.
+/// Decodes a body; `None` if it is not an ordinary one, or if `resolve` fails.
 pub(super) fn decode<S>(body: &[u8], mut resolve: impl FnMut(Option<&[u8]>) -> Result<S>) -> Option<PredictInput<S>>
 where
     S: Deref<Target = Signature>,
@@ -56,14 +56,14 @@ where
         }
     }
     let (format, signature, inputs) = decoded?;
-    // A name that stood behind the tensors was a guess until now.
+    // A name after the tensors was only a guess until now.
     (signature_name == expected_name).then_some(())?;
     Some(PredictInput { format, signature_name: signature_name.unwrap_or_default().to_vec(), signature, inputs })
 }
 
 impl<'b> Reader<'b> {
-    /// Looks ahead for a signature name behind the tensors. The first place that looks like one may be something else:
-    /// the caller compares what is returned with what it comes upon.
+    /// Looks ahead for a signature name after the tensors. The result is a guess, because the first match may be
+    /// something else. The caller compares it with the actual name later.
     fn find_signature_name(&self) -> Option<&'b [u8]> {
         const NAME: &[u8] = b"\"signature_name\"";
         let found = self.at + memmem::find(&self.body[self.at..], NAME)?;
@@ -102,7 +102,7 @@ impl<'b> Reader<'b> {
         if self.peek() == b'{' && !self.is_base64() {
             return self.named_rows(specs);
         }
-        // Plain rows are the elements of one list, which is the tensor; an empty one has an error of its own.
+        // Plain rows are the elements of one list, which is the tensor. An empty list is a separate error.
         let [spec] = specs else { return None };
         if self.peek() == b']' {
             return None;
@@ -118,7 +118,7 @@ impl<'b> Reader<'b> {
             columns.push(self.column(spec, specs.len() == 1)?);
             dimensions.push(Dimensions::default());
         }
-        // The last row that each input was seen in, counted from 1.
+        // For each input, the last row that had it, counted from 1.
         let mut seen = vec![0; specs.len()];
         let mut rows = 0;
         loop {
@@ -126,7 +126,7 @@ impl<'b> Reader<'b> {
             self.expect(b'{')?;
             for given in 0..specs.len() {
                 let input = self.input_name(specs, given)?;
-                // A row that is a base64 object is no named row, even where an input is called `b64`.
+                // A base64 object is not a named row, even if an input has the name `b64`.
                 if std::mem::replace(&mut seen[input], rows) == rows || specs[input].alias == "b64" {
                     return None;
                 }
@@ -146,7 +146,7 @@ impl<'b> Reader<'b> {
         columns.into_iter().zip(dimensions).zip(specs).map(finish).collect()
     }
 
-    /// The name of an input and its colon; the input's position. `likely` is where it is looked for first.
+    /// Reads the name of an input and the colon. Returns the position of the input. `likely` is tried first.
     fn input_name(&mut self, specs: &[TensorSpec], likely: usize) -> Option<usize> {
         let name = self.plain_string()?;
         self.expect(b':')?;
@@ -156,8 +156,8 @@ impl<'b> Reader<'b> {
         specs.binary_search_by(|spec| spec.alias.as_bytes().cmp(name)).ok()
     }
 
-    /// An empty column; `None` for dtypes that JSON has no values for. Room is made in advance only for an only input,
-    /// so that what is reserved stays in proportion to the body.
+    /// An empty column; `None` for dtypes without a JSON form. Memory is reserved only for a single input, so that
+    /// reservations stay in proportion to the body.
     fn column(&self, spec: &TensorSpec, is_only_input: bool) -> Option<Column> {
         let mut column = Column::new(spec.dtype);
         match spec.dtype {
@@ -184,7 +184,7 @@ impl<'b> Reader<'b> {
         column.finish(&spec.alias, dimensions.sizes).ok()
     }
 
-    /// Whether a base64 object starts here; does not move.
+    /// Whether a base64 object starts here. The position is unchanged.
     fn is_base64(&self) -> bool {
         let mut ahead = Reader { body: self.body, at: self.at };
         ahead.expect(b'{').is_some() && ahead.plain_string() == Some(b"b64")

@@ -1,22 +1,22 @@
-//! Floats as the REST API prints them.
+//! Printing of floats in the REST API.
 //!
-//! Six significant digits where they are the number exactly as `%g` would print it and read back to the same number;
-//! nine (single) or seventeen (double) digits otherwise, as `%.9g` and `%.17g` print them. A whole number that has
-//! neither point nor exponent gets `.0`. Subnormal numbers print as zeros, as TensorFlow Serving flushes them, unless
-//! [`Subnormals::Kept`] is asked for.
+//! A number is printed with six significant digits, as by `%g`, if these read back to the same number. Otherwise it is
+//! printed with nine (single) or seventeen (double) digits, as by `%.9g` and `%.17g`. A text with neither point nor
+//! exponent gets `.0`. Subnormal numbers are printed as zeros, because TensorFlow Serving flushes them, except with
+//! [`Subnormals::Kept`].
 //!
-//! [`super::single`] and [`super::double`] do the normal numbers. Six digits can only be right where the digits behind
-//! them are close to a round number, which few numbers are.
+//! [`super::single`] and [`super::double`] print the normal numbers. Six digits can be exact only if the further digits
+//! are close to a round number, which is rare.
 
 use super::digits::Text;
 use super::{double, single};
 
-/// What is done with numbers below the normal range of their type.
+/// The treatment of subnormal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subnormals {
-    /// They become zeros of their sign, as in TensorFlow Serving's REST API.
+    /// They become zeros with the same sign, as in the REST API of TensorFlow Serving.
     Flushed,
-    /// They are read and written as the numbers they are.
+    /// They are kept.
     Kept,
 }
 
@@ -37,19 +37,19 @@ pub fn write_f64(out: &mut Vec<u8>, value: f64) {
     out.extend_from_slice(&text[..length]);
 }
 
-/// Writes a single; returns the length of its text.
+/// Writes a single. Returns the length of the text.
 #[inline]
 pub(super) fn single_text(text: &mut Text, value: f32) -> usize {
     if value.is_normal() { single::write_normal(text, value) } else { write_special(text, f64::from(value)) }
 }
 
-/// Writes a double; returns the length of its text.
+/// Writes a double. Returns the length of the text.
 #[inline]
 pub(super) fn double_text(text: &mut Text, value: f64) -> usize {
     if value.is_normal() { double::write_normal(text, value) } else { write_special(text, value) }
 }
 
-/// Zeros, infinities and NaN; and subnormal numbers as zeros.
+/// Writes zeros, infinities and NaN, and subnormal numbers as zeros.
 fn write_special(text: &mut Text, value: f64) -> usize {
     let word: &[u8] = match (value.is_nan(), value.is_infinite(), value.is_sign_negative()) {
         (true, _, _) => b"NaN",
@@ -62,7 +62,7 @@ fn write_special(text: &mut Text, value: f64) -> usize {
     word.len()
 }
 
-/// Writes a single, subnormal ones included; returns the length of its text.
+/// Writes a single, which may be subnormal. Returns the length of the text.
 #[inline]
 pub(super) fn single_text_kept(text: &mut Text, value: f32) -> usize {
     if !value.is_subnormal() {
@@ -71,7 +71,7 @@ pub(super) fn single_text_kept(text: &mut Text, value: f32) -> usize {
     write_subnormal(text, f64::from(value), 9, |six| six.parse() == Ok(value))
 }
 
-/// Writes a double, subnormal ones included; returns the length of its text.
+/// Writes a double, which may be subnormal. Returns the length of the text.
 #[inline]
 pub(super) fn double_text_kept(text: &mut Text, value: f64) -> usize {
     if !value.is_subnormal() {
@@ -80,7 +80,7 @@ pub(super) fn double_text_kept(text: &mut Text, value: f64) -> usize {
     write_subnormal(text, value, 17, |six| six.parse() == Ok(value))
 }
 
-/// Writes six significant digits if they read back to the number, and otherwise as many as `precision` says.
+/// Writes six significant digits if they read back to the number, and otherwise `precision` digits.
 #[cold]
 fn write_subnormal(text: &mut Text, value: f64, precision: usize, reads_back: impl FnOnce(&str) -> bool) -> usize {
     let six = format!("{value:.5e}");

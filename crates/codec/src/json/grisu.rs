@@ -1,6 +1,7 @@
-//! Doubles as `RapidJSON` writes them: Grisu2, which is short and correct but not always the closest or the shortest.
+//! Printing of doubles as in `RapidJSON`, with Grisu2. The text is correct and short, but not always the closest or the
+//! shortest.
 //!
-//! Only error messages show such text; what it looks like for every double is part of them nevertheless.
+//! Only error messages contain such text, and it must be equal to that of TensorFlow Serving for every double.
 //! The algorithm is Florian Loitsch's, "Printing Floating-Point Numbers Quickly and Accurately with Integers" (2010).
 
 use super::powers;
@@ -39,7 +40,7 @@ pub(super) fn write_f64(out: &mut Vec<u8>, value: f64) {
     write_digits(out, &digits, exponent);
 }
 
-/// Digits and the power of ten of the last of them, of a positive number.
+/// The digits of a positive number, and the decimal exponent of the last digit.
 fn shortest(value: f64) -> (Vec<u8>, i32) {
     const HIDDEN: u64 = 1 << 52;
     let bits = value.to_bits();
@@ -51,7 +52,7 @@ fn shortest(value: f64) -> (Vec<u8>, i32) {
         Binary { significand: fraction | HIDDEN, exponent: biased - 1075 }
     };
 
-    // The numbers half way to the neighbours; the lower neighbour of a power of two is nearer.
+    // The midpoints to the neighbours. The lower neighbour of a power of two is nearer.
     let Binary { significand, exponent } = number;
     let upper = Binary { significand: 2 * significand + 1, exponent: exponent - 1 }.normalised();
     let mut lower = if significand == HIDDEN {
@@ -71,8 +72,8 @@ fn shortest(value: f64) -> (Vec<u8>, i32) {
     generate(scaled, upper, upper.significand - lower.significand, decimal_exponent)
 }
 
-/// A power of ten that brings numbers of this binary exponent to where [`generate`] wants them, and the decimal
-/// exponent it is to be undone with. Every eighth power is used.
+/// The power of ten that scales numbers with this binary exponent to the range of [`generate`], and the decimal
+/// exponent that compensates it. Only every eighth power is used.
 fn cached_power(exponent: i32) -> (Binary, i32) {
     let estimate = f64::from(-61 - exponent) * 0.301_029_995_663_981_14 + 347.0;
     let index = (estimate.ceil() as i32 >> 3) + 1;
@@ -82,7 +83,7 @@ fn cached_power(exponent: i32) -> (Binary, i32) {
     (Binary { significand, exponent: powers::binary_exponent(power) + 64 }, -power)
 }
 
-/// Generates digits of `upper` until what is left is less than `delta`, then moves the last one towards `scaled`.
+/// Generates digits of `upper` until the rest is less than `delta`, and then moves the last digit towards `scaled`.
 fn generate(scaled: Binary, upper: Binary, mut delta: u64, decimal_exponent: i32) -> (Vec<u8>, i32) {
     let point = -upper.exponent;
     let one = 1_u64 << point;

@@ -1,4 +1,5 @@
-//! Answers of the Open Inference Protocol: JSON without white space, and behind it the tensors asked for as binary data.
+//! Responses of the Open Inference Protocol: JSON without white space, followed by the tensors that are requested as
+//! binary data.
 
 use super::base64;
 use super::encode::write_numbers;
@@ -8,12 +9,12 @@ use crate::open_inference::{datatype, raw_len, write_raw};
 use servable_model::error::{Result, ServingError};
 use servable_model::tensor::{DType, Elements, Tensor};
 
-/// An answer to be written.
+/// A response to be encoded.
 #[derive(Debug)]
 pub struct InferReply<'a> {
-    /// The model that was asked.
+    /// The name of the model.
     pub model_name: &'a [u8],
-    /// The version that answered.
+    /// The version of the model.
     pub model_version: i64,
     /// The id of the request.
     pub id: Option<&'a str>,
@@ -24,36 +25,36 @@ pub struct InferReply<'a> {
 /// One output.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyTensor<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// Its elements.
+    /// The elements.
     pub tensor: &'a Tensor,
-    /// How they go out.
+    /// The encoding of the elements.
     pub form: Form,
 }
 
-/// How the elements of an output are written.
+/// The encoding of the elements of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// In the JSON, strings as text.
+    /// JSON, with strings as text.
     Json,
-    /// In the JSON, strings as base64; numbers as always.
+    /// JSON, with strings as base64. Numbers are not affected.
     Base64,
-    /// As bytes behind the JSON.
+    /// Binary data after the JSON.
     Binary,
 }
 
-/// Whether tensors of a dtype can be written into JSON.
+/// Whether tensors of a dtype have a JSON form.
 pub fn has_json_form(dtype: DType) -> bool {
     dtype != DType::BFLOAT16 && datatype(dtype).is_some()
 }
 
 impl InferReply<'_> {
-    /// Writes the answer; returns it with the length of its JSON if something follows after that.
+    /// Encodes the response. Returns also the length of the JSON, if binary data follow.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if a tensor has no form in which it is to be written.
+    /// `INVALID_ARGUMENT` if a tensor lacks the requested encoding.
     pub fn encode(&self) -> Result<(Vec<u8>, Option<usize>)> {
         let mut out = Vec::with_capacity(self.outputs.iter().map(ReplyTensor::estimate).sum::<usize>() + 128);
         out.extend(b"{\"model_name\":");

@@ -1,4 +1,4 @@
-//! The innermost loops of [`super::fast`]: text to the elements of one dtype.
+//! The inner loops of [`super::fast`], which decode the elements of one dtype.
 
 use super::column::StringColumn;
 use super::number::{Number, scan, to_f32};
@@ -8,21 +8,21 @@ use super::string::{self, Span};
 use super::syntax::{peek, skip_white_space};
 use servable_model::tensor::AlignedBytes;
 
-/// How much there is to read.
+/// The extent of a read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     /// A single leaf.
     One,
-    /// All leaves up to the end of the innermost list, of which there is one, and its closing bracket.
+    /// All leaves of the innermost list, at least one, and its closing bracket.
     RestOfList,
 }
 
-/// Appends the leaves of one dtype to its column, and returns how many there were.
+/// Appends leaves of one dtype to its column. Returns their number.
 pub(super) trait Leaves: FnMut(&mut Reader<'_>, Extent) -> Option<i64> {}
 
 impl<F: FnMut(&mut Reader<'_>, Extent) -> Option<i64>> Leaves for F {}
 
-/// A position in the body to the bytes of the element that is written there, and the position after it.
+/// Decodes the element at a position of the body. Returns its bytes, and the position after it.
 pub(super) trait Element<const SIZE: usize>: Fn(&[u8], usize) -> Option<([u8; SIZE], usize)> {}
 
 impl<const SIZE: usize, F: Fn(&[u8], usize) -> Option<([u8; SIZE], usize)>> Element<SIZE> for F {}
@@ -42,7 +42,7 @@ pub(super) fn numbers<const SIZE: usize>(out: &mut AlignedBytes, element: impl E
             if extent == Extent::One {
                 break;
             }
-            // Most lists are written `1,2` or `1, 2`.
+            // Most lists have the form `1,2` or `1, 2`.
             if !matches!(peek(body, at), b',' | b']') {
                 at = skip_white_space(body, at);
             }

@@ -1,31 +1,31 @@
-//! The values of one input in [`super::fast`]: lists within lists, whose lengths are the tensor's shape.
+//! The values of one input in [`super::fast`]: nested lists, whose lengths are the shape of the tensor.
 
 use super::column::Column;
 use super::leaves::{self, Extent, Leaves};
 use super::reader::Reader;
 use servable_model::tensor::DType;
 
-/// Deeper nesting is left to the exact way; this one recurses.
+/// Deeper nesting is left to the exact decoder, because this one recurses.
 const GREATEST_RANK: usize = 32;
 
-/// What the lists of one input have shown of its shape.
+/// The shape of one input, as far as known.
 #[derive(Default)]
 pub(super) struct Dimensions {
-    /// The length of the lists of each level; [`Self::OPEN`] while the first of a level is being read.
+    /// The length of the lists of each level; [`Self::OPEN`] until the first list of the level ends.
     pub(super) sizes: Vec<i64>,
-    /// Known from the first leaf or empty list on.
+    /// The rank, known after the first leaf or empty list.
     rank: Option<usize>,
 }
 
 impl Dimensions {
     const OPEN: i64 = -1;
 
-    /// Fixes the rank, or checks it.
+    /// Sets the rank, or checks it.
     fn settle_rank(&mut self, rank: usize) -> Option<()> {
         (*self.rank.get_or_insert(rank) == rank).then_some(())
     }
 
-    /// Fixes the length of the lists of a level, or checks it.
+    /// Sets the length of the lists of a level, or checks it.
     fn settle_size(&mut self, level: usize, size: i64) -> Option<()> {
         let known = self.sizes.get_mut(level)?;
         if *known == Self::OPEN {
@@ -39,7 +39,7 @@ impl Dimensions {
 pub(super) fn read_value(reader: &mut Reader<'_>, dimensions: &mut Dimensions, column: &mut Column) -> Option<()> {
     let (dtype, is_correctly_rounded) = (column.dtype(), column.is_correctly_rounded());
     let numbers = &mut column.numbers;
-    // What to do with a leaf is chosen here, once, and not for each innermost list: those of an image are short.
+    // The decoder of leaves is chosen once, not for each innermost list: those of an image are short.
     match dtype {
         DType::FLOAT if is_correctly_rounded => {
             value(reader, dimensions, &mut leaves::numbers(numbers, leaves::correct_single))
@@ -70,7 +70,7 @@ fn value(reader: &mut Reader<'_>, dimensions: &mut Dimensions, leaves: &mut impl
     leaves(reader, Extent::One).map(|_| ())
 }
 
-/// A list of this level, whose opening bracket is next.
+/// Reads a list of this level. Its opening bracket is next.
 fn list(reader: &mut Reader<'_>, dimensions: &mut Dimensions, level: usize, leaves: &mut impl Leaves) -> Option<()> {
     if level == GREATEST_RANK || dimensions.rank.is_some_and(|rank| rank <= level) {
         return None;

@@ -1,21 +1,20 @@
-//! The JSON of TensorFlow Serving's REST API: predict requests to tensors, and tensors to predict responses; examples
-//! to classify or regress, and their results.
+//! The JSON codec of TensorFlow Serving's REST API: requests and responses of predict, classify and regress.
 //!
-//! Pure functions from bytes to bytes; which model, which signature and what an HTTP status is are others' business.
-//! Valid requests and all responses agree with the C++ server to the last bit, its number conversion and number
-//! printing included, and so do the texts of errors, down to the byte offsets of its JSON parser, `RapidJSON` 1.1.0.
-//! One deviation is deliberate: an integer outside the range of int8, int16 or uint8 is an error, not another integer.
+//! It consists of pure functions, and knows neither models nor HTTP. Tensors of valid requests, and all responses, are
+//! equal to those of TensorFlow Serving to the last bit, including its conversion and printing of numbers. Error texts
+//! are equal too, including byte offsets of its JSON parser, `RapidJSON` 1.1.0. There is one deliberate deviation: an
+//! integer outside the range of int8, int16 or uint8 is an error, instead of another integer.
 //!
-//! A request is decoded in one of two ways:
+//! There are two decoders of requests:
 //!
-//! - `fast` goes once over the text and writes numbers straight into the tensors' buffers. It knows no errors: when
-//!   it meets anything but a plain, regular request of the usual form, it gives up.
-//! - `exact` then starts over: `parse` makes a flat document of the text, which is checked and converted in the
-//!   order in which the original does it, so that the error is the one the original reports first.
+//! - `fast` makes one pass over the text, and writes numbers straight into the buffers of tensors. It reports no
+//!   errors, and stops at anything unusual or irregular.
+//! - `exact` then starts again. `parse` converts the text to a flat document, which is checked in the order of
+//!   TensorFlow Serving. So the first error is the one that TensorFlow Serving reports.
 //!
-//! Requests of the Open Inference Protocol are read by `infer`, which decodes each tensor in the same two ways.
+//! `infer` decodes requests of the Open Inference Protocol, and has the same two decoders for tensors.
 //!
-//! All share `number` and `string`, so what a number or a string means is written down once.
+//! All decoders share `number` and `string`, so that numbers and strings have one implementation.
 
 pub mod base64;
 mod column;
@@ -63,7 +62,7 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_model::signature::Signature;
 use servable_model::tensor::Tensor;
 
-/// How the tensors of a request were written, and how those of its response are to be.
+/// The format of the tensors of a request, and of its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `instances`, answered by `predictions`: one JSON value for each example.
@@ -77,41 +76,41 @@ pub enum Format {
 pub struct PredictInput<S> {
     /// The format of the request.
     pub format: Format,
-    /// The signature's name as the client sent it; empty if it sent none.
+    /// The signature name in the request; empty if it has none.
     pub signature_name: Vec<u8>,
-    /// What that name was resolved to.
+    /// The signature that the name was resolved to.
     pub signature: S,
-    /// One tensor for each of the signature's inputs, in their order, of their dtypes. Their shapes are the request's
-    /// and have not been compared with the signature's.
+    /// One tensor for each input of the signature, in that order, with the declared dtype. Shapes are not checked
+    /// against the signature.
     pub inputs: Vec<Tensor>,
 }
 
-/// How deeply bodies may be nested where nobody has said otherwise. The original knows no limit, and none is needed: a level
-/// takes no stack, and no more memory than any other value.
+/// The default limit on the nesting of bodies. TensorFlow Serving has no limit. None is necessary: a level takes no
+/// stack, and no more memory than any other value.
 pub const DEFAULT_MAX_NESTING: usize = 10_000_000;
 
-/// The least limit on nesting: below it, bodies would be read that are beyond it.
+/// The minimum of the limit on nesting. A lower limit could not be enforced for all bodies.
 pub const LEAST_MAX_NESTING: usize = 64;
 
-/// The largest body that the decoder takes; offsets within it fit 32 bits.
+/// The largest body that the decoder accepts. Offsets fit 32 bits.
 const GREATEST_BODY_BYTES: usize = u32::MAX as usize;
 
 /// Decodes the body of a predict request.
 ///
-/// `resolve` finds the signature of a name, [`None`] being the default one, in a servable that the caller has already
-/// looked up, or reports why there is no such signature or no such servable. It should be cheap and without effects: it
-/// may be called twice, and only what it returned last counts.
+/// `resolve` finds the signature with a name in a servable that the caller has looked up, or returns the error.
+/// [`None`] stands for the default signature. It may be called twice, and only the last result counts. So it should be
+/// cheap, and must have no side effects.
 ///
-/// Memory use is bounded by a multiple of the body's length. What is nested more than `max_nesting` levels deep is refused
-/// unless its values are a tensor's; [`LEAST_MAX_NESTING`] or more have room for those.
+/// Memory is bounded by a multiple of the length of the body. Nesting deeper than `max_nesting` is refused, except in
+/// tensors. Limits of [`LEAST_MAX_NESTING`] or more are never below the rank of a tensor.
 ///
 /// # Errors
 ///
 /// The first of these that applies:
 ///
 /// 1. the body is not JSON, is not an object, or its `signature_name` is not a string: `INVALID_ARGUMENT`;
-/// 2. whatever `resolve` returns;
-/// 3. the signature has no inputs, or the tensors are missing, irregular or not of its dtypes: `INVALID_ARGUMENT`;
+/// 2. the error of `resolve`;
+/// 3. the signature has no inputs, or the tensors are missing, irregular or of other dtypes: `INVALID_ARGUMENT`;
 ///    `UNIMPLEMENTED` for a columnar request to an input whose dtype has no JSON form.
 pub fn decode_predict<S>(
     body: &[u8],
@@ -156,10 +155,10 @@ where
     Ok(PredictInput { format, signature_name: name.to_vec(), signature, inputs })
 }
 
-/// A decoded classify or regress request; the two are alike.
+/// A decoded classify or regress request. The two are alike.
 #[derive(Clone, Debug)]
 pub struct ExamplesInput {
-    /// The signature's name as the client sent it; empty if it sent none.
+    /// The signature name in the request; empty if it has none.
     pub signature_name: Vec<u8>,
     /// The examples.
     pub examples: Examples,
@@ -169,8 +168,8 @@ pub struct ExamplesInput {
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if the body is not JSON, is not an object, its `signature_name` is not a string, or it does not
-/// hold examples.
+/// `INVALID_ARGUMENT` if the body is not JSON, is not an object, its `signature_name` is not a string, or it has no
+/// examples.
 pub fn decode_examples(body: &[u8], max_nesting: usize) -> Result<ExamplesInput> {
     check_size(body)?;
     let request = exact::Request::parse(body, max_nesting)?;

@@ -1,18 +1,18 @@
-//! Reading numbers exactly as `RapidJSON` 1.1.0 reads them in its normal precision.
+//! Reads numbers exactly as `RapidJSON` 1.1.0 does in its normal precision.
 //!
-//! That conversion is not correctly rounded: up to 17 or so digits are gathered, then scaled by one power of ten, with
-//! a rounding at each step. The original also runs with subnormal numbers flushed to zero. Clients have come to see
-//! the results of both, so both are kept to the last bit.
+//! That conversion is not correctly rounded. It collects about 17 digits, scales them by one power of ten, and rounds
+//! at each step. TensorFlow Serving also flushes subnormal numbers to zero. Clients see the results of both, so both
+//! are reproduced to the last bit.
 
 use super::powers;
 use super::syntax::{Fault, SyntaxError, peek};
 
-/// A number, by the kinds that the type checks know.
+/// A number, by the kinds that type checks distinguish.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Number {
-    /// Written as an integer, not negative. `-0` is one of these.
+    /// Written as a non-negative integer, such as `-0`.
     Unsigned(u64),
-    /// Written as an integer, below zero.
+    /// Written as a negative integer.
     Negative(i64),
     /// Written with a fraction or exponent, or as NaN or infinity, or an integer that fits neither of the above.
     Double(f64),
@@ -29,14 +29,14 @@ impl Number {
     }
 }
 
-/// The greatest significand that still takes another fraction digit without rounding.
+/// The largest significand to which another digit of the fraction can be added without rounding.
 pub(super) const GREATEST_EXACT: u64 = (1 << 53) - 1;
-/// How many significant digits a fraction adds to, counted without the first digit of the integer part.
+/// The number of significant digits up to which the fraction is read, without the first digit of the integer part.
 const SIGNIFICANT_DIGITS: u32 = 17;
 /// Further digits of a larger exponent are skipped.
 const EXPONENT_LIMIT: i32 = 214_748_364;
 
-/// Reads the number at `start`; returns it with the position after it.
+/// Reads the number at `start`. Returns it, and the position after it.
 pub(super) fn scan(body: &[u8], start: usize) -> Result<(Number, usize), SyntaxError> {
     let mut at = start;
     let negative = peek(body, at) == b'-';
@@ -77,14 +77,14 @@ pub(super) fn scan(body: &[u8], start: usize) -> Result<(Number, usize), SyntaxE
     Ok((number, at))
 }
 
-/// What stands before a point or exponent.
+/// The integer part of a number.
 struct Integer {
     value: u64,
-    /// How many digits there are behind the first.
+    /// The number of digits after the first.
     digits: u32,
-    /// The value, if it is not one of the integers that JSON values can be.
+    /// The value, if it is not in the range of integers.
     overflowed: Option<f64>,
-    /// NaN or an infinity. The original forgets it when a fraction or an exponent follows, and goes on from zero.
+    /// NaN or an infinity. If a fraction or an exponent follows, TensorFlow Serving replaces it by zero.
     special: Option<f64>,
     next: usize,
 }
@@ -95,7 +95,7 @@ fn scan_integer(body: &[u8], start: usize, sign: usize, negative: bool) -> Resul
     let mut at = start + 1;
     let mut digits = 0;
     let mut overflowed = None;
-    // Nothing follows a leading zero: what comes next is for the grammar to reject.
+    // No digit may follow a leading zero. The grammar rejects it.
     while value != 0
         && overflowed.is_none()
         && let Some(digit) = digit(body, at)
@@ -127,7 +127,7 @@ fn digit(body: &[u8], at: usize) -> Option<u64> {
     (digit < 10).then_some(u64::from(digit))
 }
 
-/// Adds the digits after the point at `at` to what stands before it.
+/// Adds the digits after the point at `at` to the integer part.
 ///
 /// Returns the significand, the power of ten to scale it by, and the position after the last digit.
 fn scan_fraction(
@@ -162,7 +162,7 @@ fn scan_fraction(
     (value, exponent, at)
 }
 
-/// Reads what follows the `e` of the number that begins at `start`; returns the exponent and the position after it.
+/// Reads the exponent after the `e` of the number at `start`. Returns it, and the position after it.
 pub(super) fn scan_exponent(
     body: &[u8],
     mut at: usize,
@@ -189,8 +189,8 @@ pub(super) fn scan_exponent(
 
 /// Reads `NaN`, `Inf` or `Infinity` at `at`, behind the sign.
 ///
-/// The original tries the letters of `NaN` one by one and then those of `Inf` from wherever it got to, so `NInf` and
-/// `NaInf` are infinities.
+/// TensorFlow Serving tries the letters of `NaN` one by one, and then those of `Inf` from the position that it has
+/// reached. So `NInf` and `NaInf` are infinities.
 fn scan_special(body: &[u8], mut at: usize, negative: bool) -> Result<Integer, SyntaxError> {
     let consume = |at: &mut usize, letters: &[u8]| {
         letters.iter().all(|&letter| {
@@ -209,7 +209,7 @@ fn scan_special(body: &[u8], mut at: usize, negative: bool) -> Result<Integer, S
     Ok(Integer { value: 0, digits: 0, overflowed: None, special: Some(special), next: at })
 }
 
-/// `significand` * 10^`exponent` with the roundings of the original.
+/// `significand` * 10^`exponent`, rounded as in TensorFlow Serving.
 pub(super) fn scale(significand: f64, exponent: i32) -> f64 {
     match exponent {
         0.. => significand * powers::double(exponent.min(308) as usize),
@@ -219,10 +219,10 @@ pub(super) fn scale(significand: f64, exponent: i32) -> f64 {
     }
 }
 
-/// A quotient of numbers that are not negative, with results below the normal range flushed to zero.
+/// The quotient of non-negative numbers, with subnormal results flushed to zero.
 ///
-/// The processor decides what is too small after rounding to 53 bits but before it gives up bits to the subnormal
-/// range, so a quotient that only the latter would lift to the least normal number is flushed as well.
+/// The processor decides after rounding to 53 bits, before the rounding to the coarser subnormal grid. So a quotient
+/// that only the latter would round up to the smallest normal number is flushed as well.
 fn divide(dividend: f64, divisor: f64) -> f64 {
     const SPARE: f64 = 18_446_744_073_709_551_616.0;
     let quotient = dividend / divisor;
@@ -233,10 +233,10 @@ fn divide(dividend: f64, divisor: f64) -> f64 {
     if is_tiny { 0.0 } else { quotient }
 }
 
-/// A double rounded to single precision; results below the normal range become zero, as the original has it.
+/// A double rounded to single precision. Subnormal results become zero, as in TensorFlow Serving.
 #[inline]
 pub(super) fn to_f32(value: f64) -> f32 {
-    // Half a step of the 24-bit grid below the least normal number: from here on, rounding reaches that number.
+    // Half a step of the 24-bit grid below the smallest normal number: from here on, numbers are rounded up to it.
     const LEAST: f64 = f32::MIN_POSITIVE as f64 * (1.0 - 1.0 / 33_554_432.0);
     if value.abs() < LEAST { 0.0_f32.copysign(value as f32) } else { value as f32 }
 }

@@ -1,11 +1,11 @@
-//! The grammar: a body to a [`Document`], or the error that `RapidJSON`'s iterative parser reports.
+//! The parser: converts a body to a [`Document`], or returns the error of the iterative parser of `RapidJSON`.
 
 use super::number;
 use super::string;
 use super::syntax::{Fault, SyntaxError, peek, skip_white_space};
 use super::tape::{Document, Node};
 
-/// What was read last, and so what may follow.
+/// The state after the last token, which determines the tokens that may follow.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Start,
@@ -20,7 +20,7 @@ enum State {
 }
 
 impl State {
-    /// What is wrong if neither this state's next token nor a closing bracket follows.
+    /// The error if neither the next token of this state nor a closing bracket follows.
     fn fault(self) -> Fault {
         match self {
             Self::Start => Fault::DocumentEmpty,
@@ -33,22 +33,21 @@ impl State {
     }
 }
 
-/// Parses the first value of a body; whatever follows it is not looked at.
+/// Parses the first value of a body. The rest is ignored.
 ///
-/// Nesting takes no stack: an open container keeps the index of the one around it where its end will be. What is nested
-/// more than `max_nesting` levels deep is refused all the same.
+/// Nesting takes no stack: the node of an open container has the index of the enclosing one in the field for its end.
+/// Nesting deeper than `max_nesting` is refused.
 pub(super) fn parse(body: &[u8], max_nesting: usize) -> Result<Document<'_>, SyntaxError> {
     parse_at(body, skip_byte_order_mark(body), max_nesting).map(|(document, _)| document)
 }
 
-/// Parses the value that begins at a position of a body, or after white space there; returns it with the position after
-/// it.
+/// Parses the value at a position of a body, after white space. Returns it, and the position after it.
 pub(super) fn parse_at(body: &[u8], at: usize, max_nesting: usize) -> Result<(Document<'_>, usize), SyntaxError> {
     let document = Document { body, block: Vec::new(), nodes: Vec::new() };
     Parser { document, at, open: None, state: State::Start, levels_left: max_nesting, max_nesting }.run()
 }
 
-/// The original skips each of the mark's three bytes if it is there, whether or not the others are.
+/// TensorFlow Serving skips each of the three bytes of the mark individually, even if others are missing.
 fn skip_byte_order_mark(body: &[u8]) -> usize {
     [0xef, 0xbb, 0xbf].into_iter().fold(0, |at, byte| at + usize::from(peek(body, at) == byte))
 }
@@ -59,12 +58,12 @@ struct Parser<'b> {
     /// The node of the innermost open container.
     open: Option<usize>,
     state: State,
-    /// How many more containers may be open.
+    /// The number of further containers that may be opened.
     levels_left: usize,
     max_nesting: usize,
 }
 
-/// Stands for "no container around this one".
+/// The index that stands for no enclosing container.
 const OUTERMOST: u64 = u64::MAX;
 
 impl<'b> Parser<'b> {
@@ -77,7 +76,7 @@ impl<'b> Parser<'b> {
         }
     }
 
-    /// Reads one token; true if the document is complete with it.
+    /// Reads one token. Returns whether the document is complete.
     fn step(&mut self) -> Result<bool, SyntaxError> {
         let token = peek(self.document.body, self.at);
         match (self.state, token) {
@@ -157,7 +156,7 @@ impl<'b> Parser<'b> {
         self.completed()
     }
 
-    /// Counts a value that is complete with its container; true if it is the whole document.
+    /// Adds a complete value to the count of its container. Returns whether it is the whole document.
     fn completed(&mut self) -> bool {
         match self.open.map(|index| &mut self.document.nodes[index]) {
             Some(Node::Array(_, count)) => {

@@ -1,15 +1,15 @@
-//! Ordinary numbers, read eight bytes at a time: quick, and never other than [`super::number::scan`] reads them.
+//! Reads ordinary numbers eight bytes at a time, with the same results as [`super::number::scan`].
 //!
-//! How many digits a number has differs from one to the next, so that a processor cannot foresee it. [`scan_plain`]
-//! therefore looks at sixteen bytes, whatever they hold, and hardly branches.
+//! The number of digits varies, so branches on it would be mispredicted. [`scan_plain`] therefore always reads sixteen
+//! bytes, with few branches.
 
 use super::number::{GREATEST_EXACT, scale, scan, scan_exponent};
 use super::powers;
 use super::syntax::peek;
 
-/// What [`scan`] reads, as a double.
+/// The result of [`scan`] as a double.
 ///
-/// `None` where `scan` finds an error.
+/// `None` if `scan` returns an error.
 #[inline]
 pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
     match scan_plain(body, start) {
@@ -18,10 +18,11 @@ pub(super) fn scan_f64(body: &[u8], start: usize) -> Option<(f64, usize)> {
     }
 }
 
-/// The double nearest to the number at `start`, and the position after it; `None` where [`scan`] finds an error.
+/// The double nearest to the number at `start`, and the position after it; `None` if [`scan`] returns an error.
 #[inline]
 pub(super) fn scan_f64_correctly(body: &[u8], start: usize) -> Option<(f64, usize)> {
-    /// So many digits and a power of ten of their number are doubles themselves: one rounding is all there is.
+    /// Numbers with up to this many digits, and the powers of ten for them, are exact doubles, so only one rounding
+    /// occurs.
     const EXACT_DIGITS: usize = 15;
     let (value, next) = scan_f64(body, start)?;
     let text = &body[start..next];
@@ -32,13 +33,13 @@ pub(super) fn scan_f64_correctly(body: &[u8], start: usize) -> Option<(f64, usiz
     Some((nearest.unwrap_or(value), next))
 }
 
-/// The single nearest to the number at `start`, and the position after it; `None` where [`scan`] finds an error.
+/// The single nearest to the number at `start`, and the position after it; `None` if [`scan`] returns an error.
 #[inline]
 pub(super) fn scan_f32_correctly(body: &[u8], start: usize) -> Option<(f32, usize)> {
-    /// The bits of a double that a single has no room for, and their value halfway between two singles.
+    /// The bits of a double beyond the precision of a single, and their value halfway between two singles.
     const LOST: u64 = (1 << 29) - 1;
     const HALFWAY: u64 = 1 << 28;
-    /// More than [`scan`] is ever wrong by, in units of a double's last bit.
+    /// An upper bound of the error of [`scan`], in units of the last bit of a double.
     const ERROR: u64 = 64;
     let (value, next) = scan_f64(body, start)?;
     let is_clear = (value.to_bits() & LOST).abs_diff(HALFWAY) > ERROR;
@@ -49,8 +50,8 @@ pub(super) fn scan_f32_correctly(body: &[u8], start: usize) -> Option<(f32, usiz
     Some((nearest.unwrap_or(value as f32), next))
 }
 
-/// The integer at `start` and the position after it. `None` unless it is written as one and lies between `-10^18` and
-/// `10^18`, or where [`scan`] finds an error.
+/// The integer at `start`, and the position after it. `None` if it is not written as an integer between `-10^18` and
+/// `10^18`, or if [`scan`] returns an error.
 #[inline]
 pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
     let negative = peek(body, start) == b'-';
@@ -63,8 +64,8 @@ pub(super) fn scan_i64(body: &[u8], start: usize) -> Option<(i64, usize)> {
     Some((if negative { -value } else { value }, next))
 }
 
-/// At most seven digits, perhaps with a fraction and an exponent, rounded as [`scan`] does; `None` for whatever else, and near
-/// the end of the body.
+/// Reads a number of at most seven digits, with an optional fraction and exponent, rounded as by [`scan`]; `None` for
+/// all others, and near the end of the body.
 #[inline]
 fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
     let negative = peek(body, start) == b'-';
@@ -89,7 +90,7 @@ fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
     let before = (1 << (8 * whole)) - 1;
     let joined = (low & before) | (((low >> 8) | (high << 56)) & !before);
     let count = leading_digits(joined);
-    // None, unless all of the eight are digits.
+    // Zero, unless all eight are digits.
     let further = leading_digits((high >> 8) | (0xff << 56)) & 0_u32.wrapping_sub(count / 8);
     let fraction = count + further - whole;
     let behind = (count + further + 1) as usize;
@@ -100,12 +101,12 @@ fn scan_plain(body: &[u8], start: usize) -> Option<(f64, usize)> {
         b'0'..=b'9' => scan_further(body, first + behind, significand, fraction, negative),
         _ if fraction == 0 => None,
         b'e' | b'E' => scan_scaled(body, first + behind, significand, fraction, negative),
-        // Both operands are exact, so that there is one rounding; the original's way has the same one.
+        // Both operands are exact, so there is one rounding. TensorFlow Serving has the same.
         _ => Some((signed(significand as i64 as f64 / powers::double(fraction as usize), negative), first + behind)),
     }
 }
 
-/// Goes on behind the fifteenth digit.
+/// Continues after the fifteenth digit.
 fn scan_further(body: &[u8], start: usize, significand: u64, fraction: u32, negative: bool) -> Option<(f64, usize)> {
     let (significand, further, next) = append_digits(body, start, significand, 4)?;
     let fraction = fraction + further;
@@ -118,7 +119,7 @@ fn scan_further(body: &[u8], start: usize, significand: u64, fraction: u32, nega
     Some((signed(significand as f64 / powers::double(fraction as usize), negative), next))
 }
 
-/// Goes on at an exponent: digits, so many of them behind the point, and the position of the `e`.
+/// Continues at an exponent. Takes the digits, the number of those after the point, and the position of the `e`.
 fn scan_scaled(body: &[u8], at: usize, significand: u64, fraction: u32, negative: bool) -> Option<(f64, usize)> {
     let fraction_exponent = -(fraction as i32);
     let (exponent, next) = scan_exponent(body, at + 1, at, fraction_exponent).ok()?;
@@ -126,7 +127,7 @@ fn scan_scaled(body: &[u8], at: usize, significand: u64, fraction: u32, negative
     Some((signed(value, negative), next))
 }
 
-/// Digits at `at` appended to `value`: the new value, the number of digits, the position after them.
+/// Appends the digits at `at` to `value`. Returns the new value, the number of digits, and the position after them.
 ///
 /// `None` if there may be more digits than a `u64` holds, or near the end of the body.
 #[inline]
@@ -153,24 +154,24 @@ fn append_digits(body: &[u8], mut at: usize, mut value: u64, room: u32) -> Optio
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
-/// Eight bytes, the first in the lowest; those that are digits become their values.
+/// Eight bytes, with the first in the lowest byte. Digits become their values.
 #[inline]
 fn load(text: [u8; 8]) -> u64 {
     u64::from_le_bytes(text) ^ ZEROS
 }
 
-/// How many of these bytes, from the first on, are digits.
+/// The number of leading digits in these bytes.
 #[inline]
 fn leading_digits(chunk: u64) -> u32 {
-    // The top bit of each byte that is not a digit; the sum cannot carry into the next byte.
+    // Sets the top bit of each byte that is not a digit. The sum cannot carry into the next byte.
     let others = (((chunk & 0x7f7f_7f7f_7f7f_7f7f) + 0x7676_7676_7676_7676) | chunk) & 0x8080_8080_8080_8080;
     others.trailing_zeros() / 8
 }
 
-/// The number that eight digits are; where there are fewer, they stand at the end, and zeros before them.
+/// The value of eight digits. Fewer digits are at the end, after zeros.
 #[inline]
 fn value_at_end(digits: u64) -> u64 {
-    // Neighbours are joined in pairs, fours, and eight.
+    // Combines neighbours to pairs, groups of four, and eight.
     let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
     (fours * 10_000 + (fours >> 32)) & 0xffff_ffff

@@ -1,12 +1,12 @@
-//! Powers of ten, computed when the crate is compiled.
+//! Powers of ten, computed at compile time.
 //!
-//! One exact construction serves three users: printing floats ([`super::float`]), printing doubles as `RapidJSON` does
-//! ([`super::grisu`]), and reading numbers ([`super::number`]). The trailing factor 2^k of 10^k only moves the binary
-//! point, so all that has to be known is 5^k, which a small big integer gives without any rounding.
+//! One exact table has three users: printing of floats ([`super::float`]), printing of doubles as in `RapidJSON`
+//! ([`super::grisu`]), and reading of numbers ([`super::number`]). The factor 2^k of 10^k only moves the binary point.
+//! So only 5^k is computed, exactly, with a small big integer.
 
-/// The least exponent in the table; what `RapidJSON`'s Grisu needs.
+/// The smallest exponent in the table, required by Grisu in `RapidJSON`.
 const LEAST: i32 = -348;
-/// The greatest exponent in the table; likewise.
+/// The largest exponent in the table, required likewise.
 const GREATEST: i32 = 340;
 const COUNT: usize = (GREATEST - LEAST + 1) as usize;
 /// Enough for 5^340 (790 bits), and for 2^1023 / 5^348 to keep more than 128 of its bits.
@@ -15,17 +15,17 @@ const LIMBS: usize = 16;
 static SIGNIFICANDS: [u128; COUNT] = significands();
 static DOUBLES: [f64; 309] = doubles();
 
-/// The greatest exponent for which [`significand`] is exact: 5^55 is the last to fit 128 bits.
+/// The largest exponent for which [`significand`] is exact: 5^55 is the last power that fits 128 bits.
 pub(super) const GREATEST_EXACT: i32 = 55;
 
-/// The 128 leading bits of 10^`exponent`, cut off below; the first of them is set.
+/// The 128 leading bits of 10^`exponent`, truncated. The first of them is set.
 pub(super) const fn significand(exponent: i32) -> u128 {
     SIGNIFICANDS[(exponent - LEAST) as usize]
 }
 
-/// The exponent of the power of two that the last of those bits stands for.
+/// The binary exponent of the last of those bits.
 pub(super) const fn binary_exponent(exponent: i32) -> i32 {
-    // 217706 / 2^16 is log2(10), close enough for the floor to be right throughout the table.
+    // 217706 / 2^16 approximates log2(10). The floor is right for the whole table.
     ((exponent * 217_706) >> 16) - 127
 }
 
@@ -99,7 +99,7 @@ const fn doubles() -> [f64; 309] {
             kept += 1;
         }
         let binary = (exponent as u64 * 217_706) >> 16;
-        // Adding, not or-ing: a carry out of the significand belongs to the exponent.
+        // Addition instead of `|`, because a carry out of the significand increments the exponent.
         doubles[exponent] = f64::from_bits(((1023 + binary) << 52) + (kept - (1 << 52)));
         exponent += 1;
     }
@@ -124,7 +124,7 @@ mod tests {
             let (this, next) = (significand(exponent), significand(exponent + 1));
             assert!(this >> 127 == 1 && next >> 127 == 1, "10^{exponent}");
             let step = binary_exponent(exponent + 1) - binary_exponent(exponent);
-            // Four bits make room for the factor; what they held, and what was cut off before, is the tolerance.
+            // Four bits are dropped to make room for the factor. They, and earlier truncation, are the tolerance.
             let tenfold = ((this >> 4) * 10) >> step;
             assert!(tenfold.abs_diff(next >> 4) < 4, "10^{exponent}");
         }
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn powers_with_few_bits_are_exact() {
-        // A float of 64 bits can only be equal to a table entry where that entry is the power itself.
+        // A double can be equal to an entry of the table only if the entry is exact.
         for exponent in LEAST..=GREATEST {
             let has_few_bits = significand(exponent) as u64 == 0;
             assert_eq!(has_few_bits, (0..=27).contains(&exponent), "10^{exponent}");

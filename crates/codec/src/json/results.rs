@@ -42,7 +42,7 @@ pub fn encode_results(inference: &Inference) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Writes items with what separates them.
+/// Writes items, with separators.
 fn join<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, write: impl Fn(&mut Vec<u8>, T)) {
     for (index, item) in items.enumerate() {
         if index > 0 {

@@ -1,16 +1,16 @@
-//! Singles as the REST API prints them; see [`super::float`].
+//! Printing of singles in the REST API; see [`super::float`].
 //!
-//! The nine digits are the integer part of one product, of the significand and a power of ten out of a table that has
-//! two entries for each binary exponent: between two powers of two there may be a power of ten. That product is a little
-//! too small, by a known bound; wherever the bound leaves a question open, slower and exact ways answer it.
+//! The nine digits are the integer part of the product of the significand and a power of ten. The power is from a table
+//! with two entries for each binary exponent, because there may be a power of ten between two powers of two. The
+//! product is too small by less than a known bound. If the bound leaves a decision open, slower exact methods are used.
 //!
-//! Neighbouring numbers of a tensor differ in everything, so that a processor foresees no branch that depends on a
-//! number: what is written is arranged by shifts.
+//! Branches that depend on a number would be mispredicted, because neighbouring numbers of a tensor are unrelated. So
+//! the text is arranged by shifts.
 
 use super::digits::{Text, exact_digits, split_eight_digits, write_exponent};
 use super::powers;
 
-/// Writes a normal number; returns the length of its text.
+/// Writes a normal number. Returns the length of the text.
 #[inline]
 pub(super) fn write_normal(text: &mut Text, value: f32) -> usize {
     let Decimal { digits, exponent, precision } = Decimal::new(value);
@@ -22,7 +22,7 @@ pub(super) fn write_normal(text: &mut Text, value: f32) -> usize {
     if exponent < -4 || exponent >= precision {
         return write_scientific(text, start, nine, significant, exponent);
     }
-    // Zeros up to the point stand before the digits of a small number, and zeros follow all digits.
+    // The digits of a small number are preceded by zeros up to the point. All digits are followed by zeros.
     let zeros = (-exponent).max(0) as usize;
     let point = exponent.max(0) as usize + 1;
     let plain = (nine << (8 * zeros)) | ZEROS;
@@ -48,13 +48,13 @@ fn put(text: &mut Text, at: usize, bytes: u128) {
     text[at..at + 16].copy_from_slice(&bytes.to_le_bytes());
 }
 
-/// What is to be printed of a number.
+/// The digits to print.
 struct Decimal {
-    /// Nine digits, of which the last three are zeros where six are enough.
+    /// Nine digits. If six are enough, the last three are zeros.
     digits: u64,
-    /// The power of ten that the first of them stands for.
+    /// The decimal exponent of the first digit.
     exponent: i32,
-    /// How many digits the number is printed with, including zeros that are left out.
+    /// The precision in digits, including trailing zeros that are omitted.
     precision: i32,
 }
 
@@ -75,7 +75,7 @@ impl Decimal {
         let is_open = fraction.wrapping_sub(HALF - ERROR) <= ERROR;
         let rounds_up = if is_open { scale.rounds_up(integer, fraction, value) } else { fraction > HALF };
 
-        // Numbers read back to this one if they are less than half a step away: `reach` units, and less than one more.
+        // Decimals within half a step read back to this number: within `reach` units, and less than one more.
         let six = (integer + 500) / 1000;
         let distance = (1000 * six).abs_diff(integer);
         let reach = scale.factor >> (65 - SPARE);
@@ -97,7 +97,7 @@ impl Decimal {
 }
 
 const LEAST_SIGNIFICAND: u32 = 1 << 23;
-/// How far significands are moved up before they are multiplied: they have 24 bits of 32.
+/// The left shift of significands before multiplication: they have 24 bits of 32.
 const SPARE: u32 = 8;
 
 /// The biased exponent and the significand, whose last bit stands for 2^(exponent - 150).
@@ -109,33 +109,33 @@ fn parts(value: f32) -> (u32, u32) {
 
 /// `significand` * 10^`exponent`, rounded.
 fn from_decimal(significand: u32, exponent: i32) -> f32 {
-    // The greatest power of ten that a single holds exactly.
+    // The largest power of ten that a single represents exactly.
     const EXACT_POWER: i32 = 10;
     if exponent.abs() > EXACT_POWER {
         return format!("{significand}e{exponent}").parse().unwrap_or(f32::NAN);
     }
-    // Both operands are exact, so the one operation rounds correctly.
+    // Both operands are exact, so the single operation rounds correctly.
     let power = powers::double(exponent.unsigned_abs() as usize) as f32;
     if exponent < 0 { significand as f32 / power } else { significand as f32 * power }
 }
 
-/// The numbers from one power of two to the next.
+/// The table entry for the numbers from one power of two to the next.
 #[derive(Clone, Copy)]
 struct Octave {
-    /// The decimal exponent of the first of them.
+    /// The decimal exponent of the smallest of them.
     exponent: i32,
-    /// The significand from which on the decimal exponent is one more; greater than all of them if there is none.
+    /// The significand from which the decimal exponent is larger by one; above all of them if there is none.
     power_of_ten: u32,
-    /// How to make nine digits of the numbers below that, and of the others.
+    /// The scales to nine digits, for numbers below that significand and for the others.
     scales: [Scale; 2],
 }
 
-/// A power of ten that gives numbers nine digits before the point.
+/// A power of ten that scales numbers to nine integer digits.
 #[derive(Clone, Copy)]
 struct Scale {
-    /// The power times 2^(64 - [`SPARE`]) for the last bit of a significand, cut off below.
+    /// The power times 2^(64 - [`SPARE`]) for the last bit of a significand, truncated.
     factor: u64,
-    /// Whether nothing was cut off.
+    /// Whether the truncation was exact.
     is_exact: bool,
 }
 
@@ -151,7 +151,7 @@ impl Scale {
     }
 }
 
-/// By biased exponent; the first is never looked at, nor is the one of infinities.
+/// The table by biased exponent. The entries for zeros and for infinities are unused.
 static OCTAVES: [Octave; 256] = octaves();
 
 const fn octaves() -> [Octave; 256] {
@@ -159,7 +159,7 @@ const fn octaves() -> [Octave; 256] {
     let mut table = [Octave { exponent: 0, power_of_ten: 0, scales: [nothing; 2] }; 256];
     let mut biased = 1;
     while biased < 255 {
-        // The floor of the logarithm; 78913 / 2^18 is close enough to that of 2.
+        // The floor of the logarithm. 78913 / 2^18 approximates log10(2) closely enough.
         let exponent = ((biased as i32 - 127) * 78_913) >> 18;
         let last_bit = biased as i32 - 150;
         table[biased] = Octave {
@@ -172,7 +172,7 @@ const fn octaves() -> [Octave; 256] {
     table
 }
 
-/// The least integer that, times 2^`last_bit`, is at least 10^`power`; a greater one than any significand if none is.
+/// The smallest integer that, times 2^`last_bit`, is at least 10^`power`; above all significands if there is none.
 const fn least_significand(power: i32, last_bit: i32) -> u32 {
     let bits = powers::significand(power);
     let shift = last_bit - powers::binary_exponent(power);

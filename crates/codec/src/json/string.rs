@@ -1,27 +1,27 @@
-//! JSON strings: reading them with their escapes, and writing them.
+//! Reads JSON strings with escapes, and writes them.
 
 use memchr::memchr2;
 
 use super::syntax::{Fault, SyntaxError, peek};
 
-/// Where a string that was read lies.
+/// The location of a string that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Span {
-    /// It has no escapes: these bytes of the body.
+    /// A range of the body: the string has no escapes.
     Body {
         /// The first byte.
         start: usize,
         /// The byte after the last.
         end: usize,
     },
-    /// It was appended to the caller's block, from this byte to the block's end.
+    /// The end of the caller's block, from this byte on: the string was appended.
     Block(usize),
 }
 
-/// Reads the string whose opening quotation mark is at `quote`; returns where it is and the position after it.
+/// Reads the string whose opening quotation mark is at `quote`. Returns its location, and the position after it.
 ///
-/// `block` grows only if the string has escapes. UTF-8 is not checked, and the lower half of a surrogate pair may stand
-/// alone: the original allows both.
+/// `block` grows only if the string has escapes. UTF-8 is not checked, and unpaired low surrogates are accepted, as in
+/// TensorFlow Serving.
 pub(super) fn scan(body: &[u8], quote: usize, block: &mut Vec<u8>) -> Result<(Span, usize), SyntaxError> {
     let start = quote + 1;
     let mut at = plain_end(body, start)?;
@@ -44,7 +44,7 @@ pub(super) fn scan(body: &[u8], quote: usize, block: &mut Vec<u8>) -> Result<(Sp
 fn plain_end(body: &[u8], start: usize) -> Result<usize, SyntaxError> {
     let end = memchr2(b'"', b'\\', &body[start..]).map_or(body.len(), |length| start + length);
     let plain = &body[start..end];
-    // A search without an early exit is one the compiler turns into vector code; control bytes are rare.
+    // Without an early exit, the compiler vectorizes the search. Control bytes are rare.
     if plain.iter().fold(u8::MAX, |least, &byte| least.min(byte)) < 0x20 {
         let offset = start + plain.iter().take_while(|&&byte| byte >= 0x20).count();
         let fault = if body[offset] == 0 { Fault::MissingQuotationMark } else { Fault::InvalidEscape };
@@ -53,7 +53,7 @@ fn plain_end(body: &[u8], start: usize) -> Result<usize, SyntaxError> {
     if end == body.len() { Err(Fault::MissingQuotationMark.at(end)) } else { Ok(end) }
 }
 
-/// Appends what the escape at `backslash` stands for; returns the position after it.
+/// Decodes and appends the escape at `backslash`. Returns the position after it.
 fn unescape(body: &[u8], backslash: usize, block: &mut Vec<u8>) -> Result<usize, SyntaxError> {
     let plain = match peek(body, backslash + 1) {
         letter @ (b'"' | b'\\' | b'/') => letter,
@@ -83,7 +83,7 @@ fn unescape_unicode(body: &[u8], backslash: usize, block: &mut Vec<u8>) -> Resul
         code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
         next += 6;
     }
-    // Not `char::encode_utf8`: half a surrogate pair is no `char`, and is passed on all the same.
+    // Not `char::encode_utf8`: an unpaired surrogate is not a `char`, but is accepted.
     let continuation = |shift: u32| 0x80 | (code >> shift & 0x3f) as u8;
     match code {
         0..0x80 => block.push(code as u8),
@@ -98,9 +98,9 @@ fn hex4(body: &[u8], at: usize) -> Option<u32> {
     (at..at + 4).try_fold(0, |code, at| Some(code << 4 | char::from(peek(body, at)).to_digit(16)?))
 }
 
-/// Appends a JSON string, quotation marks included.
+/// Appends a JSON string, with quotation marks.
 ///
-/// Escaped is what must be and nothing else: bytes that are not UTF-8, `/` and 0x7F go out as they are.
+/// Only mandatory escapes are used: `/`, 0x7F and bytes that are not UTF-8 are written unchanged.
 pub fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.reserve(text.len() + 2);
     out.push(b'"');

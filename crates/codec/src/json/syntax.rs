@@ -1,4 +1,4 @@
-//! What can be wrong with a document's syntax, in `RapidJSON`'s words.
+//! Syntax errors, with the texts of `RapidJSON`.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub(super) enum Fault {
     NumberTooBig,
     MissingFraction,
     MissingExponent,
-    /// More containers within each other than so many. The original takes any number.
+    /// Nesting beyond this limit. TensorFlow Serving has no limit.
     TooDeep(usize),
 }
 
@@ -45,13 +45,13 @@ impl Fault {
         text.into()
     }
 
-    /// The fault, found at this byte of the document.
+    /// The error at this byte of the document.
     pub(super) fn at(self, offset: usize) -> SyntaxError {
         SyntaxError { fault: self, offset }
     }
 }
 
-/// A syntax error and the byte it was found at.
+/// A syntax error, and its byte offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError {
     pub(super) fault: Fault,
@@ -64,7 +64,7 @@ impl From<SyntaxError> for ServingError {
     }
 }
 
-/// The byte at this position. Behind the end it is NUL, and NUL is an end wherever it stands.
+/// The byte at this position. After the end it is NUL, and a NUL in the body ends it too.
 #[inline]
 pub(super) fn peek(body: &[u8], at: usize) -> u8 {
     body.get(at).copied().unwrap_or(0)

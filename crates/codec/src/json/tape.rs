@@ -1,12 +1,12 @@
-//! A parsed document, flat: one node after the other in the order of the text.
+//! A parsed document as a tape: a flat list of nodes, in the order of the text.
 //!
-//! A container knows where it ends, so a walk needs no recursion and skipping is one step. Each node takes 16 bytes and
-//! each stands for at least one byte of the text: no document costs memory out of proportion.
+//! A container has the index of its end, so walks need no recursion and skipping is one step. A node takes 16 bytes,
+//! and represents at least one byte of text, so memory is in proportion to the body.
 
 use super::number::Number;
 use super::string::Span;
 
-/// One value, or the name of an object's member, which stands before the member's value.
+/// One value, or the name of a member, which precedes the value of the member.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Node {
     Null,
@@ -14,13 +14,13 @@ pub(super) enum Node {
     Unsigned(u64),
     Negative(i64),
     Double(f64),
-    /// A string that needs no unescaping: where it starts in the body, and its length.
+    /// A string without escapes: its offset in the body, and its length.
     BodyString(u64, u32),
-    /// A string that was unescaped: where it starts in the document's block, and its length.
+    /// A string with escapes, decoded: its offset in the block of the document, and its length.
     BlockString(u64, u32),
-    /// The position of the node after the last element, and the number of elements.
+    /// The index of the node after the last element, and the number of elements.
     Array(u64, u32),
-    /// The position of the node after the last member, and the number of members.
+    /// The index of the node after the last member, and the number of members.
     Object(u64, u32),
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Node {
 #[derive(Debug)]
 pub(super) struct Document<'b> {
     pub(super) body: &'b [u8],
-    /// The strings that had escapes, one after the other.
+    /// The decoded strings with escapes, concatenated.
     pub(super) block: Vec<u8>,
     pub(super) nodes: Vec<Node>,
 }
@@ -54,7 +54,7 @@ impl Document<'_> {
     }
 }
 
-/// A value within a document.
+/// A value in a document.
 #[derive(Clone, Copy)]
 pub(super) struct Value<'d> {
     pub(super) document: &'d Document<'d>,
@@ -66,7 +66,7 @@ impl<'d> Value<'d> {
         self.document.nodes[self.index]
     }
 
-    /// The index of the first node behind this value and whatever it contains.
+    /// The index of the first node after this value and its contents.
     pub(super) fn end(self) -> usize {
         match self.node() {
             Node::Array(end, _) | Node::Object(end, _) => end as usize,
@@ -99,7 +99,7 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// The elements of an array; nothing for any other value.
+    /// The elements of an array; empty for any other value.
     pub(super) fn elements(self) -> impl Iterator<Item = Value<'d>> {
         let end = if self.is_array() { self.end() } else { self.index };
         let mut index = self.index + 1;
@@ -112,7 +112,7 @@ impl<'d> Value<'d> {
         })
     }
 
-    /// The members of an object, repeated names included; nothing for any other value.
+    /// The members of an object, including repeated names; empty for any other value.
     pub(super) fn members(self) -> impl Iterator<Item = (&'d [u8], Value<'d>)> {
         let end = if self.is_object() { self.end() } else { self.index };
         let mut index = self.index + 1;
@@ -126,12 +126,12 @@ impl<'d> Value<'d> {
         })
     }
 
-    /// The first member of this name.
+    /// The first member with this name.
     pub(super) fn member(self, name: &[u8]) -> Option<Value<'d>> {
         self.members().find_map(|(found, value)| (found == name).then_some(value))
     }
 
-    /// The text of a base64 object: an object with one member, called `b64`, that is a string.
+    /// The text of a base64 object: an object whose only member is a string with the name `b64`.
     pub(super) fn base64(self) -> Option<&'d [u8]> {
         match self.node() {
             Node::Object(_, 1) => self.member(b"b64")?.string(),
@@ -139,7 +139,7 @@ impl<'d> Value<'d> {
         }
     }
 
-    /// The name of the type, as error messages spell it.
+    /// The name of the type in error messages.
     pub(super) fn type_name(self) -> &'static str {
         match self.node() {
             Node::Null => "Null",

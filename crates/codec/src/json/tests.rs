@@ -1,4 +1,4 @@
-//! Properties: the two ways to decode a request agree, and printed numbers read back.
+//! Property tests: the two decoders of requests agree, and printed numbers read back.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ fn same(a: &Tensor, b: &Tensor) -> bool {
     a.dtype() == b.dtype() && a.shape() == b.shape() && elements
 }
 
-/// Decodes both ways; true if the fast one was certain. The exact one must then have the same result.
+/// Decodes with both decoders, and compares the results if the fast one has one. Returns whether it has.
 fn agree(signature: &Signature, body: &[u8]) -> Result<bool, TestCaseError> {
     let resolve = |name: Option<&[u8]>| match name {
         Some(b"wrong") => Err(ServingError::not_found("wrong")),
@@ -216,7 +216,7 @@ proptest! {
     #[test]
     fn singles_of_the_open_inference_protocol_are_the_nearest_and_read_back(bits in any::<u32>()) {
         let value = f32::from_bits(bits);
-        // Every other one subnormal.
+        // Every second number is subnormal.
         let value = if bits % 2 == 0 { value } else { f32::from_bits(bits & 0x807f_ffff) };
         prop_assume!(value.is_finite());
         let mut text = [0; _];
@@ -265,7 +265,7 @@ proptest! {
 }
 
 #[test]
-fn ordinary_requests_take_the_fast_way() {
+fn ordinary_requests_are_decoded_by_the_fast_decoder() {
     let one = |dtype| signature(&[("a", dtype)]);
     let two = signature(&[("a", DType::FLOAT), ("b", DType::STRING)]);
     let cases = [
@@ -296,7 +296,7 @@ fn singles_below_the_normal_range_become_zero() {
 }
 
 #[test]
-fn formats_are_told_apart() {
+fn formats_are_distinguished() {
     let signature = signature(&[("a", DType::FLOAT)]);
     let format =
         |body: &str| decode_exactly(body.as_bytes(), super::DEFAULT_MAX_NESTING, |_| Ok(&signature)).unwrap().format;

@@ -1,5 +1,7 @@
-//! The REST bodies of model status and model metadata (`docs/spec/rest_api.md` §11 and §12): messages as protobuf's
-//! JSON, with every field that has no presence, under the names that the `.proto` files give them.
+//! The REST bodies of model status and model metadata (`docs/spec/rest_api.md` §11 and §12).
+//!
+//! They are messages in protobuf's JSON, with the field names of the `.proto` files. Fields without presence are always
+//! printed.
 
 use prost::Message;
 
@@ -13,7 +15,7 @@ use crate::proto::tensorflow::tensor_info::Encoding;
 use crate::proto::tensorflow::{SignatureDef, TensorInfo};
 use servable_model::error::{Result, ServingError};
 
-/// The body of a status answer.
+/// The body of a status response.
 pub fn status_json(response: &GetModelStatusResponse) -> Vec<u8> {
     let mut printer = Printer::default();
     printer.object(|members| {
@@ -39,7 +41,7 @@ fn version_status(printer: &mut Printer, version: &ModelVersionStatus) {
     });
 }
 
-/// The body of a metadata answer, from the model's serialized `SignatureDefMap`.
+/// The body of a metadata response, from the serialized `SignatureDefMap` of the model.
 ///
 /// # Errors
 ///
@@ -55,7 +57,7 @@ pub fn metadata_json(name: &str, version: i64, signature_defs: &[u8]) -> Result<
     });
     let mut definitions = Printer::default();
     definitions.object(|members| members.map("signature_def", &signatures.signature_def, signature_def));
-    // Two documents inside a third, which is put together by hand: each ends its own line.
+    // Two documents inside a third, which is assembled by hand. Each ends with a newline.
     let (model_spec, definitions) = (model_spec.finish(), definitions.finish());
     let body =
         format!("{{\n\"model_spec\":{model_spec}\n,\n\"metadata\": {{\"signature_def\": {definitions}\n}}\n}}\n");

@@ -1,4 +1,4 @@
-//! Values that are several tensors: what each of these is called.
+//! The names of the components of values that consist of several tensors.
 
 use super::spec;
 use crate::proto::tensorflow::tensor_info::{CompositeTensor, CooSparse, Encoding};
@@ -7,7 +7,7 @@ use crate::proto::tensorflow::{DataType, TensorInfo};
 use servable_model::signature::TensorSpec;
 use servable_model::tensor::DType;
 
-/// The tensors of an input or output: itself, unless it is a sparse or composite value.
+/// The tensors of an input or output: one, unless it is a sparse or composite value.
 pub(super) fn split(alias: String, info: TensorInfo) -> Vec<TensorSpec> {
     match info.encoding {
         Some(Encoding::CooSparse(ref sparse)) => of_sparse(&alias, sparse, DType(info.dtype), &info),
@@ -40,7 +40,7 @@ fn of_composite(alias: &str, composite: CompositeTensor) -> Vec<TensorSpec> {
     composite.components.into_iter().enumerate().flat_map(of_component).collect()
 }
 
-/// What a component is called, after the attributes of TensorFlow's classes; by its position where those are unknown.
+/// The name of a component: the attribute of TensorFlow's class, or the position if the class is unknown.
 fn name(class: TypeSpecClass, index: usize, count: usize) -> String {
     match (class, index) {
         (TypeSpecClass::RaggedTensorSpec, 0) => "flat_values".to_owned(),

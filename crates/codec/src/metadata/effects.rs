@@ -1,18 +1,18 @@
-//! Whether the signatures of a graph do anything beside computing their outputs, so that a run must not be repeated.
+//! Side-effect analysis: whether signatures of a graph do more than compute outputs. Such runs must not be repeated.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Signatures;
 use crate::wire::{Malformed, Reader, Value};
 
-/// How signatures begin that are TensorFlow's own, such as the one that restores variables.
+/// The prefix of internal signatures of TensorFlow, such as the one that restores variables.
 const INTERNAL: &str = "__";
 
-/// The type of an argument that is a handle of a variable, a table or a queue.
+/// The dtype of an argument that is a handle of a variable, a table or a queue.
 const RESOURCE: u64 = 20;
 
-/// Operations that TensorFlow calls stateful, or that take a handle, and whose repetition nobody sees: they read, make a
-/// handle, call a function, draw a random number, or keep something for one run.
+/// Operations that are stateful in TensorFlow, or take a handle, but may be repeated without visible effect. They read,
+/// make a handle, call a function, draw a random number, or keep state for one run only.
 const HARMLESS: [&str; 62] = [
     "AnonymousHashTable",
     "AnonymousMutableDenseHashTable",
@@ -78,26 +78,27 @@ const HARMLESS: [&str; 62] = [
     "XlaLaunch",
 ];
 
-/// Whether a run of a signature has no effect but its outputs, as far as the graph tells.
+/// Whether runs of all signatures are free of side effects, by an analysis of the graph.
 ///
-/// Of the operations that a signature needs, those of functions included, each has to be harmless, or to be neither
-/// stateful nor about a handle by its definition in the graph. What is not known, or cannot be read, may have effects.
+/// All operations that a signature needs are checked, including those in functions. Each must be in the list of
+/// harmless ones, or its definition in the graph must be neither stateful nor take a handle. Unknown or unreadable
+/// parts count as effects.
 #[must_use]
 pub fn is_repeatable(meta_graph: &[u8], signatures: &Signatures) -> bool {
     Graph::read(meta_graph).and_then(|graph| graph.is_repeatable(signatures)).unwrap_or(false)
 }
 
-/// A graph as far as it matters here; nodes are still encoded.
+/// The relevant parts of a graph. Nodes are still encoded.
 #[derive(Default)]
 struct Graph<'a> {
     nodes: HashMap<&'a [u8], &'a [u8]>,
     /// The nodes of each function.
     functions: HashMap<&'a [u8], Vec<&'a [u8]>>,
-    /// Whether operations may have effects, by their definitions.
+    /// Whether operations may have effects by their definitions.
     operations: HashMap<&'a [u8], bool>,
 }
 
-/// What a node runs and needs.
+/// The operation, the functions and the inputs of a node.
 #[derive(Default)]
 struct Node<'a> {
     operation: &'a [u8],
@@ -178,7 +179,7 @@ impl<'a> Graph<'a> {
             if !seen_nodes.insert(own_name) {
                 continue;
             }
-            // One that a signature names and the graph does not have fails when it is run.
+            // A node that the graph lacks is an error of the run.
             let Some(encoded) = self.nodes.get(own_name) else { continue };
             let node = Node::read(encoded)?;
             nodes.extend(node.inputs.iter().map(|input| node_of(input)));
@@ -233,12 +234,12 @@ impl<'a> Node<'a> {
             }
             Ok(())
         })?;
-        // A function may also be called by its name, as if it were an operation.
+        // An operation with the name of a function is a call of it.
         node.functions.push(node.operation);
         Ok(node)
     }
 
-    /// Notes a function, with its name in the first field.
+    /// Records a function, whose name is in the first field.
     fn call(&mut self, function: &'a [u8]) -> Result<(), Malformed> {
         self.functions.push(name(function)?);
         Ok(())
@@ -256,7 +257,7 @@ fn each<'a>(message: &'a [u8], mut take: impl FnMut(u32, &'a [u8]) -> Result<(),
     Ok(())
 }
 
-/// The first field of a message, its name.
+/// The name of a message, which is its first field.
 fn name(message: &[u8]) -> Result<&[u8], Malformed> {
     let mut found: &[u8] = b"";
     each(message, |number, content| {
@@ -268,7 +269,7 @@ fn name(message: &[u8]) -> Result<&[u8], Malformed> {
     Ok(found)
 }
 
-/// The node that an input `name:0` or `^name`, or a tensor, is of.
+/// The node of a tensor, or of an input `name:0` or `^name`.
 fn node_of(input: &[u8]) -> &[u8] {
     let input = input.strip_prefix(b"^").unwrap_or(input);
     input.iter().position(|&byte| byte == b':').map_or(input, |colon| &input[..colon])
@@ -299,7 +300,7 @@ mod tests {
         message(&fields)
     }
 
-    /// A graph of these nodes, with a function `writes` and one `computes`; the definitions tell of `Pure` and `Impure`.
+    /// A graph of these nodes, with the functions `writes` and `computes`, and definitions of `Pure` and `Impure`.
     fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
         let function = |name: &str, operation: &str| {
             let signature = message(&[(1, name.as_bytes())]);

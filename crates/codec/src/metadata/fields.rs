@@ -1,4 +1,4 @@
-//! What signatures and type specs have in common: dtypes, shapes, tensors.
+//! Printing of fields that signatures and type specs share: dtypes, shapes, tensors.
 
 use super::printer::{Members, Printer};
 use crate::proto::tensorflow::{DataType, ResourceHandleProto, TensorProto, TensorShapeProto, VariantTensorDataProto};
@@ -24,7 +24,7 @@ pub(super) fn dtype(printer: &mut Printer, number: i32) {
     enumeration(printer, DataType::try_from(number).ok().map(|dtype| dtype.as_str_name()), number);
 }
 
-/// A name, or the number of a value that has none.
+/// The name of an enumerated value, or the number if it has none.
 pub(super) fn enumeration(printer: &mut Printer, name: Option<&str>, number: i32) {
     match name {
         Some(name) => printer.text(name),

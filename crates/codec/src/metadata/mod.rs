@@ -1,5 +1,4 @@
-//! What a model says about itself: its signatures, as requests need them, as gRPC sends them, as REST prints them and as
-//! errors quote them.
+//! The metadata of a model: its signatures, for requests, for gRPC and REST responses, and for error messages.
 
 mod bodies;
 mod components;
@@ -31,20 +30,19 @@ pub use text::signature_text;
 /// The signatures of a loaded model.
 #[derive(Clone, Debug, Default)]
 pub struct Signatures {
-    /// Each of them by its name.
+    /// The signatures by name.
     pub by_name: BTreeMap<String, Signature>,
-    /// All of them as a serialized `tensorflow.serving.SignatureDefMap`, each byte for byte as the model stores it, in
-    /// the order of their names.
+    /// A serialized `tensorflow.serving.SignatureDefMap`, sorted by name. Each signature has the bytes of the model.
     pub signature_defs: Bytes,
 }
 
-/// The field of `MetaGraphDef` that holds the signatures, and the field of `SignatureDefMap` that will.
+/// The numbers of the signature maps in `MetaGraphDef` and in `SignatureDefMap`.
 const META_GRAPH_SIGNATURES: u32 = 5;
 const MAP_SIGNATURES: u32 = 1;
 
 /// Reads the signatures from a serialized `tensorflow.MetaGraphDef`.
 ///
-/// The rest of it, of which the graph may be large, is passed over.
+/// Other fields are skipped. The graph among them may be large.
 ///
 /// # Errors
 ///
@@ -57,7 +55,7 @@ pub fn signatures_from_meta_graph(meta_graph: &[u8]) -> Result<Signatures> {
     Ok(Signatures { by_name, signature_defs })
 }
 
-/// The signatures of a model that stores none itself, as a serialized `tensorflow.serving.SignatureDefMap`.
+/// A serialized `tensorflow.serving.SignatureDefMap` for the signatures of a model that stores none.
 pub fn signature_defs(signatures: &BTreeMap<String, Signature>) -> Bytes {
     let signature_def = signatures.iter().map(|(name, signature)| (name.clone(), definition(signature))).collect();
     SignatureDefMap { signature_def }.encode_to_vec().into()
@@ -85,7 +83,7 @@ fn info(spec: &TensorSpec) -> TensorInfo {
     }
 }
 
-/// The entries of the signature map, moved into a message of their own.
+/// The entries of the signature map, as a separate message.
 fn signature_def_map(meta_graph: &[u8]) -> Result<Bytes, Malformed> {
     let mut entries = BTreeMap::new();
     let mut fields = Reader::new(meta_graph);
@@ -120,7 +118,7 @@ fn signature(definition: SignatureDef) -> Signature {
         inputs: specs(definition.inputs),
         outputs: specs(definition.outputs),
         method_name: definition.method_name,
-        // A default that is no tensor is as good as none: a request that relies on it is told that the input is missing.
+        // An invalid default is ignored. A request that relies on it gets the error for a missing input.
         defaults: definition
             .defaults
             .into_iter()
@@ -129,8 +127,8 @@ fn signature(definition: SignatureDef) -> Signature {
     }
 }
 
-/// The tensors of inputs or outputs in the order of their names. A ragged or sparse value is several tensors, none of
-/// which can stand for all: each is an input or output itself, called by the name of the value and the component's.
+/// The tensors of inputs or outputs, sorted by name. A ragged or sparse value has several tensors. Each of them becomes
+/// an input or output, with a name made of those of the value and the component.
 fn specs(infos: BTreeMap<String, TensorInfo>) -> Vec<TensorSpec> {
     let mut specs: Vec<TensorSpec> =
         infos.into_iter().flat_map(|(alias, info)| components::split(alias, info)).collect();

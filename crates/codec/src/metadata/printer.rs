@@ -1,4 +1,4 @@
-//! JSON as protobuf's C++ library prints it: one space for each level, every item on a line of its own.
+//! JSON in the layout of protobuf's C++ library: one space for each level, and one line for each item.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    /// Prints `{…}`; `fields` prints what is in it with [`Members::field`].
+    /// Prints `{…}`. `fields` prints the members with [`Members::field`].
     pub(super) fn object(&mut self, fields: impl FnOnce(&mut Members<'_>)) {
         self.enclose('{', '}', fields);
     }
@@ -48,7 +48,7 @@ impl Printer {
         write!(self.out, "{value}").expect("a string takes everything");
     }
 
-    /// Prints a number of 64 bits, which JSON keeps in a string.
+    /// Prints a number of 64 bits, as a string.
     pub(super) fn quoted(&mut self, value: impl std::fmt::Display) {
         write!(self.out, "\"{value}\"").expect("a string takes everything");
     }
@@ -94,14 +94,14 @@ impl Printer {
         self.out.push('"');
     }
 
-    /// Prints a number with as many digits as it takes to read it back: 6 or 9 of a `float`.
+    /// Prints a `float` with 6 digits, or with 9 if 6 do not read back to the same number.
     pub(super) fn float(&mut self, value: f32) {
         let short = with_digits(f64::from(value), 6);
         let exact = short.parse() == Ok(value);
         self.real(f64::from(value), &if exact { short } else { with_digits(f64::from(value), 9) });
     }
 
-    /// Prints a number with as many digits as it takes to read it back: 15 or 17 of a `double`.
+    /// Prints a `double` with 15 digits, or with 17 if 15 do not read back to the same number.
     pub(super) fn double(&mut self, value: f64) {
         let short = with_digits(value, 15);
         let exact = short.parse() == Ok(value);
@@ -124,7 +124,7 @@ impl Printer {
     }
 }
 
-/// The members of an object or the items of a list while they are printed.
+/// The object or list that is being printed.
 pub(super) struct Members<'a> {
     printer: &'a mut Printer,
     is_empty: bool,
@@ -164,8 +164,8 @@ impl Members<'_> {
     }
 }
 
-/// What protobuf escapes beyond what JSON asks for: markup, controls, and characters that are not seen but change how
-/// text is laid out.
+/// Characters that protobuf escapes beyond those of JSON: markup, controls, and invisible characters that change the
+/// layout of text.
 fn is_escaped(character: char) -> bool {
     matches!(u32::from(character),
         0..=0x1f | 0x3c | 0x3e | 0x7f..=0x9f | 0xad | 0x600..=0x603 | 0x6dd | 0x70f | 0x17b4..=0x17b5

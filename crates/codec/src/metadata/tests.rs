@@ -27,7 +27,7 @@ fn half_plus_two() -> SignatureDef {
 }
 
 #[test]
-fn signatures_that_no_model_stores_are_written_as_one_would_store_them() {
+fn generated_signatures_are_encoded_like_stored_ones() {
     let spec = |alias: &str, shape| TensorSpec {
         alias: alias.into(),
         tensor_name: format!("serving_default/{alias}"),
@@ -66,8 +66,8 @@ fn signatures_are_read_from_a_meta_graph() {
 }
 
 #[test]
-fn what_is_stored_is_passed_on_unchanged_and_sorted() {
-    // Entries b and a, each with a field that nobody knows; around them a graph and a saver.
+fn stored_signatures_are_passed_on_unchanged_and_sorted() {
+    // The entries b and a, each with an unknown field, between a graph and a saver.
     let meta_graph = b"\x12\x01\xff\x2a\x07\x0a\x01b\xa2\x06\x01!\x1a\x02hi\x2a\x07\x0a\x01a\xa2\x06\x01?";
     let signatures = signatures_from_meta_graph(meta_graph).unwrap();
     assert_eq!(signatures.signature_defs, b"\x0a\x07\x0a\x01a\xa2\x06\x01?\x0a\x07\x0a\x01b\xa2\x06\x01!".as_slice());
@@ -89,7 +89,7 @@ fn a_shape_of_unknown_rank_is_none() {
 }
 
 #[test]
-fn a_default_that_is_no_tensor_is_left_out() {
+fn an_invalid_default_is_ignored() {
     let mut definition = half_plus_two();
     definition.defaults.insert("x".into(), TensorProto::default());
     assert!(signature(definition).defaults.is_empty());

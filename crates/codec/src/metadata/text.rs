@@ -1,11 +1,12 @@
-//! A signature as error messages of the original quote it: protobuf's text format, with the line that marks the text
-//! as one for people.
+//! The text format of signatures in error messages of TensorFlow Serving: protobuf's text format, after a line that
+//! marks the text as one for people.
 
 use std::fmt::Write;
 
 use servable_model::signature::{Signature, TensorSpec};
 
-/// What stands in front of such a text so that nobody parses it; the original varies it from process to process.
+/// The first line of such a text, which prevents programs from parsing it. In TensorFlow Serving it differs between
+/// processes.
 const MARK: &str = "goo.gle/debugproto  \n";
 
 /// The signature as text.
@@ -59,7 +60,7 @@ fn line(text: &mut String, level: usize, content: std::fmt::Arguments<'_>) {
     writeln!(text, "{:indent$}{content}", "").expect("a string takes everything");
 }
 
-/// A string literal; whatever is not printable ASCII is written as octal bytes.
+/// A string literal. Bytes other than printable ASCII are escaped in octal.
 fn quoted(text: &str) -> String {
     let mut literal = String::with_capacity(text.len() + 2);
     literal.push('"');

@@ -1,6 +1,6 @@
-//! The types of values that are more than one tensor, ragged ones for instance, as protobuf's JSON.
+//! Type specs of values that consist of several tensors, such as ragged ones, in protobuf's JSON.
 //!
-//! They are trees; decoding has bounded their depth.
+//! Type specs are trees, whose depth was bounded by the decoder.
 
 use super::fields::{dtype, enumeration, optional_shape, tensor};
 use super::printer::{Members, Printer};

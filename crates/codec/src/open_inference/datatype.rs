@@ -1,8 +1,8 @@
-//! The protocol's names of datatypes.
+//! The datatypes of the Open Inference Protocol.
 
 use servable_model::tensor::DType;
 
-/// Each datatype of the protocol with its dtype.
+/// The datatypes of the protocol, with their dtypes.
 const DATATYPES: [(&str, DType); 14] = [
     ("BOOL", DType::BOOL),
     ("UINT8", DType::UINT8),
@@ -20,12 +20,12 @@ const DATATYPES: [(&str, DType); 14] = [
     ("BYTES", DType::STRING),
 ];
 
-/// The dtype of this name.
+/// The dtype for a datatype of the protocol.
 pub fn dtype(datatype: &str) -> Option<DType> {
     DATATYPES.iter().find_map(|&(name, dtype)| (name == datatype).then_some(dtype))
 }
 
-/// The name of this dtype; `None` for dtypes that the protocol does not know.
+/// The datatype for a dtype; `None` for dtypes that the protocol lacks.
 pub fn datatype(dtype: DType) -> Option<&'static str> {
     DATATYPES.iter().find_map(|&(name, known)| (known == dtype).then_some(name))
 }

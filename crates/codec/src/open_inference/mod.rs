@@ -1,4 +1,4 @@
-//! What the two faces of the Open Inference Protocol share: its datatypes, and tensors as bytes that lie as in memory.
+//! Shared by the REST and gRPC bindings of the Open Inference Protocol: datatypes, and raw contents of tensors.
 
 mod datatype;
 mod raw;

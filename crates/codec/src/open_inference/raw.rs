@@ -1,5 +1,5 @@
-//! Tensors as bytes: numbers as they lie in memory, little-endian and row-major; strings one after the other, each
-//! behind its length in four bytes.
+//! Raw contents of tensors. Numbers are little-endian and row-major, as in memory. Each string is preceded by its
+//! length in four bytes.
 
 use bytes::{BufMut, Bytes};
 
@@ -8,17 +8,17 @@ use servable_model::tensor::{
     ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text,
 };
 
-/// The most dimensions a tensor may have.
+/// The maximum number of dimensions.
 const MAX_RANK: usize = 254;
 
-/// The bytes in front of each string.
+/// The size of the length of each string, in bytes.
 const LENGTH: usize = 4;
 
-/// Makes a tensor of a part of a request's body. Strings, and numbers that lie aligned, stay where they are.
+/// Decodes a tensor from a part of a request body. Strings, and aligned numbers, are not copied.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if the bytes are not exactly those of such a tensor; `name` is the input's.
+/// `INVALID_ARGUMENT` if the bytes are not exactly those of such a tensor. `name` is the name of the input.
 pub fn raw_tensor(name: &str, dtype: DType, shape: Vec<i64>, part: Bytes) -> Result<Tensor> {
     let fault = |text: String| ServingError::invalid_argument(format!("input {name:?}: {text}"));
     let count = element_count(&shape)
@@ -42,7 +42,7 @@ pub fn raw_tensor(name: &str, dtype: DType, shape: Vec<i64>, part: Bytes) -> Res
     Ok(Tensor::from_numbers(dtype, shape, buffer))
 }
 
-/// Where the strings of a tensor are.
+/// The ranges of the strings of a tensor.
 fn string_ranges(part: &[u8], count: usize) -> Result<Vec<(usize, usize)>, String> {
     if count > part.len() / LENGTH {
         return Err(format!("got {} bytes of data, want {count} strings, each behind its length", part.len()));
@@ -64,7 +64,7 @@ fn string_ranges(part: &[u8], count: usize) -> Result<Vec<(usize, usize)>, Strin
     if rest.is_empty() { Ok(ranges) } else { Err(format!("{} bytes follow after {count} strings", rest.len())) }
 }
 
-/// How many bytes [`write_raw`] writes.
+/// The number of bytes that [`write_raw`] writes.
 pub fn raw_len(tensor: &Tensor) -> usize {
     match tensor.elements() {
         Elements::Numbers(buffer) => buffer.as_ref().len(),
@@ -76,7 +76,7 @@ pub fn raw_len(tensor: &Tensor) -> usize {
 ///
 /// # Errors
 ///
-/// `INTERNAL` if a string is longer than its length can say.
+/// `INTERNAL` if the length of a string does not fit four bytes.
 pub fn write_raw(tensor: &Tensor, out: &mut impl BufMut) -> Result<()> {
     match tensor.elements() {
         Elements::Numbers(buffer) => out.put_slice(buffer.as_ref()),
@@ -92,7 +92,7 @@ pub fn write_raw(tensor: &Tensor, out: &mut impl BufMut) -> Result<()> {
     Ok(())
 }
 
-/// The elements of a tensor as bytes to share: of numbers the memory itself.
+/// The elements of a tensor as shared bytes. Numbers are not copied.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! Protobuf messages, generated from `protos/` by `protos/generate`: change them there.
+//! Protobuf messages, generated from `protos/` by `protos/generate`. Edit them there.
 //!
-//! The messages that carry tensors on the request path are not read or written with these types but by
+//! On the request path, messages with tensors are decoded and encoded without these types, by
 //! [`codec::tensor_proto`](crate::tensor_proto).
 #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
 

@@ -1,5 +1,6 @@
-//! Between tensors and prost's `TensorProto`, for what is not on the request path: defaults of signatures, records of
-//! the request log. Both ways go through the bytes, so that there is one codec and not two.
+//! Conversions between tensors and prost's `TensorProto`, for defaults of signatures and records of the request log.
+//!
+//! They are not on the request path, and go through the encoded bytes, so that there is only one codec.
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,7 +12,7 @@ use crate::proto::tensorflow::TensorProto;
 use crate::wire::Reader;
 use servable_model::tensor::Tensor;
 
-/// The tensor that a message describes.
+/// Converts a message to a tensor.
 ///
 /// # Errors
 ///
@@ -23,11 +24,11 @@ pub fn tensor_from_proto(proto: &TensorProto) -> Result<Tensor, TensorError> {
     encoded.decode(&mut MemoryBudget::for_message(body.len()))
 }
 
-/// The message that describes a tensor, with its elements in the field of their dtype.
+/// Converts a tensor to a message, with the elements in the field of their dtype.
 ///
 /// # Panics
 ///
-/// Never: what is written here is read by prost.
+/// Never: prost reads the encoded bytes.
 pub fn tensor_to_proto(tensor: &Tensor) -> TensorProto {
     let message = TensorMessage::new(tensor, false);
     let mut bytes = Vec::with_capacity(message.len);

@@ -1,4 +1,4 @@
-//! A `TensorProto` of a request: checked and measured on the way in, made into a tensor once it is known to be wanted.
+//! A `TensorProto` of a request. It is checked and measured first, and decoded once the model and the input are known.
 
 use std::slice;
 
@@ -10,14 +10,14 @@ use crate::schema::{self, check_packed_fixed};
 use crate::wire::{self, Field, Malformed, Reader, Value};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Strings, Tensor, element_count};
 
-/// The most dimensions a tensor may have.
+/// The maximum number of dimensions.
 const MAX_RANK: usize = 254;
 
-/// A tensor as it was sent, well-formed as a message; whether it is a tensor is for [`EncodedTensor::decode`] to say.
+/// An encoded tensor: a well-formed message. [`EncodedTensor::decode`] checks whether it is a valid tensor.
 #[derive(Clone, Debug)]
 pub struct EncodedTensor<'a> {
     body: &'a Bytes,
-    // The parts of the message, to be read one after the other; nearly always one.
+    // The parts of the message, nearly always one.
     first: &'a [u8],
     others: Vec<&'a [u8]>,
     dtype: DType,
@@ -26,12 +26,12 @@ pub struct EncodedTensor<'a> {
 }
 
 impl<'a> EncodedTensor<'a> {
-    /// An empty message, which is a value that a map entry leaves out.
+    /// An empty message, which is the value of a map entry without one.
     pub(super) fn new(body: &'a Bytes) -> Self {
         Self { body, first: &[], others: Vec::new(), dtype: DType::INVALID, shape: Vec::new(), content: &[] }
     }
 
-    /// Merges a message into this one, as protobuf does with a field that is not repeated and comes twice.
+    /// Merges a message into this one. Protobuf does so if a field that is not repeated occurs twice.
     pub(super) fn merge(&mut self, part: &'a [u8], mut fields: Reader<'a>) -> Result<(), Malformed> {
         match (self.first, part) {
             (_, []) => {}
@@ -73,15 +73,14 @@ impl<'a> EncodedTensor<'a> {
         Ok(())
     }
 
-    /// Makes the tensor (`docs/spec/grpc_api.md` §12.1).
+    /// Decodes the tensor (`docs/spec/grpc_api.md` §12.1).
     ///
-    /// Nothing is copied where that can be avoided: raw content whose address is aligned, and all strings, stay in the
-    /// request's body.
+    /// Aligned raw content and all strings stay in the request body, and are not copied.
     ///
     /// # Errors
     ///
-    /// If the message is not a tensor, takes more memory than the budget has left, or is of a dtype whose elements
-    /// cannot be sent.
+    /// If the message is not a valid tensor, exceeds the remaining budget, or has a dtype whose elements cannot be
+    /// sent.
     pub fn decode(&self, budget: &mut MemoryBudget) -> Result<Tensor, TensorError> {
         if self.shape.len() > MAX_RANK {
             return Err(TensorError::Invalid);
@@ -98,9 +97,9 @@ impl<'a> EncodedTensor<'a> {
                 Ok(Tensor::from_strings(self.shape.clone(), Strings::new(self.body.clone(), ranges)))
             }
             DType::RESOURCE if count == 1 => Err(self.resource()?.refusal()),
-            // The original ends where there is not exactly one resource.
+            // The process of TensorFlow Serving terminates if there is not exactly one resource.
             DType::RESOURCE | DType::VARIANT => {
-                // What a variant holds can be read only by the op that made it; an empty one is a variant all the same.
+                // Only the operation that made a variant can read its content. An empty one is a variant as well.
                 let is_filled = self.values(15).any(|value| matches!(value, Value::Length([_, ..])));
                 Err(match (count, self.content) {
                     (1.., [_, ..]) => TensorError::Invalid,
@@ -123,7 +122,7 @@ impl<'a> EncodedTensor<'a> {
         }
     }
 
-    /// Raw content as it lies in the body if a runtime can take it from there, or else a copy.
+    /// The raw content: a slice of the body if that is aligned, or else a copy.
     fn raw(&self, content: &'a [u8], budget: &mut MemoryBudget) -> Result<Buffer, TensorError> {
         if self.dtype == DType::BOOL && content.iter().any(|&byte| byte > 1) {
             return Err(TensorError::Invalid); // neither true nor false
@@ -135,7 +134,7 @@ impl<'a> EncodedTensor<'a> {
         Ok(Buffer::Owned(AlignedBytes::from_slice(ALIGNMENT, content)))
     }
 
-    /// The handle of a tensor that is one resource; an empty one where none was sent.
+    /// The handle of a tensor of one resource. It is empty if none was sent.
     fn resource(&self) -> Result<ResourceHandle<'a>, TensorError> {
         let message = match self.content {
             [] => match self.values(14).next() {
@@ -151,12 +150,12 @@ impl<'a> EncodedTensor<'a> {
         checked.and_then(|()| ResourceHandle::read(message)).map_err(|_| TensorError::Invalid)
     }
 
-    /// Where in the body a part of it begins.
+    /// The offset of a part in the body.
     pub(super) fn offset(&self, part: &[u8]) -> usize {
         part.as_ptr().addr() - self.body.as_ptr().addr()
     }
 
-    /// The values of a field in the order they were sent, packed ones still together.
+    /// The values of a field in order. Packed values are still together.
     pub(super) fn values(&self, number: u32) -> impl Iterator<Item = Value<'a>> {
         let parts = slice::from_ref(&self.first).iter().chain(&self.others);
         parts.flat_map(move |&part| {
@@ -168,7 +167,7 @@ impl<'a> EncodedTensor<'a> {
     }
 }
 
-/// What the runtime says of a `tensorflow.ResourceHandleProto` depends on.
+/// The fields of a `tensorflow.ResourceHandleProto` on which the error of the runtime depends.
 #[derive(Default)]
 struct ResourceHandle<'a> {
     container: &'a str,
@@ -193,7 +192,7 @@ impl<'a> ResourceHandle<'a> {
         Ok(handle)
     }
 
-    /// What the runtime answers where this is fed.
+    /// The error of the runtime for such an input.
     fn refusal(&self) -> TensorError {
         let Self { container, name, hash_code, type_name } = self;
         TensorError::Resource(if *container == "TensorHandle" {

@@ -1,8 +1,8 @@
-//! gRPC messages that carry tensors, straight to tensors and back.
+//! The codec of gRPC messages with tensors.
 //!
-//! The messages are those of `protos/`; prost reads and writes the others, and these are done by hand because of what
-//! they weigh: a request's tensors are checked in one pass, decoded in a second one and copied at most once; a
-//! response is measured, and then written in one go.
+//! The messages are those of `protos/`. Prost encodes and decodes the others. These are done by hand, because of their
+//! size. The tensors of a request are checked in one pass, decoded in a second one, and copied at most once. A response
+//! is measured, and then written in one pass.
 
 mod convert;
 mod encoded;
@@ -20,35 +20,35 @@ pub use request::find_content;
 pub use request::{ModelSpec, PredictRequest, RequestedVersion, decode_predict_request};
 pub use response::PredictResponse;
 
-/// How much memory the tensors of one request may take.
+/// The memory limit for the tensors of one request.
 ///
-/// A message of a few bytes can ask for a tensor of any size: a large shape and one value to repeat. The limit is what
-/// a message could hold without such a shortcut, and never less than [`MemoryBudget::FLOOR`].
+/// A message of a few bytes can describe a tensor of any size, by a large shape and one value to repeat. The limit is
+/// the largest size that a message can have without such a shortcut, and at least [`MemoryBudget::FLOOR`].
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryBudget {
     left: usize,
 }
 
 impl MemoryBudget {
-    /// Every request may have this many bytes of tensors.
+    /// The minimum budget, in bytes.
     pub const FLOOR: usize = 64 << 20;
 
-    /// No encoding without shortcuts takes fewer bytes than a sixteenth of the tensor: an empty string takes one, and
-    /// its place in memory sixteen.
+    /// The largest ratio of a tensor to its encoding without shortcuts: an empty string takes one byte in the message,
+    /// and its range sixteen bytes in memory.
     pub const FACTOR: usize = 16;
 
-    /// What no machine has fails as the original fails where it cannot allocate: without a word about sizes.
-    const UNTHINKABLE: usize = 1 << 40;
+    /// Beyond this size, the error is that of TensorFlow Serving for a failed allocation, without sizes.
+    const UNALLOCATABLE: usize = 1 << 40;
 
-    /// The budget of a request whose body has this many bytes.
+    /// The budget of a request with a body of this many bytes.
     pub fn for_message(body_bytes: usize) -> Self {
         Self { left: body_bytes.saturating_mul(Self::FACTOR).max(Self::FLOOR) }
     }
 
-    /// Takes `count` elements of `size` bytes from what is left.
+    /// Takes `count` elements of `size` bytes from the budget.
     pub(super) fn take(&mut self, count: usize, size: usize) -> Result<(), TensorError> {
         let wanted = count.saturating_mul(size);
-        if wanted >= Self::UNTHINKABLE {
+        if wanted >= Self::UNALLOCATABLE {
             return Err(TensorError::Invalid);
         }
         self.left = self.left.checked_sub(wanted).ok_or(TensorError::TooLarge { wanted, left: self.left })?;
@@ -56,31 +56,31 @@ impl MemoryBudget {
     }
 }
 
-/// Why an encoded tensor did not become a tensor.
+/// The error of decoding a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TensorError {
-    /// The dtype, the shape and the values do not make a tensor.
+    /// Dtype, shape and values are not a valid tensor.
     Invalid,
-    /// The tensor would take more bytes than the budget of the request has left.
+    /// The tensor exceeds the remaining budget of the request.
     TooLarge {
         /// Bytes that the tensor would take.
         wanted: usize,
         /// Bytes that were left.
         left: usize,
     },
-    /// The system does not give the bytes that the tensor would take.
+    /// The memory for the tensor cannot be allocated.
     NoMemory {
         /// Bytes that the tensor would take.
         wanted: usize,
     },
-    /// A tensor of resources or variants, well-formed but of things that exist only inside a running graph.
+    /// A well-formed tensor of resources or variants, which exist only inside a running graph.
     Opaque(DType),
-    /// A tensor that is one resource: what the runtime says of it, whatever the graph expects.
+    /// A tensor of one resource, with the error of the runtime. It does not depend on the graph.
     Resource(Box<str>),
 }
 
 impl TensorError {
-    /// What the client is told, for the input that is fed at this position.
+    /// The error for the client, for the input at this position.
     pub fn report(self, alias: &str, position: usize, expected: DType) -> ServingError {
         if let Self::NoMemory { wanted } = self {
             return no_memory(wanted);
@@ -94,7 +94,7 @@ impl TensorError {
                 format!("tensor parsing error: {alias}: tensors of {dtype} cannot be sent")
             }
             Self::Resource(text) => text.into(),
-            // The runtime would say this; it cannot be given such a tensor to say it of.
+            // The text of the runtime, to which such a tensor cannot be passed.
             Self::Opaque(dtype) => format!("Expects arg[{position}] to be {expected} but {dtype} is provided"),
         })
     }

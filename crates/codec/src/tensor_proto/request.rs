@@ -1,5 +1,5 @@
-//! `PredictRequest`, read in two steps: the whole message is checked and split here; each tensor is decoded later, once
-//! the model and the signature are known to exist, as that is the order in which clients see errors.
+//! `PredictRequest`, decoded in two steps. The whole message is checked and split here. Tensors are decoded later, once
+//! the model and the signature were found: clients see errors in that order.
 
 use bytes::Bytes;
 
@@ -7,21 +7,21 @@ use super::EncodedTensor;
 use crate::schema;
 use crate::wire::{self, Field, Malformed, Reader, Value};
 
-/// A Predict call as it was sent. Names and tensors are parts of the body.
+/// A Predict request. Names and tensors are slices of the body.
 #[derive(Clone, Debug, Default)]
 pub struct PredictRequest<'a> {
-    /// What to call; `None` if the client left it out.
+    /// The model spec; `None` if it is missing.
     pub model_spec: Option<ModelSpec<'a>>,
-    /// Inputs, sorted by alias, each alias once.
+    /// The inputs, sorted by alias. Aliases are unique.
     pub inputs: Vec<(&'a str, EncodedTensor<'a>)>,
-    /// The outputs asked for; all if empty.
+    /// The requested outputs; all if empty.
     pub output_filter: Vec<&'a str>,
 }
 
-/// Which version of which model is asked for, and which of its signatures.
+/// The requested model, version and signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ModelSpec<'a> {
-    /// The model; possibly empty.
+    /// The name of the model; may be empty.
     pub name: &'a str,
     /// Its version.
     pub version: RequestedVersion<'a>,
@@ -29,15 +29,15 @@ pub struct ModelSpec<'a> {
     pub signature_name: &'a str,
 }
 
-/// How a request names a version.
+/// The version in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestedVersion<'a> {
-    /// Not at all.
+    /// None.
     #[default]
     Unspecified,
-    /// By its number; 0 is a number like others.
+    /// A number. 0 has no special meaning.
     Number(i64),
-    /// By a label.
+    /// A label.
     Label(&'a str),
 }
 
@@ -47,7 +47,7 @@ impl<'a> ModelSpec<'a> {
             match (number, value) {
                 (1, Value::Length(name)) => self.name = wire::text(name)?,
                 (2, Value::Length(wrapper)) => {
-                    // A number after a number is merged with it; after anything else it starts from 0.
+                    // A number after a number is merged with it. After anything else, merging starts from 0.
                     let mut version = match self.version {
                         RequestedVersion::Number(version) => version,
                         _ => 0,
@@ -69,11 +69,11 @@ impl<'a> ModelSpec<'a> {
     }
 }
 
-/// Reads a Predict call, tensors still encoded.
+/// Decodes a Predict request, except its tensors.
 ///
 /// # Errors
 ///
-/// If the body is not a `PredictRequest` at all; the client sees INTERNAL with an empty text.
+/// If the body is malformed. The client sees INTERNAL with an empty text.
 pub fn decode_predict_request(body: &Bytes) -> Result<PredictRequest<'_>, Malformed> {
     let mut request = PredictRequest::default();
     let mut compact_at = 32;
@@ -86,7 +86,7 @@ pub fn decode_predict_request(body: &Bytes) -> Result<PredictRequest<'_>, Malfor
             (2, Value::Length(entry)) => {
                 request.inputs.push(decode_entry(body, fields.entry(entry))?);
                 if request.inputs.len() == compact_at {
-                    // Entries of two bytes that replace each other must not add up to a lot of memory.
+                    // Entries of two bytes that replace each other must not use much memory in total.
                     keep_last_of_each(&mut request.inputs);
                     compact_at = 32.max(2 * request.inputs.len());
                 }
@@ -101,7 +101,7 @@ pub fn decode_predict_request(body: &Bytes) -> Result<PredictRequest<'_>, Malfor
     Ok(request)
 }
 
-/// Sorts map entries by key; where a key comes more than once, its last entry counts.
+/// Sorts map entries by key. Of entries with the same key, the last counts.
 fn keep_last_of_each<T>(entries: &mut Vec<(&str, T)>) {
     if entries.len() > 1 {
         entries.reverse();
@@ -123,14 +123,14 @@ fn decode_entry<'a>(body: &'a Bytes, mut fields: Reader<'a>) -> Result<(&'a str,
     Ok((alias, tensor))
 }
 
-/// Shorter contents are quickly copied.
+/// Shorter contents are copied, which is fast.
 const LARGE_CONTENT: u64 = 64 << 10;
 
-/// Where the raw content of the first large input begins in a message of which only this beginning is there.
+/// The offset of the raw content of the first large input, from the beginning of an incomplete message.
 ///
-/// A guess, to put a message into memory so that its content can stay where it is. `None` if it is not found.
+/// It is a hint, used to place the message in memory so that the content is aligned. `None` if it is not found.
 pub fn find_content(beginning: &[u8]) -> Option<usize> {
-    /// An input, its tensor, and the content of that, each as the tag of a field within the one before.
+    /// The tags of nested fields: an input, its tensor, and the content of that.
     const PATH: [u64; 3] = [2 << 3 | 2, 2 << 3 | 2, 4 << 3 | 2];
     let mut reader = Reader::new(beginning);
     let mut path = PATH.iter().peekable();

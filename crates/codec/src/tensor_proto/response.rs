@@ -1,5 +1,5 @@
-//! `PredictResponse`: measured first, so that the buffer is right from the start and lengths stand before what they
-//! measure, then written in one go.
+//! `PredictResponse`. It is measured first, to size the buffer and to know lengths, which precede contents. Then it is
+//! written in one pass.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -7,13 +7,13 @@ use super::values::{Integer, Layout, field_of};
 use crate::wire::{length_field_len, put_length_field, put_length_tag, put_varint, varint_len};
 use servable_model::tensor::{Buffer, DType, Elements, Strings, Tensor};
 
-/// Fewer elements, in bytes, are quicker copied than kept apart.
+/// Smaller contents, in bytes, are copied: that is faster than a separate piece.
 const LEAST_LENT: usize = 64 << 10;
 
 const OUTPUTS: u32 = 1;
 const MODEL_SPEC: u32 = 2;
 
-/// A response that is ready to be written.
+/// A measured response.
 #[derive(Debug)]
 pub struct PredictResponse<'a> {
     outputs: Vec<Output<'a>>,
@@ -31,9 +31,9 @@ struct Output<'a> {
 }
 
 impl<'a> PredictResponse<'a> {
-    /// Measures a response: the outputs by alias, and which version of which model they are from.
+    /// Measures a response: the outputs by alias, with the model, version and signature.
     ///
-    /// With `as_tensor_content`, elements are written as raw bytes instead of into the field of their dtype.
+    /// With `as_tensor_content`, elements are written as raw bytes, instead of in the field of their dtype.
     pub fn new(
         outputs: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
         name: &'a str,
@@ -55,7 +55,7 @@ impl<'a> PredictResponse<'a> {
         response
     }
 
-    /// How many bytes [`PredictResponse::encode`] writes.
+    /// The number of bytes that [`PredictResponse::encode`] writes.
     pub fn encoded_len(&self) -> usize {
         self.len
     }
@@ -73,8 +73,8 @@ impl<'a> PredictResponse<'a> {
         self.encode_model_spec(out);
     }
 
-    /// Writes the message behind what `out` holds, but for large elements that lie in memory as they go out: these are
-    /// not copied, and become pieces of their own. Returns the first piece and those that follow.
+    /// Appends the message to `out`, except large contents whose memory has the layout of the message. These are lent
+    /// as separate pieces. Returns the first piece, and the others.
     pub fn encode_lending(&self, mut out: BytesMut) -> (BytesMut, Vec<Bytes>) {
         let mut first = None;
         let mut others = Vec::new();
@@ -99,7 +99,7 @@ impl<'a> PredictResponse<'a> {
         (first, others)
     }
 
-    /// How many bytes of the message are lent by [`PredictResponse::encode_lending`].
+    /// The number of bytes that [`PredictResponse::encode_lending`] lends.
     pub fn lent_len(&self) -> usize {
         let lent = |output: &Output<'_>| Some(output.tensor.form.lent(output.tensor.tensor)?.1.len());
         self.outputs.iter().filter_map(lent).sum()
@@ -128,7 +128,7 @@ impl Output<'_> {
     }
 }
 
-/// A tensor that is ready to be written as a `TensorProto`.
+/// A tensor that was measured as a `TensorProto`.
 #[derive(Debug)]
 pub(super) struct TensorMessage<'a> {
     tensor: &'a Tensor,
@@ -137,18 +137,18 @@ pub(super) struct TensorMessage<'a> {
     pub(super) len: usize,
 }
 
-/// How the elements are written.
+/// The encoding of the elements.
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// There are none.
+    /// No elements.
     Nothing,
-    /// As one field of bytes that lie in memory as they go out.
+    /// One field, whose bytes are those in memory.
     Raw { number: u32 },
-    /// As packed varints, of this many bytes in all.
+    /// Packed varints, with this total length in bytes.
     Varints { number: u32, integer: Integer, len: usize },
     /// One field for each string.
     Strings,
-    /// All lengths, of this many bytes, and then all bytes of strings, in one field of `len` bytes.
+    /// All lengths, with this total size in bytes, and then all strings, in one field of `len` bytes.
     StringContent { len: usize },
 }
 
@@ -198,7 +198,7 @@ impl Form {
                 Self::Varints { number, integer, len }
             }
             (Elements::Numbers(_), Some((number, _))) => Self::Raw { number },
-            // A tensor of numbers is of a dtype with a size, and each of those has a field.
+            // The dtype of a tensor of numbers has a size, and each of these dtypes has a field.
             (Elements::Numbers(_), None) => Self::Raw { number: CONTENT },
         }
     }
@@ -215,7 +215,7 @@ impl Form {
         }
     }
 
-    /// The field of elements that are better lent than copied, and the elements.
+    /// The field and the elements, if lending is better than copying.
     fn lent(self, tensor: &Tensor) -> Option<(u32, &Bytes)> {
         match (self, tensor.elements()) {
             (Self::Raw { number }, Elements::Numbers(Buffer::Shared(elements))) if elements.len() >= LEAST_LENT => {
@@ -255,7 +255,7 @@ fn encode_string_content(strings: &Strings, len: usize, out: &mut impl BufMut) {
     }
 }
 
-/// Calls back with the varint of each element. Signed numbers are widened with their sign, as protobuf does.
+/// Calls back with the varint of each element. Signed numbers are sign-extended, as in protobuf.
 fn each_varint(elements: &[u8], dtype: DType, integer: Integer, mut found: impl FnMut(u64)) {
     fn each<const SIZE: usize>(elements: &[u8], mut found: impl FnMut([u8; SIZE])) {
         for &element in elements.as_chunks().0 {
@@ -275,13 +275,13 @@ fn each_varint(elements: &[u8], dtype: DType, integer: Integer, mut found: impl 
     }
 }
 
-/// The number in the lowest bits of a byte.
+/// The number in the low bits of a byte.
 fn narrow(byte: u8, bits: u32, signed: bool) -> u64 {
     let high = byte << (8 - bits);
     if signed { i64::from(high as i8 >> (8 - bits)) as u64 } else { u64::from(high >> (8 - bits)) }
 }
 
-/// Varints on their way out, collected so that the buffer is asked for room once in a while instead of for every byte.
+/// A buffer of encoded varints, so that the output grows in steps instead of byte by byte.
 struct Staged<'a, B: BufMut> {
     out: &'a mut B,
     bytes: [u8; 512],
@@ -312,7 +312,7 @@ impl<'a, B: BufMut> Staged<'a, B> {
     }
 }
 
-/// The length of an integer as field 1 of a message of its own; 0 is left out, as proto3 does.
+/// The length of an integer as field 1 of a nested message. 0 is omitted, as in proto3.
 fn integer_field_len(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value as u64) }
 }
@@ -324,7 +324,7 @@ fn put_integer_field(out: &mut impl BufMut, value: i64) {
     }
 }
 
-/// The length of a text field; an empty text is left out, as proto3 does.
+/// The length of a text field. An empty text is omitted, as in proto3.
 fn text_len(number: u32, text: &str) -> usize {
     if text.is_empty() { 0 } else { length_field_len(number, text.len()) }
 }

@@ -30,7 +30,7 @@ fn strings(tensor: &Tensor) -> Vec<&[u8]> {
     }
 }
 
-/// The bytes of a tensor that decodes.
+/// The bytes of a valid tensor.
 fn decoded(proto: &TensorProto) -> Vec<u8> {
     numbers(&tensor_from_proto(proto).expect("a tensor")).to_vec()
 }
@@ -89,7 +89,7 @@ fn values_come_from_the_field_of_the_dtype() {
 }
 
 #[test]
-fn the_last_value_stands_for_all_that_are_missing() {
+fn the_last_value_is_repeated_for_missing_ones() {
     let shortened = TensorProto { int_val: vec![1, 2], ..proto(DType::UINT8, &[5]) };
     assert_eq!(decoded(&shortened), [1, 2, 2, 2, 2]);
     let surplus = TensorProto { int_val: vec![1, 2, 3], ..proto(DType::UINT8, &[2]) };
@@ -138,7 +138,7 @@ fn strings_in_raw_content_are_lengths_and_then_bytes() {
 }
 
 #[test]
-fn dtypes_and_shapes_that_make_no_tensor_are_invalid() {
+fn inconsistent_dtypes_and_shapes_are_invalid() {
     for dtype in [0, 34, 77, 101, 107, 120, 200, -1, i32::MAX, i32::MIN] {
         assert_eq!(tensor_from_proto(&proto(DType(dtype), &[])).unwrap_err(), TensorError::Invalid, "{dtype}");
     }
@@ -152,7 +152,7 @@ fn dtypes_and_shapes_that_make_no_tensor_are_invalid() {
 }
 
 #[test]
-fn resources_and_variants_are_well_formed_but_cannot_be_had() {
+fn resources_and_variants_are_well_formed_but_refused() {
     for dtype in [DType::RESOURCE, DType::VARIANT] {
         let error = tensor_from_proto(&proto(dtype, &[2])).unwrap_err();
         assert_eq!(error, TensorError::Opaque(dtype));
@@ -207,7 +207,7 @@ fn a_small_message_gets_no_huge_tensor() {
     assert_eq!(refused, TensorError::TooLarge { wanted: MemoryBudget::FLOOR + 1, left: MemoryBudget::FLOOR });
     let text = refused.report("x", 0, DType::UINT8);
     assert!(text.text().starts_with("tensor parsing error: x: "), "{text}");
-    // Nobody has that much; the original says no more than this either.
+    // No machine has that much memory. TensorFlow Serving gives the same text.
     let refused = tensor_from_proto(&filled(1 << 40)).unwrap_err();
     assert_eq!(refused.report("x", 0, DType::UINT8), ServingError::invalid_argument("tensor parsing error: x"));
 }
@@ -285,7 +285,7 @@ fn repeated_parts_of_a_message_are_merged() {
 }
 
 #[test]
-fn values_of_another_wire_type_are_not_seen() {
+fn values_of_another_wire_type_are_ignored() {
     let cases: [(&[u8], usize); 4] = [
         (b"\x08\x01\x29\x01\x02\x03\x04\x05\x06\x07\x08", 4), // a float of 64 bits
         (b"\x08\x02\x35\x01\x02\x03\x04", 8),                 // a double of 32 bits
@@ -385,7 +385,7 @@ fn large_elements_are_lent_and_the_message_is_the_same() {
 }
 
 #[test]
-fn responses_are_written_as_the_original_writes_them() {
+fn responses_are_encoded_as_by_tensorflow_serving() {
     let tensor = decode_one(b"\x08\x03\x12\x08\x12\x02\x08\x02\x12\x02\x08\x01\x3a\x02\x01\x02").unwrap();
     let response = PredictResponse::new([("y", &tensor)], "types", 1, "int32", false);
     let mut out = Vec::new();
@@ -519,7 +519,7 @@ proptest! {
     }
 }
 
-/// Decodes all there is, and checks that it is in proportion.
+/// Decodes everything, and checks that the memory is in proportion to the body.
 fn read_everything(body: &Bytes) {
     let Ok(request) = decode_predict_request(body) else { return };
     let mut budget = MemoryBudget::for_message(body.len());

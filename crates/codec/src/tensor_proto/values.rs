@@ -1,37 +1,37 @@
-//! The elements of a tensor from the field that its dtype keeps them in.
+//! Decodes the elements of a tensor from the field of its dtype.
 //!
-//! Senders may shorten: where fewer values come than there are elements, the last one stands for all that follow, and
-//! zeros or empty strings where none comes. More values than elements are ignored.
+//! There may be fewer values than elements. The last value is then repeated; without any, elements are zero or empty
+//! strings. Surplus values are ignored.
 
 use super::TensorError;
 use crate::wire::{self, Reader, Value};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType};
 
-/// How a field holds the elements of a dtype.
+/// The layout of the elements in a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// Little-endian numbers of 32 bits, one or two to an element.
+    /// Little-endian numbers of 32 bits, one or two for each element.
     Fixed32,
-    /// Little-endian numbers of 64 bits, one or two to an element.
+    /// Little-endian numbers of 64 bits, one or two for each element.
     Fixed64,
-    /// A varint to an element.
+    /// One varint for each element.
     Varint(Integer),
     /// One bytes field for all elements.
     Bytes,
 }
 
-/// What becomes of the 64 bits of a varint, and of an element when it is written as one.
+/// The conversion between an element and the 64 bits of a varint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Integer {
-    /// The lowest bytes are kept; `signed` says how a reader of the field widens them again.
+    /// The lowest bytes are kept. With `signed`, they are sign-extended when written.
     Truncated { signed: bool },
-    /// Anything but zero is 1.
+    /// Values other than zero become 1.
     Bool,
-    /// The lowest byte is kept, of which `bits` count; only they are written.
+    /// The lowest byte is kept. Only the lowest `bits` bits count, and only they are written.
     Narrow { bits: u32, signed: bool },
 }
 
-/// The number of the field that holds the elements of a dtype of numbers, and how.
+/// The number of the field for a dtype of numbers, and its layout.
 pub(super) fn field_of(dtype: DType) -> Option<(u32, Layout)> {
     let truncated = |signed| Layout::Varint(Integer::Truncated { signed });
     let narrow = |bits, signed| Layout::Varint(Integer::Narrow { bits, signed });
@@ -58,7 +58,7 @@ pub(super) fn field_of(dtype: DType) -> Option<(u32, Layout)> {
     })
 }
 
-/// The `count` elements of a dtype of numbers of `size` bytes each; `values` has those that a field was sent with.
+/// Decodes `count` elements of `size` bytes each, of a dtype of numbers. `values` are the values of the field.
 pub(super) fn numbers<'a, Values: Iterator<Item = Value<'a>>>(
     dtype: DType,
     count: usize,
@@ -79,7 +79,7 @@ pub(super) fn numbers<'a, Values: Iterator<Item = Value<'a>>>(
             (Layout::Varint(integer), 4) => varints::<4>(&mut elements, values, limit, integer),
             (Layout::Varint(integer), _) => varints::<8>(&mut elements, values, limit, integer),
         }
-        // Half of a complex number is none.
+        // Half of a complex number is dropped.
         elements.truncate(elements.len() / size * size);
     }
     repeat_last(&mut elements, count, size);
@@ -100,7 +100,7 @@ fn fixed<'a>(elements: &mut AlignedBytes, values: impl Iterator<Item = Value<'a>
 }
 
 fn bytes<'a>(elements: &mut AlignedBytes, values: impl Iterator<Item = Value<'a>>, limit: usize) {
-    // The field is not repeated, so that the last one counts.
+    // The field is not repeated, so the last occurrence counts.
     if let Some(Value::Length(last)) = values.filter(|value| matches!(value, Value::Length(_))).last() {
         elements.extend_from_slice(&last[..last.len().min(limit)]);
     }
@@ -133,7 +133,7 @@ fn varints<'a, const SIZE: usize>(
     }
 }
 
-/// Fills up with the last element, or with zeros.
+/// Fills up with copies of the last element, or with zeros.
 fn repeat_last(elements: &mut AlignedBytes, count: usize, size: usize) {
     let total = count * size;
     if elements.len() == total {
@@ -141,7 +141,7 @@ fn repeat_last(elements: &mut AlignedBytes, count: usize, size: usize) {
     }
     match elements.len().checked_sub(size).map(|start| elements[start..].to_vec()) {
         Some(last) if last.iter().any(|&byte| byte != last[0]) => {
-            // Twice as much in every step, so that a large fill is a few large copies.
+            // Each step doubles the copied part, so that a large fill needs few copies.
             let mut filling = last;
             while elements.len() < total {
                 let length = filling.len().min(total - elements.len());
@@ -156,7 +156,7 @@ fn repeat_last(elements: &mut AlignedBytes, count: usize, size: usize) {
     }
 }
 
-/// The ranges in the body of `count` strings from the values of `string_val`; `offset` says where in it one begins.
+/// The ranges of `count` strings in the body, from the values of `string_val`. `offset` gives the position of a value.
 pub(super) fn strings<'a>(
     values: impl Iterator<Item = Value<'a>>,
     offset: impl Fn(&[u8]) -> usize,
@@ -176,12 +176,12 @@ pub(super) fn strings<'a>(
     ranges
 }
 
-/// The ranges in the body of `count` strings from `tensor_content`, which begins at `start`: all lengths first, then
-/// all bytes, with nothing left over.
+/// The ranges of `count` strings in the body, from `tensor_content` at `start`: all lengths first, and then all
+/// strings.
 ///
 /// # Errors
 ///
-/// If they do not fit.
+/// If the lengths do not match the content exactly.
 pub(super) fn string_content(content: &[u8], start: usize, count: usize) -> Result<Vec<(usize, usize)>, TensorError> {
     if count > content.len() {
         return Err(TensorError::Invalid); // a length takes at least one byte

@@ -1,7 +1,7 @@
-//! The machine-readable cases of the specification, where they are at hand.
+//! The machine-readable cases of the specification, if available.
 //!
-//! They are looked for in `spec` in the directory that `SERVABLE_CONFORMANCE_DIR` names, or in `shared` beside the
-//! repository. Without them there is nothing to do here: the tables of the other modules stand for themselves.
+//! They are in `spec` in the directory that `SERVABLE_CONFORMANCE_DIR` names, or in `shared` beside the repository.
+//! Without them these tests do nothing. The tables of the other modules do not depend on them.
 
 use std::path::{Path, PathBuf};
 

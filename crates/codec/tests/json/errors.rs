@@ -1,4 +1,4 @@
-//! What a request is told that is wrong. But for the one deviation, the texts are those of the original.
+//! Errors of invalid requests. Except for one deviation, the texts are those of TensorFlow Serving.
 
 use servable_codec::json::{DEFAULT_MAX_NESTING, decode_predict};
 use servable_model::error::{Code, ServingError};
@@ -6,7 +6,7 @@ use servable_model::signature::Signature;
 
 use crate::support::{decode, signature};
 
-/// Inputs of the signature, body, message.
+/// The inputs of the signature, the body, the message.
 #[rustfmt::skip]
 const CASES: &[(&str, &str, &str)] = &[
     // Syntax.
@@ -141,7 +141,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("x:float", r#"{"a":[1,NaN],"signature_name":1}"#, "JSON Value: {\n    \"a\": [1,  not formatted correctly. 'signature_name' key must be a string value."),
     ("a:string b:int32", r#"{"instances":[{"b64":""}]}"#, "input size does not match signature: 1!=2 len({a}) != len({a,b}). Sent extra: {}. Missing but required: {b}."),
     ("x:float_ref", r#"{"inputs":[]}"#, "tensor parsing error: x"),
-    // Deliberately not the original, which stores another number.
+    // A deliberate deviation: TensorFlow Serving stores another number.
     ("x:int8", r#"{"inputs":[300]}"#, "JSON Value: 300 Type: Number is not of expected type: int8"),
     ("x:int8", r#"{"inputs":[-129]}"#, "JSON Value: -129 Type: Number is not of expected type: int8"),
     ("x:uint8", r#"{"inputs":[-1]}"#, "JSON Value: -1 Type: Number is not of expected type: uint8"),

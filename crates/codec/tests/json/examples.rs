@@ -9,7 +9,7 @@ use servable_model::tensor::{Elements, Tensor};
 
 use crate::support::tensor;
 
-/// The examples as a graph would parse them: `x=[1.5] y=int[1] z=`, one text for each.
+/// The parsed examples, one text for each: `x=[1.5] y=int[1] z=`.
 fn decoded(body: &[u8]) -> Result<Vec<String>, String> {
     let input = decode_examples(body, DEFAULT_MAX_NESTING).map_err(|error| error.text().into_owned())?;
     let tensor = input.examples.into_tensor().map_err(|error| error.text().into_owned())?;
@@ -33,7 +33,7 @@ fn describe(example: &[u8]) -> String {
 }
 
 #[test]
-fn elements_decide_what_a_feature_is() {
+fn the_first_element_decides_the_kind_of_a_feature() {
     for (example, expected) in [
         ("{}", ""),
         (r#"{"x":1.5}"#, "x=[1.5]"),
@@ -62,7 +62,7 @@ fn a_context_is_merged_with_each_example() {
 }
 
 #[test]
-fn what_is_no_example_is_reported() {
+fn invalid_examples_are_reported() {
     for (body, expected) in [
         ("", "JSON Parse error: The document is empty"),
         (r#"{"examples":"#, "JSON Parse error: Invalid value. at offset: 12"),
@@ -114,7 +114,7 @@ fn written(inference: &Inference) -> String {
 }
 
 #[test]
-fn results_are_laid_out_as_the_original_does_it() {
+fn results_have_the_layout_of_tensorflow_serving() {
     assert_eq!(
         classified(&[2, 2], &["car", "a\"\n", "", "bike"], &["0.2", "0.7", "NaN", "1"]),
         "{\n    \"results\": [[[\"car\", 0.2], [\"a\\\"\\n\", 0.7]], [[\"\", NaN], [\"bike\", 1.0]]\n    ]\n}"

@@ -1,4 +1,4 @@
-//! The JSON codec as the REST API uses it: what goes in, what comes out, and what is said about mistakes.
+//! The JSON codec through its public interface: requests, responses and errors.
 
 mod conformance;
 mod errors;

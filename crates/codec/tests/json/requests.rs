@@ -1,4 +1,4 @@
-//! Requests that are right, some of them oddly so.
+//! Valid requests, some of them unusual.
 
 use servable_codec::json::{DEFAULT_MAX_NESTING, decode_predict};
 use servable_model::error::ServingError;
@@ -7,7 +7,7 @@ use servable_model::tensor::{ALIGNMENT, Buffer, Elements};
 
 use crate::support::{decode, describe, signature};
 
-/// Inputs of the signature, body, tensors.
+/// The inputs of the signature, the body, the tensors.
 const CASES: &[(&str, &str, &str)] = &[
     // Row format.
     ("x:int32", r#"{"instances": [[1,2],[3,4],[5,6]]}"#, "row x int32[3,2] 1 2 3 4 5 6"),
@@ -22,7 +22,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("x:half", r#"{"inputs":[]}"#, "columnar x half[0]"),
     ("a:float b:int32", r#"{"inputs":{"b":[1,2],"a":3}}"#, "columnar a float[] 3 b int32[2] 1 2"),
     ("a:float b:int32", r#"{"inputs":{"b":1,"c":[{}],"a":2}}"#, "columnar a float[] 2 b int32[] 1"),
-    // Repeated keys: in an object of inputs the first one counts, in a row each is one more value.
+    // Repeated keys: in an object of inputs the first counts, in a row each is another value.
     ("x:float", r#"{"instances":[1],"instances":[2]}"#, "row x float[1] 1"),
     ("x:float", r#"{"inputs":{"x":1,"x":2}}"#, "columnar x float[] 1"),
     ("x:float", r#"{"instances":[{"x":1,"x":2}]}"#, "row x float[1] 1"),
@@ -104,7 +104,7 @@ fn invalid_utf8_in_strings_is_passed_on() {
 }
 
 #[test]
-fn a_signature_name_is_found_wherever_it_stands() {
+fn a_signature_name_may_be_anywhere_in_the_object() {
     let signature = signature("x:string");
     let cases: [(&str, &[u8]); 8] = [
         (r#"{"instances":["a"]}"#, b""),

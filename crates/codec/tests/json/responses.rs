@@ -109,7 +109,7 @@ fn outputs_that_json_cannot_show_are_errors() {
 }
 
 #[test]
-fn errors_have_a_body_of_their_own() {
+fn errors_have_a_json_body() {
     assert_eq!(error_body(b"Bad key: \"key\""), b"{\n    \"error\": \"Bad key: \\\"key\\\"\"\n}");
     assert_eq!(error_body(b"\xff\n"), b"{\n    \"error\": \"\xff\\n\"\n}");
 }

@@ -1,11 +1,11 @@
-//! Signatures and tensors in few words.
+//! Shorthands for signatures and tensors.
 
 use servable_codec::json::{DEFAULT_MAX_NESTING, Format, PredictInput, decode_predict};
 use servable_model::error::{Result, ServingError};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{Buffer, DType, Elements, Tensor, shape_text};
 
-/// The dtype of this name, as error messages spell it.
+/// The dtype with this name in error messages.
 pub(crate) fn dtype(name: &str) -> DType {
     (0..=123).map(DType).find(|dtype| dtype.name() == name).unwrap_or_else(|| panic!("no dtype {name}"))
 }
@@ -21,7 +21,7 @@ pub(crate) fn signature(inputs: &str) -> Signature {
     Signature { inputs, ..Signature::default() }
 }
 
-/// Decodes a body for a servable with this one signature, under whatever name the body has for it.
+/// Decodes a body for a servable with one signature, under any name.
 pub(crate) fn decode<'s>(signature: &'s Signature, body: &[u8]) -> Result<PredictInput<&'s Signature>> {
     decode_predict(body, DEFAULT_MAX_NESTING, |_| Ok::<_, ServingError>(signature))
 }
@@ -62,7 +62,7 @@ fn numbers(dtype: DType, bytes: &[u8]) -> Vec<String> {
     }
 }
 
-/// A tensor whose elements are given as text; strings as they are.
+/// A tensor whose elements are given as text.
 pub(crate) fn tensor(name: &str, shape: &[i64], values: &[&str]) -> Tensor {
     macro_rules! bytes {
         ($number:ty) => {

@@ -1,9 +1,9 @@
-//! Requests of the Open Inference Protocol: an envelope that is walked over once, and tensors that are decoded as those
-//! of [`super::fast`] are.
+//! Requests of the Open Inference Protocol: the envelope is read in one pass, and tensors are decoded as in
+//! [`super::fast`].
 //!
-//! Syntax errors have the texts of `RapidJSON`, as everywhere; all others are our own. This file owns the envelope of an
-//! infer request, `tensor` the elements of its inputs, `repository` the requests to the model repository, and `walk` the
-//! way through the text.
+//! Syntax errors have the texts of `RapidJSON`, as everywhere. Other errors have texts of this project. This file has
+//! the envelope of infer requests, `tensor` the elements of inputs, `repository` the requests to the model repository,
+//! and `walk` the reader of the text.
 
 mod repository;
 mod tensor;
@@ -20,20 +20,20 @@ use servable_model::tensor::{DType, Tensor};
 pub use repository::{RepositoryRequest, decode_repository_request};
 use walk::{Owner, Walk, boolean, is_base64, misfit, natural_number, text, wrong};
 
-/// A request as it was sent; what is sent beside JSON is still to come.
+/// The JSON of a request. Binary data may follow it.
 #[derive(Clone, Debug, Default)]
 pub struct InferRequest {
-    /// To be repeated in the answer.
+    /// The id, which the response repeats.
     pub id: Option<String>,
     /// The parameter `signature_name`.
     pub signature_name: Option<String>,
-    /// The parameter `timeout`, which is in microseconds; none if it is 0.
+    /// The parameter `timeout`, which is in microseconds; `None` for 0.
     pub timeout: Option<Duration>,
-    /// The parameter `binary_data_output`: how outputs are answered that do not say so themselves.
+    /// The parameter `binary_data_output`: the default encoding of outputs.
     pub binary_data_output: bool,
-    /// The inputs in the order they were sent.
+    /// The inputs, in the order of the request.
     pub inputs: Vec<InferInput>,
-    /// The outputs that are asked for; all if empty.
+    /// The requested outputs; all if empty.
     pub outputs: Vec<InferOutput>,
 }
 
@@ -49,32 +49,32 @@ pub struct InferInput {
 /// The elements of an input.
 #[derive(Clone, Debug)]
 pub enum InferData {
-    /// They were in the JSON.
+    /// From the JSON.
     Tensor(Tensor),
-    /// They follow after the JSON.
+    /// In the binary data after the JSON.
     Binary {
-        /// Their dtype.
+        /// The dtype.
         dtype: DType,
-        /// Their shape.
+        /// The shape.
         shape: Vec<i64>,
-        /// How many bytes they take.
+        /// The size in bytes.
         size: usize,
     },
 }
 
-/// The time that the parameter of that name grants.
+/// The duration of the parameter `timeout`.
 pub fn timeout(micros: u64) -> Option<Duration> {
     (micros > 0).then(|| Duration::from_micros(micros))
 }
 
-/// An output that is asked for.
+/// A requested output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InferOutput {
     /// Its name.
     pub name: String,
     /// The parameter `binary_data`.
     pub binary_data: Option<bool>,
-    /// Whether the parameter `content_type` asks for base64.
+    /// Whether the parameter `content_type` requests base64.
     pub is_base64: bool,
 }
 
@@ -82,7 +82,7 @@ pub struct InferOutput {
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if it is not one, or a tensor's data does not fit its datatype and shape.
+/// `INVALID_ARGUMENT` if the JSON is invalid, or the data of a tensor do not match its datatype and shape.
 pub fn decode_infer(body: &[u8], max_nesting: usize) -> Result<InferRequest> {
     check_size(body)?;
     let mut walk = Walk::new(body, max_nesting);
@@ -177,7 +177,7 @@ impl Walk<'_> {
                 })?,
                 b"data" => {
                     data_at = Some(walk.reader.at);
-                    // Members come in any order: elsewhere it is read once all of them are known.
+                    // Members may have any order. If datatype or shape are not known yet, the data are read later.
                     if let (Some(name), Some(shape), Some(dtype)) = (&name, &shape, dtype) {
                         tensor = Some(walk.tensor(name, dtype, shape)?);
                     } else {
@@ -200,7 +200,7 @@ impl Walk<'_> {
             (_, Some(_), Some(_)) => {
                 return Err(wrong(format!("input {name:?} has both \"data\" and \"binary_data_size\"")));
             }
-            // A size that no memory has is one that the rest of the body does not have either.
+            // A size beyond the memory exceeds the rest of the body as well.
             (_, None, Some(size)) => {
                 InferData::Binary { dtype, shape, size: usize::try_from(size).unwrap_or(usize::MAX) }
             }
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::json::DEFAULT_MAX_NESTING;
 
-    /// The tensor of a request of one input.
+    /// The tensor of a request with one input.
     pub(super) fn tensor(input: &str) -> Result<Tensor, String> {
         let body = format!("{{\"inputs\": [{input}]}}");
         let request = decode_infer(body.as_bytes(), DEFAULT_MAX_NESTING).map_err(|error| error.text().into_owned())?;

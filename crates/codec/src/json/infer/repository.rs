@@ -4,12 +4,12 @@ use super::check_size;
 use super::walk::{Owner, Walk, boolean, text};
 use servable_model::error::Result;
 
-/// What a request to the model repository says beside the model's name.
+/// The body of a request to the model repository. The name of the model is in the path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepositoryRequest {
-    /// `ready`: list only what can be called.
+    /// `ready`: whether to list only models that are ready.
     pub only_ready: bool,
-    /// The parameter `config`: how a model is to be served.
+    /// The parameter `config`: the configuration of the model.
     pub config: Option<String>,
 }
 
@@ -17,7 +17,7 @@ pub struct RepositoryRequest {
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if it is something else than such a request.
+/// `INVALID_ARGUMENT` if the body is invalid.
 pub fn decode_repository_request(body: &[u8], max_nesting: usize) -> Result<RepositoryRequest> {
     check_size(body)?;
     let mut request = RepositoryRequest::default();

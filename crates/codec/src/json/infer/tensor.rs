@@ -1,4 +1,4 @@
-//! The elements of an input, as its datatype and shape say.
+//! The elements of an input, by its datatype and shape.
 
 use super::walk::{Walk, wrong};
 use crate::json::column::{Column, StringColumn};
@@ -12,7 +12,7 @@ use servable_model::tensor::{
 };
 
 impl Walk<'_> {
-    /// Reads the elements of a tensor, nested as its shape says or in one list.
+    /// Reads the elements of a tensor, in lists nested by its shape or in one flat list.
     pub(super) fn tensor(&mut self, name: &str, dtype: DType, shape: &[i64]) -> Result<Tensor> {
         let fault = |text: String| wrong(format!("input {name:?}: {text}"));
         let count =
@@ -29,7 +29,7 @@ impl Walk<'_> {
         let sizes = if read_value(&mut self.reader, &mut dimensions, &mut column).is_some() {
             dimensions.sizes
         } else {
-            // Irregular, of another type, or merely unusual: once more, to know which.
+            // Irregular, of another type, or only unusual. The exact decoder tells which.
             self.reader.at = start;
             let document = self.value()?;
             column = Column::correctly_rounded(carrier);
@@ -49,7 +49,7 @@ impl Walk<'_> {
         narrowed(tensor, dtype).ok_or_else(|| fault(format!("a number is out of the range of {}", name_of(dtype))))
     }
 
-    /// An empty column with room for what the rest of the body can hold of it.
+    /// An empty column. The reserved memory is bounded by the rest of the body.
     fn column(&self, dtype: DType, count: usize) -> Column {
         let mut column = Column::correctly_rounded(dtype);
         let most = (self.reader.body.len() - self.reader.at) / 2 + 1;
@@ -59,7 +59,7 @@ impl Walk<'_> {
     }
 }
 
-/// The strings that a tensor's strings encode.
+/// Decodes the strings of a tensor from base64.
 pub(super) fn from_base64(name: &str, tensor: &Tensor) -> Result<Tensor> {
     let Elements::Strings(encoded) = tensor.elements() else { return Ok(tensor.clone()) };
     let mut decoded = StringColumn::default();
@@ -71,7 +71,7 @@ pub(super) fn from_base64(name: &str, tensor: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_strings(tensor.shape().to_vec(), Strings::new(decoded.bytes.into(), decoded.ranges)))
 }
 
-/// A tensor of the dtype that was asked for from one of a wider dtype; `None` if a number does not fit.
+/// Converts a tensor from a wider dtype to the requested one; `None` if a number does not fit.
 fn narrowed(tensor: Tensor, dtype: DType) -> Option<Tensor> {
     if tensor.dtype() == dtype {
         return Some(tensor);
@@ -152,7 +152,7 @@ mod tests {
             let nearest: f32 = text.parse().expect("a number");
             assert_eq!(numbers(&single), nearest.to_le_bytes(), "{text}");
         }
-        // The nearest doubles, where the conversion of the original is off by one in the last place.
+        // The nearest doubles, where the conversion of TensorFlow Serving is off by one in the last place.
         let texts = ["0.30000000000000004", "1.7976931348623157e308", "123456789012345.678", "5e-324", "8.41e21"];
         for text in texts {
             let double = tensor(&input("FP64", "[1]", &format!("[{text}]"))).expect("a number");

@@ -1,4 +1,4 @@
-//! A walk over the text of a request: objects and lists member by member, everything else as a document.
+//! A streaming reader of the text of a request: objects and lists member by member, other values as documents.
 
 use std::borrow::Cow;
 
@@ -9,32 +9,32 @@ use crate::json::string::{self, Span};
 use crate::json::tape::{Document, Node, Value};
 use servable_model::error::{Result, ServingError};
 
-/// Whose parameters are read, for messages.
+/// The owner of parameters, for error messages.
 pub(super) enum Owner<'a> {
     Request,
     Tensor(&'a str),
 }
 
-/// Parameters that would change the meaning of a tensor, of extensions that are not here.
+/// Parameters of unsupported extensions that would change the meaning of a tensor.
 const UNKNOWN_EXTENSIONS: [&[u8]; 2] = [b"shared_memory_region", b"classification"];
 
-/// The content type of strings that are sent as base64.
+/// The content type of strings in base64.
 const BASE64: &str = "base64";
 
-/// A walk over the text.
+/// A reader of the text.
 pub(super) struct Walk<'b> {
     pub(super) reader: Reader<'b>,
-    /// How deeply each value may be nested.
+    /// The maximum nesting of each value.
     max_nesting: usize,
 }
 
 impl<'b> Walk<'b> {
-    /// A walk that begins with the body.
+    /// A reader at the start of the body.
     pub(super) fn new(body: &'b [u8], max_nesting: usize) -> Self {
         Self { reader: Reader { body, at: 0 }, max_nesting }
     }
 
-    /// Reads an object; `member` reads the value of each name. A member that is null counts as one that is absent.
+    /// Reads an object. `member` reads the value of each name. A member that is null counts as absent.
     pub(super) fn object(&mut self, what: &str, mut member: impl FnMut(&mut Self, &[u8]) -> Result<()>) -> Result<()> {
         self.open(b'{', what, "an object")?;
         if self.reader.expect(b'}').is_some() {
@@ -44,7 +44,7 @@ impl<'b> Walk<'b> {
             let name = self.string().ok_or_else(|| self.syntax_error())?;
             self.reader.expect(b':').ok_or_else(|| self.syntax_error())?;
             if self.reader.peek() == b'n' {
-                // The only value that begins with this letter; anything else is a syntax error.
+                // The only value with this first letter. Anything else is a syntax error.
                 self.value()?;
             } else {
                 member(self, &name)?;
@@ -55,7 +55,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Reads a list; `element` reads each of its values.
+    /// Reads a list. `element` reads each of its values.
     pub(super) fn array(&mut self, what: &str, mut element: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         self.open(b'[', what, "a list")?;
         if self.reader.expect(b']').is_some() {
@@ -105,7 +105,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// What the body's first syntax error is, by the parser that knows their texts.
+    /// The first syntax error of the body, from the parser that has the texts.
     fn syntax_error(&self) -> ServingError {
         match parse::parse(self.reader.body, self.max_nesting) {
             Err(error) => error.into(),
@@ -113,7 +113,7 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// Reads an object of parameters; `each` sees those that are not null.
+    /// Reads an object of parameters. `each` is called for those that are not null.
     pub(super) fn parameters(
         &mut self,
         owner: &Owner<'_>,
@@ -148,8 +148,8 @@ pub(super) fn text(value: Value<'_>, what: &str) -> Result<String> {
     String::from_utf8(found.to_vec()).map_err(|_| wrong(format!("{what} is not UTF-8")))
 }
 
-/// Whether a parameter `content_type` says that strings are base64. The other types that clients know say how a program
-/// is to see a tensor, and change nothing about it.
+/// Whether a parameter `content_type` says that strings are base64. Other content types concern only the view of a
+/// tensor in client programs, and do not change its data.
 pub(super) fn is_base64(value: Value<'_>) -> Result<bool> {
     Ok(text(value, "content_type")? == BASE64)
 }
@@ -168,7 +168,7 @@ pub(super) fn natural_number(value: Value<'_>, what: &str, wanted: &str) -> Resu
     }
 }
 
-/// Says what was found, what it was to be, and what was wanted.
+/// The error for a value of the wrong type: names what was found, its role, and what was expected.
 pub(super) fn misfit(what: &str, found: Value<'_>, wanted: &str) -> ServingError {
     wrong([what.as_bytes(), b" has to be ", wanted.as_bytes(), b"; got ", &dump(found)].concat())
 }
