@@ -202,7 +202,7 @@ def test_keys_are_renewed_and_bad_files_change_nothing(guarded: Guarded) -> None
     until(lambda: guarded.get(MODEL, NEXT).status == 200)
     assert guarded.get(MODEL, APP).status == 401
     guarded.keys.write_text("")
-    until(lambda: "cannot be used; the old stay" in guarded.server.log)
+    until(lambda: "cannot be used; the old ones stay" in guarded.server.log)
     assert guarded.get(MODEL).status == 401
     assert guarded.get(MODEL, NEXT).status == 200
     assert NEXT not in guarded.server.log

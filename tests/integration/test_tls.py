@@ -196,7 +196,7 @@ def test_new_certificates_are_taken_up_and_bad_ones_are_not(
 
     after = serial_number(server.port, context)
     identity.certificate.write_text("no certificate")
-    until(lambda: "cannot be used; the old stay" in server.log)
+    until(lambda: "cannot be used; the old ones stay" in server.log)
     assert f"{identity.certificate} holds no certificate in PEM form" in server.log
     assert serial_number(server.port, context) == after
     authority.server()

@@ -1,1 +1,1 @@
-"""What the tests of a running server share: the process, its models, and clients."""
+"""Shared parts of the tests of a running server: the process, its models, and clients."""

@@ -1,4 +1,4 @@
-"""Certificates of authorities that exist for one test run."""
+"""Certificates of temporary authorities."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Authority:
         return self._issue(name, "localhost", "127.0.0.1")
 
     def client(self, name: str = "client") -> Identity:
-        """Issue a certificate that a client shows."""
+        """Issue a client certificate."""
         return self._issue(name, "client@example.org")
 
     def context(self, client: Identity | None = None) -> ssl.SSLContext:
-        """What Python's HTTPS clients need to trust servers of this authority."""
+        """A context for Python's HTTPS clients that trusts servers of this authority."""
         context = ssl.create_default_context(cafile=str(self.file))
         if client is not None:
             context.load_cert_chain(client.certificate, client.key)

@@ -2,7 +2,7 @@
 
 usage: check_openapi.py URL-OF-THE-DOCUMENT
 
-Prints the names of the examples that were tried. Whatever is wrong ends it with an exception.
+Prints the names of the tried examples. Any error ends it with an exception.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def ask(url: str, body: object = None) -> Any:
 
 
 class Checker:
-    """One document, and the server that it is of.
+    """One document and its server.
 
     Attributes:
-        document: As it came.
+        document: The document as received.
         tried: The path and the name of every example.
     """
 
@@ -38,16 +38,16 @@ class Checker:
         self.tried: list[str] = []
 
     def check_form(self) -> None:
-        """Check what holds for every document of OpenAPI 3.1."""
+        """Check the rules for every document of OpenAPI 3.1."""
         jsonschema_rs.validator_for(OPENAPI_31).validate(self.document)
         for schema in self.document["components"]["schemas"].values():
             jsonschema_rs.meta.validate(schema)
-            self.accepts(schema)  # every reference leads somewhere
+            self.accepts(schema)  # every reference resolves
         ids = [operation["operationId"] for _, operation in self.operations()]
         assert len(set(ids)) == len(ids), ids
 
     def accepts(self, schema: Any) -> jsonschema_rs.Draft202012Validator:
-        """What a schema of the document accepts."""
+        """A validator for a schema of the document."""
         whole = {**schema, "components": self.document["components"]}
         return jsonschema_rs.Draft202012Validator(whole)
 
@@ -57,7 +57,7 @@ class Checker:
         return [(path, operation) for path, item in paths for operation in item.values()]
 
     def target(self, path: str, operation: dict[str, Any]) -> str:
-        """Where an operation is asked for, with a value for each part of the path that has one to be filled in."""
+        """The path of an operation, with a value for each of its parameters."""
         values = {}
         for parameter in operation.get("parameters", ()):
             if "$ref" in parameter:
@@ -67,7 +67,7 @@ class Checker:
         return urllib.parse.urljoin(self.url, path.format(**values))
 
     def try_examples(self) -> None:
-        """Ask every question and send every example; they and the answers have to be as the schemas say."""
+        """Send every request and every example; they and the answers must match the schemas."""
         for path, operation in self.operations():
             target = self.target(path, operation)
             answer = operation["responses"]["200"]["content"]

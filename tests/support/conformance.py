@@ -1,8 +1,8 @@
-"""Compares a server with recordings and conformance cases of TensorFlow Serving, and says what came of it.
+"""Compares a server with recordings and conformance cases of TensorFlow Serving, and reports the results.
 
-A sample of the recordings is in `tests/testdata/recordings`. All of them, and the conformance cases, lie outside the
-repository: in the directory named by SERVABLE_CONFORMANCE_DIR, or in `shared` beside the clone, which also brings the
-program that sends the cases, `conformance/run_cases.py`. Each difference is traced to its cause here.
+A sample of the recordings is in `tests/testdata/recordings`. The complete recordings and the conformance cases are
+outside of the repository: in the directory of SERVABLE_CONFORMANCE_DIR, or in `shared` beside the clone. It also
+contains the program that sends the cases, `conformance/run_cases.py`. Each difference is traced to its cause here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DIRECTORY = Path(os.environ.get("SERVABLE_CONFORMANCE_DIR", ROOT.parent / "share
 COMPAT = ROOT / "tests/compat"
 SAMPLE = ROOT / "tests/testdata/recordings"
 
-# What a recording can say of TensorFlow Serving instead of an answer. Any answer is right then, if the server lives.
+# What a recording of TensorFlow Serving can contain in place of an answer. Any answer of a live server is then correct.
 WITHOUT_ANSWER = {
     "crash": "TensorFlow Serving crashed",
     "hang": "TensorFlow Serving gave no answer",
@@ -36,14 +36,14 @@ WITHOUT_ANSWER = {
 
 @dataclass(frozen=True)
 class Cause:
-    """Why answers differ from TensorFlow Serving's.
+    """A cause of differences from TensorFlow Serving.
 
     Attributes:
-        name: Of the cause; a key of docs/compatibility.md.
+        name: The name of the cause; a key of docs/compatibility.md.
         recordings: Patterns for the titles of differences from recordings, `id group | level: what differs`.
         cases: Ids of conformance cases.
-        requests: Patterns for what was asked and what differs, of recordings and of cases:
-            `GET /v1/models/m?x | level: what differs`. For kinds that are seen from the request.
+        requests: Patterns for a request and its difference, of recordings and of cases: `GET /v1/models/m?x | level:
+            what differs`. For classes that the request determines.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Cause:
     requests: tuple[re.Pattern[str], ...] = ()
 
     def explains(self, difference: Difference) -> bool:
-        """Whether the difference is of this cause."""
+        """Whether the difference has this cause."""
         asked = f"{difference.asked} | {difference.detail}"
         if difference.asked and any(pattern.search(asked) for pattern in self.requests):
             return True
@@ -63,13 +63,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which one answer differs.
+    """One difference of an answer.
 
     Attributes:
-        id: Of the case or the recording.
-        title: What the patterns of a cause are compared with; None for a conformance case.
-        detail: What was expected, and what came.
-        asked: The method and the target of the request, and for a case about values what they are made into.
+        id: The id of the case or the recording.
+        title: The text for the patterns of causes; None for a conformance case.
+        detail: The expected and the received answer.
+        asked: The method and the target of the request. For a case about values, their encoding.
     """
 
     id: str
@@ -80,14 +80,14 @@ class Difference:
 
 @dataclass
 class Area:
-    """What came of one area of cases, or one group of recordings.
+    """The results of one area of cases, or one group of recordings.
 
     Attributes:
-        name: As the material calls it.
-        total: How many there are.
-        by_cause: How many differ for a listed cause; the cause of the first of their differences.
-        not_applicable: How many cannot be compared, by reason.
-        unlisted: What no cause explains.
+        name: The name in the material.
+        total: The number of cases.
+        by_cause: The number of differences by listed cause; a case counts for the cause of its first difference.
+        not_applicable: The number of cases that cannot be compared, by reason.
+        unlisted: Differences without a cause.
     """
 
     name: str
@@ -98,17 +98,17 @@ class Area:
 
     @property
     def failed(self) -> int:
-        """How many differ without a listed cause."""
+        """The number of differences without a listed cause."""
         return len({difference.id for difference in self.unlisted})
 
     @property
     def deviating(self) -> int:
-        """How many differ on purpose."""
+        """The number of intended differences."""
         return self.by_cause.total()
 
     @property
     def equal(self) -> int:
-        """How many are answered as TensorFlow Serving does."""
+        """The number of answers equal to TensorFlow Serving's."""
         return self.total - self.not_applicable.total() - self.failed - self.deviating
 
     def add(self, differences: Iterable[Difference], causes: Iterable[Cause]) -> None:
@@ -126,7 +126,7 @@ class Area:
 
 
 def read_causes(deviations: Path = COMPAT / "deviations.json") -> list[Cause]:
-    """The causes of all differences that are meant."""
+    """The causes of all intended differences."""
     listed: dict[str, dict[str, Any]] = json.loads(deviations.read_text())
     return [
         Cause(
@@ -148,10 +148,10 @@ def run_cases(
     """Send every case of a file to a server.
 
     Args:
-        file: Of the form of `spec/conformance_cases.json`.
+        file: In the form of `spec/conformance_cases.json`.
         server: The command; flags are appended.
-        causes: What may differ.
-        directory: Of the material.
+        causes: The known causes of differences.
+        directory: The directory of the material.
 
     Raises:
         RuntimeError: The runner itself failed.
@@ -187,9 +187,9 @@ def replay(
     Args:
         file: Cases as `support.recordings.cases` describes them.
         server: The command; flags are appended.
-        causes: What may differ.
-        models: What `exported_models` has returned.
-        groups: A pattern for the groups to be replayed.
+        causes: The known causes of differences.
+        models: The result of `exported_models`.
+        groups: A pattern for the groups to replay.
 
     Raises:
         RuntimeError: The replay itself failed.
@@ -208,7 +208,7 @@ def replay(
     areas: dict[str, Area] = {}
     for case in replayed:
         group = case["group"]
-        # Several files have groups of one name, such as `http` under other flags.
+        # Several files have groups of the same name, such as `http` with other flags.
         name = group if origin[:4] == group[:4] else f"{group}, {origin}"
         area = areas.setdefault(name, Area(name))
         area.total += 1
@@ -237,7 +237,7 @@ def _asked_by_case(request: Mapping[str, Any]) -> str:
 def from_recording(
     case: Mapping[str, str], difference: Mapping[str, str], asked: str = ""
 ) -> Difference:
-    """A difference as `support.recordings` writes it, of a request as `asked_by` tells it."""
+    """A difference in the form of `support.recordings`, of a request in the form of `asked_by`."""
     what = f"{difference['level']}: {difference['signature']}"
     detail = f"expected {difference['expected']!r}\n      got      {difference['got']!r}"
     title = f"{case['id']} {case['group']} | {what}"
@@ -245,7 +245,7 @@ def from_recording(
 
 
 def _run(*arguments: object) -> str:
-    """Run a program of Python's to its end; 1 is the exit status of one that found differences."""
+    """Run a Python program to its end; exit status 1 means that it found differences."""
     finished = subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
@@ -261,21 +261,21 @@ def _run(*arguments: object) -> str:
 
 
 def exported_models(cache: Path) -> Path:
-    """The models that the recordings ask for, exported once."""
+    """The models of the recordings, exported once."""
     return exported(ROOT / "tests/testdata/export_recorded_models.py", cache)
 
 
-# ---- what is told of it
+# ---- reports
 
 
 def unused(causes: Iterable[Cause], areas: Iterable[Area]) -> list[str]:
-    """The names of causes of which nothing differs any more."""
+    """The names of causes without a difference."""
     used = {cause for area in areas for cause in area.by_cause}
     return [cause.name for cause in causes if cause not in used]
 
 
 def table(areas: Iterable[Area]) -> list[str]:
-    """The lines of a table of what was compared, and the reasons below it."""
+    """The lines of a table of the comparisons, and the reasons below it."""
     areas = list(areas)
     row = "{:26} {:>6} {:>6} {:>10} {:>15} {:>9}".format
     lines = [row("", "run", "equal", "deviating", "not applicable", "unlisted")]
@@ -300,7 +300,7 @@ def table(areas: Iterable[Area]) -> list[str]:
 
 
 def shown(area: Area, limit: int = 10) -> str:
-    """What differs in an area without a listed cause; one example of each kind."""
+    """The differences of an area without a listed cause; one example of each kind."""
     by_title: dict[str, Difference] = {}
     for difference in area.unlisted:
         title = difference.title or difference.id

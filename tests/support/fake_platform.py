@@ -1,4 +1,4 @@
-"""Platforms that need no framework."""
+"""Platforms without a framework."""
 
 from __future__ import annotations
 

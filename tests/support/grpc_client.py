@@ -1,4 +1,4 @@
-"""The caller's side of `grpc_worker`: starts it and calls its methods."""
+"""The client of `grpc_worker`: starts it and calls its methods."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WORKER = Path(__file__).with_name("grpc_worker.py")
 
 
 class RpcError(Exception):
-    """The server answered with an error.
+    """An error of the server.
 
     Attributes:
         code: The name of the gRPC code.
         details: The message.
-        status: The `google.rpc.Status` that came with it; empty if there was none.
+        status: The `google.rpc.Status` of the answer; empty if it has none.
     """
 
     def __init__(self, code: str, details: str, status: bytes) -> None:

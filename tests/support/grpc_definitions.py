@@ -1,6 +1,6 @@
 """The messages and methods of the served definitions, for grpcio without generated stubs.
 
-They come from the descriptors that the server answers reflection with, in a pool of their own.
+They come from the server's reflection service, in a separate descriptor pool.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Definitions:
     def __init__(self, files: Iterable[bytes]) -> None:
         self._pool = descriptor_pool.DescriptorPool()
         waiting = {f.name: f for f in map(descriptor_pb2.FileDescriptorProto.FromString, files)}
-        while waiting:  # a file may come before those it imports
+        while waiting:  # a file may come before its imports
             for name, file in list(waiting.items()):
                 if not waiting.keys() & set(file.dependency):
                     self._pool.Add(waiting.pop(name))
 
     @classmethod
     def of_this_build(cls) -> Definitions:
-        """What the generator has written."""
+        """The definitions that the generator has written."""
         files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file
         return cls(file.SerializeToString() for file in files)
 
@@ -37,7 +37,7 @@ class Definitions:
         return message_factory.GetMessageClass(self._pool.FindMessageTypeByName(name))
 
     def call(self, channel: grpc.Channel, name: str) -> Any:
-        """A method such as `grpc.health.v1.Health.Check`, as grpcio's stubs have it."""
+        """A method such as `grpc.health.v1.Health.Check`, in the form of grpcio's stubs."""
         method = self._pool.FindMethodByName(name)
         kinds = {False: "unary", True: "stream"}
         kind = f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}"

@@ -1,7 +1,7 @@
-"""A gRPC client that nobody here wrote: grpcio with the stubs of tensorflow-serving-api.
+"""A gRPC client of other projects: grpcio with the stubs of tensorflow-serving-api.
 
-Run as a program, in a process of its own: importing the stubs imports TensorFlow. Reads pickled `(method, arguments)`
-from standard input and answers pickled results on standard output, one after another.
+Runs as a program in a separate process, because importing the stubs imports TensorFlow. Reads pickled `(method,
+arguments)` from standard input and answers pickled results on standard output, in order.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ NO_LIMIT = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 
 class Client:
-    """The methods that the tests call; each takes the port first, or what `grpc` calls the target."""
+    """The methods that the tests call; the first argument is the port, or a target of `grpc`."""
 
     def __init__(self) -> None:
         self._channels: dict[int | str, grpc.Channel] = {}
 
     def wait_until_imported(self) -> None:
-        """Do nothing: who gets the answer knows that TensorFlow is imported."""
+        """Do nothing; the answer shows that TensorFlow is imported."""
 
     def _channel(self, port: int | str) -> grpc.Channel:
         if port not in self._channels:
@@ -55,12 +55,12 @@ class Client:
     def secure(
         self, target: int | str, authority: str, certificate: str = "", key: str = ""
     ) -> None:
-        """Use TLS for a target from now on, over a new connection.
+        """Use TLS for a target from now on, on a new connection.
 
         Args:
             target: A port, or a target.
-            authority: The file of the certificate that servers are to be signed with.
-            certificate: The file of the client's own certificate, if it has one.
+            authority: The file of the authority that must have signed servers' certificates.
+            certificate: The file of the client's certificate, if it has one.
             key: The file of its key.
         """
 
@@ -96,16 +96,16 @@ class Client:
         """Predict; arrays in, arrays out.
 
         Args:
-            port: Of the server.
-            model: Its name.
+            port: The port of the server.
+            model: The model's name.
             inputs: Arrays by input name.
-            version: A version number, or the latest.
-            label: A version label, or none.
-            metadata: What goes along with the call.
-            signature: A signature, or the default.
-            output_filter: The outputs wanted, or all.
+            version: A version number; the latest by default.
+            label: A version label, if any.
+            metadata: Metadata of the call.
+            signature: A signature; the default one by default.
+            output_filter: The outputs to return; all by default.
             as_content: Send values as `tensor_content`, else in the typed fields.
-            timeout: The deadline in seconds, or none.
+            timeout: The deadline in seconds, if any.
 
         Returns:
             The output arrays under `outputs`, and the version that answered under `version`.
@@ -136,7 +136,7 @@ class Client:
         service: str = "/tensorflow.serving.PredictionService",
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> bytes:
-        """Send bytes to a method of a service, and return those that come back."""
+        """Send bytes to a method of a service, and return the bytes of the answer."""
         call = self._channel(port).unary_unary(f"{service}/{method}")
         answer: bytes = call(body, timeout=60, metadata=metadata)
         return answer
@@ -150,7 +150,7 @@ class Client:
         return json_format.MessageToDict(response, preserving_proto_field_name=True)
 
     def metadata(self, port: int, model: str) -> dict[str, Any]:
-        """The signatures that GetModelMetadata lists, as their JSON mapping."""
+        """The signatures of GetModelMetadata, as their JSON mapping."""
         request = get_model_metadata_pb2.GetModelMetadataRequest()
         request.model_spec.name = model
         request.metadata_field.append("signature_def")
@@ -173,7 +173,7 @@ class Client:
         """HandleReloadConfigRequest with a configuration in text form.
 
         Returns:
-            By how much each of the metrics has grown.
+            The increase of each metric.
         """
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
@@ -190,10 +190,10 @@ class Client:
         stop_file: str,
         threads: int,
     ) -> dict[str, Counter[Any]]:
-        """Predict again and again from several threads until the file exists.
+        """Send Predict requests from several threads until a file exists.
 
         Returns:
-            How often each value of the output was answered, and how often each error.
+            The number of answers for each value of the output, and of each error.
         """
         answers: Counter[Any] = Counter()
         errors: Counter[Any] = Counter()
@@ -214,10 +214,10 @@ class Client:
     def offsets_until(
         self, port: int, model: str, stop_file: str, threads: int
     ) -> dict[str, Counter[Any]]:
-        """Ask again and again for x / 2 + offset, with another x each time, until the file exists.
+        """Request x / 2 + offset, with a different x each time, until a file exists.
 
         Returns:
-            How often each offset was answered, and how often anything else.
+            The number of answers for each offset, and the number of all other answers.
         """
         offsets: Counter[Any] = Counter()
         errors: Counter[Any] = Counter()
@@ -226,7 +226,7 @@ class Client:
             for n in itertools.count():
                 if Path(stop_file).exists():
                     return
-                # Requests differ in rows as well, and all numbers are exact.
+                # The number of rows varies as well, and all values are exact.
                 x = np.float32([first + (3 * n + row) % 10_000 for row in range(1 + n % 3)])
                 try:
                     y = self.predict(port, model, {"x": x})["outputs"]["y"]
@@ -244,7 +244,7 @@ class Client:
 
 
 def in_threads(work: Sequence[Callable[[], None]]) -> None:
-    """Call each in a thread of its own, and wait for all of them."""
+    """Call each function in a separate thread, and wait for all of them."""
     workers = [threading.Thread(target=each) for each in work]
     for worker in workers:
         worker.start()
@@ -271,7 +271,7 @@ def to_proto(value: Any, *, as_content: bool) -> Any:
 def main() -> None:
     """Answer calls until standard input ends."""
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     client = Client()
     while True:
         try:

@@ -1,9 +1,9 @@
-"""Imports what an extra of the package promises, and fails where something is not declared.
+"""Imports the modules that an extra of the package promises, and fails if a dependency is not declared.
 
 usage: import_extra.py EXTRA [TOP_LEVEL_NAME...]
 
-EXTRA is one of pyproject.toml, or `base` for none of them. With names, all else that is not of the standard library is
-refused, as if it were not installed.
+EXTRA is one of pyproject.toml, or `base` for none. With names, all other modules outside the standard library are
+refused, as if they were not installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-# What needs more than the package itself requires; with the extra that brings it.
+# The modules that need more than the package's own requirements; with the extra that provides it.
 NEEDS = {
     "servable.batching": "python",
     "servable.client": "client",
@@ -29,7 +29,7 @@ SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "abfs", "hf": "hf", "http": "https"
 
 
 def hide_all_but(declared: Sequence[str]) -> None:
-    """Have only these names, and the standard library, be found, as if nothing else were installed."""
+    """Hide all modules except these names and the standard library."""
     allowed = {"servable", *declared, *sys.stdlib_module_names}
 
     class Declared(PathFinder):
@@ -48,7 +48,7 @@ def hide_all_but(declared: Sequence[str]) -> None:
 
 
 def modules() -> Iterator[str]:
-    """Every module of the package, without importing any."""
+    """Every module of the package, without imports."""
     package = importlib.util.find_spec("servable")
     assert package is not None
     yield from _below("servable", package.submodule_search_locations or [])
@@ -72,7 +72,7 @@ def need(module: str) -> str | None:
 
 
 def use(extra: str) -> None:
-    """Have the package import what it puts off until it is needed."""
+    """Run the package's deferred imports."""
     if extra == "base":
         from servable._server.config.text_proto import new_message
 
@@ -94,7 +94,7 @@ def use(extra: str) -> None:
 
 
 def main(extra: str, *declared: str) -> None:
-    """Import all modules that need nothing, or this extra, and use them."""
+    """Import all modules that need no extra, or this one, and use them."""
     if declared:
         hide_all_but(declared)
     for module in modules():

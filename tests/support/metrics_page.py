@@ -1,4 +1,4 @@
-"""The metrics page of a server, read with the parser of Prometheus' own client library."""
+"""The metrics page of a server, read with the parser of Prometheus' client library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Page = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
 def monitoring_flag(directory: Path, text: str = "prometheus_config { enable: true }") -> str:
-    """The flag with a file that says so."""
+    """The flag and file that enable the page."""
     file = directory / "monitoring.config"
     file.write_text(text)
     return f"--monitoring_config_file={file}"
@@ -30,7 +30,7 @@ def scrape(server: ServerProcess, path: str = PATH) -> Page:
     samples: Page = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            # The parser puts this behind the names of all counters.
+            # The parser appends this to the names of all counters.
             name = sample.name if sample.name in declared else sample.name.removesuffix("_total")
             points = samples.setdefault(name, {})
             labels = tuple(sample.labels.items())
@@ -40,7 +40,7 @@ def scrape(server: ServerProcess, path: str = PATH) -> Page:
 
 
 def labels(**values: str) -> tuple[tuple[str, str], ...]:
-    """Labels in the order of the page."""
+    """The names of the labels, in the order of the page."""
     return tuple(values.items())
 
 
@@ -48,12 +48,12 @@ _REQUEST_COUNTS = (":tensorflow:serving:request_count", "servable_version_reques
 
 
 class Growth:
-    """How much the samples of a page have grown since the start of a test."""
+    """The increase of a page's samples since the start of a test."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
         self._before = scrape(server)
-        # Requests that were sent before, such as those that wait for the server, may be answered yet.
+        # Earlier requests, such as those that wait for the server, may still be answered.
         while True:
             time.sleep(0.1)
             before, self._before = self._before, scrape(server)

@@ -1,4 +1,4 @@
-"""The models that the tests serve: exported once by TensorFlow, and variants made by copying."""
+"""The models of the tests: exported once by TensorFlow, and variants made by copying."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP_EXPORT = ROOT / "tests/testdata/export_warm_up_requests.py"
 
 
 def tensorflow_version() -> str:
-    """The version of the installed wheel, whichever of the two names it has."""
+    """The version of the installed wheel, under either of its names."""
     for name in ("tensorflow-cpu", "tensorflow"):
         try:
             return metadata.version(name)
@@ -29,11 +29,11 @@ def tensorflow_version() -> str:
 
 
 def exported(script: Path, cache: Path) -> Path:
-    """The directory of what the script exports; run only where the script or TensorFlow is new.
+    """The output directory of an export script; it runs only if the script or TensorFlow has changed.
 
     Args:
-        script: Takes the directory to write to as its argument.
-        cache: Where results are kept from one test run to the next.
+        script: Takes the output directory as its argument.
+        cache: Keeps results between test runs.
     """
     key = hashlib.sha256(script.read_bytes() + tensorflow_version().encode()).hexdigest()[:16]
     target = cache / f"{script.stem}-{key}"
@@ -49,13 +49,13 @@ def exported(script: Path, cache: Path) -> Path:
 
 
 def add_version(base_path: Path, version: int, template: Path, *, offset: float) -> Path:
-    """Put a version into a base path as a deployment should: written aside, then renamed.
+    """Add a version as a deployment should: written elsewhere, then renamed.
 
     Args:
         base_path: The model's directory.
         version: The number of the new version.
         template: A version directory of `half_plus_two`, whose offset is an asset.
-        offset: What the new version adds to x / 2.
+        offset: The constant that the new version adds to x / 2.
     """
     aside = base_path / f"writing-{version}"
     shutil.copytree(template, aside)
@@ -66,7 +66,7 @@ def add_version(base_path: Path, version: int, template: Path, *, offset: float)
 
 
 def add_corrupt_version(base_path: Path, version: int) -> Path:
-    """Put a version into a base path whose saved_model.pb is not one."""
+    """Add a version whose saved_model.pb is invalid."""
     aside = base_path / f"writing-{version}"
     aside.mkdir(parents=True)
     (aside / "saved_model.pb").write_bytes(b"this is not a SavedModel\n")

@@ -1,4 +1,4 @@
-"""A library of an operation that TensorFlow does not have, and a model that needs it."""
+"""A library with an operation that TensorFlow lacks, and a model that needs it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _REPLACED = b"GatherV2"
 
 
 def compile_op_library(operation: str, target: Path) -> None:
-    """Compile a library that registers the operation; skips the test where there is no compiler.
+    """Compile a library that registers the operation; skips the test without a compiler.
 
     Args:
         operation: Its name, as long as `GatherV2`.
-        target: Where to write the library.
+        target: The path of the library.
     """
     _compile("cc", _SOURCES / "op_library.c", operation, target)
 
 
 def compile_op_library_with_absl(operation: str, target: Path) -> None:
-    """Compile one in C++ that has its own absl, and reads attributes; takes several seconds of CPU time.
+    """Compile a library in C++ that includes a copy of absl and reads attributes; takes several seconds of CPU time.
 
     Args:
         operation: Its name, as long as `GatherV2`.
-        target: Where to write the library.
+        target: The path of the library.
     """
     include = _tensorflow() / "include"
     options = ("-std=c++17", "-w", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64")
@@ -58,10 +58,10 @@ def _compile(program: str, source: Path, operation: str, target: Path, *options:
 
 
 def model_that_needs(operation: str, failing: Path, target: Path) -> Path:
-    """Write a model whose graph has the operation in the place of `GatherV2`.
+    """Write a model whose graph has the operation in place of `GatherV2`.
 
     Args:
-        operation: Its name, as long as that.
+        operation: Its name, of the same length.
         failing: The base path of the model `failing`.
         target: The base path to write.
     """

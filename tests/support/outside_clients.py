@@ -1,7 +1,7 @@
 """Programs that use clients of other projects: tritonclient, kserve, ovmsclient, schemathesis.
 
-They run in processes of their own, with the Python of `.venv/clients`: what those clients require conflicts with what
-the tests do. `make .venv/stamps/clients` installs them, pinned by requirements-clients.lock.
+They run in separate processes, with the Python of `.venv/clients`, because their requirements conflict with those of
+the tests. `make .venv/stamps/clients` installs them, pinned by requirements-clients.lock.
 
 tritonclient and kserve each register the messages of the Open Inference Protocol, so one process can use the gRPC
 client of only one of them.
@@ -23,24 +23,24 @@ PYTHON = ROOT / ".venv/clients/bin/python"
 
 @dataclass(frozen=True)
 class Python:
-    """An interpreter, and what is installed for it.
+    """An interpreter, and its installed packages.
 
     Attributes:
-        path: Of the interpreter. Its other programs, such as `schemathesis`, lie beside it.
+        path: The interpreter. Other programs, such as `schemathesis`, are in the same directory.
     """
 
     path: Path
 
     def run(self, program: str | Path, *arguments: object, timeout: float = 60) -> str:
-        """Run a program and return what it prints.
+        """Run a program and return its output.
 
         Args:
             program: A file, or the text of a program.
-            *arguments: What it finds in `sys.argv[1:]`.
+            *arguments: Its `sys.argv[1:]`.
             timeout: In seconds.
 
         Raises:
-            AssertionError: It failed; the message is all that it wrote.
+            AssertionError: It failed; the message is all its output.
         """
         source = [program] if isinstance(program, Path) else ["-c", program]
         finished = subprocess.run(
@@ -49,12 +49,12 @@ class Python:
             text=True,
             timeout=timeout,
             check=False,
-            # What the tests put on the path is written for their own environment.
+            # The path of the tests is for their own environment.
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         )
         assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
         return finished.stdout
 
     def run_json(self, program: str | Path, *arguments: object, timeout: float = 60) -> Any:
-        """Run a program whose last line of output is a JSON document, and return that."""
+        """Run a program whose last line of output is a JSON document, and return the document."""
         return json.loads(self.run(program, *arguments, timeout=timeout).splitlines()[-1])

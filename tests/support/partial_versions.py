@@ -1,4 +1,4 @@
-"""Versions of models of which only a part is there."""
+"""Incomplete versions of models."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PARTS = [
     (WORDS, [GRAPH, INDEX, DATA]),
     (WORDS, [GRAPH, "assets/"]),
 ]
-"""Models, and what is there of their second version."""
+"""Models, and the existing files of their second version."""
 
 
 def copy_part(version: Path, target: Path, parts: list[str]) -> None:
-    """Copy some files of a version, the way a copy tool does."""
+    """Copy some files of a version, as a copy tool would."""
     for part in parts:
         name, _, length = part.removesuffix(" bytes").partition(" of ")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,5 +52,5 @@ def complete(version: Path, target: Path) -> None:
 
 
 def served_versions(server: ServerProcess, model: str) -> dict[int, str]:
-    """The versions of a model that are there, with their states."""
+    """The versions that the model's status lists, with their states."""
     return {v: state for v, state in server.states(model).items() if state != "END"}

@@ -1,7 +1,6 @@
-"""What `grpc-status-details-bin` says: `google.rpc.Status`, as any client of gRPC knows it.
+"""The content of `grpc-status-details-bin`: `google.rpc.Status`, decoded as any gRPC client would.
 
-The definitions are those of googleapis, as far as they are needed; the package with all of them is no requirement of
-ours.
+The definitions are the needed parts of googleapis; the package with all of them is not a requirement of ours.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ message_type {
 
 
 def retry_seconds(details: bytes) -> tuple[int, str, float]:
-    """The code and the message of a status, and after how long it says to try again.
+    """The code and the message of a status, and its retry delay.
 
-    It has to say that, and nothing else.
+    The status must have a delay, and nothing else.
     """
     file = text_format.Parse(_FILE, descriptor_pb2.FileDescriptorProto())
     definitions = Definitions(

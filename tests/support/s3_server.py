@@ -29,7 +29,7 @@ def weed_command() -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on; another process may still take one first."""
+    """Find ports without listeners; another process may still take one first."""
     with contextlib.ExitStack() as probes:
         sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
         for probe in sockets:
@@ -42,7 +42,7 @@ class S3Server:
 
     Attributes:
         endpoint: The URL of the endpoint.
-        bucket: A bucket that is there.
+        bucket: An existing bucket.
     """
 
     bucket = "models"
@@ -73,7 +73,7 @@ class S3Server:
                     *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"),
                     *("-s3", f"-s3.config={config}", "-s3.iam=false", "-volume.max=16"),
                     "-master.volumeSizeLimitMB=64",
-                    # These have ports of their own, which other servers may have.
+                    # Disable services with fixed ports, which other servers may use.
                     *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                 ],
                 stdout=log,
@@ -81,7 +81,7 @@ class S3Server:
             )
 
     def wait_until_ready(self) -> None:
-        """Wait until the bucket can be made, and make it."""
+        """Wait until the bucket can be created, and create it."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             assert self._process.poll() is None, self._log_path.read_text()
@@ -96,12 +96,12 @@ class S3Server:
         raise AssertionError(self._log_path.read_text())
 
     def stop(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
     def environment(self, endpoint: str | None = None, secret: str = SECRET_KEY) -> dict[str, str]:
-        """The variables by which a process finds the endpoint and the account."""
+        """The environment variables for the endpoint and the account."""
         return {
             "AWS_ENDPOINT_URL": endpoint or self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -111,7 +111,7 @@ class S3Server:
         }
 
     def file_system(self) -> Any:
-        """A client of the tests' own."""
+        """A client for the tests."""
         import s3fs
 
         return s3fs.S3FileSystem(
@@ -132,13 +132,13 @@ class S3Server:
 
 
 class Proxy:
-    """A TCP proxy that can break the connections through it; with an identity it speaks TLS to clients.
+    """A TCP proxy that can break its connections; with an identity it uses TLS towards clients.
 
     Attributes:
-        endpoint: The URL of its own end.
-        cut_after: Close each connection after so many bytes of answers; `None` for never.
-        damage: Bytes to be replaced in answers, and what to replace them with, of equal length.
-        is_hanging: Pass nothing on any more, and close nothing either.
+        endpoint: The URL of the proxy.
+        cut_after: Close each connection after this many bytes of answers; `None` for never.
+        damage: Bytes to replace in answers, and their replacement, of equal length.
+        is_hanging: Forward nothing more, and close nothing.
     """
 
     def __init__(self, target_port: int, identity: Identity | None = None) -> None:
@@ -157,7 +157,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Stop to listen, and close every connection."""
+        """Stop listening, and close every connection."""
         self._listener.close()
         for opened in list(self._open):
             with contextlib.suppress(OSError):

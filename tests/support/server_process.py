@@ -1,4 +1,4 @@
-"""A real server in a process of its own, on free ports of the loopback interface."""
+"""A real server in a separate process, on free ports of the loopback interface."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ StartServer = Callable[..., "ServerProcess"]
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on; another process may still take it first."""
+    """Find a port without a listener; another process may still take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -63,9 +63,9 @@ class ServerProcess:
     """One run of the `servable` command.
 
     Attributes:
-        port: What `--port` was set to.
-        rest_port: What `--rest_api_port` was set to.
-        log_path: Where its standard output and standard error go.
+        port: The value of `--port`.
+        rest_port: The value of `--rest_api_port`.
+        log_path: The file of its standard output and standard error.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    # ---- its life
+    # ---- life cycle
 
     @property
     def log(self) -> str:
-        """Everything it has written so far."""
+        """Its output so far."""
         return self.log_path.read_text(errors="replace")
 
     @property
@@ -111,17 +111,17 @@ class ServerProcess:
         return self.process.wait(timeout_seconds)
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once, and give its handles back."""
+        """Kill it, and close its handles."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
 
     def wait_until_answers(self) -> None:
-        """Wait until the REST port answers anything at all."""
+        """Wait until the REST port answers at all."""
         for _ in self._attempts("no answer"):
             with contextlib.suppress(OSError, http.client.HTTPException):
                 self.get("/v1/models/none")
@@ -164,7 +164,7 @@ class ServerProcess:
         port: int | None = None,
         timeout: float = 60,
     ) -> Reply:
-        """Send one request over a connection of its own."""
+        """Send one request on a new connection."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", port or self.rest_port, timeout=timeout
         )
@@ -178,12 +178,12 @@ class ServerProcess:
         return self.request("GET", path, port=port)
 
     def predict(self, model: str, document: object, *, port: int | None = None) -> Reply:
-        """POST a document, or bytes as they are, to `:predict` of a model or a model's version."""
+        """POST a document, or raw bytes, to `:predict` of a model or a model's version."""
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return self.request("POST", f"/v1/models/{model}:predict", body, port=port)
 
     def states(self, model: str) -> dict[int, str]:
-        """The state of each version, as the status API tells it; empty where there is none."""
+        """The state of each version, from the status API; empty if there is none."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             reply = self.get(f"/v1/models/{model}")
             if reply.status == 200:
@@ -193,10 +193,10 @@ class ServerProcess:
 
 
 def steps_that_take(server: ServerProcess, seconds: float) -> int:
-    """How many steps the model `steps` makes in about that time, on this machine when it is idle."""
+    """The number of steps that the model `steps` makes in about this time, on this machine when it is idle."""
     steps = 50_000
     fastest = seconds
-    for _ in range(3):  # the first run is slower than those that follow
+    for _ in range(3):  # the first run is slower
         start = time.monotonic()
         assert server.predict("steps", {"inputs": steps}).json() == {"outputs": steps}
         fastest = min(fastest, time.monotonic() - start)

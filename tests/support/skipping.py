@@ -1,4 +1,4 @@
-"""When a test may be skipped."""
+"""The rules for skipping tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 def skip_comparison(reason: str) -> NoReturn:
     """Skip a comparison whose material is missing; where `CI` is set it fails instead.
 
-    What CI passes is believed to answer as TensorFlow Serving does, so it must not pass unasked.
+    CI vouches for compatibility with TensorFlow Serving, so it must not pass without the comparison.
     """
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         pytest.fail(f"{reason} (a failure because CI is set)", pytrace=False)

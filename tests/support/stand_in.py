@@ -1,4 +1,4 @@
-"""What unit tests see in place of an extension that is not built, or is stale."""
+"""The substitute for an extension that is not built, or outdated, in unit tests."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def crc32c(data: bytes) -> int:
 
 
 def install() -> None:
-    """Put empty classes with the names of the extension's into its place."""
+    """Install a module of empty classes with the extension's names."""
     stand_in = types.ModuleType("servable._core")
     for name in names():
         setattr(stand_in, name, type(name, (), {}))
-    stand_in.crc32c = crc32c  # type: ignore[attr-defined]  # modules have what they are given
+    stand_in.crc32c = crc32c  # type: ignore[attr-defined]  # modules accept any attribute
     sys.modules["servable._core"] = stand_in
 
 
 def names(stub: Path = STUB) -> list[str]:
-    """What the stub says that the extension has."""
+    """The names in the extension's stub."""
     for node in ast.parse(stub.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             names: list[str] = ast.literal_eval(node.value)

@@ -1,4 +1,4 @@
-"""Exports models whose graphs refuse some values, count their runs, or return more than tensors.
+"""Exports models whose graphs refuse some values, count their runs, or return composite values.
 
 Usage: export_batch_models.py DIRECTORY
 """
@@ -13,7 +13,7 @@ FLOATS = tf.TensorSpec([None], tf.float32, name="x")
 
 
 class Picky(tf.Module):
-    """Doubles what is not negative."""
+    """Doubles non-negative values."""
 
     @tf.function(input_signature=[FLOATS])
     def run(self, x):
@@ -23,7 +23,7 @@ class Picky(tf.Module):
 
 
 class Counting(tf.Module):
-    """The same, and counts how often it is run."""
+    """The same, and counts its runs."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class Counting(tf.Module):
 
 
 class Composite(tf.Module):
-    """Returns a ragged and a sparse value beside a tensor."""
+    """Returns a ragged and a sparse value, and a tensor."""
 
     @tf.function(input_signature=[FLOATS])
     def run(self, x):

@@ -1,11 +1,11 @@
-"""Export the SavedModels that the golden recordings were made with.
+"""Export the SavedModels of the golden recordings.
 
 usage: export_models.py OUTPUT_DIR        (needs the `tensorflow` package, CPU is enough)
 
-Every weight is a constant and every operation exact, so that an answer is the same bit for bit on any machine.
-Graphs are written in the TF1 style with named nodes, because node names appear in error messages; the one TF2
-model (`keras`) is exported last so that its function numbering does not depend on the others.
-OUTPUT_DIR/<model>/<version>/ is the result.
+Every weight is a constant and every operation exact, so that answers are equal bit for bit on any machine. Graphs are
+written in the TF1 style with named nodes, because node names appear in error messages. The one TF2 model (`keras`) is
+exported last, so that its function numbering does not depend on the others. The result is in
+OUTPUT_DIR/<model>/<version>/.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def types():
 
 
 def bits():
-    """Integers in, the floating-point numbers with those bits out: every NaN, denormal and rounding case."""
+    """Integers in, the floating-point numbers with these bits out: every NaN, denormal and rounding case."""
     found = {}
     for name, source, target in [
         ("float", tf.int32, tf.float32),
@@ -290,7 +290,7 @@ def examples():
 
 
 def half_plus(offset: float):
-    """x / 2 + offset as predict, regress and classify, with reference variables as TF1 wrote them."""
+    """x / 2 + offset as predict, regress and classify, with reference variables of TF1."""
 
     def build():
         a = v1.get_variable("a", initializer=tf.constant(0.5), use_resource=False)
@@ -312,7 +312,7 @@ def half_plus(offset: float):
 
 
 def table(root: str):
-    """A vocabulary looked up from an asset file, and the reverse."""
+    """A vocabulary look-up from an asset file, and its inverse."""
 
     def build():
         path = os.path.join(root, "vocabulary.txt")
@@ -380,7 +380,7 @@ def fails():
 
 
 def counter():
-    """State: a count that requests change and reset."""
+    """State: a counter that requests change and reset."""
     count = v1.get_variable("count", initializer=tf.constant(0.0), use_resource=False)
     delta = placeholder(tf.float32, [], "delta")
     return {
@@ -394,14 +394,14 @@ def counter():
 
 
 def slow():
-    """A loop of `n` steps: time that grows with the input, and nothing random."""
+    """A loop of `n` steps: the time grows with the input, and nothing is random."""
     n = placeholder(tf.int64, [], "n")
     steps = tf.while_loop(lambda i: i < n, lambda i: i + 1, [tf.constant(0, tf.int64)], name="loop")
     return {"serving_default": signature({"n": n}, {"steps": tf.identity(steps, "steps")})}
 
 
 def answer(version: int):
-    """Each version answers with its own number, so that a caller sees which one served it."""
+    """Each version answers with its number, so that a caller sees which one served it."""
 
     def build():
         x = placeholder(tf.float32, [None], "x")
@@ -426,7 +426,7 @@ def large():
 
 
 class Keras(tf.Module):
-    """What a TF2 export looks like: resource variables and signatures that are functions."""
+    """A typical TF2 export: resource variables and signatures that are functions."""
 
     def __init__(self):
         super().__init__()

@@ -1,10 +1,10 @@
-"""Export the SavedModels that the tests of the TensorFlow runtime load.
+"""Export the SavedModels for the tests of the TensorFlow runtime.
 
 usage: export_runtime_models.py OUTPUT_DIRECTORY        (needs the `tensorflow` package)
 
-Each model is one way in which SavedModels differ: dtypes, number of inputs and outputs, variables by reference and by
-resource, assets, state, errors. All values are constants, so an answer is the same on every machine. Writes
-OUTPUT_DIRECTORY/<model>/1/ and takes a few seconds, most of which is the import of TensorFlow.
+Each model is one kind of SavedModel: dtypes, number of inputs and outputs, variables by reference and by resource,
+assets, state, errors. All values are constants, so answers are equal on every machine. Writes
+OUTPUT_DIRECTORY/<model>/1/ and takes a few seconds, mostly for the import of TensorFlow.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def multiple() -> Signatures:
 
 
 def unknown_rank() -> Signatures:
-    """What shape the input had."""
+    """The shape of the input."""
     x = v1.placeholder(tf.float32, None, "x")
     outputs = {"rank": tf.rank(x, "rank"), "shape": tf.shape(x, name="shape")}
     return {"serving_default": signature({"x": x}, outputs)}
@@ -80,7 +80,7 @@ def product() -> Signatures:
 
 
 def linear() -> Signatures:
-    """x / 2 + 2, its two numbers in variables."""
+    """x / 2 + 2, with both constants in variables."""
     half = v1.Variable(0.5, use_resource=False, name="half")
     two = v1.Variable(2.0, use_resource=False, name="two")
     x = v1.placeholder(tf.float32, [None], "x")
@@ -88,7 +88,7 @@ def linear() -> Signatures:
 
 
 def reference_variables() -> tuple[Signatures, tf.Operation]:
-    """Variables in the TF1 way; one is restored, one is set by the initialisation op, one is fetched as a reference."""
+    """Variables of TF1; one is restored, one is set by the initialisation op, one is fetched as a reference."""
     restored = v1.Variable([1.0, 2.0], use_resource=False, name="restored")
     initialized = v1.Variable(
         0.0, use_resource=False, name="initialized", collections=[v1.GraphKeys.LOCAL_VARIABLES]
@@ -100,7 +100,7 @@ def reference_variables() -> tuple[Signatures, tf.Operation]:
 
 
 def counter() -> Signatures:
-    """A counter that one signature raises and another reads, without any input."""
+    """A counter that one signature increments and another reads, without any input."""
     count = v1.get_variable("count", initializer=tf.constant(0, tf.int64), use_resource=True)
     with tf.control_dependencies([count.assign_add(1)]):
         raised = tf.identity(count.read_value(), "raised")
@@ -118,7 +118,7 @@ def failing() -> Signatures:
 
 
 def waiting() -> Signatures:
-    """Twice the input; where that is negative, not before something has been put into a queue: it hangs until then."""
+    """Twice the input; for a negative one it blocks until a value has been put into a queue."""
     queue = tf.queue.FIFOQueue(1000, [tf.float32], shapes=[()], name="queue")
     x = v1.placeholder(tf.float32, [None], "x")
     hangs = tf.reduce_any(x < 0.0)
@@ -133,7 +133,7 @@ def waiting() -> Signatures:
 
 
 def endless() -> Signatures:
-    """Ways to loop as often as x says, or to wait: without end where x is negative. Each answers twice the input."""
+    """Loops of x steps, or waits; endless if x is negative. Each answers twice the input."""
     counter = tf.TensorSpec([], tf.int64)
 
     def steps(x: tf.Tensor) -> tf.Tensor:
@@ -200,7 +200,7 @@ def endless() -> Signatures:
 
 
 def blocking() -> Signatures:
-    """Twice the input; where that is negative, never, and nothing stops it."""
+    """Twice the input; for a negative one it runs forever and cannot be stopped."""
     x = v1.placeholder(tf.float32, [None], "x")
     y = tf.cond(
         x[0] < 0.0,
@@ -211,7 +211,7 @@ def blocking() -> Signatures:
 
 
 def ones() -> Signatures:
-    """So many ones, and their sum."""
+    """A number of ones, and their sum."""
     count = v1.placeholder(tf.int64, [], "count")
     values = tf.fill([count], 1.0)
     outputs = {"values": values, "sum": tf.reduce_sum(values)}
@@ -219,7 +219,7 @@ def ones() -> Signatures:
 
 
 def decomposed() -> Signatures:
-    """The sum of the singular values of a square matrix: without a loop, and slow where it is large."""
+    """The sum of the singular values of a square matrix: no loop, and slow for a large one."""
     size = v1.placeholder(tf.int64, [], "size")
     rows = tf.range(tf.cast(size, tf.float32))
     values = tf.linalg.svd(tf.sin(rows[:, tf.newaxis] * rows), compute_uv=False)
@@ -239,14 +239,14 @@ def handles() -> Signatures:
 
 
 def large() -> Signatures:
-    """Constant weights of 16 MB, to see whether unloading gives memory back."""
+    """Constant weights of 16 MB, to test whether unloading frees memory."""
     x = v1.placeholder(tf.float32, [None, 2048], "x")
     weights = tf.constant([[float(row % 7) for row in range(2048)]] * 2048, name="weights")
     return {"serving_default": signature({"x": x}, {"y": tf.matmul(x, weights, name="y")})}
 
 
 class Words(tf.Module):
-    """A vocabulary in an asset file, in the TF2 way."""
+    """A vocabulary in an asset file, in TF2 style."""
 
     def __init__(self, vocabulary: Path) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class Words(tf.Module):
 
 
 class Compiled(tf.Module):
-    """A function that is marked to be compiled by XLA."""
+    """A function to be compiled by XLA."""
 
     @tf.function(jit_compile=True)
     def _compiled(self, x: tf.Tensor) -> tf.Tensor:
@@ -279,11 +279,11 @@ class Compiled(tf.Module):
 
 
 class Steps(tf.Module):
-    """A loop of as many steps as asked for, in the TF2 way: slow, and deep where loops are run by recursion."""
+    """A loop with a requested number of steps, in TF2 style: slow, and deep where loops run by recursion."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64, name="steps")])
     def count(self, steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the number of steps that were taken."""
+        """Return the number of steps."""
         taken = tf.constant(0, tf.int64)
         return {"taken": tf.while_loop(lambda i: i < steps, lambda i: (i + 1,), (taken,))[0]}
 
@@ -291,7 +291,7 @@ class Steps(tf.Module):
 def export_graph(
     path: Path, build: Callable[[], Signatures | tuple[Signatures, tf.Operation]]
 ) -> None:
-    """Write the graph that `build` makes, with its variables."""
+    """Write the graph of `build`, with its variables."""
     with tf.Graph().as_default(), v1.Session() as session:
         built = build()
         signatures, main_op = built if isinstance(built, tuple) else (built, None)

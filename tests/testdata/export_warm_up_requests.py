@@ -1,9 +1,9 @@
-"""Write files of warm-up requests as TensorFlow's own tools write them.
+"""Write files of warm-up requests in the form of TensorFlow's tools.
 
 usage: export_warm_up_requests.py OUTPUT_DIRECTORY        (needs `tensorflow` and `tensorflow-serving-api`)
 
 Most are for `half_plus_two` of the demo models; `raise_*` are for `counter` of the runtime models, and `compiled` is a
-model of its own, compiled by XLA.
+separate model, compiled by XLA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 
 def predict(values: list[float], *, signature: str = "", output: str = "") -> PredictionLog:
-    """A Predict of a model that does not exist, which nobody asks about."""
+    """A Predict; the name of its model does not exist and is ignored."""
     log = PredictionLog()
     request = log.predict_log.request
     request.model_spec.name = "no such model"
@@ -70,21 +70,21 @@ def multi_inference(*signatures: str) -> PredictionLog:
 
 
 def raise_counter() -> PredictionLog:
-    """One step of the counter, which tells afterwards how often it was called."""
+    """One step of the counter, whose value shows the number of calls."""
     log = PredictionLog()
     log.predict_log.request.model_spec.signature_name = "raise"
     return log
 
 
 def session_run() -> PredictionLog:
-    """What cannot be replayed."""
+    """Records that cannot be replayed."""
     log = PredictionLog()
     log.session_run_log.request.fetch.append("y:0")
     return log
 
 
 def streamed() -> PredictionLog:
-    """What cannot be replayed either."""
+    """Further records that cannot be replayed."""
     log = PredictionLog()
     log.predict_streamed_log.request.add()
     return log
@@ -112,11 +112,11 @@ FILES: dict[str, Callable[[], Iterable[PredictionLog]]] = {
 
 
 class Compiled(tf.Module):
-    """What XLA compiles, and runs in threads that it starts for that."""
+    """A model that XLA compiles, and runs in threads that it starts for this."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, 64], tf.float32, "x")], jit_compile=True)
     def product(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Multiply with a matrix."""
+        """Multiply by a matrix."""
         return {"y": tf.matmul(x, tf.ones([64, 64]))}
 
 

@@ -10,7 +10,7 @@ from servable.errors import NotFoundError
 
 
 def halves(address: str) -> npt.NDArray[np.float32]:
-    """Ask for predictions in each way."""
+    """Request predictions in each way."""
     with Client(address, timeout=5, retry=Retry(attempts=3), headers={"x-user": "me"}) as client:
         client.wait_until_ready("half_plus_two", timeout=None)
         if not any(s.state is State.AVAILABLE for s in client.status("half_plus_two")):

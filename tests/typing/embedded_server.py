@@ -1,4 +1,4 @@
-"""A user's program that has a main loop of its own. It is type-checked, not run: `make types`."""
+"""A user's program with its own main loop. It is type-checked, not run: `make types`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from servable.errors import Code, ServableError
 
 
 def serve_until_told(base_path: str) -> bool:
-    """Serve one model on a free port until a line is typed."""
+    """Serve one model on a free port until a line is entered."""
     flags = Flags(model_name="turtle3", model_base_path=base_path, port=8500)
     try:
         server = ModelServer(flags)

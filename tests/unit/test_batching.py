@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("real_extension")
 
 
 class Held:
-    """Doubles its argument, and lets its first batch wait until it is told to go on."""
+    """Doubles its argument; its first batch blocks until it is released."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -70,7 +70,7 @@ def test_threads_share_a_batch_and_get_their_own_rows() -> None:
         batches.append(len(x))
         return x * 2
 
-    # Only the size can close the batch within the time that a test has.
+    # Only the size can close the batch within the test's time-out.
     parameters = BatchingParameters(max_batch_size=24, batch_timeout_micros=60_000_000)
     with BatchScheduler(double, parameters) as batched, ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(batched, np.arange(n, n + 3.0)) for n in range(8)]
@@ -239,7 +239,7 @@ def test_a_call_waits_no_longer_than_it_wants_to() -> None:
 
 
 def test_a_late_call_is_told_so_by_whoever_sees_it_first() -> None:
-    # The thread with the batch comes when the time of the call is about to be over, or has just been.
+    # The batch's thread starts shortly before the call's deadline, or shortly after it.
     parameters = BatchingParameters(batch_timeout_micros=300, num_batch_threads=1)
     with BatchScheduler(lambda x: x, parameters) as batched:
         for _ in range(300):
@@ -270,7 +270,7 @@ def test_many_calls_of_one_event_loop_are_under_way_at_once() -> None:
 
     parameters = BatchingParameters(max_batch_size=50, batch_timeout_micros=60_000_000)
     with BatchScheduler(function, parameters) as batched:
-        for _ in range(2):  # each in a loop of its own
+        for _ in range(2):  # each in a new loop
             results = asyncio.run(ask(batched))
             assert [result.tolist() for result in results] == [[n + 1] for n in range(500)]
     assert batches == [50] * 20
@@ -331,7 +331,7 @@ def test_a_forked_process_is_told_that_it_has_no_threads() -> None:
         "if child:\n"
         "    print(os.waitpid(child, 0)[1])\n"
     )
-    # Later versions of Python warn of the fork itself.
+    # Later versions of Python warn about the fork itself.
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True,
@@ -362,7 +362,7 @@ def test_a_program_can_be_interrupted_whoever_runs_its_batch(time: str) -> None:
     program = (
         "import signal, threading\n"
         "from servable.batching import BatchScheduler\n"
-        # Who starts the tests in the background may have it ignored.
+        # A background process may inherit SIGINT as ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "go_on = threading.Event()\n"
         "def interrupt(x):\n"

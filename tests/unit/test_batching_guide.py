@@ -1,4 +1,4 @@
-"""The example of docs/guides/batching.md, as a reader would run it."""
+"""The example of docs/guides/batching.md, run as written."""
 
 from __future__ import annotations
 

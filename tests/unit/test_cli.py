@@ -17,7 +17,7 @@ from servable.errors import ConfigError
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[logging.Logger]:
-    """The package's logger, left as it was found."""
+    """The package's logger, restored after the test."""
     logger = logging.getLogger("servable")
     handlers, propagate, level = logger.handlers, logger.propagate, logger.level
     yield logger
@@ -61,7 +61,7 @@ def test_without_arguments_it_says_what_one_can_do(
 
 
 def fake_server(served: list[Flags]) -> type:
-    """A server that only remembers what it was asked to serve."""
+    """A server that only records its arguments."""
 
     class FakeServer:
         def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:

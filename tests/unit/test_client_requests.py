@@ -15,7 +15,7 @@ from support.fake_platform import FakePlatform
 
 
 class Change:
-    """An attempt to unload a model that is not served, on a thread as the request path has it."""
+    """An attempt to unload a model that is not served, on a thread as in the request path."""
 
     def __init__(self, requests: ClientRequests) -> None:
         self._requests = requests
@@ -37,7 +37,7 @@ class Change:
 
 @pytest.fixture
 def core() -> Iterator[ServerCore]:
-    """A core that serves nothing yet."""
+    """A core without models."""
     core = ServerCore(
         ModelPublisher(lambda models: None), {TENSORFLOW_PLATFORM: FakePlatform()}, CoreOptions(0)
     )

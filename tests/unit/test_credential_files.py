@@ -42,7 +42,7 @@ def test_a_change_is_taken_up_when_it_has_come_to_rest(
     for _ in range(4):
         files.look()
     assert applied == ["11", "22"]
-    assert caplog.text.count("cannot be used; the old stay") == 1
+    assert caplog.text.count("cannot be used; the old ones stay") == 1
 
     second.write_text("3")
     files.look()

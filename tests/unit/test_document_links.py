@@ -1,4 +1,4 @@
-"""Links between the documents lead to a file, and to a heading where they name one."""
+"""Links between the documents lead to an existing file and heading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prose(document: Path) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings."""
+    """GitHub's anchors of the headings."""
     headings = re.findall(r"(?m)^#+ (.*)$", prose(document))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

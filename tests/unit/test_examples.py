@@ -1,4 +1,4 @@
-"""The examples and the guide that show how to extend the package."""
+"""The examples and the guide for extensions of the package."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_custom_source_serves_what_its_registry_says(
 def test_the_guide_says_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its blocks are one program; what a comment `# prints …` says is what it prints."""
+    """The blocks form one program; its output must be that of the `# prints …` comments."""
     monkeypatch.syspath_prepend(EXAMPLES)
     for version, city in ((1, "Lyon"), (2, "Paris")):
         write_table(tmp_path / f"capitals/{version}", France=city)

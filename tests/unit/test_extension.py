@@ -1,4 +1,4 @@
-"""Whether a stale extension is noticed, and what `make` builds then."""
+"""An outdated extension is noticed, and `make` builds a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each extra of pyproject.toml brings what its modules import; tests/integration/test_installation.py installs them."""
+"""Each extra of pyproject.toml contains the imports of its modules; test_installation.py installs the extras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("real_extension")
 
 
 def declared_by(package: str, extras: set[str]) -> Iterator[str]:
-    """The distributions that a package requires, and those that they require.
+    """The distributions that a package requires, directly or indirectly.
 
     Raises:
         PackageNotFoundError: One of them is not installed.

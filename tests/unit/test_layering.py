@@ -1,4 +1,4 @@
-"""Imports run downwards, and one module alone sees the extension."""
+"""Imports run downwards, and only one module imports the extension."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYERS = [
     {"signature", "errors"},
 ]
 BESIDE = {"client", "batching", "testing"}
-# Users install the client without a server's needs.
+# Users install the client without the server's requirements.
 BELOW_CLIENT = {"client", "errors", "signature"}
 ABOVE_LIFECYCLE = {"os", "pathlib", "socket", "google", "numpy", "subprocess", "urllib"}
 
@@ -98,7 +98,7 @@ def test_the_lifecycle_knows_no_files_frameworks_or_networks(path: Path) -> None
 
 
 def kinds() -> list[Path]:
-    """The files of platforms that hold a kind of servable each."""
+    """The files of platforms with one kind of servable each."""
     return sorted(PACKAGE.glob("platforms/[!_]*.py"))
 
 

@@ -1,4 +1,4 @@
-"""What users may rely on: public modules, and the names that they list in `__all__`."""
+"""The public interface: public modules, and the names in their `__all__`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLIC = (
 
 
 def names(module: ModuleType) -> set[str]:
-    """What a module defines, and does not mark as private."""
+    """The names that a module defines and does not mark as private."""
     return {
         name
         for name, value in vars(module).items()

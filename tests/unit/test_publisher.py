@@ -11,7 +11,7 @@ from servable.testing import FakeServable
 
 
 class ServingMap:
-    """What a request path would know."""
+    """The state of a request path."""
 
     def __init__(self) -> None:
         self.models: dict[str, PublishedModel] = {}

@@ -26,10 +26,10 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs/guides/remote-storage.md"
 
 
 class ReadingPlatform(FakePlatform):
-    """Reads the one file of a version.
+    """Reads the only file of a version.
 
     Attributes:
-        read: What was read, by version.
+        read: The content, by version.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ReadingPlatform(FakePlatform):
 
 
 class Served:
-    """A core, what it publishes, and two places for versions.
+    """A core, its published states, and two base paths.
 
     Attributes:
         gaps: How often model `m` was published without an available version after it had one.

@@ -13,7 +13,7 @@ from servable.lifecycle import EventBus, ServableEvent, ServableId, ServableStat
 
 @dataclass
 class Core:
-    """As much of a core as is reported on."""
+    """The parts of a core that a report uses."""
 
     models: tuple[ModelConfig, ...]
     bus: EventBus = field(default_factory=EventBus)

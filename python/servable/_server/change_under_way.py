@@ -1,7 +1,7 @@
-"""What a change of the configuration brings about once it is in force, for those who wait for it.
+"""Waits for the effects of a configuration change.
 
-It waits for models that are new, but never for what cannot come: a model without a version is
-reported, and is served once a version appears.
+It waits for new models unless they have no version. Such a model is reported as a problem, and served once a version
+appears.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from servable.lifecycle._states import ServableState, status_text
 _log = logging.getLogger(__name__)
 
 _RECHECK_SECONDS = 1.0
-"""How often it is looked whether models still have versions to wait for."""
+"""How often it is checked whether models still have versions to wait for, in seconds."""
 
 
 class ChangeUnderWay:
-    """Models that are to come, and others that are to go."""
+    """The added and removed models of one change, until they serve or have gone."""
 
     def __init__(
         self,
@@ -39,14 +39,13 @@ class ChangeUnderWay:
         """Begin to follow a change that is about to be made.
 
         Args:
-            added: The models that are new.
-            removed: Those that there were before, and are no longer.
-            monitor: Knows the state of every version.
-            fresh: Knows what happened since; closed when nothing is to come any more.
-            is_configured: Whether a model is in the configuration in force, which others may have
-                changed since.
-            problems: Why models have no versions.
-            is_stopping: Whether nothing more will come.
+            added: The new models.
+            removed: The models that are no longer configured.
+            monitor: Records the state of every version.
+            fresh: Records the states since the change; closed when the change is complete.
+            is_configured: Whether a model is in the current configuration, which later changes may have replaced.
+            problems: Returns the reasons why models have no versions.
+            is_stopping: Whether the server is shutting down.
         """
         self._added = added
         self._removed = removed
@@ -60,31 +59,31 @@ class ChangeUnderWay:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether nobody waits for it any more, though it is not complete."""
+        """Whether the caller stopped waiting before the change was complete."""
         return self._is_given_up
 
     def close(self) -> None:
-        """Follow the change no longer."""
+        """Stop following the change."""
         self._fresh.close()
 
     def awaited(self) -> Collection[str]:
-        """The new models that have neither come to serve nor failed."""
+        """The new models that neither serve nor have failed."""
         awaited = self._awaited()
         if not awaited:
             self.close()
         return awaited
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until each new model serves or has failed, and what was removed answers nothing.
+        """Wait until each new model serves or has failed, and removed models answer nothing.
 
         Returns:
             Whether that was in time; if not, it may be waited for again.
 
         Raises:
             NotFoundError: New models have no versions.
-            CancelledError: One was removed again before it served.
+            CancelledError: A new model was removed again before it served.
             UnavailableError: The server is shutting down.
-            ServableError: One failed to load.
+            ServableError: A new model failed to load.
         """
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         have_left = self._wait_until(
@@ -107,11 +106,14 @@ class ChangeUnderWay:
     def wait_while(
         self, is_awaited: Callable[[], bool], look_seconds: float = _RECHECK_SECONDS
     ) -> bool:
-        """Like `wait`, until nobody wants to know any more: what is loading goes on.
+        """Like `wait`, until the caller cancels; running loads continue.
 
         Args:
-            is_awaited: Whether somebody does.
-            look_seconds: How often that is asked.
+            is_awaited: Whether the caller still waits.
+            look_seconds: How often it is called.
+
+        Returns:
+            Whether the change is complete.
         """
         while not self.wait(look_seconds):
             if not is_awaited():
@@ -138,7 +140,7 @@ class ChangeUnderWay:
                 return False
 
     def _is_leaving(self, name: str) -> bool:
-        """Whether a model that was removed still answers, and has not been added again."""
+        """Whether a removed model still answers, and has not been added again."""
         states = self._monitor.states(name).values()
         is_served = any(recorded.state is ServableState.AVAILABLE for recorded in states)
         return is_served and not self._is_configured(name)
@@ -153,7 +155,7 @@ class ChangeUnderWay:
             )
         if any(recorded.state is not ServableState.END for recorded in states.values()):
             return None
-        # An end without an error is that of a version which was on its way out.
+        # A version that ended without an error was being unloaded.
         for version, recorded in states.items():
             if recorded.error is not None:
                 return _Outcome(name, version, recorded.error)
@@ -175,7 +177,7 @@ class _Outcome:
 def did_not_become_available(
     what: str, failed: Sequence[tuple[str, ServableError | None]]
 ) -> ServableError:
-    """The error that lists what failed, in the words of TensorFlow Serving."""
+    """The error that lists the failures, in the words of TensorFlow Serving."""
     entries = "".join(
         f"{{{subject} due to error: {status_text(error)}}}, " for subject, error in failed
     )

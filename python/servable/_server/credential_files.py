@@ -1,4 +1,4 @@
-"""Takes up certificates and keys when their files change, while the server runs."""
+"""Reloads certificates and keys when their files change, while the server runs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _log = logging.getLogger(__name__)
 
 
 class CredentialFiles:
-    """Some files that belong together, and what puts their contents in force.
+    """A set of files, and the function that applies their contents.
 
-    Contents are compared rather than times: secrets are often mounted through links that are
-    swapped, with times that say nothing. A change is taken up when two looks in a row found the same,
-    so that a certificate and its key may be written one after the other.
+    Contents are compared rather than times: secrets are often mounted through links that are swapped, whose times do
+    not show changes. A change is applied when two inspections in succession found the same contents, so that a
+    certificate and its key may be written one after the other.
     """
 
     def __init__(self, paths: Sequence[str], apply: Callable[[], None]) -> None:
-        """Put the contents in force, and remember them.
+        """Apply the contents, and remember them.
 
         Args:
             paths: The files.
-            apply: Reads them and puts what they say in force, or raises and changes nothing.
+            apply: Reads the files and applies them, or raises and changes nothing.
 
         Raises:
-            ServableError: What `apply` raises.
+            ServableError: Raised by `apply`.
         """
         self._paths = paths
         self._apply = apply
@@ -37,7 +37,7 @@ class CredentialFiles:
         apply()
 
     def look(self) -> None:
-        """See whether the contents have changed; what is wrong with new ones goes to the log."""
+        """Apply changed contents; errors go to the log."""
         contents = self._contents()
         if contents != self._looked_at:
             self._looked_at = contents
@@ -48,9 +48,9 @@ class CredentialFiles:
             try:
                 self._apply()
             except ServableError as error:
-                _log.error("%s changed and cannot be used; the old stay: %s", names, error)
+                _log.error("%s changed and cannot be used; the old ones stay: %s", names, error)
             else:
-                _log.info("%s changed; new connections and requests go by it", names)
+                _log.info("%s changed; new connections and requests use it", names)
 
     def _contents(self) -> list[bytes | str]:
         return [_content(path) for path in self._paths]
@@ -59,7 +59,7 @@ class CredentialFiles:
 def watch(
     files: Sequence[CredentialFiles], stopping: threading.Event, period_seconds: float
 ) -> None:
-    """Look at files again and again until an event is set."""
+    """Inspect files periodically until an event is set."""
     while not stopping.wait(period_seconds):
         for some in files:
             some.look()

@@ -1,7 +1,7 @@
-"""Keeps what requests may know of each model, and hands it to the request path on every change.
+"""Maintains the public state of each model, and publishes it to the request path on every change.
 
-This is where servables become models again: the lifecycle speaks of versions and their states, the
-request path of models with versions, labels and a reason why they do not answer yet.
+This is where servables become models again. The lifecycle has versions and their states. The request path has models
+with versions, labels and a reason why they do not answer yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from servable.lifecycle._states import ServableEvent, ServableState, status_text
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How the requests for one model are spread.
+    """The distribution of a model's requests.
 
     Attributes:
         splits: Over which versions, at most one for each label.
@@ -36,14 +36,14 @@ _NO_TRAFFIC: Mapping[str, Traffic] = MappingProxyType({})
 class ModelPublisher:
     """The manager's publisher: every change of state replaces the published state of its model.
 
-    Safe to use from several threads; publishes are made one at a time, in the order of the changes.
+    Safe to use from several threads; publications are sequential, in the order of the changes.
     """
 
     def __init__(self, publish: Callable[[Sequence[PublishedModel]], None]) -> None:
-        """Publish nothing yet.
+        """Start without published models.
 
         Args:
-            publish: Replaces the state of the given models, all at once.
+            publish: Atomically replaces the state of the given models.
         """
         self._publish = publish
         self._lock = threading.Lock()
@@ -74,7 +74,7 @@ class ModelPublisher:
             self._publish([self._model(name)])
 
     def expect(self, names: Iterable[str]) -> None:
-        """Models that are about to have their first available version.
+        """Add models that are about to have their first available version.
 
         Until then requests for them get UNAVAILABLE, with the reason, instead of NOT_FOUND.
         """
@@ -85,7 +85,7 @@ class ModelPublisher:
             self._publish([self._model(name) for name in expected])
 
     def explain(self, name: str, problem: ServableError) -> None:
-        """Say why no version of a model was found, as long as it has had none."""
+        """Set the reason why a model has no version; only used until it has had one."""
         with self._lock:
             if name in self._awaited and not self._versions.get(name):
                 self._awaited[name] = (
@@ -94,7 +94,7 @@ class ModelPublisher:
                 self._publish([self._model(name)])
 
     def forget_expected(self, names: Iterable[str]) -> None:
-        """Models that are no longer configured: nothing is expected of them."""
+        """Remove models that are no longer configured from the expected ones."""
         with self._lock:
             forgotten = [name for name in names if self._awaited.pop(name, None) is not None]
             if forgotten:
@@ -106,13 +106,13 @@ class ModelPublisher:
         when_available: Collection[str] = (),
         traffic: Mapping[str, Traffic] = _NO_TRAFFIC,
     ) -> None:
-        """Replace the labels, the splits and the shadows of all models, all at once.
+        """Atomically replace the labels, the splits and the shadows of all models.
 
         Args:
             labels: Version numbers by label, by model.
-            when_available: The models whose labels name what is desired: each of them attaches when
-                its version becomes available, and stays where it is until then.
-            traffic: How requests are spread, by model.
+            when_available: The models whose labels are desired states: each label attaches when its version becomes
+                available, and stays where it is until then.
+            traffic: The distribution of requests, by model.
         """
         with self._lock:
             before, self._labels = self._labels, dict(labels)

@@ -1,7 +1,7 @@
-"""The models whose base paths are remote: from a store to the manager.
+"""The models with remote base paths: from a store to the manager.
 
-Joins source, configuration, cache, fetcher and adapter. Opens no store and imports no driver before there is such
-a model.
+Connects source, configuration, cache, fetcher and adapter. Opens no store and imports no driver before there is such a
+model.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 
 _LEAST_OWN_PERIOD = 1.0
-"""How often a base path is listed at most for its own configuration, in seconds."""
+"""The minimum interval of listings that a model may configure, in seconds."""
 
 
 class RemoteModels:
-    """Looks after remote base paths. Safe to use from several threads."""
+    """Serves models from remote base paths. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class RemoteModels:
         platforms: Mapping[str, Platform],
         report: Callable[[str, ServableError], None] = lambda name, problem: None,
     ) -> None:
-        """Join the parts; nothing runs yet.
+        """Connect the parts; nothing runs yet.
 
         Args:
-            options: How to look after them.
-            platforms: What recognises and loads versions, by the platform of their models.
-            report: Told why no version of a model could be found.
+            options: Options of remote base paths.
+            platforms: The platforms, which recognise and load versions, by name.
+            report: Called with the reason why a model has no version.
         """
         self._options = options
         self._platforms = platforms
@@ -61,7 +61,7 @@ class RemoteModels:
 
     @property
     def reach(self) -> Reach | None:
-        """Where may be fetched from; `None` for everywhere."""
+        """The permitted stores; `None` for all."""
         return self._store.reach
 
     @reach.setter
@@ -69,7 +69,7 @@ class RemoteModels:
         self._store.reach = reach
 
     def connect(self, target: Target[Loader]) -> None:
-        """Begin to list, and say where the loaders go."""
+        """Set the target of the loaders, and begin to list."""
         self._adapter.connect(_Unless(self._is_elsewhere, target))
         self._configured.connect(self._adapter)
         self._source.connect(self._configured)
@@ -77,8 +77,8 @@ class RemoteModels:
     def update(self, models: Iterable[ModelConfig]) -> None:
         """Replace the configuration.
 
-        Models that are no longer in it are emptied; one whose base path is local from now on is
-        not, so that its versions serve until those of the new base path do.
+        Removed models are emptied. A model that moves to a local base path is not, so that its versions serve until
+        those of the new base path do.
         """
         here, servables, elsewhere = [], [], set()
         for model in models:
@@ -102,7 +102,7 @@ class RemoteModels:
 
     def _period(self, model: ModelConfig) -> float:
         own = model.remote_poll_wait_seconds
-        # What comes with a request must not keep a store busy.
+        # A request must not be able to keep a store busy.
         return max(own, _LEAST_OWN_PERIOD) if own > 0 else own or self._options.poll_wait_seconds
 
     def without_remote(self, target: Target[str]) -> Target[str]:
@@ -110,11 +110,11 @@ class RemoteModels:
         return _Unless(self._source.looks_after, target)
 
     def problems(self) -> Mapping[str, ServableError]:
-        """Why models have no versions."""
+        """The models without versions, with the reasons."""
         return self._source.problems()
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop to list and to fetch; what was fetched in part is gone on with by the next start."""
+        """Stop listing and fetching; the next start resumes interrupted fetches."""
         self._adapter.close()
         self._source.close(timeout_seconds)
 
@@ -123,7 +123,7 @@ class RemoteModels:
 
 
 class _Unless(Generic[T]):
-    """A target that does not hear of some streams."""
+    """A target that ignores some streams."""
 
     def __init__(self, is_excluded: Callable[[str], bool], target: Target[T]) -> None:
         self._is_excluded = is_excluded

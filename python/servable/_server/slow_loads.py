@@ -1,4 +1,4 @@
-"""Tells the log of loads that take long, while they run."""
+"""Logs loads that take long, while they run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["FIRST_SECONDS", "SlowLoads"]
 _log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 2.0
-"""How long a load may take before it is told of; the times after that double."""
+"""The load time before the first log line, in seconds; the interval doubles with each line."""
 
 
 class SlowLoads:
-    """Follows loads on a thread of its own, which sleeps while nothing is loaded."""
+    """Watches loads on a separate thread, which sleeps while nothing is loaded."""
 
     def __init__(self, bus: EventBus, clock: Callable[[], float] = time.monotonic) -> None:
-        """Follow every load from now on.
+        """Watch all loads from now on.
 
         Args:
-            bus: Tells what begins to load.
-            clock: What times are measured on.
+            bus: Publishes the start and end of loads.
+            clock: Measures load times.
         """
         self._clock = clock
         self._changed = threading.Condition()
@@ -36,20 +36,20 @@ class SlowLoads:
         bus.subscribe(self._note)
 
     def start(self) -> None:
-        """Begin to tell of what takes long."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="slow-loads", daemon=True).start()
 
     def stop(self) -> None:
-        """Tell of nothing any more."""
+        """Stop the thread."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
 
     def look(self) -> float | None:
-        """Tell of what has taken long by now.
+        """Log the loads that have taken long.
 
         Returns:
-            When there may be more to tell, in seconds from now; `None` while nothing is loaded.
+            When to look again, in seconds from now; `None` while nothing is loaded.
         """
         now = self._clock()
         for servable_id, (since, due) in self._loading.items():
@@ -60,7 +60,7 @@ class SlowLoads:
 
     def _note(self, event: ServableEvent) -> None:
         with self._changed:
-            # With an error, it waits for its next attempt.
+            # With an error, the version waits for its next attempt.
             if event.state is ServableState.LOADING and event.error is None:
                 now = self._clock()
                 self._loading[event.id] = now, now + FIRST_SECONDS

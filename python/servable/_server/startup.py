@@ -14,16 +14,16 @@ from servable.lifecycle._monitor import RecordedState
 from servable.lifecycle._states import ServableEvent, ServableState
 
 _RECHECK_SECONDS = 0.05
-"""How often the first attempts are looked at: failed attempts and missing versions are no events."""
+"""How often the first attempts are checked in seconds: failed attempts and missing versions cause no events."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedModel:
-    """What has come of a model by the time the ports open.
+    """The state of a model when the ports open.
 
     Attributes:
         name: The model.
-        versions: Those that answer, the highest first.
+        versions: The available versions, the highest first.
         problem: Why there is none, if there is none.
     """
 
@@ -34,14 +34,14 @@ class StartedModel:
 
 @dataclass(frozen=True, slots=True)
 class StartSummary:
-    """What has come of a start.
+    """The result of a start.
 
     Attributes:
-        seconds: How long it took.
+        seconds: The duration.
         models: The models, in the order of the configuration.
-        grpc_port: Where gRPC is answered over TCP; 0 for nowhere.
-        rest_port: Where REST is answered over TCP; 0 for nowhere.
-        has_tls: Whether that port takes TLS only.
+        grpc_port: The TCP port of gRPC; 0 for none.
+        rest_port: The TCP port of REST; 0 for none.
+        has_tls: Whether the REST port requires TLS.
         asks_for_keys: Whether requests need an API key.
         other_addresses: Unix sockets.
     """
@@ -56,7 +56,7 @@ class StartSummary:
 
 
 def started_models(core: ServerCore) -> tuple[StartedModel, ...]:
-    """What has come of the models in the configuration of a core."""
+    """The states of all models in a core's configuration."""
     problems = core.problems()
     return tuple(_started(core, m.name, problems.get(m.name)) for m in core.models)
 
@@ -75,10 +75,10 @@ def _started(core: ServerCore, name: str, problem: ServableError | None) -> Star
 
 
 class StartupWatch:
-    """Says once when the first configuration has settled.
+    """Detects, once, when the first configuration has settled.
 
-    A model has settled when it has had an available version, or when all its versions have failed
-    for good. One that has no version yet has not: its first one may come at any time.
+    A model has settled when it has had an available version, or when all its versions have finally failed. A model
+    without a version has not settled: its first version may appear at any time.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class StartupWatch:
         on_ready: Callable[[], None],
         on_failed: Callable[[ServableError], None],
     ) -> None:
-        """Watch from now on; the callbacks come on threads of the lifecycle and must be quick.
+        """Start watching; the callbacks run on threads of the lifecycle and must be quick.
 
         Args:
-            core: What loads the models; it must not have started.
+            core: Loads the models; it must not have started.
             names: The models of the first configuration.
             on_ready: All have settled, and at least one serves, or there is none.
             on_failed: All have failed.
@@ -100,7 +100,7 @@ class StartupWatch:
         self._monitor = core.monitor
         self._pending = set(names)
         self._failed: dict[str, tuple[str, ServableError]] = {}
-        self._names = dict.fromkeys(names)  # in order, and quick to look into
+        self._names = dict.fromkeys(names)  # in order, with fast look-ups
         self._on_ready = on_ready
         self._on_failed = on_failed
         self._is_done = False
@@ -112,16 +112,15 @@ class StartupWatch:
     def wait_until_tried(self, is_over: Callable[[], bool]) -> None:
         """Wait until each model has its first version, has failed once, or has none to load.
 
-        Retries are not waited for. Where every model has failed for good there is nothing to wait
-        for but `on_failed`.
+        Retries are not waited for. If every model has finally failed, only `on_failed` is left to wait for.
 
         Args:
-            is_over: Whether to wait no longer; asked now and then.
+            is_over: Whether to stop waiting; called periodically.
         """
         untried = list(self._names)
 
         def have_settled() -> bool:
-            # A look at one model for each event, so that a start with thousands is not slowed.
+            # One model is checked per event, so that a start with thousands is not slowed down.
             while untried and self._has_settled(untried[-1]):
                 untried.pop()
             return not untried
@@ -130,7 +129,7 @@ class StartupWatch:
             if self._monitor.wait_for(have_settled, _RECHECK_SECONDS):
                 if self._may_serve():
                     return
-                # `on_failed` is about to be called; until then this is what there is to wait for.
+                # `on_failed` is about to be called; wait for it.
                 time.sleep(_RECHECK_SECONDS)
             configured = {model.name for model in self._core.models}
             problems = self._core.problems()
@@ -145,13 +144,13 @@ class StartupWatch:
         return _is_available(states) or _failure(states) is not None
 
     def _may_serve(self) -> bool:
-        """Whether there is no model, or one that has not failed for good."""
+        """Whether there is no model, or one that has not finally failed."""
         names = self._names
         return not names or any(_failure(self._monitor.states(name)) is None for name in names)
 
     def _is_tried(self, name: str, has_problem: bool) -> bool:
         states = self._monitor.states(name)
-        # A version that ended without an error, or was cancelled, made room for another one.
+        # A version that ended without an error, or was cancelled, was replaced by another one.
         wanted = [
             version
             for version, recorded in states.items()
@@ -200,7 +199,7 @@ def _has_failed(recorded: RecordedState) -> bool:
 
 
 def _failure(states: Mapping[int, RecordedState]) -> tuple[int, ServableError] | None:
-    """The highest version of a model and its error, where every version has failed for good."""
+    """The highest version of a model and its error, if every version has finally failed."""
     if not states or not all(r.state is ServableState.END and r.error for r in states.values()):
         return None
     version, recorded = next(iter(states.items()))

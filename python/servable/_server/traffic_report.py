@@ -1,4 +1,4 @@
-"""Tells the log what nobody asks about: splits that lack a version, and what shadows have found."""
+"""Logs problems of traffic distribution: splits with missing versions, and results of shadows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COUNTS = ("matched", "differed", "failed", "dropped", "unavailable")
 
 
 class TrafficReport:
-    """Looks at splits and shadows from time to time, and logs what has changed since."""
+    """Checks splits and shadows periodically, and logs changes."""
 
     def __init__(
         self, core: ServerCore, shadow_statistics: Callable[[], Mapping[str, Statistics]]
@@ -25,8 +25,8 @@ class TrafficReport:
         """Report on a core.
 
         Args:
-            core: What serves the models.
-            shadow_statistics: Tells what came of copied requests, by model.
+            core: Serves the models.
+            shadow_statistics: Returns the counts of copied requests, by model.
         """
         self._core = core
         self._shadow_statistics = shadow_statistics
@@ -34,12 +34,12 @@ class TrafficReport:
         self._counts: dict[str, tuple[int | str, ...]] = {}
 
     def run(self, stopping: threading.Event, period_seconds: float) -> None:
-        """Look again and again until the event is set."""
+        """Check periodically until the event is set."""
         while not stopping.wait(period_seconds):
             self.look()
 
     def look(self) -> None:
-        """Log what is different from the last look."""
+        """Log the changes since the last check."""
         self._look_at_splits()
         self._look_at_shadows()
 

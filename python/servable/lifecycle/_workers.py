@@ -79,7 +79,7 @@ class WorkerThreads:
             missing = self._call_threads()
         if self._start(missing):
             return
-        _log.error("Waiting to %s: the system grants no thread", name)
+        _log.error("Cannot start a thread to %s: the system refuses it; trying again", name)
         while not self._start(missing):
             time.sleep(_PAUSE_SECONDS)
             with self._lock:

@@ -1,10 +1,10 @@
-"""Replay recordings against a server, and write where its answers differ.
+"""Replay recordings against a server, and write the differences of its answers.
 
 usage: python -m support.recordings --server "COMMAND" --models DIRECTORY --out FILE [--group PATTERN] RECORDING
 
-A process apart, because the stubs of TensorFlow Serving's API import TensorFlow. COMMAND starts the server; flags are
-appended. DIRECTORY holds what `export_models.py` writes. FILE gets one JSON object a case, in the order of the replay:
-its id and group, and its differences.
+A separate process, because the stubs of TensorFlow Serving's API import TensorFlow. COMMAND starts the server; flags
+are appended. DIRECTORY is the output of `export_models.py`. FILE gets one JSON object a case, in the order of the
+replay: its id and group, and its differences.
 """
 
 from __future__ import annotations

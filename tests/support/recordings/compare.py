@@ -1,6 +1,6 @@
-"""In what an answer differs from the recorded one.
+"""Differences between an answer and the recorded one.
 
-A difference has a signature, a text without what varies between cases, so that one cause is one signature.
+A difference has a signature, a text without the parts that vary between cases, so that one cause has one signature.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from support.recordings.messages import readable_response
 
 _SHOWN = 600
 _DUMP = "goo.gle/debug"
-"""Begins the dump of a message, whose spaces and order are random by design."""
+"""The start of a message dump, whose spaces and order are random by design."""
 _FUNCTION = re.compile(r"(\{\{function_node \w*?)\d+\}\}")
 """A function's name, whose number comes from the export, not from the server."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which an answer differs.
+    """One difference of an answer.
 
     Attributes:
-        level: `outcome`, `status`, `content-type`, `body`, `json`, `headers`, `code`, `message` or `response`.
-            `json` and `headers` are the weaker ones: a body that is equal as JSON, or other headers.
-        signature: What differs.
+        level: `outcome`, `status`, `content-type`, `body`, `json`, `headers`, `code`, `message` or `response`. `json`
+            and `headers` are the weaker ones: a body that is equal as JSON, or other headers.
+        signature: The kind of the difference.
         expected: The beginning of the recorded answer.
         got: The beginning of the answer.
     """
@@ -41,7 +41,7 @@ class Difference:
 
 
 def differences(case: Case, outcome: Any) -> list[Difference]:
-    """What differs in the outcome of a case, or of the steps of a scenario."""
+    """The differences in the outcome of a case, or of the steps of a scenario."""
     if case["kind"] != "scenario":
         return _compare(case, case["response"], outcome)
     found: list[Difference] = []
@@ -95,7 +95,7 @@ def _compare_http(expected: Answer, got: Answer, compared: str) -> list[Differen
 
 
 def _compare_connections(expected: Answer, got: Answer, compared: str) -> list[Difference]:
-    """Compare all responses on one connection, and its end."""
+    """Compare all responses on one connection, and how it ends."""
     a, b = expected.get("responses", [expected]), got.get("responses", [got])
     if len(a) != len(b):
         signature = f"{[r.get('status') for r in a]} -> {[r.get('status') for r in b]}"
@@ -131,7 +131,7 @@ def _compare_bodies(expected: bytes, got: bytes, compared: str) -> list[Differen
 
 
 def _compare_headers(expected: dict[str, str], got: dict[str, str]) -> list[str]:
-    """What differs in other headers than `content-type`; the length must be given or not, as recorded."""
+    """The differences in headers other than `content-type`; whether a length is given must be equal."""
     found = []
     for name in sorted((expected.keys() | got.keys()) - {"content-type"}):
         values: Sequence[object] = [expected.get(name), got.get(name)]
@@ -170,7 +170,7 @@ def _compare_grpc(method: str, expected: Answer, got: Answer, compared: str) -> 
 
 
 def _shape(text: str) -> str:
-    """A text with what varies between cases taken out."""
+    """A text without the parts that vary between cases."""
     text = re.sub(r"\d[\d.]*(e[+-]?\d+)?", "#", " ".join(text.split()))
     if len(text) > 60:
         text = re.sub(r'\\?"(?:[^"\\]|\\[^"])*\\?"', '"…"', text)
@@ -204,7 +204,7 @@ def _described(body: bytes) -> str:
 
 
 def _error(body: bytes) -> str | None:
-    """The text of a body that is an error object."""
+    """The error text of a body."""
     with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(body)
         if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("error"), str):
@@ -220,7 +220,7 @@ def _is_same_prefix(expected: str | None, got: str | None) -> bool:
 
 
 def _exact_json(body: bytes) -> object:
-    """The JSON value with its numbers compared by type and value: 1 and 1.0 differ, 1.0 and 1.00 do not."""
+    """The JSON value, with numbers that compare by type and value: 1 and 1.0 differ, 1.0 and 1.00 do not."""
     return json.loads(
         body,
         parse_float=lambda text: ("float", float(text)),

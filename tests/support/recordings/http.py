@@ -1,4 +1,4 @@
-"""Exact bytes over a TCP connection, and the HTTP responses in what comes back."""
+"""Exact bytes over a TCP connection, and the HTTP responses in the answer."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from support.recordings.cases import Answer
 
 _UNSTABLE_HEADERS = ("date",)
 _QUIET_SECONDS = 0.4
-"""With `is_raw`, a server that sends nothing for this long has sent everything."""
+"""With `is_raw`, a server that is silent for this long has sent everything."""
 _FIRST_BYTE_SECONDS = 1.5
 
 
 def exchange(port: int, request: bytes, timeout: float, *, is_raw: bool) -> tuple[bytes, bool, str]:
-    """Send bytes, and read until there is one whole response; with `is_raw`, until the server is quiet.
+    """Send bytes, and read until there is one whole response; with `is_raw`, until the server is silent.
 
     Returns:
-        The received bytes, whether the server closed the connection, and why there is no answer:
-        `closed`, `hang`, or nothing.
+        The received bytes, whether the server closed the connection, and why there is no answer: `closed`, `hang`, or
+        nothing.
     """
     last = end = time.monotonic() + timeout
     try:
@@ -61,14 +61,14 @@ def exchange(port: int, request: bytes, timeout: float, *, is_raw: bool) -> tupl
 
 
 def parse_response(data: bytes, *, is_final: bool) -> tuple[Answer | None, bytes]:
-    """The first response in `data`, and what follows it.
+    """The first response in `data`, and the rest.
 
     Args:
-        data: What has been received.
-        is_final: Nothing more comes: a body that is cut short counts.
+        data: The received data.
+        is_final: Nothing more will arrive: a truncated body counts.
 
     Returns:
-        The response, with its body in `bytes`, and the rest; `None` and all of `data` while it is not whole.
+        The response, with its body in `bytes`, and the rest; `None` and all of `data` while it is incomplete.
     """
     head, blank_line, body = data.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
@@ -103,7 +103,7 @@ def parse_response(data: bytes, *, is_final: bool) -> tuple[Answer | None, bytes
 
 
 def _dechunked(body: bytes) -> tuple[bytes, bytes] | None:
-    """The content of a chunked body, and what follows it; `None` where it is cut short."""
+    """The content of a chunked body, and the rest; `None` if it is truncated."""
     content, at = bytearray(), 0
     while (line_end := body.find(b"\r\n", at)) >= 0:
         size = int(body[at:line_end] or b"0", 16)

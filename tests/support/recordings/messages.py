@@ -1,4 +1,4 @@
-"""The messages of the gRPC API, in a form that can be compared and read."""
+"""The messages of the gRPC API, in comparable and readable form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 from support.recordings.cases import Case, recorded_bytes
 
 UNPARSABLE = b"unparsable:"
-"""Comes before the bytes of a recorded answer that Python's protobuf refuses."""
+"""The prefix of a recorded answer that Python's protobuf refuses."""
 
 # The request and the response of each method of the API.
 MESSAGES: dict[str, tuple[Any, Any]] = {
@@ -50,12 +50,12 @@ MESSAGES: dict[str, tuple[Any, Any]] = {
 
 
 def _messages(method: str) -> tuple[Any, Any] | None:
-    """The messages of a full method name; `None` for a method outside the API."""
+    """The message classes of a full method name; `None` for a method outside the API."""
     return MESSAGES.get(method.rpartition("/")[2])
 
 
 def request_bytes(case: Case, local: Callable[[str], str]) -> bytes:
-    """The serialized request of a case; `local` puts the names of folders in."""
+    """The serialized request of a case; `local` inserts the names of folders."""
     messages = _messages(case["method"])
     if "send_text" not in case or messages is None:
         return recorded_bytes(case, "send")
@@ -64,7 +64,7 @@ def request_bytes(case: Case, local: Callable[[str], str]) -> bytes:
 
 
 def canonical_response(method: str, data: bytes, portable: Callable[[str], str]) -> bytes:
-    """A response with its maps in order and, by `portable`, without names of folders."""
+    """A response with sorted maps and, by `portable`, without names of folders."""
     messages = _messages(method)
     if messages is None:
         return data
@@ -87,7 +87,7 @@ def canonical_response(method: str, data: bytes, portable: Callable[[str], str])
 
 
 def readable_response(method: str, data: bytes) -> str:
-    """A response as text, for people."""
+    """A response as text."""
     messages = _messages(method)
     if messages is None:
         return repr(data)

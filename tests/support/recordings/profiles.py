@@ -1,13 +1,13 @@
-"""The configurations of servers that the recordings were made with."""
+"""The server configurations of the recordings."""
 
 from __future__ import annotations
 
 import re
 
 MODELS, WORK = "${MODELS}", "${WORK}"
-"""Stand in recordings for the folder of the exported models, and for a fresh folder of the server."""
+"""Placeholders in recordings for the folder of the exported models, and for a fresh folder of the server."""
 
-# The models that are served under their own names.
+# The models that are served under their directory's name.
 _NAMES = [
     "types",
     "bits",
@@ -85,7 +85,7 @@ PROFILES: dict[str, tuple[str, list[str], dict[str, str]]] = {
 
 
 def model_names(config: str) -> list[str]:
-    """The names of the models in a configuration, their octal escapes resolved."""
+    """The names of the models in a configuration, with octal escapes resolved."""
 
     def character(escape: re.Match[str]) -> str:
         return chr(int(escape[1], 8))

@@ -1,4 +1,4 @@
-"""The server under test, in the configuration that a recording was made with."""
+"""The server under test, in the configuration of a recording."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def replay(
 
     Args:
         command: Starts the server; flags are appended.
-        models: What `export_models.py` has written.
-        cases: What to send.
-        report: Gets the case and its outcome: an `Answer`, or a list of them for a scenario.
+        models: The output of `export_models.py`.
+        cases: The cases.
+        report: Called with each case and its outcome: an `Answer`, or a list of them for a scenario.
         log: The server's output is appended to it.
     """
     by_profile: dict[str, list[Case]] = {}
@@ -69,7 +69,7 @@ def replay(
                         report(case, [apart.perform_step(step) for step in case["steps"]])
                     continue
                 if server is not None and server.has_died():
-                    report(last, {"outcome": "crash"})  # it died once it had answered
+                    report(last, {"outcome": "crash"})  # it died after its answer
                     server = None
                 if server is None:
                     server = stack.enter_context(
@@ -83,7 +83,7 @@ def replay(
 
 
 class Server:
-    """A running server on ports of its own, with a scratch folder."""
+    """A running server on free ports, with a scratch folder."""
 
     def __init__(self, command: str, models: Path, profile: str, log: Path) -> None:
         """Start it and wait until each of its models is available.
@@ -112,7 +112,7 @@ class Server:
             *map(self._local, flags),
         ]
         with log.open("ab") as output:
-            # A group of its own, so that what the command starts ends with it.
+            # A separate process group, so that child processes of the command end with it.
             self._process = subprocess.Popen(
                 arguments, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -123,7 +123,7 @@ class Server:
             raise
 
     def close(self) -> None:
-        """End it at once; more than once does no harm."""
+        """Kill it; may be called repeatedly."""
         if self._channel is not None:
             self._channel.close()
         with contextlib.suppress(ProcessLookupError):
@@ -132,7 +132,7 @@ class Server:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def has_died(self, wait_seconds: float = 0.0) -> bool:
-        """Whether its process has ended, or does within a time."""
+        """Whether its process ends within a time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_seconds)
         return self._process.poll() is not None
@@ -211,7 +211,7 @@ class Server:
         return found
 
     def _tidy(self, response: Answer) -> Answer:
-        """The response as it is recorded: the body decompressed, without names of folders."""
+        """The response in recorded form: the body decompressed, without names of folders."""
         body: bytes = response.pop("bytes")
         if response["headers"].get("content-encoding") == "gzip":
             body = zlib.decompress(body, 31)

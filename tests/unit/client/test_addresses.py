@@ -1,4 +1,4 @@
-"""Where a client's server is."""
+"""Addresses of servers."""
 
 from __future__ import annotations
 

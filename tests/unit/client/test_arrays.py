@@ -1,4 +1,4 @@
-"""What callers may pass as tensors, and how it travels as a TensorProto."""
+"""Values that callers may pass as tensors, and their encoding as a TensorProto."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Lent:
 
 
 class Frame:
-    """Only `__array__`, as data frames have it."""
+    """Only `__array__`, like data frames."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.arange(3, dtype=np.int16)

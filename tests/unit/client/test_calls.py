@@ -1,4 +1,4 @@
-"""What clients repeat, remember and explain; on a transport that answers as it is told."""
+"""Retries, caching and error messages of clients, with a programmed transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What importing the client costs, needs and disturbs; each in an interpreter of its own."""
+"""The cost, requirements and side effects of importing the client; each in a new interpreter."""
 
 from __future__ import annotations
 

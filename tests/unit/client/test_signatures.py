@@ -1,4 +1,4 @@
-"""What a person sees of signatures and predictions."""
+"""The readable forms of signatures and predictions."""
 
 from __future__ import annotations
 

@@ -230,14 +230,14 @@ def test_an_execution_size_without_splitting_is_said_to_have_no_effect(
     assert (parameters.largest_batch, parameters.max_execution_batch_size) == (1000, None)
     (message,) = caplog.messages
     assert message.startswith("max_execution_batch_size has no effect without")
-    # Nothing that is not looked at fails a load later.
+    # Values that are not checked must not make a load fail later.
     assert of_text("max_execution_batch_size { value: -5 }") == parameters
 
 
 def test_each_version_may_have_parameters_of_its_own(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Of the common parameters only the threads count, and the rest is not even looked at.
+    # Of the common parameters only the threads count; the rest is not even checked.
     text = "max_batch_size { value: -1 } num_batch_threads { value: 3 }"
     batching = of_file(tmp_path, text, enable_per_model_batching_parameters=True)
     assert "own: max_batch_size" in caplog.text
@@ -274,7 +274,7 @@ def model_with(directory: Path, options: str) -> ModelConfig:
     )
     models = read_model_config_file(str(file))
     assert models is not None
-    # What is read is what is written.
+    # Writing is the inverse of reading.
     file.write_text(models_text(models))
     assert read_model_config_file(str(file)) == models
     (model,) = models

@@ -1,4 +1,4 @@
-"""How much memory there is, whichever way the system says so."""
+"""The memory limit, from each of the system's sources."""
 
 from __future__ import annotations
 

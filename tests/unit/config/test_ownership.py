@@ -23,7 +23,7 @@ STRANGER = 54321
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A version directory that is private, with a module and bytecode below it."""
+    """A private version directory, with a module and bytecode below it."""
     directory = tmp_path / "m/1"
     (directory / "parts/__pycache__").mkdir(parents=True)
     for name in ("model.py", "parts/vocabulary.py", "parts/__pycache__/vocabulary.pyc", "weights"):

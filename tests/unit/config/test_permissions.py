@@ -11,11 +11,11 @@ from servable._server.remote.stores import Store, is_at_or_below, store_of
 from servable.errors import Code, ConfigError, ServableError
 
 CODE = ("python",)
-"""The platforms whose versions bring code."""
+"""The platforms whose versions contain code."""
 
 
 def permissions(directory: Path, *models: ModelConfig, **flags: object) -> Permissions:
-    """What a server allows that was started with these models and flags."""
+    """The permissions of a server that was started with these models and flags."""
     return start_permissions(Flags(**flags), models, directory / "cache", CODE)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Parsers of the control plane take or refuse whatever they are given; `make fuzz` asks for longer."""
+"""Parsers of the control plane accept or refuse any input; `make fuzz` runs longer."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from servable.testing import FakeLoader
 
 
 class Served:
-    """Dictionaries, served by a manager that runs."""
+    """Dictionaries, served by a running manager."""
 
     def __init__(self) -> None:
         self.bus = EventBus()

@@ -25,7 +25,7 @@ from servable.testing import FakeClock, FakeLoader, FakeWorkers, RecordingPublis
 
 
 class Bench:
-    """A manager whose decisions and workers run when the test says so."""
+    """A manager whose decisions and workers run on request of the test."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Bench:
         self.manager.step()
 
     def settle(self) -> None:
-        """Run everything that is under way, and what follows from it."""
+        """Run all pending tasks, and those that they cause."""
         while self.workers.tasks:
             self.workers.run()
             self.manager.step()
@@ -157,7 +157,7 @@ def test_a_failed_version_is_tried_again_when_its_content_has_changed() -> None:
 
 
 def test_going_back_to_the_version_that_still_serves_recovers() -> None:
-    """TensorFlow Serving waits for ever here (docs/spec/lifecycle.md §9.4)."""
+    """TensorFlow Serving waits forever here (docs/spec/lifecycle.md §9.4)."""
     bench = Bench()
     first = FakeLoader()
     bench.aspire({1: first})
@@ -479,7 +479,7 @@ def test_content_that_comes_while_an_attempt_fails_for_good_is_not_missed() -> N
     whole = FakeLoader()
 
     def on_load() -> None:
-        # The list is applied only once the load has failed.
+        # The list is applied when the load has failed.
         bench.manager.set_aspired_versions(
             "m", [AspiredVersion(ServableId("m", 1), whole, "whole")]
         )

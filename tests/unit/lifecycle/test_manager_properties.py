@@ -1,4 +1,4 @@
-"""The manager under random events: whatever comes in which order, some things always hold."""
+"""Invariants of the manager under random events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servable.lifecycle import (
 from servable.testing import FakeClock, FakeLoader, FakeWorkers, RecordingPublisher
 
 NAMES = st.sampled_from(["a", "b"])
-# For each version that is wanted: whether its next loader fails, and its content.
+# For each aspired version: whether its next loader fails, and its content.
 LISTS = st.dictionaries(st.integers(1, 3), st.tuples(st.booleans(), st.integers(0, 1)), max_size=2)
 
 
@@ -38,12 +38,12 @@ class ManagerUnderRandomEvents(RuleBasedStateMachine):
         self.violations: list[str] = []
         self.during_load: list[tuple[str, dict[int, tuple[bool, int]]]] = []
         self.lists: dict[str, dict[int, tuple[bool, int]]] = {}
-        # Streams that serve and have been asked to go on serving ever since.
+        # Streams that serve and have been aspired to without interruption.
         self.must_serve: set[str] = set()
 
     def make_loader(self, servable_id: ServableId, fails: bool) -> FakeLoader:
         def on_load() -> None:
-            # Noted, not raised: the harness would take it for a failed load.
+            # Noted, not raised: the harness would treat it as a failed load.
             if servable_id in self.loading:
                 self.violations.append(f"two loads of {servable_id} at a time")
             if any(made.is_loaded for made in self.loaders[servable_id]):
@@ -99,7 +99,7 @@ class ManagerUnderRandomEvents(RuleBasedStateMachine):
                 self.must_serve.add(name)
             if not versions:
                 assert not reachable
-            # Beyond what is wanted there is at most the one that keeps the stream alive.
+            # Beyond the aspired versions there is at most the one that keeps the stream available.
             surplus = reachable - versions.keys()
             assert not surplus or len(reachable) == 1
 

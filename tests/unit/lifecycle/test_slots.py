@@ -6,7 +6,7 @@ from servable.lifecycle._slots import Slots
 
 
 class Crowd:
-    """Threads that want to be inside, and stay until they are let go."""
+    """Threads that want a slot, and keep it until they are released."""
 
     def __init__(self, slots: Slots, count: int) -> None:
         self.entered = threading.Semaphore(0)
@@ -22,7 +22,7 @@ class Crowd:
             self.go.acquire()
 
     def enter(self, count: int) -> None:
-        """So many more enter, and no other."""
+        """This many further threads get a slot, and no other."""
         for _ in range(count):
             assert self.entered.acquire(timeout=10)
         assert not self.entered.acquire(timeout=0.02)

@@ -105,7 +105,7 @@ def test_a_task_waits_for_the_system_to_grant_a_thread(
     workers.submit("load m/1", done.set)
     assert workers.join(10)
     assert done.is_set()
-    assert "Waiting to load m/1: the system grants no thread" in caplog.text
+    assert "Cannot start a thread to load m/1: the system refuses it" in caplog.text
 
 
 def test_a_thread_is_used_again_and_ends_when_there_is_nothing_to_do() -> None:

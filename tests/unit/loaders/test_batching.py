@@ -20,7 +20,7 @@ OWN = BatchingParameters(max_batch_size=4)
 
 
 class FakeBatchable(FakeServable):
-    """Keeps what it was batched with."""
+    """Records its batching."""
 
     def __init__(self, refusal: ServableError | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The loader, and the border that it hands a model to."""
+"""The loader of Python models, and the callable that it passes across the border."""
 
 from __future__ import annotations
 
@@ -98,21 +98,21 @@ def test_the_border_refuses_a_dtype_that_it_does_not_know() -> None:
         ("bytes", ["é", b"x"], 7, ["é".encode(), b"x"]),
         ("bytes", "one", 7, [b"one"]),
         ("bytes", np.array(["ab", "c"]), 7, [b"ab", b"c"]),
-        # What NumPy casts safely.
+        # Safe casts of NumPy.
         ("int64", np.array([1, -2], "int32"), 9, [1, -2]),
         ("float64", np.array([1.5], "float32"), 2, [1.5]),
         ("float64", np.array([1], "int32"), 2, [1.0]),
         ("complex64", np.array([1.5], "float32"), 8, [1.5]),
         ("int8", np.array([True]), 6, [1]),
         ("uint16", np.array([3], "uint8"), 17, [3]),
-        # Plain values have no dtype that could be the wrong one.
+        # Plain values have no dtype, so it cannot be wrong.
         ("float32", [1, 2.5], 1, [1.0, 2.5]),
         ("float32", 2, 1, 2.0),
         ("int8", [[1, -128]], 6, [[1, -128]]),
         ("float16", (np.inf, 1), 19, [np.inf, 1.0]),
         ("complex128", [1j], 18, [1j]),
         ("int8", [], 6, []),
-        # What has to be refused comes as it is.
+        # Values that must be refused are passed on unchanged.
         ("int32", np.array([1], "int64"), 9, [1]),
         ("float32", np.array([1.5], "float64"), 2, [1.5]),
         ("float32", np.float64(1.5), 2, 1.5),

@@ -1,4 +1,4 @@
-"""Worker processes, without a server around them."""
+"""Worker processes, without a server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def pool(directory: Path) -> Iterator[WorkerPool]:
 
 
 def children() -> set[str]:
-    """The processes that this one has started and not yet seen the end of."""
+    """The child processes that have not been reaped."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {child for task in tasks for child in task.read_text().split()}
 

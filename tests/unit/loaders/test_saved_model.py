@@ -215,7 +215,7 @@ def test_a_saved_model_is_complete_when_all_its_files_are_there(
 
 
 def graph_bytes(kind: str, *, text: bool) -> bytes:
-    """A graph as TensorFlow writes it, as far as it matters."""
+    """The relevant parts of a graph in TensorFlow's encoding."""
     view: Any = new_message("servable.SavedModelView")
     graph = view.meta_graphs.add()
     graph.meta_info_def.tags.append("serve")

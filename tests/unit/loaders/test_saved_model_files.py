@@ -15,7 +15,7 @@ from servable.loaders._saved_model_files import (
 
 
 class Bytes:
-    """A file that notes what is read of it."""
+    """A file that records its reads."""
 
     def __init__(self, content: bytes, size: int | None = None) -> None:
         self.size = len(content) if size is None else size
@@ -34,7 +34,7 @@ class Bytes:
 
 
 def field(number: int, *parts: bytes) -> bytes:
-    """A field with a length, of any size."""
+    """A length-delimited field of any size."""
     content = b"".join(parts)
     return varint(number << 3 | 2) + varint(len(content)) + content
 

@@ -1,4 +1,4 @@
-"""Stores that live in memory, and versions in them."""
+"""In-memory stores, and versions in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WriteVersion = Callable[..., str]
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    """A base path that nothing lies below yet."""
+    """An empty base path."""
     url = f"memory://{uuid.uuid4().hex}/m"
     yield url
     memory = fsspec.filesystem("memory")

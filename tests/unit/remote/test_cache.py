@@ -20,7 +20,7 @@ def manifest(name: str, size: int = 10) -> Manifest:
 
 
 def put(cache: VersionCache, version: Manifest, *, age: float = 0) -> Path:
-    """Fetch a version that is not there, and let it be `age` seconds old."""
+    """Fetch a missing version, and set its age to `age` seconds."""
     claim = cache.claim(version.digest)
     with cache.fetching(version, NEVER) as directory:
         (directory / "dir").mkdir()
@@ -113,7 +113,7 @@ def test_a_claimed_version_is_never_evicted(tmp_path: Path) -> None:
 
 
 def test_another_server_respects_the_claim(tmp_path: Path) -> None:
-    # Locks belong to open files, so two caches of one process exclude each other as two servers do.
+    # Locks belong to open files, so two caches of one process exclude each other like two servers.
     mine, theirs = VersionCache(tmp_path, max_bytes=10), VersionCache(tmp_path, max_bytes=10)
     version = manifest("a")
     put(mine, version)

@@ -9,7 +9,7 @@ from servable.errors import Code, NotFoundError
 
 
 def raised_by_a_driver(name: str, *bases: type[Exception], **attributes: object) -> Exception:
-    """An exception as a driver defines it; none of them is imported by the package."""
+    """An exception class of a driver; the package imports no such class."""
     return type(name, bases or (Exception,), attributes)("what the driver says")
 
 

@@ -22,12 +22,12 @@ FILES = {"saved_model.pb": b"graph", "variables/variables.index": b"i" * 100, "a
 
 
 class ScriptedStore(RemoteStore):
-    """A real store whose readings break as told, and which keeps account of them.
+    """A real store whose reads break as programmed, and are recorded.
 
     Attributes:
-        reads: Path and offset of each reading.
-        lengths: How many bytes each of the next readings yields before it breaks.
-        damage: What each of the next readings does to its bytes.
+        reads: Path and offset of each read.
+        lengths: The number of bytes of each of the next reads before it breaks.
+        damage: The modification of each of the next reads.
     """
 
     def __init__(self) -> None:

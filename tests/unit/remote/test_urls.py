@@ -36,7 +36,7 @@ def test_a_file_url_is_a_path() -> None:
 def test_secrets_are_not_shown() -> None:
     assert shown("https://me:secret@host/m/1?sig=abc") == "https://host/m/1?…"
     assert shown("s3://bucket/m") == "s3://bucket/m"
-    # Here it is no secret, but the place itself.
+    # Here it is no secret, but part of the address.
     assert shown("abfs://c@a.dfs.core.windows.net/m") == "abfs://c@a.dfs.core.windows.net/m"
 
 

@@ -11,7 +11,7 @@ from servable.sources._content import Stillness, look_at
 
 
 class Clocks:
-    """A clock that is set by hand; the wall clock runs on with it from the real time."""
+    """A manually set clock; the wall clock advances with it from the real time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -20,7 +20,7 @@ class Clocks:
         return self.seconds
 
     def stillness_of(self, path: Path, quiet_seconds: float) -> Stillness:
-        """What remembers a directory in which nothing had changed for so long."""
+        """A memory of a directory that had been unchanged for this long."""
         look = look_at(str(path))
         now = look.changed_ns / 1e9 + quiet_seconds
         stillness = Stillness(self.monotonic, lambda: now + self.seconds)

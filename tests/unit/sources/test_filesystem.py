@@ -24,7 +24,7 @@ def directories(base: Path, *names: str) -> Path:
 
 
 class Connected:
-    """A source that is polled by hand."""
+    """A source that is polled manually."""
 
     def __init__(self, *servables: MonitoredServable, always_present: bool = False) -> None:
         self.target = RecordingTarget[str]()
@@ -251,7 +251,7 @@ def test_a_base_path_where_nothing_changes_is_listed_now_and_then(tmp_path: Path
     for _ in range(10):
         source.poll()
     assert len(target.calls) == 1
-    (base / "1/variables/data").touch()  # which the times of `m` and of `1` do not show
+    (base / "1/variables/data").touch()  # the times of `m` and of `1` do not change
     clock.now += 5.0
     source.poll()
     before, after = (versions for _, versions in target.calls)
@@ -280,7 +280,7 @@ def test_what_serves_is_not_looked_into_again(tmp_path: Path) -> None:
     )
 
     def poll_later() -> list[list[int]]:
-        """What is emitted by a poll when nothing is trusted any more, and one right after it."""
+        """The lists of a poll after the trust has expired, and of one immediately after it."""
         before = len(target.calls)
         clock.now += 5.0
         source.poll()

@@ -23,10 +23,10 @@ fsspec = pytest.importorskip("fsspec")
 
 
 class DatedStore(RemoteStore):
-    """Says when the objects of versions were written.
+    """Reports the modification times of objects.
 
     Attributes:
-        new: The directories that something has just been written to.
+        new: The directories with new objects.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class DatedStore(RemoteStore):
 
 
 class Bench:
-    """A source whose pauses end when the test says so.
+    """A source whose pauses end on request of the test.
 
     Attributes:
-        base_url: Where the stream `m` has its versions.
-        pauses: The pauses that the source has asked for.
+        base_url: The base path of the stream `m`.
+        pauses: The requested pauses of the source.
     """
 
     def __init__(self, store: RemoteStore | None = None) -> None:
@@ -75,7 +75,7 @@ class Bench:
         fsspec.filesystem("memory").rm(f"{self.base_url}/{name}", recursive=True)
 
     def poll(self) -> list[AspiredVersion[str]]:
-        """Have the source list once more.
+        """Make the source list once more.
 
         Returns:
             The newest list of the stream.
@@ -262,7 +262,7 @@ def test_a_stream_that_changes_is_listed_at_once_and_not_emptied(bench: Bench) -
 
 
 class BrokenStore(RemoteStore):
-    """Cannot list one version, or hangs over one base path."""
+    """Cannot list one version, or hangs at one base path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -370,7 +370,7 @@ def test_while_the_only_version_is_being_uploaded_nothing_changes_and_the_reason
 
 
 def test_a_version_without_all_its_files_is_held_back() -> None:
-    bench = Bench(RemoteStore())  # tells no times
+    bench = Bench(RemoteStore())  # reports no times
     bench.put(1)
     bench.put(2, file="variables/variables.index")
     bench.start(Latest(2), has_all_files=lambda files, _: "saved_model.pb" in files)
@@ -382,7 +382,7 @@ def test_a_version_without_all_its_files_is_held_back() -> None:
 
 
 def test_a_change_of_what_is_wanted_does_not_hurry_an_upload() -> None:
-    bench = Bench(RemoteStore())  # tells no times
+    bench = Bench(RemoteStore())  # reports no times
     bench.put(1)
     bench.start()
     try:
@@ -396,10 +396,10 @@ def test_a_change_of_what_is_wanted_does_not_hurry_an_upload() -> None:
 
 
 class EmptyingStore(DatedStore):
-    """Lists directories in which there is nothing, as stores do that keep them.
+    """Lists empty directories, like stores that keep them.
 
     Attributes:
-        empty: Those.
+        empty: The empty directories.
     """
 
     def __init__(self) -> None:
@@ -450,7 +450,7 @@ def test_a_base_path_that_holds_a_version_itself_is_version_1() -> None:
     memory.pipe(f"{bench.base_url}/variables/index", b"x")
     (version,) = bench.poll()
     assert (version.id.version, version.item) == (1, bench.base_url)
-    # As soon as there is a numbered directory, only those count.
+    # If there is a numbered directory, only such directories count.
     bench.put(7, file="saved_model.pb")
     bench.put(7, file="variables/index")
     (version,) = bench.poll()

@@ -27,7 +27,7 @@ def has_model(path: str) -> bool:
 
 
 class Settled:
-    """A source that is polled by hand; versions settle in one second, incomplete ones in ten."""
+    """A source that is polled manually; versions settle in one second, incomplete ones in ten."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Settled:
     ) -> None:
         base.mkdir(exist_ok=True)
         self.clock = FakeClock()
-        # By default the file server's clock is an hour ahead, so that only what is seen twice tells.
+        # By default the file server's clock is an hour ahead, so that only repeated inspections help.
         self.wall_offset = wall_offset
         self.target = RecordingTarget[str]()
         self.source = FileSystemSource(
@@ -53,7 +53,7 @@ class Settled:
         self.source.connect(self.target)
 
     def versions(self) -> list[int] | None:
-        """What is wanted after another poll; `None` as long as nothing was ever said."""
+        """The aspired versions after another poll; `None` before the first list."""
         self.source.poll()
         return [v.id.version for v in self.target.last("m")] if self.target.calls else None
 
@@ -90,7 +90,7 @@ def test_a_version_that_changes_is_held_back_until_it_looks_the_same_for_a_while
 def test_a_version_that_is_renamed_into_its_place_is_served_at_once(tmp_path: Path) -> None:
     test = Settled(tmp_path / "m")
     aside = write(tmp_path / "aside", "model")
-    # The times of files move in ticks; a writer needs longer than one.
+    # File times advance in ticks; a writer needs longer than one.
     while not look_at(str(aside)).is_sealed:
         aside = aside.rename(tmp_path / ("aside2" if aside.name == "aside" else "aside"))
     aside.rename(tmp_path / "m/1")
@@ -109,7 +109,7 @@ def test_what_was_complete_before_the_start_is_served_at_once_however_new_it_is(
     write(tmp_path / "m/1", "model")
     write(tmp_path / "n/1")
     for name, expected in (("m", [1]), ("n", None)):
-        test = Settled(tmp_path / name, wall_offset=0.1)  # coarse times of files
+        test = Settled(tmp_path / name, wall_offset=0.1)  # coarse file times
         assert test.versions() == expected
     write(tmp_path / "n/1", "model")
     test = Settled(tmp_path / "m", wall_offset=0.1)

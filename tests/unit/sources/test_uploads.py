@@ -9,7 +9,7 @@ NOW = 1_000_000.0
 
 
 def manifest(*files: tuple[str, float | None], url: str = "s3://b/m/1") -> Manifest:
-    """The files of a version, with how long ago they were written."""
+    """The files of a version, with their ages."""
     return Manifest(
         url,
         tuple(

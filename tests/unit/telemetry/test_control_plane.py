@@ -12,7 +12,7 @@ from servable.lifecycle._states import ServableEvent, ServableState
 
 
 class Clock:
-    """Each reading is a second and a half later than the one before."""
+    """Each reading is a second and a half later than the previous one."""
 
     def __init__(self) -> None:
         self.readings: Iterator[float] = (1.5 * number for number in range(1000))

@@ -9,7 +9,7 @@ from servable.warmup import WARM_UP_FILE, WarmUpLoader, WarmUpOptions, write_rec
 
 
 class FakeServable:
-    """Notes what it is warmed up with."""
+    """Records its warm-up requests."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[bytes, int, bool]] = []
@@ -47,7 +47,7 @@ class FakeLoader:
 
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
-    """A version directory, whose file of requests is yet to be written."""
+    """A version directory without a file of requests."""
     (tmp_path / WARM_UP_FILE).parent.mkdir()
     return tmp_path
 

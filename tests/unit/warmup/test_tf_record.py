@@ -8,7 +8,7 @@ import pytest
 from servable.errors import Code, ServableError
 from servable.warmup import read_records, write_records
 
-# What TensorFlow's TFRecordWriter makes of b"hello".
+# The output of TensorFlow's TFRecordWriter for b"hello".
 HELLO = bytes.fromhex("0500000000000000eab2043e68656c6c6fbb1f1c19")
 RECORDS = [b"hello", b"", b"world" * 10]
 

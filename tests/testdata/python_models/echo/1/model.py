@@ -1,4 +1,4 @@
-"""Answers with what it was sent, in one signature for each dtype, and keeps what it was sent last."""
+"""Returns its input, in one signature for each dtype, and keeps the last input."""
 
 from __future__ import annotations
 

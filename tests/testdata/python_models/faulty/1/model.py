@@ -1,4 +1,4 @@
-"""Raises and returns what it is told to."""
+"""Raises errors and returns values on command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def fail(inputs: Mapping[str, Any]) -> Any:
     if what == "exit while pickled":
         return {"y": ExitsWhilePickled()}
     if what == "HTTPError":
-        # Looks like an error of ours, and is none.
+        # Looks like an error of ours, but is none.
         error = RuntimeError("upstream")
         error.code, error.message = 4, "deadline"  # type: ignore[attr-defined]
         raise error

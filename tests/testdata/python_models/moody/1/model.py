@@ -1,4 +1,4 @@
-"""Sleeps, spins, hangs and dies as it is told to; answers with the number of its process."""
+"""Sleeps, spins, hangs and exits on command; answers with the id of its process."""
 
 from __future__ import annotations
 

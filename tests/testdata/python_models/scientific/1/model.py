@@ -1,4 +1,4 @@
-"""Needs OpenSSL, LAPACK and OpenMP, of Python's own modules and of large packages."""
+"""Needs OpenSSL, LAPACK and OpenMP, from the standard library and from large packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shakes hands over TLS with itself, and counts the bytes that come through; its directory holds the certificates."""
+"""Makes a TLS handshake with itself, and counts the transferred bytes; its directory contains the certificates."""
 
 from __future__ import annotations
 
