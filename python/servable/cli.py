@@ -210,14 +210,14 @@ def _commit() -> str:
         import subprocess
 
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(
+            result = subprocess.run(
                 ["git", "-C", clone, "rev-parse", "--short=10", "HEAD"],
                 capture_output=True,
                 text=True,
                 check=True,
                 timeout=5,
             )
-            return told.stdout.strip()
+            return result.stdout.strip()
     from servable._server.gateway import COMMIT
 
     return COMMIT

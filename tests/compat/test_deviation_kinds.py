@@ -41,8 +41,8 @@ def causes_of(server: ServerProcess, request: str, expected: dict[str, Any]) -> 
     }
     found: set[str | None] = set()
     for difference in differences(case, got):
-        told = conformance.from_recording(case, asdict(difference), conformance.asked_by(case))
-        explained = [cause.name for cause in CAUSES if cause.explains(told)]
+        finding = conformance.from_recording(case, asdict(difference), conformance.asked_by(case))
+        explained = [cause.name for cause in CAUSES if cause.explains(finding)]
         found.add(explained[0] if explained else None)
     return found
 

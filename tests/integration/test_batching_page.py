@@ -92,9 +92,9 @@ def queue_of(server: ServerProcess, model: str) -> dict[str, Any]:
 def test_it_tells_what_holds_and_what_was_done(server: ServerProcess) -> None:
     for rows in (1, 3, 2):
         assert server.predict("ranker", {"instances": [1.0] * rows}).status == 200
-    told = report(server, "ranker")
-    assert told["model_name"] == "ranker"
-    (version,) = told["versions"]
+    found = report(server, "ranker")
+    assert found["model_name"] == "ranker"
+    (version,) = found["versions"]
     assert (version["version"], version["is_batched"]) == ("1", True)
     assert version["parameters_from"].startswith("--batching_parameters_file=")
     assert version["parameters"]["max_batch_size"] == 4

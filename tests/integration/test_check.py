@@ -21,9 +21,9 @@ class Checked:
 
     def __call__(self, *arguments: object) -> tuple[int, str]:
         status = check.run("servable", [str(argument) for argument in arguments])
-        told = self._capsys.readouterr()
-        assert told.err == ""
-        return status, told.out
+        captured = self._capsys.readouterr()
+        assert captured.err == ""
+        return status, captured.out
 
     def findings(self, *arguments: object) -> list[tuple[str, str, int | None, str]]:
         """Severity, place, line and message of each finding."""

@@ -71,23 +71,23 @@ def test_flags_win_over_the_environment(demo_models: Path, tmp_path: Path) -> No
 
 
 def test_version_is_told() -> None:
-    told = run("--version")
-    assert told.returncode == 0
-    assert told.stdout.startswith(f"servable {servable.__version__}")
-    told = run("--version", command=SECOND_NAME)
-    assert told.returncode == 0
-    assert told.stdout.startswith("TensorFlow ModelServer: ")
-    assert "TensorFlow Library: " in told.stdout
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"servable {servable.__version__}")
+    result = run("--version", command=SECOND_NAME)
+    assert result.returncode == 0
+    assert result.stdout.startswith("TensorFlow ModelServer: ")
+    assert "TensorFlow Library: " in result.stdout
 
 
 def test_help_lists_the_flags() -> None:
-    told = run("--help")
-    assert told.returncode == 0
-    assert "--model_base_path=TEXT" in told.stdout
-    told = run("--help", command=SECOND_NAME)
-    assert told.returncode == 255
+    result = run("--help")
+    assert result.returncode == 0
+    assert "--model_base_path=TEXT" in result.stdout
+    result = run("--help", command=SECOND_NAME)
+    assert result.returncode == 255
     for flag in ("--port=8500", "--rest_api_port=0", "--model_base_path=", "--model_config_file="):
-        assert flag in told.stdout
+        assert flag in result.stdout
 
 
 def test_an_unknown_flag_does_not_stop_the_server_under_the_name_of_tensorflow_serving(
@@ -101,9 +101,9 @@ def test_an_unknown_flag_does_not_stop_the_server_under_the_name_of_tensorflow_s
     with ServerProcess(flags, directory=tmp_path, command=[SECOND_NAME]) as server:
         server.wait_until_available("turtle3")
         assert "unknown argument: --no_such_flag=1" in server.log
-    told = run(*flags)
-    assert told.returncode == 2
-    assert "unknown argument: --no_such_flag=1" in told.stdout
+    result = run(*flags)
+    assert result.returncode == 2
+    assert "unknown argument: --no_such_flag=1" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -138,39 +138,39 @@ def test_a_wrong_command_line_is_explained(flags: list[str], message: str, statu
     for command in (COMMAND, SECOND_NAME):
         if command == COMMAND and "relative/path" in message:
             continue
-        told = run(*flags, command=command)
-        assert told.returncode == (status if command == COMMAND else 255)
-        assert message in told.stdout
-        assert "Traceback" not in told.stdout
+        result = run(*flags, command=command)
+        assert result.returncode == (status if command == COMMAND else 255)
+        assert message in result.stdout
+        assert "Traceback" not in result.stdout
 
 
 def test_two_models_of_one_name_are_refused(demo_models: Path, tmp_path: Path) -> None:
     one = model_config({"turtle3": demo_models / "turtle3"})
     config = tmp_path / "models.config"
     config.write_text(one.removesuffix("}\n") + one.removeprefix("model_config_list {\n"))
-    told = run(f"--model_config_file={config}")
-    assert told.returncode == 255
-    assert "Illegal to list model turtle3 multiple times in config list" in told.stdout
+    result = run(f"--model_config_file={config}")
+    assert result.returncode == 255
+    assert "Illegal to list model turtle3 multiple times in config list" in result.stdout
 
 
 def test_a_broken_configuration_file_is_explained(tmp_path: Path) -> None:
     config = tmp_path / "models.config"
     config.write_text("model_config_list { config { nme: 'm' } }")
-    told = run(f"--model_config_file={config}")
-    assert told.returncode == 255
-    assert f"Invalid protobuf file: '{config}'" in told.stdout
-    assert "Error parsing text-format tensorflow.serving.ModelServerConfig" in told.stdout
+    result = run(f"--model_config_file={config}")
+    assert result.returncode == 255
+    assert f"Invalid protobuf file: '{config}'" in result.stdout
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig" in result.stdout
 
 
 def test_a_taken_port_is_explained(server: ServerProcess, demo_models: Path) -> None:
-    told = run(
+    result = run(
         f"--port={server.port}",
         "--model_name=turtle3",
         f"--model_base_path={demo_models / 'turtle3'}",
     )
-    assert told.returncode == 255
-    assert "Failed to start server. Error:" in told.stdout
-    assert str(server.port) in told.stdout
+    assert result.returncode == 255
+    assert "Failed to start server. Error:" in result.stdout
+    assert str(server.port) in result.stdout
 
 
 def test_without_tensorflow_the_command_says_what_to_install(
@@ -185,7 +185,7 @@ def test_without_tensorflow_the_command_says_what_to_install(
     (site / "servable").symlink_to(Path(servable.__file__).parent)
     protobuf = Path(google.protobuf.__file__).parent.parent
     (site / "google").symlink_to(protobuf)
-    told = subprocess.run(
+    result = subprocess.run(
         [
             *(str(environment / "bin/python"), "-c", "from servable.cli import main; main()"),
             *("--model_name=turtle3", f"--model_base_path={demo_models / 'turtle3'}"),
@@ -197,9 +197,9 @@ def test_without_tensorflow_the_command_says_what_to_install(
         timeout=60,
         check=False,
     )
-    assert told.returncode == 255
-    assert "pip install tensorflow-cpu" in told.stdout
-    assert "Traceback" not in told.stdout
+    assert result.returncode == 255
+    assert "pip install tensorflow-cpu" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 def test_the_server_never_imports_tensorflow(demo_models: Path, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", GUIDE, re.DOTALL)
 
 def shell(directory: Path, command: str) -> str:
     command = command.replace("servable ", f"{COMMAND} ", 1)
-    told = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", command], cwd=directory, capture_output=True, text=True, timeout=60,
         check=True,
     )  # fmt: skip
-    return told.stdout
+    return result.stdout
 
 
 def test_the_commands_work(demo_models: Path, tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ def test_a_load_that_waiting_cannot_help_fails_at_once(
     server.wait_until_available("good")
     for name, message in wanted.items():
         server.wait_until_state(name, 1, "END")
-        _, code, told = status(server, name)
+        _, code, status_text = status(server, name)
         assert code != "OK", name
-        assert message in told, name
+        assert message in status_text, name
     assert server.get("/readyz").status == 200
 
 
@@ -134,9 +134,9 @@ def test_a_load_that_is_retried_says_why_which_attempt_it_was_and_when_the_next_
         )
         with pytest.raises(RpcError, match=r"UNAVAILABLE: .*attempt 1 of 6 failed"):
             grpc_client.predict(server.port, name, {})
-        told = grpc_client.call("status", server.port, name)
-        assert "LOADING" in str(told)
-        assert "attempt 1 of 6 failed" in str(told)
+        answer = grpc_client.call("status", server.port, name)
+        assert "LOADING" in str(answer)
+        assert "attempt 1 of 6 failed" in str(answer)
         described = server.get(f"/v1/admin/models/{name}", port=admin_port).json()
         assert described["versions"] == [
             {

@@ -111,10 +111,10 @@ def test_paths_may_be_relative_or_begin_at_home(
 ) -> None:
     monkeypatch.chdir(model_directory)
     monkeypatch.setenv("HOME", str(model_directory))
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "check", *flags], capture_output=True, text=True, timeout=60, check=False
     )
-    assert told.stdout.endswith("\n0 errors, 0 warnings\n")
+    assert result.stdout.endswith("\n0 errors, 0 warnings\n")
     with ServerProcess(flags, directory=model_directory) as server:
         server.wait_until_available("m")
     refused = subprocess.run(

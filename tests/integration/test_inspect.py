@@ -25,18 +25,18 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is n
 
 def inspect(*arguments: str) -> str:
     """The output of the command."""
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "inspect", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (told.returncode, told.stderr) == (0, "")
-    return told.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
 
 
 def paste(command: str) -> object:
     """The JSON answer to a pasted command."""
     # The command calls python3, which here must be the interpreter of the tests.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    told = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", command.replace("curl ", "curl -sS ")],
         capture_output=True,
         text=True,
@@ -44,7 +44,7 @@ def paste(command: str) -> object:
         timeout=60,
         check=True,
     )
-    return json.loads(told.stdout)
+    return json.loads(result.stdout)
 
 
 @needs_curl
@@ -86,11 +86,11 @@ def test_a_program_for_rest_works(server: ServerProcess) -> None:
 
 
 def run_program(program: str) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert told.returncode == 0, (program, told.stderr)
-    assert told.stdout.strip()
+    assert result.returncode == 0, (program, result.stderr)
+    assert result.stdout.strip()
 
 
 def test_a_directory_and_a_server_say_the_same(server: ServerProcess, runtime_models: Path) -> None:
@@ -129,32 +129,32 @@ def test_a_model_in_python_is_imported() -> None:
     ],
 )
 def test_what_cannot_be_inspected_is_explained(arguments: list[str], text: str) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "inspect", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
-    assert told.returncode == 1
-    assert text in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.returncode == 1
+    assert text in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_what_a_server_does_not_have_is_explained(server: ServerProcess) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "inspect", f"http://127.0.0.1:{server.rest_port}", "nonsense"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert told.returncode == 1
-    assert "NOT_FOUND: " in told.stderr
-    assert "nonsense" in told.stderr
+    assert result.returncode == 1
+    assert "NOT_FOUND: " in result.stderr
+    assert "nonsense" in result.stderr
 
 
 def test_tags_that_a_model_does_not_have_are_explained(demo_models: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "inspect", str(demo_models / "turtle3"), "--saved_model_tags=gpu"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert told.returncode == 1
-    assert "matching supplied tags: { gpu }; " in told.stderr
-    assert "has { serve }" in told.stderr
+    assert result.returncode == 1
+    assert "matching supplied tags: { gpu }; " in result.stderr
+    assert "has { serve }" in result.stderr
 
 
 def test_the_tensors_of_ragged_and_sparse_outputs_are_named_by_everything_that_describes_a_model(
@@ -168,14 +168,14 @@ def test_the_tensors_of_ragged_and_sparse_outputs_are_named_by_everything_that_d
         "sparse.indices": "int64 [?, 2] (of sparse sparse)",
         "sparse.values": "float32 [?] (of sparse sparse)",
     }
-    told = subprocess.run(
+    result = subprocess.run(
         [COMMAND, "check", f"--model_base_path={base_path}"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     ).stdout
-    assert ", ".join(f"{name}: {tensor}" for name, tensor in parts.items()) in told
+    assert ", ".join(f"{name}: {tensor}" for name, tensor in parts.items()) in result
     server = start_server({"composite": base_path})
     server.wait_until_available("composite")
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/composite"

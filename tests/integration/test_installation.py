@@ -38,8 +38,8 @@ def test_install_from_the_clone(tmp_path: Path) -> None:
 
     run(command, ROOT)
     for name in ("servable", "tensorflow_model_server"):
-        told = run(f"{name} --version", tmp_path)
-        assert re.search(r"(?m)^TensorFlow Library: \d+\.\d+", told), told
+        output = run(f"{name} --version", tmp_path)
+        assert re.search(r"(?m)^TensorFlow Library: \d+\.\d+", output), output
 
 
 @pytest.mark.slow

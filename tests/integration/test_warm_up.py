@@ -125,9 +125,9 @@ def test_a_version_that_fails_to_warm_up_leaves_the_older_one_serving(
     ):
         content = requests / file if isinstance(file, str) else file
         path = put(base_path, version, half_plus_two_version, content)
-        told = failure(server, version)
-        assert told.startswith(expected)
-        assert re.search(rf" \(record [0-9]+ of .*/{version}/assets\.extra/tf_serving_", told)
+        message = failure(server, version)
+        assert message.startswith(expected)
+        assert re.search(rf" \(record [0-9]+ of .*/{version}/assets\.extra/tf_serving_", message)
         shutil.rmtree(path)
         assert server.states("m")[1] == "AVAILABLE"
     assert server.predict("m", {"instances": [0.0]}).json() == {"predictions": [2.0]}
@@ -155,8 +155,8 @@ def test_without_recorded_requests_zeros_will_do_if_asked_for(
     by_flag = start_server({"m": base_path}, "--enable_automatic_warmup")
     by_flag.wait_until_available("m")
     # The empty example lacks a feature; this must not prevent serving.
-    told = f"Signature regress_x_to_y of {path} was not warmed up: INVALID_ARGUMENT: "
-    assert told in by_flag.log
+    message = f"Signature regress_x_to_y of {path} was not warmed up: INVALID_ARGUMENT: "
+    assert message in by_flag.log
     assert f"Warmed up {path} with zeros" in by_flag.log
 
     config = tmp_path / "automatic.config"

@@ -212,8 +212,8 @@ def replay(
         name = group if origin[:4] == group[:4] else f"{group}, {origin}"
         area = areas.setdefault(name, Area(name))
         area.total += 1
-        told = (from_recording(case, found, asked[case["id"]]) for found in case["differences"])
-        area.add(told, causes)
+        findings = (from_recording(case, found, asked[case["id"]]) for found in case["differences"])
+        area.add(findings, causes)
         if not case["differences"] and outcomes[case["id"]] in WITHOUT_ANSWER:
             area.not_applicable[WITHOUT_ANSWER[outcomes[case["id"]]]] += 1
     return list(areas.values())

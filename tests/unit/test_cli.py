@@ -29,8 +29,8 @@ def test_the_version_is_one_line_with_the_commit(capsys: pytest.CaptureFixture[s
     assert cli.run(["servable", "--version", "--unknown"]) == 0
     version = re.escape(servable.__version__)
     commit, tensorflow = r"( \([0-9a-f]{10}\))?", r"(TensorFlow \d+\.\d+\.\d+|without TensorFlow)"
-    told = capsys.readouterr()
-    assert re.fullmatch(f"servable {version}{commit}, {tensorflow}\n", told.out)
+    captured = capsys.readouterr()
+    assert re.fullmatch(f"servable {version}{commit}, {tensorflow}\n", captured.out)
 
 
 def test_the_version_of_tensorflow_serving_has_its_lines(
@@ -48,11 +48,11 @@ def test_without_arguments_it_says_what_one_can_do(
     monkeypatch.delenv("MODEL_NAME", raising=False)
     monkeypatch.delenv("MODEL_BASE_PATH", raising=False)
     assert cli.run(["servable"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 10
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 10
     for command in ("--model_base_path=", "check", "inspect", "warmup", "--help", "--version"):
-        assert f"  servable {command}" in told.err
+        assert f"  servable {command}" in captured.err
     monkeypatch.setenv("MODEL_NAME", "m")
     served: list[Flags] = []
     monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
@@ -78,10 +78,10 @@ def test_help_is_grouped_and_no_failure(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["/bin/servable", *arguments]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("usage: servable --model_base_path=DIRECTORY")
-    assert "\nWhat to serve\n" in told.out
-    assert told.err == ""
+    captured = capsys.readouterr()
+    assert captured.out.startswith("usage: servable --model_base_path=DIRECTORY")
+    assert "\nWhat to serve\n" in captured.out
+    assert captured.err == ""
 
 
 def test_help_is_that_of_tensorflow_serving_under_its_name(
@@ -100,9 +100,9 @@ def test_a_wrong_value_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         "Couldn't interpret value many for flag port.\n`servable --help` lists the flags\n",
     )
     assert cli.run(["tensorflow_model_server", "--port=many"]) == 255
-    told = capsys.readouterr()
-    assert told.err == "Couldn't interpret value many for flag port.\n"
-    assert told.out.startswith("usage: tensorflow_model_server\nFlags:\n")
+    captured = capsys.readouterr()
+    assert captured.err == "Couldn't interpret value many for flag port.\n"
+    assert captured.out.startswith("usage: tensorflow_model_server\nFlags:\n")
 
 
 def test_unknown_arguments_end_the_command_with_a_suggestion(
@@ -112,9 +112,9 @@ def test_unknown_arguments_end_the_command_with_a_suggestion(
     monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served))
     arguments = ["--prot=1", "--port=2", "stray", "chek", str(tmp_path), "-port"]
     assert cli.run(["servable", *arguments]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == [
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
         "unknown argument: --prot=1 (did you mean --port?)",
         "unknown argument: stray",
         "unknown argument: chek (did you mean the command check?)",
@@ -179,7 +179,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "message"),
     [
         (ConfigError("no such thing"), "INVALID_ARGUMENT: no such thing"),
         (ZeroDivisionError("oops"), "INTERNAL: ZeroDivisionError: oops"),
@@ -189,13 +189,13 @@ def test_a_start_that_fails_is_told_where_the_name_has_errors(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,
-    told: str,
+    message: str,
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise raised
 
     monkeypatch.setattr("servable._server.server.ModelServer", fail)
-    line = f"Failed to start server. Error: {told}\n"
+    line = f"Failed to start server. Error: {message}\n"
     assert cli.run(["servable", "--model_base_path=/m"]) == 255
     assert capsys.readouterr() == ("", line)
     assert cli.run(["tensorflow_model_server", "--model_base_path=/m"]) == 255

@@ -205,8 +205,8 @@ class TestFindPlatforms:
         assert platforms["notes"].batching is platforms["python"].context.batching
         (tmp_path / "notes.txt").touch()
         assert recognised(platforms, str(tmp_path)) == "notes"
-        (told,) = [message for message in caplog.messages if "left out" in message]
-        assert told == (
+        (line,) = [message for message in caplog.messages if "left out" in message]
+        assert line == (
             "The platform kind (a_broken_platform:platforms) is left out: NameError: "
             "name 'nothing_of_that_name' is not defined"
         )

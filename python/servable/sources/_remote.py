@@ -326,8 +326,8 @@ class _Watch:
             left = [
                 name for name in names if name not in self._uploading and not self._is_gone(name)
             ]
-            told: list[str] = []
-            found = _wanted(self.servable, left, told)
+            notes: list[str] = []
+            found = _wanted(self.servable, left, notes)
             for number, directory in found:
                 if directory not in complete:
                     version = self._version(number, directory)
@@ -336,7 +336,7 @@ class _Watch:
                     complete[directory] = version
             else:
                 # The others may be missing because their upload has not begun.
-                warnings += told if not self._uploading else []
+                warnings += notes if not self._uploading else []
                 for directory in self._uploading:
                     warnings.append(
                         f"{shown(self._url(directory))} is held back while it is being uploaded"

@@ -86,11 +86,11 @@ def test_what_does_not_parse_is_shown_with_its_file_and_line(
     path.write_text(file_with(bad))
     with pytest.raises(ConfigError, match="Invalid protobuf file"):
         read_model_config_file(str(path))
-    told = capsys.readouterr().err
-    assert told.startswith(
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(
         f"Error parsing text-format tensorflow.serving.ModelServerConfig: {place}"
     )
-    assert told.endswith(f" (in {path})\n")
+    assert stderr.endswith(f" (in {path})\n")
 
 
 def test_lines_are_counted_through_strings_comments_and_lists() -> None:

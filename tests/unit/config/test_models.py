@@ -127,8 +127,8 @@ def test_a_broken_file_is_named_and_the_place_is_shown(
         read(tmp_path, text)
     assert info.value.message == f"Invalid protobuf file: '{tmp_path / 'models.config'}'"
     assert info.value.code is Code.INVALID_ARGUMENT
-    told = capsys.readouterr().err
-    assert told.startswith(
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(
         f"Error parsing text-format tensorflow.serving.ModelServerConfig: {place}"
     )
 

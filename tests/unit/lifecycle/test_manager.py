@@ -466,9 +466,9 @@ def test_a_load_that_is_retried_says_why_while_it_waits() -> None:
     )
     bench.aspire({1: FakeLoader([LoadError("no network", code=Code.UNAVAILABLE)])})
     bench.settle()
-    (told,) = seen
-    assert told.startswith("LOADING: attempt 1 of 2 failed, the next one is due at ")
-    assert told.endswith("Z: no network")
+    (text,) = seen
+    assert text.startswith("LOADING: attempt 1 of 2 failed, the next one is due at ")
+    assert text.endswith("Z: no network")
     recorded = bench.monitor.state(ServableId("m", 1))
     assert recorded is not None
     assert (recorded.state.name, recorded.error) == ("AVAILABLE", None)
