@@ -118,7 +118,7 @@ def served() -> Iterator[Administered]:
         yield made
 
 
-def test_requests_come_up_as_they_were_sent(served: Administered) -> None:
+def test_requests_reach_the_control_plane_unchanged(served: Administered) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE", "BREW"):
         status, body = served.call(method, "/x%20y?a=%2F&b", b"hello")
         assert status == 200
@@ -168,7 +168,7 @@ def test_a_body_that_breaks_off_is_refused(served: Administered) -> None:
     assert not served.control_plane.waiting.acquire(timeout=0.2)
 
 
-def test_requests_that_do_not_arrive_are_given_up() -> None:
+def test_requests_that_do_not_arrive_time_out() -> None:
     limits = {"header_timeout_seconds": 0.2, "body_timeout_seconds": 0.2}
     with contextlib.closing(Administered(**limits)) as served:
         put = b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab"
@@ -218,7 +218,7 @@ def test_only_its_own_names_are_answered_to(served: Administered) -> None:
     assert int(served.raw(b"GET http://evil/x HTTP/1.0\r\n\r\n").split()[1]) == 403
 
 
-def test_a_refused_host_is_told_which_flag_allows_it(served: Administered) -> None:
+def test_the_refusal_of_a_host_names_the_flag_that_allows_it(served: Administered) -> None:
     answer = served.raw(b"GET /x HTTP/1.1\r\nHost: other.example:1\r\nConnection: close\r\n\r\n")
     assert b"--admin_api_hosts=other.example allows it" in answer
 

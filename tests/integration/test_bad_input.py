@@ -256,7 +256,7 @@ class TestHttp:
                 time.sleep(0.005)
             assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
 
-    def test_many_stalled_clients_keep_nobody_waiting(self, server: ServerProcess) -> None:
+    def test_many_stalled_clients_block_no_other_client(self, server: ServerProcess) -> None:
         stalled = [connect(server) for _ in range(300)]
         for number, connection in enumerate(stalled):
             connection.sendall(
@@ -269,7 +269,7 @@ class TestHttp:
         for connection in stalled:
             connection.close()
 
-    def test_a_client_that_never_reads_keeps_nobody_waiting(self, server: ServerProcess) -> None:
+    def test_a_client_that_never_reads_blocks_no_other_client(self, server: ServerProcess) -> None:
         request = b"GET /v1/models/turtle3/metadata HTTP/1.1\r\nHost: h\r\n\r\n"
         with connect(server) as connection:
             connection.setblocking(False)

@@ -147,12 +147,14 @@ def test_an_exception_reaches_the_request_that_causes_it(server: ServerProcess) 
     assert answers["bad"] == Counter({500: BAD * ROUNDS})
 
 
-def test_requests_of_low_priority_are_told_apart_as_well(server: ServerProcess) -> None:
+def test_failures_of_low_priority_requests_are_isolated_as_well(server: ServerProcess) -> None:
     headers = {"servable-priority": "low"}
     assert together(asks(server, "picky", **headers)) == ALL_GOOD
 
 
-def test_requests_in_pieces_are_told_apart_as_well(batch_models: Path, tmp_path: Path) -> None:
+def test_failures_of_split_requests_are_isolated_as_well(
+    batch_models: Path, tmp_path: Path
+) -> None:
     more = "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
 
     with batching(batch_models, tmp_path, more=more) as server:
@@ -170,7 +172,7 @@ def test_requests_in_pieces_are_told_apart_as_well(batch_models: Path, tmp_path:
 
 
 @pytest.mark.parametrize("model", ["counting", "python_silent"])
-def test_what_may_have_effects_is_run_once(server: ServerProcess, model: str) -> None:
+def test_functions_with_side_effects_run_once(server: ServerProcess, model: str) -> None:
     growth = Growth(server)
     before = runs(server)
     answers = together(asks(server, model))
@@ -195,7 +197,7 @@ def test_the_flag_switches_it_off(batch_models: Path, tmp_path: Path) -> None:
         assert parameters["rerun_failed_batches"] is False
 
 
-def test_an_error_in_a_batch_tells_what_was_sent(batch_models: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_batch_describes_its_own_request(batch_models: Path, tmp_path: Path) -> None:
     with batching(batch_models, tmp_path, more="allowed_batch_sizes: [4, 16]") as server:
         reply = server.predict("picky", {"instances": [-1.0]})
         assert reply.status == 400

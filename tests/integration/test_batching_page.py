@@ -89,7 +89,7 @@ def queue_of(server: ServerProcess, model: str) -> dict[str, Any]:
     return dict(queues[0]) if queues else {}
 
 
-def test_it_tells_what_holds_and_what_was_done(server: ServerProcess) -> None:
+def test_it_reports_parameters_and_statistics(server: ServerProcess) -> None:
     for rows in (1, 3, 2):
         assert server.predict("ranker", {"instances": [1.0] * rows}).status == 200
     found = report(server, "ranker")
@@ -131,7 +131,7 @@ def test_it_explains_what_is_done_for_a_latency_objective(server: ServerProcess)
     assert {times["size"] for times in adaptive["explanation"]["run_times"]} == {2}
 
 
-def test_requests_of_low_priority_let_others_go_first(
+def test_low_priority_requests_yield_to_others(
     server: ServerProcess, grpc_client: GrpcClient
 ) -> None:
     ends: list[str] = []
@@ -230,7 +230,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_full_queue_says_when_to_ask_again(
+def test_a_full_queue_answers_with_a_retry_delay(
     server: ServerProcess, grpc_client: GrpcClient
 ) -> None:
     def obey(order: str) -> Reply:

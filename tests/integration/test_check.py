@@ -105,7 +105,7 @@ def test_every_finding_has_its_file_line_and_reason(
         ),
     ],
 )
-def test_files_are_recognised_by_what_they_say(
+def test_files_are_recognised_by_their_content(
     checked: Checked, tmp_path: Path, text: str, line: int | None, reason: str
 ) -> None:
     file = tmp_path / "some.config"
@@ -195,7 +195,7 @@ def test_models_in_python_are_imported(checked: Checked) -> None:
     assert "(predict): " in text
 
 
-def test_help_is_told(checked: Checked) -> None:
+def test_help_is_printed(checked: Checked) -> None:
     status, text = checked("--help")
     assert status == 0
     assert text.startswith("usage: servable check [FILE ...]")

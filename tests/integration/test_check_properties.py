@@ -121,7 +121,7 @@ flags = st.lists(
     tree=good, drawn=[("admin_api_port", "free"), ("admin_api_address", "no.such.host.invalid")]
 )
 @example(tree=without_variables, drawn=[])
-def test_what_a_server_refuses_is_an_error(
+def test_configurations_that_a_server_refuses_are_errors(
     half_plus_two_version: Path, tree: Tree, drawn: list[tuple[str, str]]
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="servable-check-") as name:

@@ -23,7 +23,7 @@ GUIDE = ROOT / "docs/guides/client.md"
 EXAMPLE = ROOT / "examples/testing_a_model"
 
 
-def test_the_guide_says_the_truth(
+def test_the_guide_is_correct(
     server: ServerProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

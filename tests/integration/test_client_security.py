@@ -184,7 +184,9 @@ class TestTls:
                 ):
                     client.status("a/b")
 
-    def test_a_client_can_say_who_it_is(self, protocol: str, certificates: Certificates) -> None:
+    def test_a_client_can_authenticate_itself(
+        self, protocol: str, certificates: Certificates
+    ) -> None:
         with secure_server(protocol, certificates, mutual=True) as where:
             with Client(where, tls=certificates.mutual()) as client:
                 assert client.status("a/b")[0].version == 3

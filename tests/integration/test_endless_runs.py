@@ -104,7 +104,7 @@ def test_a_run_without_a_deadline_ends_after_the_longest_time(
 
 
 @pytest.mark.parametrize("batching", [[], ["--enable_batching"]], ids=["unbatched", "batched"])
-def test_runs_that_nothing_stops_are_bounded_and_counted(
+def test_runs_that_cannot_be_stopped_are_bounded_and_counted(
     start_server: StartServer, runtime_models: Path, tmp_path: Path, batching: list[str]
 ) -> None:
     served = {name: runtime_models / name for name in ("blocking", "linear", "endless")}

@@ -98,7 +98,7 @@ def test_a_load_that_waiting_cannot_help_fails_at_once(
     assert server.get("/readyz").status == 200
 
 
-def test_a_load_that_is_retried_says_why_which_attempt_it_was_and_when_the_next_one_is(
+def test_a_retried_load_reports_its_error_its_attempt_and_the_time_of_the_next(
     tmp_path: Path, half_plus_two_version: Path, start_server: StartServer, grpc_client: GrpcClient
 ) -> None:
     words, admin_port = tmp_path / "words.txt", free_port()

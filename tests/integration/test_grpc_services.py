@@ -198,7 +198,7 @@ def test_a_method_that_does_not_exist_is_refused_before_its_message_is_there(
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_reflection_refuses_what_is_no_question(server: ServerProcess, connect: Any) -> None:
+def test_reflection_refuses_malformed_requests(server: ServerProcess, connect: Any) -> None:
     call = connect(server).channel.stream_stream(
         f"/{REFLECTION.format('v1')}/ServerReflectionInfo",
     )

@@ -128,7 +128,9 @@ def test_a_model_in_python_is_imported() -> None:
         (["http://127.0.0.1:1", "m"], "UNAVAILABLE: http://127.0.0.1:1/v1/models/m/metadata: "),
     ],
 )
-def test_what_cannot_be_inspected_is_explained(arguments: list[str], text: str) -> None:
+def test_models_that_cannot_be_inspected_get_an_explanation(
+    arguments: list[str], text: str
+) -> None:
     result = subprocess.run(
         [COMMAND, "inspect", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
@@ -137,7 +139,7 @@ def test_what_cannot_be_inspected_is_explained(arguments: list[str], text: str) 
     assert "Traceback" not in result.stderr
 
 
-def test_what_a_server_does_not_have_is_explained(server: ServerProcess) -> None:
+def test_a_model_that_the_server_lacks_is_explained(server: ServerProcess) -> None:
     result = subprocess.run(
         [COMMAND, "inspect", f"http://127.0.0.1:{server.rest_port}", "nonsense"],
         capture_output=True, text=True, timeout=60, check=False,

@@ -257,7 +257,7 @@ class TestBasePaths:
         server.wait_until_available("m", version=2)
         assert predict(server) == 2
 
-    def test_one_that_is_taken_away_unloads_nothing(
+    def test_a_removed_base_path_unloads_nothing(
         self, start_server: StartServer, base_path: Path
     ) -> None:
         server = start_server({"m": base_path})
@@ -277,7 +277,7 @@ class TestBasePaths:
         reply = server.predict("m", {"instances": [0.0]})
         assert (reply.status, reply.error) == (404, "Servable not found for request: Latest(m)")
 
-    def test_what_is_not_a_version_is_ignored(
+    def test_other_entries_than_versions_are_ignored(
         self, start_server: StartServer, base_path: Path
     ) -> None:
         for name in ("temp-3", "v4", "5.partial", "notes"):

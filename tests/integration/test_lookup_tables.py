@@ -101,7 +101,7 @@ def test_an_unknown_key_is_named(
     assert (raised.value.code, raised.value.details) == ("INVALID_ARGUMENT", wanted)
 
 
-def test_what_the_signature_does_not_allow_is_refused_as_for_any_model(
+def test_values_that_violate_the_signature_are_refused_as_for_any_model(
     server: ServerProcess,
 ) -> None:
     assert server.predict("words", {"instances": [1]}).status == 400
@@ -204,7 +204,7 @@ def test_another_distribution_adds_a_kind_of_servable(tmp_path: Path) -> None:
     assert "Model m requests unsupported platform factor" in done.stdout
 
 
-def test_the_guide_says_the_truth(tmp_path: Path) -> None:
+def test_the_guide_is_correct(tmp_path: Path) -> None:
     text = (GUIDES / "lookup-tables.md").read_text()
     make, serve = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     ((config, answer),) = re.findall(r"```\n(#.*?)```.*```json\n(.*?)```", text, re.DOTALL)

@@ -180,7 +180,7 @@ def test_any_method_gets_the_page_and_nothing_but_the_exact_path(server: ServerP
     assert scrape(server)[f"{SERVING}request_count"] == before, "a scrape is not counted"
 
 
-def test_names_that_strangers_make_up_do_not_fill_the_page(server: ServerProcess) -> None:
+def test_invented_names_do_not_fill_the_page(server: ServerProcess) -> None:
     for number in range(300):
         server.get(f"/v1/models/no-such-model-{number}")
     server.get(f"/v1/models/{'x' * 1000}")

@@ -118,7 +118,7 @@ def test_binary_data_that_does_not_fit_is_refused_and_says_why(
         ),
     ],
 )
-def test_requests_that_are_wrong_are_told_how(
+def test_wrong_requests_get_an_error_that_explains_them(
     server: ServerProcess, document: Any, expected: str
 ) -> None:
     reply = infer(server, document)
@@ -190,7 +190,7 @@ MISSING = (
         (b"aaaa", {"Content-Type": "application/octet-stream"}),
     ],
 )
-def test_binary_data_without_its_header_is_told_what_is_missing(
+def test_binary_data_without_its_header_is_refused_with_the_name_of_the_header(
     server: ServerProcess, body: bytes, headers: dict[str, str]
 ) -> None:
     reply = infer(server, body, headers)

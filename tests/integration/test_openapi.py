@@ -172,7 +172,7 @@ def test_of_many_models_the_document_stays_small(
     assert "/v1/models/half_plus_two:predict" in document(server, "half_plus_two")["paths"]
 
 
-def test_api_keys_are_told_of_where_they_are_needed(
+def test_api_keys_are_documented_where_they_are_required(
     start_server: StartServer, demo_models: Path, tmp_path: Path
 ) -> None:
     key = "a-key-of-an-app-0123"

@@ -18,7 +18,7 @@ from support.partial_versions import (
 from support.server_process import StartServer
 
 
-def test_a_version_is_taken_up_when_the_rest_of_it_comes(
+def test_a_version_is_served_when_the_rest_of_it_arrives(
     runtime_models: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
     models = {f"m{number}": part for number, part in enumerate(PARTS)}

@@ -174,7 +174,7 @@ def test_check_reads_them_there(
     assert (status, f"error: {missing}: There is no such file" in output) == (1, True), output
 
 
-def test_a_file_that_cannot_be_had_ends_the_start_and_says_why(
+def test_an_unreadable_file_ends_the_start_with_the_reason(
     place: tuple[Write, dict[str, str]], tmp_path: Path
 ) -> None:
     write, environment = place
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_had_ends_the_start_and_says_why(
         ("op_libraries", "TensorFlow opens it by itself"),
     ],
 )
-def test_what_has_to_be_local_is_refused_with_the_reason(
+def test_a_url_for_a_local_file_is_refused_with_the_reason(
     flag: str, reason: str, tmp_path: Path
 ) -> None:
     local = {

@@ -126,7 +126,7 @@ class TestFetching:
 
         assert fetcher.fetch(f"{bucket}/n/1", NEVER).path == one.path
 
-    def test_broken_connections_are_gone_on_with(
+    def test_fetches_resume_after_broken_connections(
         self,
         s3: S3Server,
         bucket: str,
@@ -153,7 +153,7 @@ class TestFetching:
 
         assert read(fetched, "big") == content
 
-    def test_damage_is_found_and_told(
+    def test_damage_is_detected_and_reported(
         self,
         s3: S3Server,
         bucket: str,
@@ -195,7 +195,7 @@ class TestFetching:
             ("{bucket}/missing", {}, Code.NOT_FOUND),
         ],
     )
-    def test_what_cannot_be_listed_is_told(
+    def test_an_unreadable_listing_is_reported(
         self,
         s3: S3Server,
         bucket: str,
@@ -224,7 +224,7 @@ class TestFetching:
         use()
         assert store.directories(f"{bucket}/m") == ["1"]
 
-    def test_a_disk_that_is_full_is_told_and_not_kept_full(
+    def test_a_full_disk_is_reported_and_freed(
         self, s3: S3Server, bucket: str, tmp_path: Path
     ) -> None:
         put(s3, f"{bucket}/m/1/f", noise(4 * MIB))
@@ -456,7 +456,7 @@ class TestServing:
         for name in served:
             assert server.predict(name, {"instances": [1.0]}).json() == {"predictions": [2.5]}
 
-    def test_a_file_as_base_path_is_told_with_what_to_do(
+    def test_a_file_as_base_path_is_explained_with_the_remedy(
         self, s3: S3Server, bucket: str, served: dict[str, str], start: Callable[..., ServerProcess]
     ) -> None:
         put(s3, f"{bucket}/m.onnx", b"not looked into")

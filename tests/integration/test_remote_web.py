@@ -111,7 +111,7 @@ def test_listings_of_a_web_server_are_base_paths(web: tuple[str, Path], fetcher:
     assert (fetched.path / "variables/with space %").read_bytes() == content
 
 
-def test_a_connection_that_breaks_is_begun_anew_without_ranges(
+def test_a_fetch_restarts_after_a_broken_connection_without_ranges(
     web: tuple[str, Path], fetcher: Fetcher
 ) -> None:
     url, root = web
@@ -130,7 +130,7 @@ def test_a_connection_that_breaks_is_begun_anew_without_ranges(
     proxy.close()
 
 
-def test_a_connection_that_breaks_is_gone_on_with_where_there_are_ranges(
+def test_a_fetch_resumes_after_a_broken_connection_if_the_server_has_ranges(
     tmp_path: Path, fetcher: Fetcher
 ) -> None:
     content = os.urandom(6 * MIB)
@@ -149,7 +149,7 @@ def test_a_connection_that_breaks_is_gone_on_with_where_there_are_ranges(
         proxy.close()
 
 
-def test_what_is_missing_is_told(web: tuple[str, Path], fetcher: Fetcher) -> None:
+def test_a_missing_base_path_is_not_found(web: tuple[str, Path], fetcher: Fetcher) -> None:
     with pytest.raises(ServableError) as raised:
         fetcher.store.directories(f"{web[0]}/none")
     assert raised.value.code is Code.NOT_FOUND
@@ -199,7 +199,7 @@ def test_a_name_may_not_mean_this_machine_unless_the_start_says_so(
     ) == ["1"]
 
 
-def test_a_name_that_changes_its_meaning_gains_nothing(
+def test_dns_rebinding_has_no_effect(
     web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, root = web
@@ -245,7 +245,7 @@ class LyingHandler(WebHandler):
 
 
 @pytest.mark.parametrize("says", [10, None])
-def test_files_that_do_not_end_are_given_up(
+def test_endless_files_are_abandoned(
     tmp_path: Path, says: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "web/m/1").mkdir(parents=True)

@@ -186,7 +186,7 @@ def test_connections_of_http2_end_with_a_goaway(
 
 
 @pytest.mark.parametrize("sent", [b"", PREFACE[:1], PREFACE[:20]], ids=repr)
-def test_connections_that_say_nothing_are_closed(sent: bytes, impatient: ServerProcess) -> None:
+def test_silent_connections_are_closed(sent: bytes, impatient: ServerProcess) -> None:
     Client(impatient, sent, b"").wait()
 
 
@@ -201,7 +201,7 @@ def whole_request() -> bytes:
     [whole_request, lambda: WIDE + b"".join(post(2 * n + 1) for n in range(8))],
     ids=["HTTP/1.1", "HTTP/2"],
 )
-def test_clients_that_read_a_byte_at_a_time_are_given_up(
+def test_connections_of_very_slow_readers_are_closed(
     sent: Callable[[], bytes], impatient: ServerProcess
 ) -> None:
     # Data received before the close could be read for hours; only sending detects the close.
@@ -212,7 +212,7 @@ def test_clients_that_read_a_byte_at_a_time_are_given_up(
 
 
 @pytest.mark.parametrize("kind", HELD)
-def test_a_hundred_of_them_keep_nobody_out(kind: str, impatient: ServerProcess) -> None:
+def test_a_hundred_of_them_block_no_other_client(kind: str, impatient: ServerProcess) -> None:
     sent, drip = HELD[kind]
     held = [Client(impatient, sent, drip) for _ in range(100)]
     reply = impatient.predict("half_plus_two", {"instances": [1.0]})

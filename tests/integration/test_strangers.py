@@ -258,7 +258,7 @@ def test_no_way_of_changing_the_configuration_fetches_from_elsewhere(
     assert attacker.asked == []
 
 
-def test_below_the_base_paths_of_the_start_python_models_may_come_and_go(started: Started) -> None:
+def test_python_models_below_the_base_paths_of_the_start_may_change(started: Started) -> None:
     for way in ("gRPC", "PUT", "repository"):
         assert not started.ways[way](str(started.own), "python"), way
         assert started.server.predict("m", {"instances": [1.0]}).json() == {"predictions": [1.0]}

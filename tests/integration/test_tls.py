@@ -215,7 +215,7 @@ def test_new_certificates_are_taken_up_and_bad_ones_are_not(
         ("no file", "NOT_FOUND: {file}; No such file or directory"),
     ],
 )
-def test_what_cannot_be_used_ends_the_start_and_is_named(
+def test_an_unusable_flag_ends_the_start_and_is_named(
     damage: str,
     message: str,
     start: Callable[..., ServerProcess],
@@ -238,7 +238,7 @@ def test_what_cannot_be_used_ends_the_start_and_is_named(
     assert message.format(file=file) in server.log
 
 
-def test_a_handshake_that_never_comes_holds_nobody_up(
+def test_a_missing_handshake_blocks_no_other_client(
     start: Callable[..., ServerProcess], authority: Authority
 ) -> None:
     server = start(*files(authority.server()))

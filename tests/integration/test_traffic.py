@@ -204,7 +204,7 @@ def test_a_shadow_is_compared_counted_and_never_answers(
     assert counts(0)["unavailable"] == 2
 
 
-def test_a_model_comes_and_goes_over_curl(administered: Administered) -> None:
+def test_a_model_is_loaded_and_unloaded_over_curl(administered: Administered) -> None:
     base_path = administered.config.parent / "m"
     added = administered.change("PUT", "/models/other", {"base_path": str(base_path)})
     assert [v["version"] for v in added["versions"]] == ["3"]

@@ -184,7 +184,7 @@ def test_the_parameters_are_those_of_the_server() -> None:
         ((np.array([{}], object),), "argument 0: got an element of type dict, want bytes"),
     ],
 )
-def test_what_cannot_be_joined_is_refused(arrays: tuple[Any, ...], message: str) -> None:
+def test_arrays_that_cannot_be_batched_are_refused(arrays: tuple[Any, ...], message: str) -> None:
     with BatchScheduler(lambda *arrays: arrays) as batched:
         with pytest.raises(InvalidInputError, match=message):
             batched(*arrays)
@@ -192,7 +192,7 @@ def test_what_cannot_be_joined_is_refused(arrays: tuple[Any, ...], message: str)
             asyncio.run(batched.run_async(*arrays))
 
 
-def test_what_the_function_raises_reaches_its_callers(caplog: pytest.LogCaptureFixture) -> None:
+def test_exceptions_of_the_function_reach_its_callers(caplog: pytest.LogCaptureFixture) -> None:
     def function(x: Array) -> Array:
         if x[0] < 0:
             raise ValueError("negative")
@@ -238,7 +238,7 @@ def test_a_call_waits_no_longer_than_it_wants_to() -> None:
     assert function.batches == [1], "nobody wanted the second batch any more"
 
 
-def test_a_late_call_is_told_so_by_whoever_sees_it_first() -> None:
+def test_a_late_call_gets_a_deadline_error_from_either_thread() -> None:
     # The batch's thread starts shortly before the call's deadline, or shortly after it.
     parameters = BatchingParameters(batch_timeout_micros=300, num_batch_threads=1)
     with BatchScheduler(lambda x: x, parameters) as batched:
@@ -276,7 +276,7 @@ def test_many_calls_of_one_event_loop_are_under_way_at_once() -> None:
     assert batches == [50] * 20
 
 
-def test_closing_answers_what_waits_and_refuses_what_comes_later() -> None:
+def test_closing_answers_waiting_calls_and_refuses_later_ones() -> None:
     async def close(batched: BatchScheduler, function: Held) -> Array:
         waits = asyncio.ensure_future(batched.run_async(np.ones(2)))
         await asyncio.sleep(0)
@@ -293,7 +293,7 @@ def test_closing_answers_what_waits_and_refuses_what_comes_later() -> None:
         batched.close()
 
 
-def test_a_scheduler_that_nobody_holds_ends_its_threads() -> None:
+def test_an_unreferenced_scheduler_ends_its_threads() -> None:
     def function(x: Array) -> Array:
         return x
 
@@ -358,7 +358,7 @@ def test_a_call_that_can_begin_at_once_runs_where_it_is_made() -> None:
 
 
 @pytest.mark.parametrize("time", ["", ", timeout_seconds=60"])
-def test_a_program_can_be_interrupted_whoever_runs_its_batch(time: str) -> None:
+def test_a_program_can_be_interrupted_on_any_thread_of_its_batch(time: str) -> None:
     program = (
         "import signal, threading\n"
         "from servable.batching import BatchScheduler\n"

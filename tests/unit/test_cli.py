@@ -185,7 +185,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
         (ZeroDivisionError("oops"), "INTERNAL: ZeroDivisionError: oops"),
     ],
 )
-def test_a_start_that_fails_is_told_where_the_name_has_errors(
+def test_a_failed_start_is_reported_on_the_stream_of_the_name(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     raised: Exception,

@@ -8,7 +8,7 @@ from servable._server.credential_files import CredentialFiles
 from servable.errors import ConfigError
 
 
-def test_a_change_is_taken_up_when_it_has_come_to_rest(
+def test_a_change_is_applied_when_the_contents_are_stable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -72,7 +72,7 @@ def test_a_custom_source_serves_what_its_registry_says(
 
 
 @pytest.mark.usefixtures("real_extension")
-def test_the_guide_says_the_truth(
+def test_the_guide_is_correct(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The blocks form one program; its output must be that of the `# prints …` comments."""

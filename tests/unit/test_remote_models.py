@@ -146,7 +146,7 @@ def test_a_reload_reports_a_base_path_that_is_missing(served: Served) -> None:
     served.wait(1)
 
 
-def test_requests_are_told_why_there_is_no_version(served: Served) -> None:
+def test_requests_get_the_reason_why_there_is_no_version(served: Served) -> None:
     config = ModelConfig("m", "nowhere://b/m")
     served.core.expect(["m"])
     served.core.start([config])

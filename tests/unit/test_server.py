@@ -265,7 +265,7 @@ def empty_config(tmp_path: Path) -> Path:
     return file
 
 
-def test_what_is_wrong_is_found_before_a_port_is_opened(
+def test_errors_are_found_before_a_port_is_opened(
     request_path: list[FakeRequestPath],
 ) -> None:
     with pytest.raises(ConfigError, match="absolute path"):

@@ -161,7 +161,7 @@ def test_a_new_model_without_a_version_does_not_block_the_reload(
     served.wait(lambda: served.available("empty") == {5})
 
 
-def test_requests_are_told_what_is_wrong_with_the_base_path(served: Served, model: Make) -> None:
+def test_requests_get_the_problem_of_the_base_path(served: Served, model: Make) -> None:
     served.core.expect(["m"])
     served.core.start([ModelConfig("m", "/nowhere")])
     served.core.change(lambda models: models)  # returns once the base path was looked at
@@ -207,7 +207,7 @@ def test_a_label_needs_an_available_version(served: Served, model: Make) -> None
     assert served.models["a"].labels == {"stable": 2}
 
 
-def test_a_label_may_stay_on_a_version_that_leaves(served: Served, model: Make) -> None:
+def test_a_label_may_stay_on_a_version_that_is_unloaded(served: Served, model: Make) -> None:
     served.start(model("a", 1, 2, version_policy=All()))
     served.wait(lambda: served.available("a") == {1, 2})
     served.core.reload([model("a", version_policy=Specific((2,)), labels={"stable": 1})])
@@ -249,7 +249,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go_on.set()
 
 
-def test_a_load_that_hangs_keeps_nobody_from_changing_the_configuration(
+def test_a_load_that_hangs_does_not_block_configuration_changes(
     served: Served, model: Make, hanging: threading.Event
 ) -> None:
     served.start(model("a", 1, labels={}))

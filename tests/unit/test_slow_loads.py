@@ -14,7 +14,7 @@ from servable.testing import FakeClock
 ONE, OTHER = ServableId("m", 1), ServableId("m", 2)
 
 
-def test_loads_are_told_of_after_two_seconds_and_then_ever_more_rarely(
+def test_slow_loads_are_logged_after_two_seconds_and_then_at_doubling_intervals(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

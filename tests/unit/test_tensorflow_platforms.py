@@ -141,7 +141,7 @@ def test_a_file_names_platforms_and_replaces_flags(
     ]
 
 
-def test_a_platform_may_leave_batching_to_its_versions_or_to_nobody(tmp_path: Path) -> None:
+def test_a_platform_may_delegate_batching_to_its_versions_or_disable_it(tmp_path: Path) -> None:
     parameters = "batching_parameters { num_batch_threads { value: 2 } } "
     per_model = ADAPTER + f"{{ legacy_config {{ {parameters}"
     text = platform("a", per_model + "enable_per_model_batching_params: true } }") + platform(

@@ -182,7 +182,7 @@ def test_a_version_that_failed_is_tried_again_when_it_is_asked_for(admin: Admini
     assert admin.states("m") == {"2": "AVAILABLE", "1": "AVAILABLE"}
 
 
-def test_a_failure_is_told_at_once_though_attempts_are_left(tmp_path: Path) -> None:
+def test_a_failure_is_reported_at_once_though_attempts_are_left(tmp_path: Path) -> None:
     admin = Administered(tmp_path, max_retries=5)
     try:
         base_path = admin.base_path("m", 1, 2)
@@ -248,7 +248,7 @@ def test_a_wait_ends_with_its_client_and_with_the_server(
     assert caught.value.code is code
 
 
-def test_a_label_whose_version_has_gone_holds_up_no_other_change(three: Administered) -> None:
+def test_a_label_without_its_version_blocks_no_other_change(three: Administered) -> None:
     three.call("PUT", "/models/m/labels/stable", {"version": 3})
     three.call("PATCH", "/models/m", {"model_version_policy": {"specific": {"versions": [1]}}})
     monitor = three.core.monitor
@@ -290,7 +290,7 @@ def test_a_label_whose_version_has_gone_holds_up_no_other_change(three: Administ
         ("GET", "/models/m/", None, NotFoundError),
     ],
 )
-def test_what_is_refused_changes_nothing(
+def test_a_refused_change_has_no_effect(
     three: Administered, method: str, path: str, document: object, error: type[ServableError]
 ) -> None:
     before, published = three.core.models, three.published["m"]

@@ -122,7 +122,7 @@ class TestArrays:
             ),
         ],
     )
-    def test_what_does_not_fit_is_named(
+    def test_a_value_that_does_not_fit_is_named(
         self, value: object, dtype: str | None, complaint: str
     ) -> None:
         with pytest.raises(InvalidInputError, match=complaint):
@@ -212,6 +212,6 @@ class TestTensorProtos:
             (b"\x08\x07\x12\x04\x12\x02\x08\x01\x22\x02\x05a", "other lengths"),
         ],
     )
-    def test_what_is_no_tensor_is_refused(self, data: bytes, complaint: str) -> None:
+    def test_messages_that_are_no_tensor_are_refused(self, data: bytes, complaint: str) -> None:
         with pytest.raises(BackendError, match=complaint):
             decoded(data)

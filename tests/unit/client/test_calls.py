@@ -146,7 +146,7 @@ class TestSignatures:
         with pytest.raises(BackendError, match="it broke"):
             finish(client.predict(M, [1], [], 60))
 
-    def test_what_a_remembered_signature_refuses_is_tried_with_a_fresh_one(self) -> None:
+    def test_inputs_that_a_cached_signature_refuses_are_checked_with_a_fresh_one(self) -> None:
         client, transport = calls(metadata(), REST_ANSWER, metadata(k="DT_INT32"), REST_ANSWER)
         finish(client.predict(M, [1], [], 60))
         finish(client.predict(M, {"x": [1], "k": [1]}, [], 60))
@@ -192,7 +192,7 @@ class TestSignatures:
         [np.float16([1]), np.zeros((0, 3), np.float32)],
         ids=["float16", "empty matrix"],
     )
-    def test_what_json_cannot_carry_is_said(self, value: np.ndarray) -> None:
+    def test_values_that_json_cannot_represent_are_reported(self, value: np.ndarray) -> None:
         client, _ = calls(metadata("DT_HALF" if value.dtype == np.float16 else "DT_FLOAT"))
         with pytest.raises(UnimplementedError, match=r'^input "x" of m: JSON cannot carry .*grpc:'):
             finish(client.predict(M, value, [], 60))

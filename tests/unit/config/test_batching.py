@@ -140,7 +140,7 @@ def test_the_dataclass_has_the_fields_of_the_messages() -> None:
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused_at_start(
+def test_contradictory_configurations_are_refused_at_the_start(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as info:
@@ -152,7 +152,7 @@ def test_what_contradicts_itself_is_refused_at_start(
     "text",
     ["max_batch_size: 4", "max_batch { value: 4 }", "pad_variable_length_inputs: maybe", ""],
 )
-def test_what_does_not_parse_is_refused_at_start(tmp_path: Path, text: str) -> None:
+def test_files_that_do_not_parse_are_refused_at_the_start(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"^Invalid protobuf file: '.*/batching.config'$"):
         of_file(tmp_path, text)
 
@@ -199,7 +199,7 @@ def test_a_program_may_give_a_list_of_sizes(caplog: pytest.LogCaptureFixture) ->
         ({"latency_objective_millis": "5"}, "latency_objective_millis must be a number; was '5'"),
     ],
 )
-def test_what_no_file_could_say_is_refused_where_programs_say_it(
+def test_values_impossible_in_a_file_are_refused_in_programs(
     values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):

@@ -138,7 +138,7 @@ def test_parsing_goes_on_after_an_error_and_the_last_value_wins() -> None:
     "argument",
     ["-port=1", "--portal=1", "--rest-api-port=1", "stray", "--enable_batchingly", "--", "--p"],
 )
-def test_what_nobody_knows_is_kept_and_no_error(argument: str) -> None:
+def test_unknown_arguments_are_collected_without_an_error(argument: str) -> None:
     parsed = parse_flags([argument])
     assert parsed.unknown == (argument,)
     assert parsed.errors == ()

@@ -194,7 +194,7 @@ def test_a_store_is_scheme_and_place(url: str, store: Store, shown: str | None) 
     assert str(store) == (shown or f"{store.scheme}://{store.place}")
 
 
-def test_paths_below_others_are_told_by_their_segments() -> None:
+def test_paths_below_others_are_recognised_by_segments() -> None:
     assert is_at_or_below("s3://b/m/1", "s3a://b/m/")
     assert is_at_or_below("https://h/m", "https://h:443/m")
     for url in (

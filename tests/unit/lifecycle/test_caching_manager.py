@@ -117,7 +117,7 @@ def test_the_least_recently_used_makes_room() -> None:
     assert factory.loads("b") == 2
 
 
-def test_what_is_held_is_not_evicted() -> None:
+def test_a_held_version_is_not_evicted() -> None:
     manager = CachingManager[object](Factory(), memory_limit_bytes=2)
     with manager.handle("a"):
         touch(manager, "b", "c")
@@ -131,7 +131,7 @@ def test_what_is_held_is_not_evicted() -> None:
         assert names(manager) == ["a", "c"]
 
 
-def test_nothing_is_evicted_for_what_does_not_fit_anyway() -> None:
+def test_nothing_is_evicted_for_a_version_that_does_not_fit_anyway() -> None:
     sizes = {"huge": 3}
     factory = Factory(lambda servable_id: FakeLoader(estimate=sizes.get(servable_id.name, 1)))
     manager = CachingManager[object](factory, memory_limit_bytes=2)
@@ -176,7 +176,7 @@ def test_a_load_waits_for_the_memory_of_one_that_is_failing() -> None:
     assert names(manager) == ["other"]
 
 
-def test_a_failure_is_told_to_all_and_tried_again_after_a_while() -> None:
+def test_all_callers_get_a_failure_and_a_later_request_retries() -> None:
     attempts: list[ServableId] = []
 
     def make(servable_id: ServableId) -> FakeLoader:

@@ -209,7 +209,7 @@ def test_new_content_ends_the_pause_and_counts_attempts_afresh() -> None:
         LoadError("an unknown operation", code=Code.NOT_FOUND, may_pass=False),
     ],
 )
-def test_what_waiting_cannot_help_is_tried_once(error: LoadError) -> None:
+def test_permanent_failures_are_not_retried(error: LoadError) -> None:
     clock = FakeClock()
     loader = FakeLoader(always_fails=error)
     harness = approved(loader, RetryPolicy(5, 60.0), clock)
@@ -221,7 +221,7 @@ def test_what_waiting_cannot_help_is_tried_once(error: LoadError) -> None:
     assert (loader.loads, clock.waits, reports) == (1, [], [])
 
 
-def test_what_waiting_may_help_is_retried_whatever_its_code_says() -> None:
+def test_a_load_error_that_may_pass_is_retried_whatever_its_code() -> None:
     damaged = LoadError("damaged on its way", code=Code.DATA_LOSS, may_pass=True)
     harness = approved(FakeLoader([damaged]), RetryPolicy(5, 60.0))
     harness.load(lambda: None)
@@ -274,7 +274,7 @@ def test_a_loader_that_cannot_unload_is_disabled_all_the_same() -> None:
     assert harness.state is HarnessState.DISABLED
 
 
-def test_what_is_prepared_with_an_older_configuration_is_prepared_anew() -> None:
+def test_a_load_prepared_with_an_older_configuration_is_prepared_again() -> None:
     class Preparing(FakeLoader):
         def __init__(self, on_prepare: Callable[[], None] = lambda: None) -> None:
             super().__init__()

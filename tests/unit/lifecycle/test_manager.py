@@ -217,7 +217,7 @@ def test_an_unload_waits_for_the_requests_that_hold_the_version() -> None:
     assert loader.unloads == 1
 
 
-def test_a_version_that_is_wanted_again_while_it_leaves_is_loaded_anew() -> None:
+def test_a_version_aspired_again_while_it_unloads_is_loaded_again() -> None:
     bench = Bench()
     bench.aspire(loaders([1]))
     bench.settle()
@@ -230,7 +230,7 @@ def test_a_version_that_is_wanted_again_while_it_leaves_is_loaded_anew() -> None
     assert bench.history(1)[3:] == ["UNLOADING", "END", "START", "LOADING", "AVAILABLE"]
 
 
-def test_what_serves_stays_while_the_version_that_is_wanted_again_still_leaves() -> None:
+def test_the_serving_version_stays_while_one_that_is_aspired_again_unloads() -> None:
     bench = Bench()
     bench.aspire(loaders([1, 2]))
     bench.settle()
@@ -299,7 +299,7 @@ def test_the_resource_policy_unloads_first() -> None:
     assert bench.reachable() == {2}
 
 
-def test_what_does_not_fit_into_memory_is_refused() -> None:
+def test_a_version_that_does_not_fit_into_memory_is_refused() -> None:
     bench = Bench(limit_bytes=100)
     bench.aspire({1: FakeLoader(estimate=60)})
     bench.settle()

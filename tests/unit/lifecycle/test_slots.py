@@ -98,7 +98,7 @@ def test_one_that_stays_too_long_counts_no_longer() -> None:
     later.end()
 
 
-def test_who_waits_comes_in_when_the_patience_with_others_ends() -> None:
+def test_a_waiting_thread_gets_the_slot_of_one_that_exceeded_its_patience() -> None:
     crowd = Crowd(Slots(1, patience_seconds=0.05), 2)
     assert crowd.entered.acquire(timeout=10)
     assert crowd.entered.acquire(timeout=10), "though nobody has left"

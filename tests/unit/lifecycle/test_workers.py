@@ -122,7 +122,7 @@ def test_a_thread_is_used_again_and_ends_when_there_is_nothing_to_do() -> None:
     assert workers.join(10)
 
 
-def test_random_work_is_all_done_and_leaves_nothing_behind() -> None:
+def test_random_work_completes_and_leaks_nothing() -> None:
     workers = WorkerThreads(limit=3, idle_seconds=0.01)
     done, lock = [0], threading.Lock()
 

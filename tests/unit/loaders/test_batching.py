@@ -104,7 +104,7 @@ def test_a_version_that_cannot_be_batched_is_unloaded() -> None:
     assert not loader.is_loaded
 
 
-def test_the_configuration_of_the_model_goes_before_that_of_its_platform() -> None:
+def test_the_configuration_of_a_model_overrides_that_of_its_platform() -> None:
     for model, sizes in ((ModelBatching(OWN), [4]), (ModelBatching(is_off=True), [])):
         loader = FakeBatchableLoader(FakeBatchable())
         batched_loader(loader, PlatformBatching(COMMON), threads_named("threads"), model).load()

@@ -131,7 +131,7 @@ class TestAdapter:
             ],
         )
 
-    def test_what_is_wanted_is_not_evicted_though_nobody_loads_it(
+    def test_a_claimed_version_is_not_evicted_though_it_is_not_loaded(
         self, adapter: FetchingAdapter, fetcher: Fetcher, write: WriteVersion
     ) -> None:
         first, second = write(1), write(2)
@@ -145,7 +145,7 @@ class TestAdapter:
         fetcher.fetch(second, threading.Event())
         assert not is_cached(fetcher, first)
 
-    def test_the_fetch_of_what_nobody_wants_any_more_ends(
+    def test_the_fetch_of_an_unwanted_version_is_cancelled(
         self, adapter: FetchingAdapter, fetcher: Fetcher, write: WriteVersion
     ) -> None:
         url = write(1)

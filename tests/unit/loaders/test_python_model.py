@@ -103,7 +103,7 @@ def test_an_entry_point_names_something_importable(
         load_python_model(version)
 
 
-def test_what_cannot_be_loaded_is_told_by_the_lines_of_the_model_itself(tmp_path: Path) -> None:
+def test_a_failed_load_is_explained_by_the_lines_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("import importlib\nimportlib.import_module('nonsense')\n")
     with pytest.raises(LoadError) as info:
         load_python_model(tmp_path)
@@ -122,7 +122,7 @@ def test_lines_of_packages_beside_the_model_are_the_models_own(tmp_path: Path) -
         load_python_model(tmp_path)
 
 
-def test_code_from_elsewhere_is_told_by_the_last_lines_that_ran(
+def test_an_error_in_other_code_is_explained_by_its_last_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_model.py").write_text("raise KeyError('words')\n")
@@ -156,7 +156,7 @@ def test_code_from_elsewhere_is_told_by_the_last_lines_that_ran(
         ("from servable.errors import *\nraise InvalidInputError('no')", Code.INVALID_ARGUMENT, ""),
     ],
 )
-def test_what_cannot_be_loaded_says_why_and_leaves_nothing(
+def test_a_failed_load_gives_its_reason_and_leaks_nothing(
     body: str, code: Code, complaint: str, tmp_path: Path
 ) -> None:
     write(tmp_path, body)
@@ -199,7 +199,7 @@ def test_an_empty_directory_is_not_found(tmp_path: Path) -> None:
         ("try:\n  open('/nonexistent')\nexcept OSError:\n  raise ValueError('words')", True),
     ],
 )
-def test_what_code_that_is_wrong_raises_does_not_pass(
+def test_errors_of_broken_code_do_not_count_as_temporary(
     body: str, may_pass: bool, tmp_path: Path
 ) -> None:
     write(tmp_path, body)

@@ -110,13 +110,15 @@ def test_a_worker_that_dies_is_replaced_for_the_next_request(pool: WorkerPool) -
     assert len(pids) == 3
 
 
-def test_what_cannot_be_sent_costs_the_worker_nothing_else(pool: WorkerPool) -> None:
+def test_an_unencodable_input_does_not_harm_the_worker(pool: WorkerPool) -> None:
     with pytest.raises(Exception, match="pickle"):
         pool.run("serving_default", {"x": lambda: 0}, math.inf)
     assert call(pool)["x"].shape == (2,)
 
 
-def test_a_pool_whose_workers_cannot_come_back_refuses(pool: WorkerPool, directory: Path) -> None:
+def test_a_pool_whose_workers_cannot_be_replaced_refuses_requests(
+    pool: WorkerPool, directory: Path
+) -> None:
     (directory / "broken").touch()
     with pytest.raises(UnavailableError):
         call(pool, "die")

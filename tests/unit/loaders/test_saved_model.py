@@ -100,7 +100,7 @@ def test_what_a_load_raises_is_raised() -> None:
         ("Op type not registered 'Nonsense' in binary", False),
     ],
 )
-def test_what_is_not_found_may_come_later_where_it_is_a_file(message: str, may_pass: bool) -> None:
+def test_a_missing_file_may_appear_later(message: str, may_pass: bool) -> None:
     class Broken(FakeTensorFlow):
         version = "2.21.0"
 

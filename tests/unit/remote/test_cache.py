@@ -130,7 +130,7 @@ def test_another_server_respects_the_claim(tmp_path: Path) -> None:
     assert not has(mine, version)
 
 
-def test_a_version_larger_than_the_cache_is_refused_and_evicts_nobody(tmp_path: Path) -> None:
+def test_a_version_larger_than_the_cache_is_refused_and_evicts_nothing(tmp_path: Path) -> None:
     cache = VersionCache(tmp_path, max_bytes=20)
     small, large = manifest("small"), manifest("large", 21)
     put(cache, small)
@@ -176,7 +176,7 @@ def test_an_abandoned_partial_version_makes_room(tmp_path: Path) -> None:
     assert not (tmp_path / "partial" / abandoned.digest).exists()
 
 
-def test_what_does_not_fit_on_the_disk_is_refused_before_a_byte_is_fetched(
+def test_a_version_too_large_for_the_disk_is_refused_before_the_fetch(
     tmp_path: Path,
 ) -> None:
     cache = VersionCache(tmp_path, max_bytes=-1)
@@ -208,7 +208,7 @@ def test_one_server_fetches_while_the_other_waits(tmp_path: Path) -> None:
     assert found == [True]
 
 
-def test_waiting_for_another_server_can_be_given_up(tmp_path: Path) -> None:
+def test_waiting_for_another_server_can_be_cancelled(tmp_path: Path) -> None:
     mine, theirs = VersionCache(tmp_path, max_bytes=-1), VersionCache(tmp_path, max_bytes=-1)
     given_up = threading.Event()
     given_up.set()

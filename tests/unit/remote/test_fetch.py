@@ -108,7 +108,7 @@ def test_new_content_is_another_entry(fetcher: Fetcher, write: WriteVersion) -> 
     assert contents(new.path) == {"f": b"newer"}
 
 
-def test_a_broken_reading_is_gone_on_with(
+def test_a_broken_read_is_resumed(
     fetcher: Fetcher, store: ScriptedStore, write: WriteVersion
 ) -> None:
     store.lengths = [40, 30]
@@ -193,7 +193,7 @@ def test_a_version_that_changes_meanwhile_is_not_published(
     assert contents(fetcher.fetch(url, NEVER).path) == {"a": b"x", "b": b"y"}
 
 
-def test_a_fetch_that_nobody_wants_any_more_ends(
+def test_a_fetch_can_be_cancelled(
     fetcher: Fetcher, store: ScriptedStore, write: WriteVersion
 ) -> None:
     cancelled = threading.Event()
@@ -209,7 +209,7 @@ def test_a_fetch_that_nobody_wants_any_more_ends(
         fetcher.fetch(write(1, FILES), cancelled)
 
 
-def test_a_store_that_hangs_does_not_keep_what_nobody_wants(
+def test_a_fetch_can_be_cancelled_while_the_store_hangs(
     fetcher: Fetcher, store: ScriptedStore, write: WriteVersion
 ) -> None:
     cancelled, released, ended = threading.Event(), threading.Event(), threading.Event()

@@ -117,7 +117,7 @@ def test_another_directory_entry_or_permission_is_seen_at_once(
     assert not stillness.is_as_remembered("m")
 
 
-def test_what_is_forgotten_or_was_never_seen_is_not_still(tmp_path: Path) -> None:
+def test_a_forgotten_or_unknown_directory_is_not_trusted(tmp_path: Path) -> None:
     write_model(tmp_path / "1", "good")
     stillness = Clocks().stillness_of(tmp_path / "1", quiet_seconds=3600)
     assert not stillness.is_as_remembered("other")

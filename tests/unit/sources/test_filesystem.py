@@ -173,7 +173,7 @@ def test_of_two_names_of_one_version_the_last_wins(
         (["1"], Specific((1, 5)), "Version 5 of servable m, which was requested"),
     ],
 )
-def test_what_is_odd_is_reported_once(
+def test_irregularities_are_reported_once(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     names: Iterable[str],
@@ -188,7 +188,7 @@ def test_what_is_odd_is_reported_once(
     assert warning in warnings[0]
 
 
-def test_an_update_empties_what_is_gone_and_looks_at_the_rest(tmp_path: Path) -> None:
+def test_an_update_empties_removed_streams_and_polls_the_rest(tmp_path: Path) -> None:
     base = directories(tmp_path / "m", "1", "2")
     target = RecordingTarget[str]()
     source = FileSystemSource([MonitoredServable("old", str(base))], poll_wait_seconds=0)
@@ -203,7 +203,7 @@ def test_an_update_empties_what_is_gone_and_looks_at_the_rest(tmp_path: Path) ->
     source.close()
 
 
-def test_without_polling_an_update_says_why_nothing_comes(tmp_path: Path) -> None:
+def test_without_polling_an_update_reports_why_there_is_no_version(tmp_path: Path) -> None:
     test = connected(directories(tmp_path / "m", "1"))
     test.source.update([MonitoredServable("new", str(tmp_path / "m"))])
     assert test.target.calls == [("m", [])]
@@ -237,7 +237,7 @@ def test_a_source_has_one_target() -> None:
         source.connect(RecordingTarget[str]())
 
 
-def test_a_base_path_where_nothing_changes_is_listed_now_and_then(tmp_path: Path) -> None:
+def test_an_unchanged_base_path_is_listed_periodically(tmp_path: Path) -> None:
     clock = FakeClock()
     base = directories(tmp_path / "m", "1/variables")
     target = RecordingTarget[str]()
@@ -264,7 +264,7 @@ def test_a_base_path_where_nothing_changes_is_listed_now_and_then(tmp_path: Path
     assert [version.id.version for version in target.last("m")] == [1], "another configuration too"
 
 
-def test_what_serves_is_not_looked_into_again(tmp_path: Path) -> None:
+def test_serving_versions_are_not_inspected_again(tmp_path: Path) -> None:
     clock = FakeClock()
     serving: set[ServableId] = set()
     base = directories(tmp_path / "m", "1")

@@ -25,7 +25,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("name", "explanation"), KINDS)
-def test_a_file_as_base_path_is_told_with_what_to_do(
+def test_a_file_as_base_path_is_explained_with_the_remedy(
     name: str, explanation: str, tmp_path: Path
 ) -> None:
     file = tmp_path / name

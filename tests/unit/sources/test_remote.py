@@ -190,7 +190,7 @@ def test_a_base_path_that_is_missing_changes_nothing_and_is_told(
     assert caplog.messages.count(is_back) == 1
 
 
-def test_a_listing_that_fails_is_soon_tried_again(bench: Bench) -> None:
+def test_a_failed_listing_is_soon_retried(bench: Bench) -> None:
     bench.start(poll_wait_seconds=5.0)
     for _ in range(4):
         bench._go_on.release()
@@ -458,7 +458,7 @@ def test_a_base_path_that_holds_a_version_itself_is_version_1() -> None:
     bench.end()
 
 
-def test_a_file_as_base_path_is_told_with_what_to_do() -> None:
+def test_a_file_as_base_path_is_explained_with_the_remedy() -> None:
     bench = Bench()
     fsspec.filesystem("memory").pipe(f"{bench.base_url}", b"x")
     bench.start()

@@ -103,7 +103,7 @@ def test_a_writer_that_sets_the_times_of_the_directory_last_has_finished(tmp_pat
     assert test.versions() == [1]
 
 
-def test_what_was_complete_before_the_start_is_served_at_once_however_new_it_is(
+def test_a_version_complete_before_the_start_is_served_at_once(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "m/1", "model")
@@ -198,7 +198,7 @@ def test_a_version_that_vanished_has_to_settle_again(tmp_path: Path) -> None:
     assert test.versions() == []
 
 
-def test_links_are_looked_through_and_a_dead_one_inside_does_no_harm(tmp_path: Path) -> None:
+def test_links_are_followed_and_a_dangling_one_does_no_harm(tmp_path: Path) -> None:
     test = Settled(tmp_path / "m")
     target = write(tmp_path / "elsewhere", "model")
     (target / "dead").symlink_to(tmp_path / "nowhere")
@@ -208,7 +208,7 @@ def test_links_are_looked_through_and_a_dead_one_inside_does_no_harm(tmp_path: P
     assert test.versions() == [1]
 
 
-def test_without_polling_every_second_what_settles_is_still_looked_at(tmp_path: Path) -> None:
+def test_with_a_long_poll_interval_held_back_versions_are_still_inspected(tmp_path: Path) -> None:
     """Polled once; the version settles while the test waits for nothing else."""
     base = tmp_path / "m"
     write(base / "1", "model")
@@ -254,14 +254,14 @@ class TestBareBasePaths:
         os.utime(write(tmp_path / "m/7", "model"), (1, 1))
         assert test.versions() == [7]
 
-    def test_only_who_knows_models_can_tell(self, tmp_path: Path) -> None:
+    def test_a_base_path_is_no_version_without_a_predicate(self, tmp_path: Path) -> None:
         test = Settled(tmp_path / "m", is_complete=None)
         os.utime(write(tmp_path / "m", "model"), (1, 1))
         assert test.versions() == []
 
 
 class TestKeepingTheLastVersion:
-    def test_it_is_wanted_until_another_one_is_there(
+    def test_it_is_aspired_until_another_version_exists(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         base = tmp_path / "m"
@@ -276,7 +276,7 @@ class TestKeepingTheLastVersion:
         os.utime(write(base / "2", "model"), (1, 1))
         assert test.versions() == [2]
 
-    def test_who_asks_for_no_version_gets_none(self, tmp_path: Path) -> None:
+    def test_a_policy_that_names_no_version_keeps_none(self, tmp_path: Path) -> None:
         base = tmp_path / "m"
         test = Settled(base, keep_last_version=True)
         os.utime(write(base / "1", "model"), (1, 1))

@@ -108,7 +108,7 @@ def test_whether_files_are_missing_is_asked_once_for_each_content() -> None:
     assert asked == 2
 
 
-def test_what_was_complete_once_stays_so_until_it_vanishes() -> None:
+def test_a_complete_version_stays_complete_until_it_vanishes() -> None:
     uploads = Uploads(wall_clock=lambda: NOW)
     assert uploads.is_complete(manifest(("graph", 60.0)))
     changed = manifest(("graph", 60.0), ("weights", 0.0))

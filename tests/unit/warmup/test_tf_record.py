@@ -25,7 +25,7 @@ def test_records_are_written_as_tensorflow_writes_them(tmp_path: Path) -> None:
     assert (tmp_path / "records").read_bytes() == HELLO
 
 
-def test_what_is_written_is_read_again(file: Path) -> None:
+def test_writing_and_reading_is_the_identity(file: Path) -> None:
     assert list(read_records(str(file))) == RECORDS
 
 
