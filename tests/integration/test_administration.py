@@ -36,7 +36,7 @@ class Echo(ControlPlane):
         self.has_seen_a_client_go = threading.Event()
 
     def administer(
-        self, method: str, target: str, body: bytes, is_awaited: Callable[[], bool]
+        self, method: str, target: str, body: bytes, is_cancelled: Callable[[], bool]
     ) -> AdminAnswer:
         if target == "/missing":
             return AdminAnswer(Code.NOT_FOUND, "application/json", b"{}")
@@ -47,19 +47,19 @@ class Echo(ControlPlane):
         if target == "/wait":
             self.waiting.release()
             while not self.open.wait(0.02):
-                if not is_awaited():
+                if is_cancelled():
                     self.has_seen_a_client_go.set()
                     break
         document = {"method": method, "target": target, "body": body.decode()}
         return AdminAnswer(Code.OK, "application/json", json.dumps(document).encode())
 
-    def reload_config(self, config: bytes, is_awaited: Callable[[], bool]) -> None:
+    def reload_config(self, config: bytes, is_cancelled: Callable[[], bool]) -> None:
         raise NotImplementedError
 
-    def load_model(self, model: str, config: str | None, is_awaited: Callable[[], bool]) -> None:
+    def load_model(self, model: str, config: str | None, is_cancelled: Callable[[], bool]) -> None:
         raise NotImplementedError
 
-    def unload_model(self, model: str, is_awaited: Callable[[], bool]) -> None:
+    def unload_model(self, model: str, is_cancelled: Callable[[], bool]) -> None:
         raise NotImplementedError
 
     def scrape(self) -> Sequence[Family]:

@@ -25,7 +25,7 @@ class Change:
 
     def _run(self) -> None:
         try:
-            self._requests.unload_model("none", lambda: True)
+            self._requests.unload_model("none", lambda: False)
         except ServableError as error:
             self.error = error
 

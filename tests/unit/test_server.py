@@ -303,11 +303,11 @@ def test_a_reload_request_is_carried_out_and_logged(
     entry = message.model_config_list.config.add()
     entry.name, entry.base_path, entry.model_platform = "n", str(tmp_path / "n"), "tensorflow"
     control_plane = request_path[0].control_plane
-    control_plane.reload_config(message.SerializeToString(), lambda: True)
+    control_plane.reload_config(message.SerializeToString(), lambda: False)
     assert any(version.servable for version in request_path[0].models["n"].versions)
     assert f"\nConfig entry\n\tindex : 0\n\tpath : {tmp_path / 'n'}\n\tname : n" in caplog.text
     with pytest.raises(ConfigError, match="Only ModelConfigList"):
-        control_plane.reload_config(b"", lambda: True)
+        control_plane.reload_config(b"", lambda: False)
     assert "ReloadConfig failed: ServerModelConfig type not supported" in caplog.text
     server.stop()
 

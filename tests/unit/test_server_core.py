@@ -279,18 +279,18 @@ def test_a_reload_waits_for_new_models_of_another_that_waits(
     assert served.available("hangs") == {13}
 
 
-def test_reloads_that_are_given_up_leave_one_behind_that_later_ones_wait_with(
+def test_reloads_that_are_cancelled_leave_one_behind_that_later_ones_wait_with(
     served: Served, model: Make, hanging: threading.Event
 ) -> None:
     served.core.start([])
 
-    def subscribers_after_a_reload_that_is_given_up() -> int:
+    def subscribers_after_a_reload_that_is_cancelled() -> int:
         reload = served.core.begin_reload([model("hangs", 13)])
         assert reload is not None
-        assert not reload.wait_while(lambda: False, look_seconds=0)
+        assert not reload.wait_unless_cancelled(lambda: True, look_seconds=0)
         return len(served.core.bus._subscribers)
 
-    assert len({subscribers_after_a_reload_that_is_given_up() for _ in range(3)}) == 1
+    assert len({subscribers_after_a_reload_that_is_cancelled() for _ in range(3)}) == 1
     last = served.core.begin_reload([model("hangs", 13)])
     assert last is not None
     assert not last.wait(0)

@@ -26,7 +26,7 @@ impl ControlPlane for PythonControlPlane {
     fn reload_config(&self, config: Bytes, caller: &WaitingCall) -> Result<()> {
         self.call(|plane| {
             let py = plane.py();
-            let arguments = (PyBytes::new(py, &config), is_awaited(py, caller)?);
+            let arguments = (PyBytes::new(py, &config), is_cancelled(py, caller)?);
             plane.call_method1(intern!(py, "reload_config"), arguments).map(drop)
         })
     }
@@ -34,14 +34,14 @@ impl ControlPlane for PythonControlPlane {
     fn load_model(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()> {
         self.call(|plane| {
             let py = plane.py();
-            plane.call_method1(intern!(py, "load_model"), (model, config, is_awaited(py, caller)?)).map(drop)
+            plane.call_method1(intern!(py, "load_model"), (model, config, is_cancelled(py, caller)?)).map(drop)
         })
     }
 
     fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()> {
         self.call(|plane| {
             let py = plane.py();
-            plane.call_method1(intern!(py, "unload_model"), (model, is_awaited(py, caller)?)).map(drop)
+            plane.call_method1(intern!(py, "unload_model"), (model, is_cancelled(py, caller)?)).map(drop)
         })
     }
 
@@ -49,7 +49,7 @@ impl ControlPlane for PythonControlPlane {
         self.call(|plane| {
             let py = plane.py();
             let AdminRequest { method, target, body } = request;
-            let arguments = (method, target, PyBytes::new(py, body), is_awaited(py, caller)?);
+            let arguments = (method, target, PyBytes::new(py, body), is_cancelled(py, caller)?);
             let answer: PyAdminAnswer = plane.call_method1(intern!(py, "administer"), arguments)?.extract()?;
             Ok(AdminAnswer {
                 code: Code::from_number(answer.code),
@@ -75,9 +75,9 @@ struct PyAdminAnswer {
     body: Vec<u8>,
 }
 
-/// A function for Python that returns whether the call still needs an answer.
-fn is_awaited<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
+/// A function for Python that returns whether the call is cancelled: it needs no answer any longer.
+fn is_cancelled<'py>(py: Python<'py>, caller: &WaitingCall) -> PyResult<Bound<'py, PyCFunction>> {
     let caller = caller.clone();
-    let is_awaited = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_ok();
-    PyCFunction::new_closure(py, Some(c"is_awaited"), None, is_awaited)
+    let is_cancelled = move |_: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| caller.check().is_err();
+    PyCFunction::new_closure(py, Some(c"is_cancelled"), None, is_cancelled)
 }

@@ -55,12 +55,12 @@ class ChangeUnderWay:
         self._problems = problems
         self._is_stopping = is_stopping
         self._outcomes: dict[str, _Outcome] = {}
-        self._is_given_up = False
+        self._is_cancelled = False
 
     @property
-    def is_given_up(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether the caller stopped waiting before the change was complete."""
-        return self._is_given_up
+        return self._is_cancelled
 
     def close(self) -> None:
         """Stop following the change."""
@@ -103,21 +103,21 @@ class ChangeUnderWay:
             _log.info("Finished adding/updating models")
         return True
 
-    def wait_while(
-        self, is_awaited: Callable[[], bool], look_seconds: float = _RECHECK_SECONDS
+    def wait_unless_cancelled(
+        self, is_cancelled: Callable[[], bool], look_seconds: float = _RECHECK_SECONDS
     ) -> bool:
         """Like `wait`, until the caller cancels; running loads continue.
 
         Args:
-            is_awaited: Whether the caller still waits.
+            is_cancelled: Whether the caller no longer waits.
             look_seconds: How often it is called.
 
         Returns:
             Whether the change is complete.
         """
         while not self.wait(look_seconds):
-            if not is_awaited():
-                self._is_given_up = True
+            if is_cancelled():
+                self._is_cancelled = True
                 return False
         return True
 

@@ -55,31 +55,31 @@ class ClientRequests(ControlPlane):
         """Refuse the changes that wait for `begin`."""
         self._begun.set()
 
-    def reload_config(self, config: bytes, is_awaited: Callable[[], bool]) -> None:
+    def reload_config(self, config: bytes, is_cancelled: Callable[[], bool]) -> None:
         """Replace the configuration."""
         core = self._wait().core
         try:
             with self._metrics.config_reload("rpc"):
                 models = parse_reload_config(config)
                 _log_entries(models)
-                core.reload(models, is_awaited)
+                core.reload(models, is_cancelled)
         except ServableError as error:
             _log.error("ReloadConfig failed: %s", error)
             raise
 
-    def load_model(self, model: str, config: str | None, is_awaited: Callable[[], bool]) -> None:
+    def load_model(self, model: str, config: str | None, is_cancelled: Callable[[], bool]) -> None:
         """Serve a model."""
-        self._wait().repository.load(model, config, is_awaited)
+        self._wait().repository.load(model, config, is_cancelled)
 
-    def unload_model(self, model: str, is_awaited: Callable[[], bool]) -> None:
+    def unload_model(self, model: str, is_cancelled: Callable[[], bool]) -> None:
         """Stop serving a model."""
-        self._wait().repository.unload(model, is_awaited)
+        self._wait().repository.unload(model, is_cancelled)
 
     def administer(
-        self, method: str, target: str, body: bytes, is_awaited: Callable[[], bool]
+        self, method: str, target: str, body: bytes, is_cancelled: Callable[[], bool]
     ) -> AdminAnswer:
         """Carry out a request of the administration API."""
-        return respond(self._wait().api, AdminRequest(method, target, body, is_awaited))
+        return respond(self._wait().api, AdminRequest(method, target, body, is_cancelled))
 
     def scrape(self) -> Sequence[Family]:
         """Return what was counted."""

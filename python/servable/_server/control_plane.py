@@ -34,26 +34,26 @@ class ControlPlane(Protocol):
     they overlap. Changes run on the 16 threads `servable-change`; `scrape`, and `administer` for `GET`, on the 4
     threads `servable-page`. Further calls wait in order.
 
-    Duration: a change blocks until it is complete. It should return within about a second after `is_awaited` returns
-    false, as it keeps one of the few threads; what it began to load goes on loading. `is_awaited` may be called at any
+    Duration: a change blocks until it is complete. It should return within about a second after `is_cancelled` returns
+    true, as it keeps one of the few threads; what it began to load goes on loading. `is_cancelled` may be called at any
     time from any thread.
 
     Errors: the code and the message of a `ServableError` reach the client. Any other exception arrives as INTERNAL
     with its text.
     """
 
-    def reload_config(self, config: bytes, is_awaited: Callable[[], bool]) -> None:
+    def reload_config(self, config: bytes, is_cancelled: Callable[[], bool]) -> None:
         """Replace the configuration, for a `HandleReloadConfigRequest`.
 
         Args:
             config: A serialized `ModelServerConfig`.
-            is_awaited: Whether the client still waits.
+            is_cancelled: Whether the client no longer waits.
 
         Raises:
             ServableError: The configuration is refused, or a new model failed to load.
         """
 
-    def load_model(self, model: str, config: str | None, is_awaited: Callable[[], bool]) -> None:
+    def load_model(self, model: str, config: str | None, is_cancelled: Callable[[], bool]) -> None:
         """Serve a model, for the model repository of the Open Inference Protocol, and wait until it is available.
 
         Only called with `ServerOptions.model_repository`.
@@ -61,27 +61,27 @@ class ControlPlane(Protocol):
         Args:
             model: The name of the model.
             config: A `ModelConfig` as JSON; `None` to serve the model as before it was unloaded.
-            is_awaited: Whether the client still waits.
+            is_cancelled: Whether the client no longer waits.
 
         Raises:
             ServableError: The model is unknown, the configuration is refused, or the load failed.
         """
 
-    def unload_model(self, model: str, is_awaited: Callable[[], bool]) -> None:
+    def unload_model(self, model: str, is_cancelled: Callable[[], bool]) -> None:
         """Stop serving a model, for the same protocol; return when no further request reaches it.
 
         Only called with `ServerOptions.model_repository`.
 
         Args:
             model: The name of the model.
-            is_awaited: Whether the client still waits.
+            is_cancelled: Whether the client no longer waits.
 
         Raises:
             ServableError: The model is not served, or another change is under way.
         """
 
     def administer(
-        self, method: str, target: str, body: bytes, is_awaited: Callable[[], bool]
+        self, method: str, target: str, body: bytes, is_cancelled: Callable[[], bool]
     ) -> AdminAnswer:
         """Carry out a request of the administration API.
 
@@ -91,7 +91,7 @@ class ControlPlane(Protocol):
             method: The HTTP method.
             target: The path with its query, as it was sent.
             body: The body, empty if there is none.
-            is_awaited: Whether the client still waits.
+            is_cancelled: Whether the client no longer waits.
 
         Returns:
             The answer, also where the request failed.

@@ -329,24 +329,24 @@ class ModelServer:
                     change = self._core.begin_reload(models)
                     self._applied = models
                 if change is not None:
-                    self._wait_while_file_says(models, change)
+                    self._wait_unless_file_changes(models, change)
         except ServableError as error:
             if not self._stopping.is_set():
                 _log.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
 
-    def _wait_while_file_says(
+    def _wait_unless_file_changes(
         self, models: tuple[ModelConfig, ...] | None, change: ChangeUnderWay
     ) -> None:
         """Wait for a change, unless the file is written anew: the new file may take away what never comes."""
 
-        def says_the_same() -> bool:
+        def has_changed() -> bool:
             try:
-                return self._read_model_config() == models
+                return self._read_model_config() != models
             except ConfigError:  # reported once this is over
-                return True
+                return False
 
         period = self._flags.model_config_file_poll_wait_seconds
-        change.wait_while(says_the_same, period if period > 0 else _LOOK_SECONDS)
+        change.wait_unless_cancelled(has_changed, period if period > 0 else _LOOK_SECONDS)
 
     @contextlib.contextmanager
     def _writing_places(self) -> Iterator[None]:

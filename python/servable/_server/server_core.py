@@ -179,7 +179,7 @@ class ServerCore:
     def reload(
         self,
         models: Sequence[ModelConfig] | None,
-        is_awaited: Callable[[], bool] = lambda: True,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Replace the configuration, and wait until each model that is new serves or has failed.
 
@@ -189,7 +189,7 @@ class ServerCore:
 
         Args:
             models: All models that are to be served from now on.
-            is_awaited: Asked now and then whether to go on waiting.
+            is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
             ConfigError: The configuration is refused and nothing has changed.
@@ -199,7 +199,7 @@ class ServerCore:
         """
         change = self.begin_reload(models)
         if change is not None:
-            change.wait_while(is_awaited)
+            change.wait_unless_cancelled(is_cancelled)
 
     def begin_reload(self, models: Sequence[ModelConfig] | None) -> ChangeUnderWay | None:
         """Replace the configuration, without waiting for what is to be loaded.
@@ -219,18 +219,18 @@ class ServerCore:
                 return None
             return self._replace(models)
 
-    def change(self, edit: Edit, is_awaited: Callable[[], bool] = lambda: True) -> None:
+    def change(self, edit: Edit, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
 
         Args:
             edit: Makes the next configuration.
-            is_awaited: Asked now and then whether to go on waiting.
+            is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
             ServableError: What `begin_change` raises, and then nothing has changed, or what `reload`
                 raises.
         """
-        self.begin_change(edit).wait_while(is_awaited)
+        self.begin_change(edit).wait_unless_cancelled(is_cancelled)
 
     def begin_change(self, edit: Edit) -> ChangeUnderWay:
         """Like `change`, without waiting for what is to be loaded.
@@ -292,11 +292,11 @@ class ServerCore:
         self._changes = [change for change in self._changes if change.awaited()]
         awaited = {name for change in self._changes for name in change.awaited()}
         still_new = awaited.difference(unchanged)
-        for given_up in [change for change in self._changes if change.is_given_up]:
+        for cancelled in [change for change in self._changes if change.is_cancelled]:
             # Whoever asks again and again for a model that hangs must not leave something behind each time.
-            if still_new.issuperset(given_up.awaited()):
-                given_up.close()
-                self._changes.remove(given_up)
+            if still_new.issuperset(cancelled.awaited()):
+                cancelled.close()
+                self._changes.remove(cancelled)
         names = [model.name for model in models]
         change = ChangeUnderWay(
             [name for name in names if name not in self._sourced or name in still_new],

@@ -242,7 +242,9 @@ def test_a_wait_ends_with_its_client_and_with_the_server(
         admin.call("PUT", "/models/m/versions/1")
     if is_stopping:
         admin.core.begin_to_stop()
-    unload = AdminRequest("DELETE", "/v1/admin/models/m/versions/2", is_awaited=lambda: is_stopping)
+    unload = AdminRequest(
+        "DELETE", "/v1/admin/models/m/versions/2", is_cancelled=lambda: not is_stopping
+    )
     with pytest.raises(AppliedError, match=text) as caught:
         admin.api.answer(unload)
     assert caught.value.code is code

@@ -66,7 +66,7 @@ def test_a_load_of_what_is_configured_ends_when_nobody_waits(
     with pytest.raises(
         UnavailableError, match="Model m has no version that answers: cannot parse 1"
     ):
-        repository.load("m", None, lambda: False)
+        repository.load("m", None, lambda: True)
 
 
 def test_what_is_no_configuration_is_refused_and_changes_nothing(

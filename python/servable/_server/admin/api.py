@@ -61,13 +61,13 @@ class AdminRequest:
         method: The HTTP method.
         target: The path with its query.
         body: The body, empty if there is none.
-        is_awaited: Says whether the client still waits for the answer.
+        is_cancelled: Whether the client no longer waits for the answer.
     """
 
     method: str
     target: str
     body: bytes = b""
-    is_awaited: Callable[[], bool] = lambda: True
+    is_cancelled: Callable[[], bool] = lambda: False
 
     @property
     def path(self) -> str:
@@ -278,11 +278,11 @@ class AdminApi:
     def _change(self, request: AdminRequest, edit: Edit) -> None:
         change = self._core.begin_change(edit)
         try:
-            is_complete = change.wait_while(request.is_awaited, _LOOK_SECONDS)
+            is_complete = change.wait_unless_cancelled(request.is_cancelled, _LOOK_SECONDS)
         except ServableError as error:
             raise AppliedError(error.message, code=error.code) from error
         if not is_complete:
-            raise _given_up()
+            raise _cancelled()
 
     def _wait_for(
         self, request: AdminRequest, wanted: ServableId, fresh: StateMonitor, seconds: float
@@ -337,8 +337,8 @@ class AdminApi:
         """
         if self._core.is_stopping:
             raise AppliedError("The server is shutting down", code=Code.UNAVAILABLE)
-        if not request.is_awaited():
-            raise _given_up()
+        if request.is_cancelled():
+            raise _cancelled()
 
     # ---- describing
 
@@ -398,7 +398,7 @@ def _look_until(end: float) -> float:
     return min(_LOOK_SECONDS, max(0.0, end - time.monotonic()))
 
 
-def _given_up() -> AppliedError:
+def _cancelled() -> AppliedError:
     return AppliedError("The client has gone; models go on loading", code=Code.CANCELLED)
 
 

@@ -37,7 +37,7 @@ class ModelRepository:
         self,
         name: str,
         config: str | None = None,
-        is_awaited: Callable[[], bool] = lambda: True,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Serve a model, and wait until it has a version that answers.
 
@@ -45,7 +45,7 @@ class ModelRepository:
             name: The model.
             config: A `ModelConfig` as JSON, of which a `base_path` is enough; without one the model is served as it was
                 before it was unloaded.
-            is_awaited: Asked now and then whether to go on waiting.
+            is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
             NotFoundError: Nothing is known of such a model, or it has no version.
@@ -57,7 +57,7 @@ class ModelRepository:
         if config is not None:
             model = _parsed(name, config)
         elif any(known.name == name for known in self._core.models):
-            self._wait_for(name, is_awaited)
+            self._wait_for(name, is_cancelled)
             return
         else:
             with self._lock:
@@ -68,16 +68,16 @@ class ModelRepository:
                     '{"base_path": "/models/m"}'
                 )
             model = remembered
-        self._core.change(with_model(model), is_awaited)
+        self._core.change(with_model(model), is_cancelled)
         with self._lock:
             self._unloaded.pop(name, None)
 
-    def unload(self, name: str, is_awaited: Callable[[], bool] = lambda: True) -> None:
+    def unload(self, name: str, is_cancelled: Callable[[], bool] = lambda: False) -> None:
         """Stop serving a model. It can be loaded again without saying how.
 
         Args:
             name: The model.
-            is_awaited: Asked now and then whether to go on waiting.
+            is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
             NotFoundError: It is not served.
@@ -90,11 +90,11 @@ class ModelRepository:
             removed.extend(model for model in models if model.name == name)
             return without_model(name)(models)
 
-        self._core.change(edit, is_awaited)
+        self._core.change(edit, is_cancelled)
         with self._lock:
             self._unloaded.update((model.name, model) for model in removed)
 
-    def _wait_for(self, name: str, is_awaited: Callable[[], bool]) -> None:
+    def _wait_for(self, name: str, is_cancelled: Callable[[], bool]) -> None:
         monitor = self._core.monitor
 
         def is_available() -> bool:
@@ -105,7 +105,7 @@ class ModelRepository:
         while not monitor.wait_for(is_available, _LOOK_SECONDS):
             if self._core.is_stopping:
                 raise UnavailableError("The server is shutting down")
-            if time.monotonic() >= end or not is_awaited():
+            if time.monotonic() >= end or is_cancelled():
                 errors = [r.error for r in monitor.states(name).values() if r.error is not None]
                 problem = next(iter(errors), self._core.problems().get(name))
                 reason = "" if problem is None else f": {problem.message}"
