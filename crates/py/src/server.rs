@@ -8,14 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_model::error::{Code, ServingError};
 use servable_server::dispatch::{Dispatch, ProtocolOptions};
-use servable_server::listen::{ListenOptions, Listening};
+use servable_server::http::listener::{ListenOptions, Listening};
+use servable_server::http::tls::Tls;
 use servable_server::metrics::{Metrics, ModelMetrics};
 use servable_server::service::Service;
 use servable_server::serving::map::{Model, State, Version, VersionChoice};
 use servable_server::serving::traffic::shadow::Shadow;
 use servable_server::serving::traffic::split::{Split, Weighted};
 use servable_server::serving::traffic::{Anonymous, Traffic};
-use servable_server::tls::Tls;
 
 use crate::control_plane::PythonControlPlane;
 use crate::errors;

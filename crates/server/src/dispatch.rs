@@ -10,16 +10,16 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Either;
 
-use crate::access::Scope;
 use crate::administration::{self, AdminHosts};
-use crate::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
 use crate::error::{Code, Result, ServingError};
 use crate::grpc::{self, GrpcOptions, Messages};
 use crate::grpc_wire::framing::GRPC;
-use crate::listen::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
+use crate::http::access::Scope;
+use crate::http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
+use crate::http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
+use crate::http::router::Route;
 use crate::rest::{self, RestOptions};
 use crate::rest_wire;
-use crate::router::Route;
 use crate::service::Service;
 
 /// What the protocols need to know.

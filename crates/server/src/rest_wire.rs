@@ -9,11 +9,11 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use crate::access;
-use crate::body::WholeBody;
 use crate::codec::json;
 use crate::error::{Code, Result, ServingError};
-use crate::page;
+use crate::http::access;
+use crate::http::body::WholeBody;
+use crate::http::page;
 use crate::service::Service;
 
 /// Switches of the APIs over REST.

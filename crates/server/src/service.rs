@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::access::Access;
-use crate::body::BodyMemory;
 use crate::codec::metadata;
 use crate::control_plane::ControlPlane;
 use crate::error::Result;
+use crate::http::access::Access;
+use crate::http::body::BodyMemory;
+use crate::http::router::Router;
 use crate::metrics::Metrics;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
-use crate::router::Router;
 use crate::runs::say_stuck;
 use crate::serving::ServiceOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};

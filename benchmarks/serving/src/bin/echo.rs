@@ -2,7 +2,7 @@
 //!
 //! It reads a request to its end and answers with bytes that it was given at its start: as JSON, or, to a gRPC call, as
 //! a message with its trailers. What it spends on a request is what sockets, HTTP and the scheduler cost; a server
-//! built on them cannot spend less. The settings of HTTP are those of `servable_server::listen`.
+//! built on them cannot spend less. The settings of HTTP are those of `servable_server::http::listener`.
 
 use std::convert::Infallible;
 use std::io;

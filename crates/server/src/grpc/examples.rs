@@ -4,11 +4,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::models::{malformed, missing_spec};
 use super::predict::choice;
-use crate::body;
 use crate::call::Call;
 use crate::codec::example::{self, ExamplesRequest};
 use crate::error::Result;
 use crate::grpc_wire::framing::new_message;
+use crate::http::body;
 use crate::metrics::Entry;
 use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;

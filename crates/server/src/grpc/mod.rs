@@ -13,19 +13,19 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::Either;
 
-use crate::body::{BodyLimits, RequestBody, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
 use crate::grpc_wire::framing::{MessageReader, ReplyMessage};
 use crate::grpc_wire::{encoding, framing};
+use crate::http::body::{BodyLimits, RequestBody, WholeBody};
+use crate::http::router::grpc::{Method, Unary};
 use crate::oip;
-use crate::router::grpc::{Method, Unary};
 use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::priority;
 
-pub use crate::body::Encoding;
 pub(crate) use crate::grpc_wire::stream::Messages;
+pub use crate::http::body::Encoding;
 
 /// Switches of the gRPC API.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::models::{malformed, missing_spec};
-use crate::body;
 use crate::call::Call;
 use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::{Result, expect_memory};
 use crate::grpc_wire::framing::{ReplyMessage, new_message};
+use crate::http::body;
 use crate::metrics::Entry;
 use crate::service::Service;
 use crate::serving::map::VersionChoice;

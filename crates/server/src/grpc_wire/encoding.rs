@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
 use crate::error::{Code, Result, ServingError};
+use crate::http::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
 
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");

@@ -15,10 +15,10 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::framing;
-use crate::activity::{Of, Piece, UnderWay};
-use crate::body::{AnswerBody, Claim, WholeBody};
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
+use crate::http::activity::{Of, Piece, UnderWay};
+use crate::http::body::{AnswerBody, Claim, WholeBody};
 use crate::service::Service;
 
 /// The messages of an answer as they come, and the status behind them.

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::{RestOptions, choice, or_default};
-use crate::body;
 use crate::call::Call;
 use crate::codec::json;
 use crate::error::{Result, expect_memory};
-use crate::router::tensorflow_serving::ModelRoute;
+use crate::http::body;
+use crate::http::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
 use crate::serving::examples::{self, Kind};
 use crate::serving::meter::RequestMeter;

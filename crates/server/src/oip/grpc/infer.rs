@@ -8,12 +8,12 @@ use prost::Message;
 
 use super::super::infer::{Request, infer as run};
 use super::{contents, malformed, reply};
-use crate::body;
 use crate::call::Call;
 use crate::codec::json::timeout;
 use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
 use crate::codec::wire::{self, Field, Malformed, Reader, Value};
 use crate::error::{Result, ServingError, expect_memory};
+use crate::http::body;
 use crate::metrics::Entry;
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};

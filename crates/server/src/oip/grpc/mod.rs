@@ -13,13 +13,13 @@ use super::{choice, metadata, missing, repository};
 use crate::call::Call;
 use crate::error::{Result, ServingError};
 use crate::grpc_wire::new_message;
+use crate::http::router::grpc::OpenInference;
 use crate::proto::inference::model_repository_parameter::ParameterChoice;
 use crate::proto::inference::{
     ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
     RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
 };
-use crate::router::grpc::OpenInference;
 use crate::service::Service;
 
 pub use infer::{InferCall, decode_call};

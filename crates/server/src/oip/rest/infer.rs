@@ -7,14 +7,14 @@ use memchr::memmem;
 
 use super::super::infer::{Request, infer as run};
 use super::JSON_LENGTH;
-use crate::body::{self, Encoding};
 use crate::call::Call;
 use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
 use crate::codec::open_inference::raw_tensor;
 use crate::error::{Code, Result, ServingError, expect_memory};
+use crate::http::body::{self, Encoding};
+use crate::http::router::open_inference::Model;
 use crate::metrics::Entry;
 use crate::rest_wire::{self as reply, Reply, RestOptions};
-use crate::router::open_inference::Model;
 use crate::service::Service;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::priority;

@@ -12,12 +12,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{choice, metadata, missing, repository};
-use crate::body::{self, BodyLimits, Encoding, Unpacking};
 use crate::call::Call;
 use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
+use crate::http::body::{self, BodyLimits, Encoding, Unpacking};
+use crate::http::router::open_inference::{Api, Model, SHOWN};
 use crate::rest_wire::{self as reply, Reply, RestOptions};
-use crate::router::open_inference::{Api, Model, SHOWN};
 use crate::service::Service;
 pub use infer::decode_body;
 

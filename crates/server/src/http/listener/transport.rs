@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::authority::Mender;
-use crate::activity;
+use super::uds_authority::Mender;
+use crate::http::activity;
 
 /// An accepted connection, as it came.
 pub(super) enum Socket {

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::authority::Mender;
 use super::transport;
+use super::uds_authority::Mender;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;

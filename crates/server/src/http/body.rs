@@ -17,13 +17,13 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::activity::{Activity, Of};
 use crate::error::{Code, ServingError};
+use crate::http::activity::{Activity, Of};
 use collect::Collected;
 
-pub use crate::activity::{Piece, UnderWay};
-pub(crate) use crate::body_memory::Shortage;
-pub use crate::body_memory::{BodyMemory, Claim};
+pub use crate::http::activity::{Piece, UnderWay};
+pub(crate) use crate::http::body_memory::Shortage;
+pub use crate::http::body_memory::{BodyMemory, Claim};
 pub(crate) use crate::threads::work_on;
 pub(crate) use collect::Layout;
 pub use encoding::Encoding;

@@ -20,10 +20,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::transport::{Socket, Transport};
 use super::{Arrival, Handler, ListenOptions, Shared};
-use crate::activity::{Activity, PARTING_TIME, Snapshot, Stream, UnderWay};
-use crate::body::{AnswerBody, BodyLimits, RequestBody};
 use crate::error::ServingError;
-use crate::http2::Http2Options;
+use crate::http::activity::{Activity, PARTING_TIME, Snapshot, Stream, UnderWay};
+use crate::http::body::{AnswerBody, BodyLimits, RequestBody};
+use crate::http::http2::Http2Options;
 
 /// How long a client of HTTP/2 has for what it sent before it saw the GOAWAY of an idle connection.
 const GOING_TIME: Duration = Duration::from_secs(2);

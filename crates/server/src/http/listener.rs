@@ -3,10 +3,10 @@
 //! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, or what TLS has agreed on. What a request means is left to
 //! a [`Handler`].
 
-mod authority;
 mod connection;
 mod endpoint;
 mod transport;
+mod uds_authority;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,12 +22,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::body::{AnswerBody, BodyLimits, BodyMemory, RequestBody};
 use crate::error::{Code, ServingError};
-use crate::http2::Http2Options;
+use crate::http::body::{AnswerBody, BodyLimits, BodyMemory, RequestBody};
+use crate::http::http2::Http2Options;
+use crate::http::tls::Tls;
 use crate::placement;
 use crate::threads::{Lookout, Threads};
-use crate::tls::Tls;
 use endpoint::{Bound, Listener};
 use transport::Transport;
 

@@ -14,7 +14,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::body_memory::Claim;
+use crate::http::body_memory::Claim;
 pub(crate) use piece::Of;
 pub use piece::Piece;
 pub(crate) use stream::{PARTING_TIME, Stream, Transport};

@@ -12,8 +12,8 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
-use crate::access::Scope;
 use crate::error::Result;
+use crate::http::access::Scope;
 use tensorflow_serving::ModelRoute;
 
 /// The paths that the configuration chooses.
@@ -278,6 +278,6 @@ mod tests {
         }
         found.sort_unstable();
         // The page for a path that does not exist quotes it.
-        assert_eq!(found, ["rest/index.rs", "router/mod.rs"]);
+        assert_eq!(found, ["http/router/mod.rs", "rest/index.rs"]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::body_memory::{BodyMemory, Buffer, Shortage};
+use crate::http::body_memory::{BodyMemory, Buffer, Shortage};
 use crate::tensor::ALIGNMENT;
 
 /// Memory that a declared length may claim before any byte of it has arrived.
