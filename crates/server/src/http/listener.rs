@@ -5,6 +5,7 @@
 
 mod connection;
 mod endpoint;
+mod timeouts;
 mod transport;
 mod uds_authority;
 
