@@ -1,4 +1,4 @@
-"""The implementation of `ControlPlane`: carries out the requests of clients on top of `ServerCore`."""
+"""The control plane's side of the calls from the request path, on top of `ServerCore`."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _log = logging.getLogger(__name__)
 
 
 class ClientRequests(ControlPlane):
-    """The calls that the request path makes. Safe to use from several threads.
+    """Executes the calls of the request path. Safe to use from several threads.
 
-    The request path needs this object before there is a core, and may take requests before the core has started:
+    The request path needs this object before there is a core, and may accept requests before the core has started:
     changes wait for `begin`.
     """
 
     def __init__(self, metrics: ControlPlaneMetrics) -> None:
-        """Carry out nothing yet.
+        """Start without a core.
 
         Args:
-            metrics: What the control plane counts.
+            metrics: The metrics of the control plane.
         """
         self._metrics = metrics
         self._begun = threading.Event()
         self._parts: _Parts | None = None
 
     def begin(self, core: ServerCore, shadow_statistics: ShadowStatistics) -> None:
-        """Carry out changes from now on.
+        """Execute changes from now on.
 
         Args:
-            core: What serves the models; it has been started.
-            shadow_statistics: Tells what came of copied requests.
+            core: Serves the models; it has been started.
+            shadow_statistics: Returns the counts of copied requests.
         """
         self._parts = _Parts(core, ModelRepository(core), AdminApi(core, shadow_statistics))
         self._begun.set()
@@ -78,11 +78,11 @@ class ClientRequests(ControlPlane):
     def administer(
         self, method: str, target: str, body: bytes, is_cancelled: Callable[[], bool]
     ) -> AdminAnswer:
-        """Carry out a request of the administration API."""
+        """Execute a request of the administration API."""
         return respond(self._wait().api, AdminRequest(method, target, body, is_cancelled))
 
     def scrape(self) -> Sequence[Family]:
-        """Return what was counted."""
+        """Return the current metrics."""
         return self._metrics.scrape()
 
     def _wait(self) -> _Parts:

@@ -1,4 +1,4 @@
-"""The calls from the request path up to the control plane: the one object of Python that Rust calls."""
+"""The calls from the request path up to the control plane: the only Python object that Rust calls."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class AdminAnswer:
     """The answer to a request of the administration API.
 
     Attributes:
-        code: Whether the request was carried out, or why not; the HTTP status follows from it.
-        content_type: What the body is, such as `application/json`.
+        code: The result of the request; it determines the HTTP status.
+        content_type: The type of the body, such as `application/json`.
         body: The document.
     """
 
@@ -26,20 +26,20 @@ class AdminAnswer:
 
 
 class ControlPlane(Protocol):
-    """What the request path asks of the control plane.
+    """The operations of the control plane that the request path calls.
 
     Inference requests make none of these calls.
 
-    Threads: Rust makes the calls from its own threads, from the start of the server to the end of the process, and
-    they overlap. Changes run on the 16 threads `servable-change`; `scrape`, and `administer` for `GET`, on the 4
-    threads `servable-page`. Further calls wait in order.
+    Threads: Rust makes the calls from its own threads, from the start of the server to the end of the process, and they
+    overlap. Changes run on the 16 threads `servable-change`; `scrape`, and `administer` for `GET`, on the 4 threads
+    `servable-page`. Further calls wait in order.
 
     Duration: a change blocks until it is complete. It should return within about a second after `is_cancelled` returns
-    true, as it keeps one of the few threads; what it began to load goes on loading. `is_cancelled` may be called at any
-    time from any thread.
+    true, because it occupies one of few threads; its loads continue. `is_cancelled` may be called at any time from any
+    thread.
 
-    Errors: the code and the message of a `ServableError` reach the client. Any other exception arrives as INTERNAL
-    with its text.
+    Errors: the code and the message of a `ServableError` reach the client. Any other exception arrives as INTERNAL with
+    its text.
     """
 
     def reload_config(self, config: bytes, is_cancelled: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ class ControlPlane(Protocol):
     def administer(
         self, method: str, target: str, body: bytes, is_cancelled: Callable[[], bool]
     ) -> AdminAnswer:
-        """Carry out a request of the administration API.
+        """Execute a request of the administration API.
 
         Only called where an endpoint offers `administration`, for clients that may administer.
 
@@ -94,13 +94,13 @@ class ControlPlane(Protocol):
             is_cancelled: Whether the client no longer waits.
 
         Returns:
-            The answer, also where the request failed.
+            The answer, also if the request failed.
         """
 
     def scrape(self) -> Sequence[Family]:
-        """Return the metrics that the control plane counts, as they are now.
+        """Return the current metrics of the control plane.
 
-        Called when the metrics page is asked for, and for the metrics that a `ReloadConfigRequest` names.
+        Called for the metrics page, and for the metrics that a `ReloadConfigRequest` names.
 
         Raises:
             ServableError: The page is answered with this error.

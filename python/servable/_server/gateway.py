@@ -1,6 +1,6 @@
-"""The only importer of `_core`: what the control plane hands to the request path.
+"""The only importer of `_core`: the types that the control plane passes to the request path.
 
-The rest of the package sees the extension through this module, so that the border stays in one place.
+The rest of the package uses the extension through this module, so that the border stays in one place.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PublishedVersion:
-    """What requests may know of one version.
+    """The public state of one version.
 
     Attributes:
         version: The version number.
         state: The number of `ModelVersionStatus.State`, such as 30 for AVAILABLE.
-        servable: What answers requests; set exactly while requests may be routed to the version.
-        error_code: Why the version is not healthy; OK if it is.
-        error_message: The text that goes with the code.
+        servable: Answers requests; set exactly while requests may be routed to the version.
+        error_code: The code of the version's error; OK without one.
+        error_message: The text of the error.
     """
 
     version: int
@@ -58,16 +58,16 @@ class PublishedVersion:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What requests may know of one model.
+    """The public state of one model.
 
     Attributes:
-        name: The model's name, as requests spell it.
+        name: The name in requests.
         versions: Every version that status may list, in any order.
         labels: Version numbers by label.
         unavailable_reason: Set while a configured model has not had its first available version: requests get
             UNAVAILABLE with this text instead of NOT_FOUND.
-        splits: How requests that name no version are spread, at most one for each label. A version that is not
-            available leaves its share to the others; if none is, requests get NOT_FOUND.
+        splits: The distribution of requests that name no version, at most one for each label. The share of an
+            unavailable version goes to the others; if none is available, requests get NOT_FOUND.
         shadow: The version that gets copies of Predict requests that name no version.
     """
 

@@ -1,4 +1,4 @@
-"""`ModelServer`: joins the parts, starts, drains, stops."""
+"""`ModelServer`: wires the parts, and starts, drains and stops them."""
 
 from __future__ import annotations
 
@@ -62,35 +62,34 @@ from servable.sources._settling import SettleTimes
 _log = logging.getLogger(__name__)
 
 _UNLOAD_SECONDS = 5.0
-"""How long unloading may take at the end: the process's memory goes back with the process."""
+"""The time limit of the final unload, in seconds; the end of the process frees the memory anyway."""
 
 
 _REPORT_SECONDS = 10.0
-"""How often splits and shadows are looked at for something to log."""
+"""The interval of traffic reports to the log, in seconds."""
 
 _LOOK_SECONDS = 1.0
-"""How often a configuration file that is not polled is looked at while what it brought loads."""
+"""How often a configuration file that is not polled is checked during its loads, in seconds."""
 
 _SETTLE_SECONDS = 1.0
-"""How long nothing in a version directory may have changed before it is served, unless it was
-renamed into its place."""
+"""How long a version directory must be unchanged before it is served, in seconds, unless it was renamed into place."""
 
 
 class ModelServer:
     """A server for the models that its flags name.
 
-    Ports open once each model has its first available version, has failed to load once, or has none
-    to load. Until a model has such a version, requests for it get UNAVAILABLE with the reason. `run`
-    does everything a command needs; `start` and `stop` are for programs that have a main loop.
+    Ports open once each model has its first available version, has failed to load once, or has none to load. Until a
+    model has such a version, requests for it get UNAVAILABLE with the reason. `run` does everything that a command
+    needs; `start` and `stop` are for programs with their own main loop.
     """
 
     def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:
-        """Check the flags and join the parts; nothing is bound or loaded yet.
+        """Check the flags and wire the parts; nothing is bound or loaded yet.
 
         Args:
             flags: The command line.
-            is_compatible: Whether to do as TensorFlow Serving where something else is handier: base
-                paths in configuration files are absolute, and SIGHUP ends the process.
+            is_compatible: Whether to behave as TensorFlow Serving in two respects: base paths in configuration files
+                are absolute, and SIGHUP ends the process.
 
         Raises:
             ConfigError: The flags, or a file that they name, cannot be used.
@@ -112,7 +111,7 @@ class ModelServer:
             with self._writing_places():
                 rules = replace(self._rules, permissions=permissions.current)
                 validate_models(self._models, rules=rules)
-            # A retry would not help, and a server that answers nothing helps nobody.
+            # A retry would not help, and a server without the frameworks of its models cannot answer.
             for name in sorted({model.platform for model in self._models}):
                 platforms[name].require_installed()
         self._options = server_options(flags)
@@ -145,26 +144,25 @@ class ModelServer:
         self._failure: ServableError | None = None
         self._startup: StartupWatch | None = None
         self._begun = time.monotonic()
-        # What the configuration file says of what is served, as far as it could be put in force.
+        # The last configuration file that was put in force.
         self._applied = self._models
         self._applying = threading.Lock()
-        # What `run` waits for. A simple queue may be filled by a signal handler at any moment.
+        # The events that `run` waits for. A signal handler may add to a simple queue at any moment.
         self._happened: queue.SimpleQueue[int | ServableError | None] = queue.SimpleQueue()
 
     @property
     def ports(self) -> Sequence[int]:
-        """The ports that are really open, `--port` first."""
+        """The open ports, `--port` first."""
         return tuple(self._ports)
 
     def start(self) -> None:
         """Bind the ports, begin to load, and open the ports when that is done.
 
-        Returns once each model has its first version, has failed to load once, or has none to load;
-        with `--open_ports=at_once` without waiting for that.
+        Returns once each model has its first version, has failed to load once, or has none to load; with
+        `--open_ports=at_once` without waiting for that.
 
         Raises:
-            ServableError: A port is taken, the configuration is refused, or every model has failed
-                to load for good.
+            ServableError: A port is taken, the configuration is refused, or every model has finally failed to load.
         """
         self._startup = startup = self._begin()
         if self._flags.open_ports == OPEN_WHEN_LOADED:
@@ -175,7 +173,7 @@ class ModelServer:
                 self._open_ports()
 
     def _begin(self) -> StartupWatch:
-        """Do everything that a start does except for waiting."""
+        """Start everything, without waiting."""
         names = [model.name for model in self._models or ()]
         self._core.expect(names)
         with _naming_the_server():
@@ -214,17 +212,16 @@ class ModelServer:
     def run(self, on_open: Callable[[], None] = lambda: None) -> None:
         """Serve until a signal ends it.
 
-        The first SIGTERM or SIGINT stops accepting, lets requests in flight finish, unloads and
-        returns; a second one ends the process at once. SIGHUP has the configuration read again,
-        unless the server is compatible. For the main thread only.
+        The first SIGTERM or SIGINT stops accepting, finishes requests in flight, unloads and returns. A second one ends
+        the process at once. SIGHUP reloads the configuration, unless the server is compatible. For the main thread
+        only.
 
         Args:
-            on_open: Called on a thread of its own once the ports are open and each model has its
-                first version, has failed to load once, or has none to load.
+            on_open: Called on a separate thread once the ports are open and each model has its first version, has
+                failed to load once, or has none to load.
 
         Raises:
-            ServableError: The start failed, also later: when every model has failed to load for
-                good.
+            ServableError: The start failed, also later: when every model has finally failed to load.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -236,17 +233,17 @@ class ModelServer:
                 target=self._tell_once_tried, args=(on_open,), name="start-report", daemon=True
             ).start()
         while (happened := self._happened.get()) == signal.SIGHUP:
-            # Not on this thread either: a reload may take a while.
+            # On a separate thread too, because a reload may take a while.
             threading.Thread(target=self._read_again, name="hang-up", daemon=True).start()
         if isinstance(happened, ServableError):
             raise happened
-        # Not on this thread, which has to see the second signal.
+        # On a separate thread, because this one must handle the second signal.
         threading.Thread(target=self._stop_and_tell, name="shutdown", daemon=True).start()
         while self._happened.get() is not None:
             pass
 
     def stop(self) -> bool:
-        """Drain and unload, within the time that the flags grant.
+        """Drain and unload, within the time limits of the flags.
 
         Returns:
             Whether all requests in flight finished.
@@ -297,27 +294,28 @@ class ModelServer:
                 return
 
     def _read_again(self) -> None:
-        """Put in force what files say now; nothing is drained."""
+        """Reload all files, without draining."""
         _log.info("SIGHUP: reading the configuration again")
         if self._flags.model_config_file:
             self._apply_model_config(is_asked=True)
         for files in self._credentials:
-            # What two looks in a row have found counts.
+            # A change is applied when two inspections in succession found it.
             files.look()
             files.look()
 
     def _apply_model_config(self, *, is_asked: bool = False) -> None:
-        """Put in force what the configuration file says, and wait for what that brings about.
+        """Put the configuration file in force, and wait for the effects.
 
         Args:
-            is_asked: Whether somebody wants it in force, whatever was done since by other ways.
+            is_asked: Whether to put it in force even if it is unchanged, because other changes may have been made
+                since.
         """
         try:
             with self._applying:
                 models = self._read_model_config()
                 permissions = self._permissions(models)
                 self._core.permit(permissions)
-                # Beside the administration API, a file that says nothing new changes nothing.
+                # With the administration API enabled, an unchanged file has no effect.
                 if not (not self._flags.admin_api_port or models != self._applied or is_asked):
                     return
         except ConfigError as error:
@@ -337,12 +335,12 @@ class ModelServer:
     def _wait_unless_file_changes(
         self, models: tuple[ModelConfig, ...] | None, change: ChangeUnderWay
     ) -> None:
-        """Wait for a change, unless the file is written anew: the new file may take away what never comes."""
+        """Wait for a change, unless the file changes again: the new file may remove a model that never loads."""
 
         def has_changed() -> bool:
             try:
                 return self._read_model_config() != models
-            except ConfigError:  # reported once this is over
+            except ConfigError:  # reported after the wait
                 return False
 
         period = self._flags.model_config_file_poll_wait_seconds
@@ -350,7 +348,7 @@ class ModelServer:
 
     @contextlib.contextmanager
     def _writing_places(self) -> Iterator[None]:
-        """Write down where in the file is what is refused only when it is to be put in force."""
+        """Report the place of an error in the file only when the file is to be put in force."""
         try:
             yield
         except (ModelConfigError, RefusedLabelError) as error:
@@ -362,7 +360,7 @@ class ModelServer:
         return read_model_config_file(self._flags.model_config_file, self._rules)
 
     def _permissions(self, models: Sequence[ModelConfig] | None) -> Permissions:
-        """What is allowed now that the configuration file, or the start, names these models."""
+        """The permissions that follow from these models of the configuration file, or of the start."""
         flags = self._flags
         permissions = start_permissions(
             flags,
@@ -385,10 +383,10 @@ class ModelServer:
         return permissions
 
     def rehearse(self) -> None:
-        """Do what a start does up to the first load, and take it back; for a server of its own.
+        """Do what a start does up to the first load, and undo it; the server can then not be started.
 
         Raises:
-            ServableError: What would end the start.
+            ServableError: The error that would end the start.
         """
         with _naming_the_server():
             self._server.start()
@@ -399,7 +397,7 @@ class ModelServer:
             self._server.drain(0.0)
 
     def summary(self) -> StartSummary:
-        """What has come of the start, for people."""
+        """The result of the start, for a report."""
         flags = self._flags
         rest_port = flags.rest_api_port or flags.port
         by_port = {
@@ -421,10 +419,10 @@ class ModelServer:
         )
 
     def metadata(self, model: str, version: int) -> bytes:
-        """The document that REST answers to a question for the metadata of a version, without counting a request.
+        """The REST document with the metadata of a version, without counting a request.
 
         Raises:
-            ServableError: There is no such version, or none that serves.
+            ServableError: There is no such version, or it does not serve.
         """
         return self._server.metadata(model, version)
 
@@ -435,7 +433,7 @@ class ModelServer:
             if endpoint.offer != "administration":
                 _log.info("Listening on %s", _shown(endpoint))
         flags = self._flags
-        # The lines that tools wait for.
+        # Tools wait for these lines.
         if flags.port:
             _log.info("Running gRPC ModelServer at 0.0.0.0:%d ...", flags.port)
         if flags.grpc_socket_path:
@@ -474,7 +472,7 @@ class ModelServer:
 
 @contextlib.contextmanager
 def _naming_the_server() -> Iterator[None]:
-    """Begin what is wrong with an address with the words of TensorFlow Serving."""
+    """Prefix errors about addresses with the words of TensorFlow Serving."""
     try:
         yield
     except ConfigError as error:

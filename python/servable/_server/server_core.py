@@ -1,8 +1,8 @@
-"""What is served: the configured models, from their base paths to the request path.
+"""The served models, from their base paths to the request path.
 
-Joins source, adapter, manager and publisher, and carries out changes of the configuration
-(docs/spec/lifecycle.md §14 to §16). A reload is checked as a whole before anything is touched; then each
-model goes its own way. Whoever changes it may wait for models that are new (`change_under_way.py`).
+Wires source, adapter, manager and publisher, and executes changes of the configuration (docs/spec/lifecycle.md §14 to
+§16). A reload is checked as a whole before it has any effect. Then the models are independent of each other. The caller
+may wait for new models (`change_under_way.py`).
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ from servable.sources._settling import SettleTimes
 _log = logging.getLogger(__name__)
 
 Edit: TypeAlias = Callable[[tuple[ModelConfig, ...]], Sequence[ModelConfig]]
-"""Makes the next configuration of the one in force."""
+"""Makes the next configuration from the current one."""
 
 _TURN_SECONDS = 10.0
-"""How long a change waits for another one to be put in force."""
+"""How long a change waits for another one to be put in force, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CoreOptions:
-    """How versions are found and loaded.
+    """Options for finding and loading versions.
 
     Attributes:
         poll_wait_seconds: The period of the file-system source.
         retry: How often a failed load is repeated.
-        load_slots: How many loads work at the same time.
-        initial_load_slots: The same until the start is complete; `None` for as many.
-        unload_slots: How many unloads work at the same time.
-        allow_labels_for_unavailable: Let a new label name a version that is not available.
+        load_slots: How many loads may run concurrently.
+        initial_load_slots: The same until the start is complete; `None` for the same number.
+        unload_slots: How many unloads may run concurrently.
+        allow_labels_for_unavailable: Allow a new label to name a version that is not available.
         servable_versions_always_present: Never unload all versions of a configured model.
         fail_if_zero_versions: Refuse configurations with models that have no version.
         refuse_shared_base_paths: Refuse configurations in which two models have the same base path.
-        settle_times: How long versions are held back that are still being written.
-        remote: How remote base paths are looked after.
-        permissions: Which base paths configurations may name.
+        settle_times: How long versions that are still being written are held back.
+        remote: Options of remote base paths.
+        permissions: The base paths that configurations may name.
     """
 
     poll_wait_seconds: float = 1.0
@@ -94,12 +94,12 @@ class ServerCore:
         platforms: Mapping[str, Platform],
         options: CoreOptions,
     ) -> None:
-        """Join the parts; nothing runs yet.
+        """Wire the parts; nothing runs yet.
 
         Args:
-            publisher: Where states of versions and labels go.
-            platforms: What recognises and loads versions, by the platform of their models.
-            options: How versions are found and loaded.
+            publisher: Receives the states of versions, and labels.
+            platforms: The platforms, which recognise and load versions, by name.
+            options: Options for finding and loading versions.
         """
         self.bus = EventBus()
         self.monitor = StateMonitor(self.bus)
@@ -132,18 +132,18 @@ class ServerCore:
         self._labels: Mapping[str, Mapping[str, int]] = {}
 
     def expect(self, names: Sequence[str]) -> None:
-        """Let requests for models that will be loaded first know so; for before the start."""
+        """Announce the models of the first configuration to the publisher; called before the start."""
         self._publisher.expect(names)
 
     def start(self, models: Sequence[ModelConfig] | None) -> None:
-        """Begin to find and load the versions of the first configuration; waits for none of them.
+        """Begin to find and load the versions of the first configuration, without waiting for them.
 
         Args:
-            models: The models; `None` where the configuration sets no list.
+            models: The models; `None` if the configuration contains no list.
 
         Raises:
             ConfigError: The configuration is refused; nothing is loaded.
-            RefusedLabelError: A label is.
+            RefusedLabelError: A label is refused.
         """
         with self._reload_lock:
             if models is None:
@@ -156,16 +156,16 @@ class ServerCore:
             self._manager.start()
 
     def permit(self, permissions: Permissions | None) -> None:
-        """Say which base paths configurations may name from now on; `None` for all."""
+        """Set the base paths that configurations may name; `None` for all."""
         self._options.permissions.current = permissions
         self._remote.reach = None if permissions is None else permissions.reach
 
     def check(self, models: Sequence[ModelConfig] | None) -> None:
-        """Do what `start` does before it looks for versions.
+        """Make the checks of `start`, without looking for versions.
 
         Raises:
             ConfigError: The configuration is refused.
-            RefusedLabelError: A label is.
+            RefusedLabelError: A label is refused.
         """
         with self._reload_lock:
             if models is not None:
@@ -173,7 +173,7 @@ class ServerCore:
                 self._assign_labels(models)
 
     def complete_start(self) -> None:
-        """From now on, loads are limited so as to leave something to requests."""
+        """Limit concurrent loads from now on, to leave CPU time for requests."""
         self._manager.limit_loads(self._options.load_slots)
 
     def reload(
@@ -181,14 +181,13 @@ class ServerCore:
         models: Sequence[ModelConfig] | None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Replace the configuration, and wait until each model that is new serves or has failed.
+        """Replace the configuration, and wait until each new model serves or has failed.
 
-        Models that are no longer named answer nothing from the return on, but requests in flight
-        keep what they hold. Other changes are possible while this one waits: a load that takes long,
-        or for ever, must not keep anybody from taking its model away.
+        Removed models answer nothing after the return; requests in flight keep their versions. Other changes are
+        possible while this one waits: a load that takes long, or hangs, must not prevent the removal of its model.
 
         Args:
-            models: All models that are to be served from now on.
+            models: The complete new configuration.
             is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
@@ -202,10 +201,10 @@ class ServerCore:
             change.wait_unless_cancelled(is_cancelled)
 
     def begin_reload(self, models: Sequence[ModelConfig] | None) -> ChangeUnderWay | None:
-        """Replace the configuration, without waiting for what is to be loaded.
+        """Replace the configuration, without waiting for loads.
 
         Returns:
-            What can be waited for; `None` where the configuration sets no list.
+            The change, to wait for; `None` if the configuration contains no list.
 
         Raises:
             ConfigError: The configuration is refused and nothing has changed.
@@ -220,27 +219,26 @@ class ServerCore:
             return self._replace(models)
 
     def change(self, edit: Edit, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Reload what `edit` makes of the configuration in force; nothing else changes it meanwhile.
+        """Atomically edit the current configuration, put the result in force, and wait as `reload` does.
 
         Args:
             edit: Makes the next configuration.
             is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
-            ServableError: What `begin_change` raises, and then nothing has changed, or what `reload`
-                raises.
+            ServableError: As `begin_change`, if nothing has changed, or as `reload`.
         """
         self.begin_change(edit).wait_unless_cancelled(is_cancelled)
 
     def begin_change(self, edit: Edit) -> ChangeUnderWay:
-        """Like `change`, without waiting for what is to be loaded.
+        """Like `change`, without waiting for loads.
 
-        Labels that stay where they are need no available version: what happened to the model of
-        one must not hold up changes of another.
+        Labels that do not move need no available version: the failure of a labelled model must not block changes of
+        others.
 
         Raises:
-            UnavailableError: Others have been changing the configuration for too long.
-            ServableError: What `edit` raises, or the configuration is refused.
+            UnavailableError: Other changes have taken too long.
+            ServableError: Raised by `edit`, or the configuration is refused.
         """
         if not self._reload_lock.acquire(timeout=_TURN_SECONDS):
             raise UnavailableError("Another change of the configuration is under way")
@@ -253,20 +251,20 @@ class ServerCore:
             self._reload_lock.release()
 
     def retry(self, servable_id: ServableId) -> None:
-        """Try to load a version that has failed once more, now; nothing happens to others."""
+        """Load a failed version once more, now; does nothing for other versions."""
         self._manager.retry(servable_id)
 
     def last_failure(self, servable_id: ServableId) -> ServableError | None:
-        """Why the last attempt to load a version failed, while there are others to come."""
+        """Why the last attempt to load a version failed, while further attempts are due."""
         return self._manager.last_failure(servable_id)
 
     @property
     def models(self) -> tuple[ModelConfig, ...]:
-        """The configuration in force."""
+        """The current configuration."""
         return self._models or ()
 
     def problems(self) -> Mapping[str, ServableError]:
-        """Why models have no versions, as far as their base paths tell."""
+        """The models without versions, with the reasons, as far as their base paths show them."""
         return {**self._source.problems(), **self._remote.problems()}
 
     def _replace(
@@ -279,21 +277,21 @@ class ServerCore:
         """Put a configuration in force; called with the lock held.
 
         Args:
-            models: All models that are to be served from now on.
+            models: The complete new configuration.
             keeps_labels: Whether labels may stay on versions that are not available.
-            unchanged: Models that are not waited for, even if others still wait for them.
+            unchanged: Models that are not waited for, even if other changes still wait for them.
         """
         self._check(models)
-        # A file that is read every second says the same nearly always.
+        # A file that is read every second is unchanged nearly always.
         level = logging.DEBUG if tuple(models) == self._models else logging.INFO
         self._assign_labels(models, keeps_labels=keeps_labels)
-        # Before anything is asked, so that nothing falls in between.
+        # Before any request to the sources, so that no event is missed.
         fresh = StateMonitor(self.bus)
         self._changes = [change for change in self._changes if change.awaited()]
         awaited = {name for change in self._changes for name in change.awaited()}
         still_new = awaited.difference(unchanged)
         for cancelled in [change for change in self._changes if change.is_cancelled]:
-            # Whoever asks again and again for a model that hangs must not leave something behind each time.
+            # Repeated reloads with a model that hangs must not leak a change each time.
             if still_new.issuperset(cancelled.awaited()):
                 cancelled.close()
                 self._changes.remove(cancelled)
@@ -313,11 +311,11 @@ class ServerCore:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether nothing is worth waiting for any more."""
+        """Whether the server is stopping, so that waits must end."""
         return self._is_stopping.is_set()
 
     def begin_to_stop(self) -> None:
-        """Have nobody wait any longer for what is to be loaded; what serves goes on."""
+        """End all waits for loads; serving versions continue."""
         self._is_stopping.set()
 
     def stop(self, timeout_seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Answers of the administration API, as documents: what a request brought about, or why it failed."""
+"""Answers of the administration API as documents: the result of a request, or its error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _log = logging.getLogger(__name__)
 
 
 class Api(Protocol):
-    """What carries out requests."""
+    """Executes requests."""
 
     def answer(self, request: AdminRequest) -> Answer:
-        """Carry out one request, or raise what the client gets."""
+        """Execute one request, or raise the client's error."""
 
 
 def respond(api: Api, request: AdminRequest) -> AdminAnswer:
-    """Carry out a request, write down changes in the log, and never raise."""
+    """Execute a request, log changes, and never raise."""
     try:
         answer = api.answer(request)
     except ServableError as error:

@@ -1,7 +1,7 @@
-"""What the administration API does: one function for each route, on top of `ServerCore`.
+"""The operations of the administration API: one function for each route, on top of `ServerCore`.
 
-Every change is a reload of the whole configuration, made from the one in force while no other
-change is under way: checked as a whole, applied per model, refused without a trace.
+Every change is a reload of the whole configuration, made atomically from the current one. It is checked as a whole,
+applied per model, and has no effect if it is refused.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from servable.lifecycle._states import ServableState
 PREFIX = "/v1/admin"
 
 _LOAD_SECONDS = 60.0
-"""How long a request that loads a version waits for it, unless it says otherwise."""
+"""The default time limit of a request that loads a version, in seconds."""
 
 _MAX_LOAD_SECONDS = 3600.0
 
 _LOOK_SECONDS = 0.2
-"""How soon such a request notices an attempt that has failed, of which nothing is announced while others are left."""
+"""How often such a request checks for a failed attempt, in seconds: no event reports one while others are due."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminRequest:
-    """A request, taken apart.
+    """A parsed request.
 
     Attributes:
         method: The HTTP method.
@@ -76,7 +76,7 @@ class AdminRequest:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The parameters; the last of several of one name."""
+        """The parameters; of several with one name the last."""
         parsed = parse_qs(self.target.partition("?")[2])
         return {name: values[-1] for name, values in parsed.items()}
 
@@ -84,7 +84,7 @@ class AdminRequest:
         """The body as a JSON object.
 
         Raises:
-            InvalidInputError: It is none.
+            InvalidInputError: It is no JSON object.
         """
         try:
             document = json.loads(self.body)
@@ -96,14 +96,14 @@ class AdminRequest:
 
 
 Answer: TypeAlias = dict[str, Any] | str
-"""A document for JSON, or plain text."""
+"""A JSON document, or plain text."""
 
 ShadowStatistics: TypeAlias = Callable[[], Mapping[str, Mapping[str, int | str]]]
-"""What came of the copies for each model with a shadow."""
+"""Returns the counts of copies for each model with a shadow."""
 
 
 class AppliedError(ServableError):
-    """Something of a change failed, and the changed configuration is in force all the same."""
+    """A change was put in force, but a part of it failed."""
 
 
 class AdminApi:
@@ -113,8 +113,8 @@ class AdminApi:
         """Administer a core.
 
         Args:
-            core: What serves the models.
-            shadow_statistics: Tells what came of copied requests.
+            core: Serves the models.
+            shadow_statistics: Returns the counts of copied requests.
         """
         self._core = core
         self._shadow_statistics = shadow_statistics
@@ -142,13 +142,13 @@ class AdminApi:
         self._routes = [(m, re.compile(PREFIX + pattern), do) for m, pattern, do in routes]
 
     def answer(self, request: AdminRequest) -> Answer:
-        """Carry out one request.
+        """Execute one request.
 
         Raises:
             NotFoundError: There is no such route, model, label, split, shadow or version.
             UnimplementedError: The path is known, but not with this method.
-            InvalidInputError: The body or a parameter cannot be understood.
-            ServableError: What the reload reports.
+            InvalidInputError: The body or a parameter is invalid.
+            ServableError: The error of the reload.
         """
         is_path = False
         for method, pattern, do in self._routes:
@@ -290,7 +290,7 @@ class AdminApi:
         """Wait until a version serves.
 
         Raises:
-            AppliedError: An attempt to load it failed, it is not there, takes too long, or nobody waits.
+            AppliedError: An attempt to load it failed, it does not exist, takes too long, or the request is cancelled.
         """
         version = f"Version {wanted.version} of model {wanted.name}"
 
@@ -330,10 +330,10 @@ class AdminApi:
         )
 
     def _check_wait(self, request: AdminRequest) -> None:
-        """End a wait that is of no use any more.
+        """End a wait that has become pointless.
 
         Raises:
-            AppliedError: The server is shutting down, or the client has gone.
+            AppliedError: The server is shutting down, or the request is cancelled.
         """
         if self._core.is_stopping:
             raise AppliedError("The server is shutting down", code=Code.UNAVAILABLE)
@@ -385,7 +385,7 @@ class AdminApi:
 
 
 def _statistics(statistics: Mapping[str, int | str]) -> dict[str, Any]:
-    # As versions are everywhere in these documents, in which protobuf has 64-bit numbers as text.
+    # As text, like all 64-bit numbers in protobuf's JSON.
     return {**statistics, "version": str(statistics["version"])}
 
 
@@ -394,7 +394,7 @@ def _is_available(recorded: Any) -> bool:
 
 
 def _look_until(end: float) -> float:
-    """How long to wait before the next look, in seconds."""
+    """How long to wait before the next check, in seconds."""
     return min(_LOOK_SECONDS, max(0.0, end - time.monotonic()))
 
 

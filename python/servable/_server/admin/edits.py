@@ -1,4 +1,4 @@
-"""Changes of a configuration, as functions from the one in force to the next one."""
+"""Changes of a configuration, as functions from the current one to the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Edit: TypeAlias = Callable[[Sequence[ModelConfig]], Sequence[ModelConfig]]
 
 
 def with_model(model: ModelConfig) -> Edit:
-    """Add a model, or put it in the place of the one of its name."""
+    """Add a model, or replace the one with its name."""
 
     def edit(models: Sequence[ModelConfig]) -> Sequence[ModelConfig]:
         if all(before.name != model.name for before in models):
@@ -39,7 +39,7 @@ def without_model(name: str) -> Edit:
 
 
 def with_label(name: str, label: str, version: int) -> Edit:
-    """Attach a label to a version, wherever it was before."""
+    """Attach a label to a version; moves it if necessary."""
     return _one(name, lambda model: _labelled(model, {**model.labels, label: version}))
 
 
@@ -59,7 +59,7 @@ def with_split(name: str, document: Mapping[str, Any]) -> Edit:
 
     Args:
         name: The model.
-        document: A `TrafficSplit` as JSON, its versions also in short: `{"3": 90, "4": 10}`.
+        document: A `TrafficSplit` as JSON; its versions may have the short form `{"3": 90, "4": 10}`.
     """
     versions = document.get("versions", [])
     if isinstance(versions, Mapping):
@@ -115,7 +115,7 @@ def without_shadow(name: str) -> Edit:
 
 
 def with_version(name: str, version: int, served: Collection[int]) -> Edit:
-    """Load a version beside those that are served, by naming all of them in the version policy."""
+    """Load a version in addition to the served ones, by naming all of them in the version policy."""
 
     def change(model: ModelConfig) -> ModelConfig:
         match model.version_policy:
@@ -131,7 +131,7 @@ def with_version(name: str, version: int, served: Collection[int]) -> Edit:
 
 
 def without_version(name: str, version: int, served: Collection[int]) -> Edit:
-    """Unload a version, by naming all others that are served in the version policy."""
+    """Unload a version, by naming all other served ones in the version policy."""
 
     def change(model: ModelConfig) -> ModelConfig:
         policy = model.version_policy
@@ -149,7 +149,7 @@ def without_version(name: str, version: int, served: Collection[int]) -> Edit:
 
 
 def merge(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply a JSON merge patch (RFC 7396): objects are merged, null removes, all else replaces."""
+    """Apply a JSON merge patch (RFC 7396): objects are merged, null removes, all other values replace."""
     merged = dict(document)
     for key, value in patch.items():
         if value is None:
@@ -165,7 +165,7 @@ def merge(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, An
 def patch_model(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """Apply a merge patch to the JSON of a model.
 
-    There is one version policy: a patch that names one takes the place of another.
+    There is only one version policy: a patch that names one replaces another kind.
     """
     merged = merge(document, patch)
     named = patch.get("model_version_policy")
@@ -192,6 +192,6 @@ def _labelled(model: ModelConfig, labels: Mapping[str, int]) -> ModelConfig:
 
 
 def _with_options(model: ModelConfig, options: Mapping[str, Any]) -> ModelConfig:
-    """The model with these options and no others, read as the configuration file is."""
+    """The model with exactly these options, parsed as in a configuration file."""
     plain = model_json(replace(model, splits=(), shadow=None))
     return model_from_json({**plain, "servable_options": options})

@@ -18,17 +18,17 @@ from servable.lifecycle._states import ServableState
 _log = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 60.0
-"""How long a load waits for a model that is configured, and is being loaded, already."""
+"""How long a load waits for a model that is already configured and loading, in seconds."""
 
 _LOOK_SECONDS = 1.0
-"""How soon it is seen that nobody waits for that any more."""
+"""How often such a wait checks for cancellation, in seconds."""
 
 
 class ModelRepository:
-    """Loads and unloads models, and knows those that it has unloaded. Safe to use from several threads."""
+    """Loads and unloads models, and remembers unloaded ones. Safe to use from several threads."""
 
     def __init__(self, core: ServerCore) -> None:
-        """Change what a core serves."""
+        """Change the models of a core."""
         self._core = core
         self._lock = threading.Lock()
         self._unloaded: dict[str, ModelConfig] = {}
@@ -39,18 +39,18 @@ class ModelRepository:
         config: str | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Serve a model, and wait until it has a version that answers.
+        """Serve a model, and wait until it has an available version.
 
         Args:
             name: The model.
-            config: A `ModelConfig` as JSON, of which a `base_path` is enough; without one the model is served as it was
-                before it was unloaded.
+            config: A `ModelConfig` as JSON; a `base_path` suffices. Without it the model is served as before it was
+                unloaded.
             is_cancelled: Called about once a second; the wait ends when it returns true.
 
         Raises:
-            NotFoundError: Nothing is known of such a model, or it has no version.
-            InvalidInputError: The configuration cannot be understood.
-            UnavailableError: It is configured, and has no version that answers yet.
+            NotFoundError: The model is unknown, or has no version.
+            InvalidInputError: The configuration is invalid.
+            UnavailableError: The model is configured, and has no available version yet.
             ServableError: It failed to load.
         """
         _log.info("Model repository: load %s", name)
@@ -73,7 +73,7 @@ class ModelRepository:
             self._unloaded.pop(name, None)
 
     def unload(self, name: str, is_cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Stop serving a model. It can be loaded again without saying how.
+        """Stop serving a model. It can be loaded again without a configuration.
 
         Args:
             name: The model.
@@ -81,7 +81,7 @@ class ModelRepository:
 
         Raises:
             NotFoundError: It is not served.
-            ServableError: Another change is under way.
+            ServableError: Another change is being made.
         """
         _log.info("Model repository: unload %s", name)
         removed: list[ModelConfig] = []
