@@ -1,4 +1,4 @@
-"""Loads versions; `servable.platforms` says which of these a server uses for what."""
+"""Loaders of versions; `servable.platforms` composes them for each kind of servable."""
 
 from servable.loaders._function import FunctionLoader, FunctionModel
 from servable.loaders._python_callable import PythonCallableLoader, PythonOptions

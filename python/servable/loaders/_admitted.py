@@ -1,4 +1,4 @@
-"""Loads versions that bring code, as far as it may be run."""
+"""Loads versions that contain code, if the code may be run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from servable.sources._configured import VersionDirectory
 
 
 class AdmittedLoader:
-    """Asks at each load whether the code may be run; see `servable.lifecycle.Loader`."""
+    """Checks at each load whether the code may be run; see `servable.lifecycle.Loader`."""
 
     def __init__(
         self,
@@ -24,9 +24,8 @@ class AdmittedLoader:
 
         Args:
             directory: The version.
-            permissions: What is asked.
-            make_loader: Makes the loader of the directory that may be used instead, which has no
-                symbolic links.
+            permissions: The current permissions.
+            make_loader: Makes the loader for the permitted directory, which has no symbolic links.
         """
         self._directory = directory
         self._permissions = permissions
@@ -34,7 +33,7 @@ class AdmittedLoader:
         self._loader: Loader | None = None
 
     def estimate_resources(self) -> int:
-        """What the version itself needs."""
+        """The estimate of the version."""
         return self._make_loader(self._directory).estimate_resources()
 
     def load(self) -> None:
@@ -57,7 +56,7 @@ class AdmittedLoader:
 
     @property
     def servable(self) -> Servable:
-        """What was loaded."""
+        """The loaded servable."""
         if self._loader is None:
             raise FailedPreconditionError(f"{self._directory.path} is not loaded")
         return self._loader.servable

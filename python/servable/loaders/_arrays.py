@@ -1,7 +1,6 @@
-"""Tensors of the border as NumPy arrays, and back.
+"""Conversion between tensors of the border and NumPy arrays.
 
-The only module that needs NumPy; it is imported when the first Python servable is loaded, or by
-`servable.batching`.
+The only module that needs NumPy. It is imported when the first Python servable is loaded, or by `servable.batching`.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ except ImportError as error:
 _log = logging.getLogger(__name__)
 
 _NUMBERS = "biufcV"
-"""The kinds of dtypes whose elements are numbers; NumPy calls bfloat16 a void."""
+"""The kinds of numeric dtypes; NumPy treats bfloat16 as void."""
 _BROADER = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "V": "biuf", "c": "biufc"}
-"""For each kind the kinds of which it can have the values."""
+"""For each kind, the kinds whose values it can represent."""
 _BYTES = DATA_TYPES["bytes"]
 _BFLOAT16 = DATA_TYPES["bfloat16"]
 
@@ -41,23 +40,23 @@ class Run(Protocol):
     """Runs one batch of a signature on arrays."""
 
     def __call__(self, signature_name: str, inputs: Arrays, deadline: float) -> Any:
-        """Return all outputs of the signature, as arrays by name; it is checked.
+        """Return all outputs of the signature, as arrays by name; the caller checks them.
 
         Args:
             signature_name: Which signature.
-            inputs: One array for each of its inputs, read-only.
-            deadline: When the caller gives up, in seconds on `time.monotonic()`; may be infinite.
+            inputs: One read-only array for each of its inputs.
+            deadline: The caller's deadline, in seconds on `time.monotonic()`; may be infinite.
         """
 
 
 def for_border(
     name: str, signatures: Mapping[str, Signature], run: Run
 ) -> Callable[[str, dict[str, Any], float | None], dict[str, tuple[int, tuple[int, ...], Any]]]:
-    """What `Servable.from_python` calls, made of what runs on arrays.
+    """The function for `Servable.from_python`, from one that runs on arrays.
 
     Args:
         name: The servable id, for messages.
-        signatures: What it takes and returns.
+        signatures: The servable's signatures.
         run: Runs one batch.
     """
     if any(spec.dtype == "bfloat16" for s in signatures.values() for spec in s.inputs.values()):
@@ -74,7 +73,7 @@ def for_border(
             outputs = run(signature_name, arrays, deadline)
         except ServableError:
             raise
-        except BaseException:  # `sys.exit` in a model fails the request, as the border sees to
+        except BaseException:  # `sys.exit` in a model fails the request; the border converts it
             _log.exception("%s failed to run signature %s", name, signature_name)
             raise
         if not isinstance(outputs, Mapping):
@@ -92,7 +91,7 @@ def for_border(
 
 
 def array_of(lent: Any, data_type: int) -> Any:
-    """What the border lends, as a read-only array of the dtype with that number."""
+    """A lent tensor as a read-only array of the dtype with this number."""
     if data_type == _BYTES:
         shape, elements = lent
         array = np.empty(len(elements), object)
@@ -105,9 +104,9 @@ def array_of(lent: Any, data_type: int) -> Any:
 
 
 def _cast(value: Any, spec: TensorSpec) -> Any:
-    """An output as its declared dtype, if NumPy calls that cast safe; what is wrong is for others to say.
+    """Convert an output to its declared dtype, if NumPy calls that cast safe; errors are reported elsewhere.
 
-    Plain Python values have no dtype of their own, and take any that keeps them.
+    Plain Python values have no dtype, and are converted to any dtype that preserves them.
     """
     array = np.asarray(value)
     if spec.dtype in ("bytes", array.dtype.name) or array.dtype.kind not in _NUMBERS:
@@ -120,7 +119,7 @@ def _cast(value: Any, spec: TensorSpec) -> Any:
 
 
 def _keeps_values(array: Any, wanted: Any) -> bool:
-    """Whether Python's numbers are the same as another dtype, but for the rounding of floats."""
+    """Whether a conversion preserves Python's numbers, except for the rounding of floats."""
     if array.size == 0:
         return True
     if array.dtype.kind not in _BROADER[wanted.kind]:
@@ -133,14 +132,14 @@ def _keeps_values(array: Any, wanted: Any) -> bool:
 
 
 def elements_of(what: str, value: Any) -> tuple[int, tuple[int, ...], Any]:
-    """An array as the number of its dtype, its shape, and its elements as the border takes them.
+    """An array in the border's form: the number of its dtype, its shape, and its elements.
 
     Args:
-        what: What it is, for messages.
-        value: The array, or what becomes one.
+        what: The name of the array, for messages.
+        value: The array, or a value that NumPy converts.
 
     Raises:
-        BackendError: It has a dtype that does not exist here.
+        BackendError: Its dtype is not supported.
     """
     array = np.asarray(value)
     dtype = array.dtype

@@ -1,4 +1,4 @@
-"""Has the requests for loaded versions joined into batches."""
+"""Sets up the batching of loaded versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _start_threads(parameters: BatchingParameters) -> BatchThreads:
-    # Only here is the extension needed; everything else works, and is tested, without it.
+    # Only this needs the extension; everything else works, and is tested, without it.
     from servable._server.gateway import BatchThreads
 
     return BatchThreads(parameters)
@@ -38,7 +38,7 @@ class SharedBatchThreads:
         parameters: BatchingParameters,
         start: Callable[[BatchingParameters], BatchThreads] = _start_threads,
     ) -> None:
-        """Say how many threads there will be, and what they are called; nothing is started yet."""
+        """Set the number and the names of the threads; nothing is started yet."""
         self._parameters = parameters
         self._start = start
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class SharedBatchThreads:
         """The running threads.
 
         Raises:
-            OSError: The system gives none; tried again at the next call.
+            OSError: The system refuses to start them; retried at the next call.
         """
         with self._lock:
             if self._threads is None:
@@ -72,12 +72,12 @@ class BatchingLoader(WrappingLoader):
         """Describe the load; nothing is read yet.
 
         Args:
-            loader: What loads the version.
-            path: The version directory, which may have parameters of its own.
-            platform: How the models of its platform are batched.
-            model: What the configuration of its model says.
-            threads: What runs the batches.
-            reruns: Run requests again after their batch has failed, where that has no effects.
+            loader: Loads the version.
+            path: The version directory, which may contain parameters.
+            platform: The batching of its platform.
+            model: The batching configuration of its model.
+            threads: Runs the batches.
+            reruns: Run requests of a failed batch again; only for runs without side effects.
         """
         super().__init__(loader)
         self._path = path
@@ -87,9 +87,9 @@ class BatchingLoader(WrappingLoader):
         self._reruns = reruns
 
     def completion(self) -> Callable[[LoadedServable], None]:
-        """Set up batching, or say why there is none.
+        """Set up batching, or log why there is none.
 
-        A file of parameters that cannot be used fails the load before it begins.
+        An invalid file of parameters fails the load before it begins.
         """
         batching = self._platform.of_version(self._path, self._model)
         parameters = batching.parameters

@@ -1,4 +1,4 @@
-"""What a version takes and returns, read from its files without running it."""
+"""The signatures of a version, read from its files without running it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAVED_MODEL = "servable.SavedModelView"
 _NAMES = {number: name for name, number in DATA_TYPES.items()}
 _PREDICT = "tensorflow/serving/predict"
 _INTERNAL = "__"
-"""How signatures begin that are TensorFlow's own, such as `__saved_model_init_op`."""
+"""The prefix of TensorFlow's internal signatures, such as `__saved_model_init_op`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class TensorDescription:
 
     Attributes:
         dtype: NumPy's name, `bytes` for strings; TensorFlow's where NumPy has none.
-        shape: The sizes of its axes, `None` where free; `None` in place of the whole if all is.
-        part_of: The value that it is one tensor of, such as `ragged r`; empty for most.
+        shape: The sizes of its axes, `None` for a variable size; a shape of `None` allows any number of axes.
+        part_of: The composite value that the tensor belongs to, such as `ragged r`; empty for most.
     """
 
     dtype: str
@@ -41,7 +41,7 @@ class TensorDescription:
     part_of: str = ""
 
     def __str__(self) -> str:
-        """Such as `float32 [?, 3]`."""
+        """For example `float32 [?, 3]`."""
         part_of = f" (of {self.part_of})" if self.part_of else ""
         if self.shape is None:
             return f"{self.dtype} of any shape{part_of}"
@@ -54,10 +54,10 @@ class SignatureDescription:
     """One way to call a model.
 
     Attributes:
-        method: `predict`, `classify` or `regress`: what it was exported for.
-        inputs: What it takes, by name.
-        outputs: What it returns, by name.
-        example: For classify and regress, a value by feature; empty where that is not known.
+        method: The method that it was exported for: `predict`, `classify` or `regress`.
+        inputs: The inputs, by name.
+        outputs: The outputs, by name.
+        example: For classify and regress, a value by feature; empty if the features are unknown.
     """
 
     method: str
@@ -73,7 +73,7 @@ def saved_model_signatures(
 
     Args:
         directory: The version.
-        tags: Those of the meta graph that is meant.
+        tags: The tags of the meta graph.
 
     Raises:
         ServableError: There is no such model, or it cannot be read.
@@ -132,7 +132,7 @@ def _tensors(infos: Mapping[str, Any]) -> Mapping[str, TensorDescription]:
 
 
 def _parts(name: str, info: Any) -> Iterator[tuple[str, TensorDescription]]:
-    """A tensor by its name, or the tensors that a sparse or composite value is made of."""
+    """A tensor by its name, or the tensors of a sparse or composite value."""
     encoding = info.WhichOneof("encoding")
     if encoding == "coo_sparse":
         rank = None if info.tensor_shape.unknown_rank else len(info.tensor_shape.dim)
@@ -174,7 +174,7 @@ def _tensor(info: Any) -> TensorDescription:
 
 
 def declared_signatures(signatures: Mapping[str, Signature]) -> Mapping[str, SignatureDescription]:
-    """The same of signatures that code declares."""
+    """The descriptions of signatures that code declares."""
     return {name: _declared(signature) for name, signature in signatures.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the features of examples are called that a graph takes, and of what kind they are."""
+"""Names and kinds of the example features that a graph parses."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _FLOAT, _STRING = 1, 7
-"""Numbers of `tensorflow.DataType`; features are of one of these, or int64."""
+"""The numbers in `tensorflow.DataType` of the feature kinds other than int64."""
 
 _VALUES: Mapping[int, Any] = {_FLOAT: 1.0, _STRING: "text"}
 
 
 def example_features(graph: Any) -> Mapping[str, Any]:
-    """An example that fits the operations that take examples apart, by feature.
+    """An example for the parsing operations of a graph, by feature.
 
     Args:
         graph: A `servable.GraphView`.
 
     Returns:
-        A value for each feature; nothing where the graph takes no examples.
+        A value for each feature; empty if the graph parses no examples.
     """
     features: dict[str, Any] = {}
     for nodes in [graph.node, *(function.node_def for function in graph.library.function)]:

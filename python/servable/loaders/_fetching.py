@@ -1,7 +1,7 @@
-"""Puts a fetch in front of the load of a remote version.
+"""Fetches a remote version before it is loaded.
 
-The fetch belongs to the load of one version: it is retried, reported and given up like a load, and
-holds up no other. It happens before the version takes its turn to be loaded.
+The fetch belongs to the load of one version: it is retried, reported and cancelled like a load, and blocks no other
+one. It runs before the version gets a load slot.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _RAM_PER_FILE_BYTE = 1.2
 
 
 class Interest:
-    """That somebody wants a version: lets its fetch go on, and keeps what was fetched for its load.
+    """A lease on a version: while it lasts, the fetch continues, and fetched files are kept for the load.
 
     Safe to use from several threads.
     """
 
     def __init__(self) -> None:
-        """Begin to be interested."""
+        """Begin the lease."""
         self.ended = threading.Event()
         self._lock = threading.Lock()
         self._fetched: FetchedVersion | None = None
 
     def keep(self, fetched: FetchedVersion) -> None:
-        """Keep what was fetched until it is taken, or until the interest ends."""
+        """Store a fetched version until it is taken, or until the lease ends."""
         with self._lock:
             previous, self._fetched = self._fetched, fetched
             if self.ended.is_set():
@@ -43,13 +43,13 @@ class Interest:
             previous.claim.release()
 
     def take(self) -> FetchedVersion | None:
-        """Hand out what is kept; its claim now belongs to the caller."""
+        """Take the stored version; its claim now belongs to the caller."""
         with self._lock:
             fetched, self._fetched = self._fetched, None
         return fetched
 
     def end(self) -> None:
-        """Nobody wants the version any more: its fetch ends soon, and nothing is kept."""
+        """End the lease: the fetch is cancelled, and the stored version is released."""
         self.ended.set()
         if (fetched := self.take()) is not None:
             fetched.claim.release()
@@ -69,9 +69,9 @@ class FetchingLoader:
 
         Args:
             url: The version's directory.
-            fetcher: What brings it here.
+            fetcher: Fetches the version.
             make_loader: Makes the loader of a local version directory.
-            interest: Ends when nobody wants the version any more.
+            interest: The lease; ends when the version is no longer aspired.
         """
         self._url = url
         self._fetcher = fetcher
@@ -81,15 +81,15 @@ class FetchingLoader:
         self._loader: Loader | None = None
 
     def estimate_resources(self) -> int:
-        """The size of all files of the version, and a fifth more; they need not be here yet."""
+        """The size of all files of the version, plus a fifth; they may not be fetched yet."""
         return int(self._fetcher.store.manifest(self._url).total_bytes * _RAM_PER_FILE_BYTE)
 
     def prepare(self) -> None:
-        """Fetch the present content of the version, unless the cache has it."""
+        """Fetch the current content of the version, unless it is in the cache."""
         self._interest.keep(self._fetcher.fetch(self._url, self._interest.ended))
 
     def load(self) -> None:
-        """Load what was fetched; it stays in the cache until it is unloaded."""
+        """Load the fetched version; it stays in the cache until it is unloaded."""
         fetched = self._interest.take() or self._fetcher.fetch(self._url, self._interest.ended)
         try:
             loader = self._make_loader(str(fetched.path))
@@ -112,24 +112,24 @@ class FetchingLoader:
 
     @property
     def servable(self) -> Servable:
-        """What was loaded."""
+        """The loaded servable."""
         if self._loader is None:
             raise FailedPreconditionError(f"{self._url} is not loaded")
         return self._loader.servable
 
 
 class FetchingAdapter(SourceAdapter[VersionDirectory, Loader]):
-    """Turns version directories that are remote into loaders that fetch, then load.
+    """Turns remote version directories into loaders that fetch, then load.
 
-    It also knows what is wanted: fetches of what no longer is are given up, and what still is will
-    not be evicted, loaded or not.
+    It tracks the aspired versions: fetches of versions that are no longer aspired are cancelled, and aspired versions
+    are protected from eviction, loaded or not.
     """
 
     def __init__(self, fetcher: Fetcher, local: SourceAdapter[VersionDirectory, Loader]) -> None:
-        """Join a fetcher and the adapter of local versions.
+        """Combine a fetcher and the adapter of local versions.
 
         Args:
-            fetcher: What brings versions here.
+            fetcher: Fetches versions.
             local: Makes the loader of a local version directory.
         """
         super().__init__()
@@ -154,7 +154,7 @@ class FetchingAdapter(SourceAdapter[VersionDirectory, Loader]):
     def set_aspired_versions(
         self, name: str, versions: Sequence[AspiredVersion[VersionDirectory]]
     ) -> None:
-        """Keep account of what is wanted, and pass the list on."""
+        """Update the leases, and pass the list on."""
         wanted = {version.id for version in versions}
         digests = {v.fingerprint for v in versions if isinstance(v.fingerprint, str)}
         with self._lock:
@@ -162,7 +162,7 @@ class FetchingAdapter(SourceAdapter[VersionDirectory, Loader]):
             for servable_id in interests.keys() - wanted:
                 interests.pop(servable_id).end()
             before = self._claims.get(name, {})
-            # New ones before old ones go: what is in both must not be free in between.
+            # Begin new leases before old ones end: a version in both lists must stay protected.
             now = {
                 digest: before.pop(digest)
                 if digest in before
@@ -175,7 +175,7 @@ class FetchingAdapter(SourceAdapter[VersionDirectory, Loader]):
         super().set_aspired_versions(name, versions)
 
     def close(self) -> None:
-        """Give up every fetch under way; what was fetched so far is kept for the next start."""
+        """Cancel all fetches; the files so far are kept for the next start."""
         with self._lock:
             for interests in self._interests.values():
                 for interest in interests.values():

@@ -1,4 +1,4 @@
-"""Loads what runs as a function of NumPy arrays."""
+"""Loads servables that run as functions of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from servable._server.gateway import Servable
 
 CONCURRENT_RUNS = 8
-"""How many runs of one servable may be under way in the server's own process.
+"""How many runs of one servable may be active in the server's process.
 
-One at a time holds the interpreter; the others may wait for something outside, or compute in code
-that has let go of it.
+One run at a time holds the interpreter lock. The others may wait for I/O, or compute in code that has released the
+lock.
 """
 
 
@@ -27,29 +27,29 @@ class FunctionModel(Protocol):
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """What it takes and returns, by the names of signatures."""
+        """The model's signatures, by name."""
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether a run has no effects but what it returns."""
+        """Whether runs have no side effects."""
 
     def run(self, signature_name: str, inputs: Mapping[str, Any], deadline: float) -> Any:
-        """Run one batch, from several threads at once.
+        """Run one batch; called from several threads concurrently.
 
         Args:
             signature_name: Which signature.
             inputs: One read-only array for each of its inputs, of its dtype and shape.
-            deadline: When the caller gives up, in seconds on `time.monotonic()`; may be infinite.
+            deadline: The caller's deadline, in seconds on `time.monotonic()`; may be infinite.
 
         Returns:
             All outputs of the signature, as arrays by name.
 
         Raises:
-            ServableError: What the client gets; of anything else it gets an INTERNAL error.
+            ServableError: Sent to the client; any other exception becomes an INTERNAL error.
         """
 
     def close(self) -> None:
-        """Release what the model holds; once, and after the last run."""
+        """Release the model's resources; called once, after the last run."""
 
 
 class FunctionLoader:
@@ -70,9 +70,8 @@ class FunctionLoader:
             servable_id: The version, for messages.
             path: The version directory.
             open_model: Opens the model in a directory, at each load.
-            concurrent_runs: How many runs may be under way.
-            max_run_seconds: How long a caller waits at most for a run that has begun; 0 for any
-                time.
+            concurrent_runs: The maximum number of concurrent runs.
+            max_run_seconds: How long a caller waits at most for a run that has begun; 0 for no limit.
         """
         self._name = f"{servable_id.name}/{servable_id.version}"
         self._path = Path(path)
@@ -91,7 +90,7 @@ class FunctionLoader:
 
         Raises:
             LoadError: NumPy is missing, or the signatures cannot be served.
-            Exception: What opening the model raises.
+            Exception: Raised by `open_model`.
         """
         from servable._server.gateway import Servable
         from servable.loaders._arrays import for_border

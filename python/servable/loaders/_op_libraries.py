@@ -1,8 +1,8 @@
-"""Finds the libraries of operations that TensorFlow itself does not have.
+"""Finds libraries with operations that TensorFlow itself lacks.
 
-A graph may use operations of packages such as `tensorflow-text`, which register them when they are
-imported. Here nothing is imported: the operation that is missing tells the package, and the
-package's libraries are loaded into the runtime. A package that is not installed is named.
+A graph may use operations of packages such as `tensorflow-text`, which register them on import. Here nothing is
+imported. The name of the missing operation identifies the package, and the package's libraries are loaded into the
+runtime. If the package is not installed, the error names it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class OpPackage:
     """A package with operations.
 
     Attributes:
-        distribution: What `pip` calls it.
-        module: What Python calls it.
-        libraries: Where its libraries are, as patterns below its directory.
-        prefixes: How names of its operations begin.
-        operations: Names of those that do not begin so.
-        follows_tensorflow: Whether its versions are those of the TensorFlow that it fits.
+        distribution: The name for `pip`.
+        module: The name for `import`.
+        libraries: Its libraries, as patterns relative to its directory.
+        prefixes: The prefixes of its operations' names.
+        operations: Names of its operations without such a prefix.
+        follows_tensorflow: Whether its version numbers are those of the matching TensorFlow.
     """
 
     distribution: str
@@ -52,7 +52,7 @@ class OpPackage:
     follows_tensorflow: bool = False
 
     def has(self, operation: str) -> bool:
-        """Whether an operation is one of its own."""
+        """Whether an operation belongs to the package."""
         return operation.startswith(self.prefixes) or operation in self.operations
 
 
@@ -86,7 +86,7 @@ PACKAGES = (
     OpPackage("tensorflow-addons", "tensorflow_addons", ("custom_ops/*/_*.so",), ("Addons>",)),
     OpPackage("tensorflow-io", "tensorflow_io", ("python/ops/libtensorflow_io.so",), ("IO>",)),
 )
-"""The packages that are known; everything else is for `--op_libraries`."""
+"""The known packages; others require `--op_libraries`."""
 
 
 def find_package(module: str) -> Path | None:
@@ -101,7 +101,7 @@ def find_package(module: str) -> Path | None:
     try:
         return Path(directory if is_installed(directory) else require_private_tree(directory))
     except WritableByOthersError as error:
-        # A graph that anybody may have sent must not bring in native code of anybody.
+        # An untrusted graph must not load native code that other users may write.
         _log.warning("The package %s is left alone: %s", module, error)
         return None
 
@@ -114,23 +114,22 @@ class OpPackages:
         packages: tuple[OpPackage, ...] = PACKAGES,
         find: Callable[[str], Path | None] = find_package,
     ) -> None:
-        """Load nothing yet."""
+        """Start without loaded libraries."""
         self._packages = packages
         self._find = find
         self._lock = threading.Lock()
-        # By distribution: why it cannot be used, or nothing where it was loaded.
+        # By distribution: why it cannot be used; empty if it was loaded.
         self._problems: dict[str, str] = {}
 
     def provide(self, runtime: TensorFlow, error: ServableError) -> None:
-        """Load the libraries of the package that has the operation which an error names.
+        """Load the libraries of the package with the operation that an error names.
 
         Args:
-            runtime: Where to load them.
+            runtime: The runtime to load them into.
             error: Why a model could not be loaded.
 
         Raises:
-            ServableError: The error itself if it names no operation; otherwise a `LoadError` that
-                adds what would help.
+            ServableError: The given error if it names no operation; otherwise a `LoadError` that adds the remedy.
         """
         missing = _MISSING.search(error.message)
         if missing is None:
@@ -161,7 +160,7 @@ class OpPackages:
 
 
 def _load(runtime: TensorFlow, package: OpPackage, directory: Path) -> str:
-    """Load what can be loaded; if nothing can, the reason of the first failure."""
+    """Load all loadable libraries; if there are none, return the reason of the first failure."""
     libraries = sorted(file for pattern in package.libraries for file in directory.glob(pattern))
     problems = []
     for library in libraries:

@@ -1,4 +1,4 @@
-"""Loads servables that are written in Python, into this process or into worker processes."""
+"""Loads Python servables, into this process or into worker processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from servable.loaders._python_workers import WorkerPool
 
 @dataclass(frozen=True, slots=True)
 class PythonOptions:
-    """How a Python servable is run.
+    """Options of a Python servable.
 
     Attributes:
-        workers: How many worker processes it has, each of which runs one batch at a time; 0 runs
-            it in the server's process.
+        workers: The number of worker processes, each of which runs one batch at a time; 0 runs it in the server's
+            process.
     """
 
     workers: int = 0
@@ -37,10 +37,9 @@ class PythonCallableLoader(FunctionLoader):
 
         Args:
             servable_id: The version, for messages.
-            path: The version directory; `servable.loaders._python_model` says what it holds.
-            options: How it is run.
-            max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any
-                time.
+            path: The version directory; its format is that of `servable.loaders._python_model`.
+            options: Where it is run.
+            max_run_seconds: How long a caller waits at most for a call that has begun; 0 for no limit.
         """
         super().__init__(
             servable_id,
@@ -52,7 +51,7 @@ class PythonCallableLoader(FunctionLoader):
         self._workers = options.workers
 
     def estimate_resources(self) -> int:
-        """The size of all files of the version, once per process; the needs of code are unknown."""
+        """The size of all files of the version, once per process; the memory that the code allocates is unknown."""
         return super().estimate_resources() * max(self._workers, 1)
 
     def _imported(self, path: Path) -> FunctionModel:

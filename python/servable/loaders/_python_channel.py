@@ -1,7 +1,7 @@
-"""Messages between the server and a worker process: Python objects, with arrays as they lie in memory.
+"""Messages between the server and a worker process: pickled objects, with arrays in their memory layout.
 
-A message is a frame of lengths, a pickle, and the buffers that pickle protocol 5 leaves out of it.
-Both ends are ours, and nobody else can reach the socket.
+A message is a frame of lengths, a pickle, and the out-of-band buffers of pickle protocol 5. Both ends are ours, and the
+socket cannot be reached from outside.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 _LENGTH = struct.Struct("<Q")
 _MAX_PARTS = 512
-"""How many parts a system call takes for sure."""
+"""The number of parts that every system accepts in a system call."""
 
 
 def packed(message: object) -> list[memoryview]:
-    """A message as the bytes to send; raises whatever its objects raise when they are pickled."""
+    """Encode a message; raises the exceptions of pickling its objects."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
@@ -38,13 +38,13 @@ class Channel:
         """Send a message.
 
         Raises:
-            TimeoutError: The other end did not take it until the deadline (`time.monotonic()`).
-            OSError: The other end is gone.
+            TimeoutError: The peer did not read it before the deadline (`time.monotonic()`).
+            OSError: The peer is gone.
         """
         self.send_packed(packed(message), deadline)
 
     def send_packed(self, parts: list[memoryview], deadline: float = math.inf) -> None:
-        """Send what `packed` returned; raises as `send` does."""
+        """Send the result of `packed`; raises as `send` does."""
         unsent = list(parts)
         while unsent:
             self._limit(deadline)
@@ -58,8 +58,8 @@ class Channel:
         """Wait for a message; arrays in it are read-only.
 
         Raises:
-            EOFError: The other end is gone.
-            TimeoutError: No message came until the deadline (`time.monotonic()`).
+            EOFError: The peer is gone.
+            TimeoutError: No message arrived before the deadline (`time.monotonic()`).
             OSError: The connection broke.
         """
         (count,) = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
@@ -68,7 +68,7 @@ class Channel:
         return pickle.loads(pickled, buffers=[buffer.toreadonly() for buffer in buffers])
 
     def close(self) -> None:
-        """Close this end; the other one reads its end."""
+        """Close this end; the peer then reads the end of the stream."""
         self._socket.close()
 
     def _take(self, length: int, deadline: float) -> memoryview:
@@ -87,5 +87,5 @@ class Channel:
             if self._socket.gettimeout() is not None:
                 self._socket.settimeout(None)
         else:
-            # A timeout of 0 would mean not to wait at all, and to fail with another error.
+            # A timeout of 0 would not wait at all, and fail with another error.
             self._socket.settimeout(max(deadline - time.monotonic(), 1e-6))

@@ -1,17 +1,17 @@
-"""Makes something that runs of a version directory that holds Python code.
+"""Makes a model from a version directory with Python code.
 
-The directory holds `model.py`, or `entry_point.txt` with one line `module:name` that names
-something importable. The module, or what is named, provides one of
+The directory contains `model.py`, or `entry_point.txt` with one line `module:name` for an importable object. The
+module, or the object, provides one of
 
-- a class `Model` with an attribute `signatures` and a method `run`; it is made once, with the
-  version directory as its argument, and closed by its method `close` if it has one;
+- a class `Model` with an attribute `signatures` and a method `run`. It is constructed once, with the version directory
+  as its argument, and closed by its method `close` if it has one;
 - functions that are declared with `servable.signature.serves`, each for one signature.
 
-An attribute `repeatable` of the class, or of every function, that is true says that a run has no
-effects but what it returns. The requests of a batch that failed are then run again in smaller ones.
+A true attribute `repeatable` of the class, or of every function, declares that runs have no side effects. The requests
+of a failed batch are then run again in smaller ones.
 
-A model file is imported under a name of its own, so that each version has its own code, and so do
-modules beside it that it imports relatively (`from . import vocabulary`).
+A model file is imported under a unique name, so that each version has separate code. The same is true of modules beside
+it that it imports relatively (`from . import vocabulary`).
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ _WRONG_CODE = (
     AssertionError,
     NotImplementedError,
 )
-"""What code raises that is wrong, or lacks what is not installed: at the next attempt as at the last one."""
+"""Exceptions of broken code or missing packages: a retry would fail in the same way."""
 
 
 class PythonModel:
-    """A model that was imported and made.
+    """An imported and constructed model.
 
     Attributes:
-        signatures: What it takes and returns, by the names of signatures.
-        is_repeatable: Whether it says that a run has no effects but what it returns.
+        signatures: The model's signatures, by name.
+        is_repeatable: Whether it declares that runs have no side effects.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class PythonModel:
         *,
         is_repeatable: bool,
     ) -> None:
-        """Join what was found; for `load_python_model`."""
+        """Combine the parts; for `load_python_model`."""
         self.signatures = dict(signatures)
         self.is_repeatable = is_repeatable
         self._functions = {
@@ -89,26 +89,26 @@ class PythonModel:
         return function(inputs, **{name: offered[name] for name in keywords})
 
     def close(self) -> None:
-        """Close the model, and forget its code.
+        """Close the model, and remove its modules.
 
         Raises:
-            Exception: What the model raised; a `BackendError` instead of what is no `Exception`.
+            Exception: Raised by the model; a `BackendError` in place of one that is no `Exception`.
         """
         self._functions.clear()
         _close(self._resources)
 
 
 def load_python_model(directory: Path) -> PythonModel:
-    """Import and make the model of a version directory.
+    """Import and construct the model of a version directory.
 
     Raises:
-        LoadError: There is none, it cannot be used, or its code raised; the message ends with the
-            last lines of the model that the traceback names.
+        LoadError: There is none, it cannot be used, or its code raised; the message ends with the last lines of the
+            model in the traceback.
     """
     resources = contextlib.ExitStack()
     try:
         return _make(_import(directory, resources), directory, resources)
-    # A model file may also call `sys.exit`, which must not end the thread that loads it.
+    # A model file may also call `sys.exit`, which must not end the loading thread.
     except BaseException as error:
         try:
             _close(resources)
@@ -134,7 +134,7 @@ def _close(resources: contextlib.ExitStack) -> None:
 
 
 def _import(directory: Path, resources: contextlib.ExitStack) -> Any:
-    """The module, or the object that an entry point names."""
+    """The module, or the object of an entry point."""
     file, entry_point = directory / MODEL_FILE, directory / ENTRY_POINT_FILE
     if entry_point.is_file():
         module_name, _, attribute = entry_point.read_text().strip().partition(":")
@@ -161,8 +161,8 @@ def _import_file(name: str, file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with _no_bytecode():
-        # Compiled here, not by the module's loader: bytecode that lies beside the file may be
-        # older than it, and its directory is not ours to write to.
+        # Compiled here, not by the module's loader: bytecode beside the file may be outdated, and the directory is not
+        # ours to write to.
         exec(compile(file.read_bytes(), file, "exec"), module.__dict__)
     return module
 
@@ -245,10 +245,10 @@ def _of_functions(
 
 
 def _require_plain(name: str, function: Callable[..., Any]) -> None:
-    """Refuse what returns no result when it is called.
+    """Refuse functions that do not return their result directly.
 
     Raises:
-        LoadError: It has to be awaited or iterated.
+        LoadError: The result must be awaited or iterated.
     """
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     called = (function, getattr(function, "__call__", None))  # noqa: B004 - of an object that is called
@@ -261,14 +261,14 @@ def _require_plain(name: str, function: Callable[..., Any]) -> None:
 
 
 def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Which of the optional arguments a function takes."""
+    """The optional arguments that a function accepts."""
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     return tuple(name for name in ("signature_name", "deadline") if takes_all or name in parameters)
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same code may succeed later: it lacked a file, memory, or something in the network."""
+    """Whether the same code may succeed later: it lacked a file, memory, or a network service."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
@@ -280,7 +280,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _told(error: BaseException, directory: Path) -> str:
-    """What was raised, and the lines of the model that led to it; any, where its code lies elsewhere."""
+    """The exception, and the lines of the model that led to it; other lines if the code is elsewhere."""
     told = traceback.TracebackException.from_exception(error)
     frames = [frame for frame in told.stack if not _imports(frame.filename)]
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(directory)]
@@ -289,5 +289,5 @@ def _told(error: BaseException, directory: Path) -> str:
 
 
 def _imports(file: str) -> bool:
-    """Whether the code of a file only loads that of models."""
+    """Whether the code of a file only imports that of models."""
     return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")

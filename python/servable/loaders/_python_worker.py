@@ -1,7 +1,7 @@
 """The program of a worker process: runs one Python servable for a server.
 
-Started by `servable.loaders._python_workers` as `python -m servable.loaders._python_worker FD PATH`.
-It ends when the server closes the connection or is gone, however that came about.
+Started by `servable.loaders._python_workers` as `python -m servable.loaders._python_worker FD PATH`. It ends when the
+server closes the connection or ends for any reason.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from servable.loaders._python_model import PythonModel, load_python_model
 _PR_SET_PDEATHSIG = 1
 
 _CLOSE_SECONDS = 5.0
-"""How long a model may take to close when the server is gone."""
+"""How long a model may take to close when the server is gone, in seconds."""
 
 
 def main(arguments: list[str]) -> None:
-    """Load the model, say what it takes, and run batches until the server goes away."""
+    """Load the model, report its signatures, and run batches until the connection ends."""
     connection = socket.socket(fileno=int(arguments[0]))
     _end_with_the_server(connection)
-    # A signal for the whole group is the server's business: requests in flight are still to end.
+    # Signals to the process group are handled by the server, which finishes requests in flight.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(connection)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _answer(model: PythonModel, *call: Any) -> list[memoryview]:
-    """Run a batch, and pack the answer: outputs are the model's code too, while they are pickled."""
+    """Run a batch, and encode the answer: pickling outputs may run the model's code, too."""
     try:
         try:
             outputs = model.run(*call)
@@ -66,12 +66,12 @@ def _told(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return f"{name}: {error}"
-    except BaseException:  # the model's exceptions are the model's code, too
+    except BaseException:  # the model's exceptions contain the model's code, too
         return f"{name}: <exception str() failed>"
 
 
 def _end_with_the_server(connection: socket.socket) -> None:
-    """Make sure that no worker outlives its server, however busy it is."""
+    """Ensure that the worker does not outlive its server, however busy it is."""
     if sys.platform == "linux":
         # Sent when the thread that started this process ends, which lives as long as the workers.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -80,7 +80,7 @@ def _end_with_the_server(connection: socket.socket) -> None:
         hung_up = select.poll()
         hung_up.register(connection, 0)
         hung_up.poll()
-        # The main thread sees it too, and gets some time to close the model.
+        # The main thread detects it too, and gets some time to close the model.
         threading.Event().wait(_CLOSE_SECONDS)
         os._exit(1)
 

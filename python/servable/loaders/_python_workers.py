@@ -1,7 +1,7 @@
-"""Processes that run one Python servable: started, used one batch at a time, replaced when they die.
+"""Worker processes of a Python servable: started, used for one batch at a time, replaced when they die.
 
-A crash, a leak or the interpreter lock of a model in a worker hurts nobody else. A worker is never
-forked from the server, whose threads a fork would tear apart, but a fresh interpreter.
+A crash, a leak or the interpreter lock of a model in a worker affects no other model. A worker is never forked from the
+server, because a fork does not copy its threads; it is a new interpreter.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from servable.signature import Signature
 _log = logging.getLogger(__name__)
 
 HANG_SECONDS = 2.0
-"""A worker that is still busy at its caller's deadline is killed, but never before this time: a
-client in a hurry must not end a worker that is merely not that quick."""
+"""A worker that is still busy at its caller's deadline is killed, but never before this time in seconds: a short
+deadline must not kill a worker that is only slow."""
 
 _FIRST_BACK_OFF_SECONDS = 0.1
 _LONG_BACK_OFF_SECONDS = 1.0
-"""Requests wait for workers that come back sooner, and are refused otherwise."""
+"""Requests wait for workers that are back within this time in seconds, and are refused otherwise."""
 _LONGEST_BACK_OFF_SECONDS = 30.0
 _CHECK_SECONDS = 1.0
-"""How often idle workers are looked after."""
+"""The interval of checks of idle workers, in seconds."""
 _CLOSE_SECONDS = 3.0
-"""How long workers may take to close their models."""
+"""How long workers may take to close their models, in seconds."""
 
 
 class Worker:
     """One process.
 
     Attributes:
-        is_repeatable: What its model says about that, once it is loaded; see `PythonModel`.
+        is_repeatable: Whether its loaded model is repeatable; see `PythonModel`.
     """
 
     is_repeatable = False
 
     def __init__(self, directory: Path) -> None:
-        """Start it; its end is tied to that of the calling thread."""
+        """Start the process; it ends with the calling thread."""
         ours, theirs = socket.socketpair()
         isolated = ["-P"] if sys.version_info >= (3, 11) else []
         path = [os.path.abspath(entry) for entry in sys.path]
@@ -80,7 +80,7 @@ class Worker:
         """Wait until the model is loaded.
 
         Raises:
-            LoadError: It cannot be, or the process died over it.
+            LoadError: The load failed, or the process died.
         """
         try:
             self._channel.send(self._path)
@@ -105,13 +105,13 @@ class Worker:
         return max(deadline, time.monotonic() + HANG_SECONDS)
 
     def let_go(self) -> None:
-        """Tell it that it is no longer needed, so that it closes its model and ends."""
+        """Ask the process to close its model and end."""
         self._channel.close()
 
     def end(self, patience_seconds: float = 0.0) -> str:
-        """See that the process has ended, and say how."""
+        """Ensure that the process has ended, and describe how."""
         self._channel.close()
-        # A worker whose connection broke is about to be gone by itself: that is the better story.
+        # A worker whose connection broke is about to end; its exit status explains more.
         try:
             status = self.process.wait(max(patience_seconds, 0.2))
         except subprocess.TimeoutExpired:
@@ -128,8 +128,8 @@ class WorkerPool:
     """The workers of one version.
 
     Attributes:
-        signatures: What the model takes and returns.
-        is_repeatable: Whether it says that a run has no effects but what it returns.
+        signatures: The model's signatures.
+        is_repeatable: Whether it declares that runs have no side effects.
     """
 
     signatures: Mapping[str, Signature]
@@ -141,7 +141,7 @@ class WorkerPool:
         Args:
             name: The servable id, for messages.
             directory: The version directory.
-            count: How many there are.
+            count: The number of workers.
 
         Raises:
             LoadError: The model cannot be loaded.
@@ -164,11 +164,11 @@ class WorkerPool:
         self.signatures = self._wait_until_loaded()
 
     def run(self, signature_name: str, inputs: Mapping[str, Any], deadline: float) -> Any:
-        """Run one batch on a worker that is free.
+        """Run one batch on an idle worker.
 
         Raises:
-            ServableError: What the model raised; UNAVAILABLE if the worker died over it, or no
-                worker can be had; DEADLINE_EXCEEDED if it took too long.
+            ServableError: Raised by the model; UNAVAILABLE if the worker died, or no worker is available;
+                DEADLINE_EXCEEDED if it took too long.
         """
         worker = self._take(deadline)
         try:
@@ -185,7 +185,7 @@ class WorkerPool:
             self._lose(how)
             raise UnavailableError(f"the worker of {self._name} {how} during the request") from None
         except BaseException:
-            # What cannot be sent leaves the connection in the middle of a message.
+            # A message that cannot be encoded leaves the connection in an undefined state.
             worker.process.kill()
             worker.end()
             self._lose("was sent what cannot be sent")
@@ -196,7 +196,7 @@ class WorkerPool:
         return answer[0]
 
     def close(self) -> None:
-        """End all workers, and wait for it."""
+        """End all workers, and wait for them."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -247,7 +247,7 @@ class WorkerPool:
         self._changed.notify_all()
 
     def _keep(self) -> None:
-        """Start what is missing; workers end with the thread that started them, which is this."""
+        """Start missing workers. They end with the thread that started them, which is this one."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._missing or self._is_closed, _CHECK_SECONDS)
@@ -268,7 +268,7 @@ class WorkerPool:
         self._end_all()
 
     def _wait_before_restart(self) -> bool:
-        """Wait longer after each loss without an answer in between; False if closed meanwhile."""
+        """Back off after each loss without an answer in between; false if closed meanwhile."""
         losses = self._crashes_in_a_row - 1
         if losses > 0:
             seconds = min(
@@ -283,7 +283,7 @@ class WorkerPool:
     def _start(self, count: int) -> None:
         started: list[Worker] = []
         try:
-            # All at once, so that their imports overlap.
+            # Concurrently, so that their imports overlap.
             started.extend(Worker(self._directory) for _ in range(count))
             while started:
                 signatures = started[0].load()

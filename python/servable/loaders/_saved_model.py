@@ -40,27 +40,25 @@ _MISSING_FILE = re.compile(
     r"No such file or directory|does not appear to contain a SavedModel"
     r"|Could not find SavedModel|matching files"
 )
-"""How TensorFlow says that a file is not there, under a code that means many other things too."""
+"""TensorFlow's text for a missing file; its code has many other meanings."""
 _GLOB = re.compile(r"[*?\[\\]")
-"""What TensorFlow takes for a pattern when it looks for the variables of a model."""
+"""Characters that TensorFlow interprets as a pattern when it looks for the variables of a model."""
 _SHARD = re.compile(rf"{_VARIABLES}/variables\.data-[0-9]+-of-([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class SavedModelOptions:
-    """How a SavedModel is loaded and run.
+    """Options for loading and running a SavedModel.
 
     Rust reads the fields by name; a test compares the two lists.
 
     Attributes:
         tags: The tag set of the meta graph to load, matched exactly (`--saved_model_tags`).
         session_config: A serialized `tensorflow.ConfigProto`; empty for the runtime's defaults.
-        load_thread_pool: Which of the pools in `session_config` restores and initialises a model;
-            `None` for the first.
-        run_in_caller_thread: Run graphs in the thread that asks, without the runtime's inter-op
-            pool: several times less CPU for small graphs. `False` lets parallel branches of large
-            graphs use the pool. Graphs that may loop or wait use it always, as only there a run
-            can be cancelled.
+        load_thread_pool: The pool in `session_config` that restores and initialises a model; `None` for the first.
+        run_in_caller_thread: Run graphs in the calling thread, without the runtime's inter-op pool: several times less
+            CPU for small graphs. `False` lets parallel branches of large graphs use the pool. Graphs that may loop or
+            wait always use it, because only there a run can be cancelled.
         max_run_seconds: The longest run; 0 for no limit (`--max_run_seconds`).
     """
 
@@ -84,10 +82,10 @@ class SavedModelLoader:
         """Describe the load; nothing is read yet.
 
         Args:
-            path: The version directory, which holds `saved_model.pb`.
-            runtime: The TensorFlow to load it with.
-            options: How to load and run it.
-            metrics: Where loads are counted.
+            path: The version directory, which contains `saved_model.pb`.
+            runtime: The TensorFlow runtime.
+            options: Options for loading and running it.
+            metrics: Counts the loads.
         """
         self._path = path
         self._runtime = runtime
@@ -97,16 +95,16 @@ class SavedModelLoader:
         self._descriptor: int | None = None
 
     def estimate_resources(self) -> int:
-        """The size of all files of the version, and a fifth more (docs/spec/lifecycle.md §5)."""
+        """The size of all files of the version, plus a fifth (docs/spec/lifecycle.md §5)."""
         return int(size_of_files(self._path) * _RAM_PER_FILE_BYTE)
 
     def load(self) -> None:
         """Load the graph, restore its variables and run its initialisation, at a low CPU priority.
 
-        Operations that TensorFlow does not have are looked for in the installed packages.
+        Missing operations are looked up in the installed packages.
 
         Raises:
-            ServableError: TensorFlow cannot load it, or it may not be read.
+            ServableError: TensorFlow cannot load it, or it must not be read.
         """
         self._require_permission()
         self._require_variables()
@@ -115,14 +113,14 @@ class SavedModelLoader:
         except ServableError as error:
             self._close_descriptor()
             if error.code is Code.NOT_FOUND and not _MISSING_FILE.search(error.message):
-                # An operation, a tag, an attribute, a variable: no file that could still come.
+                # An operation, a tag, an attribute, a variable: no file that could still appear.
                 raise LoadError(error.message, code=error.code, may_pass=False) from error
             if explanation := self._explanation(error):
                 raise LoadError(f"{error.message}; {explanation}", code=error.code) from error
             raise
 
     def _explanation(self, error: ServableError) -> str:
-        """What the directory holds in place of a SavedModel, where that is known."""
+        """An explanation of the files that are there in place of a SavedModel, if they are known."""
         if "SavedModel" not in error.message or {GRAPH, TEXT_GRAPH} & _names(self._path):
             return ""
         return explain_files(self._path, _names(self._path))
@@ -134,7 +132,7 @@ class SavedModelLoader:
             try:
                 self._servable = self._load(runtime)
             except NotFoundError as error:
-                if error.message == missing:  # what was loaded did not have it
+                if error.message == missing:  # the loaded libraries do not have it
                     raise
                 missing = error.message
                 self._runtime.provide_missing_operation(error)
@@ -143,21 +141,21 @@ class SavedModelLoader:
         try:
             os.stat(os.path.join(self._path, "saved_model.pb"))
         except PermissionError as error:
-            # TensorFlow would say that there is no model.
+            # TensorFlow would report a missing model.
             raise LoadError(
                 f"{self._path} may not be read: {error.strerror}", code=Code.PERMISSION_DENIED
             ) from error
         except OSError:
-            pass  # it is for TensorFlow to say what is missing
+            pass  # TensorFlow reports what is missing
 
     def _require_variables(self) -> None:
-        """Refuse what TensorFlow would load, and then fail each request of: a graph without its variables."""
+        """Refuse a graph without its variables, which TensorFlow would load, but whose requests would all fail."""
         if os.path.exists(os.path.join(self._path, _INDEX)):
             return
         try:
             needed = needed_files_of(self._path)
         except (OSError, CutOffError):
-            return  # it is for TensorFlow to say what is missing
+            return  # TensorFlow reports what is missing
         if needed is not None and needed.has_variables:
             raise LoadError(
                 f"{self._path} has no {_INDEX}, from which its graph restores variables",
@@ -165,7 +163,7 @@ class SavedModelLoader:
             )
 
     def _load(self, runtime: TensorFlow) -> Servable:
-        # Requests will run in the threads that a load starts, too, which must not be of its priority.
+        # Threads that a load starts also run requests, so they must not inherit its low priority.
         in_background = not _has_threads_of_its_own(self._options.session_config)
         if in_background:
             runtime.start_threads(self._options)
@@ -179,14 +177,14 @@ class SavedModelLoader:
             raise type(error)(error.message.replace(path, self._path), code=error.code) from error
 
     def _literal_path(self) -> str:
-        """The path of the directory, or another one that is no pattern."""
+        """The path of the directory, or an equivalent one without pattern characters."""
         if not _GLOB.search(self._path):
             return self._path
         if self._descriptor is None:
             try:
                 self._descriptor = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError:
-                return self._path  # it is for TensorFlow to say what is missing
+                return self._path  # TensorFlow reports what is missing
         return f"/proc/self/fd/{self._descriptor}"
 
     def _close_descriptor(self) -> None:
@@ -195,11 +193,11 @@ class SavedModelLoader:
             os.close(descriptor)
 
     def unload(self) -> None:
-        """Close the session, at a low CPU priority; its memory goes back to the system."""
+        """Close the session, at a low CPU priority; its memory returns to the system."""
         servable, self._servable = self._servable, None
         if servable is not None:
             servable.unload(in_background=True)
-        self._close_descriptor()  # a graph may read its assets for as long as it runs
+        self._close_descriptor()  # a graph may read its assets while it runs
 
     @property
     def servable(self) -> Servable:
@@ -210,7 +208,7 @@ class SavedModelLoader:
 
 
 def is_saved_model(path: str) -> bool:
-    """Whether a directory holds all the files of a SavedModel, as far as the graph and their names can tell."""
+    """Whether a directory contains all files of a SavedModel, as far as the graph and their names show."""
     files = _names(path)
     for directory in {_VARIABLES, _ASSETS} & files:
         files |= {f"{directory}/{name}" for name in _names(os.path.join(path, directory))}
@@ -220,7 +218,7 @@ def is_saved_model(path: str) -> bool:
 def has_saved_model_files(
     files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
 ) -> bool:
-    """Whether files with these paths, relative to a directory and with `/`, hold a SavedModel.
+    """Whether files with these paths, relative to a directory and with `/`, are a complete SavedModel.
 
     Args:
         files: The paths.
@@ -241,7 +239,7 @@ def _has_all_files(
         return False
     has_index = _INDEX in files
     shards = [match for file in files if (match := _SHARD.fullmatch(file))]
-    # Each shard says how many there are; the index is written after them.
+    # The name of each shard contains their number; the index is written after them.
     wanted = max((int(shard[1]) for shard in shards), default=0)
     if has_index != bool(shards) or len(shards) < wanted:
         return False
@@ -250,7 +248,7 @@ def _has_all_files(
     except CutOffError:
         return False
     except (OSError, ServableError):
-        return True  # it is for a load to say what is wrong
+        return True  # the load reports what is wrong
     if needed is None:
         return True
     return (has_index or not needed.has_variables) and all(
@@ -266,7 +264,7 @@ def _names(directory: str) -> frozenset[str]:
 
 
 def _has_threads_of_its_own(session_config: bytes) -> bool:
-    """Whether each session starts threads that its runs are to use."""
+    """Whether each session starts threads for its runs."""
     if not session_config:
         return False
     config: Any = parse_bytes(session_config, "tensorflow.ConfigProto")

@@ -1,7 +1,7 @@
-"""Which files belong to the graph of a SavedModel, as the graph itself says.
+"""The files that a SavedModel's graph needs, from the graph itself.
 
-A graph may have two gigabytes, and is looked at while it is being written. So `saved_model.pb` is not parsed: its wire
-format is walked forwards, and what is of no interest, such as the nodes of the graph, is skipped without being read.
+A graph may have two gigabytes, and is inspected while it is being written. `saved_model.pb` is therefore not parsed:
+its wire format is read forwards, and irrelevant parts, such as the nodes of the graph, are skipped without being read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ForwardFile(Protocol):
     """A file that is read forwards, once.
 
     Attributes:
-        size: Its bytes, where they are known.
+        size: The size in bytes, if it is known.
     """
 
     @property
@@ -35,15 +35,15 @@ class ForwardFile(Protocol):
         """See the class."""
 
     def read(self, count: int, /) -> bytes:
-        """The next bytes; fewer only where the file ends."""
+        """The next bytes; fewer only at the end of the file."""
 
     def skip(self, count: int, /) -> None:
-        """Leave bytes out, which may lie beyond the end."""
+        """Skip bytes, also beyond the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeededFiles:
-    """What belongs to a graph.
+    """The files of a graph.
 
     Attributes:
         has_variables: Whether variables are restored when it is loaded.
@@ -55,7 +55,7 @@ class NeededFiles:
 
 
 class CutOffError(Exception):
-    """A graph ends too early: the rest of it is still to be written."""
+    """A graph is truncated: the rest is still to be written."""
 
 
 class _MalformedError(Exception):
@@ -63,14 +63,14 @@ class _MalformedError(Exception):
 
 
 def needed_files_of(directory: str) -> NeededFiles | None:
-    """What belongs to the graph in a local directory; cheap to ask again while that stays as it is.
+    """The files that the graph in a local directory needs; cached while the file is unchanged.
 
     Returns:
-        `None` if what is there is no graph, which is for its loader to say.
+        `None` if the file is no graph, which its loader reports.
 
     Raises:
         CutOffError: A part of the graph is missing.
-        OSError: There is none, or it cannot be read.
+        OSError: The file does not exist, or cannot be read.
     """
     path = os.path.join(directory, GRAPH)
     try:
@@ -90,10 +90,10 @@ def _needed_files_at(path: str, identity: tuple[int, ...]) -> NeededFiles | None
 
 
 def read_needed_files(name: str, file: ForwardFile) -> NeededFiles | None:
-    """What belongs to a graph.
+    """The files that a graph needs.
 
     Args:
-        name: The name of its file, which tells the format.
+        name: The name of the graph's file, which determines the format.
         file: Its content.
 
     Returns:
@@ -203,7 +203,7 @@ def _view_has_variables(graph: Any) -> bool:
 
 
 class _LocalFile:
-    """A file of this machine, as a `ForwardFile`."""
+    """A local file, as a `ForwardFile`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -224,12 +224,12 @@ class _Wire:
         self._position = 0
 
     def fields(self, length: int | None) -> Iterator[tuple[int, int]]:
-        """The fields, which have a length, of the message that begins here.
+        """The length-delimited fields of the message at this position.
 
-        What is not read of a field is skipped.
+        Unread content of a field is skipped.
 
         Args:
-            length: That of the message; `None` if it goes on until the file ends.
+            length: The length of the message; `None` if it extends to the end of the file.
 
         Yields:
             The number and the length of each field.
@@ -245,7 +245,7 @@ class _Wire:
                 return
             number, kind = tag >> 3, tag & 7
             if tag == 0:
-                raise CutOffError  # room that was reserved for the file is filled with zeros
+                raise CutOffError  # space that was reserved for the file is filled with zeros
             if kind == _BYTES:
                 size = self._varint() or 0
                 next_field = self._position + size
@@ -270,7 +270,7 @@ class _Wire:
 
     def _skip(self, count: int) -> None:
         if count < 0:
-            raise _MalformedError  # a field that was longer than the one around it
+            raise _MalformedError  # a field was longer than its message
         if count:
             self._file.skip(count)
             self._position += count

@@ -1,4 +1,4 @@
-"""How large a version is that lies in a directory."""
+"""The size of a version directory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from servable.errors import NotFoundError
 
 
 def size_of_files(directory: str | Path) -> int:
-    """The bytes of all files below a directory.
+    """The size in bytes of all files below a directory.
 
     Raises:
-        NotFoundError: Something in it cannot be looked at.
+        NotFoundError: An entry cannot be inspected.
     """
     total = 0
     try:

@@ -1,7 +1,7 @@
 """Finds the installed TensorFlow wheel and opens its runtime, without importing TensorFlow.
 
-`import tensorflow` takes seconds and hundreds of megabytes that a server has no use for; the
-libraries inside the wheel are all it needs.
+`import tensorflow` takes seconds and hundreds of megabytes that a server does not need; the libraries inside the wheel
+suffice.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def find_tensorflow() -> str | None:
 
 
 def _open(directory: str) -> TensorFlow:
-    # Only here is the extension needed; everything above works, and is tested, without it.
+    # Only this needs the extension; everything above works, and is tested, without it.
     from servable._server.gateway import TensorFlow
 
-    # Read by the runtime's libraries when they are opened. Their INFO lines tell an operator
-    # nothing that our own do not. Processes that are started later are not meant.
+    # The runtime's libraries read it when they are opened. Their INFO lines add nothing to ours. Child processes must
+    # not inherit it.
     is_chosen = _LOG_LEVEL in os.environ
     os.environ.setdefault(_LOG_LEVEL, "1")
     try:
@@ -51,7 +51,7 @@ def _open(directory: str) -> TensorFlow:
 
 
 class TensorFlowRuntime:
-    """The one TensorFlow runtime of a server, opened when the first model asks for it.
+    """The only TensorFlow runtime of a server, opened when the first model needs it.
 
     Safe to use from several threads.
     """
@@ -68,8 +68,8 @@ class TensorFlowRuntime:
         Args:
             find: Finds the directory of TensorFlow.
             open_runtime: Opens it.
-            op_libraries: Libraries of more operations, loaded when it is opened.
-            op_packages: Finds further ones where a model turns out to need them.
+            op_libraries: Libraries with further operations, loaded when it is opened.
+            op_packages: Finds further libraries when a model needs them.
         """
         self._find = find
         self._open = open_runtime
@@ -79,7 +79,7 @@ class TensorFlowRuntime:
         self._runtime: TensorFlow | None = None
 
     def require_installed(self) -> None:
-        """Find out early, without opening anything, whether models can be loaded at all.
+        """Check, without opening anything, whether models can be loaded at all.
 
         Raises:
             LoadError: TensorFlow is not installed.
@@ -88,7 +88,7 @@ class TensorFlowRuntime:
             raise LoadError(_NOT_INSTALLED, code=Code.FAILED_PRECONDITION)
 
     def version(self) -> str | None:
-        """The version of the runtime, once a model has asked for it."""
+        """The version of the runtime, once it is open."""
         runtime = self._runtime
         return None if runtime is None else runtime.version
 
@@ -96,9 +96,8 @@ class TensorFlowRuntime:
         """The open runtime.
 
         Raises:
-            LoadError: TensorFlow is not installed, or its libraries do not fit; tried again at the
-                next call.
-            ConfigError: A library of more operations does not fit.
+            LoadError: TensorFlow is not installed, or its libraries do not fit; retried at the next call.
+            ConfigError: A library with further operations does not fit.
         """
         with self._lock:
             if self._runtime is None:
@@ -117,11 +116,10 @@ class TensorFlowRuntime:
             return self._runtime
 
     def provide_missing_operation(self, error: ServableError) -> None:
-        """Load the library that has what a load failed for; the load may then be tried again.
+        """Load the library with the operation that a load lacked; the load may then be retried.
 
         Raises:
-            ServableError: Nothing could be loaded: the error itself, with the package to install
-                where one is known.
+            ServableError: Nothing could be loaded: the given error, with the package to install if it is known.
         """
         self._op_packages.provide(self.get(), error)
 

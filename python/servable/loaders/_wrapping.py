@@ -1,4 +1,4 @@
-"""What loaders have in common that add something to the load of another one."""
+"""The common base of loaders that extend the load of another one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from servable.lifecycle._loader import Loader, Servable
 class WrappingLoader(ABC):
     """Loads a version with another loader, then completes it; see `servable.lifecycle.Loader`.
 
-    For subclasses, which say in `completion` what there is to do.
+    Subclasses implement `completion`.
     """
 
     def __init__(self, loader: Loader) -> None:
-        """Name the loader that does the work; nothing is read yet."""
+        """Set the wrapped loader; nothing is read yet."""
         self._loader = loader
 
     def estimate_resources(self) -> int:
-        """What the version itself needs."""
+        """The estimate of the wrapped loader."""
         return self._loader.estimate_resources()
 
     def load(self) -> None:
-        """Load the version and complete it; a failure of that undoes the load."""
+        """Load the version and complete it; if that fails, the load is undone."""
         complete = self.completion()
         self._loader.load()
         try:
@@ -34,14 +34,14 @@ class WrappingLoader(ABC):
 
     @abstractmethod
     def completion(self) -> Callable[[Servable], None]:
-        """Find out what there is to do, before the version is loaded.
+        """Prepare the completion, before the version is loaded.
 
         Returns:
-            What does it to the loaded version, on the thread of the load and before anybody else
-            sees it. If it raises, so does `load`.
+            A function that completes the loaded version. It runs on the loading thread, before the version is used. If
+            it raises, so does `load`.
 
         Raises:
-            Exception: As `load` does, which does not begin then.
+            Exception: As `load` does; the load then does not begin.
         """
 
     def unload(self) -> None:
@@ -50,5 +50,5 @@ class WrappingLoader(ABC):
 
     @property
     def servable(self) -> Servable:
-        """What was loaded."""
+        """The loaded servable."""
         return self._loader.servable

@@ -1,7 +1,7 @@
-"""The kinds of servables: one file each, found by where it lies, or by an entry point.
+"""The kinds of servables: one file each, found by its place in this package, or by an entry point.
 
-A file of this package, or an entry point of the group `servable.platforms`, provides a function
-`platforms(context)` that makes one or more objects of `Platform`. Nothing else names the kinds.
+A file of this package, or an entry point of the group `servable.platforms`, provides a function `platforms(context)`
+that makes one or more objects of `Platform`. Nothing else names the kinds.
 """
 
 from servable.loaders._description import SignatureDescription, declared_signatures

@@ -1,4 +1,4 @@
-"""What a kind of servable is to a server."""
+"""The contract between a server and a kind of servable."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlatformContext:
-    """What a server gives its platforms.
+    """The parts of a server that platforms use.
 
     Attributes:
         flags: The command line.
-        metrics: Where loads and warm-ups are counted.
-        permissions: What says which directories may bring code.
+        metrics: Counts loads and warm-ups.
+        permissions: The directories that may provide code.
     """
 
     flags: Flags = field(default_factory=Flags)
@@ -40,7 +40,7 @@ class PlatformContext:
 
     @cached_property
     def batching(self) -> PlatformBatching:
-        """How requests are joined, for platforms that say nothing about it.
+        """The default batching of platforms, from the flags.
 
         Raises:
             ConfigError: A file that the flags name cannot be used.
@@ -51,7 +51,7 @@ class PlatformContext:
 
     @cached_property
     def warm_up(self) -> WarmUpOptions:
-        """How versions are warmed up, for platforms that say nothing about it."""
+        """The default warm-up of platforms, from the flags."""
         return WarmUpOptions(
             recorded=self.flags.enable_model_warmup,
             iterations=max(1, self.flags.num_request_iterations_for_warmup),
@@ -61,24 +61,22 @@ class PlatformContext:
 
 
 class Platform(abc.ABC):
-    """A kind of servable, under the name that `model_platform` gives it.
+    """A kind of servable, with its name in `model_platform`.
 
-    Subclasses say how to recognise, describe and load a version. All methods may be called from
-    several threads at once. `recognises`, `has_all_files` and `is_complete` are asked again and
-    again: they read as little as they can, and raise nothing.
+    Subclasses recognise, describe and load versions. All methods may be called from several threads concurrently.
+    `recognises`, `has_all_files` and `is_complete` are called often: they read as little as possible, and raise
+    nothing.
 
     Attributes:
-        contents: What a version directory holds, as a sentence for people.
-        runs_code: Whether to describe or load a version runs code that lies in its directory. Such
-            directories are restricted, see `--allow_python_models`: the loader of one is made
-            when the load begins, if the code may be run then.
-        has_own_batch_threads: Whether each version has separate batch threads. Otherwise all
-            versions of the platform share them, and a run that blocks delays other models.
-        name: What `model_platform` calls it.
-        context: What the server gives it.
-        batching: How requests are joined into batches, as far as the configuration of a model does
-            not say otherwise.
-        warm_up: How versions are warmed up, likewise.
+        contents: The contents of a version directory, as a sentence for messages.
+        runs_code: Whether describing or loading a version runs code in its directory. Such directories are restricted,
+            see `--allow_python_models`: the loader is made when the load begins, if the code may be run then.
+        has_own_batch_threads: Whether each version has separate batch threads. Otherwise all versions of the platform
+            share them, and a run that blocks delays other models.
+        name: The name in `model_platform`.
+        context: The parts of the server that it uses.
+        batching: The batching of its models; a model's configuration overrides it.
+        warm_up: The warm-up of its models, likewise.
     """
 
     contents: ClassVar[str]
@@ -95,10 +93,10 @@ class Platform(abc.ABC):
         """Make a platform; nothing is read or started yet.
 
         Args:
-            name: What `model_platform` calls it.
-            context: What the server gives it.
-            batching: How requests are joined; by default as the flags say.
-            warm_up: How versions are warmed up; by default as the flags say.
+            name: The name in `model_platform`.
+            context: The parts of the server that it uses.
+            batching: The batching of its models; by default from the flags.
+            warm_up: The warm-up of its models; by default from the flags.
 
         Raises:
             ConfigError: A file that the flags name cannot be used.
@@ -120,7 +118,7 @@ class Platform(abc.ABC):
     def has_all_files(
         self, files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
     ) -> bool:
-        """Whether these files are a whole version, and not one that is still being written.
+        """Whether these files are a complete version, in contrast to one that is still being written.
 
         Args:
             files: Their paths, relative to the directory and with `/`.
@@ -130,16 +128,16 @@ class Platform(abc.ABC):
         return self.recognises(files)
 
     def is_complete(self, directory: str) -> bool:
-        """The same of a local directory; only what lies in it directly is looked at."""
+        """The same for a local directory; only its direct entries are inspected."""
         return self.has_all_files(names_in(directory))
 
     @abc.abstractmethod
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """What a version takes and returns, by the names of signatures, without loading it.
+        """The signatures of a version, by name, without loading it.
 
         Raises:
             ServableError: It cannot be read.
-            ImportError: Something that this needs is not installed.
+            ImportError: A required package is not installed.
         """
 
     @abc.abstractmethod
@@ -148,22 +146,22 @@ class Platform(abc.ABC):
 
         Args:
             servable_id: The version.
-            directory: Where it is, and how its model is configured. Both stay as they are: where
-                the configuration changes, the next attempt to load comes to a new loader.
+            directory: Its directory, and the configuration of its model. Both are constant: after a change of the
+                configuration, the next attempt to load gets a new loader.
 
         Returns:
-            The loader. Most are made by `completed` of one that loads.
+            The loader; usually the result of `completed`.
         """
 
     def require_installed(self) -> None:  # noqa: B027 - most platforms need nothing
-        """Find out early whether versions can be loaded at all.
+        """Check early whether versions can be loaded at all.
 
         Raises:
-            LoadError: Something that the platform needs is not installed.
+            LoadError: A requirement of the platform is not installed.
         """
 
     def completed(self, loader: Loader, directory: VersionDirectory) -> Loader:
-        """Have a version batched and warmed up once another loader has loaded it."""
+        """Wrap a loader, so that its version is batched and warmed up."""
         model, path = directory.model, directory.path
         batched = BatchingLoader(
             loader,
@@ -181,7 +179,7 @@ class Platform(abc.ABC):
 
 
 def names_in(directory: str) -> frozenset[str]:
-    """What lies in a directory; nothing where it cannot be listed."""
+    """The entries of a directory; empty if it cannot be listed."""
     try:
         return frozenset(os.listdir(directory))
     except OSError:

@@ -21,18 +21,18 @@ from servable.sources._configured import VersionDirectory
 _log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "servable.platforms"
-"""The group by which other distributions add kinds."""
+"""The entry-point group in which other distributions register kinds."""
 
 _Make: TypeAlias = Callable[[PlatformContext], Iterable[Platform]]
 
 
 def find_platforms(context: PlatformContext) -> Mapping[str, Platform]:
-    """Every platform that there is, by its name.
+    """All platforms, by name.
 
-    A kind of another distribution that cannot be imported is left out, and named in the log.
+    A kind of another distribution that cannot be imported is left out, and logged.
 
     Args:
-        context: What a server gives them.
+        context: The parts of the server that they use.
 
     Raises:
         ConfigError: Two platforms have the same name, or the flags of one cannot be used.
@@ -50,13 +50,13 @@ def find_platforms(context: PlatformContext) -> Mapping[str, Platform]:
 
 
 def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
-    """The name of the platform that a local version directory is of; `None` for none that is known."""
+    """The name of the platform of a local version directory; `None` if no platform recognises it."""
     files = names_in(directory)
     return next((name for name, each in platforms.items() if each.recognises(files)), None)
 
 
 def code_platforms(platforms: Mapping[str, Platform]) -> Collection[str]:
-    """The names of those whose versions bring code."""
+    """The names of the platforms whose versions contain code."""
     return frozenset(name for name, platform in platforms.items() if platform.runs_code)
 
 
@@ -64,15 +64,15 @@ class PlatformAdapter(SourceAdapter[VersionDirectory, Loader]):
     """Turns version directories into loaders, each by the platform of its model."""
 
     def __init__(self, platforms: Mapping[str, Platform]) -> None:
-        """Take the platforms, by their names."""
+        """Set the platforms, by name."""
         super().__init__()
         self._platforms = platforms
 
     def adapt(self, servable_id: ServableId, item: VersionDirectory) -> Loader:
         """Make the loader of one version directory.
 
-        Where versions bring code, the loader asks at each load whether it may be run: no kind can
-        forget that.
+        Where versions contain code, the loader checks at each load whether it may be run. No kind can therefore omit
+        the check.
         """
         platform = self._platforms.get(item.model.platform)
         if platform is None:

@@ -1,7 +1,7 @@
 """Lookup tables from strings to vectors.
 
-A version directory holds `table.tsv`: in each line a key and the elements of its vector, separated
-by tabs. Keys are any bytes but tabs and line ends; all vectors have the same length.
+A version directory contains `table.tsv`: in each line a key and the elements of its vector, separated by tabs. Keys may
+contain all bytes except tabs and line ends; all vectors have the same length.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLE_FILE = "table.tsv"
 
 
 class HashMapPlatform(Platform):
-    """Holds tables in memory."""
+    """Keeps tables in memory."""
 
     contents = f"a lookup table is {TABLE_FILE}"
 
@@ -35,7 +35,7 @@ class HashMapPlatform(Platform):
         return TABLE_FILE in files
 
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Read the table, whose lines say how long vectors are."""
+        """Read the table, whose lines determine the length of the vectors."""
         return declared_signatures(Table(Path(directory)).signatures)
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
@@ -52,7 +52,7 @@ class Table:
         """Read `table.tsv` of a version directory.
 
         Raises:
-            LoadError: It cannot be read; where a line is wrong, the message begins with its place.
+            LoadError: It cannot be read; for an invalid line, the message begins with its place.
         """
         import numpy as np
 
@@ -96,7 +96,7 @@ class Table:
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:
-    """The one platform of lookup tables."""
+    """The only platform of lookup tables."""
     yield HashMapPlatform("hash_map", context)
 
 

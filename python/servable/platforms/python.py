@@ -1,4 +1,4 @@
-"""Models that are written in Python."""
+"""Models in Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PythonPlatform(Platform):
     has_own_batch_threads = True
 
     def recognises(self, files: Collection[str]) -> bool:
-        """Whether there is what `load_python_model` begins with."""
+        """Whether there is a file that `load_python_model` starts from."""
         return MODEL_FILE in files or ENTRY_POINT_FILE in files
 
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
@@ -42,5 +42,5 @@ class PythonPlatform(Platform):
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:
-    """The one platform of Python models."""
+    """The only platform of Python models."""
     yield PythonPlatform("python", context)

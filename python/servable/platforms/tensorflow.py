@@ -1,7 +1,7 @@
 """SavedModels. The options come from flags, or from `--platform_config_file`.
 
-The flags make one platform, named `tensorflow`; the file may name several, and then replaces those
-flags (docs/spec/config_files.md §9, §10).
+The flags make one platform, named `tensorflow`. The file may name several, and then replaces those flags
+(docs/spec/config_files.md §9, §10).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _REPLACED_FLAGS = (
 )
 
 _WITHOUT_EFFECT = ("prefer_tflite_model", "enable_session_metadata")
-"""Fields of a platform that change nothing here, and would somewhere else."""
+"""Fields of a platform that have no effect here, although they have one in TensorFlow Serving."""
 
 
 class TensorFlowPlatform(Platform):
@@ -88,7 +88,7 @@ class TensorFlowPlatform(Platform):
         runtime: TensorFlowRuntime,
         options: TensorFlowOptions,
     ) -> None:
-        """Join a runtime, which may be shared, and the options; nothing is opened yet."""
+        """Combine options and a runtime, which may be shared; nothing is opened yet."""
         super().__init__(name, context, options.batching, options.warm_up)
         self.options = options
         self._runtime = runtime
@@ -100,26 +100,26 @@ class TensorFlowPlatform(Platform):
     def has_all_files(
         self, files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
     ) -> bool:
-        """Whether there is all that the graph names, as far as it can be opened."""
+        """Whether all files that the graph names exist, as far as it can be opened."""
         return has_saved_model_files(files, open_file)
 
     def is_complete(self, directory: str) -> bool:
-        """Whether there is all that the graph names."""
+        """Whether all files that the graph names exist."""
         return is_saved_model(directory)
 
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Read the meta graph with the tags that are to be loaded."""
+        """Read the meta graph with the configured tags."""
         return saved_model_signatures(directory, self.options.saved_model.tags)
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
-        """Load by TensorFlow's C API."""
+        """Load with TensorFlow's C API."""
         del servable_id
         options, metrics = self.options.saved_model, self.context.metrics
         loader = SavedModelLoader(directory.path, self._runtime, options, metrics)
         return self.completed(loader, directory)
 
     def require_installed(self) -> None:
-        """Find TensorFlow, and open it if libraries of operations are to be loaded into it."""
+        """Find TensorFlow; opens it if libraries of operations must be loaded into it."""
         self._runtime.require_installed()
         if self.context.flags.op_libraries:
             self._runtime.get()
@@ -135,12 +135,12 @@ def platforms(context: PlatformContext) -> Iterator[Platform]:
 
 @dataclass(frozen=True, slots=True)
 class TensorFlowOptions:
-    """How the models of a platform are loaded.
+    """Options for the models of a platform.
 
     Attributes:
         saved_model: How they are loaded and run.
-        warm_up: How they are warmed up, unless their own configuration says more.
-        batching: How their requests are joined into batches.
+        warm_up: How they are warmed up; a model's configuration may add to it.
+        batching: Their batching.
     """
 
     saved_model: SavedModelOptions
@@ -149,7 +149,7 @@ class TensorFlowOptions:
 
 
 def tensorflow_options(context: PlatformContext) -> Mapping[str, TensorFlowOptions]:
-    """The options of each platform, by its name; the one that is called `tensorflow` first.
+    """The options of each platform, by name; the one called `tensorflow` first.
 
     Raises:
         ConfigError: A file cannot be used, or flags contradict each other.
