@@ -1,4 +1,4 @@
-//! The client's end of a connection: requests that are there as bytes, and answers as bytes.
+//! Client connections, with requests and responses as bytes.
 
 use std::error::Error;
 use std::fmt;
@@ -14,10 +14,10 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-/// Whatever can go wrong with a connection.
+/// Any error of a connection.
 pub type AnyError = Box<dyn Error>;
 
-/// How to speak to the server.
+/// The protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     /// HTTP/1.1 with keep-alive.
@@ -29,14 +29,14 @@ pub enum Protocol {
 /// The length of the prefix of a gRPC message.
 const PREFIX: usize = 5;
 
-/// The gRPC status of a server that takes no more.
+/// The gRPC status of an overloaded server.
 const UNAVAILABLE: &str = "14";
 
-/// One request, ready to be cloned: the bytes are shared.
+/// One request. Clones share the bytes.
 ///
 /// # Errors
 ///
-/// If path or header are none, or the message is too large for gRPC.
+/// If path or header are invalid, or the message is too large for gRPC.
 pub fn request(
     protocol: Protocol,
     address: SocketAddr,
@@ -73,17 +73,17 @@ pub fn request(
 ///
 /// # Errors
 ///
-/// If it is none.
+/// If the header is invalid.
 pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(": ").ok_or("a header is NAME: VALUE")?;
     let name = name.parse().map_err(|_| format!("{name} is no name of a header"))?;
     Ok((name, value.parse().map_err(|_| format!("{value} is no value of a header"))?))
 }
 
-/// An answer that says that the request failed.
+/// A response with an error.
 #[derive(Debug)]
 pub struct Failure {
-    /// Whether the server said that it takes no more for now.
+    /// Whether the server refused the request because of overload.
     pub is_refusal: bool,
     text: String,
 }
@@ -96,11 +96,11 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Reads an answer to its end and takes the protocol's word for whether it is one; of gRPC, gives the message.
+/// Reads a response to its end, and checks its status. Returns the body, or the message of gRPC.
 ///
 /// # Errors
 ///
-/// A [`Failure`] if the server says so, or what the connection reports.
+/// A [`Failure`] if the server returns an error, or the error of the connection.
 pub async fn read_answer(protocol: Protocol, response: Response<Incoming>) -> Result<Bytes, AnyError> {
     let (head, body) = response.into_parts();
     let whole = body.collect().await?;
@@ -122,30 +122,30 @@ pub async fn read_answer(protocol: Protocol, response: Response<Incoming>) -> Re
     Ok(if protocol == Protocol::Grpc { bytes.slice(PREFIX..) } else { bytes })
 }
 
-/// As much of an answer as an error message should hold.
+/// The part of a response that an error message quotes.
 pub fn excerpt(answer: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned()
 }
 
 /// One connection of either protocol.
 pub enum Connection {
-    /// Takes one request at a time.
+    /// One request at a time.
     Rest(http1::SendRequest<Full<Bytes>>),
-    /// Takes as many as the server allows.
+    /// Concurrent requests, up to the limit of the server.
     Grpc(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Connection {
-    /// Connects; to be called in a `LocalSet`, on whose thread the connection lives.
+    /// Connects. Must be called in a `LocalSet`, whose thread drives the connection.
     ///
     /// # Errors
     ///
-    /// If nobody listens there.
+    /// If the connection is refused.
     pub async fn open(protocol: Protocol, address: SocketAddr) -> Result<Self, AnyError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
-        // The tasks that move the bytes end with their connections; their errors come back from `send` too.
+        // The tasks of connections end with them. `send` returns their errors too.
         Ok(match protocol {
             Protocol::Rest => {
                 let (sender, connection) = http1::handshake(io).await?;
@@ -160,7 +160,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request, and waits for the head of the response.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What the programs of the benchmarks share.
+//! Shared by the programs of the benchmarks.
 
 pub mod client;
 pub mod load;
@@ -14,7 +14,7 @@ use servable_codec::metadata::signatures_from_meta_graph;
 use servable_model::signature::Signature;
 use servable_tensorflow::{LoadOptions, Runtime, Session};
 
-/// What the process has used of the processors, all threads together.
+/// The CPU time of the process, over all threads.
 pub fn cpu_time() -> Duration {
     clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }
@@ -22,10 +22,10 @@ pub fn cpu_time() -> Duration {
 /// The tag of `intra_op_parallelism_threads` in a `tensorflow.ConfigProto`.
 const INTRA_OP_THREADS: u8 = 0x10;
 
-/// Loads a model as the server does, and gives its default signature.
+/// Loads a model as the server does, with its default signature.
 ///
-/// `tensorflow` is the directory of the installed package; `intra_op_threads` are those that one operation may use, 0 for
-/// as many as the runtime likes.
+/// `tensorflow` is the directory of the installed package. `intra_op_threads` is the number of threads for one
+/// operation; 0 for the default of the runtime.
 ///
 /// # Errors
 ///

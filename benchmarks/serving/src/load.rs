@@ -1,4 +1,4 @@
-//! What the closed loops have in common: how they are told what to do, and how they tell what they have measured.
+//! Shared by the closed-loop load generators: options and results.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use clap::Args;
 use crate::client::Protocol;
 use crate::cpu_time;
 
-/// What is sent over and over, where to, and for how long.
+/// The request, the server, and the duration.
 #[derive(Args)]
 pub struct Load {
-    /// How to speak to the server.
+    /// The protocol.
     #[arg(long)]
     pub protocol: Protocol,
     /// The server.
@@ -25,13 +25,13 @@ pub struct Load {
     /// A file with the body of the request; for gRPC, the message.
     #[arg(long)]
     body: PathBuf,
-    /// A file with bytes that every answer has to be (gRPC: its message).
+    /// A file with the expected body of every response (gRPC: its message).
     #[arg(long)]
     expect: Option<PathBuf>,
-    /// How many connections to keep open.
+    /// The number of connections.
     #[arg(long, default_value_t = 1)]
     pub connections: usize,
-    /// How long to go on.
+    /// The duration.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
 }
@@ -46,7 +46,7 @@ impl Load {
         std::fs::read(&self.body)
     }
 
-    /// Reads what every answer has to be, if that was told.
+    /// Reads the expected response, if one is given.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Load {
     }
 }
 
-/// Prints the figures as one JSON object.
+/// Prints the results as one JSON object.
 pub fn report(mut latencies: Vec<Duration>, errors: u64, elapsed: Duration) {
     latencies.sort_unstable();
     let micros = |percent: usize| {

@@ -1,8 +1,8 @@
-//! Requests and answers as bytes, without a library between them and the socket.
+//! A minimal client that writes requests and reads responses as bytes, without an HTTP library.
 //!
-//! A client that shares its processors with the server takes away from what it measures. This one knows no more of HTTP
-//! than it meets: the same request each time, and answers of a server that means well. Callers share a connection over
-//! gRPC, where each of them has one request under way; over REST there is one.
+//! A client on the machine of the server takes CPU from it. This one supports only the necessary subset of HTTP: one
+//! constant request, and responses of a well-behaved server. Over gRPC, callers share a connection, with one request
+//! each; over REST there is one caller.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::client::Protocol;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// One end of a connection: what it sends, and what it makes of what it gets.
+/// The protocol state of one connection.
 pub enum Wire {
     /// HTTP/1.1.
     Rest(Http1),
@@ -22,12 +22,11 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// A connection on which so many callers will ask for the same thing again and again.
+    /// A connection on which this number of callers repeat the same request.
     ///
     /// # Errors
     ///
-    /// If the request is larger than what can be sent without being asked for it, or the protocol does not let callers
-    /// share a connection.
+    /// If the request exceeds the initial window of flow control, or the protocol does not allow several callers.
     pub fn new(protocol: Protocol, address: SocketAddr, path: &str, body: &[u8], callers: usize) -> Result<Self> {
         Ok(match protocol {
             Protocol::Rest if callers > 1 => return Err("over REST a connection has one caller".into()),
@@ -44,12 +43,12 @@ impl Wire {
         }
     }
 
-    /// Takes from what has arrived; gives the body, or the message, of the next answer that is there, and whose it is.
-    /// What is to be sent back besides is put into `reply`.
+    /// Parses received bytes. Returns the body, or the message, of the next complete response, and its caller. Frames
+    /// to be sent back are appended to `reply`.
     ///
     /// # Errors
     ///
-    /// If the answer is none, or says that the request has failed.
+    /// If the response is malformed, or has an error.
     pub fn take<'a>(&'a mut self, arrived: &mut Vec<u8>, reply: &mut Vec<u8>) -> Result<Option<(usize, &'a [u8])>> {
         match self {
             Self::Rest(wire) => Ok(wire.take(arrived)?.map(|body| (0, body))),
@@ -93,7 +92,7 @@ impl Http1 {
     }
 }
 
-/// The head of a frame of HTTP/2: the length in three bytes, kind, flags, and the stream in four bytes.
+/// The header of a frame of HTTP/2: the length in three bytes, type, flags, and the stream in four bytes.
 const FRAME_HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -102,14 +101,14 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-/// Flags; of settings and pings the first means that they are answers.
+/// Flags. The first means ACK on settings and pings.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 const INITIAL_WINDOW_SIZE: u8 = 4;
 const LARGEST_WINDOW: u32 = i32::MAX as u32;
-/// What a window is where nobody has said otherwise.
+/// The default window.
 const FIRST_WINDOW: u32 = 65_535;
 const MAX_FRAME: usize = 16_384;
 
@@ -119,13 +118,13 @@ const PREFIX: usize = 5;
 /// HTTP/2 with one stream at a time for each caller.
 pub struct Http2 {
     first: Vec<u8>,
-    /// A request with all that the server has to be told once left out, and where in it the number of the stream is.
+    /// A request without the headers that the server has in its table, and the positions of the stream number.
     next: Vec<u8>,
     streams_at: Vec<usize>,
-    /// The number of the next stream, the stream of each caller, and what has come of its answer.
+    /// The number of the next stream, the stream of each caller, and the received part of its response.
     stream: u32,
     streams: Vec<(u32, Vec<u8>)>,
-    /// How much has come since the window was last widened.
+    /// The number of bytes received since the last window update.
     received: u32,
 }
 
@@ -141,7 +140,7 @@ impl Http2 {
         let window = [&[0, INITIAL_WINDOW_SIZE][..], &LARGEST_WINDOW.to_be_bytes()].concat();
         put_frame(&mut first, SETTINGS, 0, 0, &window);
         put_frame(&mut first, WINDOW_UPDATE, 0, 0, &(LARGEST_WINDOW - FIRST_WINDOW).to_be_bytes());
-        // Names and values that the server is to remember; `:method: POST` and `:scheme: http` everybody knows.
+        // Headers for the dynamic table of the server. `:method: POST` and `:scheme: http` are in the static table.
         let mut told = vec![0x83, 0x86, 0x44];
         put_text(&mut told, path)?;
         told.push(0x41);
@@ -152,7 +151,7 @@ impl Http2 {
         put_text(&mut told, "te")?;
         put_text(&mut told, "trailers")?;
         put_request(&mut first, &told, &framed);
-        // The four that it remembers, the oldest with the highest number.
+        // The four entries of the dynamic table. The oldest has the highest index.
         let mut next = Vec::new();
         let streams_at = put_request(&mut next, &[0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe], &framed);
         let streams = vec![(0, Vec::new()); callers];
@@ -204,7 +203,7 @@ impl Http2 {
             self.received = 0;
         }
         let Some(caller) = answered else { return Ok(None) };
-        // A call that fails has no message; its status is in trailers, which are not read here.
+        // A failed call has no message. Its status is in trailers, which are not parsed.
         let message = self.streams[caller].1.get(PREFIX..).ok_or("the call has failed")?;
         Ok(Some((caller, message)))
     }
@@ -217,7 +216,7 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// Puts in the frames of a request on stream 1; says where the numbers of the stream are.
+/// Appends the frames of a request on stream 1. Returns the positions of the stream number.
 fn put_request(out: &mut Vec<u8>, headers: &[u8], framed: &[u8]) -> Vec<usize> {
     let mut streams_at = vec![out.len() + FRAME_HEAD - 4];
     put_frame(out, HEADERS, END_HEADERS, 1, headers);
@@ -229,7 +228,7 @@ fn put_request(out: &mut Vec<u8>, headers: &[u8], framed: &[u8]) -> Vec<usize> {
     streams_at
 }
 
-/// A text as headers have it, without compression.
+/// A string of a header block, without Huffman coding.
 fn put_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
     out.push(length.ok_or("the text is too long for a header")?);

@@ -1,4 +1,4 @@
-//! The other floor: `half_plus_two` run in a loop, by the thread that asks for it, with no server around it.
+//! The second floor: `half_plus_two` run in a loop in the calling thread, without a server.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ struct Arguments {
     /// A version directory of `half_plus_two`.
     #[arg(long)]
     model: PathBuf,
-    /// How many runs to measure.
+    /// The number of measured runs.
     #[arg(long, default_value_t = 100_000)]
     runs: u32,
 }
 
-/// Runs before the measured ones: the first makes the executor, further ones fill the caches.
+/// The number of warm-up runs: the first compiles the executor, the others fill caches.
 const WARM_UP_RUNS: u32 = 2000;
 
 const INPUT: [f32; 3] = [1.0, 2.0, 5.0];

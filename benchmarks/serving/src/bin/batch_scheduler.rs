@@ -1,5 +1,5 @@
-//! What the batch scheduler costs by itself: an empty batch function, many producers, and beside it a plain bounded
-//! channel that carries the same requests and answers.
+//! The overhead of the batch scheduler, with an empty batch function and many producers. The comparison is a bounded
+//! channel with the same requests and responses.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -15,27 +15,27 @@ use servable_model::executor::RunOptions;
 use servable_model::tensor::{Buffer, DType, Tensor};
 use tokio::sync::oneshot;
 
-/// Prints the CPU microseconds of one request through the scheduler, and through a channel with and without answers.
+/// Prints the CPU microseconds of a request through the scheduler, and through a channel with and without responses.
 #[derive(Parser)]
 struct Arguments {
-    /// How many threads put requests in.
+    /// The number of producer threads.
     #[arg(long, default_value_t = 16)]
     producers: usize,
-    /// How many requests each of them sends.
+    /// The number of requests of each producer.
     #[arg(long, default_value_t = 100_000)]
     requests: usize,
-    /// How many answers each of them waits for at a time.
+    /// The number of concurrent requests of each producer.
     #[arg(long, default_value_t = 32)]
     window: usize,
-    /// How many threads run batches.
+    /// The number of batch threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Whether producers run batches, too, where the scheduler has them do so.
+    /// Whether producers run batches when the scheduler gives them the lead.
     #[arg(long)]
     leads: bool,
 }
 
-/// Rows that wait at most, in the queue as in the channel.
+/// The capacity of the queue and of the channel, in rows.
 const ROOM: usize = 10_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 impl Arguments {
-    /// The CPU microseconds for each request that `work` sends, the second time that it does.
+    /// The CPU microseconds for each request of `work`, in its second run.
     fn measure<E>(&self, work: impl Fn(&Self) -> Result<(), E>) -> Result<f64, E> {
         work(self)?;
         let before = cpu_time();
@@ -56,7 +56,7 @@ impl Arguments {
         Ok(spent.as_secs_f64() * 1e6 / (self.producers * self.requests) as f64)
     }
 
-    /// Lets every producer send all its requests, window by window: `send` gives what `receive` waits with.
+    /// Runs all producers, window by window. `receive` waits for the result of `send`.
     fn produce<T>(&self, send: impl Fn(Vec<Tensor>) -> T + Sync, receive: impl Fn(T) + Sync) {
         let input = Tensor::from_numbers(DType::FLOAT, vec![1], Buffer::Shared(Bytes::from_static(&[0; 4])));
         std::thread::scope(|scope| {
@@ -76,7 +76,7 @@ fn scheduler(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let pool = PoolOptions { num_batch_threads: arguments.threads, ..PoolOptions::default() };
     let options = BatchingOptions { max_enqueued_batches: ROOM / 1000, ..BatchingOptions::default() };
     let scheduler = Scheduler::new(&pool)?;
-    // Every request of a batch is answered with its row of this, as with those of a model.
+    // Each response is a row of this tensor, as with a model.
     let run = |inputs: Vec<Tensor>, _: &RunOptions| Ok::<_, ServingError>(inputs);
     let queue = Arc::new(scheduler.queue(options, run)?);
     let submit = |inputs| {
@@ -97,7 +97,7 @@ fn scheduler(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Each request carries the way for its answer, which one thread gives.
+/// Each request has a channel for its response, which one thread sends.
 fn answering_channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let (sender, receiver) = sync_channel::<(Vec<Tensor>, oneshot::Sender<Vec<Tensor>>)>(ROOM);
     let consumer = std::thread::spawn(move || {
@@ -118,7 +118,7 @@ fn answering_channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Requests go in and are dropped.
+/// Requests are received and dropped.
 fn channel(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let (sender, receiver) = sync_channel::<Vec<Tensor>>(ROOM);
     let consumer = std::thread::spawn(move || receiver.into_iter().for_each(drop));

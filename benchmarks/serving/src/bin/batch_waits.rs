@@ -1,5 +1,4 @@
-//! How long a request waits in the batch scheduler before its batch is run, where requests are so rare that each is in a
-//! batch of its own.
+//! The waiting time of requests in the batch scheduler, at a rate at which each is alone in its batch.
 
 use std::error::Error;
 use std::sync::mpsc;
@@ -13,16 +12,16 @@ use servable_model::error::ServingError;
 use servable_model::executor::RunOptions;
 use servable_model::tensor::{Buffer, DType, Tensor};
 
-/// Prints the microseconds that half of the requests waited at most, and all but one of a hundred, as a JSON object.
+/// Prints the median and the 99th percentile of the waiting time in microseconds, as a JSON object.
 #[derive(Parser)]
 struct Arguments {
-    /// How long a batch waits that is not full.
+    /// How long a batch that is not full waits.
     #[arg(long, default_value_t = 5000)]
     batch_timeout_micros: u64,
-    /// How many requests there are in a second.
+    /// The number of requests per second.
     #[arg(long, default_value_t = 10.0)]
     rate: f64,
-    /// How long to go on.
+    /// The duration.
     #[arg(long, default_value_t = 30.0)]
     seconds: f64,
 }

@@ -1,8 +1,8 @@
-//! The floor: a server on the same libraries, with the same settings, that neither decodes nor computes.
+//! The floor: a server with the same libraries and settings that neither decodes nor computes.
 //!
-//! It reads a request to its end and answers with bytes that it was given at its start: as JSON, or, to a gRPC call, as
-//! a message with its trailers. What it spends on a request is what sockets, HTTP and the scheduler cost; a server
-//! built on them cannot spend less. The settings of HTTP are those of `servable_server::http::listener`.
+//! It reads each request to its end, and sends a constant response: JSON, or a gRPC message with trailers. Its CPU per
+//! request is the cost of sockets, HTTP and the async runtime, a lower bound for servers on these. The settings of HTTP
+//! are those of `servable_server::http::listener`.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,24 +24,24 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers every request with the same bytes.
+/// Sends the same response to every request.
 #[derive(Parser)]
 struct Arguments {
-    /// Where to listen; the address really bound is printed.
+    /// The address to listen on. The bound address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     address: SocketAddr,
-    /// Threads that serve connections.
+    /// The number of worker threads.
     #[arg(long, default_value_t = 2)]
     worker_threads: usize,
-    /// A file with the body of every REST answer.
+    /// A file with the body of REST responses.
     #[arg(long)]
     rest_answer: PathBuf,
-    /// A file with the message of every gRPC answer.
+    /// A file with the message of gRPC responses.
     #[arg(long)]
     grpc_answer: PathBuf,
 }
 
-/// What is sent, ready to be shared by all connections.
+/// The responses, shared by all connections.
 struct Answers {
     rest: Bytes,
     /// With the prefix of its length.
@@ -73,7 +73,7 @@ async fn accept(address: SocketAddr, answers: Arc<Answers>) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("{}", listener.local_addr()?);
     let http = Arc::new(http_builder());
-    // Connections are accepted on a worker, as the server does; the main thread only waits.
+    // Connections are accepted on a worker, as in the server. The main thread only waits.
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await?;
@@ -102,7 +102,7 @@ async fn serve_connection(stream: TcpStream, http: &auto::Builder<TokioExecutor>
         let answers = Arc::clone(answers);
         async move { Ok::<_, Infallible>(respond(request, &answers).await) }
     });
-    // A connection that breaks is the client's affair; the load generator counts it.
+    // Broken connections are ignored. The load generator counts them.
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -123,7 +123,7 @@ async fn respond(request: Request<Incoming>, answers: &Answers) -> Response<Answ
     response
 }
 
-/// One piece of data, then trailers if the protocol has them.
+/// One frame of data, then trailers for gRPC.
 struct Answer {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,

@@ -1,7 +1,7 @@
-//! The JSON codec by itself, on one core: how many bytes of JSON it reads and writes in a second.
+//! The throughput of the JSON codec on one core, in decoding and encoding.
 //!
-//! Reading is compared with the quickest parsers there are, on the same bytes and into the same type, writing with the
-//! quicker of them. All take turns, and the median of each is printed as one JSON object, in megabytes a second.
+//! Decoding is compared with the fastest parsers, on the same bytes and into the same type. Encoding is compared with
+//! the faster of their printers. All run in turns. The medians are printed as one JSON object, in megabytes per second.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -14,10 +14,10 @@ use servable_model::error::Result;
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Tensor};
 
-/// Decodes an image of 224 × 224 × 3 floats of six digits, and encodes 1,000 × 1,000 floats, again and again.
+/// Decodes an image of 224 × 224 × 3 floats of six digits, and encodes 1,000 × 1,000 floats, repeatedly.
 #[derive(Parser)]
 struct Arguments {
-    /// How often each is measured; medians are printed.
+    /// The number of measurements of each. Medians are printed.
     #[arg(long, default_value_t = 50)]
     rounds: usize,
 }
@@ -25,13 +25,13 @@ struct Arguments {
 const IMAGE: [usize; 3] = [224, 224, 3];
 const MATRIX: [usize; 2] = [1000, 1000];
 
-/// The request, for parsers that fill types.
+/// The type of the request, for typed parsers.
 #[derive(Deserialize)]
 struct Request {
     instances: Vec<Vec<Vec<[f32; 3]>>>,
 }
 
-/// The response, for printers of types.
+/// The type of the response, for typed printers.
 #[derive(Serialize)]
 struct Response {
     predictions: Vec<Vec<f32>>,
@@ -63,7 +63,7 @@ fn decoding(image: &[f32], rounds: usize) -> std::result::Result<String, Box<dyn
     let mut times: [Vec<f64>; 3] = Default::default();
     for _ in 0..rounds {
         times[0].push(seconds(ours));
-        // This one writes into what it reads; the copy it needs is not counted.
+        // This parser modifies its input. The time of the necessary copy is not counted.
         let mut copy = body.clone();
         times[1].push(seconds(|| simd_json(&mut copy)));
         times[2].push(seconds(sonic_rs));
@@ -110,11 +110,11 @@ fn spec() -> TensorSpec {
     TensorSpec { alias: "x".to_owned(), tensor_name: "x:0".to_owned(), dtype: DType::FLOAT, shape: None }
 }
 
-/// Numbers between 0 and 1, the same in every run.
+/// Pseudo-random numbers between 0 and 1, the same in every run.
 fn floats(count: usize) -> Vec<f32> {
     let mut state = 1_u64;
     let mut next = || {
-        // Knuth's linear congruential generator; its high bits are good enough.
+        // Knuth's linear congruential generator. Its high bits are random enough.
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1_u64 << 24) as f32
     };
@@ -125,7 +125,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// The CPU time of this thread that some work takes, what it returns being dropped included.
+/// The CPU time of this thread for some work, including the drop of its result.
 fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -136,7 +136,7 @@ fn seconds<T>(work: impl FnOnce() -> T) -> f64 {
     now() - start
 }
 
-/// Megabytes a second, by the median of the times.
+/// Megabytes per second, from the median time.
 fn rate(bytes: usize, mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     bytes as f64 / 1e6 / times[times.len() / 2]

@@ -1,8 +1,8 @@
-//! A closed-loop load generator: every connection sends its next request when it has the answer to the last.
+//! A closed-loop load generator: each connection sends its next request after the response to the last.
 //!
-//! REST goes over HTTP/1.1 with keep-alive, gRPC over HTTP/2 with one call at a time on each connection. Every answer is
-//! checked. One thread does all of it, as it shares the machine with the server that it measures. The figures are
-//! printed as one JSON object; errors are described on standard error.
+//! REST uses HTTP/1.1 with keep-alive, gRPC uses HTTP/2 with one call at a time on each connection. All responses are
+//! checked. It uses one thread only, because it shares the machine with the measured server. Results are printed as one
+//! JSON object, errors on standard error.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -20,37 +20,37 @@ use servable_benchmarks::load::{Load, report};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-/// Sends one request again and again over a number of connections, and checks every answer.
+/// Repeats one request on a number of connections, and checks every response.
 ///
-/// Ends when the time is over or the requests are sent, or at SIGTERM, and prints what it counted.
+/// Ends after the duration or the number of requests, or at SIGTERM, and prints the results.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     load: Load,
-    /// A header that every request has, as `NAME: VALUE`.
+    /// A header of every request, as `NAME: VALUE`.
     #[arg(long, value_parser = parse_header)]
     header: Option<(HeaderName, HeaderValue)>,
-    /// A file with bytes that every answer has to contain.
+    /// A file with bytes that every response must contain.
     #[arg(long)]
     expect_part: Option<PathBuf>,
-    /// How many requests to send, all connections together.
+    /// The total number of requests.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     requests: u64,
-    /// Where to write the last answer.
+    /// The file for the last response.
     #[arg(long)]
     save_answer: Option<PathBuf>,
 }
 
-/// How long to wait for the answers that are due when the time is over.
+/// How long to wait for outstanding responses at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How long to wait before connecting again after an error, so that a server that is gone is not hammered.
+/// The back-off before a new connection after an error.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How many errors are described.
+/// The maximum number of errors that are printed.
 const DESCRIBED_ERRORS: u64 = 5;
 
-/// What all connections share.
+/// The state that all connections share.
 struct Run {
     protocol: Protocol,
     address: SocketAddr,
@@ -112,14 +112,14 @@ impl Run {
         })
     }
 
-    /// Waits until the number of requests is sent.
+    /// Waits until all requests are sent.
     async fn sent(&self) {
         while self.left.get() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Takes one request from those that are to be sent.
+    /// Takes one of the requests to be sent.
     fn take(&self) -> bool {
         let left = self.left.get();
         let may_send = left > 0 && !self.is_over.get();
@@ -129,7 +129,7 @@ impl Run {
         may_send
     }
 
-    /// The life of one connection, and of those that replace it when it breaks.
+    /// Runs one connection, and reconnects after errors.
     async fn send_all(&self) {
         let mut connection = None;
         while self.take() {

@@ -1,7 +1,7 @@
-//! How many rows a model gives in a second: in batches made by hand, run in a bare loop, or, with `--clients`, as single
-//! rows that the batch scheduler joins, without sockets in both cases.
+//! The throughput of a model in rows per second, without sockets. Batches are made by hand and run in a bare loop or,
+//! with `--clients`, formed by the batch scheduler from single rows.
 //!
-//! One JSON object for each combination of batch size and threads is printed.
+//! Prints one JSON object for each combination of batch size and number of threads.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use servable_tensorflow::Session;
 
 type AnyError = Box<dyn Error>;
 
-/// Runs a model with one input of floats, whose rows may be any number.
+/// Runs a model with one input of floats, of any number of rows.
 #[derive(Parser)]
 struct Arguments {
     /// The directory of the installed `tensorflow` package.
@@ -30,27 +30,27 @@ struct Arguments {
     /// A version directory.
     #[arg(long)]
     model: PathBuf,
-    /// The rows of a batch; with `--clients`, at most.
+    /// The rows of a batch; with `--clients`, the maximum.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32,64,128,256")]
     sizes: Vec<usize>,
-    /// How many threads run batches.
+    /// The number of batch threads.
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     threads: Vec<usize>,
-    /// How many threads one operation may use; 0 for as many as the runtime likes.
+    /// The number of threads for one operation; 0 for the default of the runtime.
     #[arg(long, default_value_t = 0)]
     intra_op_threads: u8,
-    /// How many callers send single rows, each the next when it has the answer to the last.
+    /// The number of callers that send single rows, each the next after the response to the last.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     clients: usize,
     /// With `--clients`: how long a batch that is not full waits; 0 is greedy.
     #[arg(long, default_value_t = 0)]
     batch_timeout_micros: u64,
-    /// How long each combination is measured.
+    /// The duration of the measurement of each combination.
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
 }
 
-/// How long each combination runs before it is measured.
+/// The duration of the warm-up of each combination.
 const WARM_UP: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), AnyError> {
@@ -73,7 +73,7 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-/// A model, and the one signature of it that is run.
+/// A model, and its default signature.
 struct Model {
     session: Arc<Session>,
     signature: Signature,
@@ -84,7 +84,7 @@ impl Model {
         self.session.run(&self.signature, inputs, &[0], options)
     }
 
-    /// A batch of so many rows, whose memory the runtime takes as it is.
+    /// A batch of this many rows, in memory that the runtime uses in place.
     fn batch(&self, rows: usize) -> Result<Tensor, AnyError> {
         let [input] = &*self.signature.inputs else { return Err("the model has more than one input".into()) };
         let mut shape = input.shape.clone().ok_or("the rank of the input is not known")?;
@@ -100,14 +100,14 @@ impl Model {
     }
 }
 
-/// What one combination has given.
+/// The result of one combination.
 struct Sample {
     rows_per_second: f64,
     cpu_micros: f64,
     rows_per_run: f64,
 }
 
-/// What is counted while threads or tasks are at work.
+/// The counters of threads or tasks.
 #[derive(Default)]
 struct Count {
     rows: AtomicU64,
@@ -121,7 +121,7 @@ impl Count {
         self.runs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Looks on for a while.
+    /// Measures for the duration.
     fn sample(&self, time: Duration) -> Sample {
         let _end = Over(self);
         let now = || (self.rows.load(Ordering::Relaxed), self.runs.load(Ordering::Relaxed), cpu_time(), Instant::now());
@@ -138,7 +138,7 @@ impl Count {
     }
 }
 
-/// Ends the work when it goes.
+/// Ends the work when it is dropped.
 struct Over<'a>(&'a Count);
 
 impl Drop for Over<'_> {
@@ -167,7 +167,7 @@ impl Arguments {
         })
     }
 
-    /// The callers are tasks on as many threads as a server has by default.
+    /// Callers are tasks. The number of threads is the default of the server.
     fn scheduler(&self, model: &Arc<Model>, threads: usize, size: usize) -> Result<Sample, AnyError> {
         let scheduler = Scheduler::new(&PoolOptions { num_batch_threads: threads, ..PoolOptions::default() })?;
         let options = BatchingOptions {

@@ -1,8 +1,8 @@
-//! An open-loop load generator: requests are sent at a fixed rate, whether or not the earlier ones were answered.
+//! An open-loop load generator: requests are sent at a fixed rate, independent of responses.
 //!
-//! They go over gRPC, on a few connections in turn. Times are taken from the moment that a request is sent, and apart for
-//! those that were answered and those that were refused because the server takes no more for now; how late requests were
-//! sent is told, too. The figures are printed as one JSON object.
+//! It uses gRPC on a few connections, round-robin. Latencies count from the sending of a request, separately for
+//! answered requests and for those refused because of overload. Results are printed as one JSON object, including how
+//! late requests were sent.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use hyper::client::conn::http2::SendRequest;
 use servable_benchmarks::client::{AnyError, Connection, Failure, Protocol, read_answer, request};
 use tokio::task::LocalSet;
 
-/// Sends one request at a fixed rate, and prints how long the answers took.
+/// Sends one request at a fixed rate, and prints the latencies.
 #[derive(Parser)]
 struct Arguments {
     /// The server.
@@ -30,24 +30,24 @@ struct Arguments {
     /// A file with the message of the request.
     #[arg(long)]
     body: PathBuf,
-    /// How many requests to send in a second.
+    /// The number of requests per second.
     #[arg(long)]
     rate: f64,
-    /// How many connections to send them on.
+    /// The number of connections.
     #[arg(long, default_value_t = 8)]
     connections: usize,
-    /// How long to go on.
+    /// The duration.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// What happens in the first so many seconds is not counted.
+    /// The duration of the warm-up, which is not counted.
     #[arg(long, default_value_t = 0.5)]
     warm_up_seconds: f64,
 }
 
-/// How long to wait for the answers that are due when the time is over.
+/// How long to wait for outstanding responses at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// How many errors are described.
+/// The maximum number of errors that are printed.
 const DESCRIBED_ERRORS: u64 = 5;
 
 #[derive(Default)]

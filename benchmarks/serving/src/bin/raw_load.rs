@@ -1,7 +1,6 @@
-//! A closed-loop load generator like `load`, at a fraction of its cost: it writes and reads bytes.
+//! A closed-loop load generator like `load`, without an HTTP library and with a fraction of its CPU usage.
 //!
-//! For measurements where the client has to leave the processors to the server. An answer that fails, or is another one
-//! than is expected, ends the run.
+//! It is for measurements in which the server needs all processors. A failed or unexpected response ends the run.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -17,17 +16,17 @@ use servable_benchmarks::raw::Wire;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Sends one request again and again over a number of connections, one at a time for each caller on them.
+/// Repeats one request on a number of connections, one at a time for each caller.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     load: Load,
-    /// How many callers share each of them; more than one over gRPC only.
+    /// The number of callers on each connection. More than one requires gRPC.
     #[arg(long, default_value_t = 1)]
     streams: usize,
 }
 
-/// After so long without an answer the server has stalled.
+/// Without a response for this time, the server has stalled.
 const GRACE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
@@ -82,9 +81,9 @@ struct Connection {
     stream: TcpStream,
     wire: Wire,
     arrived: Vec<u8>,
-    /// What is to be sent.
+    /// The bytes to be sent.
     departing: Vec<u8>,
-    /// When each caller has asked.
+    /// The time of the last request of each caller.
     asked: Vec<Instant>,
 }
 
@@ -98,20 +97,20 @@ impl Connection {
         Ok(Self { stream, wire, arrived: Vec::new(), departing: Vec::new(), asked })
     }
 
-    /// Makes a request ready to be sent.
+    /// Queues a request.
     fn ask(&mut self, caller: usize, now: Instant) {
         self.asked[caller] = now;
         self.departing.extend_from_slice(self.wire.request(caller));
     }
 
-    /// Sends what is ready; the socket has room for it, as nothing else is on its way.
+    /// Sends queued requests. The socket has room for them, because nothing else is in flight.
     fn send(&mut self) -> Result<()> {
         self.stream.write_all(&self.departing)?;
         self.departing.clear();
         Ok(())
     }
 
-    /// Reads what there is, part by part.
+    /// Reads all available bytes, part by part.
     fn read(&mut self, part: &mut [u8]) -> Result<()> {
         loop {
             match self.stream.read(part) {
@@ -128,7 +127,7 @@ impl Connection {
         }
     }
 
-    /// The next answer that has been read, and whose it is.
+    /// The next complete response, and its caller.
     fn next_answer(&mut self) -> Result<Option<(usize, &[u8])>> {
         self.wire.take(&mut self.arrived, &mut self.departing)
     }
