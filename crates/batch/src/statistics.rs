@@ -225,8 +225,8 @@ impl Tally {
 
     /// The counters for batches of a size.
     fn size(&mut self, padded: usize) -> &mut SizeTally {
-        let is_told_apart = self.sizes.len() < MAX_SIZES || self.sizes.contains_key(&padded);
-        let size = if is_told_apart { padded } else { padded.checked_next_power_of_two().unwrap_or(padded) };
+        let has_counters = self.sizes.len() < MAX_SIZES || self.sizes.contains_key(&padded);
+        let size = if has_counters { padded } else { padded.checked_next_power_of_two().unwrap_or(padded) };
         self.sizes.entry(size).or_default()
     }
 

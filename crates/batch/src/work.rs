@@ -121,7 +121,7 @@ impl Ran {
     pub(super) fn answer(self) -> usize {
         match self.outcome {
             Ok(answers) => self.tasks.into_iter().zip(answers).for_each(|(task, answer)| task.answer(Ok(answer))),
-            Err(failure) => self.tasks.into_iter().for_each(|task| failure.tell(task)),
+            Err(failure) => self.tasks.into_iter().for_each(|task| failure.answer(task)),
         }
         self.count
     }
@@ -184,7 +184,7 @@ impl Failure {
 
     /// Answers a request with the error. A text about values may name shapes of the batch, so the shapes of the request
     /// are added.
-    fn tell(&self, task: Task) {
+    fn answer(&self, task: Task) {
         let mut error = self.error.clone();
         if self.is_of_a_request() && self.rows != task.rows {
             let shapes: Vec<String> = task.inputs.iter().map(|input| shape_text(input.shape())).collect();
@@ -243,7 +243,7 @@ impl Isolation<'_> {
                     self.split(tasks);
                 } else {
                     for task in tasks {
-                        failure.tell(task);
+                        failure.answer(task);
                     }
                 }
                 true

@@ -74,7 +74,7 @@ fn batches_form_while_the_threads_are_busy_and_answers_go_to_their_callers() {
 }
 
 /// A batch function that reports its thread and its rows.
-fn told() -> (mpsc::Receiver<(ThreadId, String)>, impl RunBatch) {
+fn recording() -> (mpsc::Receiver<(ThreadId, String)>, impl RunBatch) {
     let (tell, calls) = mpsc::channel();
     let run = move |inputs: Vec<Tensor>, _: &RunOptions| {
         tell.send((thread::current().id(), text(&inputs[0]))).expect("the test listens");
@@ -85,7 +85,7 @@ fn told() -> (mpsc::Receiver<(ThreadId, String)>, impl RunBatch) {
 
 #[test]
 fn a_caller_with_the_lead_runs_what_has_arrived_by_then() {
-    let (calls, run) = told();
+    let (calls, run) = recording();
     let scheduler = scheduler(1);
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
     let (first, lead) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
@@ -99,7 +99,7 @@ fn a_caller_with_the_lead_runs_what_has_arrived_by_then() {
 
 #[test]
 fn each_ready_batch_has_a_caller_that_leads_it() {
-    let (calls, run) = told();
+    let (calls, run) = recording();
     let scheduler = scheduler(2);
     let options = BatchingOptions { max_batch_size: 2, ..BatchingOptions::default() };
     let queue = scheduler.queue(options, run).expect("a queue");
@@ -114,7 +114,7 @@ fn each_ready_batch_has_a_caller_that_leads_it() {
 
 #[test]
 fn a_declined_lead_is_taken_over_by_the_threads() {
-    let (calls, run) = told();
+    let (calls, run) = recording();
     let scheduler = scheduler(1);
     let queue = scheduler.queue(BatchingOptions::default(), run).expect("a queue");
     let (ticket, lead) = queue.submit_or_lead(row(1), Call::default()).expect("there is room");
