@@ -4,6 +4,7 @@ mod scrape;
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
 use crate::codec::metadata;
@@ -104,6 +105,13 @@ impl Service {
             }
         }
         Ok(GetModelStatusResponse { model_version_status: statuses })
+    }
+}
+
+/// The headers of a request, which are called metadata over gRPC.
+impl Caller for HeaderMap {
+    fn value(&self, key: &str) -> Option<&[u8]> {
+        self.get(key).map(HeaderValue::as_bytes)
     }
 }
 

@@ -12,7 +12,6 @@ use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::ConstantTimeEq;
 
 use crate::error::{Code, Result, ServingError};
-use crate::serving::traffic::Caller;
 
 /// What a key is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,13 +148,6 @@ pub(crate) fn challenge(code: Code) -> Option<HeaderValue> {
             Some(HeaderValue::from_static("Bearer realm=\"servable\", error=\"insufficient_scope\", scope=\"admin\""))
         }
         _ => None,
-    }
-}
-
-/// The headers of a request, which are called metadata over gRPC.
-impl Caller for HeaderMap {
-    fn value(&self, key: &str) -> Option<&[u8]> {
-        self.get(key).map(HeaderValue::as_bytes)
     }
 }
 
