@@ -12,7 +12,9 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-DESCRIPTORS = Path(__file__).resolve().parents[2] / "crates/server/src/grpc/descriptors.bin"
+DESCRIPTORS = (
+    Path(__file__).resolve().parents[2] / "crates/server/src/protocol/tfs_grpc/descriptors.bin"
+)
 
 
 class Definitions:

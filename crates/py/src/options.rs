@@ -9,14 +9,14 @@ use pyo3::prelude::*;
 use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
 use servable_server::administration::AdminHosts;
 use servable_server::dispatch::ProtocolOptions;
-use servable_server::grpc::{Encoding, GrpcOptions};
 use servable_server::http::access::{Access, ApiKey, Scope};
 use servable_server::http::body::BodyLimits;
 use servable_server::http::http2::Http2Options;
 use servable_server::http::listener::{HeadLimits, ListenOptions, Offer};
 use servable_server::http::router::Router;
 use servable_server::http::tls::{Credentials, Pem, Tls};
-use servable_server::rest::RestOptions;
+use servable_server::protocol::tfs_grpc::{Encoding, GrpcOptions};
+use servable_server::protocol::tfs_rest::RestOptions;
 use servable_server::serving::ServiceOptions;
 use servable_tensorflow::LoadOptions;
 

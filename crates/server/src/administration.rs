@@ -20,7 +20,7 @@ use crate::control_plane::{AdminAnswer, AdminRequest};
 use crate::error::{Code, Result, ServingError};
 use crate::http::access::{self, Scope};
 use crate::http::body::{self, BodyError, BodyLimits, RequestBody};
-use crate::rest_wire::{self as reply, Reply};
+use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 
 /// The largest body. The configuration of a model takes a few kilobytes.

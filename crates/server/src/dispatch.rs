@@ -12,14 +12,14 @@ use http_body_util::Either;
 
 use crate::administration::{self, AdminHosts};
 use crate::error::{Code, Result, ServingError};
-use crate::grpc::{self, GrpcOptions, Messages};
-use crate::grpc_wire::framing::GRPC;
 use crate::http::access::Scope;
 use crate::http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
 use crate::http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
 use crate::http::router::Route;
-use crate::rest::{self, RestOptions};
-use crate::rest_wire;
+use crate::protocol::grpc_wire::framing::GRPC;
+use crate::protocol::rest_wire;
+use crate::protocol::tfs_grpc::{self, GrpcOptions, Messages};
+use crate::protocol::tfs_rest::{self, RestOptions};
 use crate::service::Service;
 
 /// What the protocols need to know.
@@ -80,7 +80,7 @@ impl Dispatch {
         let Self { service, options, .. } = self;
         if let Err(error) = self.head.check(head) {
             self.refused(error.code);
-            return rest::refuse(error, options.rest);
+            return tfs_rest::refuse(error, options.rest);
         }
         match administration::admit(service, &options.admin_hosts, head, own_address) {
             Ok(()) => administration::serve(service, self.body, head, body).await,
@@ -95,7 +95,7 @@ impl Dispatch {
 impl Handler for Dispatch {
     type Body = Either<WholeBody, Messages>;
 
-    async fn answer(&self, arrival: Arrival, request: Request<RequestBody>) -> grpc::Reply {
+    async fn answer(&self, arrival: Arrival, request: Request<RequestBody>) -> tfs_grpc::Reply {
         let Self { service, options, .. } = self;
         let (head, body) = request.into_parts();
         let Arrival { offer, own_address } = arrival;
@@ -105,25 +105,25 @@ impl Handler for Dispatch {
         let route = service.router.route(&head);
         let admitted = self.admit(offer, &head, &route).inspect_err(|error| self.refused(error.code));
         let mut reply = match (route, admitted) {
-            (Route::Grpc(_), Err(error)) => return grpc::refuse(error),
+            (Route::Grpc(_), Err(error)) => return tfs_grpc::refuse(error),
             (Route::Grpc(method), Ok(())) => {
                 let health_service = options.grpc.health_service || offer == Offer::HealthOnly;
                 let grpc_options = GrpcOptions { health_service, ..options.grpc };
-                return grpc::serve(service, grpc_options, self.body, &head.headers, method, body).await;
+                return tfs_grpc::serve(service, grpc_options, self.body, &head.headers, method, body).await;
             }
-            (_, Err(error)) => rest::refuse(error, options.rest),
-            (Route::Rest(route), Ok(())) => rest::serve(service, options.rest, self.body, &head, route, body).await,
-            (Route::None(why), Ok(())) => rest::no_route(service, &head, why),
+            (_, Err(error)) => tfs_rest::refuse(error, options.rest),
+            (Route::Rest(route), Ok(())) => tfs_rest::serve(service, options.rest, self.body, &head, route, body).await,
+            (Route::None(why), Ok(())) => tfs_rest::no_route(service, &head, why),
         };
         service.access.allow_headers_of_pages(reply.headers_mut());
         reply.map(Either::Left)
     }
 
-    fn fail(&self, answer: &Response<Self::Body>, error: ServingError) -> grpc::Reply {
+    fn fail(&self, answer: &Response<Self::Body>, error: ServingError) -> tfs_grpc::Reply {
         if answer.headers().get(CONTENT_TYPE).is_some_and(|kind| *kind == GRPC) {
-            grpc::refuse(error)
+            tfs_grpc::refuse(error)
         } else {
-            rest::fail(error, self.options.rest).map(Either::Left)
+            tfs_rest::fail(error, self.options.rest).map(Either::Left)
         }
     }
 

@@ -13,7 +13,6 @@ use crate::codec::json;
 use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
 use crate::codec::wire::Malformed;
 use crate::error::{Result, ServingError};
-use crate::grpc::predict;
 use crate::metrics::Api;
 use crate::proto::tensorflow::Example;
 use crate::proto::tensorflow::serving::prediction_log::LogType;
@@ -21,7 +20,8 @@ use crate::proto::tensorflow::serving::{
     ClassificationRequest, ClassifyLog, ExampleList, Input, ModelSpec, PredictLog, PredictRequest, PredictionLog,
     RegressLog, RegressionRequest, input,
 };
-use crate::rest;
+use crate::protocol::tfs_grpc::predict;
+use crate::protocol::tfs_rest;
 use crate::serving::Batching;
 use crate::serving::examples::{self, Head, Kind, Task};
 use crate::serving::servable::Servable;
@@ -117,7 +117,7 @@ pub fn record_of_rest(servable: &Servable, body: &[u8], is_examples: bool) -> Re
 
 fn predict_log(servable: &Servable, body: &[u8]) -> Result<LogType> {
     let request =
-        json::decode_predict(body, json::DEFAULT_MAX_NESTING, |name| rest::predict_signature(servable, name))?;
+        json::decode_predict(body, json::DEFAULT_MAX_NESTING, |name| tfs_rest::predict_signature(servable, name))?;
     let names = request.signature.inputs.iter().map(|spec| spec.alias.clone());
     let request = PredictRequest {
         model_spec: Some(model_spec(&request.signature_name)),

@@ -56,7 +56,7 @@ const SERVED: [&str; 7] = [
 const RUST: &str = "crates/codec/src/proto";
 const DESCRIPTORS: &str = "python/servable/_server/config/descriptors.bin";
 const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
-const SERVED_DESCRIPTORS: &str = "crates/server/src/grpc/descriptors.bin";
+const SERVED_DESCRIPTORS: &str = "crates/server/src/protocol/tfs_grpc/descriptors.bin";
 
 /// Generated files by their path below the root of the repository.
 type Outputs = BTreeMap<PathBuf, Vec<u8>>;

@@ -278,6 +278,6 @@ mod tests {
         }
         found.sort_unstable();
         // The page for a path that does not exist quotes it.
-        assert_eq!(found, ["http/router/mod.rs", "rest/index.rs"]);
+        assert_eq!(found, ["http/router/mod.rs", "protocol/tfs_rest/index.rs"]);
     }
 }

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use super::accept;
 use crate::error::{Code, ServingError};
 use crate::metrics::page::Format;
-use crate::rest_wire::{self as reply, Reply};
+use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 
 /// The forms of the page, the one that TensorFlow Serving sends first.

@@ -8,9 +8,9 @@ use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::{Result, expect_memory};
-use crate::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::http::body;
 use crate::metrics::Entry;
+use crate::protocol::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::service::Service;
 use crate::serving::map::VersionChoice;
 use crate::serving::meter::{RequestMeter, code_of};

@@ -16,10 +16,10 @@ use prost::Message;
 use super::models::malformed;
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
-use crate::grpc_wire::framing;
-use crate::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
 use crate::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
+use crate::protocol::grpc_wire::framing;
+use crate::protocol::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::service::Service;
 use crate::serving::map::VersionChoice;
 

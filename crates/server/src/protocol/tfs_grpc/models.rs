@@ -10,13 +10,13 @@ use prost_types::Any;
 use crate::call::Call;
 use crate::codec::schema;
 use crate::error::{Result, ServingError};
-use crate::grpc_wire::framing::encode;
 use crate::proto::tensorflow::serving::metric::ValueIncrease;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice as Choice;
 use crate::proto::tensorflow::serving::{
     GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, Metric, ModelSpec, ReloadConfigRequest,
     ReloadConfigResponse, StatusProto,
 };
+use crate::protocol::grpc_wire::framing::encode;
 use crate::service::Service;
 use crate::serving::map::{Resolved, VersionChoice};
 use crate::serving::traffic::Caller;

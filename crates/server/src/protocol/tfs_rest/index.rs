@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::accept;
 use crate::error::{Result, ServingError};
-use crate::rest_wire::{self as reply, Reply};
+use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use crate::serving::map::names;
 use crate::serving::map::{Model, Version};

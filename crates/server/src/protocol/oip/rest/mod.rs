@@ -17,7 +17,7 @@ use crate::codec::json::{decode_repository_request, error_body};
 use crate::error::{Code, Result, ServingError};
 use crate::http::body::{self, BodyLimits, Encoding, Unpacking};
 use crate::http::router::open_inference::{Api, Model, SHOWN};
-use crate::rest_wire::{self as reply, Reply, RestOptions};
+use crate::protocol::rest_wire::{self as reply, Reply, RestOptions};
 use crate::service::Service;
 pub use infer::decode_body;
 

@@ -14,7 +14,7 @@ use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::http::body::{self, Encoding};
 use crate::http::router::open_inference::Model;
 use crate::metrics::Entry;
-use crate::rest_wire::{self as reply, Reply, RestOptions};
+use crate::protocol::rest_wire::{self as reply, Reply, RestOptions};
 use crate::service::Service;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::priority;

@@ -13,14 +13,14 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 use super::models::malformed;
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
-use crate::grpc_wire::framing::MessageReader;
-use crate::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::proto::grpc::reflection::v1::server_reflection_request::MessageRequest;
 use crate::proto::grpc::reflection::v1::server_reflection_response::MessageResponse;
 use crate::proto::grpc::reflection::v1::{
     ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
     ServerReflectionResponse, ServiceResponse,
 };
+use crate::protocol::grpc_wire::framing::MessageReader;
+use crate::protocol::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::service::Service;
 
 /// A `FileDescriptorSet` of every service, generated from `protos/`.

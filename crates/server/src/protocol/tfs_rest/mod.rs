@@ -21,9 +21,9 @@ use crate::http::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpa
 use crate::http::router::tensorflow_serving::{Api, ModelRoute, Version};
 use crate::http::router::{NoRoute, RestRoute};
 use crate::metrics::Entry;
-use crate::oip;
-pub use crate::rest_wire::RestOptions;
-use crate::rest_wire::{self as reply, Reply};
+use crate::protocol::oip;
+pub use crate::protocol::rest_wire::RestOptions;
+use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::map::VersionChoice;

@@ -15,17 +15,17 @@ use http_body_util::Either;
 
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
-use crate::grpc_wire::framing::{MessageReader, ReplyMessage};
-use crate::grpc_wire::{encoding, framing};
 use crate::http::body::{BodyLimits, RequestBody, WholeBody};
 use crate::http::router::grpc::{Method, Unary};
-use crate::oip;
+use crate::protocol::grpc_wire::framing::{MessageReader, ReplyMessage};
+use crate::protocol::grpc_wire::{encoding, framing};
+use crate::protocol::oip;
 use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::priority;
 
-pub(crate) use crate::grpc_wire::stream::Messages;
 pub use crate::http::body::Encoding;
+pub(crate) use crate::protocol::grpc_wire::stream::Messages;
 
 /// Switches of the gRPC API.
 #[derive(Clone, Copy, Debug, Default)]
