@@ -15,8 +15,8 @@ use servable_codec::wire::{Field, Reader};
 use servable_model::inference::{Classification, Inference};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
-use servable_server::http::router::{self, open_inference, tensorflow_serving};
 use servable_server::protocol::oip;
+use servable_server::router::{self, open_inference, tensorflow_serving};
 
 /// The signature with this name. `two` has two inputs; otherwise the first byte selects the dtype, also one without JSON.
 fn signature(name: Option<&[u8]>) -> Arc<Signature> {

@@ -7,16 +7,16 @@ use http::HeaderValue;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use servable_batch::{BatchingOptions, LowPriorityOptions, MixedPriorityPolicy, PoolOptions};
+use servable_http::body::BodyLimits;
+use servable_http::http2::Http2Options;
+use servable_http::listener::{HeadLimits, ListenOptions, Offer};
+use servable_http::tls::{Credentials, Pem, Tls};
+use servable_server::access::{Access, ApiKey, Scope};
 use servable_server::administration::AdminHosts;
 use servable_server::dispatch::ProtocolOptions;
-use servable_server::http::access::{Access, ApiKey, Scope};
-use servable_server::http::body::BodyLimits;
-use servable_server::http::http2::Http2Options;
-use servable_server::http::listener::{HeadLimits, ListenOptions, Offer};
-use servable_server::http::router::Router;
-use servable_server::http::tls::{Credentials, Pem, Tls};
 use servable_server::protocol::tfs_grpc::{Encoding, GrpcOptions};
 use servable_server::protocol::tfs_rest::RestOptions;
+use servable_server::router::Router;
 use servable_server::serving::ServiceOptions;
 use servable_tensorflow::LoadOptions;
 
@@ -166,11 +166,11 @@ impl PyGrpcOptions {
 }
 
 impl Endpoint {
-    fn to_core(&self) -> PyResult<servable_server::http::listener::Endpoint> {
+    fn to_core(&self) -> PyResult<servable_http::listener::Endpoint> {
         let Self { address, tls, offer } = self;
         let unknown = || PyValueError::new_err(format!("an endpoint cannot offer {offer:?}"));
         let offer = Offer::from_name(offer).ok_or_else(unknown)?;
-        Ok(servable_server::http::listener::Endpoint { address: address.clone(), tls: *tls, offer })
+        Ok(servable_http::listener::Endpoint { address: address.clone(), tls: *tls, offer })
     }
 }
 

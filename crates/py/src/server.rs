@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use servable_http::listener::{ListenOptions, Listening};
+use servable_http::tls::Tls;
 use servable_model::error::{Code, ServingError};
 use servable_server::dispatch::{Dispatch, ProtocolOptions};
-use servable_server::http::listener::{ListenOptions, Listening};
-use servable_server::http::tls::Tls;
 use servable_server::metrics::{Metrics, ModelMetrics};
 use servable_server::service::Service;
 use servable_server::serving::map::{Model, State, Version, VersionChoice};

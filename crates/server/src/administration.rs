@@ -15,13 +15,13 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Version};
 use serde_json::json;
 
+use crate::access::{self, Scope};
 use crate::call::Call;
 use crate::control_plane::{AdminAnswer, AdminRequest};
 use crate::error::{Code, Result, ServingError};
-use crate::http::access::{self, Scope};
-use crate::http::body::{self, BodyError, BodyLimits, RequestBody};
 use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
+use servable_http::body::{self, BodyError, BodyLimits, RequestBody};
 
 /// The largest body. The configuration of a model takes a few kilobytes.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -111,7 +111,7 @@ fn without_port(host: &str) -> &str {
 ///
 /// `PERMISSION_DENIED` or `INVALID_ARGUMENT` for the host and the origin; for the key as [`Access::require`].
 ///
-/// [`Access::require`]: crate::http::access::Access::require
+/// [`Access::require`]: crate::access::Access::require
 pub(crate) fn admit(service: &Service, hosts: &AdminHosts, head: &Parts, own_address: Option<IpAddr>) -> Result<()> {
     hosts.check(head, own_address)?;
     service.access.require(&head.headers, Scope::Admin)

@@ -10,17 +10,17 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Either;
 
+use crate::access::Scope;
 use crate::administration::{self, AdminHosts};
 use crate::error::{Code, Result, ServingError};
-use crate::http::access::Scope;
-use crate::http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
-use crate::http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
-use crate::http::router::Route;
 use crate::protocol::grpc_wire::framing::GRPC;
 use crate::protocol::rest_wire;
 use crate::protocol::tfs_grpc::{self, GrpcOptions, Messages};
 use crate::protocol::tfs_rest::{self, RestOptions};
+use crate::router::Route;
 use crate::service::Service;
+use servable_http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
+use servable_http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
 
 /// What the protocols need to know.
 #[derive(Clone, Debug)]

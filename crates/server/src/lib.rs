@@ -12,12 +12,13 @@ pub use servable_runtime::placement;
 use servable_runtime::{self as threads, pace};
 pub use {servable_batch as batch, servable_codec as codec};
 
+pub mod access;
 pub mod administration;
 pub mod control_plane;
 pub mod dispatch;
-pub mod http;
 pub mod metrics;
 pub mod protocol;
+pub mod router;
 mod runs;
 pub mod service;
 pub mod serving;

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
+use crate::access::Access;
 use crate::codec::metadata;
 use crate::control_plane::ControlPlane;
 use crate::error::Result;
-use crate::http::access::Access;
-use crate::http::body::BodyMemory;
-use crate::http::router::Router;
 use crate::metrics::Metrics;
 use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
+use crate::router::Router;
 use crate::runs::say_stuck;
 use crate::serving::ServiceOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::serving::readiness::Readiness;
 use crate::serving::traffic::Caller;
 use crate::threads::OwnThreads;
+use servable_http::body::BodyMemory;
 
 /// The state of the server that requests share.
 pub struct Service {

@@ -9,15 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use servable_http::body::BodyLimits;
+use servable_http::http2::Http2Options;
+use servable_http::listener::{Endpoint, HeadLimits, ListenOptions, Listening, Offer};
 use servable_model::error::{Code, Result, ServingError};
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Elements, Tensor};
 use servable_server::administration::AdminHosts;
 use servable_server::dispatch::{Dispatch, ProtocolOptions};
-use servable_server::http::body::BodyLimits;
-use servable_server::http::http2::Http2Options;
-use servable_server::http::listener::{Endpoint, HeadLimits, ListenOptions, Listening, Offer};
 use servable_server::protocol::tfs_grpc::GrpcOptions;
 use servable_server::protocol::tfs_rest::RestOptions;
 use servable_server::service::Service;

@@ -2,7 +2,7 @@
 //!
 //! It reads each request to its end, and sends a constant response: JSON, or a gRPC message with trailers. Its CPU per
 //! request is the cost of sockets, HTTP and the async runtime, a lower bound for servers on these. The settings of HTTP
-//! are those of `servable_server::http::listener`.
+//! are those of `servable_http::listener`.
 
 use std::convert::Infallible;
 use std::io;

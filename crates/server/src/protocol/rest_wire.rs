@@ -9,12 +9,12 @@ use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
+use crate::access;
 use crate::codec::json;
 use crate::error::{Code, Result, ServingError};
-use crate::http::access;
-use crate::http::body::WholeBody;
-use crate::http::page;
 use crate::service::Service;
+use servable_http::body::WholeBody;
+use servable_http::page;
 
 /// Switches of the APIs over REST.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Code, Result, ServingError};
-use crate::http::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
+use servable_http::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
 
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -17,47 +17,50 @@ pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,defl
 /// How many times its own size a message may grow to that is larger than the limit for all. Tensors rarely shrink to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
 
-impl Encoding {
-    /// What the messages of a request may be compressed with; `None` if they are not.
-    ///
-    /// # Errors
-    ///
-    /// `UNIMPLEMENTED` for anything that is not on offer.
-    pub(crate) fn of_request(headers: &HeaderMap) -> Result<Option<Self>> {
-        match headers.get(ENCODING).map(HeaderValue::as_bytes) {
-            None | Some(b"identity") => Ok(None),
-            Some(name) => Self::of(name).map(Some).ok_or_else(|| {
-                ServingError::unimplemented(format!(
-                    "Content is compressed with `{}` which isn't supported; supported are {}",
-                    String::from_utf8_lossy(name),
-                    ACCEPTED.to_str().expect("it is ASCII")
-                ))
-            }),
-        }
+/// What the messages of a request may be compressed with; `None` if they are not.
+///
+/// # Errors
+///
+/// `UNIMPLEMENTED` for anything that is not on offer.
+pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>> {
+    match headers.get(ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(None),
+        Some(name) => Encoding::of(name).map(Some).ok_or_else(|| {
+            ServingError::unimplemented(format!(
+                "Content is compressed with `{}` which isn't supported; supported are {}",
+                String::from_utf8_lossy(name),
+                ACCEPTED.to_str().expect("it is ASCII")
+            ))
+        }),
     }
+}
 
-    /// Whether the caller takes replies that are compressed like this.
-    pub(crate) fn is_accepted(self, headers: &HeaderMap) -> bool {
-        let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        values.into_iter().any(|name| name.trim_ascii() == self.name().as_bytes())
-    }
+/// Whether the caller takes replies that are compressed like this.
+pub(crate) fn is_accepted(encoding: Encoding, headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    values.into_iter().any(|name| name.trim_ascii() == encoding.name().as_bytes())
+}
 
-    /// Unpacks a message.
-    ///
-    /// # Errors
-    ///
-    /// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
-    pub(crate) fn unpack(self, mut compressed: &[u8], limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes> {
-        let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
-        let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
-        let damaged = |error| ServingError::internal(format!("the message is not valid {}: {error}", self.name()));
-        match body::unpack_bounded(self, &mut compressed, limit, limits.max_total_bytes, memory) {
-            Ok(plain) => plain.map_err(damaged),
-            Err(Unpacking::Shortage(shortage)) => Err(shortage.into()),
-            Err(Unpacking::TooLarge(_) | Unpacking::Damaged(_)) => {
-                let text = format!("the message is larger than {limit} bytes when decompressed");
-                Err(ServingError::new(Code::ResourceExhausted, text))
-            }
+/// Unpacks a message.
+///
+/// # Errors
+///
+/// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
+pub(crate) fn unpack(
+    encoding: Encoding,
+    mut compressed: &[u8],
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Bytes> {
+    let in_proportion = compressed.len().saturating_mul(ALLOWED_GROWTH);
+    let limit = limits.max_bytes.min(limits.max_decompressed_bytes.max(in_proportion));
+    let damaged = |error| ServingError::internal(format!("the message is not valid {}: {error}", encoding.name()));
+    match body::unpack_bounded(encoding, &mut compressed, limit, limits.max_total_bytes, memory) {
+        Ok(plain) => plain.map_err(damaged),
+        Err(Unpacking::Shortage(shortage)) => Err(shortage.into()),
+        Err(Unpacking::TooLarge(_) | Unpacking::Damaged(_)) => {
+            let text = format!("the message is larger than {limit} bytes when decompressed");
+            Err(ServingError::new(Code::ResourceExhausted, text))
         }
     }
 }
@@ -84,11 +87,10 @@ mod tests {
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let packed = encoding.pack(&plain, 5).expect("it is long and repeats itself");
             assert!(packed.len() < 200, "{}", packed.len());
-            assert_eq!(encoding.unpack(&packed[5..], limits(7000), &Arc::default()).as_deref(), Ok(&plain[5..]));
-            let error = encoding.unpack(&packed[5..], limits(6999), &Arc::default()).expect_err("one byte too long");
+            assert_eq!(unpack(encoding, &packed[5..], limits(7000), &Arc::default()).as_deref(), Ok(&plain[5..]));
+            let error = unpack(encoding, &packed[5..], limits(6999), &Arc::default()).expect_err("one byte too long");
             assert_eq!(error.code, Code::ResourceExhausted);
-            let error = encoding
-                .unpack(&packed[5..packed.len() - 5], limits(7000), &Arc::default())
+            let error = unpack(encoding, &packed[5..packed.len() - 5], limits(7000), &Arc::default())
                 .expect_err("it is cut off");
             assert_eq!(error.code, Code::Internal);
         }
@@ -98,21 +100,25 @@ mod tests {
     #[test]
     fn a_small_message_does_not_grow_without_bound() {
         let bomb = Encoding::Gzip.pack(&vec![0; 1_000_002], 0).expect("it is long");
-        let error = Encoding::Gzip
-            .unpack(&bomb, BodyLimits { max_decompressed_bytes: 1_000_000, ..limits(usize::MAX) }, &Arc::default())
-            .expect_err("a thousand times its size");
+        let error = unpack(
+            Encoding::Gzip,
+            &bomb,
+            BodyLimits { max_decompressed_bytes: 1_000_000, ..limits(usize::MAX) },
+            &Arc::default(),
+        )
+        .expect_err("a thousand times its size");
         assert_eq!(error.code, Code::ResourceExhausted);
     }
 
     #[test]
     fn encodings_are_read_from_headers() {
         let headers = |name: HeaderName, value| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
-        let request = |value| Encoding::of_request(&headers(ENCODING, value));
+        let request = |value| encoding_of(&headers(ENCODING, value));
         assert_eq!(request("identity"), Ok(None));
         assert_eq!(request("gzip"), Ok(Some(Encoding::Gzip)));
         assert_eq!(request("snappy").expect_err("it is not on offer").code, Code::Unimplemented);
-        assert!(Encoding::Gzip.is_accepted(&headers(ACCEPT, "identity, deflate, gzip")));
-        assert!(!Encoding::Gzip.is_accepted(&headers(ACCEPT, "identity,xgzip")));
-        assert!(!Encoding::Gzip.is_accepted(&HeaderMap::new()));
+        assert!(is_accepted(Encoding::Gzip, &headers(ACCEPT, "identity, deflate, gzip")));
+        assert!(!is_accepted(Encoding::Gzip, &headers(ACCEPT, "identity,xgzip")));
+        assert!(!is_accepted(Encoding::Gzip, &HeaderMap::new()));
     }
 }

@@ -18,7 +18,7 @@ use super::encoding;
 use crate::codec::json::base64;
 use crate::codec::tensor_proto::find_content;
 use crate::error::{Code, Result, ServingError, expect_memory};
-use crate::http::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, RequestBody, WholeBody};
+use servable_http::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, RequestBody, WholeBody};
 
 /// The five bytes in front of every message: a flag for compression and the length.
 const PREFIX: usize = 5;
@@ -42,7 +42,7 @@ pub(crate) async fn read_message(
     memory: &Arc<BodyMemory>,
 ) -> Result<Bytes> {
     let max_bytes = limits.max_bytes.saturating_add(PREFIX);
-    let encoding = Encoding::of_request(headers);
+    let encoding = encoding::encoding_of(headers);
     let framed = body::read_as(body, BodyLimits { max_bytes, ..limits }, memory, layout)
         .await
         .map_err(|error| unreadable(&error, limits))?;
@@ -87,7 +87,7 @@ fn plain(
 ) -> Result<Bytes> {
     match (flag, encoding) {
         (0, _) => Ok(message),
-        (1, Some(encoding)) => body::work_on(message.len(), || encoding.unpack(&message, limits, memory)),
+        (1, Some(encoding)) => body::work_on(message.len(), || encoding::unpack(encoding, &message, limits, memory)),
         (1, None) => Err(ServingError::internal("the message is marked as compressed and grpc-encoding is missing")),
         _ => Err(ServingError::internal(format!("the request has the compression flag {flag}; it may be 0 or 1"))),
     }
@@ -118,7 +118,7 @@ impl MessageReader {
         memory: &Arc<BodyMemory>,
     ) -> Result<Self> {
         let limits = BodyLimits { max_bytes: limits.max_bytes.min(max_bytes), ..limits };
-        let (encoding, memory) = (Encoding::of_request(headers)?, Arc::clone(memory));
+        let (encoding, memory) = (encoding::encoding_of(headers)?, Arc::clone(memory));
         Ok(Self { body, encoding, limits, memory, arrived: BytesMut::new(), since: None })
     }
 

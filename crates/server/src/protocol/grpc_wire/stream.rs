@@ -10,16 +10,15 @@ use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use http_body::{Body, Frame};
-use http_body_util::Either;
 use prost::Message;
 use tokio::sync::mpsc;
 
 use super::framing;
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
-use crate::http::activity::{Of, Piece, UnderWay};
-use crate::http::body::{AnswerBody, Claim, WholeBody};
 use crate::service::Service;
+use servable_http::activity::{Of, Piece, UnderWay};
+use servable_http::body::{AnswerBody, Claim};
 
 /// The messages of an answer as they come, and the status behind them.
 pub struct Messages {
@@ -27,19 +26,13 @@ pub struct Messages {
     under_way: Option<UnderWay>,
 }
 
-impl AnswerBody for Either<WholeBody, Messages> {
+impl AnswerBody for Messages {
     fn whole_len(&self) -> Option<usize> {
-        match self {
-            Self::Left(body) => Some(body.len()),
-            Self::Right(_) => None,
-        }
+        None
     }
 
-    fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>) {
-        match self {
-            Self::Left(body) => body.hold(under_way, claim),
-            Self::Right(messages) => messages.under_way = Some(under_way),
-        }
+    fn hold(&mut self, under_way: UnderWay, _: Option<Claim>) {
+        self.under_way = Some(under_way);
     }
 }
 

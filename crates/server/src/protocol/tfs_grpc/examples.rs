@@ -7,7 +7,6 @@ use super::predict::choice;
 use crate::call::Call;
 use crate::codec::example::{self, ExamplesRequest};
 use crate::error::Result;
-use crate::http::body;
 use crate::metrics::Entry;
 use crate::proto::tensorflow::serving::ModelSpec;
 use crate::proto::tensorflow::serving::model_spec::VersionChoice;
@@ -19,6 +18,7 @@ use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Target;
 use crate::serving::resolved_signature_name;
 use crate::serving::traffic::Caller;
+use servable_http::body;
 
 /// `Classify` or `Regress`: their messages differ in nothing but what is computed.
 pub(super) async fn infer(

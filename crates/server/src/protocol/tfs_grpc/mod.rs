@@ -15,17 +15,17 @@ use http_body_util::Either;
 
 use crate::call::Call;
 use crate::error::{Code, Result, ServingError};
-use crate::http::body::{BodyLimits, RequestBody, WholeBody};
-use crate::http::router::grpc::{Method, Unary};
 use crate::protocol::grpc_wire::framing::{MessageReader, ReplyMessage};
 use crate::protocol::grpc_wire::{encoding, framing};
 use crate::protocol::oip;
+use crate::router::grpc::{Method, Unary};
 use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::priority;
+use servable_http::body::{BodyLimits, RequestBody, WholeBody};
 
-pub use crate::http::body::Encoding;
 pub(crate) use crate::protocol::grpc_wire::stream::Messages;
+pub use servable_http::body::Encoding;
 
 /// Switches of the gRPC API.
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,6 +158,6 @@ async fn unary(
 
 /// What the reply is compressed with, if it is worth it.
 fn reply_encoding(options: GrpcOptions, headers: &HeaderMap) -> Option<Encoding> {
-    let own = || Encoding::of_request(headers).ok().flatten();
-    options.reply_encoding.or_else(own).filter(|encoding| encoding.is_accepted(headers))
+    let own = || encoding::encoding_of(headers).ok().flatten();
+    options.reply_encoding.or_else(own).filter(|&encoding| encoding::is_accepted(encoding, headers))
 }

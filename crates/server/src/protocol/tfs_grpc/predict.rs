@@ -8,7 +8,6 @@ use crate::codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
 use crate::error::{Result, expect_memory};
-use crate::http::body;
 use crate::metrics::Entry;
 use crate::protocol::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::service::Service;
@@ -18,6 +17,7 @@ use crate::serving::predict::Target;
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{self, Arranged, ServiceOptions};
+use servable_http::body;
 
 pub(super) async fn predict(
     service: &Service,

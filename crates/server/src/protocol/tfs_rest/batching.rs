@@ -9,7 +9,7 @@ use super::choice;
 use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
 use crate::distribution::Distribution;
 use crate::error::Result;
-use crate::http::router::tensorflow_serving::{ModelRoute, Version};
+use crate::router::tensorflow_serving::{ModelRoute, Version};
 use crate::service::Service;
 use crate::serving::map::Handle;
 use crate::serving::servable::Servable;

@@ -6,14 +6,14 @@ use super::{RestOptions, choice, or_default};
 use crate::call::Call;
 use crate::codec::json;
 use crate::error::{Result, expect_memory};
-use crate::http::body;
-use crate::http::router::tensorflow_serving::ModelRoute;
+use crate::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
 use crate::serving::examples::{self, Kind};
 use crate::serving::meter::RequestMeter;
 use crate::serving::predict::Target;
 use crate::serving::priority;
 use crate::serving::traffic::Caller;
+use servable_http::body;
 
 pub(super) async fn infer(
     service: &Service,

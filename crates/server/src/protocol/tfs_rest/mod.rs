@@ -17,13 +17,12 @@ use http::request::Parts;
 use crate::call::Call;
 use crate::codec::{json, metadata};
 use crate::error::{Code, Result, ServingError, expect_memory};
-use crate::http::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpacking};
-use crate::http::router::tensorflow_serving::{Api, ModelRoute, Version};
-use crate::http::router::{NoRoute, RestRoute};
 use crate::metrics::Entry;
 use crate::protocol::oip;
 pub use crate::protocol::rest_wire::RestOptions;
 use crate::protocol::rest_wire::{self as reply, Reply};
+use crate::router::tensorflow_serving::{Api, ModelRoute, Version};
+use crate::router::{NoRoute, RestRoute};
 use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::map::VersionChoice;
@@ -33,6 +32,7 @@ use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{self, Arranged, priority};
 use crate::signature::{DEFAULT_SIGNATURE, Signature};
+use servable_http::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpacking};
 
 /// Answers one request.
 pub(crate) async fn serve(

@@ -13,7 +13,6 @@ use crate::codec::json::timeout;
 use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
 use crate::codec::wire::{self, Field, Malformed, Reader, Value};
 use crate::error::{Result, ServingError, expect_memory};
-use crate::http::body;
 use crate::metrics::Entry;
 use crate::proto::inference::infer_parameter::ParameterChoice;
 use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -24,6 +23,7 @@ use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Answer;
 use crate::serving::traffic::Caller;
 use crate::tensor::Tensor;
+use servable_http::body;
 
 pub(super) async fn infer(
     service: &Service,

@@ -12,7 +12,6 @@ use prost::Message;
 use super::{choice, metadata, missing, repository};
 use crate::call::Call;
 use crate::error::{Result, ServingError};
-use crate::http::router::grpc::OpenInference;
 use crate::proto::inference::model_repository_parameter::ParameterChoice;
 use crate::proto::inference::{
     ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
@@ -20,6 +19,7 @@ use crate::proto::inference::{
     RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
 };
 use crate::protocol::grpc_wire::new_message;
+use crate::router::grpc::OpenInference;
 use crate::service::Service;
 
 pub use infer::{InferCall, decode_call};

@@ -11,15 +11,15 @@ use crate::call::Call;
 use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
 use crate::codec::open_inference::raw_tensor;
 use crate::error::{Code, Result, ServingError, expect_memory};
-use crate::http::body::{self, Encoding};
-use crate::http::router::open_inference::Model;
 use crate::metrics::Entry;
 use crate::protocol::rest_wire::{self as reply, Reply, RestOptions};
+use crate::router::open_inference::Model;
 use crate::service::Service;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::priority;
 use crate::signature::TensorSpec;
 use crate::tensor::Tensor;
+use servable_http::body::{self, Encoding};
 
 pub(super) async fn infer(
     service: &Service,

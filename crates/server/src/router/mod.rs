@@ -12,8 +12,8 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
+use crate::access::Scope;
 use crate::error::Result;
-use crate::http::access::Scope;
 use tensorflow_serving::ModelRoute;
 
 /// The paths that the configuration chooses.

@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use super::timeouts::{DRAIN_PATIENCE, Draining, Patience, Step, Verdict};
 use super::transport::{Socket, Transport};
 use super::{Arrival, Handler, Shared};
-use crate::error::ServingError;
-use crate::http::activity::{Activity, Stream, UnderWay};
-use crate::http::body::{AnswerBody, BodyLimits, RequestBody};
-use crate::http::http2::Http2Options;
+use crate::activity::{Activity, Stream, UnderWay};
+use crate::body::{AnswerBody, BodyLimits, RequestBody};
+use crate::http2::Http2Options;
+use servable_model::error::ServingError;
 
 /// How long a client of HTTP/2 has for what it sent before it saw the GOAWAY of an idle connection.
 const GOING_TIME: Duration = Duration::from_secs(2);

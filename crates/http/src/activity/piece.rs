@@ -16,7 +16,7 @@ pub struct Piece {
 
 /// What a piece belongs to.
 #[derive(Debug)]
-pub(crate) enum Of {
+pub enum Of {
     /// An answer that is not counted.
     Nothing,
     /// The beginning of an answer.
@@ -26,7 +26,8 @@ pub(crate) enum Of {
 }
 
 impl Piece {
-    pub(crate) fn new(bytes: Bytes, of: Of) -> Self {
+    /// A piece of what `of` says.
+    pub fn new(bytes: Bytes, of: Of) -> Self {
         Self { bytes, of }
     }
 }

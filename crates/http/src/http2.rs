@@ -52,7 +52,7 @@ const MAX_WINDOW: u32 = i32::MAX as u32;
 
 impl Http2Options {
     /// Has the connections of a builder behave so.
-    pub(crate) fn apply(&self, builder: &mut auto::Builder<TokioExecutor>) {
+    pub fn apply(&self, builder: &mut auto::Builder<TokioExecutor>) {
         let connection_window = self.stream_window.saturating_mul(STREAMS_IN_CONNECTION_WINDOW).min(MAX_WINDOW);
         let mut http2 = builder.http2();
         http2

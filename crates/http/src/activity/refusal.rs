@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 
-use crate::error::Code;
-use crate::http::page;
+use crate::page;
+use servable_model::error::Code;
 
 /// How hyper's refusals begin: statuses of 400 and more, of which it sends 400, 414 and 431.
 const STATUS: &[u8] = b"HTTP/1.1 4";

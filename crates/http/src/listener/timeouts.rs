@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::ListenOptions;
-use crate::http::activity::{Activity, PARTING_TIME, Snapshot};
-use crate::http::body::BodyLimits;
+use crate::activity::{Activity, PARTING_TIME, Snapshot};
+use crate::body::BodyLimits;
 
 /// How long a draining server waits for a client on which something depends: its next request over HTTP/1.1, which has no
 /// way to say that none is wanted, the rest of one, or its taking of an answer.

@@ -1,6 +1,6 @@
 //! The small pages of TensorFlow Serving for what is no API request (`docs/spec/rest_api.md` §2.4).
 
 /// The text of a page.
-pub(crate) fn html(status: u16, reason: &str) -> String {
+pub fn html(status: u16, reason: &str) -> String {
     format!("<HTML><HEAD>\n<TITLE>{status} {reason}</TITLE>\n</HEAD><BODY>\n<H1>{reason}</H1>\n</BODY></HTML>\n")
 }

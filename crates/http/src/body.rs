@@ -15,18 +15,19 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use http_body_util::Either;
 use hyper::body::Incoming;
 
-use crate::error::{Code, ServingError};
-use crate::http::activity::{Activity, Of};
+use crate::activity::{Activity, Of};
 use collect::Collected;
+use servable_model::error::{Code, ServingError};
 
-pub use crate::http::activity::{Piece, UnderWay};
-pub(crate) use crate::http::body_memory::Shortage;
-pub use crate::http::body_memory::{BodyMemory, Claim};
-pub(crate) use crate::threads::work_on;
-pub(crate) use collect::Layout;
+pub use crate::activity::{Piece, UnderWay};
+pub use crate::body_memory::Shortage;
+pub use crate::body_memory::{BodyMemory, Claim};
+pub use collect::Layout;
 pub use encoding::Encoding;
+pub use servable_runtime::work_on;
 
 /// Bounds on what a client may send as a body.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ pub struct BodyLimits {
 
 impl BodyLimits {
     /// How long to wait for the next part of a body that has come so far since then; no time if it came too slowly.
-    pub(crate) fn patience(&self, received: usize, since: Instant) -> Duration {
+    pub fn patience(&self, received: usize, since: Instant) -> Duration {
         let earned = Duration::from_secs_f64(received as f64 / f64::from(self.min_bytes_per_second.max(1)));
         self.part_timeout.min((self.part_timeout + earned).saturating_sub(since.elapsed()))
     }
@@ -53,7 +54,7 @@ impl BodyLimits {
 
 /// Why a body was not read to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum BodyError {
+pub enum BodyError {
     /// It is larger than the limit, or says that it will be.
     TooLarge,
     /// Its next part did not come in time.
@@ -77,18 +78,19 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, activity: Arc<Activity>) -> Self {
+    /// A body of which nothing has been read.
+    pub fn new(incoming: Incoming, activity: Arc<Activity>) -> Self {
         Self { incoming, activity }
     }
 }
 
 /// Reads a body to its end. A body that arrives in one piece is not copied.
-pub(crate) async fn read(body: RequestBody, limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes, BodyError> {
+pub async fn read(body: RequestBody, limits: BodyLimits, memory: &Arc<BodyMemory>) -> Result<Bytes, BodyError> {
     read_as(body, limits, memory, |_| Layout::default()).await
 }
 
 /// Reads a body to its end, into memory as its first part asks for it. A body that arrives in one piece is not copied.
-pub(crate) async fn read_as(
+pub async fn read_as(
     mut body: RequestBody,
     limits: BodyLimits,
     memory: &Arc<BodyMemory>,
@@ -135,7 +137,7 @@ pub(crate) async fn read_as(
 }
 
 /// The next piece of a body, never empty; `None` after the last.
-pub(crate) async fn next_part(body: &mut RequestBody, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
+pub async fn next_part(body: &mut RequestBody, timeout: Duration) -> Result<Option<Bytes>, BodyError> {
     let RequestBody { incoming, activity } = body;
     loop {
         if incoming.is_end_stream() {
@@ -175,30 +177,25 @@ pub struct WholeBody {
 
 impl WholeBody {
     /// A body without trailers.
-    pub(crate) fn new(data: impl Into<Bytes>) -> Self {
+    pub fn new(data: impl Into<Bytes>) -> Self {
         Self { data: Some(data.into()).filter(|data| !data.is_empty()), ..Self::default() }
     }
 
     /// The same body with more pieces, none of them empty.
-    pub(crate) fn followed_by(mut self, pieces: impl DoubleEndedIterator<Item = Bytes>) -> Self {
+    #[must_use]
+    pub fn followed_by(mut self, pieces: impl DoubleEndedIterator<Item = Bytes>) -> Self {
         self.others = pieces.rev().collect();
         self
     }
 
     /// A body that ends with trailers.
-    pub(crate) fn with_trailers(data: impl Into<Bytes>, trailers: HeaderMap) -> Self {
+    pub fn with_trailers(data: impl Into<Bytes>, trailers: HeaderMap) -> Self {
         Self { trailers: Some(trailers), ..Self::new(data) }
     }
 
     /// How many bytes of data there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.data.iter().chain(&self.others).map(Bytes::len).sum()
-    }
-
-    /// Counts the answer as unsent until its last piece has been written, in memory that is claimed as long.
-    pub(crate) fn hold(&mut self, mut under_way: UnderWay, claim: Option<Claim>) {
-        under_way.begin_to_send(self.len() as u64, claim);
-        self.under_way = Some(under_way);
     }
 }
 
@@ -223,7 +220,7 @@ impl Body for WholeBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.len() as u64)
+        SizeHint::with_exact(self.size() as u64)
     }
 }
 
@@ -236,9 +233,36 @@ pub trait AnswerBody: Body<Data = Piece, Error: Into<Box<dyn Error + Send + Sync
     fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>);
 }
 
+impl AnswerBody for WholeBody {
+    fn whole_len(&self) -> Option<usize> {
+        Some(self.size())
+    }
+
+    fn hold(&mut self, mut under_way: UnderWay, claim: Option<Claim>) {
+        under_way.begin_to_send(self.size() as u64, claim);
+        self.under_way = Some(under_way);
+    }
+}
+
+impl<L: AnswerBody, R: AnswerBody> AnswerBody for Either<L, R> {
+    fn whole_len(&self) -> Option<usize> {
+        match self {
+            Self::Left(body) => body.whole_len(),
+            Self::Right(body) => body.whole_len(),
+        }
+    }
+
+    fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>) {
+        match self {
+            Self::Left(body) => body.hold(under_way, claim),
+            Self::Right(body) => body.hold(under_way, claim),
+        }
+    }
+}
+
 /// Why a body could not be unpacked.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unpacking {
+pub enum Unpacking {
     /// It is not what it should be.
     Damaged(String),
     /// It would be larger than so many bytes.
@@ -266,7 +290,7 @@ impl From<Shortage> for Unpacking {
 }
 
 /// Unpacks a body that has to be one complete piece of its encoding and nothing else.
-pub(crate) fn unpack(
+pub fn unpack(
     encoding: Encoding,
     compressed: &[u8],
     limits: BodyLimits,
@@ -283,7 +307,7 @@ pub(crate) fn unpack(
 }
 
 /// Unpacks a body if it is packed. An empty body is not, whatever its request says.
-pub(crate) fn unpack_if_packed(
+pub fn unpack_if_packed(
     encoding: Option<Encoding>,
     body: Bytes,
     limits: BodyLimits,
@@ -296,7 +320,7 @@ pub(crate) fn unpack_if_packed(
 }
 
 /// Unpacks what `rest` begins with, and leaves what follows; the inner error is that of damaged bytes.
-pub(crate) fn unpack_bounded(
+pub fn unpack_bounded(
     encoding: Encoding,
     rest: &mut &[u8],
     limit: usize,

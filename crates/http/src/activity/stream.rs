@@ -14,23 +14,23 @@ use tokio::time::Sleep;
 
 use super::inbound::{Inbound, NO_HEAD};
 use super::{Activity, refusal};
-use crate::error::Code;
+use servable_model::error::Code;
 
 /// A client may close its side once its request is sent, and still gets an answer that comes within this time. A client that
 /// has given up closes its side, too, so that a longer wait would be for nobody.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// How long a client may take to close its side of a connection that the server has closed.
-pub(crate) const PARTING_TIME: Duration = Duration::from_secs(1);
+pub const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// A connection below TLS and HTTP.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Discards what the client has not read when the connection is dropped; the system would go on sending it.
     fn abandon(&self);
 }
 
 /// The stream of a connection; `refused` is called with the reason of each refusal that hyper makes.
-pub(crate) struct Stream<S: Transport, F> {
+pub struct Stream<S: Transport, F> {
     transport: S,
     activity: Arc<Activity>,
     refused: F,
@@ -48,7 +48,8 @@ pub(crate) struct Stream<S: Transport, F> {
 }
 
 impl<S: Transport, F> Stream<S, F> {
-    pub(crate) fn new(transport: S, activity: Arc<Activity>, refused: F) -> Self {
+    /// A stream at its beginning; `refused` is called with the code of each refusal.
+    pub fn new(transport: S, activity: Arc<Activity>, refused: F) -> Self {
         Self {
             transport,
             activity,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::error::{Code, ServingError, no_memory};
+use servable_model::error::{Code, ServingError, no_memory};
 
 /// Buffers of fewer bytes are not kept: the allocator has them at hand.
 const LEAST_KEPT: usize = 2 << 20;
@@ -78,7 +78,7 @@ impl BodyMemory {
     /// # Errors
     ///
     /// If they would be more than `limit` with all that is claimed.
-    pub(crate) fn claim(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
+    pub fn claim(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
         let before = self.claimed.fetch_add(bytes, Ordering::Relaxed);
         let claim = Claim { memory: Arc::clone(self), bytes };
         if before.saturating_add(bytes) > limit { Err(Shortage::Limit(limit)) } else { Ok(claim) }
@@ -89,7 +89,7 @@ impl BodyMemory {
     /// # Errors
     ///
     /// If nothing is left of the limit.
-    pub(crate) fn claim_rest(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
+    pub fn claim_rest(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
         let claim = Claim { memory: Arc::clone(self), bytes };
         let before = self.claimed.fetch_add(bytes, Ordering::Relaxed);
         if before >= limit { Err(Shortage::Limit(limit)) } else { Ok(claim) }
@@ -100,18 +100,18 @@ impl BodyMemory {
     /// # Errors
     ///
     /// If not; most requests that are refused for this are before any memory is taken.
-    pub(crate) fn expect(&self, bytes: usize, limit: usize) -> Result<(), Shortage> {
+    pub fn expect(&self, bytes: usize, limit: usize) -> Result<(), Shortage> {
         let claimed = self.claimed.load(Ordering::Relaxed);
         if bytes > 0 && claimed.saturating_add(bytes) > limit { Err(Shortage::Limit(limit)) } else { Ok(()) }
     }
 
     /// Whether most of the limit is claimed.
-    pub(crate) fn is_scarce(&self, limit: usize) -> bool {
+    pub fn is_scarce(&self, limit: usize) -> bool {
         self.claimed.load(Ordering::Relaxed) > limit / 2
     }
 
     /// Gives back what nobody wants, for ever.
-    pub(crate) async fn give_back_unused(self: Arc<Self>) {
+    pub async fn give_back_unused(self: Arc<Self>) {
         loop {
             self.fills.notified().await;
             while self.give_back(PATIENCE) {
@@ -155,7 +155,7 @@ impl BodyMemory {
 
 /// Why there is no memory for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shortage {
+pub enum Shortage {
     /// All bodies together may have so many bytes, and nearly do.
     Limit(usize),
     /// The system does not give so many bytes.
@@ -186,7 +186,7 @@ pub struct Claim {
 
 impl Claim {
     /// Lasts as long as these bytes.
-    pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
+    pub fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Held { bytes, _claim: self })
     }
 }

@@ -63,7 +63,7 @@ impl Tls {
     }
 
     /// What the next handshake needs; `None` where there are no credentials.
-    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
+    pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.current.load_full().map(TlsAcceptor::from)
     }
 }

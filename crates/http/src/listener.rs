@@ -23,13 +23,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{Code, ServingError};
-use crate::http::body::{AnswerBody, BodyLimits, BodyMemory, RequestBody};
-use crate::http::http2::Http2Options;
-use crate::http::tls::Tls;
-use crate::placement;
-use crate::threads::{Lookout, Threads};
+use crate::body::{AnswerBody, BodyLimits, BodyMemory, RequestBody};
+use crate::http2::Http2Options;
+use crate::tls::Tls;
 use endpoint::{Bound, Listener};
+use servable_model::error::{Code, ServingError};
+use servable_runtime::placement;
+use servable_runtime::{Lookout, Threads};
 use transport::Transport;
 
 pub use endpoint::{Endpoint, Offer};
@@ -70,7 +70,7 @@ pub struct HeadLimits {
 
 impl HeadLimits {
     /// Refuses a head that is too large.
-    pub(crate) fn check(&self, head: &Parts) -> Result<(), ServingError> {
+    pub fn check(&self, head: &Parts) -> Result<(), ServingError> {
         let too_large = |text: String| Err(ServingError::new(Code::ResourceExhausted, text));
         let Parts { headers, uri, .. } = head;
         if headers.len() > self.max_count {

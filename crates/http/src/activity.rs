@@ -14,14 +14,14 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::http::body_memory::Claim;
-pub(crate) use piece::Of;
+use crate::body_memory::Claim;
+pub use piece::Of;
 pub use piece::Piece;
-pub(crate) use stream::{PARTING_TIME, Stream, Transport};
+pub use stream::{PARTING_TIME, Stream, Transport};
 
 /// Counters of one connection, which its stream, its requests and its watch share.
 #[derive(Debug, Default)]
-pub(crate) struct Activity {
+pub struct Activity {
     /// Requests that have begun.
     requests: AtomicU64,
     /// Requests that have no answer yet.
@@ -59,16 +59,22 @@ pub(crate) struct Activity {
 
 /// What was counted at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    pub(crate) requests: u64,
-    pub(crate) taken: u64,
-    pub(crate) received: u64,
-    pub(crate) emptied: u64,
-    pub(crate) open_head: u64,
+pub struct Snapshot {
+    /// Requests that have begun.
+    pub requests: u64,
+    /// Bytes of answers that have been written.
+    pub taken: u64,
+    /// Bytes that have been read.
+    pub received: u64,
+    /// How often the last answer that was not wholly written has been.
+    pub emptied: u64,
+    /// The number of the head that has begun and not ended; 0 if there is none.
+    pub open_head: u64,
 }
 
 impl Activity {
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    /// The counters now.
+    pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             requests: self.requests.load(Ordering::Relaxed),
             taken: self.taken.load(Ordering::Relaxed),
@@ -78,80 +84,82 @@ impl Activity {
         }
     }
 
-    pub(crate) fn speaks_http2(&self) -> bool {
+    /// Whether the preface of HTTP/2 has been read.
+    pub fn speaks_http2(&self) -> bool {
         self.speaks_http2.load(Ordering::Relaxed)
     }
 
     /// Whether a request has no answer yet.
-    pub(crate) fn is_under_way(&self) -> bool {
+    pub fn is_under_way(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > 0
     }
 
     /// Whether a request has no answer yet, and that is not for want of its next part.
-    pub(crate) fn is_computing(&self) -> bool {
+    pub fn is_computing(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > self.awaiting_parts.load(Ordering::Relaxed)
     }
 
     /// Whether the client has to send the next part of a request.
-    pub(crate) fn is_awaiting_part(&self) -> bool {
+    pub fn is_awaiting_part(&self) -> bool {
         self.awaiting_parts.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the client has to take an answer.
-    pub(crate) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         self.unsent.load(Ordering::Relaxed) > 0
     }
 
     /// Whether nothing is under way in either direction.
-    pub(crate) fn is_between_requests(&self) -> bool {
+    pub fn is_between_requests(&self) -> bool {
         !self.is_under_way() && !self.has_unsent() && self.open_head.load(Ordering::Relaxed) == 0
     }
 
     /// Has the next answer over HTTP/1.1 be the last.
-    pub(crate) fn wind_down(&self) {
+    pub fn wind_down(&self) {
         self.winds_down.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn winds_down(&self) -> bool {
+    /// Whether the next answer over HTTP/1.1 closes the connection.
+    pub fn winds_down(&self) -> bool {
         self.winds_down.load(Ordering::Relaxed)
     }
 
     /// Ends the stream when it is next read, and neither is there anything to read nor a request under way.
     ///
     /// hyper would close a connection of HTTP/1.1 without a last look at what has come.
-    pub(crate) fn end_when_quiet(&self) {
+    pub fn end_when_quiet(&self) {
         self.ends_when_quiet.store(true, Ordering::Relaxed);
     }
 
     /// Refuses the head of HTTP/1.1 that has begun and not ended, when the stream is next read: it took too long.
-    pub(crate) fn end_head(&self) {
+    pub fn end_head(&self) {
         self.ends_head.store(true, Ordering::Relaxed);
     }
 
     /// Ends every wait for the next part of a request.
-    pub(crate) fn end_parts(&self) {
+    pub fn end_parts(&self) {
         self.ends_parts.notify_waiters();
     }
 
     /// Completes when waits for parts are ended.
-    pub(crate) fn parts_ended(&self) -> Notified<'_> {
+    pub fn parts_ended(&self) -> Notified<'_> {
         self.ends_parts.notified()
     }
 
     /// Discards what the client has not read when the connection is dropped.
-    pub(crate) fn abandon(&self) {
+    pub fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Counts a request from its head until the result is dropped.
-    pub(crate) fn begin_request(self: &Arc<Self>) -> UnderWay {
+    pub fn begin_request(self: &Arc<Self>) -> UnderWay {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay { activity: Arc::clone(self), unsent_bytes: None, claim: None }
     }
 
     /// Counts a wait for the next part of a request until the result is dropped.
-    pub(crate) fn await_part(&self) -> AwaitingPart<'_> {
+    pub fn await_part(&self) -> AwaitingPart<'_> {
         self.awaiting_parts.fetch_add(1, Ordering::Relaxed);
         AwaitingPart(self)
     }
@@ -170,7 +178,7 @@ impl Activity {
 }
 
 /// A wait for the next part of a request.
-pub(crate) struct AwaitingPart<'a>(&'a Activity);
+pub struct AwaitingPart<'a>(&'a Activity);
 
 impl Drop for AwaitingPart<'_> {
     fn drop(&mut self) {
@@ -190,7 +198,7 @@ pub struct UnderWay {
 
 impl UnderWay {
     /// Waits while the client has so many bytes of earlier answers to take.
-    pub(crate) async fn room(&self, most: u64) {
+    pub async fn room(&self, most: u64) {
         while self.activity.unsent_bytes.load(Ordering::Relaxed) >= most {
             let notified = self.activity.has_room.notified();
             if self.activity.unsent_bytes.load(Ordering::SeqCst) >= most {
@@ -203,7 +211,7 @@ impl UnderWay {
     }
 
     /// From now on this is an answer of so many bytes.
-    pub(crate) fn begin_to_send(&mut self, bytes: u64, claim: Option<Claim>) {
+    pub fn begin_to_send(&mut self, bytes: u64, claim: Option<Claim>) {
         self.activity.unsent.fetch_add(1, Ordering::Relaxed);
         self.activity.unsent_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.activity.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -212,7 +220,7 @@ impl UnderWay {
     }
 
     /// The connection's counters.
-    pub(crate) fn activity(&self) -> &Arc<Activity> {
+    pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::http::body_memory::{BodyMemory, Buffer, Shortage};
-use crate::tensor::ALIGNMENT;
+use crate::body_memory::{BodyMemory, Buffer, Shortage};
+use servable_model::tensor::ALIGNMENT;
 
 /// Memory that a declared length may claim before any byte of it has arrived.
 const MAX_ADVANCE: usize = 1 << 20;
@@ -15,11 +15,11 @@ const ADVANCE_FACTOR: usize = 16;
 
 /// What the beginning of a body says about the whole. It is a guess that costs time where it is wrong, and nothing else.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// How long the body will be.
-    pub(crate) length: usize,
+    pub length: usize,
     /// A position in it that is to lie on [`ALIGNMENT`] in memory.
-    pub(crate) aligned: usize,
+    pub aligned: usize,
 }
 
 /// A body while its parts come in.

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use super::uds_authority::Mender;
-use crate::http::activity;
+use crate::activity;
 
 /// An accepted connection, as it came.
 pub(super) enum Socket {

@@ -21,11 +21,12 @@ pub enum Encoding {
 
 impl Encoding {
     /// The one that a header names.
-    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+    pub fn of(name: &[u8]) -> Option<Self> {
         [Self::Gzip, Self::Deflate].into_iter().find(|encoding| name.eq_ignore_ascii_case(encoding.name().as_bytes()))
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    /// As headers spell it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Deflate => "deflate",
@@ -41,7 +42,7 @@ impl Encoding {
     }
 
     /// What is in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.
-    pub(crate) fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
+    pub fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
         if plain.len() < skip + MIN_COMPRESSED_BYTES {
             return None;
         }

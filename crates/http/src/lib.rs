@@ -1,0 +1,14 @@
+//! HTTP on sockets: from a connection to a request, and from an answer to bytes.
+//!
+//! Nothing here knows models, codecs or the protocols: a [`listener::Handler`] answers requests.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::missing_panics_doc, reason = "the expectations hold by construction")]
+
+pub mod activity;
+pub mod body;
+pub mod body_memory;
+pub mod http2;
+pub mod listener;
+pub mod page;
+pub mod tls;
