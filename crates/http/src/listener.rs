@@ -29,7 +29,7 @@ use crate::tls::Tls;
 use endpoint::{Bound, Listener};
 use servable_model::error::{Code, ServingError};
 use servable_runtime::placement;
-use servable_runtime::{Lookout, Threads};
+use servable_runtime::{Watchdog, Workers};
 use transport::Transport;
 
 pub use endpoint::{Endpoint, Offer};
@@ -85,7 +85,7 @@ impl HeadLimits {
     }
 }
 
-/// More threads than there ever are: each kind of work that may block has a limit of its own, see [`Threads`], so that none
+/// More threads than there ever are: each kind of work that may block has a limit of its own, see `servable_runtime::Workers`, so that none
 /// has to wait for threads which another one holds.
 const BLOCKING_THREADS: usize = 1 << 20;
 
@@ -133,7 +133,7 @@ pub trait Handler: Send + Sync + 'static {
 /// A server that listens.
 pub struct Listening<H: Handler> {
     /// First, as it gives back the threads in reserve, for which the end of the runtime waits.
-    _lookout: Lookout,
+    _watchdog: Watchdog,
     runtime: Runtime,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
@@ -188,21 +188,21 @@ impl<H: Handler> Listening<H> {
     /// for TLS.
     pub fn start(handler: H, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
-        let threads = Threads::new(workers);
+        let threads = Workers::new(workers);
         let (member, spare) = (Arc::clone(&threads), workers);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers + spare)
             .max_blocking_threads(BLOCKING_THREADS)
             .on_thread_start(move || {
                 placement::as_usual();
-                member.enter();
+                member.join();
             })
             .thread_name("servable-worker")
             // Of the pool's threads, only those that serve connections rest in this sense.
             .on_thread_park(placement::join)
             .enable_all()
             .build()?;
-        let lookout = Lookout::start(runtime.handle().clone(), threads, spare)?;
+        let watchdog = Watchdog::start(runtime.handle().clone(), threads, spare)?;
         if options.endpoints.iter().any(|endpoint| endpoint.tls) && options.tls.acceptor().is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate"));
         }
@@ -222,7 +222,7 @@ impl<H: Handler> Listening<H> {
         let connections = TaskTracker::new();
         runtime.spawn(Arc::clone(shared.handler.body_memory()).give_back_unused());
         let (early, closed) = bound.into_iter().partition(|(_, endpoint)| endpoint.offer.is_early());
-        let listening = Self { _lookout: lookout, runtime, draining, connections, shared, addresses, closed };
+        let listening = Self { _watchdog: watchdog, runtime, draining, connections, shared, addresses, closed };
         listening.accept_at(early)?;
         Ok(listening)
     }

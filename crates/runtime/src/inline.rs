@@ -1,8 +1,8 @@
-//! The runs that hold threads which serve connections: who does, and since when.
+//! The runs that are inside workers: of which servable, and since when.
 //!
-//! A quick run is done where its request was read. Nothing can be said about how long it takes, so that whoever looks
-//! after the threads has to see those that do not come back. What a request pays for that is two writes to memory that
-//! only its thread writes to, and a look at one number that nearly never changes.
+//! A quick run is done on the worker that has read the request; handing it to another thread costs several times as much.
+//! How long a run takes is not known before it ends, so each worker publishes since when it has been inside a run. A run
+//! costs two writes to a cache line of its worker, and one read of a number that rarely changes.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,14 +14,14 @@ use slab::Slab;
 
 use super::CURRENT;
 
-/// What tells servables apart, as far as a few bits can: a set of them is a number.
+/// A servable as one of 64 bits, so that a set of servables is a number. Banning one bans all with the same bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(u64);
 
 impl Mark {
     const BITS: u32 = 6;
 
-    /// All marks that there are, as a set.
+    /// The set of all servables.
     pub const ALL: u64 = u64::MAX;
 
     #[cfg(test)]
@@ -30,12 +30,12 @@ impl Mark {
         Self(number)
     }
 
-    /// The mark of what a runtime does for all servables, which is that of some servable, too.
+    /// The mark of the work of a runtime that belongs to no servable.
     pub(super) const RUNTIME: Self = Self(0);
 
-    /// The mark of whatever is at this place in memory.
+    /// The mark of the servable at this address.
     pub fn of<T>(place: &T) -> Self {
-        // The multiplier spreads addresses, which have their differences in a few bits, over the highest.
+        // The multiplier spreads the few bits in which addresses differ over the highest ones.
         let spread = (std::ptr::from_ref(place).addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         Self(spread >> (u64::BITS - Self::BITS))
     }
@@ -46,40 +46,38 @@ impl Mark {
 }
 
 impl Slot {
-    /// Whether a run holds the thread.
+    /// Whether the worker is inside a run.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed) != 0
     }
 
-    /// The tasks that stand aside on the thread.
-    pub(super) fn aside(&self) -> MutexGuard<'_, Slab<Waker>> {
-        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The tasks that have yielded on the worker.
+    pub(super) fn deferred(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a thread says about itself.
-///
-/// It has its cache line for itself.
+/// What one worker publishes, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Slot {
-    /// About the run that holds it: since when, in nanoseconds, above the bits of a mark; 0 for none.
+    /// When the run began that is inside, in nanoseconds, above the bits of its mark; 0 for none.
     held: AtomicU64,
-    /// The tasks that stand aside until others have had their turns on it.
-    aside: Mutex<Slab<Waker>>,
+    /// The tasks that have yielded on this worker.
+    deferred: Mutex<Slab<Waker>>,
 }
 
-/// The runs that hold threads of one server.
+/// The runs that are inside the workers of one server.
 #[derive(Debug)]
 pub struct Inline {
-    /// What times are counted from.
+    /// The origin of the times in slots.
     base: Instant,
     slots: Mutex<Vec<Arc<Slot>>>,
-    /// The marks of servables that must not hold threads.
-    avoided: AtomicU64,
+    /// The servables that are banned from workers.
+    banned: AtomicU64,
 }
 
-/// The runs that have held their threads for long.
+/// The runs that have been inside for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     pub count: usize,
@@ -89,12 +87,12 @@ pub struct Late {
 
 impl Default for Inline {
     fn default() -> Self {
-        Self { base: Instant::now(), slots: Mutex::default(), avoided: AtomicU64::new(0) }
+        Self { base: Instant::now(), slots: Mutex::default(), banned: AtomicU64::new(0) }
     }
 }
 
 impl Inline {
-    /// The runs that have held their threads for so long by now.
+    /// The runs that have been inside for at least this time.
     pub fn late(&self, after: Duration) -> Late {
         let mut late = Late { count: 0, marks: 0 };
         self.for_each_late(after, |_, mark| {
@@ -104,9 +102,9 @@ impl Inline {
         late
     }
 
-    /// Has other threads go on with the tasks that let such a run go first.
-    pub fn call_away_from_late(&self, after: Duration) {
-        self.for_each_late(after, |slot, _| slot.aside().iter().for_each(|(_, task)| task.wake_by_ref()));
+    /// Wakes the tasks that have yielded on such workers: other workers take them over.
+    pub fn wake_deferred(&self, after: Duration) {
+        self.for_each_late(after, |slot, _| slot.deferred().iter().for_each(|(_, task)| task.wake_by_ref()));
     }
 
     fn for_each_late(&self, after: Duration, mut act: impl FnMut(&Slot, Mark)) {
@@ -119,26 +117,26 @@ impl Inline {
         }
     }
 
-    /// Has no run begin to hold a thread whose servable has one of these marks.
-    pub fn avoid(&self, marks: u64) {
-        if self.avoided.load(Ordering::Relaxed) != marks {
-            self.avoided.store(marks, Ordering::Relaxed);
+    /// Bans these servables from workers, and no others.
+    pub fn ban(&self, marks: u64) {
+        if self.banned.load(Ordering::Relaxed) != marks {
+            self.banned.store(marks, Ordering::Relaxed);
         }
     }
 
-    /// Whether any run has held its thread for long.
-    pub(super) fn avoids_any(&self) -> bool {
-        self.avoided.load(Ordering::Relaxed) != 0
+    /// Whether any servable is banned.
+    pub(super) fn bans_any(&self) -> bool {
+        self.banned.load(Ordering::Relaxed) != 0
     }
 
-    /// A slot for one more thread.
+    /// Adds the slot of a worker.
     pub(super) fn join(&self) -> Arc<Slot> {
         let slot = Arc::<Slot>::default();
         self.slots().push(Arc::clone(&slot));
         slot
     }
 
-    /// Takes away the slot of a thread that ends.
+    /// Removes the slot of a worker that ends.
     pub(super) fn leave(&self, left: &Arc<Slot>) {
         self.slots().retain(|slot| !Arc::ptr_eq(slot, left));
     }
@@ -153,8 +151,8 @@ impl Inline {
     }
 }
 
-/// A run that holds the calling thread, until this is dropped.
-#[must_use = "the run holds its thread for as long"]
+/// A run that is inside the calling worker until this is dropped.
+#[must_use = "the run is inside for as long"]
 pub struct Holding(PhantomData<*const ()>);
 
 impl Drop for Holding {
@@ -167,20 +165,20 @@ impl Drop for Holding {
     }
 }
 
-/// Whether a run of this servable may hold the calling thread.
+/// Whether the servable is not banned from the calling worker.
 pub fn may_hold(mark: Mark) -> bool {
     CURRENT.with(|current| {
-        let avoided = current.get().map_or(0, |member| member.threads.inline.avoided.load(Ordering::Relaxed));
-        avoided & mark.set() == 0
+        let banned = current.get().map_or(0, |member| member.threads.inline.banned.load(Ordering::Relaxed));
+        banned & mark.set() == 0
     })
 }
 
-/// Notes that a run of this servable holds the calling thread from now on; `None` if it must not.
+/// Publishes that a run of this servable is inside the calling worker from now on; `None` if it is banned.
 pub fn hold(mark: Mark, now: Instant) -> Option<Holding> {
     CURRENT.with(|current| {
         if let Some(member) = current.get() {
             let inline = &member.threads.inline;
-            if inline.avoided.load(Ordering::Relaxed) & mark.set() != 0 {
+            if inline.banned.load(Ordering::Relaxed) & mark.set() != 0 {
                 return None;
             }
             member.slot().held.store(inline.nanoseconds(now) << Mark::BITS | mark.0, Ordering::Relaxed);
@@ -191,14 +189,14 @@ pub fn hold(mark: Mark, now: Instant) -> Option<Holding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Threads;
+    use super::super::Workers;
     use super::*;
 
     /// Does something on one thread of a server.
-    fn on_a_thread(threads: &Arc<Threads>, test: impl FnOnce() + Send) {
+    fn on_a_thread(threads: &Arc<Workers>, test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                threads.enter();
+                threads.join();
                 test();
             });
             thread.join().expect("it does not panic");
@@ -206,28 +204,28 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_late_until_they_end_and_those_that_are_avoided_do_not_begin() {
-        let threads = Threads::new(1);
+    fn runs_are_late_until_they_end_and_those_that_are_banned_do_not_begin() {
+        let threads = Workers::new(1);
         let (one, other) = (Mark(3), Mark(60));
         on_a_thread(&threads, || {
             let inline = &threads.inline;
             let start = Instant::now();
-            let held = hold(one, start).expect("nothing is avoided");
+            let held = hold(one, start).expect("nothing is banned");
             assert_eq!(inline.late(Duration::from_secs(60)), Late { count: 0, marks: 0 });
             assert_eq!(inline.late(Duration::ZERO), Late { count: 1, marks: 1 << 3 });
             on_a_thread(&threads, || {
                 let _held = hold(other, start);
                 assert_eq!(inline.late(Duration::ZERO), Late { count: 2, marks: 1 << 3 | 1 << 60 });
             });
-            inline.avoid(one.set());
+            inline.ban(one.set());
             assert!(!may_hold(one) && hold(one, start).is_none());
             assert!(may_hold(other));
-            inline.avoid(Mark::ALL);
+            inline.ban(Mark::ALL);
             assert!(!may_hold(other) && hold(other, start).is_none());
             assert_eq!(inline.late(Duration::ZERO).count, 1, "the second thread is gone");
             drop(held);
             assert_eq!(inline.late(Duration::ZERO).count, 0);
-            inline.avoid(0);
+            inline.ban(0);
             assert!(hold(one, start).is_some());
         });
         assert!(threads.inline.slots().is_empty());

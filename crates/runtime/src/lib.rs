@@ -1,20 +1,23 @@
-//! Which threads do the work of requests, so that no model can take them from the others.
+//! The worker threads of a server: which of them may run models, and what else runs where.
 //!
-//! The threads of a server know it by a thread-local variable. Work that is run on the server's account by any other thread,
-//! as tests do, is not limited.
+//! A worker polls connections, and runs models that have been quick of late. A model may hang at any time. So a [`Watchdog`]
+//! replaces each worker that is inside a long run by one from a reserve, and bans the servable of that run from the workers.
+//! Slow runs go to the blocking pool of the async runtime, bounded by [`RunPermits`], or to a [`BlockingPool`].
+//!
+//! A worker knows its server by a thread-local variable. On any other thread, as in tests, nothing is limited.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "the expectations hold by construction")]
 
-mod aside;
+mod blocking_pool;
+mod deferred;
 mod inline;
-mod lookout;
-mod own;
-pub mod pace;
+mod permits;
 pub mod placement;
 mod release;
 mod reserve;
-mod turns;
+mod run_time;
+mod watchdog;
 
 use std::cell::OnceCell;
 use std::sync::{Arc, OnceLock};
@@ -23,21 +26,22 @@ use tokio::sync::Semaphore;
 
 use inline::Slot;
 
-pub use aside::let_others_go_first;
+pub use blocking_pool::BlockingPool;
+pub use deferred::yield_to_ready_tasks;
 pub use inline::{Holding, Inline, Mark, hold, may_hold};
-pub use lookout::Lookout;
-pub use own::OwnThreads;
+pub use permits::RunPermits;
 pub use release::release;
-pub use turns::Turns;
+pub use run_time::RunTimeEstimate;
+pub use watchdog::Watchdog;
 
 thread_local! {
     static CURRENT: OnceCell<Member> = const { OnceCell::new() };
 }
 
-/// One of the threads.
+/// What a worker thread knows of its server and of itself.
 struct Member {
-    threads: Arc<Threads>,
-    /// What it says about itself, once it has something to say.
+    threads: Arc<Workers>,
+    /// Made when the first run begins, or the first task yields.
     slot: OnceCell<Arc<Slot>>,
 }
 
@@ -55,28 +59,28 @@ impl Drop for Member {
     }
 }
 
-/// What the threads of one server share.
+/// What the worker threads of one server share.
 #[derive(Debug)]
-pub struct Threads {
-    /// So many long runs of each version may be under way at once, whatever others do.
+pub struct Workers {
+    /// How many long runs of one version may always run at once.
     share: usize,
     /// One permit for each long run beyond the share of its version.
     beyond_shares: Arc<Semaphore>,
-    /// One permit for each body that may be worked on beside the connections of its thread.
+    /// One permit for each large body that blocks its worker.
     large_bodies: Semaphore,
     inline: Inline,
-    /// What frees memory of runtimes while runs hold threads, once there was some to free.
-    releases: OnceLock<OwnThreads>,
+    /// Frees memory of runtimes while runs block workers; made on first use.
+    releases: OnceLock<BlockingPool>,
 }
 
-impl Threads {
-    /// How many long runs beyond the shares of versions may be under way at once, for each worker thread.
+impl Workers {
+    /// Long runs beyond the shares of versions, for each worker.
     const BEYOND_SHARES: usize = 8;
 
-    /// How many large bodies may be worked on at once, for each worker thread.
+    /// Large bodies in work at once, for each worker.
     const LARGE_BODIES: usize = 8;
 
-    /// Threads of a server that has so many to serve connections.
+    /// The state for a server with this many workers, not counting those in reserve.
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             share: workers,
@@ -87,34 +91,35 @@ impl Threads {
         })
     }
 
-    /// Makes the calling thread one of these, for good.
-    pub fn enter(self: &Arc<Self>) {
+    /// Makes the calling thread a worker until it ends.
+    pub fn join(self: &Arc<Self>) {
         CURRENT.with(|current| drop(current.set(Member { threads: Arc::clone(self), slot: OnceCell::new() })));
     }
 
-    /// The runs that hold threads of connections.
+    /// The runs that are inside workers.
     pub fn inline(&self) -> &Inline {
         &self.inline
     }
 
-    /// Those that the calling thread is one of.
+    /// The server of the calling worker.
     fn current() -> Option<Arc<Self>> {
         CURRENT.with(|current| current.get().map(|member| Arc::clone(&member.threads)))
     }
 }
 
-/// Work on more bytes is done with the connections of the thread moved away.
+/// Bodies of more bytes are worked on while another thread has the connections of the caller.
 const LARGE: usize = 1 << 20;
 
-/// Does work that grows with a body of so many bytes, without holding up the other connections of the thread.
+/// Does work whose time grows with the size of a body, without blocking the other connections of the calling worker.
 pub fn work_on<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes > LARGE { move_connections_away(work) } else { work() }
+    if bytes > LARGE { block_in_place_bounded(work) } else { work() }
 }
 
-/// Does work that grows with a body, with the connections of the calling thread moved to another one, unless that is done
-/// for many already.
-fn move_connections_away<T>(work: impl FnOnce() -> T) -> T {
-    let threads = Threads::current();
+/// Does work whose time grows with the size of a body, while another thread takes over the connections of the caller.
+///
+/// At most a fixed number of such threads exist at once; beyond it, the caller keeps its connections.
+fn block_in_place_bounded<T>(work: impl FnOnce() -> T) -> T {
+    let threads = Workers::current();
     let permit = threads.as_ref().map(|threads| threads.large_bodies.try_acquire());
     if matches!(permit, Some(Err(_))) {
         return work();

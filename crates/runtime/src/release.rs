@@ -1,23 +1,23 @@
-//! Memory of a runtime is freed where that holds up no connection.
+//! Frees memory of runtimes without blocking connections.
 //!
-//! An allocator may keep a thread that frees something for as long as another one waits for memory: TensorFlow's does on
-//! x86, for ten seconds. So a thread that serves connections counts as held by a run meanwhile; and while any is held for
-//! long, another thread frees.
+//! An allocator may block a thread that frees memory for as long as another thread waits for memory: TensorFlow's does on
+//! x86, for ten seconds. So a worker that frees counts as inside a run; while a servable is banned, a thread of its own
+//! frees the memory.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::inline::{Mark, hold};
-use super::{CURRENT, OwnThreads};
+use super::{BlockingPool, CURRENT};
 
-/// Drops memory of a runtime, on the calling thread unless that might hold up connections.
+/// Drops memory of a runtime, on the calling thread unless that could block connections.
 pub fn release<T: Send + 'static>(memory: T) {
-    // Of a thread that ends, nothing is known any more.
+    // The thread may be ending, and its variables be gone.
     let member =
         CURRENT.try_with(|current| current.get().map(|member| (Arc::clone(&member.threads), member.slot().is_held())));
     match member {
-        Ok(Some((threads, false))) if threads.inline.avoids_any() => {
-            let releases = threads.releases.get_or_init(|| OwnThreads::new("servable-release", 1));
+        Ok(Some((threads, false))) if threads.inline.bans_any() => {
+            let releases = threads.releases.get_or_init(|| BlockingPool::new("servable-release", 1));
             drop(releases.spawn(move || drop(memory)));
         }
         Ok(Some((_, false))) => {
@@ -34,11 +34,11 @@ mod tests {
     use std::thread::ThreadId;
     use std::time::Duration;
 
-    use super::super::Threads;
+    use super::super::Workers;
     use super::*;
 
     /// Tells which thread has freed it, and whether that counted as held.
-    struct Memory(Arc<Threads>, Sender<(ThreadId, usize)>);
+    struct Memory(Arc<Workers>, Sender<(ThreadId, usize)>);
 
     impl Drop for Memory {
         fn drop(&mut self) {
@@ -47,7 +47,7 @@ mod tests {
         }
     }
 
-    fn free(threads: &Arc<Threads>) -> (ThreadId, usize) {
+    fn free(threads: &Arc<Workers>) -> (ThreadId, usize) {
         let (sender, freed) = channel();
         release(Memory(Arc::clone(threads), sender));
         freed.recv().expect("it is freed")
@@ -55,16 +55,16 @@ mod tests {
 
     #[test]
     fn memory_is_freed_by_another_thread_while_runs_hold_some_for_long() {
-        let threads = Threads::new(1);
+        let threads = Workers::new(1);
         assert_eq!(free(&threads), (std::thread::current().id(), 0), "no thread of a server");
         std::thread::scope(|scope| {
             let server = scope.spawn(|| {
-                threads.enter();
+                threads.join();
                 let own = std::thread::current().id();
                 assert_eq!(free(&threads), (own, 1), "it is looked after meanwhile");
                 assert_eq!(threads.inline.late(Duration::ZERO).count, 0);
                 let run = hold(Mark::new(7), Instant::now());
-                threads.inline.avoid(Mark::ALL);
+                threads.inline.ban(Mark::ALL);
                 assert_eq!(free(&threads), (own, 1), "a run is looked after already");
                 assert_eq!(threads.inline.late(Duration::ZERO).count, 1, "and goes on to be");
                 drop(run);

@@ -1,7 +1,6 @@
-//! Threads of the runtime in reserve, for those that runs hold.
+//! The reserve: workers that are parked until others block in runs.
 //!
-//! The runtime has a fixed number of threads. Some of them are made to rest, by tasks that block them, until others are
-//! held up; they take no part in anything until then.
+//! The async runtime has a fixed number of workers. A task that blocks keeps a worker of the reserve out of everything.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use tokio::task::{block_in_place, yield_now};
 
 use crate::placement;
 
-/// The threads in reserve.
+/// The workers in reserve.
 #[derive(Default)]
 pub(super) struct Reserve {
     state: Mutex<State>,
@@ -22,19 +21,19 @@ pub(super) struct Reserve {
 
 #[derive(Default)]
 struct State {
-    /// How many threads are to rest, how many do, and how many will when they have time to.
+    /// How many workers are wanted in reserve, how many are there, and how many tasks that bring one are queued.
     wanted: usize,
     resting: usize,
     coming: usize,
 }
 
 impl Reserve {
-    /// How many threads rest.
+    /// How many workers are in reserve.
     pub(super) fn resting(&self) -> usize {
         self.state().resting
     }
 
-    /// Has so many threads rest, from now on or as soon as they come to it.
+    /// Sets how many workers the reserve has; missing ones join when they next look for work.
     pub(super) fn keep(self: &Arc<Self>, wanted: usize, runtime: &Handle) {
         let mut state = self.state();
         state.wanted = wanted;
@@ -42,7 +41,7 @@ impl Reserve {
         state.coming += missing;
         let are_needed = state.resting > wanted;
         drop(state);
-        // This is called hundreds of times a second, and nearly always for nothing.
+        // Called hundreds of times a second, and nearly always without a change.
         if are_needed {
             self.changed.notify_all();
         }
@@ -56,7 +55,7 @@ impl Reserve {
         }
     }
 
-    /// Rests for as long as the calling thread is not needed.
+    /// Blocks the calling worker while it is in reserve.
     fn rest(&self) {
         // Another thread takes the place of this one.
         placement::leave();
@@ -75,7 +74,7 @@ impl Reserve {
     }
 }
 
-/// Has other threads go on with the tasks that have yielded on this one; says whether it still is one of the runtime's.
+/// Moves the tasks that have yielded on this worker to others; says whether the thread still is a worker.
 ///
 /// Such tasks wait on their thread until that has nothing else to do, and nobody else finds them there. Before a thread
 /// blocks in a way that the runtime knows of, they are called away; and all else that the thread is there for is offered

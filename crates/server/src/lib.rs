@@ -8,8 +8,8 @@
 
 pub use servable_codec::proto;
 pub use servable_model::{call, distribution, error, executor, inference, signature, tensor};
+use servable_runtime as threads;
 pub use servable_runtime::placement;
-use servable_runtime::{self as threads, pace};
 pub use {servable_batch as batch, servable_codec as codec};
 
 pub mod access;

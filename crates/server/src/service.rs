@@ -19,7 +19,7 @@ use crate::serving::ServiceOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::serving::readiness::Readiness;
 use crate::serving::traffic::Caller;
-use crate::threads::OwnThreads;
+use crate::threads::BlockingPool;
 use servable_http::body::BodyMemory;
 
 /// The state of the server that requests share.
@@ -37,9 +37,9 @@ pub struct Service {
     /// One permit for each call that may stay open without being worked on, such as a watch on the health.
     pub(crate) streams: Arc<Semaphore>,
     /// Where changes are made, which wait for models to load, and for each other.
-    pub(crate) changes: OwnThreads,
+    pub(crate) changes: BlockingPool,
     /// Where pages are made that take longer.
-    pub(crate) pages: OwnThreads,
+    pub(crate) pages: BlockingPool,
     /// Where the memory of large requests comes from.
     pub(crate) body_memory: Arc<BodyMemory>,
     /// What is counted.
@@ -67,8 +67,8 @@ impl Service {
             control_plane,
             readiness: Readiness::default(),
             streams: Arc::new(Semaphore::new(Self::MAX_STREAMS)),
-            changes: OwnThreads::new("servable-change", Self::MAX_CHANGES),
-            pages: OwnThreads::new("servable-page", Self::MAX_PAGES),
+            changes: BlockingPool::new("servable-change", Self::MAX_CHANGES),
+            pages: BlockingPool::new("servable-page", Self::MAX_PAGES),
             body_memory: Arc::default(),
             metrics: Metrics::default(),
             router: Router::default(),

@@ -423,6 +423,6 @@ mod tests {
         let runs = notes.0.lock().expect("no panic");
         let expected = ["inputs string[1] -> [0]", "x float[1, 2] -> [0, 1]", "inputs string[1] -> [0]"];
         assert_eq!(*runs, expected.into_iter().flat_map(|run| [run; 2]).collect::<Vec<_>>());
-        assert!(servable.pace().is_quick(), "the pace is known");
+        assert!(servable.run_time().is_quick(), "the pace is known");
     }
 }

@@ -132,7 +132,7 @@ async fn run_in_batch(
     if let Some(lead) = lead {
         let company = plan.company();
         if company.is_likely() {
-            threads::let_others_go_first().await;
+            threads::yield_to_ready_tasks().await;
         }
         // Where the thread must not be held any more, the threads of batches see to it.
         if let Some(_holding) = published.hold_thread(Instant::now()) {
@@ -180,7 +180,7 @@ async fn run_elsewhere<T: Send + 'static>(
 ///
 /// `UNAVAILABLE` if all runs that it would have to wait for are stuck.
 async fn turn(handle: &Published) -> Result<OwnedSemaphorePermit> {
-    let (mut next, mut patience) = (pin!(handle.turns().next()), Duration::ZERO);
+    let (mut next, mut patience) = (pin!(handle.permits().acquire()), Duration::ZERO);
     loop {
         match timeout(patience, &mut next).await {
             Ok(turn) => return Ok(turn),
@@ -205,7 +205,7 @@ fn run_here(
         None => handle.run_briefly(signature, inputs, outputs, &options),
         Some(_) => handle.run(signature, inputs, outputs, &options),
     };
-    let took = handle.pace().record(start);
+    let took = handle.run_time().record(start);
     if result.is_ok() {
         handle.runs().ran(took);
         handle.runs().waited(api, asked.map_or(took, |asked| asked.elapsed()));
@@ -253,7 +253,7 @@ fn warm_up(
 ) -> Result<Vec<Tensor>> {
     let start = Instant::now();
     let result = servable.run(signature, inputs, outputs, options);
-    let took = servable.pace().record_warm_up(start);
+    let took = servable.run_time().record_warm_up(start);
     if result.is_ok() {
         servable.warm_up_runs().ran(took);
     }

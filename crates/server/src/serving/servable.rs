@@ -17,23 +17,23 @@ use crate::batch::{BatchingOptions, Scheduler};
 use crate::error::{Code, Result, ServingError};
 use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
-use crate::pace::Pace;
 use crate::runs::RunsUnderWay;
 use crate::serving::batching::{Batched, Batching};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
-use crate::threads::{self, Holding, Mark, OwnThreads, Turns};
+use crate::threads::RunTimeEstimate;
+use crate::threads::{self, BlockingPool, Holding, Mark, RunPermits};
 
 /// A loaded version of a model, ready to run.
 pub struct Servable {
     signatures: BTreeMap<String, Arc<Signature>>,
     signature_defs: Bytes,
     executor: Box<dyn Executor>,
-    own_threads: Option<OwnThreads>,
-    turns: Turns,
+    own_threads: Option<BlockingPool>,
+    permits: RunPermits,
     longest_run: Option<Duration>,
     under_way: Arc<RunsUnderWay>,
-    pace: Pace,
+    run_time: RunTimeEstimate,
     metrics: VersionMetrics,
     /// Runs of the warm-up, until a model is known to count them for.
     warm_up_runs: RunMetrics,
@@ -59,13 +59,13 @@ impl Servable {
         Arc::new(Self {
             signatures,
             signature_defs,
-            own_threads: own_threads.map(|count| OwnThreads::new("servable-run", count)),
-            turns: own_threads.map_or_else(Turns::default, Turns::fixed),
+            own_threads: own_threads.map(|count| BlockingPool::new("servable-run", count)),
+            permits: own_threads.map_or_else(RunPermits::default, RunPermits::fixed),
             warm_up_runs: RunMetrics::new(executor.runtime()),
             longest_run: executor.longest_run(),
             under_way: Arc::default(),
             executor,
-            pace: Pace::default(),
+            run_time: RunTimeEstimate::default(),
             metrics: VersionMetrics::default(),
             publications: Arc::default(),
             batching: OnceLock::new(),
@@ -144,18 +144,18 @@ impl Servable {
     }
 
     /// The threads for its runs, where it is to have some of its own.
-    pub(crate) fn own_threads(&self) -> Option<&OwnThreads> {
+    pub(crate) fn own_threads(&self) -> Option<&BlockingPool> {
         self.own_threads.as_ref()
     }
 
-    /// The turns of its runs that are done on threads that may block.
-    pub(crate) fn turns(&self) -> &Turns {
-        &self.turns
+    /// The permits of its runs that are done on threads that may block.
+    pub(crate) fn permits(&self) -> &RunPermits {
+        &self.permits
     }
 
     /// Whether a run may be done on the calling thread, which serves connections.
     pub(crate) fn may_run_here(&self) -> bool {
-        self.own_threads.is_none() && self.pace.is_quick() && threads::may_hold(Mark::of(self))
+        self.own_threads.is_none() && self.run_time.is_quick() && threads::may_hold(Mark::of(self))
     }
 
     /// Notes that a run holds the calling thread, which serves connections; `None` if it must not.
@@ -164,8 +164,8 @@ impl Servable {
     }
 
     /// How long its runs take.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
+    pub fn run_time(&self) -> &RunTimeEstimate {
+        &self.run_time
     }
 
     /// What is counted of its requests.
@@ -318,7 +318,7 @@ impl Batched for Published {
             let servable = servable.upgrade().ok_or_else(unloaded)?.hold();
             let start = Instant::now();
             let result = servable.run(signature, inputs, outputs, options);
-            let took = servable.pace().record(start);
+            let took = servable.run_time().record(start);
             if result.is_ok() {
                 runs.ran(took);
             }

@@ -1,4 +1,4 @@
-//! Threads for one purpose.
+//! A pool of threads for one kind of blocking work.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::placement;
 /// Longer than any server runs.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Threads that do one kind of work and nothing else; the first is started at once, others when they are needed.
+/// A bounded pool of threads for one kind of blocking work. The first thread starts at once, the others on demand.
 ///
-/// Work beyond their number waits in order.
+/// Work that finds no free thread waits in order.
 #[derive(Debug)]
-pub struct OwnThreads(Option<Runtime>);
+pub struct BlockingPool(Option<Runtime>);
 
-impl OwnThreads {
-    /// At most so many threads of this name.
+impl BlockingPool {
+    /// A pool of at most `count` threads with this name.
     pub fn new(name: &str, count: usize) -> Self {
         // Without drivers and workers a runtime is just its pool of blocking threads.
         // With one thread that stays, work waits where the system gives no further one; without, it would be lost.
@@ -32,14 +32,14 @@ impl OwnThreads {
         Self(Some(pool))
     }
 
-    /// Runs `work` on one of the threads, whether or not anybody waits for it.
+    /// Runs `work` on one of the threads, even if the handle is dropped.
     pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.0.as_ref().expect("it is taken only on drop").spawn_blocking(work)
     }
 }
 
-impl Drop for OwnThreads {
-    /// Lets the threads end by themselves: this may be one of them, or one that must not block.
+impl Drop for BlockingPool {
+    /// Does not wait for the threads: the caller may be one of them, or must not block.
     fn drop(&mut self) {
         if let Some(pool) = self.0.take() {
             pool.shutdown_background();

@@ -1,27 +1,27 @@
-//! How long the runs of a servable take, as far as it matters on which thread they are done.
+//! Estimates how long a run of a servable takes, to decide on which thread it is done.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The recent run times of a servable, as one number: a mean in which the last run weighs the most.
+/// An exponentially weighted moving average of the run times of a servable.
 ///
 /// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
 /// threads in one direction, and a stalled connection for one run in the other. A mean weighs the two: slow runs among
 /// quick ones count by how many they are and how slow. The thread of a quick run may lose the CPU to others, so that on a
 /// busy machine some of them seem slow; a maximum would then call all of them so.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RunTimeEstimate {
     nanoseconds: AtomicU64,
 }
 
 /// Nothing is known before the first run, so that one is taken to be slow.
-impl Default for Pace {
+impl Default for RunTimeEstimate {
     fn default() -> Self {
         Self { nanoseconds: AtomicU64::new(Self::UNKNOWN) }
     }
 }
 
-impl Pace {
+impl RunTimeEstimate {
     /// Runs at most this long are done where the request was decoded.
     const QUICK: Duration = Duration::from_micros(300);
 
@@ -75,44 +75,44 @@ mod tests {
 
     #[test]
     fn the_first_run_counts_as_slow_and_one_slow_run_is_forgotten_after_many_quick_ones() {
-        let pace = Pace::default();
-        assert!(!pace.is_quick());
-        pace.record(Instant::now());
-        assert!(pace.is_quick());
-        pace.record(long_ago());
-        assert!(!pace.is_quick());
+        let estimate = RunTimeEstimate::default();
+        assert!(!estimate.is_quick());
+        estimate.record(Instant::now());
+        assert!(estimate.is_quick());
+        estimate.record(long_ago());
+        assert!(!estimate.is_quick());
         for _ in 0..100 {
-            pace.record(Instant::now());
+            estimate.record(Instant::now());
         }
-        assert!(pace.is_quick());
+        assert!(estimate.is_quick());
     }
 
     #[test]
     fn a_slow_first_run_says_nothing_and_a_slow_second_one_does() {
-        let pace = Pace::default();
-        pace.record(long_ago());
-        assert!(!pace.is_quick());
-        pace.record(Instant::now());
-        assert!(pace.is_quick());
+        let estimate = RunTimeEstimate::default();
+        estimate.record(long_ago());
+        assert!(!estimate.is_quick());
+        estimate.record(Instant::now());
+        assert!(estimate.is_quick());
 
-        let pace = Pace::default();
-        pace.record(long_ago());
-        pace.record(long_ago());
-        pace.record(Instant::now());
-        assert!(!pace.is_quick());
+        let estimate = RunTimeEstimate::default();
+        estimate.record(long_ago());
+        estimate.record(long_ago());
+        estimate.record(Instant::now());
+        assert!(!estimate.is_quick());
     }
 
     #[test]
     fn of_a_warm_up_the_quickest_run_counts() {
-        let pace = Pace::default();
-        pace.record_warm_up(long_ago());
-        pace.record_warm_up(long_ago());
-        assert!(!pace.is_quick());
-        pace.record_warm_up(Instant::now());
-        pace.record_warm_up(long_ago());
-        assert!(pace.is_quick());
-        pace.record(long_ago());
-        assert!(!pace.is_quick(), "a run for a request counts in full");
+        let estimate = RunTimeEstimate::default();
+        estimate.record_warm_up(long_ago());
+        estimate.record_warm_up(long_ago());
+        assert!(!estimate.is_quick());
+        estimate.record_warm_up(Instant::now());
+        estimate.record_warm_up(long_ago());
+        assert!(estimate.is_quick());
+        estimate.record(long_ago());
+        assert!(!estimate.is_quick(), "a run for a request counts in full");
     }
 
     /// The start of a run that took 5 ms.

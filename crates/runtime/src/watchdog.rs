@@ -1,13 +1,12 @@
-//! Looks out for connections while threads that would are held up by runs.
+//! Watchdog: keeps sockets polled while workers are inside long runs, and bans the servables of those runs from workers.
 //!
-//! Of the runtime's threads, one that rests waits for the sockets on behalf of all. When it has got a request and is the
-//! only one with work, it tells nobody, as it will be back soon. Where it is not, because a model that was quick so far takes
-//! long, the sockets have nobody, although other threads rest. A task that comes from outside has one of them look around.
+//! Of the workers that are parked, one waits for the sockets on behalf of all. When it gets one request and nothing else is
+//! ready, it wakes no other worker, as it expects to be back soon. If that request hangs in a run, no worker polls the
+//! sockets, although others are parked. A task that is spawned from outside wakes one of them.
 //!
-//! For each thread that a run holds for long, another comes out of the [`Reserve`], and the servable of that run gets no
-//! further one. No servable does while the reserve is empty: whoever came out of it last is there for the connections.
-//! So models can hang, at any time and as many as they like, and the server goes on. A task that has let others go first on
-//! that thread is called away from it.
+//! For each worker that is inside a long run, another one leaves the [`Reserve`], and the servable of that run is banned.
+//! While the reserve is empty, all servables are: the last worker from the reserve is there for the connections. So models
+//! may hang at any time without taking the sockets with them. Tasks that have yielded on a worker that hangs are woken.
 
 use std::io;
 use std::sync::Arc;
@@ -17,42 +16,42 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeMetrics};
 
 use super::reserve::Reserve;
-use crate::{Mark, Threads};
+use crate::{Mark, Workers};
 
-/// A thread that has been at work for so long is held up.
+/// The period of the watchdog while a worker is busy. A worker that has been busy for a period may be inside a long run.
 const SHORTEST: Duration = Duration::from_millis(5);
 
-/// While all threads rest, they are looked at this often.
+/// The period while all workers are parked.
 const LONGEST: Duration = Duration::from_millis(80);
 
-/// A run that holds its thread for so long needs another one in its place. On a busy machine, quick ones may seem to take
-/// some milliseconds.
+/// After this time inside a run, a worker is replaced. On a busy machine, a preempted quick run seems to take some
+/// milliseconds.
 const LATE: Duration = Duration::from_millis(10);
 
-/// The thread that looks out; it ends when this is dropped, and gives back all threads in reserve.
-pub struct Lookout {
+/// The thread of the watchdog; it ends when this is dropped, and releases all workers in reserve.
+pub struct Watchdog {
     _open: mpsc::Sender<()>,
 }
 
-impl Lookout {
-    /// Begins to look after a runtime, so many of whose threads are there for when others are held up.
+impl Watchdog {
+    /// Starts to watch the workers of a runtime, `spare` of which are the reserve.
     ///
     /// # Errors
     ///
     /// If the system gives no thread.
-    pub fn start(runtime: Handle, threads: Arc<Threads>, spare: usize) -> io::Result<Self> {
+    pub fn start(runtime: Handle, threads: Arc<Workers>, spare: usize) -> io::Result<Self> {
         let (open, end) = mpsc::channel();
         let watch = Watch { runtime, threads, spare, reserve: Arc::default() };
         watch.relieve();
-        std::thread::Builder::new().name("servable-lookout".to_owned()).spawn(move || watch.until(&end))?;
+        std::thread::Builder::new().name("servable-watchdog".to_owned()).spawn(move || watch.until(&end))?;
         Ok(Self { _open: open })
     }
 }
 
-/// Whoever looks out. Where nobody can, or does any more, no thread is left in reserve.
+/// The state of the watchdog. When it is dropped, no worker stays in reserve.
 struct Watch {
     runtime: Handle,
-    threads: Arc<Threads>,
+    threads: Arc<Workers>,
     spare: usize,
     reserve: Arc<Reserve>,
 }
@@ -60,10 +59,10 @@ struct Watch {
 impl Watch {
     fn until(&self, end: &mpsc::Receiver<()>) {
         let (metrics, mut pause) = (self.runtime.metrics(), SHORTEST);
-        let mut before = turns(&metrics);
+        let mut before = park_counts(&metrics);
         while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             let is_complete = self.relieve();
-            let (now, resting) = (turns(&metrics), self.reserve.resting());
+            let (now, resting) = (park_counts(&metrics), self.reserve.resting());
             let is_working = |turn: &u64| turn.is_multiple_of(2);
             let stuck = now.iter().zip(&before).filter(|(now, before)| now == before && is_working(now)).count();
             if stuck > resting {
@@ -75,16 +74,16 @@ impl Watch {
         }
     }
 
-    /// Has threads out of the reserve stand in for those that are held up; says whether there are none.
+    /// Replaces the workers that are inside long runs by workers of the reserve; says whether the reserve is complete.
     fn relieve(&self) -> bool {
         let late = self.threads.inline().late(LATE);
         if late.count > 0 {
-            self.threads.inline().call_away_from_late(LATE);
+            self.threads.inline().wake_deferred(LATE);
         }
         let wanted = self.spare.saturating_sub(late.count);
-        // Before the last of them comes out, and until one is back.
+        // Before the last worker leaves the reserve, and until one is back.
         let is_empty = wanted == 0 || self.reserve.resting() == 0;
-        self.threads.inline().avoid(if is_empty { Mark::ALL } else { late.marks });
+        self.threads.inline().ban(if is_empty { Mark::ALL } else { late.marks });
         self.reserve.keep(wanted, &self.runtime);
         self.reserve.resting() == self.spare
     }
@@ -96,8 +95,8 @@ impl Drop for Watch {
     }
 }
 
-/// How often each thread has gone to rest and come back: odd while it rests.
-fn turns(metrics: &RuntimeMetrics) -> Vec<u64> {
+/// How often each worker has parked and unparked: odd while it is parked.
+fn park_counts(metrics: &RuntimeMetrics) -> Vec<u64> {
     (0..metrics.num_workers()).map(|worker| metrics.worker_park_unpark_count(worker)).collect()
 }
 
@@ -114,18 +113,18 @@ mod tests {
 
     const FAR: Duration = Duration::from_secs(10);
 
-    /// A runtime of so many threads, and some in reserve, which have to be given back first.
-    fn looked_after(workers: usize, spare: usize) -> (Arc<Threads>, Runtime, Lookout) {
-        let threads = Threads::new(workers);
+    /// A runtime of `workers` and `spare` workers in reserve, which have to be released first.
+    fn looked_after(workers: usize, spare: usize) -> (Arc<Workers>, Runtime, Watchdog) {
+        let threads = Workers::new(workers);
         let member = Arc::clone(&threads);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers + spare)
-            .on_thread_start(move || member.enter())
+            .on_thread_start(move || member.join())
             .enable_all()
             .build()
             .expect("a runtime");
-        let lookout = Lookout::start(runtime.handle().clone(), Arc::clone(&threads), spare).expect("a thread");
-        (threads, runtime, lookout)
+        let watchdog = Watchdog::start(runtime.handle().clone(), Arc::clone(&threads), spare).expect("a thread");
+        (threads, runtime, watchdog)
     }
 
     /// Blocks the calling thread until it may end.
@@ -150,7 +149,7 @@ mod tests {
 
     #[test]
     fn sockets_are_served_beside_a_task_that_blocks_its_thread() {
-        let (_threads, runtime, _lookout) = looked_after(2, 1);
+        let (_threads, runtime, _watchdog) = looked_after(2, 1);
         let may_end = Arc::new(AtomicBool::new(false));
         let listener = runtime.block_on(async { TcpListener::bind("127.0.0.1:0").await.expect("a port") });
         let address = listener.local_addr().expect("its address");
@@ -181,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_servable_that_hangs_takes_no_more_threads_than_it_has_when_that_is_seen() {
-        let (_threads, runtime, _lookout) = looked_after(2, 2);
+        let (_threads, runtime, _watchdog) = looked_after(2, 2);
         assert!(finds(&runtime, || threads::may_hold(HANGS)));
         let may_end = Arc::new(AtomicBool::new(false));
         let hangs = Arc::clone(&may_end);
@@ -197,7 +196,7 @@ mod tests {
     #[test]
     fn runs_that_hold_every_thread_leave_one_for_others_that_no_run_gets() {
         for spare in [1, 2] {
-            let (threads, runtime, _lookout) = looked_after(2, spare);
+            let (threads, runtime, _watchdog) = looked_after(2, spare);
             assert!(finds(&runtime, || threads::may_hold(HANGS)));
             let may_end = Arc::new(AtomicBool::new(false));
             for _ in 0..50 {
@@ -218,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_let_others_go_first_goes_on_beside_one_of_them_that_hangs() {
-        let (_threads, runtime, _lookout) = looked_after(1, 1);
+    fn a_task_that_has_yield_to_ready_tasks_goes_on_beside_one_of_them_that_hangs() {
+        let (_threads, runtime, _watchdog) = looked_after(1, 1);
         assert!(finds(&runtime, || threads::may_hold(HANGS)));
         let may_end = Arc::new(AtomicBool::new(false));
         let hangs = Arc::clone(&may_end);
@@ -231,7 +230,7 @@ mod tests {
             });
             // What is spawned last begins first.
             tokio::spawn(async move {
-                threads::let_others_go_first().await;
+                threads::yield_to_ready_tasks().await;
                 let _ = sender.send(());
             });
         });
@@ -242,16 +241,16 @@ mod tests {
 
     #[test]
     fn all_threads_are_given_back_when_nobody_looks_out_any_more() {
-        let (_threads, runtime, lookout) = looked_after(1, 3);
+        let (_threads, runtime, watchdog) = looked_after(1, 3);
         assert!(finds(&runtime, || threads::may_hold(OTHER)));
-        drop(lookout);
+        drop(watchdog);
         // Waits for every thread of the runtime.
         drop(runtime);
     }
 
     #[test]
     fn all_threads_are_given_back_when_nobody_begins_to_look_out() {
-        let threads = Threads::new(1);
+        let threads = Workers::new(1);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
         let watch = Watch { runtime: runtime.handle().clone(), threads, spare: 1, reserve: Arc::default() };
         while watch.reserve.resting() == 0 {
