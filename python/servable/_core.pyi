@@ -10,12 +10,12 @@ from typing import Any, final
 
 from typing_extensions import Self
 
+from servable._server.border.control_plane import ControlPlane
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.api_keys import ApiKey
 from servable._server.config.batching import BatchingParameters
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
-from servable._server.control_plane import ControlPlane
-from servable._server.gateway import PublishedModel
 from servable.loaders._saved_model import SavedModelOptions
 from servable.signature import Signature
 

@@ -34,8 +34,8 @@ except ImportError as error:
         "servable.batching needs NumPy; install it with `pip install 'servable[python]'`"
     ) from error
 
+from servable._server.border.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable._server.config.batching import BatchingParameters, usable
-from servable._server.gateway import BatchQueue, BatchThreads, BatchTicket, Completions
 from servable.errors import (
     BackendError,
     FailedPreconditionError,

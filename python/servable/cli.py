@@ -218,7 +218,7 @@ def _commit() -> str:
                 timeout=5,
             )
             return result.stdout.strip()
-    from servable._server.gateway import COMMIT
+    from servable._server.border.gateway import COMMIT
 
     return COMMIT
 

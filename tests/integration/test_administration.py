@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from servable._server.border.control_plane import AdminAnswer, ControlPlane
+from servable._server.border.gateway import Server
 from servable._server.config.api_keys import ApiKey
 from servable._server.config.server_options import Endpoint, ServerOptions
 from servable._server.config.tls import Pem, TlsCredentials
-from servable._server.control_plane import AdminAnswer, ControlPlane
-from servable._server.gateway import Server
 from servable._server.telemetry.families import Family
 from servable.errors import Code, ConfigError, ServableError
 from support.certificates import Authority

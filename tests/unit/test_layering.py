@@ -24,7 +24,7 @@ LAYERS = [
     {"change_under_way"},
     {"publisher", "remote_models"},
     {"platforms"},
-    {"console", "gateway", "control_plane", "sources", "loaders", "warmup", "config", "telemetry"},
+    {"console", "border", "sources", "loaders", "warmup", "config", "telemetry"},
     {"credential_files"},
     {"remote"},
     {"lifecycle"},
@@ -81,7 +81,7 @@ def test_imports_run_downwards(path: Path) -> None:
             continue
         name = part(rest)
         if name == "_core":
-            assert own == "gateway", f"{own} imports the extension; that is for gateway alone"
+            assert own == "border", f"{own} imports the extension; only the border may"
         elif own == "client":
             assert name in BELOW_CLIENT, f"client imports {name}, which belongs to the server"
         elif own in BESIDE:

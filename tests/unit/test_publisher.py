@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.traffic import Shadow, TrafficSplit, WeightedVersion
-from servable._server.gateway import PublishedModel
 from servable._server.publisher import ModelPublisher, Traffic
 from servable.errors import Code, LoadError
 from servable.lifecycle import ServableEvent, ServableId, ServableState

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.flags import Flags
 from servable._server.config.models import TENSORFLOW_PLATFORM, ModelConfig, read_model_config_file
 from servable._server.config.options import remote_options
-from servable._server.gateway import PublishedModel
 from servable._server.publisher import ModelPublisher
 from servable._server.remote.options import RemoteOptions, default_cache_directory
 from servable._server.server_core import CoreOptions, ServerCore

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from servable._server import server as server_module
+from servable._server.border.control_plane import ControlPlane
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.flags import Flags
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.text_proto import new_message
-from servable._server.control_plane import ControlPlane
-from servable._server.gateway import PublishedModel
 from servable._server.server import ModelServer
 from servable.errors import ConfigError, FailedPreconditionError, LoadError, ServableError
 from servable.loaders import SavedModelLoader, TensorFlowRuntime

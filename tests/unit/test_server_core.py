@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.models import TENSORFLOW_PLATFORM, ModelConfig
-from servable._server.gateway import PublishedModel
 from servable._server.publisher import ModelPublisher
 from servable._server.server_core import CoreOptions, ServerCore
 from servable._server.startup import StartupWatch

@@ -1,4 +1,4 @@
-//! The calls from the request path up to Python: methods of `servable._server.control_plane.ControlPlane`.
+//! The calls from the request path up to Python: methods of `servable._server.border.control_plane.ControlPlane`.
 
 use bytes::Bytes;
 use pyo3::intern;
@@ -67,7 +67,7 @@ impl ControlPlane for PythonControlPlane {
     }
 }
 
-/// `servable._server.control_plane.AdminAnswer`.
+/// `servable._server.border.control_plane.AdminAnswer`.
 #[derive(FromPyObject)]
 struct PyAdminAnswer {
     code: i32,

@@ -130,7 +130,7 @@ thread_local! {
     static HAS_READ_MAP: Cell<bool> = const { Cell::new(false) };
 }
 
-/// `servable._server.gateway.PublishedModel`.
+/// `servable._server.border.gateway.PublishedModel`.
 #[derive(FromPyObject)]
 struct PublishedModel<'py> {
     name: String,
@@ -163,7 +163,7 @@ struct ShadowOptions {
     fraction: f64,
 }
 
-/// `servable._server.gateway.PublishedVersion`.
+/// `servable._server.border.gateway.PublishedVersion`.
 #[derive(FromPyObject)]
 struct PublishedVersion<'py> {
     version: i64,

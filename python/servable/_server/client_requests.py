@@ -14,8 +14,8 @@ from servable._server.admin import (
     ShadowStatistics,
     respond,
 )
+from servable._server.border.control_plane import AdminAnswer, ControlPlane
 from servable._server.config.models import ModelConfig, parse_reload_config
-from servable._server.control_plane import AdminAnswer, ControlPlane
 from servable._server.server_core import ServerCore
 from servable._server.telemetry import ControlPlaneMetrics
 from servable._server.telemetry.families import Family

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from servable._server.border.gateway import PublishedModel, PublishedVersion
 from servable._server.config.traffic import Shadow, TrafficSplit
-from servable._server.gateway import PublishedModel, PublishedVersion
 from servable.errors import Code, ServableError
 from servable.lifecycle._states import ServableEvent, ServableState, status_text
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
+from servable._server.border.gateway import Server
 from servable._server.change_under_way import ChangeUnderWay
 from servable._server.client_requests import ClientRequests
 from servable._server.config.api_keys import read_api_keys
@@ -46,7 +47,6 @@ from servable._server.config.permissions import (
 from servable._server.config.server_options import Endpoint
 from servable._server.config.tls import read_tls, tls_files
 from servable._server.credential_files import CredentialFiles, watch
-from servable._server.gateway import Server
 from servable._server.publisher import ModelPublisher
 from servable._server.remote.urls import shown
 from servable._server.server_core import CoreOptions, ServerCore

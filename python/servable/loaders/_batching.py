@@ -17,12 +17,12 @@ from servable.lifecycle._loader import Servable as LoadedServable
 from servable.loaders._wrapping import WrappingLoader
 
 if TYPE_CHECKING:
-    from servable._server.gateway import BatchThreads, Servable
+    from servable._server.border.gateway import BatchThreads, Servable
 
 
 def _start_threads(parameters: BatchingParameters) -> BatchThreads:
     # Only this needs the extension; everything else works, and is tested, without it.
-    from servable._server.gateway import BatchThreads
+    from servable._server.border.gateway import BatchThreads
 
     return BatchThreads(parameters)
 

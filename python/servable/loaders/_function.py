@@ -12,7 +12,7 @@ from servable.loaders._size import size_of_files
 from servable.signature import Signature
 
 if TYPE_CHECKING:
-    from servable._server.gateway import Servable
+    from servable._server.border.gateway import Servable
 
 CONCURRENT_RUNS = 8
 """How many runs of one servable may be active in the server's process.
@@ -92,7 +92,7 @@ class FunctionLoader:
             LoadError: NumPy is missing, or the signatures cannot be served.
             Exception: Raised by `open_model`.
         """
-        from servable._server.gateway import Servable
+        from servable._server.border.gateway import Servable
         from servable.loaders._arrays import for_border
 
         model = self._open_model(self._path)

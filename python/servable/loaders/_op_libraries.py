@@ -24,7 +24,7 @@ from servable._server.config.ownership import (
 from servable.errors import LoadError, ServableError
 
 if TYPE_CHECKING:
-    from servable._server.gateway import TensorFlow
+    from servable._server.border.gateway import TensorFlow
 
 _log = logging.getLogger(__name__)
 

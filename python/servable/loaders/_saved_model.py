@@ -31,7 +31,7 @@ from servable.loaders._tensorflow_runtime import TensorFlowRuntime
 from servable.sources._model_files import explain_files
 
 if TYPE_CHECKING:
-    from servable._server.gateway import Servable, TensorFlow
+    from servable._server.border.gateway import Servable, TensorFlow
 
 _RAM_PER_FILE_BYTE = 1.2
 _ASSETS, _VARIABLES = "assets", "variables"

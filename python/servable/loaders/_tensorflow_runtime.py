@@ -16,7 +16,7 @@ from servable.errors import Code, ConfigError, LoadError, ServableError
 from servable.loaders._op_libraries import OpPackages
 
 if TYPE_CHECKING:
-    from servable._server.gateway import TensorFlow
+    from servable._server.border.gateway import TensorFlow
 
 _INSTALL = "install it with `pip install tensorflow-cpu`, or `pip install tensorflow` for GPUs"
 _NOT_INSTALLED = f"TensorFlow is not installed; {_INSTALL}"
@@ -37,7 +37,7 @@ def find_tensorflow() -> str | None:
 
 def _open(directory: str) -> TensorFlow:
     # Only this needs the extension; everything above works, and is tested, without it.
-    from servable._server.gateway import TensorFlow
+    from servable._server.border.gateway import TensorFlow
 
     # The runtime's libraries read it when they are opened. Their INFO lines add nothing to ours. Child processes must
     # not inherit it.

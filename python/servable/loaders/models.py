@@ -10,7 +10,7 @@ from servable.lifecycle._handles import ObjectServable
 from servable.loaders._arrays import array_of, elements_of
 
 if TYPE_CHECKING:
-    from servable._server.gateway import Servable
+    from servable._server.border.gateway import Servable
 
 __all__ = ["LoadsModel", "Model", "ModelLoader"]
 

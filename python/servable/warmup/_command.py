@@ -22,7 +22,7 @@ from servable.warmup._replay import MAX_RECORDS, WARM_UP_FILE
 from servable.warmup._tf_record import read_records, write_records
 
 if TYPE_CHECKING:
-    from servable._server.gateway import Servable
+    from servable._server.border.gateway import Servable
 
 _FAILURE = 255
 

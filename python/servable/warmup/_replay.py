@@ -17,7 +17,7 @@ from servable.loaders._wrapping import WrappingLoader
 from servable.warmup._tf_record import read_records
 
 if TYPE_CHECKING:
-    from servable._server.gateway import Servable
+    from servable._server.border.gateway import Servable
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from servable._server.gateway import crc32c
+from servable._server.border.gateway import crc32c
 from servable.errors import Code, ServableError
 
 _LENGTH = struct.Struct("<Q")

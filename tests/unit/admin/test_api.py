@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from servable._server.admin.api import AdminApi, AdminRequest, AppliedError
+from servable._server.border.gateway import PublishedModel
 from servable._server.config.models import TENSORFLOW_PLATFORM
-from servable._server.gateway import PublishedModel
 from servable._server.publisher import ModelPublisher
 from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servable._server.gateway import Servable
+from servable._server.border.gateway import Servable
 from servable.errors import BackendError, FailedPreconditionError, LoadError, NotFoundError
 from servable.lifecycle import ServableId
 from servable.loaders._arrays import for_border

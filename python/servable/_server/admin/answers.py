@@ -7,7 +7,7 @@ import logging
 from typing import Any, Protocol
 
 from servable._server.admin.api import AdminRequest, Answer, AppliedError
-from servable._server.control_plane import AdminAnswer
+from servable._server.border.control_plane import AdminAnswer
 from servable.errors import Code, ServableError
 
 _log = logging.getLogger(__name__)

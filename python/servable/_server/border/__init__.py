@@ -1,0 +1,1 @@
+"""The border to the extension: every dataclass and protocol that crosses it."""
