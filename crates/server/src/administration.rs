@@ -16,12 +16,12 @@ use http::{HeaderValue, Method, Version};
 use serde_json::json;
 
 use crate::access::{self, Scope};
-use crate::call::Call;
 use crate::control_plane::{AdminAnswer, AdminRequest};
-use crate::error::{Code, Result, ServingError};
 use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use servable_http::body::{self, BodyError, BodyLimits, RequestBody};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 /// The largest body. The configuration of a model takes a few kilobytes.
 const MAX_BODY_BYTES: usize = 1 << 20;

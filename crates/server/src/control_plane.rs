@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 
-use crate::call::WaitingCall;
-use crate::error::{Code, Result, ServingError};
 use crate::metrics::page::Family;
+use servable_model::call::WaitingCall;
+use servable_model::error::{Code, Result, ServingError};
 
 /// What the request path asks of the control plane.
 ///

@@ -12,7 +12,6 @@ use http_body_util::Either;
 
 use crate::access::Scope;
 use crate::administration::{self, AdminHosts};
-use crate::error::{Code, Result, ServingError};
 use crate::protocol::grpc_wire::framing::GRPC;
 use crate::protocol::rest_wire;
 use crate::protocol::tfs_grpc::{self, GrpcOptions, Messages};
@@ -21,6 +20,7 @@ use crate::router::Route;
 use crate::service::Service;
 use servable_http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
 use servable_http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
+use servable_model::error::{Code, Result, ServingError};
 
 /// What the protocols need to know.
 #[derive(Clone, Debug)]

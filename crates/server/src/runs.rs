@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::error::{Code, ServingError};
+use servable_model::error::{Code, ServingError};
 
 /// A run is stuck that goes on for this long after its deadline.
 const GRACE: Duration = Duration::from_secs(1);

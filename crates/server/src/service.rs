@@ -8,19 +8,19 @@ use http::{HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
 use crate::access::Access;
-use crate::codec::metadata;
 use crate::control_plane::ControlPlane;
-use crate::error::Result;
 use crate::metrics::Metrics;
-use crate::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use crate::router::Router;
 use crate::runs::say_stuck;
 use crate::serving::ServiceOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::serving::readiness::Readiness;
 use crate::serving::traffic::Caller;
-use crate::threads::BlockingPool;
+use servable_codec::metadata;
+use servable_codec::proto::tensorflow::serving::{GetModelStatusResponse, ModelVersionStatus, StatusProto};
 use servable_http::body::BodyMemory;
+use servable_model::error::Result;
+use servable_runtime::BlockingPool;
 
 /// The state of the server that requests share.
 pub struct Service {

@@ -8,26 +8,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::codec::example::{self, ExamplesRequest};
-use crate::codec::json;
-use crate::codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
-use crate::codec::wire::Malformed;
-use crate::error::{Result, ServingError};
 use crate::metrics::Api;
-use crate::proto::tensorflow::Example;
-use crate::proto::tensorflow::serving::prediction_log::LogType;
-use crate::proto::tensorflow::serving::{
-    ClassificationRequest, ClassifyLog, ExampleList, Input, ModelSpec, PredictLog, PredictRequest, PredictionLog,
-    RegressLog, RegressionRequest, input,
-};
 use crate::protocol::tfs_grpc::predict;
 use crate::protocol::tfs_rest;
 use crate::serving::Batching;
 use crate::serving::examples::{self, Head, Kind, Task};
 use crate::serving::servable::Servable;
 use crate::serving::{ServiceOptions, resolved_signature_name, run_to_warm_up};
-use crate::signature::{Signature, TensorSpec};
-use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count};
+use servable_codec::example::{self, ExamplesRequest};
+use servable_codec::json;
+use servable_codec::proto::tensorflow::Example;
+use servable_codec::proto::tensorflow::serving::prediction_log::LogType;
+use servable_codec::proto::tensorflow::serving::{
+    ClassificationRequest, ClassifyLog, ExampleList, Input, ModelSpec, PredictLog, PredictRequest, PredictionLog,
+    RegressLog, RegressionRequest, input,
+};
+use servable_codec::tensor_proto::{MemoryBudget, decode_predict_request, tensor_to_proto};
+use servable_codec::wire::Malformed;
+use servable_model::error::{Result, ServingError};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count};
 
 /// A `tensorflow.serving.PredictionLog`, of which the request counts.
 #[derive(Clone, Debug)]
@@ -232,11 +232,11 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::batch::{BatchingOptions, PoolOptions, Scheduler};
-    use crate::error::Code;
-    use crate::executor::{Executor, RunOptions};
     use crate::metrics::Metrics;
-    use crate::proto::tensorflow::serving::{PredictStreamedLog, SessionRunLog};
+    use servable_batch::{BatchingOptions, PoolOptions, Scheduler};
+    use servable_codec::proto::tensorflow::serving::{PredictStreamedLog, SessionRunLog};
+    use servable_model::error::Code;
+    use servable_model::executor::{Executor, RunOptions};
 
     /// Notes what it is run with, and echoes.
     #[derive(Clone, Default)]

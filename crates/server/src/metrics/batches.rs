@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::histogram::Histogram;
 use super::page::Family;
-use crate::batch::{Standing, Statistics, Tally};
-use crate::distribution::{Distribution, exponential};
+use servable_batch::{Standing, Statistics, Tally};
+use servable_model::distribution::{Distribution, exponential};
 
 /// Limits of numbers of rows.
 static ROWS: [f64; 14] = exponential(1.0, 2.0);
@@ -224,11 +224,11 @@ fn in_seconds(micros: Distribution) -> Distribution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
-    use crate::call::Call;
-    use crate::executor::RunOptions;
     use crate::metrics::page;
-    use crate::tensor::Tensor;
+    use servable_batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
+    use servable_model::call::Call;
+    use servable_model::executor::RunOptions;
+    use servable_model::tensor::Tensor;
 
     fn text(models: &[(&str, &BatchMetrics)]) -> String {
         let mut families = BatchFamilies::default();

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::distribution::Distribution;
+use servable_model::distribution::Distribution;
 
 /// Values that are only ever added to, spread over copies so that threads do not wait for each other's caches.
 pub(crate) struct Sharded<T>(Box<[Padded<T>]>);
@@ -105,7 +105,7 @@ impl<const LIMITS: usize> Histogram<LIMITS> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distribution::exponential;
+    use servable_model::distribution::exponential;
 
     static LIMITS: [f64; 4] = exponential(1.0, 2.0);
 

@@ -16,8 +16,8 @@ pub(crate) use histogram::Sharded;
 pub use requests::{Entry, ModelMetrics, VersionMetrics};
 pub use runs::{Api, RunMetrics};
 
-use crate::error::Code;
 use page::Family;
+use servable_model::error::Code;
 
 /// How many models that are not served may have series of their own. Names come from strangers, and series stay.
 const MAX_STRANGERS: usize = 100;

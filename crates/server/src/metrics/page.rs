@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
-pub use crate::distribution::Distribution;
+pub use servable_model::distribution::Distribution;
 
 /// The kind of a metric, as its `# TYPE` line has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

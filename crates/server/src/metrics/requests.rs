@@ -8,9 +8,9 @@ use super::Sharded;
 use super::batches::BatchMetrics;
 use super::histogram::Histogram;
 use super::runs::{LATENCY, RunMetrics, micros};
-use crate::distribution::{Distribution, exponential};
-use crate::error::Code;
 use crate::runs::RunsUnderWay;
+use servable_model::distribution::{Distribution, exponential};
+use servable_model::error::Code;
 
 /// Limits of numbers of examples.
 static EXAMPLES: [f64; 15] = exponential(1.0, 2.0);

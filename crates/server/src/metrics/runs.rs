@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::histogram::Histogram;
 use super::page::Family;
-use crate::distribution::{Distribution, exponential};
-use crate::executor::TENSORFLOW;
+use servable_model::distribution::{Distribution, exponential};
+use servable_model::executor::TENSORFLOW;
 
 /// Limits of latencies, in microseconds.
 pub(super) static LATENCY: [f64; 33] = exponential(10.0, 1.8);

@@ -10,11 +10,11 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::access;
-use crate::codec::json;
-use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
+use servable_codec::json;
 use servable_http::body::WholeBody;
 use servable_http::page;
+use servable_model::error::{Code, Result, ServingError};
 
 /// Switches of the APIs over REST.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
 use crate::access::Scope;
-use crate::error::Result;
+use servable_model::error::Result;
 use tensorflow_serving::ModelRoute;
 
 /// The paths that the configuration chooses.

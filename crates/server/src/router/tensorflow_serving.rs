@@ -6,7 +6,7 @@ use http::Method;
 use percent_encoding::percent_decode;
 
 use super::without_query;
-use crate::error::{Result, ServingError};
+use servable_model::error::{Result, ServingError};
 
 /// What a request wants of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

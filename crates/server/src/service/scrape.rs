@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Service;
-use crate::error::{Code, Result};
 use crate::metrics::page::{self, Family, Format};
 use crate::serving::map::{Model, ServingMap, State, Version};
+use servable_model::error::{Code, Result};
 
 impl Service {
     /// The text of the metrics page. Blocks while the control plane is asked.

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ServiceOptions;
-use crate::error::{Code, Result, ServingError};
 use crate::serving::servable::Servable;
-use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
-use crate::tensor::Tensor;
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
+use servable_model::tensor::Tensor;
 
 /// What is to be run: a request in the order of its signature.
 pub(crate) struct Arranged {
@@ -145,7 +145,7 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{DType, Elements};
+    use servable_model::tensor::{DType, Elements};
 
     fn spec(alias: &str) -> TensorSpec {
         TensorSpec { alias: alias.to_owned(), tensor_name: format!("{alias}:0"), dtype: DType::STRING, shape: None }

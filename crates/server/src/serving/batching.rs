@@ -8,13 +8,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::batch::{BatchingOptions, Owner, PoolOptions, Queue, Repeatable, RunBatch, Scheduler, Statistics};
-use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
-use crate::executor::RunOptions;
 use crate::metrics::ModelMetrics;
-use crate::signature::{Signature, TensorSpec};
-use crate::tensor::Tensor;
+use servable_batch::{BatchingOptions, Owner, PoolOptions, Queue, Repeatable, RunBatch, Scheduler, Statistics};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::RunOptions;
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::Tensor;
 
 /// So many sets of tensors have a queue; requests for further ones are run each by itself. Clients choose which outputs
 /// they want, and must not make the server keep a queue for each choice that there is.
@@ -30,7 +30,7 @@ pub(crate) trait Batched {
         &self,
     ) -> impl Fn(&Signature, Vec<Tensor>, &[usize], &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static;
 
-    /// Whether its runs may be repeated; see [`Executor::is_repeatable`](crate::executor::Executor::is_repeatable).
+    /// Whether its runs may be repeated; see [`Executor::is_repeatable`](servable_model::executor::Executor::is_repeatable).
     fn is_repeatable(&self) -> bool;
 
     /// Whether the signature is one of the version, and not one that was put together for a request.

@@ -5,17 +5,16 @@ use std::sync::Arc;
 
 use super::ServiceOptions;
 use super::predict::Target;
-use crate::call::Call;
-use crate::codec::example::Examples;
-use crate::codec::metadata::signature_text;
-use crate::error::{Result, ServingError};
-use crate::inference::{Classification, Inference, Regression};
 use crate::metrics::Api;
 use crate::serving::map::{Handle, Resolved};
 use crate::serving::servable::Servable;
-use crate::signature::{Signature, TensorSpec};
-use crate::tensor::Tensor;
-use crate::threads;
+use servable_codec::example::Examples;
+use servable_codec::metadata::signature_text;
+use servable_model::call::Call;
+use servable_model::error::{Result, ServingError};
+use servable_model::inference::{Classification, Inference, Regression};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::Tensor;
 
 /// What is computed from examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +242,7 @@ pub(crate) async fn infer(
     let Resolved { handle, shadow, .. } = target.resolve()?;
     *shadow = None; // only outputs of Predict are compared
     let head = Head::find(handle, kind, signature_name, options.check_method_names)?;
-    let tensor = threads::work_on(examples.size_in_bytes(), || examples.into_tensor())?;
+    let tensor = servable_runtime::work_on(examples.size_in_bytes(), || examples.into_tensor())?;
     let mut inferences = compute(handle, head.api(), std::slice::from_ref(&head), tensor, call).await?;
     inferences.pop().ok_or_else(|| ServingError::internal("a run without a result"))
 }
@@ -315,8 +314,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::executor::{Executor, RunOptions};
-    use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType};
+    use servable_model::executor::{Executor, RunOptions};
+    use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType};
 
     fn spec(alias: &str, tensor_name: &str) -> TensorSpec {
         let (alias, tensor_name) = (alias.to_owned(), tensor_name.to_owned());

@@ -10,11 +10,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use self::models::Models;
-use crate::error::{Code, Result, ServingError};
 use crate::serving::servable::Published;
 use crate::serving::traffic::shadow::{self, Statistics};
 use crate::serving::traffic::split::Split;
 use crate::serving::traffic::{Caller, Traffic};
+use servable_model::error::{Code, Result, ServingError};
 
 mod models;
 pub(crate) mod names;
@@ -344,13 +344,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::executor::{Executor, RunOptions};
     use crate::serving::servable::Servable;
     use crate::serving::traffic::Anonymous;
     use crate::serving::traffic::shadow::Shadow;
     use crate::serving::traffic::split::Weighted;
-    use crate::signature::Signature;
-    use crate::tensor::Tensor;
+    use servable_model::executor::{Executor, RunOptions};
+    use servable_model::signature::Signature;
+    use servable_model::tensor::Tensor;
 
     struct Nothing;
 

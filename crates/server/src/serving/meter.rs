@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::error::{Code, Result};
 use crate::metrics::{Entry, Metrics};
 use crate::serving::map::{Handle, Resolved};
+use servable_model::error::{Code, Result};
 
 /// A request that is being answered.
 ///

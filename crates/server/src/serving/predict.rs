@@ -9,13 +9,13 @@ use std::sync::Arc;
 use super::arrange::Arranged;
 use super::meter::RequestMeter;
 use super::run;
-use crate::call::Call;
-use crate::error::Result;
 use crate::metrics::Api;
 use crate::serving::map::{Resolved, ServingMap, VersionChoice};
 use crate::serving::traffic::{Caller, shadow};
-use crate::signature::Signature;
-use crate::tensor::Tensor;
+use servable_model::call::Call;
+use servable_model::error::Result;
+use servable_model::signature::Signature;
+use servable_model::tensor::Tensor;
 
 /// The version that a request is for.
 pub(crate) struct Target<'a> {
@@ -98,12 +98,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::error::Code;
-    use crate::executor::{Executor, RunOptions};
     use crate::metrics::{Entry, Metrics};
     use crate::serving::map::{Model, State, Version};
     use crate::serving::servable::Servable;
     use crate::serving::traffic::Anonymous;
+    use servable_model::error::Code;
+    use servable_model::executor::{Executor, RunOptions};
 
     struct Nothing;
 

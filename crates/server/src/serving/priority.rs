@@ -1,8 +1,8 @@
 //! The priority that a request asks for.
 
-use crate::call::Priority;
-use crate::error::Result;
 use crate::serving::traffic::Caller;
+use servable_model::call::Priority;
+use servable_model::error::Result;
 
 /// The HTTP header, or the key of gRPC metadata, that says it.
 const KEY: &str = "servable-priority";

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-use crate::error::{Code, Result, ServingError};
 use crate::serving::map::{Model, ServingMap, State, VersionChoice};
 use crate::serving::traffic::Anonymous;
+use servable_model::error::{Code, Result, ServingError};
 
 const SHUTTING_DOWN: &str = "the server is shutting down";
 
@@ -140,11 +140,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::executor::{Executor, RunOptions};
     use crate::serving::map::Version;
     use crate::serving::servable::Servable;
-    use crate::signature::Signature;
-    use crate::tensor::Tensor;
+    use servable_model::executor::{Executor, RunOptions};
+    use servable_model::signature::Signature;
+    use servable_model::tensor::Tensor;
 
     fn model(states: &[State], unavailable_reason: Option<&str>) -> Model {
         let version = |(number, &state)| Version {

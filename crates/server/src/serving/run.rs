@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{timeout, timeout_at};
 
-use crate::call::{Call, timed_out};
-use crate::error::{Code, Result, ServingError};
-use crate::executor::RunOptions;
 use crate::metrics::Api;
 use crate::serving::batching::{Batching, Plan};
 use crate::serving::map::Handle;
 use crate::serving::servable::{Published, Servable};
-use crate::signature::Signature;
-use crate::tensor::Tensor;
-use crate::threads;
+use servable_model::call::{Call, timed_out};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::RunOptions;
+use servable_model::signature::Signature;
+use servable_model::tensor::Tensor;
 
 /// Inputs beyond this many bytes are not run on a thread that serves connections, however quick the model was so far.
 const QUICK_INPUT_BYTES: usize = 256 * 1024;
@@ -132,7 +131,7 @@ async fn run_in_batch(
     if let Some(lead) = lead {
         let company = plan.company();
         if company.is_likely() {
-            threads::yield_to_ready_tasks().await;
+            servable_runtime::yield_to_ready_tasks().await;
         }
         // Where the thread must not be held any more, the threads of batches see to it.
         if let Some(_holding) = published.hold_thread(Instant::now()) {
@@ -268,9 +267,9 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::error::Code;
-    use crate::executor::Executor;
-    use crate::tensor::{Elements, Strings};
+    use servable_model::error::Code;
+    use servable_model::executor::Executor;
+    use servable_model::tensor::{Elements, Strings};
 
     fn scalar(text: &str) -> Tensor {
         Tensor::from_strings(Vec::new(), [text].into_iter().collect())

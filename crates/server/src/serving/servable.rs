@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::batch::{BatchingOptions, Scheduler};
-use crate::error::{Code, Result, ServingError};
-use crate::executor::{Executor, RunOptions};
 use crate::metrics::{ModelMetrics, RunMetrics, VersionMetrics};
 use crate::runs::RunsUnderWay;
 use crate::serving::batching::{Batched, Batching};
-use crate::signature::Signature;
-use crate::tensor::Tensor;
-use crate::threads::RunTimeEstimate;
-use crate::threads::{self, BlockingPool, Holding, Mark, RunPermits};
+use servable_batch::{BatchingOptions, Scheduler};
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
+use servable_model::tensor::Tensor;
+use servable_runtime::RunTimeEstimate;
+use servable_runtime::{self as threads, BlockingPool, Holding, Mark, RunPermits};
 
 /// A loaded version of a model, ready to run.
 pub struct Servable {
@@ -350,9 +350,9 @@ impl Deref for Published {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Result;
-    use crate::executor::RunOptions;
-    use crate::tensor::Tensor;
+    use servable_model::error::Result;
+    use servable_model::executor::RunOptions;
+    use servable_model::tensor::Tensor;
 
     struct Nothing;
 

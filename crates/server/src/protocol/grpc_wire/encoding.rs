@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::error::{Code, Result, ServingError};
 use servable_http::body::{self, BodyLimits, BodyMemory, Encoding, Unpacking};
+use servable_model::error::{Code, Result, ServingError};
 
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");

@@ -15,10 +15,10 @@ use prost::Message;
 use prost_types::Any;
 
 use super::encoding;
-use crate::codec::json::base64;
-use crate::codec::tensor_proto::find_content;
-use crate::error::{Code, Result, ServingError, expect_memory};
+use servable_codec::json::base64;
+use servable_codec::tensor_proto::find_content;
 use servable_http::body::{self, BodyError, BodyLimits, BodyMemory, Encoding, Layout, RequestBody, WholeBody};
+use servable_model::error::{Code, Result, ServingError, expect_memory};
 
 /// The five bytes in front of every message: a flag for compression and the length.
 const PREFIX: usize = 5;

@@ -14,11 +14,11 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::framing;
-use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
 use servable_http::activity::{Of, Piece, UnderWay};
 use servable_http::body::{AnswerBody, Claim};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 /// The messages of an answer as they come, and the status behind them.
 pub struct Messages {

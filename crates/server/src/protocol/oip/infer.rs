@@ -3,17 +3,17 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::call::Call;
-use crate::codec::open_inference::datatype;
-use crate::error::{Code, Result, ServingError};
 use crate::service::Service;
 use crate::serving::meter::RequestMeter;
 use crate::serving::predict::{Answer, Target};
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{self, Arranged};
-use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
-use crate::tensor::{Tensor, shape_text};
+use servable_codec::open_inference::datatype;
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
+use servable_model::tensor::{Tensor, shape_text};
 
 /// What is to be run.
 pub(super) struct Request<'a> {

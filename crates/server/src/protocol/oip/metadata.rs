@@ -1,13 +1,13 @@
 //! What the server and its models say about themselves; REST writes the messages of gRPC as JSON.
 
 use super::infer::signature;
-use crate::codec::open_inference::datatype;
-use crate::error::Result;
-use crate::proto::inference::model_metadata_response::TensorMetadata;
-use crate::proto::inference::{ModelMetadataResponse, ServerMetadataResponse};
 use crate::service::Service;
 use crate::serving::traffic::Caller;
-use crate::signature::TensorSpec;
+use servable_codec::open_inference::datatype;
+use servable_codec::proto::inference::model_metadata_response::TensorMetadata;
+use servable_codec::proto::inference::{ModelMetadataResponse, ServerMetadataResponse};
+use servable_model::error::Result;
+use servable_model::signature::TensorSpec;
 
 /// The name, version and extensions of the server.
 pub(super) fn of_server(service: &Service) -> ServerMetadataResponse {

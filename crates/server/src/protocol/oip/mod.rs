@@ -13,9 +13,9 @@ pub mod rest;
 pub use grpc::{InferCall, decode_call};
 pub use rest::decode_body;
 
-use crate::error::{Code, ServingError};
 use crate::service::Service;
 use crate::serving::map::VersionChoice;
+use servable_model::error::{Code, ServingError};
 
 /// The version that a text names; an empty one names none.
 fn choice(version: &[u8]) -> VersionChoice<'_> {

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::call::{Call, WaitingCall};
 use crate::control_plane::ControlPlane;
-use crate::error::{Code, Result, ServingError};
-use crate::proto::inference::repository_index_response::ModelIndex;
 use crate::service::Service;
 use crate::serving::map::{Model, State, Version};
+use servable_codec::proto::inference::repository_index_response::ModelIndex;
+use servable_model::call::{Call, WaitingCall};
+use servable_model::error::{Code, Result, ServingError};
 
 /// Looks whether any of this is offered.
 ///

@@ -4,12 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::models::{malformed, missing_spec};
 use super::predict::choice;
-use crate::call::Call;
-use crate::codec::example::{self, ExamplesRequest};
-use crate::error::Result;
 use crate::metrics::Entry;
-use crate::proto::tensorflow::serving::ModelSpec;
-use crate::proto::tensorflow::serving::model_spec::VersionChoice;
 use crate::protocol::grpc_wire::framing::new_message;
 use crate::service::Service;
 use crate::serving::examples::{self, Head, Kind, Task};
@@ -18,7 +13,12 @@ use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Target;
 use crate::serving::resolved_signature_name;
 use crate::serving::traffic::Caller;
+use servable_codec::example::{self, ExamplesRequest};
+use servable_codec::proto::tensorflow::serving::ModelSpec;
+use servable_codec::proto::tensorflow::serving::model_spec::VersionChoice;
 use servable_http::body;
+use servable_model::call::Call;
+use servable_model::error::Result;
 
 /// `Classify` or `Regress`: their messages differ in nothing but what is computed.
 pub(super) async fn infer(

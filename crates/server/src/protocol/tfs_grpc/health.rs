@@ -14,14 +14,14 @@ use http::Response;
 use prost::Message;
 
 use super::models::malformed;
-use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
-use crate::proto::grpc::health::v1::health_check_response::ServingStatus;
-use crate::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use crate::protocol::grpc_wire::framing;
 use crate::protocol::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::service::Service;
 use crate::serving::map::VersionChoice;
+use servable_codec::proto::grpc::health::v1::health_check_response::ServingStatus;
+use servable_codec::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 /// The services whose health may be asked, by the names that TensorFlow Serving registers and by their own.
 const SERVICES: [&str; 6] = [

@@ -13,8 +13,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::Either;
 
-use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
 use crate::protocol::grpc_wire::framing::{MessageReader, ReplyMessage};
 use crate::protocol::grpc_wire::{encoding, framing};
 use crate::protocol::oip;
@@ -23,6 +21,8 @@ use crate::service::Service;
 use crate::serving::examples::Kind;
 use crate::serving::priority;
 use servable_http::body::{BodyLimits, RequestBody, WholeBody};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 pub(crate) use crate::protocol::grpc_wire::stream::Messages;
 pub use servable_http::body::Encoding;

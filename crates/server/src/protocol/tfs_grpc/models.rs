@@ -7,19 +7,19 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_types::Any;
 
-use crate::call::Call;
-use crate::codec::schema;
-use crate::error::{Result, ServingError};
-use crate::proto::tensorflow::serving::metric::ValueIncrease;
-use crate::proto::tensorflow::serving::model_spec::VersionChoice as Choice;
-use crate::proto::tensorflow::serving::{
-    GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, Metric, ModelSpec, ReloadConfigRequest,
-    ReloadConfigResponse, StatusProto,
-};
 use crate::protocol::grpc_wire::framing::encode;
 use crate::service::Service;
 use crate::serving::map::{Resolved, VersionChoice};
 use crate::serving::traffic::Caller;
+use servable_codec::proto::tensorflow::serving::metric::ValueIncrease;
+use servable_codec::proto::tensorflow::serving::model_spec::VersionChoice as Choice;
+use servable_codec::proto::tensorflow::serving::{
+    GetModelMetadataRequest, GetModelMetadataResponse, GetModelStatusRequest, Metric, ModelSpec, ReloadConfigRequest,
+    ReloadConfigResponse, StatusProto,
+};
+use servable_codec::schema;
+use servable_model::call::Call;
+use servable_model::error::{Result, ServingError};
 
 /// The one kind of metadata there is.
 const SIGNATURE_DEF: &str = "signature_def";

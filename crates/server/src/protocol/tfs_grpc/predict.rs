@@ -3,11 +3,6 @@
 use bytes::Bytes;
 
 use super::models::{malformed, missing_spec};
-use crate::call::Call;
-use crate::codec::tensor_proto::{
-    MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
-};
-use crate::error::{Result, expect_memory};
 use crate::metrics::Entry;
 use crate::protocol::grpc_wire::framing::{ReplyMessage, new_message};
 use crate::service::Service;
@@ -17,7 +12,12 @@ use crate::serving::predict::Target;
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{self, Arranged, ServiceOptions};
+use servable_codec::tensor_proto::{
+    MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
+};
 use servable_http::body;
+use servable_model::call::Call;
+use servable_model::error::{Result, expect_memory};
 
 pub(super) async fn predict(
     service: &Service,

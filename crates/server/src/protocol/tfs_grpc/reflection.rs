@@ -11,17 +11,17 @@ use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
 use super::models::malformed;
-use crate::call::Call;
-use crate::error::{Code, Result, ServingError};
-use crate::proto::grpc::reflection::v1::server_reflection_request::MessageRequest;
-use crate::proto::grpc::reflection::v1::server_reflection_response::MessageResponse;
-use crate::proto::grpc::reflection::v1::{
-    ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
-    ServerReflectionResponse, ServiceResponse,
-};
 use crate::protocol::grpc_wire::framing::MessageReader;
 use crate::protocol::grpc_wire::stream::{self, Gone, Messages, Sender};
 use crate::service::Service;
+use servable_codec::proto::grpc::reflection::v1::server_reflection_request::MessageRequest;
+use servable_codec::proto::grpc::reflection::v1::server_reflection_response::MessageResponse;
+use servable_codec::proto::grpc::reflection::v1::{
+    ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
+    ServerReflectionResponse, ServiceResponse,
+};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 /// A `FileDescriptorSet` of every service, generated from `protos/`.
 const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");

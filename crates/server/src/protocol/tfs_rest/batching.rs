@@ -6,16 +6,16 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::choice;
-use crate::batch::{BatchingOptions, Explanation, SizeTally, Statistics};
-use crate::distribution::Distribution;
-use crate::error::Result;
 use crate::router::tensorflow_serving::{ModelRoute, Version};
 use crate::service::Service;
 use crate::serving::map::Handle;
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{Batching, Route as Queue};
-use crate::signature::{Signature, TensorSpec};
+use servable_batch::{BatchingOptions, Explanation, SizeTally, Statistics};
+use servable_model::distribution::Distribution;
+use servable_model::error::Result;
+use servable_model::signature::{Signature, TensorSpec};
 
 /// Answers for the version that is asked for, or for all that are available.
 ///

@@ -3,9 +3,6 @@
 use bytes::Bytes;
 
 use super::{RestOptions, choice, or_default};
-use crate::call::Call;
-use crate::codec::json;
-use crate::error::{Result, expect_memory};
 use crate::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
 use crate::serving::examples::{self, Kind};
@@ -13,7 +10,10 @@ use crate::serving::meter::RequestMeter;
 use crate::serving::predict::Target;
 use crate::serving::priority;
 use crate::serving::traffic::Caller;
+use servable_codec::json;
 use servable_http::body;
+use servable_model::call::Call;
+use servable_model::error::{Result, expect_memory};
 
 pub(super) async fn infer(
     service: &Service,

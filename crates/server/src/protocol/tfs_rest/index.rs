@@ -10,11 +10,11 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::accept;
-use crate::error::{Result, ServingError};
 use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use crate::serving::map::names;
 use crate::serving::map::{Model, Version};
+use servable_model::error::{Result, ServingError};
 
 /// How much of a path is repeated.
 const MAX_PATH: usize = 200;

@@ -6,10 +6,10 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 
 use super::accept;
-use crate::error::{Code, ServingError};
 use crate::metrics::page::Format;
 use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
+use servable_model::error::{Code, ServingError};
 
 /// The forms of the page, the one that TensorFlow Serving sends first.
 const FORMATS: [(&str, Format); 2] =

@@ -14,9 +14,6 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, ORIGIN};
 use http::request::Parts;
 
-use crate::call::Call;
-use crate::codec::{json, metadata};
-use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::protocol::oip;
 pub use crate::protocol::rest_wire::RestOptions;
@@ -31,8 +28,11 @@ use crate::serving::predict::Target;
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
 use crate::serving::{self, Arranged, priority};
-use crate::signature::{DEFAULT_SIGNATURE, Signature};
+use servable_codec::{json, metadata};
 use servable_http::body::{self, BodyError, BodyLimits, Encoding, RequestBody, Unpacking};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError, expect_memory};
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature};
 
 /// Answers one request.
 pub(crate) async fn serve(

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::*;
-use crate::executor::Executor;
 use crate::metrics::Api;
 use crate::serving::servable::Servable;
-use crate::tensor::{DType, Elements};
+use servable_model::executor::Executor;
+use servable_model::tensor::{DType, Elements};
 
 /// Echoes each input to the output of its position, and notes the rows of every run.
 struct Echo(Arc<Mutex<Vec<Vec<String>>>>);

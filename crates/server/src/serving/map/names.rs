@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Model, ServingMap, State, Version};
-use crate::error::Code;
+use servable_model::error::Code;
 
 /// How many models are named where not all of them have to be.
 const MAX_NAMES: usize = 20;

@@ -1,7 +1,7 @@
 //! Whether two versions gave the same answer.
 
-use crate::tensor::{DType, Elements, Tensor, shape_text};
 use half::f16;
+use servable_model::tensor::{DType, Elements, Tensor, shape_text};
 
 /// How far apart two numbers may be: `absolute + relative × |live|`.
 #[derive(Clone, Copy)]
@@ -80,7 +80,7 @@ fn float_difference<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Buffer;
+    use servable_model::tensor::Buffer;
 
     fn numbers(dtype: DType, bytes: &[u8]) -> Tensor {
         let count = (bytes.len() / dtype.size().expect("numbers")) as i64;

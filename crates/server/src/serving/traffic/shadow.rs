@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use super::{compare, random, unit_interval};
-use crate::call::timed_out;
-use crate::error::{Result, ServingError};
-use crate::executor::RunOptions;
-use crate::placement;
 use crate::serving::servable::Published;
-use crate::signature::Signature;
-use crate::tensor::Tensor;
+use servable_model::call::timed_out;
+use servable_model::error::{Result, ServingError};
+use servable_model::executor::RunOptions;
+use servable_model::signature::Signature;
+use servable_model::tensor::Tensor;
+use servable_runtime::placement;
 
 /// Copies beyond this many wait for nobody: they are dropped.
 const MAX_QUEUED: usize = 64;
@@ -257,10 +257,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::executor::Executor;
     use crate::serving::servable::Servable;
-    use crate::signature::TensorSpec;
-    use crate::tensor::{AlignedBytes, Buffer, DType, Elements};
+    use servable_model::executor::Executor;
+    use servable_model::signature::TensorSpec;
+    use servable_model::tensor::{AlignedBytes, Buffer, DType, Elements};
 
     /// Answers its input, after whatever `on_run` does.
     struct Echo<F>(F);

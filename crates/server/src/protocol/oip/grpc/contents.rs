@@ -1,9 +1,11 @@
 //! `InferTensorContents`: the elements of a tensor in the field of its datatype.
 
-use crate::codec::open_inference::datatype;
-use crate::error::{Result, ServingError};
-use crate::proto::inference::InferTensorContents;
-use crate::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text};
+use servable_codec::open_inference::datatype;
+use servable_codec::proto::inference::InferTensorContents;
+use servable_model::error::{Result, ServingError};
+use servable_model::tensor::{
+    ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text,
+};
 
 /// Makes a tensor of what a request holds in typed fields.
 pub(super) fn tensor(name: &str, dtype: DType, shape: Vec<i64>, contents: InferTensorContents) -> Result<Tensor> {
@@ -112,7 +114,7 @@ fn each<T, const SIZE: usize>(bytes: &[u8], convert: impl Fn([u8; SIZE]) -> T) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::open_inference::raw_tensor;
+    use servable_codec::open_inference::raw_tensor;
 
     #[test]
     fn what_goes_out_comes_back_in_for_every_datatype_with_a_field() {
@@ -129,7 +131,7 @@ mod tests {
             let body = bytes::Bytes::copy_from_slice(data);
             let original = raw_tensor("x", dtype, vec![2], body).expect("well-formed data");
             let back = tensor("x", dtype, vec![2], contents(&original)).expect("it was a tensor");
-            let bytes = |tensor: &Tensor| crate::codec::open_inference::raw_bytes(tensor).expect("short strings");
+            let bytes = |tensor: &Tensor| servable_codec::open_inference::raw_bytes(tensor).expect("short strings");
             assert_eq!(bytes(&back), bytes(&original), "{dtype}");
         }
     }

@@ -8,22 +8,22 @@ use prost::Message;
 
 use super::super::infer::{Request, infer as run};
 use super::{contents, malformed, reply};
-use crate::call::Call;
-use crate::codec::json::timeout;
-use crate::codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
-use crate::codec::wire::{self, Field, Malformed, Reader, Value};
-use crate::error::{Result, ServingError, expect_memory};
 use crate::metrics::Entry;
-use crate::proto::inference::infer_parameter::ParameterChoice;
-use crate::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use crate::proto::inference::model_infer_response::InferOutputTensor;
-use crate::proto::inference::{InferParameter, ModelInferResponse};
 use crate::service::Service;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Answer;
 use crate::serving::traffic::Caller;
-use crate::tensor::Tensor;
+use servable_codec::json::timeout;
+use servable_codec::open_inference::{datatype, dtype, raw_bytes, raw_tensor};
+use servable_codec::proto::inference::infer_parameter::ParameterChoice;
+use servable_codec::proto::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use servable_codec::proto::inference::model_infer_response::InferOutputTensor;
+use servable_codec::proto::inference::{InferParameter, ModelInferResponse};
+use servable_codec::wire::{self, Field, Malformed, Reader, Value};
 use servable_http::body;
+use servable_model::call::Call;
+use servable_model::error::{Result, ServingError, expect_memory};
+use servable_model::tensor::Tensor;
 
 pub(super) async fn infer(
     service: &Service,

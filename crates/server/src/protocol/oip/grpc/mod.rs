@@ -10,17 +10,17 @@ use http::HeaderMap;
 use prost::Message;
 
 use super::{choice, metadata, missing, repository};
-use crate::call::Call;
-use crate::error::{Result, ServingError};
-use crate::proto::inference::model_repository_parameter::ParameterChoice;
-use crate::proto::inference::{
+use crate::protocol::grpc_wire::new_message;
+use crate::router::grpc::OpenInference;
+use crate::service::Service;
+use servable_codec::proto::inference::model_repository_parameter::ParameterChoice;
+use servable_codec::proto::inference::{
     ModelMetadataRequest, ModelReadyRequest, ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse,
     RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
     RepositoryModelUnloadResponse, ServerLiveResponse, ServerReadyResponse,
 };
-use crate::protocol::grpc_wire::new_message;
-use crate::router::grpc::OpenInference;
-use crate::service::Service;
+use servable_model::call::Call;
+use servable_model::error::{Result, ServingError};
 
 pub use infer::{InferCall, decode_call};
 

@@ -7,19 +7,19 @@ use memchr::memmem;
 
 use super::super::infer::{Request, infer as run};
 use super::JSON_LENGTH;
-use crate::call::Call;
-use crate::codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
-use crate::codec::open_inference::raw_tensor;
-use crate::error::{Code, Result, ServingError, expect_memory};
 use crate::metrics::Entry;
 use crate::protocol::rest_wire::{self as reply, Reply, RestOptions};
 use crate::router::open_inference::Model;
 use crate::service::Service;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::priority;
-use crate::signature::TensorSpec;
-use crate::tensor::Tensor;
+use servable_codec::json::{Form, InferData, InferReply, InferRequest, ReplyTensor, decode_infer, has_json_form};
+use servable_codec::open_inference::raw_tensor;
 use servable_http::body::{self, Encoding};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError, expect_memory};
+use servable_model::signature::TensorSpec;
+use servable_model::tensor::Tensor;
 
 pub(super) async fn infer(
     service: &Service,

@@ -1,9 +1,9 @@
-//! The small documents of the protocol; those with tensors are in [`crate::codec::json`].
+//! The small documents of the protocol; those with tensors are in [`servable_codec::json`].
 
-use crate::codec::json::write_string;
-use crate::proto::inference::model_metadata_response::TensorMetadata;
-use crate::proto::inference::repository_index_response::ModelIndex;
-use crate::proto::inference::{ModelMetadataResponse, ServerMetadataResponse};
+use servable_codec::json::write_string;
+use servable_codec::proto::inference::model_metadata_response::TensorMetadata;
+use servable_codec::proto::inference::repository_index_response::ModelIndex;
+use servable_codec::proto::inference::{ModelMetadataResponse, ServerMetadataResponse};
 
 pub(super) fn server(metadata: &ServerMetadataResponse) -> Vec<u8> {
     let mut out = Vec::new();

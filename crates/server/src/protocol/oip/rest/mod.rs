@@ -12,14 +12,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{choice, metadata, missing, repository};
-use crate::call::Call;
-use crate::codec::json::{decode_repository_request, error_body};
-use crate::error::{Code, Result, ServingError};
 use crate::protocol::rest_wire::{self as reply, Reply, RestOptions};
 use crate::router::open_inference::{Api, Model, SHOWN};
 use crate::service::Service;
 pub use infer::decode_body;
+use servable_codec::json::{decode_repository_request, error_body};
 use servable_http::body::{self, BodyLimits, Encoding, Unpacking};
+use servable_model::call::Call;
+use servable_model::error::{Code, Result, ServingError};
 
 /// The length of the JSON in front of binary data.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::error::Code;
+use servable_model::error::Code;
 
 /// What stays the same whatever is served: the server's own paths, and the schemas that all models share.
 const FRAME: &str = include_str!("frame.json");

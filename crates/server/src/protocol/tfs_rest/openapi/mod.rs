@@ -20,9 +20,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use self::document::Document;
-use crate::error::{Result, ServingError};
 use crate::service::Service;
 use crate::serving::map::Model;
+use servable_model::error::{Result, ServingError};
 
 /// How many models are told of in detail.
 const MAX_DETAILED: usize = 50;

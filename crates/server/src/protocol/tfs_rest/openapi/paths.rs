@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::document::{Document, failures};
 use super::predict::Bodies;
-use crate::error::Code;
 use crate::serving::ServiceOptions;
 use crate::serving::examples::Kind;
 use crate::serving::map::{Handle, Model};
-use crate::signature::{DEFAULT_SIGNATURE, Signature};
+use servable_model::error::Code;
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature};
 
 /// What stands for itself in a segment of a path.
 const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

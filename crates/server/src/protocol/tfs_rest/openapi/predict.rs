@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::document::Document;
 use super::tensors::{self, Direction};
-use crate::codec::json::is_carried;
 use crate::serving::examples::Kind;
 use crate::serving::servable::Servable;
 use crate::serving::{ServiceOptions, check_predict_method};
-use crate::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
+use servable_codec::json::is_carried;
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 
 /// What `:predict` takes and answers.
 #[derive(Default)]

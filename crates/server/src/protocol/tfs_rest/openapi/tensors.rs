@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::signature::TensorSpec;
-use crate::tensor::DType;
+use servable_model::signature::TensorSpec;
+use servable_model::tensor::DType;
 
 /// The most elements of an example: what is larger does not help to read the document.
 const MAX_EXAMPLE: i64 = 1000;

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::document::Document;
 use super::predict::Bodies;
-use crate::error::Result;
-use crate::executor::{Executor, RunOptions};
 use crate::serving::ServiceOptions;
 use crate::serving::servable::Servable;
-use crate::signature::{Signature, TensorSpec};
-use crate::tensor::{DType, Tensor};
+use servable_model::error::Result;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::{DType, Tensor};
 
 struct Nothing;
 
