@@ -153,11 +153,10 @@ impl ModuleTree {
 
     fn render(&self) -> String {
         let mut lines = vec![
-            "//! Protobuf messages, generated from `protos/` by `protos/generate`: change them there.".to_owned(),
+            "//! Protobuf messages, generated from `protos/` by `protos/generate`. Edit them there.".to_owned(),
             "//!".to_owned(),
-            "//! The messages that carry tensors on the request path are not read or written with these types but by"
-                .to_owned(),
-            "//! [`codec::tensor_proto`](crate::codec::tensor_proto).".to_owned(),
+            "//! On the request path, messages with tensors are decoded and encoded without these types, by".to_owned(),
+            "//! [`codec::tensor_proto`](crate::tensor_proto).".to_owned(),
             "#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = \"generated code\")]"
                 .to_owned(),
             String::new(),
