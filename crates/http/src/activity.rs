@@ -197,7 +197,7 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
-    /// Waits while the client has so many bytes of earlier answers to take.
+    /// Back-pressure: waits while the client has `most` bytes of earlier answers to take.
     pub async fn room(&self, most: u64) {
         while self.activity.unsent_bytes.load(Ordering::Relaxed) >= most {
             let notified = self.activity.has_room.notified();
@@ -210,7 +210,7 @@ impl UnderWay {
         }
     }
 
-    /// From now on this is an answer of so many bytes.
+    /// Turns the request into an answer of `bytes` bytes.
     pub fn begin_to_send(&mut self, bytes: u64, claim: Option<Claim>) {
         self.activity.unsent.fetch_add(1, Ordering::Relaxed);
         self.activity.unsent_bytes.fetch_add(bytes, Ordering::Relaxed);

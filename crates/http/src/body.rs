@@ -265,7 +265,7 @@ impl<L: AnswerBody, R: AnswerBody> AnswerBody for Either<L, R> {
 pub enum Unpacking {
     /// It is not what it should be.
     Damaged(String),
-    /// It would be larger than so many bytes.
+    /// It would be larger than this many bytes.
     TooLarge(usize),
     /// There is no memory for it.
     Shortage(Shortage),

@@ -1,7 +1,7 @@
 //! Memory of large bodies: how much of it all may have together, and what is kept for the next ones.
 //!
 //! Memory that is fresh from the system costs a page fault for each of its pages, which is more than all else that is
-//! done to a large body. What is kept is bounded, and goes back to the system when nobody has wanted it for a while.
+//! done to a large body. Kept buffers are bounded, and return to the system when unused for a while.
 
 use std::io::{self, Read};
 use std::mem;
@@ -17,13 +17,13 @@ use servable_model::error::{Code, ServingError, no_memory};
 /// Buffers of fewer bytes are not kept: the allocator has them at hand.
 const LEAST_KEPT: usize = 2 << 20;
 
-/// How many bytes are kept in all, for nobody.
+/// The most bytes that are kept in all.
 const MOST_KEPT: usize = 64 << 20;
 
-/// After how long a buffer that nobody wanted goes back to the system.
+/// An unused buffer returns to the system after this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A buffer may be so many times larger than what it is taken for.
+/// A buffer may be this many times larger than what it is used for.
 const ALLOWED_WASTE: usize = 2;
 
 /// Where the memory of bodies comes from.
@@ -43,7 +43,7 @@ struct Kept {
 }
 
 impl BodyMemory {
-    /// An empty buffer that was kept, with room for so many bytes.
+    /// An empty buffer that was kept, with room for `capacity` bytes.
     pub(crate) fn kept(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Option<Buffer>, Shortage> {
         let Some(bytes) = self.take_kept(capacity) else { return Ok(None) };
         // What is refused here is given back to the system: there is little of it.
@@ -73,7 +73,7 @@ impl BodyMemory {
         Buffer { bytes: Vec::new(), start: 0, claim: Claim { memory: Arc::clone(self), bytes: 0 } }
     }
 
-    /// Claims so many bytes until the result is dropped.
+    /// Claims `bytes` until the result is dropped.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl BodyMemory {
         if before >= limit { Err(Shortage::Limit(limit)) } else { Ok(claim) }
     }
 
-    /// Whether so many bytes could be claimed now.
+    /// Whether `bytes` could be claimed now.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl BodyMemory {
         self.claimed.load(Ordering::Relaxed) > limit / 2
     }
 
-    /// Gives back what nobody wants, for ever.
+    /// Returns unused buffers to the system, until it is dropped.
     pub async fn give_back_unused(self: Arc<Self>) {
         loop {
             self.fills.notified().await;
@@ -120,7 +120,7 @@ impl BodyMemory {
         }
     }
 
-    /// Gives back what nobody has wanted for so long; says whether something is left.
+    /// Returns the buffers that have been unused for this time; says whether others are left.
     fn give_back(&self, unused: Duration) -> bool {
         let mut kept = self.lock();
         let (wanted, unwanted) = mem::take(&mut *kept).into_iter().partition(|kept| kept.since.elapsed() < unused);
@@ -156,9 +156,9 @@ impl BodyMemory {
 /// Why there is no memory for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// All bodies together may have so many bytes, and nearly do.
+    /// The limit of all bodies together, which is nearly reached.
     Limit(usize),
-    /// The system does not give so many bytes.
+    /// The system does not give this many bytes.
     Memory(usize),
 }
 

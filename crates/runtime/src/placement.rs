@@ -18,7 +18,7 @@ thread_local! {
     static OWN: RefCell<Option<Worker>> = const { RefCell::new(None) };
 }
 
-/// Gives a thread a slice of so many nanoseconds, or the usual one for 0, if the system can.
+/// Sets the slice of a thread in nanoseconds, or the usual one for 0, if the system can.
 pub type SetSlice = fn(i32, u64);
 
 /// As long as the lag that Linux makes up for is a few times that of usual slices. Others that want the CPU still get it

@@ -76,7 +76,7 @@ impl Reserve {
 
 /// Moves the tasks that have yielded on this worker to others; says whether the thread still is a worker.
 ///
-/// Such tasks wait on their thread until that has nothing else to do, and nobody else finds them there. Before a thread
+/// Such tasks wait on their worker until it has nothing else to do, and no other worker finds them there. Before a thread
 /// blocks in a way that the runtime knows of, they are called away; and all else that the thread is there for is offered
 /// to another one, which may be quicker than this one is in taking it back.
 fn move_deferred_away() -> bool {

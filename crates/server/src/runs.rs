@@ -40,7 +40,7 @@ impl RunsUnderWay {
         self.deadlines().iter().filter(|(_, deadline)| is_stuck(deadline)).count()
     }
 
-    /// Why a request is refused for which there is no room beside so many runs, if these are all stuck.
+    /// The error for a request that would wait for this many runs, if all of them are stuck.
     pub(crate) fn refusal(&self, room: usize) -> Option<ServingError> {
         let under_way = self.count.load(Ordering::Relaxed);
         if under_way < room.max(1) || self.stuck() < under_way {
@@ -57,7 +57,7 @@ impl RunsUnderWay {
     }
 }
 
-/// What operators and clients are told of so many stuck runs.
+/// The text about stuck runs, for operators and clients.
 pub(crate) fn say_stuck(count: usize) -> String {
     let (runs, are) = if count == 1 { ("run", "is") } else { ("runs", "are") };
     format!("{count} {runs} of the model {are} stuck: past the deadline, and the runtime does not stop")

@@ -149,7 +149,7 @@ fn model_spec(signature_name: &[u8]) -> ModelSpec {
     ModelSpec { signature_name: String::from_utf8_lossy(signature_name).into_owned(), ..ModelSpec::default() }
 }
 
-/// Runs each signature so many times on zeros and empty strings of its declared shape, with 1 where a size is free. Where
+/// Runs each signature a number of times on zeros and empty strings of its declared shape, with 1 where a size is free. Where
 /// batches are padded to some sizes, each of these takes its turn as the number of rows.
 ///
 /// Returns the name of each signature and whether it ran. One that takes no input is left out, as it is there for its

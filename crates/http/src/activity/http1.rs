@@ -26,10 +26,10 @@ pub(super) struct Framing {
 enum At {
     #[default]
     Head,
-    /// So many bytes before the end of a body.
+    /// In a body, with this many bytes left.
     Body(u64),
     ChunkSize,
-    /// So many bytes before the end of a chunk.
+    /// In a chunk, with this many bytes left.
     Chunk(u64),
     ChunkEnd,
     Trailer,

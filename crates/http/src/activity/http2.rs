@@ -10,10 +10,10 @@ const END_HEADERS: u8 = 0x4;
 /// Where a connection stands between the bytes that have come.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// The beginning of a frame, of which so many bytes have come.
+    /// In the head of a frame, this many bytes of which have been read.
     head: [u8; 9],
     have: usize,
-    /// So many bytes before the end of the frame.
+    /// In a frame, with this many bytes left.
     left: usize,
     /// Whether a header block goes on after the frame.
     is_open: bool,

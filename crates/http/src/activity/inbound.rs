@@ -11,7 +11,7 @@ pub(super) const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 /// What a client speaks, and where in it the connection stands.
 pub(super) enum Inbound {
-    /// Either, after so many bytes of the preface.
+    /// Either, after this many bytes of the preface.
     Unknown(usize),
     Http1(Framing),
     Http2(Frames),

@@ -17,7 +17,7 @@ use super::{Activity, refusal};
 use servable_model::error::Code;
 
 /// A client may close its side once its request is sent, and still gets an answer that comes within this time. A client that
-/// has given up closes its side, too, so that a longer wait would be for nobody.
+/// has given up closes its side, too, so a longer wait would be in vain.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
 /// How long a client may take to close its side of a connection that the server has closed.

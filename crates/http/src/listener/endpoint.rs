@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::transport;
-use super::uds_authority::Mender;
+use super::uds_authority::AuthorityRewriter;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -149,7 +149,9 @@ impl Listener {
                 let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
                 transport::Socket::Tcp(stream)
             }
-            Self::Unix(listener, _) => transport::Socket::Unix(listener.accept().await?.0, Mender::default()),
+            Self::Unix(listener, _) => {
+                transport::Socket::Unix(listener.accept().await?.0, AuthorityRewriter::default())
+            }
         })
     }
 }
@@ -184,7 +186,7 @@ fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<(Socket, SocketFile)>
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address)?;
-    // Nobody can connect before `listen`, so nobody does while the permissions are still those of the umask.
+    // No client can connect before `listen`, while the permissions are still those of the umask.
     if let Some(mode) = mode {
         fs::set_permissions(path, Permissions::from_mode(mode))?;
     }
@@ -227,7 +229,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Unless it is another server's by now. Nobody is left to be told of a failure.
+        // Unless it is another server's by now. A failure has no one to report to.
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             let _ = fs::remove_file(&self.path);
         }

@@ -15,7 +15,7 @@ pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a draining server looks.
 const DRAIN_TICK: Duration = Duration::from_millis(250);
 
-/// A connection is looked at so many times in the shortest time that it has for something, and at least this often.
+/// Checks of a connection within its shortest time-out, and the longest time between two.
 const TICKS: u32 = 4;
 const LONGEST_TICK: Duration = Duration::from_secs(5);
 
@@ -116,7 +116,7 @@ pub(super) struct Draining {
     quiet: Duration,
     before: Snapshot,
     has_gone_away: bool,
-    /// So many bytes between two ticks are progress.
+    /// This many bytes between two ticks are progress.
     min_bytes: f64,
 }
 

@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::uds_authority::Mender;
+use super::uds_authority::AuthorityRewriter;
 use crate::activity;
 
 /// An accepted connection, as it came.
 pub(super) enum Socket {
     Tcp(TcpStream),
-    Unix(UnixStream, Mender),
+    Unix(UnixStream, AuthorityRewriter),
 }
 
 /// A connection that is ready for HTTP.

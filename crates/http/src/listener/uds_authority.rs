@@ -17,20 +17,20 @@ const PRIORITY_BYTES: usize = 5;
 
 /// Reads along with a connection, as far as it has to.
 #[derive(Debug)]
-pub(super) struct Mender {
+pub(super) struct AuthorityRewriter {
     at: At,
     field: Field,
 }
 
 #[derive(Debug)]
 enum At {
-    /// In the preface, so many bytes of which have come.
+    /// In the preface, this many bytes of which have been read.
     Preface(usize),
     /// Not HTTP/2, or not as it should be; somebody else says so.
     Foreign,
     /// In the nine bytes before a frame.
     FrameHead([u8; 9], usize),
-    /// At the length of the padding, with so many bytes of the frame to come.
+    /// At the length of the padding, with this many bytes of the frame left.
     PadLength { left: usize, skip: usize },
     /// In a header block: bytes to skip, bytes of the block, bytes of padding.
     Block { skip: usize, left: usize, padding: usize },
@@ -60,7 +60,7 @@ enum Then {
 
 #[derive(Clone, Copy, Debug)]
 enum Text {
-    /// A name, so many bytes of which are those of the authority's.
+    /// A name, this many bytes of which match the authority's.
     Name {
         matched: usize,
     },
@@ -69,13 +69,13 @@ enum Text {
     },
 }
 
-impl Default for Mender {
+impl Default for AuthorityRewriter {
     fn default() -> Self {
         Self { at: At::Preface(0), field: Field::Start }
     }
 }
 
-impl Mender {
+impl AuthorityRewriter {
     /// Mends what has just been read.
     pub(super) fn mend(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn mended(stream: &[u8], piece: usize) -> Vec<u8> {
-        let mut mender = Mender::default();
+        let mut mender = AuthorityRewriter::default();
         let mut stream = stream.to_vec();
         stream.chunks_mut(piece).for_each(|piece| mender.mend(piece));
         stream

@@ -1,4 +1,4 @@
-//! What is counted of batches: as the original does it, for all models together, and by model.
+//! Metrics of batches: TensorFlow Serving's, for all models together, and ours, by model.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -35,7 +35,7 @@ impl BatchMetrics {
         queues.live.push(statistics);
     }
 
-    /// Notes the rows of a request; the original does so for each of its inputs.
+    /// Records the rows of a request, once for each input, as TensorFlow Serving does.
     pub(crate) fn asked(&self, rows: usize, inputs: usize) {
         let histogram = self.request_rows.get_or_init(Histogram::default);
         (0..inputs).for_each(|_| histogram.record(&ROWS, rows as f64));
@@ -96,7 +96,7 @@ impl BatchFamilies {
     }
 }
 
-/// The metrics of the original, which has them for all models together (`docs/spec/observability.md` §5).
+/// TensorFlow Serving's metrics, for all models together (`docs/spec/observability.md` §5).
 fn originals(all: &Tally, request_rows: Option<Distribution>) -> Vec<Family> {
     let mut waits = Family::histogram("/tensorflow/serving/batching_session/queuing_latency", &["thread_pool_name"]);
     let mut runs = Family::counter("/tensorflow/serving/batching_session/wrapped_run_count", &[]);

@@ -150,7 +150,7 @@ impl Metrics {
     }
 }
 
-/// What the original has on its page from the start, and nothing here adds to yet.
+/// Metrics that TensorFlow Serving shows from the start, and that nothing here changes yet.
 fn without_points() -> [Family; 2] {
     [
         Family::gauge("/tensorflow/serving/mlmd_map", &["model_name", "version"]),

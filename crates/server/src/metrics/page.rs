@@ -76,7 +76,7 @@ pub struct Family {
     pub name: Cow<'static, str>,
     /// What it is.
     pub kind: Kind,
-    /// A sentence for people. The original has none; ours do.
+    /// The help text. TensorFlow Serving's metrics have none; ours do.
     pub help: Cow<'static, str>,
     /// The names of the labels.
     pub labels: Vec<Cow<'static, str>>,
@@ -89,7 +89,7 @@ pub struct Family {
 pub enum Value {
     /// A count.
     Integer(u64),
-    /// A number of ours; the original has none.
+    /// A metric of ours, which TensorFlow Serving does not have.
     Float(f64),
     /// How values are spread.
     Distribution(Distribution),
@@ -223,7 +223,7 @@ fn replaced(name: &str, by: char, is_kept: impl Fn(char) -> bool) -> String {
     prefix.into_iter().chain(kept).collect()
 }
 
-/// The value of a label between its quotes. The original leaves line breaks as they are, which no reader understands.
+/// The value of a label between its quotes. TensorFlow Serving leaves line breaks as they are, which no parser reads.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,4 +1,4 @@
-//! What is counted of requests: by model as the original does it, and by version.
+//! Metrics of requests: by model, as TensorFlow Serving has them, and by version.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};

@@ -23,7 +23,7 @@ pub enum Api {
     Classify,
     /// Values.
     Regress,
-    /// Several of the latter two at once, which the original has no latency for.
+    /// Several of the latter two at once, for which TensorFlow Serving has no latency.
     MultiInference,
 }
 

@@ -80,7 +80,7 @@ fn malformed(method: &str, target: &str) -> ServingError {
 
 /// Understands the target of a GET: status, metadata or batching.
 ///
-/// The fixed words of the original match in any case, but only `metadata` in lower case asks for metadata; every part is
+/// TensorFlow Serving's fixed words match in any case, but only `metadata` in lower case asks for metadata; every part is
 /// optional, and a word is taken as a model's name where that makes the whole path fit.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! A request in the order of its signature: which signature it means, its inputs, the outputs it asks for.
 //!
-//! Nothing is decoded or run here, and the texts of the errors are those of the original.
+//! Nothing is decoded or run here, and the texts of the errors are TensorFlow Serving's.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -16,11 +16,11 @@ use servable_model::executor::RunOptions;
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::Tensor;
 
-/// So many sets of tensors have a queue; requests for further ones are run each by itself. Clients choose which outputs
+/// At most this many sets of tensors have a queue; requests for others run alone. Clients choose which outputs
 /// they want, and must not make the server keep a queue for each choice that there is.
 const MAX_ROUTES: usize = 256;
 
-/// So many ways to ask for outputs are remembered; further ones are found out at each request.
+/// At most this many selections of outputs are cached; others are computed for each request.
 const MAX_PLANS: usize = 256;
 
 /// What batches need of the version that runs them.
@@ -59,7 +59,7 @@ pub(crate) struct Route {
     inputs: Vec<String>,
     outputs: Vec<String>,
     queue: Queue,
-    company: Company,
+    hint: CoalescingHint,
 }
 
 impl Route {
@@ -78,18 +78,18 @@ impl Route {
     }
 }
 
-/// Whether requests of a route arrive together, as far as the last ones tell.
+/// Hint: recent requests on this route arrived together, so yielding before a run is worth it.
 ///
-/// To look what else has arrived, a request has to be put back behind the other tasks of its thread. That would cost
-/// one that is alone a tenth of its time, so that only some of those look that come after many lone ones.
+/// A yield puts the request behind the ready tasks of its worker. It costs a lone request a tenth of its time, so after many
+/// lone requests only some yield.
 #[derive(Default)]
-pub(crate) struct Company {
+pub(crate) struct CoalescingHint {
     /// How many requests in a row were alone.
     lone: AtomicU32,
 }
 
-impl Company {
-    /// So many lone requests in a row are a coincidence.
+impl CoalescingHint {
+    /// Up to this many lone requests in a row are a coincidence.
     const PATIENCE: u32 = 32;
 
     /// After those, one in this many looks.
@@ -101,7 +101,7 @@ impl Company {
         lone < Self::PATIENCE || lone.is_multiple_of(Self::PROBE)
     }
 
-    /// Notes that so many requests were run together; of two that do so at once, one may be lost, which does no harm.
+    /// Records how many requests ran together. Of two records at once one may be lost, which does no harm.
     pub(crate) fn note(&self, count: usize) {
         let lone = if count > 1 { 0 } else { self.lone.load(Ordering::Relaxed).wrapping_add(1) };
         self.lone.store(lone, Ordering::Relaxed);
@@ -131,8 +131,8 @@ impl Plan {
     }
 
     /// Whether requests of the queue arrive together.
-    pub(crate) fn company(&self) -> &Company {
-        &self.route.company
+    pub(crate) fn hint(&self) -> &CoalescingHint {
+        &self.route.hint
     }
 
     /// The inputs of a request in the order of the queue.
@@ -235,7 +235,7 @@ impl Batching {
         }
         let order = Order::new(signature, outputs);
         if order.inputs.windows(2).any(|pair| name(signature, pair[0]) == name(signature, pair[1])) {
-            // The original feeds the rows of both to the one tensor, and finds that the outputs do not fit.
+            // TensorFlow Serving feeds the rows of both to the one tensor, and finds that the outputs do not fit.
             return Err(ServingError::new(
                 Code::FailedPrecondition,
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input \
@@ -280,7 +280,7 @@ impl Batching {
         let queue = self.scheduler.queue_of(&self.owner, Arc::default(), self.options.clone(), run).ok()?;
         version.model().batches().follow(Arc::clone(queue.statistics()));
         let (inputs, outputs) = (names(&signature.inputs, &order.inputs), names(&signature.outputs, &order.outputs));
-        let route = Arc::new(Route { inputs, outputs, queue, company: Company::default() });
+        let route = Arc::new(Route { inputs, outputs, queue, hint: CoalescingHint::default() });
         routes.push(Arc::clone(&route));
         Some(route)
     }

@@ -111,7 +111,7 @@ impl Readiness {
     }
 }
 
-/// Wakes whoever watches the readiness of the server or of a model.
+/// Wakes the watchers of the readiness of the server or of a model.
 pub(crate) struct Changes {
     published: watch::Receiver<()>,
     draining: watch::Receiver<bool>,

@@ -129,13 +129,13 @@ async fn run_in_batch(
         if is_quick { queue.submit_or_lead(inputs, call)? } else { (queue.submit(inputs, call)?, None) };
     let mut waits = call;
     if let Some(lead) = lead {
-        let company = plan.company();
-        if company.is_likely() {
+        let hint = plan.hint();
+        if hint.is_likely() {
             servable_runtime::yield_to_ready_tasks().await;
         }
         // Where the thread must not be held any more, the threads of batches see to it.
         if let Some(_holding) = published.hold_thread(Instant::now()) {
-            company.note(lead.run());
+            hint.note(lead.run());
         }
     } else if call.deadline.is_none() {
         // Where no run may take any time, no caller waits for any time.
@@ -369,7 +369,7 @@ mod tests {
             let error =
                 run(&handle, Api::Predict, &signature, Vec::new(), &[0], late).await.expect_err("it waits in line");
             assert_eq!(error.code, Code::DeadlineExceeded);
-            // Nothing keeps the late one from coming first; it runs to its end then, and nobody waits for it.
+            // The late one may come first; it then runs to its end, without a caller.
             for _ in 0..4 {
                 go_on.send(()).expect("the executor waits for it");
             }

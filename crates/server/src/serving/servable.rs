@@ -210,7 +210,7 @@ impl Servable {
         self.batching_origin.get_or_init(|| origin.to_owned());
     }
 
-    /// Where the options of its batches come from, or why it has none; `None` if nobody has said so.
+    /// Where the options of its batches come from, or why it has none; `None` if unknown.
     pub(crate) fn batching_origin(&self) -> Option<&str> {
         self.batching_origin.get().map(String::as_str)
     }

@@ -280,7 +280,7 @@ pub(crate) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut>
     Ok(message)
 }
 
-/// Fills in the prefix of a message of which so many bytes are elsewhere.
+/// Fills in the prefix of a message, `elsewhere` bytes of which are in other buffers.
 fn put_prefix(message: &mut BytesMut, elsewhere: usize, is_packed: bool) -> Result<()> {
     let length = u32::try_from(message.len() - PREFIX + elsewhere)
         .map_err(|_| ServingError::new(Code::ResourceExhausted, "the reply is larger than 4 GiB"))?;

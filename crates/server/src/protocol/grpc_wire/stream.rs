@@ -46,7 +46,7 @@ impl Body for Messages {
     }
 }
 
-/// The caller has gone away, so that there is nobody to send to.
+/// The caller has closed the stream.
 pub(crate) struct Gone;
 
 /// Sends the messages of one answer.
@@ -94,7 +94,7 @@ where
             () = passed(call) => Err(ServingError::new(Code::DeadlineExceeded, "Deadline Exceeded")),
             () = frames.closed() => return,
         };
-        // If the caller has gone meanwhile, nobody needs the status.
+        // A caller that has closed the stream needs no status.
         let _ = frames.send(Frame::trailers(framing::trailers(&status))).await;
     });
     let mut response = Response::new(Messages { frames: taken, under_way: None });

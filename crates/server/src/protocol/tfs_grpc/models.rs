@@ -97,7 +97,7 @@ fn increase(name: &str, before: u64, after: u64) -> Metric {
     Metric { name: name.to_owned(), value_increase: Some(ValueIncrease::Int64ValueIncrease(increase)) }
 }
 
-/// The message without what prost would refuse in it although the original takes it.
+/// The message without the fields that prost refuses and TensorFlow Serving accepts.
 fn conform(message: Bytes, schema: &schema::Schema) -> Result<Bytes> {
     schema::conform(message, schema).map_err(|_| malformed())
 }

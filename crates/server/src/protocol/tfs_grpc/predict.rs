@@ -56,7 +56,7 @@ async fn answer(
     Ok(ReplyMessage { first, others })
 }
 
-/// Arranges a request that came in a message of so many bytes.
+/// Arranges the request in a message of `message_len` bytes.
 pub(crate) fn arrange(
     servable: &Servable,
     request: &PredictRequest<'_>,

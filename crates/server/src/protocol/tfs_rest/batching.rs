@@ -58,7 +58,7 @@ fn of_version(number: i64, servable: &Servable) -> Value {
     version.into()
 }
 
-/// Why requests of a signature fail in batches of so many rows, or cannot share one; in the words of `servable check`.
+/// Why requests of a signature fail in batches of this many rows, or cannot share one; in the words of `servable check`.
 fn obstacles(signature: &Signature, size: usize) -> Vec<String> {
     if signature.has_components {
         return vec!["it has ragged or sparse values, so that its requests are run one by one".to_owned()];
@@ -130,7 +130,7 @@ fn of_options(options: &BatchingOptions) -> Map<String, Value> {
     shown
 }
 
-/// The parameters that have the value which they have where nobody says anything.
+/// The parameters that have their default values.
 fn defaults(options: &BatchingOptions) -> Vec<String> {
     let defaults = of_options(&BatchingOptions::default());
     of_options(options).into_iter().filter(|(name, value)| defaults[name] == *value).map(|(name, _)| name).collect()
@@ -200,7 +200,7 @@ fn of_size(size: usize, batches: &SizeTally) -> Value {
     })
 }
 
-/// What is known of values by the ranges that they are in: a limit that so many of them are below.
+/// A cumulative histogram: how many values are below each limit.
 fn spread(values: &Distribution) -> Value {
     let count = values.count();
     // JSON has no infinity: beyond the last limit nothing is known.

@@ -38,7 +38,7 @@ impl ServingMap {
     }
 }
 
-/// The text, cut off after so many characters.
+/// The text, cut off after `most` characters.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),

@@ -18,7 +18,7 @@ use servable_model::signature::Signature;
 use servable_model::tensor::Tensor;
 use servable_runtime::placement;
 
-/// Copies beyond this many wait for nobody: they are dropped.
+/// At most this many copies wait; further ones are dropped.
 const MAX_QUEUED: usize = 64;
 
 /// The memory that queued copies may hold, in bytes of their tensors.
@@ -183,7 +183,7 @@ fn work(jobs: &Receiver<Job>, runner: &Weak<Runner>) {
     lower_priority();
     placement::as_usual();
     while let Ok(job) = jobs.recv() {
-        // Without an owner nobody will read the counts, and what still waits is not worth running.
+        // Without an owner the counts are never read, so waiting copies are dropped.
         let Some(runner) = runner.upgrade() else { return };
         let (bytes, counts) = (job.bytes, &runner.counts);
         match compared(job) {

@@ -152,7 +152,7 @@ fn model_ready(service: &Service, model: &Model<'_>) -> Reply {
     }
 }
 
-/// Web pages can reach loopback addresses; nobody administers from one.
+/// Web pages can reach loopback addresses; administration never comes from a page.
 fn refuse_web_pages(headers: &HeaderMap) -> Result<()> {
     if headers.contains_key(ORIGIN) {
         return Err(ServingError::new(Code::PermissionDenied, "requests of web pages are refused"));

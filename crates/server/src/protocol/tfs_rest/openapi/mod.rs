@@ -1,7 +1,7 @@
 //! The `OpenAPI` document of the models being served, made from the serving map when somebody asks for it.
 //!
 //! Up to [`MAX_DETAILED`] models have paths of their own, with the schemas of their signatures. Of more, paths with the
-//! model as a parameter are told: nobody reads a page of thousands of models, no generator makes a useful client of it,
+//! model as a parameter are told: no reader wants a page of thousands of models, no generator makes a useful client of it,
 //! and the document has to stay within bounds. Each model can be asked for by its name.
 
 mod document;
