@@ -85,8 +85,8 @@ impl HeadLimits {
     }
 }
 
-/// More threads than there ever are: each kind of work that may block has a limit of its own, see `servable_runtime::Workers`, so that none
-/// has to wait for threads which another one holds.
+/// No limit in effect. Each kind of blocking work is bounded by its semaphore in `servable_runtime::Workers`, so that no kind
+/// waits for the threads of another.
 const BLOCKING_THREADS: usize = 1 << 20;
 
 /// How long to wait before accepting again when the process is out of file descriptors.

@@ -14,7 +14,8 @@ pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encod
 /// What requests may be compressed with, as the protocol announces it.
 pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 
-/// How many times its own size a message may grow to that is larger than the limit for all. Tensors rarely shrink to less than a quarter.
+/// The largest ratio of decompressed to compressed size, for messages above the limit of decompressed bytes. Tensors rarely
+/// compress to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
 
 /// What the messages of a request may be compressed with; `None` if they are not.

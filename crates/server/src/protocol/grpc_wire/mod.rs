@@ -1,4 +1,4 @@
-//! Messages of gRPC on their way through HTTP/2, for every service that is called over it: framing, compression, streams.
+//! gRPC over HTTP/2, for every service: framing, compression, streams of messages.
 
 pub(crate) mod encoding;
 pub(crate) mod framing;
