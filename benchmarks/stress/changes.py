@@ -220,10 +220,13 @@ class DiskChanges:
         return self._noted("workers killed", model, kill)
 
     def expire(self, models: Sequence[Model]) -> list[Model]:
-        """The models whose unfinished versions are about to be loaded as they are."""
+        """Find the models whose unfinished versions will soon be loaded as they are; each is found once."""
         now = time.monotonic()
         expired = [
-            model for model in models if now - self.unfinished.get(model.name, now) > BUSY_SECONDS
+            model
+            for model in models
+            if now - self.unfinished.get(model.name, now) > BUSY_SECONDS
+            and Content.UNFINISHED in model.versions.values()
         ]
         for model in expired:
             for version, content in model.versions.items():
@@ -232,8 +235,9 @@ class DiskChanges:
         return expired
 
     def age(self, models: Sequence[Model]) -> float:
-        """The age of the youngest unfinished version of these models, in seconds."""
-        return time.monotonic() - max(self.unfinished[model.name] for model in models)
+        """The age of the youngest unfinished version of these models, in seconds; infinite for no models."""
+        times = [self.unfinished[model.name] for model in models]
+        return time.monotonic() - max(times) if times else math.inf
 
     def _noted(self, what: str, model: Model, act: Act, version: int | None = None) -> Act:
         self._notes.add(what, model, version)

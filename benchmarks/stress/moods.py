@@ -22,7 +22,7 @@ class Mood(enum.Enum):
     RETURN_NOTHING = 5, "INTERNAL"
     EXIT = 6, "INTERNAL"
     NAP = 7, "DEADLINE_EXCEEDED"  # longer than the caller waits
-    DIE = 8, "INTERNAL"  # the worker process exits
+    DIE = 8, "UNAVAILABLE"  # the worker process exits
     HANG = 9, "DEADLINE_EXCEEDED"  # forever
 
     @property

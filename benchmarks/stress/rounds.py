@@ -84,8 +84,6 @@ class Chaos:
                 reconfigured.append(model)
             else:
                 acts.append(self._changes.choose(model))
-        expired = self._changes.expire(self._models)
-        changed += expired
         change: Change | None = None
         if is_administered:
             model = choose.choice(others)
@@ -99,10 +97,6 @@ class Chaos:
             faults = self._changes.faults.pop(model.name, frozenset())
             model.begin_change(*between, faults=faults)
         yield from self._act(acts, change, changed)
-        if expired:
-            time.sleep(max(0.0, ABANDONED_SECONDS - self._changes.age(expired)))
-            for model in expired:
-                del self._changes.unfinished[model.name]
         self.wait_for_rest(changed)
         yield from self._shadows.complaints(self._models)
         if is_administered:
@@ -113,12 +107,20 @@ class Chaos:
     def wait_for_rest(self, models: Sequence[Model]) -> None:
         """Wait until the server reports the expected state twice in succession.
 
+        A round can take long. Unfinished versions of other models that are loaded meanwhile belong to it.
+
         Raises:
             TimeoutError: It does not come to rest.
         """
         end = time.monotonic() + REST_SECONDS
+        models = list(models)
+        expired: list[Model] = []
         good_looks = 0
-        while good_looks < 2:
+        while good_looks < 2 or self._changes.age(expired) < ABANDONED_SECONDS:
+            for model in self._changes.expire(self._models):
+                model.begin_change()
+                expired.append(model)
+                models.append(model)
             states = {model.name: self._operator.states(model.name) for model in models}
             restless = [m for m in models if not self._operator.is_at_rest(m, states[m.name])]
             good_looks = 0 if restless else good_looks + 1
@@ -131,6 +133,8 @@ class Chaos:
                 ]
                 raise TimeoutError("no rest: " + " | ".join(reasons))
             time.sleep(0.05)
+        for model in expired:
+            del self._changes.unfinished[model.name]
         for model in models:
             model.rest()
 
