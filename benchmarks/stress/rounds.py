@@ -261,8 +261,13 @@ class Chaos:
             for model in self._models:
                 if not model.is_configured:
                     model.rest()  # a removed model must answer nothing after the return
-        # A configuration change makes the server poll the file system, but no web server.
-        is_noticed = change is not None and not is_concurrent and not any(m.origin for m in changed)
+        # A configuration change makes the server poll the file system, but no web server. Versions of models that are
+        # not configured have to settle before the next round can configure them.
+        is_noticed = (
+            change is not None
+            and not is_concurrent
+            and all(model.is_configured and not model.origin for model in changed)
+        )
         if acts and not is_noticed:
             time.sleep(NOTICE_SECONDS)
 
