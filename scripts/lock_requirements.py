@@ -141,6 +141,7 @@ def main() -> None:
         [
             *project["project"]["dependencies"],
             *project["project"]["optional-dependencies"]["tensorflow"],
+            *groups["runtimes"],
             *groups["tools"],
         ],
         also=WITHOUT_REQUIREMENTS,
