@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +22,14 @@ from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import Code, ConfigError, LoadError
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
 from servable.loaders import PythonOptions
-from servable.platforms import PlatformContext, VersionDirectory, find_platforms
-from servable.platforms._registry import PlatformAdapter, code_platforms, recognised
+from servable.platforms import (
+    Platform,
+    PlatformContext,
+    VersionDirectory,
+    find_platforms,
+    path_in,
+)
+from servable.platforms._registry import PlatformAdapter, code_platforms, kinds_of, recognised
 from servable.testing import FakeLoader
 from support.fake_platform import FakePlatform
 
@@ -251,6 +257,8 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name:
         (["model.py", "weights.npz"], "python"),
         (["entry_point.txt"], "python"),
         (["model.py", "saved_model.pb"], "python"),
+        (["model.py", "table.tsv"], "python"),
+        (["table.tsv"], "hash_map"),
         (["model.onnx"], None),
     ],
 )
@@ -260,3 +268,56 @@ def test_a_version_is_recognised_by_its_files(
     for file in files:
         (tmp_path / file).touch()
     assert recognised(find_platforms(PlatformContext()), str(tmp_path)) == platform
+
+
+class NotesPlatform(FakePlatform):
+    """Recognises `*.notes`."""
+
+    def __init__(self, name: str = "notes") -> None:
+        super().__init__(name)
+
+    def recognises(self, files: Collection[str]) -> bool:
+        return any(file.endswith(".notes") for file in files)
+
+    is_complete = Platform.is_complete
+
+
+class SingleNotesPlatform(NotesPlatform):
+    serves_files = True
+
+
+class AccompanyingPlatform(NotesPlatform):
+    precedence = -1
+
+
+def test_one_kind_goes_before_another(tmp_path: Path) -> None:
+    (tmp_path / "a.notes").touch()
+    named = [AccompanyingPlatform("a"), NotesPlatform("b"), NotesPlatform("c")]
+    platforms = {platform.name: platform for platform in named}
+    assert [each.name for each in kinds_of(platforms, ["a.notes"])] == ["b", "a"]
+    assert recognised(platforms, str(tmp_path)) == "b"
+    assert recognised(platforms, str(tmp_path / "missing")) is None
+
+
+def test_a_file_is_a_version_of_a_kind_that_serves_files(tmp_path: Path) -> None:
+    file, other = tmp_path / "a.notes", tmp_path / "other.txt"
+    file.touch()
+    other.touch()
+    assert SingleNotesPlatform().is_complete(str(file))
+    assert not SingleNotesPlatform().is_complete(str(other))
+    assert not NotesPlatform().is_complete(str(file))
+    assert NotesPlatform().is_complete(str(tmp_path))
+    for version in (file, tmp_path):
+        assert path_in(str(version), "a.notes") == str(file)
+
+
+def test_a_file_is_loaded_as_version_1(tmp_path: Path) -> None:
+    file = tmp_path / "a.notes"
+    file.touch()
+    platform = SingleNotesPlatform()
+    core = ServerCore(ModelPublisher(lambda models: None), {"notes": platform}, CoreOptions())
+    model = ModelConfig("a", str(file), "notes")
+    core.start([])
+    core.reload([model])
+    assert platform.loaded == [(ServableId("a", 1), VersionDirectory(str(file), model))]
+    assert core.stop(10)

@@ -5,7 +5,7 @@ that makes one or more objects of `Platform`. Nothing else names the kinds.
 """
 
 from servable.loaders._description import SignatureDescription, declared_signatures
-from servable.platforms._platform import Platform, PlatformContext
+from servable.platforms._platform import Platform, PlatformContext, names_in, path_in
 from servable.platforms._registry import find_platforms
 from servable.sources._configured import VersionDirectory
 
@@ -16,4 +16,6 @@ __all__ = [
     "VersionDirectory",
     "declared_signatures",
     "find_platforms",
+    "names_in",
+    "path_in",
 ]

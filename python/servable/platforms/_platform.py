@@ -73,6 +73,11 @@ class Platform(abc.ABC):
             see `--allow_python_models`: the loader is made when the load begins, if the code may be run then.
         has_own_batch_threads: Whether each version has separate batch threads. Otherwise all versions of the platform
             share them, and a run that blocks delays other models.
+        serves_files: Whether a version may also be a single file, such as `iris.onnx`, that `recognises` accepts alone.
+            `describe` and `make_loader` then get the path of the file in place of a directory's. `names_in` and
+            `path_in` work for both.
+        precedence: Which kind serves a directory that several kinds recognise: that with the highest number. Raise it
+            for a kind that uses files of other kinds, and lower it for one whose files accompany others.
         name: The name in `model_platform`.
         context: The parts of the server that it uses.
         batching: The batching of its models; a model's configuration overrides it.
@@ -82,6 +87,8 @@ class Platform(abc.ABC):
     contents: ClassVar[str]
     runs_code: ClassVar[bool] = False
     has_own_batch_threads: ClassVar[bool] = False
+    serves_files: ClassVar[bool] = False
+    precedence: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -128,7 +135,9 @@ class Platform(abc.ABC):
         return self.recognises(files)
 
     def is_complete(self, directory: str) -> bool:
-        """The same for a local directory; only its direct entries are inspected."""
+        """The same for a local version; only the direct entries of a directory are inspected."""
+        if not self.serves_files and os.path.isfile(directory):
+            return False
         return self.has_all_files(names_in(directory))
 
     @abc.abstractmethod
@@ -178,9 +187,16 @@ class Platform(abc.ABC):
         return WarmUpLoader(batched, path, options, self.context.metrics)
 
 
-def names_in(directory: str) -> frozenset[str]:
-    """The entries of a directory; empty if it cannot be listed."""
+def names_in(version: str) -> frozenset[str]:
+    """The entries of a version directory, or the name of a single file; empty if it cannot be listed."""
     try:
-        return frozenset(os.listdir(directory))
+        return frozenset(os.listdir(version))
+    except NotADirectoryError:
+        return frozenset([os.path.basename(version)])
     except OSError:
         return frozenset()
+
+
+def path_in(version: str, name: str) -> str:
+    """The path of one of `names_in(version)`."""
+    return os.path.join(version, name) if os.path.isdir(version) else version

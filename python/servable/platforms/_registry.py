@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TypeAlias
@@ -49,10 +49,22 @@ def find_platforms(context: PlatformContext) -> Mapping[str, Platform]:
     return found
 
 
+def kinds_of(platforms: Mapping[str, Platform], names: Collection[str]) -> Sequence[Platform]:
+    """The platforms that recognise a version with these entries, by precedence; one for each kind.
+
+    Several platforms may be of the same kind, with different options. The first of them then stands for all.
+    """
+    found: dict[type[Platform], Platform] = {}
+    for platform in platforms.values():
+        if platform.recognises(names):
+            found.setdefault(type(platform), platform)
+    return sorted(found.values(), key=lambda platform: -platform.precedence)
+
+
 def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
     """The name of the platform of a local version directory; `None` if no platform recognises it."""
-    files = names_in(directory)
-    return next((name for name, each in platforms.items() if each.recognises(files)), None)
+    found = kinds_of(platforms, names_in(directory))
+    return found[0].name if found else None
 
 
 def code_platforms(platforms: Mapping[str, Platform]) -> Collection[str]:

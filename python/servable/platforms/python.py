@@ -22,6 +22,7 @@ class PythonPlatform(Platform):
 
     contents = f"a Python model is {MODEL_FILE}, or {ENTRY_POINT_FILE} with what to import"
     runs_code = True
+    precedence = 1  # the code may read files of other kinds
     has_own_batch_threads = True
 
     def recognises(self, files: Collection[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ class Directory(NamedTuple):
         return cls.of(path, os.stat(path))
 
     @classmethod
-    def of(cls, path: str, stat: os.stat_result) -> Directory:
+    def of(cls, path: str, found: os.stat_result) -> Directory:
         """A directory from the result of `stat`."""
-        return cls(path, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+        return cls(path, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Look:
 
 
 def look_at(path: str) -> Look:
-    """Inspect a directory without reading a file; of huge directories only a part.
+    """Inspect a directory without reading a file; of huge directories only a part. A single file has no entries.
 
     Raises:
         OSError: It cannot be listed.
@@ -72,16 +73,17 @@ def look_at(path: str) -> Look:
                 if len(marks) >= _LOOK_AT_ENTRIES:
                     return
                 try:
-                    stat = entry.stat()
+                    found = entry.stat()
                 except FileNotFoundError:  # a dangling link
-                    stat = entry.stat(follow_symlinks=False)
-                marks.append((entry.path, *_access(stat), stat.st_mtime_ns, stat.st_size))
-                newest_ns = max(newest_ns, stat.st_ctime_ns)
+                    found = entry.stat(follow_symlinks=False)
+                marks.append((entry.path, *_access(found), found.st_mtime_ns, found.st_size))
+                newest_ns = max(newest_ns, found.st_ctime_ns)
                 if depth and entry.is_dir():
                     look_into(entry.path, depth - 1)
 
     top = os.stat(path)
-    look_into(path, 1)
+    if not stat.S_ISREG(top.st_mode):
+        look_into(path, 1)
     return Look(
         fingerprint=(top.st_dev, *_access(top), top.st_mtime_ns, *sorted(marks)),
         changed_ns=max(newest_ns, top.st_mtime_ns),
@@ -90,9 +92,9 @@ def look_at(path: str) -> Look:
     )
 
 
-def _access(stat: os.stat_result) -> tuple[int, int, int, int]:
+def _access(found: os.stat_result) -> tuple[int, int, int, int]:
     """Identity and access rights: a version that was unreadable is retried when these change."""
-    return stat.st_ino, stat.st_mode, stat.st_uid, stat.st_gid
+    return found.st_ino, found.st_mode, found.st_uid, found.st_gid
 
 
 def _is_present(path: str) -> bool:

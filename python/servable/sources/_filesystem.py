@@ -48,7 +48,7 @@ class MonitoredServable:
         version_policy: Which versions are aspired.
         keep_last_version: Keep the aspired set when no version is left.
         is_complete: Tells complete versions from incomplete ones. A base path that is complete itself, and has no
-            subdirectory with a number for a name, is version 1.
+            subdirectory with a number for a name, is version 1. Such a base path may be a file.
     """
 
     name: str
@@ -295,10 +295,7 @@ class FileSystemSource:
             found = _specific_versions(servable, policy, warnings)
             self._settling.begin(servable.name, (path for _, path in found))
             return [version for version in found if self._is_settled(servable, version)]
-        children = _children(servable.base_path)
-        if not children and _is_bare(servable):
-            warnings.append(_bare(servable))
-            children = [(BARE_VERSION, servable.base_path)]
+        children = _versions(servable, warnings)
         self._settling.begin(servable.name, (path for _, path in children))
         if not children:
             warnings.append(_no_versions(servable))
@@ -366,10 +363,7 @@ def _specific_versions(
     direct = [(number, os.path.join(servable.base_path, str(number))) for number in policy.versions]
     if all(os.path.isdir(path) for _, path in direct):
         return direct  # without a listing, which is slow on object stores
-    children = _children(servable.base_path)
-    if not children and _is_bare(servable):
-        warnings.append(_bare(servable))
-        children = [(BARE_VERSION, servable.base_path)]
+    children = _versions(servable, warnings)
     by_number = _by_number(children, warnings)
     found = [(number, by_number[number]) for number in policy.versions if number in by_number]
     warnings.extend(
@@ -389,6 +383,24 @@ def _look_at(path: str) -> Look | None:
         return look_at(path)
     except OSError:
         return None
+
+
+def _versions(servable: MonitoredServable, warnings: list[str]) -> list[tuple[int, str]]:
+    """All versions, ordered by name.
+
+    Raises:
+        OSError: The base path cannot be listed, and is no file that is a version.
+    """
+    try:
+        children = _children(servable.base_path)
+    except NotADirectoryError:
+        if not _is_bare(servable):
+            raise
+        return [(BARE_VERSION, servable.base_path)]
+    if not children and _is_bare(servable):
+        warnings.append(_bare(servable))
+        return [(BARE_VERSION, servable.base_path)]
+    return children
 
 
 def _children(base_path: str) -> list[tuple[int, str]]:
@@ -418,7 +430,7 @@ def _has_versions(servable: MonitoredServable) -> bool:
     policy = servable.version_policy
     if isinstance(policy, Specific):
         return bool(_specific_versions(servable, policy, []))
-    return bool(_children(servable.base_path)) or _is_bare(servable)
+    return bool(_versions(servable, []))
 
 
 def _keeps_last(servable: MonitoredServable) -> bool:

@@ -33,7 +33,8 @@ def version(tmp_path: Path) -> Path:
 
 def test_what_only_the_user_may_write_is_private(version: Path) -> None:
     assert require_private_tree(str(version)) == str(version.resolve())
-    assert require_private_file(str(version / "model.py")) == str(version.resolve() / "model.py")
+    for require in (require_private_file, require_private_tree):
+        assert require(str(version / "model.py")) == str(version.resolve() / "model.py")
 
 
 @pytest.mark.parametrize("mode", [0o002, 0o020, 0o022], ids=oct)

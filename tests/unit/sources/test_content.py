@@ -123,3 +123,16 @@ def test_a_forgotten_or_unknown_directory_is_not_trusted(tmp_path: Path) -> None
     assert not stillness.is_as_remembered("other")
     stillness.forget("m")
     assert not stillness.is_as_remembered("m")
+
+
+def test_a_single_file_is_looked_at_too(tmp_path: Path) -> None:
+    file = tmp_path / "iris.onnx"
+    file.write_bytes(b"1")
+    before = look_at(str(file))
+    assert before == look_at(str(file))
+    file.write_bytes(b"22")
+    os.utime(file, ns=(1, 1))
+    after = look_at(str(file))
+    assert after.fingerprint != before.fingerprint
+    assert after.is_sealed
+    assert after.directory.path == str(file)

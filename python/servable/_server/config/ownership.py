@@ -52,7 +52,7 @@ def require_private_file(path: str) -> str:
 
 
 def require_private_tree(directory: str) -> str:
-    """Refuse a directory in which other users may write anything, including the targets of symbolic links.
+    """Refuse a directory in which other users may write anything, including the targets of symbolic links; or a file.
 
     All files count, not only code by name: imports also read bytecode and native libraries, and models unpickle.
 
@@ -66,7 +66,7 @@ def require_private_tree(directory: str) -> str:
         WritableByOthersError: Other users may write to it, or it has too many files to check.
     """
     root = require_private_file(directory)
-    waiting, seen, count = [root], {root}, 0
+    waiting, seen, count = [root] if os.path.isdir(root) else [], {root}, 0
     try:
         while waiting:
             with os.scandir(waiting.pop()) as entries:
