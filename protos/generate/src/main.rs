@@ -1,5 +1,5 @@
-//! Writes what is generated from `protos/`: the Rust messages of `crates/server`, and the descriptors that the Python
-//! package reads configuration files with, that its client speaks with, and that gRPC's reflection answers with.
+//! Generates code from `protos/`: the Rust messages of `crates/codec`, and three descriptor sets. The Python package
+//! reads configuration files with the first, and its client uses the second. gRPC reflection answers with the third.
 //!
 //! Run it after a change of a `.proto` file:
 //!
@@ -7,7 +7,7 @@
 //! cargo run --manifest-path protos/generate/Cargo.toml
 //! ```
 //!
-//! With `--check` nothing is written; it fails when a committed file is not what would be written now.
+//! With `--check` it writes nothing, and fails if a committed file differs from the generated one.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use prost::Message;
-use protox::prost_reflect::prost_types::FileDescriptorSet;
+use protox::prost_reflect::prost_types::{DescriptorProto, FileDescriptorSet};
 
-/// The files whose messages Python reads; with everything they import.
+/// The files whose messages Python reads. Their imports are included.
 const CONFIGURATION: [&str; 9] = [
     "servable/saved_model.proto",
     "tensorflow/core/protobuf/config.proto",
@@ -31,7 +31,7 @@ const CONFIGURATION: [&str; 9] = [
     "tensorflow_serving/servables/tensorflow/thread_pool_factory_config.proto",
 ];
 
-/// The files whose messages the Python client sends and receives; with everything they import.
+/// The files whose messages the Python client sends and receives. Their imports are included.
 const CLIENT: [&str; 6] = [
     "tensorflow_serving/apis/get_model_metadata.proto",
     "tensorflow_serving/apis/get_model_status.proto",
@@ -41,7 +41,7 @@ const CLIENT: [&str; 6] = [
     "tensorflow_serving/apis/regression.proto",
 ];
 
-/// The files whose services are answered over gRPC, for reflection; with everything they import.
+/// The files whose services the server offers over gRPC, for reflection. Their imports are included.
 const SERVED: [&str; 7] = [
     "grpc/health/v1/health.proto",
     "grpc/reflection/v1/reflection.proto",
@@ -52,13 +52,22 @@ const SERVED: [&str; 7] = [
     "tensorflow_serving/apis/session_service.proto",
 ];
 
-/// Where the Rust messages go, and where the descriptors go, below the root of the repository.
+/// The files whose messages Rust uses, beside those in [`SERVED`]. A message that none of these files needs, such as
+/// the tree below `ConfigProto`, is not generated.
+const RUST_ONLY: [&str; 4] = [
+    "tensorflow/core/example/example.proto",
+    "tensorflow/core/protobuf/meta_graph.proto",
+    "tensorflow_serving/apis/get_model_metadata.proto",
+    "tensorflow_serving/apis/prediction_log.proto",
+];
+
+/// The directory of the Rust messages and the paths of the descriptor sets, below the root of the repository.
 const RUST: &str = "crates/codec/src/proto";
 const DESCRIPTORS: &str = "python/servable/_server/config/descriptors.bin";
 const CLIENT_DESCRIPTORS: &str = "python/servable/client/descriptors.bin";
 const SERVED_DESCRIPTORS: &str = "crates/server/src/protocol/tfs_grpc/descriptors.bin";
 
-/// Generated files by their path below the root of the repository.
+/// Generated files by path below the root of the repository.
 type Outputs = BTreeMap<PathBuf, Vec<u8>>;
 
 fn main() -> ExitCode {
@@ -75,16 +84,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Generates everything from the definitions below `protos`.
+/// Generates all files from the definitions below `protos`.
 fn generate(protos: &Path) -> Result<Outputs, Box<dyn Error>> {
     let mut outputs = Outputs::new();
 
-    let everything = protox::Compiler::new([protos])?
+    let messages = protox::Compiler::new([protos])?
         .include_imports(true)
         .include_source_info(true) // comments become the documentation of the Rust code
-        .open_files(definitions(protos)?)?
+        .open_files(SERVED.iter().chain(&RUST_ONLY))?
         .file_descriptor_set();
-    for (name, code) in rust_modules(everything)? {
+    for (name, code) in rust_modules(messages)? {
         outputs.insert(Path::new(RUST).join(name), code.into_bytes());
     }
 
@@ -97,35 +106,61 @@ fn generate(protos: &Path) -> Result<Outputs, Box<dyn Error>> {
     Ok(outputs)
 }
 
-/// The `.proto` files below a directory, sorted, so that the order of a directory listing decides nothing.
-fn definitions(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(definitions(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "proto") {
-            found.push(path);
+/// The names of the top-level messages and enumerations that no file of [`SERVED`] or [`RUST_ONLY`] needs.
+fn unused_types(descriptors: &FileDescriptorSet) -> Vec<String> {
+    let mut references = BTreeMap::new();
+    let mut pending = Vec::new();
+    for file in &descriptors.file {
+        let messages = file.message_type.iter().map(|message| (message.name(), references_of(message)));
+        let enumerations = file.enum_type.iter().map(|enumeration| (enumeration.name(), Vec::new()));
+        for (name, found) in messages.chain(enumerations) {
+            let name = format!(".{}.{name}", file.package());
+            if SERVED.contains(&file.name()) || RUST_ONLY.contains(&file.name()) {
+                pending.push(name.clone());
+            }
+            references.insert(name, found);
+        }
+        // The messages of a service may lie in files that it imports.
+        for method in file.service.iter().flat_map(|service| &service.method) {
+            pending.extend([method.input_type().to_owned(), method.output_type().to_owned()]);
         }
     }
-    found.sort();
-    Ok(found)
+    while let Some(name) = pending.pop() {
+        if let Some(found) = references.remove(&name) {
+            pending.extend(found);
+        } else if let Some((parent, _)) = name.rsplit_once('.') {
+            // A nested type is generated with its top-level message.
+            pending.push(parent.to_owned());
+        }
+    }
+    // prost-types has the messages of Google's own package.
+    references.into_keys().filter(|name| !name.starts_with(".google.protobuf.")).collect()
 }
 
-/// One Rust file a package, and the `mod.rs` that nests them as packages nest.
+/// The types of the fields of a message and of its nested messages.
+fn references_of(message: &DescriptorProto) -> Vec<String> {
+    let fields = message.field.iter().filter_map(|field| field.type_name.clone());
+    fields.chain(message.nested_type.iter().flat_map(references_of)).collect()
+}
+
+/// One Rust file for each package, and a `mod.rs` that nests the packages.
 fn rust_modules(descriptors: FileDescriptorSet) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    let mut config = prost_build::Config::new();
+    for name in unused_types(&descriptors) {
+        config.extern_path(name, "::unused"); // prost does not generate types that are said to be elsewhere
+    }
     let requests = descriptors
         .file
         .into_iter()
         .map(|file| (prost_build::Module::from_protobuf_package_name(file.package()), file))
         .collect();
-    let mut modules = prost_build::Config::new()
-        .btree_map(["."]) // maps in the order of their keys, so that what is encoded is always the same
-        .bytes(["."]) // parts of a request stay in the request's memory
+    let mut modules = config
+        .btree_map(["."]) // sorted keys make the encoding of maps deterministic
+        .bytes(["."]) // byte fields are slices of the request's buffer
         .generate(requests)?;
     let mut files = BTreeMap::new();
     let mut tree = ModuleTree::default();
-    modules.remove(&prost_build::Module::from_protobuf_package_name("google.protobuf")); // prost has these itself
+    modules.remove(&prost_build::Module::from_protobuf_package_name("google.protobuf")); // they are in prost-types
     for (module, code) in modules {
         let name = format!("{}.rs", module.parts().collect::<Vec<_>>().join("."));
         tree.insert(module.parts(), &name);

@@ -32,8 +32,5 @@ pub mod tensorflow {
     }
     pub mod serving {
         include!("tensorflow.serving.rs");
-        pub mod internal {
-            include!("tensorflow.serving.internal.rs");
-        }
     }
 }
