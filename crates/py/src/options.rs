@@ -17,7 +17,7 @@ use servable_server::dispatch::ProtocolOptions;
 use servable_server::protocol::tfs_grpc::{Encoding, GrpcOptions};
 use servable_server::protocol::tfs_rest::RestOptions;
 use servable_server::router::Router;
-use servable_server::serving::ServiceOptions;
+use servable_server::serving::ApiOptions;
 use servable_tensorflow::LoadOptions;
 
 /// `servable._server.config.server_options.ServerOptions`.
@@ -59,8 +59,8 @@ struct Endpoint {
 }
 
 impl ServerOptions {
-    pub(crate) fn service_options(&self) -> ServiceOptions {
-        ServiceOptions {
+    pub(crate) fn api_options(&self) -> ApiOptions {
+        ApiOptions {
             tensor_content_responses: self.tensor_content_responses,
             check_method_names: self.check_method_names,
             model_repository: self.model_repository,

@@ -11,7 +11,7 @@ use servable_model::error::{Code, ServingError};
 use servable_model::executor::RunOptions;
 use servable_model::tensor::DType;
 use servable_server::serving::servable::Servable;
-use servable_server::serving::{ServiceOptions, arrange_inputs, predict_signature};
+use servable_server::serving::{ApiOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
 
 use crate::background::run_maybe_in_background;
@@ -99,7 +99,7 @@ impl PyServable {
         iterations: usize,
         check_method_names: bool,
     ) -> PyResult<()> {
-        let options = ServiceOptions { check_method_names, ..ServiceOptions::default() };
+        let options = ApiOptions { check_method_names, ..ApiOptions::default() };
         let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
         let record = py
             .detach(|| Record::parse(prediction_log))

@@ -36,7 +36,7 @@ pub(crate) struct PyServer {
 impl PyServer {
     #[new]
     fn new(options: ServerOptions, control_plane: Py<PyAny>) -> PyResult<Self> {
-        let mut service = Service::new(options.service_options(), Box::new(PythonControlPlane(control_plane)));
+        let mut service = Service::new(options.api_options(), Box::new(PythonControlPlane(control_plane)));
         service.access = options.access();
         service.router = options.router();
         let tls = Arc::<Tls>::default();

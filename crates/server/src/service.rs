@@ -12,7 +12,7 @@ use crate::control_plane::ControlPlane;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::runs::say_stuck;
-use crate::serving::ServiceOptions;
+use crate::serving::ApiOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::serving::readiness::Readiness;
 use crate::serving::traffic::Caller;
@@ -27,7 +27,7 @@ pub struct Service {
     /// What may be called.
     pub serving_map: ServingMap,
     /// How to answer.
-    pub options: ServiceOptions,
+    pub options: ApiOptions,
     /// Who may ask for what.
     pub access: Access,
     /// Carries out changes, and counts what is not counted here.
@@ -59,7 +59,7 @@ impl Service {
     const MAX_PAGES: usize = 4;
 
     /// The state of a server that has nothing to serve yet.
-    pub fn new(options: ServiceOptions, control_plane: Box<dyn ControlPlane>) -> Self {
+    pub fn new(options: ApiOptions, control_plane: Box<dyn ControlPlane>) -> Self {
         Self {
             serving_map: ServingMap::default(),
             options,

@@ -14,7 +14,7 @@ use crate::protocol::tfs_rest;
 use crate::serving::Batching;
 use crate::serving::examples::{self, Head, Kind, Task};
 use crate::serving::servable::Servable;
-use crate::serving::{ServiceOptions, resolved_signature_name, run_to_warm_up};
+use crate::serving::{ApiOptions, resolved_signature_name, run_to_warm_up};
 use servable_codec::example::{self, ExamplesRequest};
 use servable_codec::json;
 use servable_codec::proto::tensorflow::Example;
@@ -51,7 +51,7 @@ impl Record {
     /// # Errors
     ///
     /// What a client would get; `UNIMPLEMENTED` for kinds of requests that are not replayed.
-    pub fn replay(&self, servable: &Arc<Servable>, options: ServiceOptions) -> Result<()> {
+    pub fn replay(&self, servable: &Arc<Servable>, options: ApiOptions) -> Result<()> {
         match &self.log {
             None => Ok(()),
             Some(LogType::PredictLog(log)) => predict(servable, &message(log.request.as_ref()), options),
@@ -73,13 +73,13 @@ fn message<M: Message + Default + Clone>(request: Option<&M>) -> Bytes {
     request.cloned().unwrap_or_default().encode_to_vec().into()
 }
 
-fn predict(servable: &Arc<Servable>, message: &Bytes, options: ServiceOptions) -> Result<()> {
+fn predict(servable: &Arc<Servable>, message: &Bytes, options: ApiOptions) -> Result<()> {
     let request = decode_predict_request(message).map_err(|_| unreadable())?;
     let run = predict::arrange(servable, &request, message.len(), options)?;
     run_to_warm_up(servable, Api::Predict, &run.signature, run.inputs, &run.outputs).map(drop)
 }
 
-fn infer(servable: &Arc<Servable>, message: &Bytes, kind: Kind, options: ServiceOptions) -> Result<()> {
+fn infer(servable: &Arc<Servable>, message: &Bytes, kind: Kind, options: ApiOptions) -> Result<()> {
     let ExamplesRequest { model_spec, examples } =
         example::decode_examples_request(message).map_err(|_| unreadable())?;
     let name = resolved_signature_name(model_spec.unwrap_or_default().signature_name);
@@ -87,7 +87,7 @@ fn infer(servable: &Arc<Servable>, message: &Bytes, kind: Kind, options: Service
     examples::infer_to_warm_up(servable, kind.api(), &[head], examples.into_tensor()?).map(drop)
 }
 
-fn multi_inference(servable: &Arc<Servable>, message: &Bytes, options: ServiceOptions) -> Result<()> {
+fn multi_inference(servable: &Arc<Servable>, message: &Bytes, options: ApiOptions) -> Result<()> {
     let request = example::decode_multi_inference_request(message).map_err(|_| unreadable())?;
     let tasks = request.tasks().map(|task| Task {
         model: task.model_spec.name,
@@ -328,7 +328,7 @@ mod tests {
         let replay = |body: &[u8]| {
             let record = record_of_rest(&servable, body, false).expect("it is valid");
             let record = Record::parse(&record).expect("it is a record");
-            record.replay(&servable, ServiceOptions::default()).map_err(|error| error.to_string())
+            record.replay(&servable, ApiOptions::default()).map_err(|error| error.to_string())
         };
         assert_eq!(replay(br#"{"instances": [[1, 2], [3, 4]]}"#), Ok(()));
         assert_eq!(notes.0.lock().expect("no panic")[..], ["x float[4, 2] -> [0, 1]"]);
@@ -342,7 +342,7 @@ mod tests {
     fn replayed(record: &[u8]) -> (Result<(), String>, Vec<String>) {
         let (servable, notes) = servable();
         let record = Record::parse(record).expect("it is a record");
-        let result = record.replay(&servable, ServiceOptions::default()).map_err(|error| error.to_string());
+        let result = record.replay(&servable, ApiOptions::default()).map_err(|error| error.to_string());
         let runs = notes.0.lock().expect("no panic").clone();
         (result, runs)
     }

@@ -21,7 +21,7 @@ use servable_server::dispatch::{Dispatch, ProtocolOptions};
 use servable_server::protocol::tfs_grpc::GrpcOptions;
 use servable_server::protocol::tfs_rest::RestOptions;
 use servable_server::service::Service;
-use servable_server::serving::ServiceOptions;
+use servable_server::serving::ApiOptions;
 use servable_server::serving::map::{Model, State, Version};
 use servable_server::serving::servable::Servable;
 
@@ -56,7 +56,7 @@ fn service() -> Arc<Service> {
         error_message: String::new(),
         published: Some(servable.publish(Arc::default())),
     };
-    let service = Service::new(ServiceOptions::default(), Box::new(()));
+    let service = Service::new(ApiOptions::default(), Box::new(()));
     service.serving_map.publish([(b"echo".to_vec(), Model::new(vec![version], HashMap::new(), None))]);
     Arc::new(service)
 }

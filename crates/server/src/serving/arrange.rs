@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ServiceOptions;
+use super::ApiOptions;
 use crate::serving::servable::Servable;
 use servable_model::error::{Code, Result, ServingError};
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
@@ -41,7 +41,7 @@ pub fn predict_signature(servable: &Servable, name: &str) -> Result<Arc<Signatur
 /// # Errors
 ///
 /// `INTERNAL` if it was not.
-pub fn check_predict_method(signature: &Signature, options: ServiceOptions) -> Result<()> {
+pub fn check_predict_method(signature: &Signature, options: ApiOptions) -> Result<()> {
     let methods = ["tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress"];
     if !options.check_method_names || methods.contains(&signature.method_name.as_str()) {
         return Ok(());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::ServiceOptions;
+use super::ApiOptions;
 use super::predict::Target;
 use crate::metrics::Api;
 use crate::serving::map::{Handle, Resolved};
@@ -236,7 +236,7 @@ pub(crate) async fn infer(
     kind: Kind,
     signature_name: &[u8],
     examples: Examples,
-    options: ServiceOptions,
+    options: ApiOptions,
     call: Call,
 ) -> Result<Inference> {
     let Resolved { handle, shadow, .. } = target.resolve()?;

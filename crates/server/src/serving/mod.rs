@@ -22,9 +22,9 @@ pub use self::arrange::{
 pub(crate) use self::batching::{Batching, Route};
 pub use self::run::{run, run_to_warm_up};
 
-/// Switches that change answers, all off by default.
+/// Optional behaviour of the API. All of it is off by default.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ServiceOptions {
+pub struct ApiOptions {
     /// Answer gRPC with `tensor_content` instead of typed fields.
     pub tensor_content_responses: bool,
     /// Require the method name of a signature to fit the call.

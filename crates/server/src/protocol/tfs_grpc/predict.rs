@@ -11,7 +11,7 @@ use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Target;
 use crate::serving::servable::Servable;
 use crate::serving::traffic::Caller;
-use crate::serving::{self, Arranged, ServiceOptions};
+use crate::serving::{self, ApiOptions, Arranged};
 use servable_codec::tensor_proto::{
     MemoryBudget, ModelSpec, PredictRequest, PredictResponse, RequestedVersion, decode_predict_request,
 };
@@ -61,7 +61,7 @@ pub(crate) fn arrange(
     servable: &Servable,
     request: &PredictRequest<'_>,
     message_len: usize,
-    options: ServiceOptions,
+    options: ApiOptions,
 ) -> Result<Arranged> {
     let signature_name = request.model_spec.unwrap_or_default().signature_name;
     let signature = serving::predict_signature(servable, serving::resolved_signature_name(signature_name))?;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::document::{Document, failures};
 use super::predict::Bodies;
-use crate::serving::ServiceOptions;
+use crate::serving::ApiOptions;
 use crate::serving::examples::Kind;
 use crate::serving::map::{Handle, Model};
 use servable_model::error::Code;
@@ -37,7 +37,7 @@ struct Form {
 }
 
 /// Adds the paths of one model, with the schemas of its signatures.
-pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, options: ServiceOptions) {
+pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, options: ApiOptions) {
     let title = String::from_utf8_lossy(name);
     let available: Vec<(i64, &Handle)> =
         model.versions().iter().filter_map(|version| Some((version.number, version.published.as_ref()?))).collect();
@@ -91,7 +91,7 @@ pub(super) fn add_any_model(document: &mut Document, model: &Value) {
     }
 }
 
-fn add_form(document: &mut Document, title: &str, form: &Form, versions: &[&Handle], options: ServiceOptions) {
+fn add_form(document: &mut Document, title: &str, form: &Form, versions: &[&Handle], options: ApiOptions) {
     add_questions(document, title, form, !versions.is_empty());
     let mut bodies = Bodies::default();
     for version in versions {

@@ -6,7 +6,7 @@ use super::document::Document;
 use super::tensors::{self, Direction};
 use crate::serving::examples::Kind;
 use crate::serving::servable::Servable;
-use crate::serving::{ServiceOptions, check_predict_method};
+use crate::serving::{ApiOptions, check_predict_method};
 use servable_codec::json::is_carried;
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 
@@ -24,7 +24,7 @@ pub(super) struct Bodies {
 impl Bodies {
     /// Adds what the signatures of a version allow, rows and columns apart. Left out are those that cannot be called,
     /// as JSON does not carry their dtypes, and those for examples, which have verbs of their own.
-    pub(super) fn add(&mut self, document: &mut Document, model: &str, version: &Servable, options: ServiceOptions) {
+    pub(super) fn add(&mut self, document: &mut Document, model: &str, version: &Servable, options: ApiOptions) {
         for (name, signature) in version.signatures() {
             let mut specs = signature.inputs.iter().chain(&signature.outputs);
             let is_callable = !name.is_empty() // which would mean the default

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::document::Document;
 use super::predict::Bodies;
-use crate::serving::ServiceOptions;
+use crate::serving::ApiOptions;
 use crate::serving::servable::Servable;
 use servable_model::error::Result;
 use servable_model::executor::{Executor, RunOptions};
@@ -29,7 +29,7 @@ fn told(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> (Value, Value) {
     let signatures = BTreeMap::from([("serving_default".to_owned(), signature)]);
     let servable = Servable::new(signatures, bytes::Bytes::new(), Box::new(Nothing));
     let (mut document, mut bodies) = (Document::new(false), Bodies::default());
-    bodies.add(&mut document, "m", &servable, ServiceOptions::default());
+    bodies.add(&mut document, "m", &servable, ApiOptions::default());
     let document: Value = serde_json::from_slice(&document.into_bytes()).expect("JSON");
     let schemas = document["components"]["schemas"].as_object().expect("an object").iter();
     let own = schemas.filter_map(|(name, schema)| {
