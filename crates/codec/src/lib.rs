@@ -4,6 +4,7 @@
 
 pub mod crc32c;
 pub mod example;
+pub mod graph;
 pub mod json;
 pub mod metadata;
 pub mod open_inference;

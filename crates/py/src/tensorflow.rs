@@ -80,7 +80,7 @@ impl PyTensorFlow {
     fn load(&self, path: &std::path::Path, options: &LoadOptions) -> Result<Arc<Servable>> {
         let mut loaded = self.runtime.load_saved_model(path, options)?;
         let signatures = metadata::signatures_from_meta_graph(&loaded.meta_graph)?;
-        if metadata::is_repeatable(&loaded.meta_graph, &signatures) {
+        if metadata::is_repeatable(&loaded.meta_graph) {
             loaded.session.declare_repeatable();
         }
         // Only the signature of most requests. Each plan has a copy of constants, so plans for all signatures could

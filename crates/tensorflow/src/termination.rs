@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use servable_codec::wire::{Malformed, Reader, Value, text};
+use servable_codec::graph::{Graph, Node};
 
 /// The reasons for which a run may not terminate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,212 +82,24 @@ const MAX_DEPTH: usize = 200;
 /// `is_foreign` tells operations of other libraries, about which nothing is known. The worst is assumed of a message
 /// that cannot be read.
 pub(crate) fn of_meta_graph(meta_graph: &[u8], is_foreign: impl Fn(&str) -> bool) -> Termination {
-    Graph::read(meta_graph).map_or(Termination::UNKNOWN, |graph| graph.termination(&is_foreign))
+    Graph::read(meta_graph).map_or(Termination::UNKNOWN, |graph| termination(&graph, &is_foreign))
 }
 
-/// A node, of the graph or of a function.
-#[derive(Debug, Default)]
-struct Node<'a> {
-    op: &'a str,
-    /// The names of its input nodes, for nodes of the graph.
-    inputs: Vec<&'a str>,
-    /// The functions that its attributes name.
-    functions: Vec<&'a str>,
-    is_compiled: bool,
-}
-
-#[derive(Debug, Default)]
-struct Graph<'a> {
-    nodes: HashMap<&'a str, Node<'a>>,
-    functions: HashMap<&'a str, Function<'a>>,
-    /// The names of the nodes that are outputs of signatures.
-    outputs: Vec<&'a str>,
-}
-
-#[derive(Debug, Default)]
-struct Function<'a> {
-    nodes: Vec<Node<'a>>,
-    is_compiled: bool,
-}
-
-/// Calls `read` with the number and the bytes of each length-delimited field.
-fn each<'a>(
-    message: Reader<'a>,
-    mut read: impl FnMut(u32, &'a [u8], Reader<'a>) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
-    let mut fields = message;
-    while let Some(field) = fields.next_field()? {
-        if let Value::Length(bytes) = field.value {
-            read(field.number, bytes, message.nested(bytes)?)?;
+fn termination(graph: &Graph<'_>, is_foreign: &impl Fn(&str) -> bool) -> Termination {
+    let mut walk = Walk { graph, is_foreign, known: HashMap::new(), depth: 0 };
+    let (mut seen, mut found) = (HashSet::new(), Termination::ENDS);
+    let mut rest: Vec<&str> = graph.outputs.iter().flat_map(|(_, nodes)| nodes).copied().collect();
+    while let Some(name) = rest.pop() {
+        if !seen.insert(name) {
+            continue;
+        }
+        // A name without a node will be an error of the run.
+        if let Some(node) = graph.nodes.get(name) {
+            found = found.or(walk.node(node));
+            rest.extend(&node.inputs);
         }
     }
-    Ok(())
-}
-
-impl<'a> Graph<'a> {
-    fn read(meta_graph: &'a [u8]) -> Result<Self, Malformed> {
-        let mut graph = Self::default();
-        each(Reader::new(meta_graph), |number, _, message| match number {
-            2 => each(message, |number, _, message| match number {
-                1 => {
-                    let (name, node) = Node::read(message)?;
-                    graph.nodes.insert(name, node);
-                    Ok(())
-                }
-                2 => each(message, |number, _, message| {
-                    if number == 1 {
-                        let (name, function) = Function::read(message)?;
-                        graph.functions.insert(name, function);
-                    }
-                    Ok(())
-                }),
-                _ => Ok(()),
-            }),
-            5 => {
-                graph.outputs.extend(signature_outputs(message)?);
-                Ok(())
-            }
-            _ => Ok(()),
-        })?;
-        Ok(graph)
-    }
-
-    fn termination(&self, is_foreign: &impl Fn(&str) -> bool) -> Termination {
-        let mut walk = Walk { graph: self, is_foreign, known: HashMap::new(), depth: 0 };
-        let (mut seen, mut found) = (HashSet::new(), Termination::ENDS);
-        let mut rest: Vec<&str> = self.outputs.clone();
-        while let Some(name) = rest.pop() {
-            if !seen.insert(name) {
-                continue;
-            }
-            // A name without a node will be an error of the run.
-            if let Some(node) = self.nodes.get(name) {
-                found = found.or(walk.node(node));
-                rest.extend(&node.inputs);
-            }
-        }
-        found
-    }
-}
-
-/// The nodes of the outputs of a signature, which is an entry of a map to `SignatureDef`.
-fn signature_outputs(entry: Reader<'_>) -> Result<Vec<&str>, Malformed> {
-    let mut names = Vec::new();
-    each(entry, |number, _, signature| match number {
-        2 => each(signature, |number, _, output| match number {
-            2 => each(output, |number, _, tensor| match number {
-                2 => tensor_names(tensor, &mut names),
-                _ => Ok(()),
-            }),
-            _ => Ok(()),
-        }),
-        _ => Ok(()),
-    })?;
-    Ok(names)
-}
-
-/// The nodes of a `TensorInfo`, whose tensor may be dense or have several components.
-fn tensor_names<'a>(tensor: Reader<'a>, names: &mut Vec<&'a str>) -> Result<(), Malformed> {
-    each(tensor, |number, bytes, parts| match number {
-        1 => {
-            names.push(node_name(text(bytes)?));
-            Ok(())
-        }
-        // `CooSparse` names three tensors.
-        4 => each(parts, |_, bytes, _| {
-            names.push(node_name(text(bytes)?));
-            Ok(())
-        }),
-        // `CompositeTensor` holds them as `TensorInfo`.
-        5 => each(parts, |number, _, component| if number == 2 { tensor_names(component, names) } else { Ok(()) }),
-        _ => Ok(()),
-    })
-}
-
-/// The node of a tensor `node:index`, or of an input that may be a control input, `^node`.
-fn node_name(tensor: &str) -> &str {
-    let name = tensor.strip_prefix('^').unwrap_or(tensor);
-    name.split_once(':').map_or(name, |(name, _)| name)
-}
-
-impl<'a> Node<'a> {
-    fn read(message: Reader<'a>) -> Result<(&'a str, Self), Malformed> {
-        let (mut name, mut node) = ("", Self::default());
-        each(message, |number, bytes, attribute| {
-            match number {
-                1 => name = text(bytes)?,
-                2 => node.op = text(bytes)?,
-                3 => node.inputs.push(node_name(text(bytes)?)),
-                5 => {
-                    let functions = &mut node.functions;
-                    node.is_compiled |= read_attribute(attribute, |function| functions.push(function))?;
-                }
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok((name, node))
-    }
-}
-
-impl<'a> Function<'a> {
-    fn read(message: Reader<'a>) -> Result<(&'a str, Self), Malformed> {
-        let (mut name, mut function) = ("", Self::default());
-        each(message, |number, _, part| {
-            match number {
-                1 => each(part, |number, bytes, _| {
-                    if number == 1 {
-                        name = text(bytes)?;
-                    }
-                    Ok(())
-                })?,
-                3 => function.nodes.push(Node::read(part)?.1),
-                5 => function.is_compiled |= read_attribute(part, |_| ())?,
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok((name, function))
-    }
-}
-
-/// Finds the functions that an attribute names. Returns whether the attribute demands compilation by XLA.
-fn read_attribute<'a>(entry: Reader<'a>, mut function: impl FnMut(&'a str)) -> Result<bool, Malformed> {
-    let (mut key, mut is_compiled) = (&b""[..], false);
-    let mut value: Option<Reader<'a>> = None;
-    each(entry, |number, bytes, message| {
-        match number {
-            1 => key = bytes,
-            2 => value = Some(message),
-            _ => {}
-        }
-        Ok(())
-    })?;
-    let Some(value) = value else { return Ok(false) };
-    // An `AttrValue` holds one value or a list. That of a constant may be large, and is skipped.
-    let mut fields = value;
-    while let Some(field) = fields.next_field()? {
-        match (field.number, field.value) {
-            (5, Value::Varint(truth)) => is_compiled = truth != 0 && key == b"_XlaMustCompile",
-            (10, Value::Length(bytes)) => read_function_name(value.nested(bytes)?, &mut function)?,
-            (1, Value::Length(bytes)) => each(value.nested(bytes)?, |number, _, listed| match number {
-                9 => read_function_name(listed, &mut function),
-                _ => Ok(()),
-            })?,
-            _ => {}
-        }
-    }
-    Ok(is_compiled)
-}
-
-/// The name in a `NameAttrList`.
-fn read_function_name<'a>(message: Reader<'a>, function: &mut impl FnMut(&'a str)) -> Result<(), Malformed> {
-    each(message, |number, bytes, _| {
-        if number == 1 {
-            function(text(bytes)?);
-        }
-        Ok(())
-    })
+    found
 }
 
 /// The state of the walk through graph and functions.

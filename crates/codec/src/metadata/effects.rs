@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Signatures;
-use crate::wire::{Malformed, Reader, Value};
+use crate::graph::{Graph, Node, each};
+use crate::wire::{Malformed, Reader, Value, text};
 
 /// The prefix of internal signatures of TensorFlow, such as the one that restores variables.
 const INTERNAL: &str = "__";
@@ -84,205 +84,101 @@ const HARMLESS: [&str; 62] = [
 /// harmless ones, or its definition in the graph must be neither stateful nor take a handle. Unknown or unreadable
 /// parts count as effects.
 #[must_use]
-pub fn is_repeatable(meta_graph: &[u8], signatures: &Signatures) -> bool {
-    Graph::read(meta_graph).and_then(|graph| graph.is_repeatable(signatures)).unwrap_or(false)
+pub fn is_repeatable(meta_graph: &[u8]) -> bool {
+    Analysis::read(meta_graph).is_ok_and(|analysis| analysis.is_repeatable())
 }
 
-/// The relevant parts of a graph. Nodes are still encoded.
-#[derive(Default)]
-struct Graph<'a> {
-    nodes: HashMap<&'a [u8], &'a [u8]>,
-    /// The nodes of each function.
-    functions: HashMap<&'a [u8], Vec<&'a [u8]>>,
+struct Analysis<'a> {
+    graph: Graph<'a>,
     /// Whether operations may have effects by their definitions.
-    operations: HashMap<&'a [u8], bool>,
+    operations: HashMap<&'a str, bool>,
 }
 
-/// The operation, the functions and the inputs of a node.
-#[derive(Default)]
-struct Node<'a> {
-    operation: &'a [u8],
-    inputs: Vec<&'a [u8]>,
-    functions: Vec<&'a [u8]>,
-}
-
-impl<'a> Graph<'a> {
+impl<'a> Analysis<'a> {
     fn read(meta_graph: &'a [u8]) -> Result<Self, Malformed> {
-        let mut graph = Self::default();
-        each(meta_graph, |number, content| match number {
-            // meta_info_def, and in it stripped_op_list
-            1 => each(content, |number, list| match number {
-                2 => each(list, |_, definition| graph.add_operation(definition)),
-                _ => Ok(()),
-            }),
-            // graph_def: nodes, and the library of functions
-            2 => each(content, |number, content| match number {
-                1 => {
-                    graph.nodes.insert(name(content)?, content);
+        let mut operations = HashMap::new();
+        // meta_info_def, and in it stripped_op_list
+        each(Reader::new(meta_graph), |number, _, info| match number {
+            1 => each(info, |number, _, list| match number {
+                2 => each(list, |_, _, definition| {
+                    let (name, has_effects) = read_operation(definition)?;
+                    operations.insert(name, has_effects);
                     Ok(())
-                }
-                2 => each(content, |number, function| match number {
-                    1 => graph.add_function(function),
-                    _ => Ok(()),
                 }),
                 _ => Ok(()),
             }),
             _ => Ok(()),
         })?;
-        Ok(graph)
+        Ok(Self { graph: Graph::read(meta_graph)?, operations })
     }
 
-    fn add_operation(&mut self, definition: &'a [u8]) -> Result<(), Malformed> {
-        let (mut own_name, mut has_effects): (&[u8], bool) = (b"", false);
-        let mut fields = Reader::new(definition);
-        while let Some(field) = fields.next_field()? {
-            match (field.number, field.value) {
-                (1, Value::Length(content)) => own_name = content,
-                (2, Value::Length(argument)) => {
-                    let mut fields = Reader::new(argument);
-                    while let Some(field) = fields.next_field()? {
-                        // type, is_ref
-                        has_effects |= matches!((field.number, field.value), (3, Value::Varint(RESOURCE)));
-                        has_effects |= matches!((field.number, field.value), (16, Value::Varint(1..)));
-                    }
-                }
-                // is_stateful
-                (17, Value::Varint(1..)) => has_effects = true,
-                _ => {}
-            }
-        }
-        self.operations.insert(own_name, has_effects);
-        Ok(())
-    }
-
-    fn add_function(&mut self, function: &'a [u8]) -> Result<(), Malformed> {
-        let (mut own_name, mut nodes): (&[u8], Vec<&[u8]>) = (b"", Vec::new());
-        each(function, |number, content| {
-            match number {
-                1 => own_name = name(content)?,
-                3 => nodes.push(content),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        self.functions.insert(own_name, nodes);
-        Ok(())
-    }
-
-    fn is_repeatable(&self, signatures: &Signatures) -> Result<bool, Malformed> {
-        let public = signatures.by_name.iter().filter(|(name, _)| !name.starts_with(INTERNAL));
-        let outputs = public.flat_map(|(_, signature)| &signature.outputs);
-        let mut nodes: Vec<&[u8]> = outputs.map(|spec| node_of(spec.tensor_name.as_bytes())).collect();
-        let mut functions: Vec<&[u8]> = Vec::new();
+    fn is_repeatable(&self) -> bool {
+        let public = self.graph.outputs.iter().filter(|(signature, _)| !signature.starts_with(INTERNAL));
+        let mut nodes: Vec<&str> = public.flat_map(|(_, nodes)| nodes).copied().collect();
+        let mut functions: Vec<&str> = Vec::new();
         let (mut seen_nodes, mut seen_functions) = (HashSet::new(), HashSet::new());
-        while let Some(own_name) = nodes.pop() {
-            if !seen_nodes.insert(own_name) {
+        while let Some(name) = nodes.pop() {
+            if !seen_nodes.insert(name) {
                 continue;
             }
             // A node that the graph lacks is an error of the run.
-            let Some(encoded) = self.nodes.get(own_name) else { continue };
-            let node = Node::read(encoded)?;
-            nodes.extend(node.inputs.iter().map(|input| node_of(input)));
-            if !self.is_harmless(&node) {
-                return Ok(false);
+            let Some(node) = self.graph.nodes.get(name) else { continue };
+            if !self.is_harmless(node) {
+                return false;
             }
-            functions.extend(node.functions);
+            nodes.extend(&node.inputs);
+            functions.extend(called(node));
         }
-        while let Some(own_name) = functions.pop() {
-            if !seen_functions.insert(own_name) {
+        while let Some(name) = functions.pop() {
+            let Some(function) = self.graph.functions.get(name).filter(|_| seen_functions.insert(name)) else {
                 continue;
+            };
+            if !function.nodes.iter().all(|node| self.is_harmless(node)) {
+                return false;
             }
-            for encoded in self.functions.get(own_name).into_iter().flatten() {
-                let node = Node::read(encoded)?;
-                if !self.is_harmless(&node) {
-                    return Ok(false);
-                }
-                functions.extend(node.functions);
-            }
+            functions.extend(function.nodes.iter().flat_map(called));
         }
-        Ok(true)
+        true
     }
 
     fn is_harmless(&self, node: &Node<'_>) -> bool {
-        let is_listed = std::str::from_utf8(node.operation).is_ok_and(|name| HARMLESS.binary_search(&name).is_ok());
-        is_listed
-            || self.functions.contains_key(node.operation)
-            || self.operations.get(node.operation).is_some_and(|has_effects| !has_effects)
+        HARMLESS.binary_search(&node.op).is_ok()
+            || self.graph.functions.contains_key(node.op)
+            || self.operations.get(node.op).is_some_and(|has_effects| !has_effects)
     }
 }
 
-impl<'a> Node<'a> {
-    fn read(encoded: &'a [u8]) -> Result<Self, Malformed> {
-        let mut node = Self::default();
-        each(encoded, |number, content| {
-            match number {
-                2 => node.operation = content,
-                3 => node.inputs.push(content),
-                // attr, an entry of a map, whose value may name functions
-                5 => each(content, |number, value| match number {
-                    2 => each(value, |number, content| match number {
-                        1 => each(content, |number, function| match number {
-                            9 => node.call(function),
-                            _ => Ok(()),
-                        }),
-                        10 => node.call(content),
-                        _ => Ok(()),
-                    }),
-                    _ => Ok(()),
-                })?,
-                _ => {}
+/// The functions that a node may call. An operation with the name of a function is a call of it.
+fn called<'a>(node: &Node<'a>) -> impl Iterator<Item = &'a str> {
+    node.functions.iter().copied().chain([node.op])
+}
+
+/// The name of an operation, and whether it may have effects by its definition.
+fn read_operation(mut definition: Reader<'_>) -> Result<(&str, bool), Malformed> {
+    let (mut name, mut has_effects) = ("", false);
+    while let Some(field) = definition.next_field()? {
+        match (field.number, field.value) {
+            (1, Value::Length(content)) => name = text(content)?,
+            (2, Value::Length(argument)) => {
+                let mut fields = definition.nested(argument)?;
+                while let Some(field) = fields.next_field()? {
+                    // type, is_ref
+                    has_effects |= matches!((field.number, field.value), (3, Value::Varint(RESOURCE)));
+                    has_effects |= matches!((field.number, field.value), (16, Value::Varint(1..)));
+                }
             }
-            Ok(())
-        })?;
-        // An operation with the name of a function is a call of it.
-        node.functions.push(node.operation);
-        Ok(node)
-    }
-
-    /// Records a function, whose name is in the first field.
-    fn call(&mut self, function: &'a [u8]) -> Result<(), Malformed> {
-        self.functions.push(name(function)?);
-        Ok(())
-    }
-}
-
-/// Calls `take` with each field that is a string or a message.
-fn each<'a>(message: &'a [u8], mut take: impl FnMut(u32, &'a [u8]) -> Result<(), Malformed>) -> Result<(), Malformed> {
-    let mut fields = Reader::new(message);
-    while let Some(field) = fields.next_field()? {
-        if let Value::Length(content) = field.value {
-            take(field.number, content)?;
+            // is_stateful
+            (17, Value::Varint(1..)) => has_effects = true,
+            _ => {}
         }
     }
-    Ok(())
-}
-
-/// The name of a message, which is its first field.
-fn name(message: &[u8]) -> Result<&[u8], Malformed> {
-    let mut found: &[u8] = b"";
-    each(message, |number, content| {
-        if number == 1 {
-            found = content;
-        }
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-/// The node of a tensor, or of an input `name:0` or `^name`.
-fn node_of(input: &[u8]) -> &[u8] {
-    let input = input.strip_prefix(b"^").unwrap_or(input);
-    input.iter().position(|&byte| byte == b':').map_or(input, |colon| &input[..colon])
+    Ok((name, has_effects))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::wire::put_length_field;
-    use servable_model::signature::{Signature, TensorSpec};
-    use servable_model::tensor::DType;
 
     fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -319,10 +215,11 @@ mod tests {
     }
 
     fn is_repeatable_graph(nodes: &[Vec<u8>]) -> bool {
-        let spec = TensorSpec { alias: "y".into(), tensor_name: "y:0".into(), dtype: DType::FLOAT, shape: None };
-        let signature = Signature { outputs: vec![spec], ..Signature::default() };
-        let by_name = BTreeMap::from([("serving_default".to_owned(), signature)]);
-        is_repeatable(&graph(nodes), &Signatures { by_name, ..Signatures::default() })
+        let output = message(&[(1, b"y"), (2, &message(&[(1, b"y:0")]))]);
+        let signature = message(&[(1, b"serving_default"), (2, &message(&[(2, &output)]))]);
+        // The outputs of internal signatures do not count.
+        let internal = message(&[(1, b"__save"), (2, &message(&[(2, &message(&[(2, &message(&[(1, b"save:0")]))]))]))]);
+        is_repeatable(&[graph(nodes), message(&[(5, &signature), (5, &internal)])].concat())
     }
 
     #[test]
@@ -339,7 +236,7 @@ mod tests {
             ("Impure", &[], "", false),
             ("AssignAddVariableOp", &[], "", false),
             ("AssignAdd", &[], "", false),
-            ("NobodyKnows", &[], "", false),
+            ("Undefined", &[], "", false),
             ("Pure", &["save:0"], "", false),
             ("Pure", &["^save"], "", false),
             ("StatefulPartitionedCall", &[], "computes", true),
@@ -354,6 +251,6 @@ mod tests {
 
     #[test]
     fn a_graph_that_cannot_be_read_may_do_anything() {
-        assert!(!is_repeatable(b"\xff", &Signatures::default()));
+        assert!(!is_repeatable(b"\xff"));
     }
 }
