@@ -138,7 +138,10 @@ class GrpcClient(Client):
 
 def is_broken(code: str, details: str) -> bool:
     """Whether the client library created the error after a failed connection; the server sends UNAVAILABLE, too."""
-    return code == "UNAVAILABLE" and not details.startswith("Model ") and "worker" not in details
+    is_ours = (
+        details.startswith(("Model ", "There is no room for another run")) or "worker" in details
+    )
+    return code == "UNAVAILABLE" and not is_ours
 
 
 class Referee:

@@ -20,8 +20,8 @@ NOTICE_SECONDS = 1.4
 """After this time a poll has seen all earlier changes."""
 ABANDONED_SECONDS = 10.6
 """After this time an unfinished version is loaded as it is."""
-REST_SECONDS = 45.0
-"""The server must come to rest within this time."""
+REST_SECONDS = 90.0
+"""The server must come to rest within this time. Remote versions with a damaged graph are held back for 60 seconds."""
 
 
 Change = Callable[[], str | None]

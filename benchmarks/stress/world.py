@@ -208,7 +208,7 @@ class Model:
                 splits=(self.splits, splits),
                 refusals=self._refusals(had_never_served)
                 | self._refusals(self._stays_unserved(after)),
-                faults=faults,
+                faults=faults | self._refusals_of_runs(),
             )
         )
         self.labels, self.splits, self.served = labels, splits, after
@@ -222,6 +222,7 @@ class Model:
                 (self.labels,),
                 (self.splits,),
                 refusals=self._refusals(self.never_served),
+                faults=self._refusals_of_runs(),
             )
         )
 
@@ -235,6 +236,10 @@ class Model:
             looked_at = {v: c for v, c in self.versions.items() if v in self.policy.specific}
             is_writing = any(each is Content.UNFINISHED for each in looked_at.values())
         return is_writing or (self.keeps_last and self.policy.specific != ())
+
+    def _refusals_of_runs(self) -> frozenset[str]:
+        # While a run hangs, there may be no room for others.
+        return frozenset({"UNAVAILABLE"} if Mood.HANG in self.moods else ())
 
     def _stays_unserved(self, served: frozenset[int]) -> bool:
         return self.never_served and self.is_configured and not served
