@@ -30,7 +30,7 @@ mod string;
 mod tensor;
 mod termination;
 
-pub use api::OpenError;
 pub use background::{run_in_background, set_slice};
 pub use runtime::{LoadOptions, LoadedModel, Runtime};
+pub use servable_native::OpenError;
 pub use session::Session;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use servable_codec::wire::{Malformed, Reader, Value};
 use servable_model::error::{Result, ServingError};
+use servable_native::OpenError;
 
-use crate::api::{Api, OpenError, RawBuffer, RawSessionOptions};
+use crate::api::{Api, RawBuffer, RawSessionOptions};
 use crate::pools::{Pools, with_pools};
 use crate::session::{CALLER_THREAD, Graph, RunOptionsMessage, Session};
 use crate::status::Status;
