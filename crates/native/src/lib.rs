@@ -1,8 +1,10 @@
-//! Opens the C libraries of installed wheels.
+//! Opens the C libraries of installed wheels, and runs their loads on threads of low priority.
 //!
 //! Nothing is linked: a process without a library starts, and gets an [`OpenError`] that names the missing file or
 //! function. Python finds the file in the installed package; a runtime's crate declares the functions that it needs
 //! with [`functions!`](crate::functions), and looks them up once.
+
+mod background;
 
 use std::ffi::c_int;
 use std::fmt;
@@ -10,6 +12,8 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{self, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL};
+
+pub use background::{run_in_background, set_slice};
 
 /// A library that was opened. It is never unloaded, because it has started threads and registered objects that others
 /// refer to.
@@ -187,13 +191,6 @@ mod tests {
         }
     }
 
-    functions! {
-        /// A function that no C library has.
-        struct Missing {
-            missing = "servable_has_no_such_function" ();
-        }
-    }
-
     #[cfg(target_os = "linux")]
     const C_LIBRARY: &str = "libc.so.6";
     #[cfg(not(target_os = "linux"))]
@@ -216,7 +213,8 @@ mod tests {
         // SAFETY: this process uses the library already.
         let library = unsafe { Library::open(Path::new(C_LIBRARY)) }.unwrap();
         // SAFETY: there is no such function.
-        let error = unsafe { Missing::look_up(&library) }.err().unwrap();
+        let found = unsafe { library.function::<unsafe extern "C" fn()>("servable_has_no_such_function\0") };
+        let error = found.err().unwrap();
         assert_eq!(error.to_string(), format!("{C_LIBRARY} does not export servable_has_no_such_function"));
     }
 

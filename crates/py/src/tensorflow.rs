@@ -11,7 +11,7 @@ use servable_model::signature::DEFAULT_SIGNATURE;
 use servable_server::serving::servable::Servable;
 use servable_tensorflow::{LoadOptions, Runtime};
 
-use crate::background::run_maybe_in_background;
+use crate::background::load_servable;
 use crate::errors;
 use crate::options::SavedModelOptions;
 use crate::servable::PyServable;
@@ -57,9 +57,7 @@ impl PyTensorFlow {
         in_background: bool,
     ) -> PyResult<PyServable> {
         let options = options.into();
-        py.detach(|| run_maybe_in_background(in_background.then_some("load"), || self.load(&path, &options))?)
-            .map(PyServable::new)
-            .map_err(|error| errors::to_python(py, &error))
+        load_servable(py, in_background, || self.load(&path, &options))
     }
 }
 

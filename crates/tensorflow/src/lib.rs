@@ -13,14 +13,12 @@
 //! - `denormals`: flush-to-zero for kernels that run in a caller's thread.
 //! - `termination`: an analysis that finds graphs whose runs may not terminate.
 //! - `pools`: thread pools for the runs of such graphs, which can be cancelled there.
-//! - `background`: threads of low priority for loads and unloads.
 //! - `session`, `runtime`: the public interface.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("tensors and TensorFlow's strings are handed over as little-endian memory");
 
 mod api;
-mod background;
 mod denormals;
 mod pools;
 mod runtime;
@@ -30,7 +28,6 @@ mod string;
 mod tensor;
 mod termination;
 
-pub use background::{run_in_background, set_slice};
 pub use runtime::{LoadOptions, LoadedModel, Runtime};
 pub use servable_native::OpenError;
 pub use session::Session;
