@@ -261,6 +261,13 @@ class Servable:
             ValueError: A signature cannot be served.
         """
 
+    def signature_defs(self) -> bytes:
+        """The signatures of the model, as a serialized `tensorflow.serving.SignatureDefMap`.
+
+        Raises:
+            FailedPreconditionError: The version was unloaded.
+        """
+
     def run(
         self, signature_name: str, inputs: Mapping[str, tuple[int, tuple[int, ...], Any]]
     ) -> dict[str, tuple[int, LentTensor | tuple[tuple[int, ...], list[bytes]]]]:

@@ -132,6 +132,7 @@ const MODEL_OPTIONS: &Schema = &[
     (8, Message(BATCHING)),
     (9, Varint),
     (10, Message(&[(1, Kind::Fixed64), (2, Text), (3, Varint), (4, Varint), (5, Varint), (6, Varint)])),
+    (11, Entry(&[(1, Text), (2, Text)])),
 ];
 const MODEL_CONFIG: &Schema = &[
     (1, Text),
@@ -331,6 +332,7 @@ mod tests {
                     low_priority_max_enqueued_batches: Some(3),
                     rerun_failed_batches: Some(false),
                 }),
+                options: [("threads".to_owned(), "2".to_owned())].into(),
             };
             let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
             let list = ModelConfigList { config: vec![model] };

@@ -67,6 +67,11 @@ impl PyServable {
         Ok(Self::new(Servable::new(signatures, signature_defs, Box::new(executor))))
     }
 
+    fn signature_defs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        Ok(PyBytes::new(py, servable.signature_defs()))
+    }
+
     fn run<'py>(
         &self,
         py: Python<'py>,

@@ -56,7 +56,7 @@ from servable._server.telemetry import ControlPlaneMetrics
 from servable._server.traffic_report import TrafficReport
 from servable.errors import ConfigError, ServableError
 from servable.platforms import PlatformContext, find_platforms
-from servable.platforms._registry import code_platforms
+from servable.platforms._registry import code_platforms, option_types
 from servable.sources._settling import SettleTimes
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,9 @@ class ModelServer:
             PlatformContext(flags, self._metrics, permissions)
         )
         self._is_compatible = is_compatible
-        self._rules = config_rules(flags, platforms, takes_relative_paths=not is_compatible)
+        self._rules = config_rules(
+            flags, option_types(platforms), takes_relative_paths=not is_compatible
+        )
         self._models = initial_models(flags, self._rules)
         self._config_file_problem = ""
         permissions.current = self._permissions(self._models)

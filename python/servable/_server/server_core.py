@@ -38,7 +38,7 @@ from servable.lifecycle._manager import AspiredVersionsManager
 from servable.lifecycle._monitor import EventBus, StateMonitor
 from servable.lifecycle._states import ServableState
 from servable.platforms import Platform
-from servable.platforms._registry import PlatformAdapter
+from servable.platforms._registry import PlatformAdapter, option_types
 from servable.sources._configured import ConfiguredVersions
 from servable.sources._filesystem import FileSystemSource, MonitoredServable
 from servable.sources._settling import SettleTimes
@@ -334,6 +334,7 @@ class ServerCore:
             self._platforms.keys(),
             self._options.refuse_shared_base_paths,
             self._options.permissions.current,
+            option_types=option_types(self._platforms),
         )
         validate_models(models, self._models or (), rules)
         self._source.check(self._monitored(models))

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from servable._server.config.batching import BATCHING_OFF, PlatformBatching, flags_batching
 from servable._server.config.flags import Flags
+from servable._server.config.kind_options import NoOptions, parse_options
 from servable._server.config.permissions import PermissionsInForce
 from servable._server.telemetry import ControlPlaneMetrics
 from servable.lifecycle._ids import ServableId
@@ -78,6 +79,8 @@ class Platform(abc.ABC):
             `path_in` work for both.
         precedence: Which kind serves a directory that several kinds recognise: that with the highest number. Raise it
             for a kind that uses files of other kinds, and lower it for one whose files accompany others.
+        options_type: A dataclass of the options that models may have, see `servable_options { options {…} }`. They are
+            checked when a configuration is read; `options_of` returns them.
         name: The name in `model_platform`.
         context: The parts of the server that it uses.
         batching: The batching of its models; a model's configuration overrides it.
@@ -89,6 +92,7 @@ class Platform(abc.ABC):
     has_own_batch_threads: ClassVar[bool] = False
     serves_files: ClassVar[bool] = False
     precedence: ClassVar[int] = 0
+    options_type: ClassVar[type[Any]] = NoOptions
 
     def __init__(
         self,
@@ -168,6 +172,14 @@ class Platform(abc.ABC):
         Raises:
             LoadError: A requirement of the platform is not installed.
         """
+
+    def options_of(self, directory: VersionDirectory) -> Any:
+        """The options of the model of a version, as `options_type`.
+
+        Raises:
+            ConfigError: An option is unknown, or its value is invalid.
+        """
+        return parse_options(self.options_type, directory.model.options)
 
     def completed(self, loader: Loader, directory: VersionDirectory) -> Loader:
         """Wrap a loader, so that its version is batched and warmed up."""

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from servable.errors import BackendError, ConfigError, ServableError
 from servable.lifecycle._ids import ServableId
@@ -65,6 +65,11 @@ def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
     """The name of the platform of a local version directory; `None` if no platform recognises it."""
     found = kinds_of(platforms, names_in(directory))
     return found[0].name if found else None
+
+
+def option_types(platforms: Mapping[str, Platform]) -> Mapping[str, type[Any]]:
+    """The dataclasses of the options of platforms, by name."""
+    return {name: platform.options_type for name, platform in platforms.items()}
 
 
 def code_platforms(platforms: Mapping[str, Platform]) -> Collection[str]:

@@ -23,6 +23,12 @@ pub struct ModelOptions {
     /// What BatchingParameters cannot say; a model that has only this is batched with their defaults.
     #[prost(message, optional, tag = "10")]
     pub batching_policy: ::core::option::Option<BatchingPolicy>,
+    /// Options of the kind of servable, by name; the guide of each kind lists them.
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// How requests are joined into batches; as the flags say if neither is set.
     #[prost(oneof = "model_options::BatchingChoice", tags = "8, 9")]
     pub batching_choice: ::core::option::Option<model_options::BatchingChoice>,

@@ -39,7 +39,7 @@ from servable._server.remote.files import read_file
 from servable._server.remote.urls import shown
 from servable.errors import Code, ConfigError, ServableError
 from servable.platforms import Platform, PlatformContext, find_platforms
-from servable.platforms._registry import recognised
+from servable.platforms._registry import option_types, recognised
 from servable.sources._model_files import explain_file, has_known_suffix
 
 Result = TypeVar("Result")
@@ -181,7 +181,7 @@ def _assembled(
     _attempt(lambda: remote_options(flags), report)
     if not (flags.model_base_path or flags.model_config_file):
         return ()
-    rules = config_rules(flags, platforms or (), takes_relative_paths=True)
+    rules = config_rules(flags, option_types(platforms or {}), takes_relative_paths=True)
 
     def models() -> Sequence[ModelConfig]:
         found = initial_models(flags, rules) or ()

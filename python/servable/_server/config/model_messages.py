@@ -82,6 +82,7 @@ def _fill(message: Any, model: ModelConfig) -> None:
         options.labels_when_available = True
     if model.python.workers:
         options.python.workers = model.python.workers
+    options.options.update(model.options)
     if model.automatic_warm_up:
         options.warmup.automatic = True
     if model.remote_poll_wait_seconds:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from servable._server.config.batching import ModelBatching, read_model_batching
+from servable._server.config.kind_options import NoOptions, parse_options
 from servable._server.config.text_proto import message_lines, parse_bytes, parse_text_file
 from servable._server.config.traffic import (
     Shadow,
@@ -56,6 +57,7 @@ class ModelConfig:
         splits: How requests that name no version are distributed.
         shadow: The version that gets copies of requests.
         python: Options of Python models.
+        options: Options of the kind of servable, by name.
         remote_poll_wait_seconds: The interval of listings of a remote base path; 0 for the default.
         automatic_warm_up: Warm up versions without recorded requests with zeros.
         batching: The batching of its requests.
@@ -71,6 +73,7 @@ class ModelConfig:
     splits: tuple[TrafficSplit, ...] = ()
     shadow: Shadow | None = None
     python: PythonOptions = field(default_factory=PythonOptions)
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     automatic_warm_up: bool = False
     remote_poll_wait_seconds: float = 0.0
     batching: ModelBatching = field(default_factory=ModelBatching)
@@ -111,12 +114,14 @@ class ConfigRules:
         refuse_shared_base_paths: Whether two models may not have the same base path.
         permissions: The permitted base paths; `None` for all.
         base_directory: The start of relative base paths in a configuration file; they are refused if it is empty.
+        option_types: The dataclasses of the options of the known platforms, by name.
     """
 
     platforms: Collection[str] | None = None
     refuse_shared_base_paths: bool = False
     permissions: Permissions | None = None
     base_directory: str = ""
+    option_types: Mapping[str, type[Any]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 _RULES = ConfigRules()
@@ -224,8 +229,8 @@ def validate_models(
 
     Raises:
         ConfigError: A name is duplicated, a path is relative, the platform of a current model would change, a platform
-            is unknown, a base path is not permitted, two models share one where that is refused, or a traffic split is
-            invalid.
+            is unknown, an option of a kind is invalid, a base path is not permitted, two models share one where that is
+            refused, or a traffic split is invalid.
     """
     _check_names(models)
     for index, model in enumerate(models):
@@ -237,10 +242,16 @@ def validate_models(
             )
     _check_platforms_stay(models, current)
     for index, model in enumerate(models):
-        if rules.platforms is not None and model.platform not in rules.platforms:
+        if rules.platforms is None:
+            continue
+        if model.platform not in rules.platforms:
             raise ModelConfigError(
                 index, f"Model {model.name} requests unsupported platform {model.platform}"
             )
+        try:
+            parse_options(rules.option_types.get(model.platform, NoOptions), model.options)
+        except ConfigError as error:
+            raise ModelConfigError(index, f"Model {model.name}: {error.message}") from error
     if rules.permissions is not None:
         _check_permissions(models, current, rules.permissions)
     if rules.refuse_shared_base_paths:
@@ -329,6 +340,7 @@ def _model(config: Any) -> ModelConfig:
         splits=read_splits(config.servable_options),
         shadow=read_shadow(config.servable_options),
         python=_python_options(config),
+        options=MappingProxyType(dict(config.servable_options.options)),
         automatic_warm_up=config.servable_options.warmup.automatic,
         remote_poll_wait_seconds=config.servable_options.remote_poll_wait_seconds,
         batching=_batching(config),

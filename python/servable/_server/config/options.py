@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from servable._server.config.any_message import check_thread_pool_factory
 from servable._server.config.flags import Flags
@@ -162,20 +163,25 @@ def check_flags(flags: Flags) -> None:
 
 
 def config_rules(
-    flags: Flags, platforms: Collection[str], *, takes_relative_paths: bool = False
+    flags: Flags, option_types: Mapping[str, type[Any]], *, takes_relative_paths: bool = False
 ) -> ConfigRules:
     """The rules for configurations on a server.
 
     Args:
         flags: The command line.
-        platforms: The known platforms.
+        option_types: The dataclasses of the options of the known platforms, by name.
         takes_relative_paths: Whether base paths in `--model_config_file` may be relative to the file.
     """
     file = flags.model_config_file
     directory = ""
     if takes_relative_paths and file and "://" not in file:
         directory = os.path.dirname(os.path.abspath(file))
-    return ConfigRules(platforms, flags.refuse_shared_base_paths, base_directory=directory)
+    return ConfigRules(
+        option_types.keys(),
+        flags.refuse_shared_base_paths,
+        base_directory=directory,
+        option_types=option_types,
+    )
 
 
 def initial_models(flags: Flags, rules: ConfigRules) -> tuple[ModelConfig, ...] | None:

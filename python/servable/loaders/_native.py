@@ -1,0 +1,73 @@
+"""Loads models of native runtimes other than TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from servable._server.config.text_proto import parse_bytes
+from servable.errors import FailedPreconditionError
+from servable.loaders._description import SignatureDescription, described
+from servable.loaders._size import size_of_files
+
+if TYPE_CHECKING:
+    from servable._server.border.gateway import Servable
+
+_SIGNATURE_DEF_MAP = "tensorflow.serving.SignatureDefMap"
+
+
+class NativeLoader:
+    """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
+
+    def __init__(
+        self, path: str, load: Callable[[str], Servable], *, ram_per_file_byte: float = 1.2
+    ) -> None:
+        """Describe the load; nothing is read yet.
+
+        Args:
+            path: The version directory.
+            load: Loads the model in it, without the interpreter's lock and at a low CPU priority.
+            ram_per_file_byte: The memory of a loaded model, relative to the size of its files.
+        """
+        self._path = path
+        self._load = load
+        self._ram_per_file_byte = ram_per_file_byte
+        self._servable: Servable | None = None
+
+    def estimate_resources(self) -> int:
+        """The memory of the loaded model, by the size of its files."""
+        return int(size_of_files(self._path) * self._ram_per_file_byte)
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            ServableError: The runtime is missing, or cannot load the model.
+        """
+        self._servable = self._load(self._path)
+
+    def unload(self) -> None:
+        """Free the model; its memory returns to the system."""
+        servable, self._servable = self._servable, None
+        if servable is not None:
+            servable.unload(in_background=True)
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded model."""
+        if self._servable is None:
+            raise FailedPreconditionError(f"{self._path} is not loaded")
+        return self._servable
+
+    def describe(self) -> Mapping[str, SignatureDescription]:
+        """Load the model, take its signatures, and unload it.
+
+        Raises:
+            ServableError: As `load`.
+        """
+        self.load()
+        try:
+            message: Any = parse_bytes(self.servable.signature_defs(), _SIGNATURE_DEF_MAP)
+            return described(message.signature_def)
+        finally:
+            self.unload()

@@ -1,0 +1,88 @@
+"""Finds the C libraries of installed packages, without importing the packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from servable.errors import Code, LoadError
+
+Runtime = TypeVar("Runtime")
+
+
+class WheelRuntime(Generic[Runtime]):
+    """The runtime in an installed package, opened when the first model needs it.
+
+    Its libraries stay open for the life of the process. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        package: str,
+        patterns: Sequence[str],
+        extra: str,
+        open_library: Callable[[str], Runtime],
+    ) -> None:
+        """Describe a runtime; nothing is searched or opened yet.
+
+        Args:
+            name: What users call it, for messages.
+            package: The package to search.
+            patterns: Where the library may lie in the package, as patterns; the first that matches counts.
+            extra: The extra of `servable` that installs it.
+            open_library: Opens the library at a path.
+        """
+        self._name = name
+        self._package = package
+        self._patterns = patterns
+        self._install = f"install it with `pip install 'servable[{extra}]'`"
+        self._open = open_library
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+
+    def require_installed(self) -> None:
+        """Check, without opening anything, whether models can be loaded at all.
+
+        Raises:
+            LoadError: The package is not installed, or has no library.
+        """
+        self._find()
+
+    def get(self) -> Runtime:
+        """The open runtime.
+
+        Raises:
+            LoadError: It is not installed, or cannot be used; retried at the next call.
+        """
+        with self._lock:
+            if self._runtime is None:
+                library = self._find()
+                try:
+                    self._runtime = self._open(library)
+                except LoadError as error:
+                    raise self._unusable(f"{error.message}; {self._install}") from error
+            return self._runtime
+
+    def _find(self) -> str:
+        try:
+            spec = importlib.util.find_spec(self._package)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise self._unusable(f"{self._name} is not installed; {self._install}")
+        directories = [Path(place) for place in spec.submodule_search_locations]
+        for pattern in self._patterns:
+            found = [path for directory in directories for path in sorted(directory.glob(pattern))]
+            if found:
+                return str(found[-1])
+        raise self._unusable(
+            f"{self._name} in {directories[0]} has no {' or '.join(self._patterns)}; {self._install}"
+        )
+
+    @staticmethod
+    def _unusable(message: str) -> LoadError:
+        return LoadError(message, code=Code.FAILED_PRECONDITION)
