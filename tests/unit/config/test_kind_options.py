@@ -56,8 +56,8 @@ def test_options_of_every_type_are_read() -> None:
     ("texts", "complaint"),
     [
         (
-            {"nubmer": "3"},
-            'got option "nubmer", want one of devices, name, number, pinned, share',
+            {"numbers": "3"},
+            'got option "numbers", want one of devices, name, number, pinned, share',
         ),
         ({"number": "three"}, 'option "number": got "three", want a whole number'),
         ({"number": "1.5"}, 'option "number": got "1.5", want a whole number'),
