@@ -20,7 +20,8 @@ Edges = dict[tuple[str, str], set[str]]
 @pytest.mark.parametrize("crate", CRATES, ids=lambda path: path.name)
 def test_the_modules_of_a_crate_depend_on_each_other_in_one_direction(crate: Path) -> None:
     levels = levels_of(crate / "src")
-    assert levels, "no path was found"
+    is_small = len(list(crate.glob("src/**/*.rs"))) <= 2
+    assert levels or is_small, "no path was found"
     found = [
         f"{'::'.join(('crate', *folder))}: {' -> '.join(cycle)} -> {cycle[0]}\n"
         + "".join(
