@@ -32,6 +32,21 @@ impl PyServable {
         Self { servable: Mutex::new(Some(servable)) }
     }
 
+    /// Loads a servable of a native runtime, without the interpreter lock.
+    ///
+    /// # Errors
+    ///
+    /// The error of `load` as an exception.
+    pub(crate) fn load(
+        py: Python<'_>,
+        in_background: bool,
+        load: impl FnOnce() -> Result<Arc<Servable>, ServingError> + Send,
+    ) -> PyResult<Self> {
+        py.detach(|| run_maybe_in_background(in_background.then_some("load"), load)?)
+            .map(Self::new)
+            .map_err(|error| errors::to_python(py, &error))
+    }
+
     /// The servable. It must not have been unloaded.
     pub(crate) fn loaded(&self) -> Result<Arc<Servable>, ServingError> {
         self.get().ok_or_else(|| ServingError::new(Code::FailedPrecondition, "the servable was unloaded"))

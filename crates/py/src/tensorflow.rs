@@ -11,7 +11,6 @@ use servable_model::signature::DEFAULT_SIGNATURE;
 use servable_server::serving::servable::Servable;
 use servable_tensorflow::{LoadOptions, Runtime};
 
-use crate::background::load_servable;
 use crate::errors;
 use crate::options::SavedModelOptions;
 use crate::servable::PyServable;
@@ -57,7 +56,7 @@ impl PyTensorFlow {
         in_background: bool,
     ) -> PyResult<PyServable> {
         let options = options.into();
-        load_servable(py, in_background, || self.load(&path, &options))
+        PyServable::load(py, in_background, || self.load(&path, &options))
     }
 }
 
