@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 if _TYPE_CHECKING:
     from servable._server.config.flags import Flags
     from servable._server.server import ModelServer
+    from servable.saving import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["Flags", "ModelServer", "__version__"]
+__all__ = ["Flags", "ModelServer", "__version__", "load", "save"]
 
 _MODULES = frozenset(
-    "batching cli client errors lifecycle loaders platforms signature sources testing warmup".split()
+    "batching cli client errors lifecycle loaders platforms saving signature sources testing warmup".split()
 )
 
 
@@ -33,6 +34,8 @@ def __getattr__(name: str) -> object:
         from servable._server.config.flags import Flags
 
         return Flags
+    if name in ("load", "save"):
+        return getattr(import_module("servable.saving"), name)
     if name in _MODULES:
         return import_module(f"servable.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,8 @@ ServableError
 ├── CancelledError           CANCELLED            499
 ├── BackendError             INTERNAL             500
 ├── LoadError                any: the status of a version, never the answer to a request
-└── ConfigError              INVALID_ARGUMENT by default: start-up, or a refused reload
+├── ConfigError              INVALID_ARGUMENT by default: start-up, or a refused reload
+└── SaveError                a model that `servable.save` cannot save
 ```
 """
 
@@ -35,6 +36,7 @@ __all__ = [
     "BackendError",
     "LoadError",
     "ConfigError",
+    "SaveError",
     "from_code",
 ]
 
@@ -186,6 +188,12 @@ class ConfigError(ServableError):
     """A flag, a configuration file or a reload request cannot be used."""
 
     default_code = Code.INVALID_ARGUMENT
+
+
+class SaveError(ServableError):
+    """A model cannot be saved, or what was written differs from it."""
+
+    default_code = Code.FAILED_PRECONDITION
 
 
 _BY_CODE: dict[Code, type[ServableError]] = {

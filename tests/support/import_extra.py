@@ -23,6 +23,7 @@ NEEDS = {
     "servable.client": "client",
     "servable.loaders._arrays": "python",
     "servable.loaders.models": "python",
+    "servable.saving": "python",
     "servable.testing.pytest_plugin": "pytest",
 }
 SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "abfs", "hf": "hf", "http": "https"}

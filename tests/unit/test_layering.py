@@ -30,7 +30,7 @@ LAYERS = [
     {"lifecycle"},
     {"signature", "errors"},
 ]
-BESIDE = {"client", "batching", "testing"}
+BESIDE = {"client", "batching", "saving", "testing"}
 # Users install the client without the server's requirements.
 BELOW_CLIENT = {"client", "errors", "signature"}
 ABOVE_LIFECYCLE = {"os", "pathlib", "socket", "google", "numpy", "subprocess", "urllib"}

@@ -15,7 +15,7 @@ from support import import_extra
 
 PUBLIC = (
     "servable servable.batching servable.cli servable.client servable.errors servable.lifecycle servable.loaders "
-    "servable.loaders.models servable.platforms servable.signature servable.sources servable.testing "
+    "servable.loaders.models servable.platforms servable.saving servable.signature servable.sources servable.testing "
     "servable.testing.pytest_plugin servable.warmup"
 ).split()
 
@@ -56,6 +56,6 @@ def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
     )
     modules = {name.split(".")[1] for name in PUBLIC if name.count(".") == 1}
     shown = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" True")}
-    assert shown == {"Flags", "ModelServer", "__version__", *modules}, done.stderr
+    assert shown == {"Flags", "ModelServer", "__version__", "load", "save", *modules}, done.stderr
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = servable.nothing  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""Opens a version in this process, with the code and the libraries of the server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from servable._server.config.models import ModelConfig
+from servable.errors import Code, LoadError
+from servable.lifecycle import ServableId
+from servable.lifecycle._loader import Loader
+from servable.loaders._description import SignatureDescription
+from servable.loaders.models import Model
+from servable.platforms import Platform, PlatformContext, VersionDirectory, find_platforms
+from servable.platforms._registry import recognised
+
+if TYPE_CHECKING:
+    from servable._server.border.gateway import Servable
+
+
+class OpenVersion:
+    """A loaded version.
+
+    Attributes:
+        platform: The name of its platform.
+        signatures: Its signatures, by name.
+        model: Runs it.
+    """
+
+    def __init__(self, path: Path, platform: str | None = None) -> None:
+        """Load a version.
+
+        Args:
+            path: The version directory, or the file of a kind that needs no directory.
+            platform: The name of its platform; by default the one that recognises it.
+
+        Raises:
+            ServableError: It cannot be loaded.
+        """
+        path = path.resolve()
+        self.platform = platform or _recognised(path)
+        found = _platforms().get(self.platform)
+        if found is None:
+            raise LoadError(
+                f"{path} is a model of the platform {self.platform}; want one of {', '.join(_platforms())}",
+                code=Code.UNIMPLEMENTED,
+            )
+        found.require_installed()
+        self._loader = _loader(path, found)
+        self._loader.load()
+        try:
+            self.signatures: Mapping[str, SignatureDescription] = found.describe(str(path))
+            self.model = Model(cast("Servable", self._loader.servable))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unload it."""
+        self._loader.unload()
+
+
+@functools.cache
+def _platforms() -> Mapping[str, Platform]:
+    # One set for the process: a runtime, such as TensorFlow, is opened once.
+    return find_platforms(PlatformContext())
+
+
+def _recognised(path: Path) -> str:
+    found = recognised(_platforms(), str(path))
+    if found is None:
+        wanted = "; ".join(platform.contents for platform in _platforms().values())
+        raise LoadError(f"{path} is no model: {wanted}", code=Code.NOT_FOUND)
+    return found
+
+
+def _loader(path: Path, platform: Platform) -> Loader:
+    # Python models report where they are by this name.
+    name = f"{path.parent.name}" if path.name.isdigit() else path.name
+    version = int(path.name) if path.name.isdigit() else 1
+    model = ModelConfig(name=name, base_path=str(path.parent), platform=platform.name)
+    return platform.make_loader(ServableId(name, version), VersionDirectory(str(path), model))
