@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,7 +70,8 @@ def run(argv: list[str]) -> int:
     if parsed.flags.version and not parsed.errors:
         print(_versions())
         return 0
-    unknown = [f"unknown argument: {a}{_suggestion(a)}" for a in parsed.unknown]
+    paths = [a for a in parsed.unknown if _is_path(a)]
+    unknown = [f"unknown argument: {a}{_suggestion(a)}" for a in parsed.unknown if a not in paths]
     if problems := [*parsed.errors, *unknown]:
         for problem in problems:
             print(problem, file=sys.stderr)
@@ -79,7 +80,7 @@ def run(argv: list[str]) -> int:
     if not (argv[1:] or os.environ.keys() & {"MODEL_NAME", "MODEL_BASE_PATH"}):
         print(short_usage(program), end="", file=sys.stderr)
         return _WRONG_USAGE
-    return _serve(parsed, is_compatible=False)
+    return _serve(parsed, paths, is_compatible=False)
 
 
 def _run_as_tensorflow_serving(argv: list[str]) -> int:
@@ -97,7 +98,7 @@ def _run_as_tensorflow_serving(argv: list[str]) -> int:
     if parsed.unknown:
         print(f"unknown argument: {parsed.unknown[0]}")
         print(tensorflow_serving_usage(argv[0]), end="", flush=True)
-    return _serve(parsed, is_compatible=True)
+    return _serve(parsed, (), is_compatible=True)
 
 
 def _program(argv: list[str]) -> str:
@@ -105,19 +106,25 @@ def _program(argv: list[str]) -> str:
     return "python -m servable" if name == "__main__.py" else name
 
 
+def _is_path(argument: str) -> bool:
+    """Whether an argument is the path or URL of a model, in contrast to a misspelt flag or command."""
+    if argument.startswith("-"):
+        return False
+    return "/" in argument or os.path.lexists(os.path.expanduser(argument))
+
+
 def _suggestion(argument: str) -> str:
     if not argument.startswith("-"):
         if (similar := similar_word(argument, _COMMANDS)) is not None:
             return f" (did you mean the command {similar}?)"
-        is_path = os.path.exists(os.path.expanduser(argument))
-        return f" (did you mean --model_base_path={argument}?)" if is_path else ""
+        return " (there is no file or directory with this name)"
     similar = similar_flag(argument)
     return f" (did you mean --{similar}?)" if similar else ""
 
 
-def _serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
+def _serve(parsed: ParsedArguments, paths: Sequence[str], *, is_compatible: bool) -> int:
     with _ending_at_once():
-        return _start_and_serve(parsed, is_compatible=is_compatible)
+        return _start_and_serve(parsed, paths, is_compatible=is_compatible)
 
 
 @contextlib.contextmanager
@@ -135,20 +142,20 @@ def _ending_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_and_serve(parsed: ParsedArguments, *, is_compatible: bool) -> int:
+def _start_and_serve(parsed: ParsedArguments, paths: Sequence[str], *, is_compatible: bool) -> int:
     # Imports that only a server needs.
     from servable._server.config.options import with_absolute_paths, with_environment
     from servable._server.server import ModelServer
     from servable._server.telemetry import configure_logging
 
     configure_logging(os.environ)
-    flags = with_environment(parsed.flags, os.environ)
+    flags = parsed.flags if paths else with_environment(parsed.flags, os.environ)
     try:
         if is_compatible:
             ModelServer(flags).run()
         else:
             flags = with_absolute_paths(flags)
-            server = ModelServer(flags, is_compatible=False)
+            server = ModelServer(flags, paths=paths, is_compatible=False)
             server.run(lambda: _report(server, flags))
     except ServableError as error:
         failure = error

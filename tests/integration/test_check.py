@@ -170,7 +170,7 @@ def test_what_is_missing_in_a_model_is_said(
     assert checked.findings(model)[0][3].startswith("saved_model.pb is damaged")
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert any("Did you forget to name your leaf" in found[3] for found in checked.findings(empty))
+    assert any("it contains nothing" in found[3] for found in checked.findings(empty))
 
 
 def test_versions_are_loaded_on_request(
@@ -198,7 +198,7 @@ def test_models_in_python_are_imported(checked: Checked) -> None:
 def test_help_is_printed(checked: Checked) -> None:
     status, text = checked("--help")
     assert status == 0
-    assert text.startswith("usage: servable check [FILE ...]")
+    assert text.startswith("usage: servable check [PATH ...]")
 
 
 def test_code_that_a_server_would_not_run_is_an_error_and_is_not_run(

@@ -54,7 +54,7 @@ def test_a_start_ends_with_a_report_whose_request_works(
     with ServerProcess(flags, directory=tmp_path) as server:
         first, version, rest, grpc, _, *request = report_of(server)
         assert first.startswith("1 of 1 models serve after ")
-        assert version == f"{model}: version 1"
+        assert version == f"{model} (tensorflow): version 1"
         assert rest == f"REST: http://localhost:{server.rest_port}"
         assert grpc == f"gRPC: localhost:{server.port}"
         answer = subprocess.run(
@@ -74,7 +74,7 @@ def test_the_report_names_what_does_not_serve(demo_models: Path, tmp_path: Path)
     with ServerProcess([f"--model_config_file={config}"], directory=tmp_path) as server:
         first, missing, *_ = report_of(server)
         assert first.startswith("1 of 2 models serve after ")
-        assert missing.startswith("missing: Could not find base path ")
+        assert missing.startswith("missing (tensorflow): Could not find base path ")
 
 
 def test_the_name_of_tensorflow_serving_reports_nothing(demo_models: Path, tmp_path: Path) -> None:

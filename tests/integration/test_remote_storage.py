@@ -439,6 +439,27 @@ class TestServing:
         for name in ("bare", "version"):
             assert server.predict(name, {"instances": [1.0]}).json() == {"predictions": [2.5]}
 
+    def test_the_kind_of_a_remote_base_path_is_found(
+        self, s3: S3Server, bucket: str, demo_models: Path, tmp_path: Path
+    ) -> None:
+        s3.upload(demo_models / "half_plus_two/1", f"{bucket}/all/half/1")
+        (tmp_path / "table").mkdir()
+        (tmp_path / "table/table.tsv").write_text("a\t1\n")
+        s3.upload(tmp_path / "table", f"{bucket}/all/table")
+
+        def started(*paths: str) -> ServerProcess:
+            flags = [*paths, f"--remote_cache_directory={tmp_path / 'cache'}"]
+            return ServerProcess(flags, directory=tmp_path, environment=s3.environment())
+
+        with started(f"{bucket}/all/half", f"{bucket}/all/table/") as server:
+            server.wait_until_available("half", "table", version=1)
+            assert server.predict("half", {"instances": [1.0]}).json() == {"predictions": [2.5]}
+            assert server.predict("table", {"inputs": ["a"]}).json() == {"outputs": [[1.0]]}
+        with started(f"{bucket}/all") as refused:
+            assert refused.wait() == 255
+            complaint = f"No model is recognised in {bucket}/all, which contains half, table. "
+            assert complaint in refused.log
+
     def test_base_paths_with_characters_of_patterns_load(
         self,
         s3: S3Server,

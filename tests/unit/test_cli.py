@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,16 @@ def test_without_arguments_it_says_what_one_can_do(
     assert cli.run(["servable"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert len(captured.err.splitlines()) == 10
-    for command in ("--model_base_path=", "check", "inspect", "warmup", "--help", "--version"):
+    assert len(captured.err.splitlines()) == 11
+    for command in (
+        "PATH ...",
+        "--model_base_path=",
+        "check",
+        "inspect",
+        "warmup",
+        "--help",
+        "--version",
+    ):
         assert f"  servable {command}" in captured.err
     monkeypatch.setenv("MODEL_NAME", "m")
     served: list[Flags] = []
@@ -60,12 +68,16 @@ def test_without_arguments_it_says_what_one_can_do(
     assert served[0].model_name == "m"
 
 
-def fake_server(served: list[Flags]) -> type:
+def fake_server(served: list[Flags], served_paths: list[list[str]] | None = None) -> type:
     """A server that only records its arguments."""
 
     class FakeServer:
-        def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:
+        def __init__(
+            self, flags: Flags, *, paths: Sequence[str] = (), is_compatible: bool = True
+        ) -> None:
             served.append(flags)
+            if served_paths is not None:
+                served_paths.append(list(paths))
 
         def run(self, on_open: Callable[[], None] = lambda: None) -> None:
             pass
@@ -79,7 +91,7 @@ def test_help_is_grouped_and_no_failure(
 ) -> None:
     assert cli.run(["/bin/servable", *arguments]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("usage: servable --model_base_path=DIRECTORY")
+    assert captured.out.startswith("usage: servable PATH [PATH ...]")
     assert "\nWhat to serve\n" in captured.out
     assert captured.err == ""
 
@@ -116,13 +128,28 @@ def test_unknown_arguments_end_the_command_with_a_suggestion(
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "unknown argument: --prot=1 (did you mean --port?)",
-        "unknown argument: stray",
+        "unknown argument: stray (there is no file or directory with this name)",
         "unknown argument: chek (did you mean the command check?)",
-        f"unknown argument: {tmp_path} (did you mean --model_base_path={tmp_path}?)",
         "unknown argument: -port (did you mean --port?)",
         "`servable --help` lists the flags",
     ]
     assert served == []
+
+
+def test_arguments_that_are_no_flags_are_paths(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    served: list[Flags] = []
+    paths: list[list[str]] = []
+    monkeypatch.setattr("servable._server.server.ModelServer", fake_server(served, paths))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_NAME", "not_served")
+    Path("iris.onnx").touch()
+    assert cli.run(["servable", "iris.onnx", "--port=2", "./no", "s3://b/m", "iris.onnx"]) == 0
+    assert paths == [["iris.onnx", "./no", "s3://b/m", "iris.onnx"]]
+    assert served == [Flags(port=2)]
+    assert cli.run(["tensorflow_model_server", "iris.onnx"]) == 0
+    assert paths[1:] == [[]]
 
 
 def test_unknown_arguments_do_no_harm_under_the_name_of_tensorflow_serving(

@@ -22,7 +22,7 @@ LAYERS = [
     {"startup", "admin", "traffic_report", "slow_loads"},
     {"server_core"},
     {"change_under_way"},
-    {"publisher", "remote_models"},
+    {"publisher", "remote_models", "model_paths"},
     {"platforms"},
     {"console", "border", "sources", "loaders", "warmup", "config", "telemetry"},
     {"credential_files"},

@@ -29,7 +29,13 @@ from servable.platforms import (
     find_platforms,
     path_in,
 )
-from servable.platforms._registry import PlatformAdapter, code_platforms, kinds_of, recognised
+from servable.platforms._registry import (
+    PlatformAdapter,
+    code_platforms,
+    kinds_of,
+    recognised,
+    require_installed,
+)
 from servable.testing import FakeLoader
 from support.fake_platform import FakePlatform
 
@@ -309,6 +315,23 @@ def test_a_file_is_a_version_of_a_kind_that_serves_files(tmp_path: Path) -> None
     assert NotesPlatform().is_complete(str(tmp_path))
     for version in (file, tmp_path):
         assert path_in(str(version), "a.notes") == str(file)
+
+
+def test_all_runtimes_that_are_missing_are_named() -> None:
+    class WithoutRuntime(FakePlatform):
+        def require_installed(self) -> None:
+            raise LoadError(f"{self.name} is not installed", code=Code.FAILED_PRECONDITION)
+
+    platforms: dict[str, Platform] = {name: WithoutRuntime(name) for name in ("b", "a")}
+    platforms["c"] = FakePlatform("c")
+    require_installed(platforms, {"c"})
+    for names, message in (
+        ({"a", "c"}, "a is not installed"),
+        ({"b", "a"}, "a is not installed\nb is not installed"),
+    ):
+        with pytest.raises(LoadError) as raised:
+            require_installed(platforms, names)
+        assert (raised.value.message, raised.value.code) == (message, Code.FAILED_PRECONDITION)
 
 
 def test_a_file_is_loaded_as_version_1(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from servable._server.config.permissions import (
 from servable._server.config.server_options import Endpoint
 from servable._server.config.tls import read_tls, tls_files
 from servable._server.credential_files import CredentialFiles, watch
+from servable._server.model_paths import chosen_name, find_models
 from servable._server.publisher import ModelPublisher
 from servable._server.remote.urls import shown
 from servable._server.server_core import CoreOptions, ServerCore
@@ -56,8 +57,9 @@ from servable._server.telemetry import ControlPlaneMetrics
 from servable._server.traffic_report import TrafficReport
 from servable.errors import ConfigError, ServableError
 from servable.platforms import PlatformContext, find_platforms
-from servable.platforms._registry import code_platforms, option_types
+from servable.platforms._registry import code_platforms, option_types, require_installed
 from servable.sources._settling import SettleTimes
+from servable.sources._version_policy import Specific
 
 _log = logging.getLogger(__name__)
 
@@ -83,19 +85,22 @@ class ModelServer:
     needs; `start` and `stop` are for programs with their own main loop.
     """
 
-    def __init__(self, flags: Flags, *, is_compatible: bool = True) -> None:
+    def __init__(
+        self, flags: Flags, *, paths: Sequence[str] = (), is_compatible: bool = True
+    ) -> None:
         """Check the flags and wire the parts; nothing is bound or loaded yet.
 
         Args:
             flags: The command line.
+            paths: Paths of models, in place of the flags that name models; see `model_paths.py`.
             is_compatible: Whether to behave as TensorFlow Serving in two respects: base paths in configuration files
                 are absolute, and SIGHUP ends the process.
 
         Raises:
-            ConfigError: The flags, or a file that they name, cannot be used.
-            LoadError: TensorFlow is not installed.
+            ConfigError: The flags, or a file that they name, cannot be used; no model is recognised in a path.
+            LoadError: The runtime of a model is not installed.
         """
-        check_flags(flags)
+        check_flags(flags, paths)
         self._flags = flags
         self._metrics = ControlPlaneMetrics()
         permissions = PermissionsInForce()
@@ -106,7 +111,7 @@ class ModelServer:
         self._rules = config_rules(
             flags, option_types(platforms), takes_relative_paths=not is_compatible
         )
-        self._models = initial_models(flags, self._rules)
+        self._models = self._in_paths(paths) if paths else initial_models(flags, self._rules)
         self._config_file_problem = ""
         permissions.current = self._permissions(self._models)
         if self._models:
@@ -114,8 +119,7 @@ class ModelServer:
                 rules = replace(self._rules, permissions=permissions.current)
                 validate_models(self._models, rules=rules)
             # A retry would not help, and a server without the frameworks of its models cannot answer.
-            for name in sorted({model.platform for model in self._models}):
-                platforms[name].require_installed()
+            require_installed(platforms, {model.platform for model in self._models})
         self._options = server_options(flags)
         self._requests = ClientRequests(self._metrics)
         self._server = Server(self._options, self._requests)
@@ -260,6 +264,21 @@ class ModelServer:
             _log.warning("Requests in flight did not finish in time and were cut off")
         self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
         return drained
+
+    def _in_paths(self, paths: Sequence[str]) -> tuple[ModelConfig, ...]:
+        """The models in the paths of the command line; says what was found."""
+        found = find_models(paths, self._platforms, chosen_name(self._flags))
+        for model in found.models:
+            policy, versions = model.version_policy, ""
+            if isinstance(policy, Specific):
+                versions = f", version {', '.join(map(str, policy.versions))}"
+            _log.info(
+                "Found model %s: %s in %s%s",
+                *(model.name, model.platform, shown(model.base_path), versions),
+            )
+        for text in found.left_out:
+            _log.warning("%s", text)
+        return found.models
 
     def _credential_files(self) -> list[CredentialFiles]:
         flags = self._flags

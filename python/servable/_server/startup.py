@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from servable._server.change_under_way import did_not_become_available
+from servable._server.config.models import ModelConfig
 from servable._server.server_core import ServerCore
 from servable.errors import Code, ServableError
 from servable.lifecycle._ids import ServableId
@@ -23,11 +24,13 @@ class StartedModel:
 
     Attributes:
         name: The model.
+        platform: Its kind.
         versions: The available versions, the highest first.
         problem: Why there is none, if there is none.
     """
 
     name: str
+    platform: str
     versions: tuple[int, ...] = ()
     problem: str = ""
 
@@ -58,20 +61,20 @@ class StartSummary:
 def started_models(core: ServerCore) -> tuple[StartedModel, ...]:
     """The states of all models in a core's configuration."""
     problems = core.problems()
-    return tuple(_started(core, m.name, problems.get(m.name)) for m in core.models)
+    return tuple(_started(core, model, problems.get(model.name)) for model in core.models)
 
 
-def _started(core: ServerCore, name: str, problem: ServableError | None) -> StartedModel:
-    states = core.monitor.states(name)
+def _started(core: ServerCore, model: ModelConfig, problem: ServableError | None) -> StartedModel:
+    states = core.monitor.states(model.name)
     versions = tuple(v for v, found in states.items() if found.state is ServableState.AVAILABLE)
-    if versions:
-        return StartedModel(name, versions)
-    for version, found in states.items():
-        error = found.error or core.last_failure(ServableId(name, version))
-        if error is not None:
-            return StartedModel(name, (), f"version {version} failed: {error.message}")
-        return StartedModel(name, (), f"version {version} is loading")
-    return StartedModel(name, (), problem.message if problem else "no version was found")
+    text = ""
+    if not versions:
+        text = problem.message if problem else "no version was found"
+        for version, found in states.items():
+            error = found.error or core.last_failure(ServableId(model.name, version))
+            text = f"version {version} " + (f"failed: {error.message}" if error else "is loading")
+            break
+    return StartedModel(model.name, model.platform, versions, text)
 
 
 class StartupWatch:

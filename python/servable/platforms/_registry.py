@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias
 
-from servable.errors import BackendError, ConfigError, ServableError
+from servable.errors import BackendError, ConfigError, LoadError, ServableError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._source import SourceAdapter
@@ -70,6 +70,23 @@ def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
 def option_types(platforms: Mapping[str, Platform]) -> Mapping[str, type[Any]]:
     """The dataclasses of the options of platforms, by name."""
     return {name: platform.options_type for name, platform in platforms.items()}
+
+
+def require_installed(platforms: Mapping[str, Platform], names: Collection[str]) -> None:
+    """Check early whether versions of some platforms can be loaded at all.
+
+    Raises:
+        LoadError: A requirement of a platform is not installed; the message names all that are missing.
+    """
+    missing = []
+    for name in sorted(names):
+        try:
+            platforms[name].require_installed()
+        except LoadError as error:
+            missing.append(error)
+    if missing:
+        text = "\n".join(error.message for error in missing)
+        raise missing[0] if len(missing) == 1 else LoadError(text, code=missing[0].code)
 
 
 def code_platforms(platforms: Mapping[str, Platform]) -> Collection[str]:

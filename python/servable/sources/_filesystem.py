@@ -240,7 +240,8 @@ class FileSystemSource:
             self._note_problem(name, _no_numerical_path(servable))
             if not may_empty:
                 warnings.append(f"Refusing to unload all versions for Servable: {name}")
-        self._report(name, logging.WARNING, warnings)
+        is_fine = warnings == [_bare(servable)]
+        self._report(name, logging.INFO if is_fine else logging.WARNING, warnings)
         if self._target is None or not (found or may_empty):
             return
         if self._is_known_and_serves(name, found):

@@ -48,8 +48,13 @@ def explain_file(path: str) -> str:
     directory, file = os.path.split(path)
     if file in _OF_SAVED_MODELS:
         return f"{file} is the graph of a SavedModel; the base path is the directory that holds it, {directory or '.'}"
+    return f"{name_format(path) or f'{file} is a file'}; {_WANTED}"
+
+
+def name_format(path: str) -> str:
+    """The format of a model file that is not served as it is, and what to do; empty for other files."""
     kind = _kind(path)
-    return f"{file} is {kind}; {_WANTED}" if kind else f"{file} is a file; {_WANTED}"
+    return f"{os.path.basename(path)} is {kind}" if kind else ""
 
 
 def explain_files(directory: str, names: Iterable[str]) -> str:
@@ -63,8 +68,8 @@ def explain_files(directory: str, names: Iterable[str]) -> str:
         is_script = name.endswith(".py") and name != "model.py"
         if is_script or name in _OF_SAVED_MODELS:
             continue
-        if kind := _kind(f"{directory}/{name}"):
-            return f"{name} is {kind}"
+        if explanation := name_format(f"{directory}/{name}"):
+            return explanation
     return ""
 
 

@@ -234,6 +234,7 @@ class TestBareBasePaths:
     def test_a_model_without_a_version_directory_is_version_1(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level("INFO")
         test = Settled(tmp_path / "m")
         os.utime(write(tmp_path / "m", "model"), (1, 1))
         assert test.versions() == [1]

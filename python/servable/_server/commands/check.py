@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 
 from servable._server.commands import config_kinds
 from servable._server.commands.check_models import check_models
-from servable._server.commands.model_description import name_of
 from servable._server.commands.report import Report
 from servable._server.config.flags import Flags, parse_flags, similar_flag
 from servable._server.config.models import (
-    TENSORFLOW_PLATFORM,
     ModelConfig,
     ModelConfigError,
     line_of_model,
@@ -35,24 +33,25 @@ from servable._server.config.options import (
     with_environment,
 )
 from servable._server.config.text_proto import TextFormatError
+from servable._server.model_paths import chosen_name, find_models, is_model_path
 from servable._server.remote.files import read_file
 from servable._server.remote.urls import shown
 from servable.errors import Code, ConfigError, ServableError
 from servable.platforms import Platform, PlatformContext, find_platforms
-from servable.platforms._registry import option_types, recognised
-from servable.sources._model_files import explain_file, has_known_suffix
+from servable.platforms._registry import option_types
 
 Result = TypeVar("Result")
 
 _IN_USE = ("Address already in use", "another server listens there")
 
 _USAGE = """\
-usage: {program} check [FILE ...] [--flag=VALUE ...] [--load] [--json]
+usage: {program} check [PATH ...] [FILE ...] [--flag=VALUE ...] [--load] [--json]
 
 Says what would be served, and what is wrong with flags, configuration files and models. Nothing is
 served.
 
-  FILE            a configuration file, recognised by what it says, or a directory with a model
+  PATH            a path of models, as the server takes it
+  FILE            a configuration file, recognised by what it says
   --flag=VALUE    the flags that the server would get
   --load          load every version for real, and warm it up; without it only files are read
   --json          print the findings and the models as JSON
@@ -92,10 +91,15 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         similar = similar_flag(argument)
         hint = f"; did you mean --{similar}?" if similar else ""
         report.error(f"unknown argument: {argument}{hint}")
-    flags = with_environment(parsed.flags, os.environ) if flag_arguments else parsed.flags
+    kinds = _attempt(lambda: find_platforms(PlatformContext()), report) or {}
+    paths = [file for file in files if is_model_path(file, kinds)]
+    is_in_environment = flag_arguments and not paths
+    flags = with_environment(parsed.flags, os.environ) if is_in_environment else parsed.flags
     flags = with_absolute_paths(flags)
+    if paths and (flags.model_base_path or flags.model_config_file):
+        _attempt(lambda: check_flags(flags, paths), report)
     for file in files:
-        if not os.path.isdir(file):
+        if file not in paths:
             flags = _check_file(file, flags, report)
     for flag, path in config_kinds.file_flags(flags).items():
         _check_contents(path, flag, report)
@@ -105,7 +109,9 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
     is_server = bool(flag_arguments or flags.model_config_file)
     needs_models = is_server or not files
     checked = flags if needs_models else replace(flags, model_base_path="/")
-    _attempt(lambda: check_flags(checked), report)
+    # A file of models and paths are checked in one go, although a server takes only one of the two.
+    served_paths = () if checked.model_base_path or checked.model_config_file else paths
+    _attempt(lambda: check_flags(checked, served_paths), report)
     context = PlatformContext(flags)
     platforms = _attempt(lambda: find_platforms(context), report)
     configured = _assembled(flags, platforms, report) if needs_models else ()
@@ -115,17 +121,17 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         if flags.model_config_file
     }
     if platforms is not None:
-        models = [_model_in(file, platforms) for file in files if os.path.isdir(file)]
+        models = _in_paths(paths, flags, platforms, report)
         check_models([*models, *configured], context, platforms, report, places, loads=loads)
     if is_server and report.is_good:
-        _rehearse(flags, report)
+        _rehearse(flags, served_paths, report)
 
 
-def _rehearse(flags: Flags, report: Report) -> None:
+def _rehearse(flags: Flags, paths: Sequence[str], report: Report) -> None:
     """Start a server up to its first load, to find errors that only the start reports."""
     from servable._server.server import ModelServer
 
-    server = _attempt(lambda: ModelServer(flags, is_compatible=False), report)
+    server = _attempt(lambda: ModelServer(flags, paths=paths, is_compatible=False), report)
     if server is None:
         return
     try:
@@ -141,9 +147,6 @@ def _rehearse(flags: Flags, report: Report) -> None:
 
 def _check_file(path: str, flags: Flags, report: Report) -> Flags:
     """Recognise a configuration file, and set its flag unless that names another file."""
-    if has_known_suffix(path):
-        report.error(explain_file(path), path)
-        return flags
     try:
         flag = config_kinds.kind_of(read_file(path).decode("utf-8"))
     except (ConfigError, UnicodeDecodeError) as error:
@@ -203,11 +206,18 @@ def _attempt(step: Callable[[], Result], report: Report, file: str = "") -> Resu
     return None
 
 
-def _model_in(directory: str, platforms: Mapping[str, Platform]) -> ModelConfig:
-    path = os.path.abspath(directory)
-    inside = [path, *(entry.path for entry in os.scandir(path) if entry.is_dir())]
-    found = filter(None, (recognised(platforms, each) for each in inside))
-    return ModelConfig(name_of(path), path, next(found, TENSORFLOW_PLATFORM))
+def _in_paths(
+    paths: Sequence[str], flags: Flags, platforms: Mapping[str, Platform], report: Report
+) -> Sequence[ModelConfig]:
+    """The models in paths; what is not recognised goes into the report."""
+    if not paths:
+        return ()
+    found = _attempt(lambda: find_models(paths, platforms, chosen_name(flags)), report)
+    if found is None:
+        return ()
+    for text in found.left_out:
+        report.warning(text)
+    return found.models
 
 
 @contextlib.contextmanager

@@ -9,16 +9,14 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
 from servable._server.commands import example_requests
-from servable._server.commands.model_description import ModelDescription, fetch, name_of
+from servable._server.commands.model_description import ModelDescription, fetch
 from servable._server.config.flags import Flags
-from servable._server.config.models import TENSORFLOW_PLATFORM
+from servable._server.config.models import ModelConfig
+from servable._server.model_paths import find_models, version_of
 from servable.errors import InvalidInputError, ServableError
 from servable.lifecycle._states import status_text
 from servable.loaders._description import SignatureDescription, TensorDescription
-from servable.platforms import PlatformContext, find_platforms
-from servable.platforms._registry import recognised
-from servable.sources._filesystem import parse_version
-from servable.warmup._command import version_directory
+from servable.platforms import Platform, PlatformContext, find_platforms
 
 _DEFAULT_URL = "http://localhost:8500"
 _MODELS_PATH = "/v1/models/"
@@ -60,17 +58,24 @@ def _described(options: argparse.Namespace) -> tuple[ModelDescription, str, str]
         url_shown = options.url or url
         return fetch(url, name, options.version), url_shown, url_shown
     platforms = find_platforms(PlatformContext(Flags(saved_model_tags=options.saved_model_tags)))
-    directory = version_directory(
-        options.model, options.version, lambda path: recognised(platforms, path) is not None
-    )
-    platform = platforms[recognised(platforms, directory) or TENSORFLOW_PLATFORM]
-    signatures = platform.describe(directory)
-    name, version = name_of(directory), options.version
-    if (number := parse_version(name)) is not None:
-        name, version = name_of(f"{directory}/.."), number
-    described = ModelDescription(options.name or name, version, directory, signatures)
+    model = _only_model(options, platforms)
+    number, path = version_of(model, options.version)
+    signatures = platforms[model.platform].describe(path)
+    described = ModelDescription(options.name or model.name, number, path, signatures)
     url = options.url or _DEFAULT_URL
     return described, url, url.partition("://")[2]  # every port of this server takes gRPC
+
+
+def _only_model(options: argparse.Namespace, platforms: Mapping[str, Platform]) -> ModelConfig:
+    """The model in a path; the one with the given name if there are several."""
+    models = find_models([options.model], platforms).models
+    if len(models) == 1:
+        return models[0]
+    for model in models:
+        if model.name == options.name:
+            return model
+    names = ", ".join(model.name for model in models)
+    raise InvalidInputError(f"{options.model} contains several models; give one of {names} as NAME")
 
 
 def _server(url: str, name: str | None) -> tuple[str, str]:
@@ -122,12 +127,12 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "run; models in Python are imported.",
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a model's directory, a version's, or the URL of a server")
+    add("model", metavar="MODEL", help="the path of a model, or the URL of a server")
     add(
         "name",
         nargs="?",
         metavar="NAME",
-        help="the model's name; with a directory, its own if none",
+        help="the model's name, or which one of several models in a directory",
     )
     add("--version", type=int, metavar="N", help="the version; the highest one by default")
     add("--saved_model_tags", default="serve", metavar="TAGS", help="as the flag of the server")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -101,8 +100,3 @@ def _get(url: str) -> Any:
         raise ServableError(f"{url}: {error.reason}", code=Code.UNAVAILABLE) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{url}: {error}") from error
-
-
-def name_of(base_path: str) -> str:
-    """The default name of a model: that of its directory."""
-    return os.path.basename(os.path.abspath(base_path))

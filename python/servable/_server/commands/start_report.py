@@ -32,7 +32,8 @@ def _lines(server: ModelServer, flags: Flags) -> Iterator[str]:
     for model in sorted(summary.models, key=lambda model: bool(model.versions))[:_MOST_MODELS]:
         versions = ", ".join(map(str, model.versions))
         word = "version" if len(model.versions) == 1 else "versions"
-        yield f"    {model.name}: {f'{word} {versions}' if versions else model.problem}"
+        state = f"{word} {versions}" if versions else model.problem
+        yield f"    {model.name} ({model.platform}): {state}"
     if len(summary.models) > _MOST_MODELS:
         yield f"    and {len(summary.models) - _MOST_MODELS} more"
     scheme = "https" if summary.has_tls else "http"

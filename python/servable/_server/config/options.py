@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from servable._server.config.server_options import Endpoint, Offer, ServerOption
 from servable._server.config.tls import check_tls_flags
 from servable._server.remote.files import require_local
 from servable._server.remote.options import RemoteOptions
-from servable._server.remote.urls import scheme_of
+from servable._server.remote.urls import scheme_of, shown
 from servable.errors import Code, ConfigError
 from servable.lifecycle._harness import RetryPolicy
 
@@ -102,8 +102,12 @@ def with_absolute_paths(flags: Flags) -> Flags:
     )
 
 
-def check_flags(flags: Flags) -> None:
+def check_flags(flags: Flags, paths: Sequence[str] = ()) -> None:
     """Refuse combinations that cannot be served.
+
+    Args:
+        flags: The command line.
+        paths: The paths on it, which say what to serve in place of flags.
 
     Raises:
         ConfigError: With the text of TensorFlow Serving where it refuses the same.
@@ -115,7 +119,9 @@ def check_flags(flags: Flags) -> None:
             "must be set."
         )
     check_tls_flags(flags)
-    if not flags.model_base_path and not flags.model_config_file:
+    if paths:
+        _check_beside_paths(flags, paths)
+    elif not flags.model_base_path and not flags.model_config_file:
         raise ConfigError(
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
         )
@@ -160,6 +166,15 @@ def check_flags(flags: Flags) -> None:
             raise ConfigError(f"--op_libraries: there is no file {library}", code=Code.NOT_FOUND)
     for name, reason in inapplicable_flags(flags).items():
         _log.warning("--%s has no effect: %s", name, reason)
+
+
+def _check_beside_paths(flags: Flags, paths: Sequence[str]) -> None:
+    """Refuse flags that say what to serve, too."""
+    for name in ("model_base_path", "model_config_file"):
+        if value := getattr(flags, name):
+            raise ConfigError(
+                f"{paths[0]} and --{name}={shown(value)} both say what to serve; give paths or the flag"
+            )
 
 
 def config_rules(

@@ -123,12 +123,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Flags under headings, the most used first. Flags without a group are shown at the end."""
 
 _INTRODUCTION = """\
-usage: {program} --model_base_path=DIRECTORY [--flag=VALUE ...]
+usage: {program} PATH [PATH ...] [--flag=VALUE ...]
+       {program} --model_base_path=DIRECTORY [--flag=VALUE ...]
        {program} COMMAND ...
 
-Serves the models of a directory over TensorFlow Serving's REST and gRPC APIs. Flags are written
---flag=value, those without a value also as --flag alone; the last one wins. Defaults stand in
-parentheses.
+Serves models over TensorFlow Serving's REST and gRPC APIs. A PATH is a model's file, its version
+directory, its base path with numbered version directories, or a directory of models. Their kinds
+and names are found by the files. Flags are written --flag=value, those without a value also as
+--flag alone; the last one wins. Defaults stand in parentheses.
 
 Commands
   check       say what would be served, and what is wrong with flags, files and models
@@ -138,11 +140,12 @@ Commands
 _SHORT = """\
 {program} serves machine-learning models over REST and gRPC, as TensorFlow Serving does.
 
+  {program} PATH ...                                 serve model files, or directories of models
   {program} --model_base_path=DIRECTORY              serve the versions in a directory
   {program} --model_config_file=FILE                 serve the models that a file lists
   {program} --port=8500 --rest_api_port=8501 ...     say where
-  {program} check --model_base_path=DIRECTORY        say what would be served, and what is wrong
-  {program} inspect DIRECTORY                        print the signatures of a model, with requests
+  {program} check PATH ...                           say what would be served, and what is wrong
+  {program} inspect PATH                             print the signatures of a model, with requests
   {program} warmup --help                            write requests to warm versions up with
   {program} --help                                   list all flags
   {program} --version                                say what is installed
@@ -153,7 +156,7 @@ _WIDTH = 100
 
 
 def short_usage(program: str) -> str:
-    """A summary of the commands, in ten lines."""
+    """A summary of the commands."""
     return _SHORT.format(program=program)
 
 
