@@ -72,8 +72,8 @@ types: extension ## mypy, and whether _core.pyi tells the truth about the extens
 	@$(STEP) "Checking types" $(BIN)/mypy
 	@$(STEP) "Comparing the stub with the extension" $(BIN)/stubtest servable._core
 
-test-rust: $(STAMPS)/runtime-models ## Only the Rust tests
-	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models
+test-rust: $(STAMPS)/runtime-models $(VENV)/parsed-examples.jsonl ## Only the Rust tests
+	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models $(VENV)/parsed-examples.jsonl
 
 test-python: extension $(STAMPS)/clients ## Only the Python tests
 	$(BIN)/python -m pytest
@@ -161,3 +161,6 @@ $(STAMPS)/demo: examples/demo_models/export.py $(STAMPS)/requirements
 $(STAMPS)/runtime-models: tests/testdata/export_runtime_models.py $(STAMPS)/requirements
 	@$(STEP) "Exporting models for the tests" $(BIN)/python $< $(VENV)/runtime-models
 	@touch $@
+
+$(VENV)/parsed-examples.jsonl: tests/testdata/parse_examples.py $(STAMPS)/requirements
+	@$(STEP) "Parsing examples for the tests" $(BIN)/python $< $@

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
+use servable_codec::example::features::{Feature, FeatureParser, FeatureTensor, Missing};
 use servable_codec::example::{self, Examples};
 use servable_codec::json::{self, Form, InferReply, ReplyTensor};
 use servable_codec::metadata::{metadata_json, signatures_from_meta_graph};
 use servable_codec::open_inference::{raw_bytes, raw_len, raw_tensor};
 use servable_codec::proto::tensorflow::Example;
+use servable_codec::proto::tensorflow::feature::Kind;
 use servable_codec::proto::tensorflow::serving::ModelSpec;
 use servable_codec::tensor_proto::{MemoryBudget, PredictResponse, decode_predict_request};
 use servable_codec::wire::{Field, Reader};
@@ -91,6 +93,39 @@ pub fn grpc_examples(data: &[u8]) {
     if let Ok(request) = example::decode_multi_inference_request(&body) {
         assert!(request.tasks().count() <= data.len(), "a task takes a byte");
         check_examples(request.examples, true);
+    }
+}
+
+/// A serialized example: what is parsed from it are the values that protobuf reads, where it is written as protobuf does.
+pub fn example_features(data: &[u8]) {
+    let feature =
+        |name: &str, shape: &[i64], missing| Feature { name: name.to_owned(), shape: shape.to_vec(), missing };
+    let tensors = vec![
+        FeatureTensor::matrix(DType::FLOAT, ["a", "b"].map(|name| feature(name, &[2], Missing::NotANumber)).to_vec()),
+        FeatureTensor::of(DType::INT64, feature("i", &[], Missing::Refused)),
+        FeatureTensor::of(DType::STRING, feature("s", &[1], Missing::Refused)),
+    ];
+    let parser = FeatureParser::new(tensors).expect("features that can be");
+    let Ok(tensors) = parser.parse(&std::iter::once(data).collect()) else { return };
+    let shapes = tensors.iter().map(Tensor::shape);
+    assert!(shapes.eq([&[1, 4][..], &[1], &[1, 1]]), "tensors have the shapes that were asked for");
+    let Ok(example) = Example::decode(data) else { return };
+    if example.encode_to_vec() == data {
+        let features = example.features.unwrap_or_default().feature;
+        let kind = |name: &str| features.get(name).and_then(|feature| feature.kind.as_ref());
+        let (Some(Kind::Int64List(integers)), Some(Kind::BytesList(strings))) = (kind("i"), kind("s")) else {
+            panic!("what is required is there");
+        };
+        let floats = ["a", "b"].map(|name| match kind(name) {
+            Some(Kind::FloatList(list)) => list.value.clone(),
+            _ => vec![f32::NAN; 2],
+        });
+        let bits = floats.concat().into_iter().flat_map(f32::to_le_bytes);
+        assert!(raw_bytes(&tensors[0]).expect("a few bytes").into_iter().eq(bits), "floats are those of protobuf");
+        let integer = integers.value[0].to_le_bytes();
+        assert_eq!(raw_bytes(&tensors[1]).expect("a few bytes"), &integer[..], "and so are integers");
+        let Elements::Strings(found) = tensors[2].elements() else { panic!("a tensor of strings") };
+        assert_eq!(found.get(0), &strings.value[0][..], "and strings");
     }
 }
 

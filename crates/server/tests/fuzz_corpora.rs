@@ -1,4 +1,4 @@
-//! Runs the fuzz targets on their corpora.
+//! The fuzz targets, run over the inputs that were found worth keeping.
 
 #[path = "../../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "the targets are public to the programs that fuzz them")]
@@ -45,6 +45,11 @@ fn json_examples() {
 #[test]
 fn grpc_examples() {
     replay("grpc_examples", targets::grpc_examples);
+}
+
+#[test]
+fn example_features() {
+    replay("example_features", targets::example_features);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! So a gRPC request is checked and split into its examples, which are not decoded.
 
 mod canonical;
+pub mod features;
 mod request;
 mod response;
 #[cfg(test)]
