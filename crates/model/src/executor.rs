@@ -32,6 +32,9 @@ pub struct RunOptions {
 /// - It keeps no reference to the inputs after it returns.
 /// - It returns one tensor for each of `outputs`, in that order. If outputs lend memory of a runtime, that is freed
 ///   with `servable_runtime::release`.
+///
+/// An executor that wraps another one (that of the crate `tabular`) forwards each method. A method that is added here is
+/// added there.
 pub trait Executor: Send + Sync + 'static {
     /// Runs one batch.
     ///
