@@ -1,6 +1,6 @@
-//! HTTP on sockets: connections, requests and answers as bytes.
+//! HTTP on sockets: from a connection to a request, and from an answer to bytes.
 //!
-//! The crate is independent of models, codecs and protocols: a [`listener::Handler`] answers requests.
+//! Nothing here knows models, codecs or the protocols: a [`listener::Handler`] answers requests.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "the expectations hold by construction")]

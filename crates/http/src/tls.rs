@@ -1,6 +1,6 @@
-//! TLS: certificates from PEM text, and the configuration of new connections.
+//! TLS: certificates from PEM text, and the configuration that new connections begin with.
 //!
-//! The control plane reads the files and detects changes.
+//! Reading files and noticing that they changed is left to the control plane.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,56 +13,56 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{Error, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-/// Text in PEM form, with its origin.
+/// Text in PEM form, and where it comes from.
 #[derive(Clone)]
 pub struct Pem {
-    /// The name in error messages, such as that of its file.
+    /// What error messages call it, such as the name of its file.
     pub name: String,
     /// The text.
     pub text: Vec<u8>,
 }
 
-/// Keys are not logged.
+/// Keys stay out of logs.
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pem").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// The credentials of the server, and the authority for clients.
+/// Who the server is, and whom it lets in.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The certificate of the server, followed by intermediate ones.
+    /// The server's certificate, followed by those between it and the root.
     pub certificate: Pem,
     /// Its private key.
     pub key: Pem,
-    /// If set, clients need a certificate that one of these authorities has signed.
+    /// Set to require a certificate of clients that one of these has signed.
     pub client_ca: Option<Pem>,
 }
 
-/// The offered protocols. gRPC clients require the first.
+/// The protocols that are offered; gRPC clients insist on the first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The credentials in force. A connection keeps those of its handshake.
+/// The credentials in force. A connection keeps those that it began with.
 #[derive(Debug, Default)]
 pub struct Tls {
     current: ArcSwapOption<ServerConfig>,
 }
 
 impl Tls {
-    /// Replaces the credentials for new connections.
+    /// Puts credentials in force for the connections that begin from now on.
     ///
-    /// Sessions of the old credentials cannot be resumed.
+    /// Sessions of the old credentials are not resumed with the new ones.
     ///
     /// # Errors
     ///
-    /// They are invalid, and the old ones stay in force. The text names the faulty file and its fault.
+    /// They cannot be used; those before stay in force. The text names what is wrong with which of them.
     pub fn set(&self, credentials: &Credentials) -> Result<(), String> {
         self.current.store(Some(Arc::new(server_config(credentials)?)));
         Ok(())
     }
 
-    /// The acceptor for the next handshake; `None` without credentials.
+    /// What the next handshake needs; `None` where there are no credentials.
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.current.load_full().map(TlsAcceptor::from)
     }

@@ -1,8 +1,8 @@
-//! The runs on worker threads: their servables, and the times of their starts.
+//! The runs that are inside workers: of which servable, and since when.
 //!
-//! A quick run stays on the worker that has read the request; a hand-over to another thread costs several times as
-//! much. The length of a run is unknown until it ends, so each worker publishes the start of its run. This costs two
-//! writes to a cache line of the worker, and one read of a rarely changed number.
+//! A quick run is done on the worker that has read the request; handing it to another thread costs several times as much.
+//! How long a run takes is not known before it ends, so each worker publishes since when it has been inside a run. A run
+//! costs two writes to a cache line of its worker, and one read of a number that rarely changes.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +14,7 @@ use slab::Slab;
 
 use super::CURRENT;
 
-/// A servable as one of 64 bits, so that a set of servables is an integer. Servables that share a bit are banned
-/// together.
+/// A servable as one of 64 bits, so that a set of servables is a number. Banning one bans all with the same bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(u64);
 
@@ -47,7 +46,7 @@ impl Mark {
 }
 
 impl Slot {
-    /// Whether a run occupies the worker.
+    /// Whether the worker is inside a run.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed) != 0
     }
@@ -58,17 +57,17 @@ impl Slot {
     }
 }
 
-/// The published state of a worker, in a separate cache line.
+/// What one worker publishes, in a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Slot {
-    /// The start of the current run in nanoseconds, with its mark in the low bits; 0 for none.
+    /// When the run began that is inside, in nanoseconds, above the bits of its mark; 0 for none.
     held: AtomicU64,
     /// The tasks that have yielded on this worker.
     deferred: Mutex<Slab<Waker>>,
 }
 
-/// The runs on the workers of one server.
+/// The runs that are inside the workers of one server.
 #[derive(Debug)]
 pub struct Inline {
     /// The origin of the times in slots.
@@ -78,7 +77,7 @@ pub struct Inline {
     banned: AtomicU64,
 }
 
-/// The long runs on workers.
+/// The runs that have been inside for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     pub count: usize,
@@ -93,7 +92,7 @@ impl Default for Inline {
 }
 
 impl Inline {
-    /// The runs that started at least this time ago.
+    /// The runs that have been inside for at least this time.
     pub fn late(&self, after: Duration) -> Late {
         let mut late = Late { count: 0, marks: 0 };
         self.for_each_late(after, |_, mark| {
@@ -103,7 +102,7 @@ impl Inline {
         late
     }
 
-    /// Wakes the tasks that have yielded on such workers, so that other workers run them.
+    /// Wakes the tasks that have yielded on such workers: other workers take them over.
     pub fn wake_deferred(&self, after: Duration) {
         self.for_each_late(after, |slot, _| slot.deferred().iter().for_each(|(_, task)| task.wake_by_ref()));
     }
@@ -152,7 +151,7 @@ impl Inline {
     }
 }
 
-/// A guard: a run occupies the calling worker until it is dropped.
+/// A run that is inside the calling worker until this is dropped.
 #[must_use = "the run is inside for as long"]
 pub struct Holding(PhantomData<*const ()>);
 
@@ -174,7 +173,7 @@ pub fn may_hold(mark: Mark) -> bool {
     })
 }
 
-/// Publishes that a run of this servable occupies the calling worker; `None` if the servable is banned.
+/// Publishes that a run of this servable is inside the calling worker from now on; `None` if it is banned.
 pub fn hold(mark: Mark, now: Instant) -> Option<Holding> {
     CURRENT.with(|current| {
         if let Some(member) = current.get() {
@@ -193,7 +192,7 @@ mod tests {
     use super::super::Workers;
     use super::*;
 
-    /// Runs a test on one thread of a server.
+    /// Does something on one thread of a server.
     fn on_a_thread(threads: &Arc<Workers>, test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! The shared state of the server, and the status and metadata of its models.
+//! The state of the server that requests share, and what it says about its models.
 
 mod scrape;
 
@@ -22,43 +22,43 @@ use servable_http::body::BodyMemory;
 use servable_model::error::Result;
 use servable_runtime::BlockingPool;
 
-/// The state that all requests share.
+/// The state of the server that requests share.
 pub struct Service {
-    /// The published models.
+    /// What may be called.
     pub serving_map: ServingMap,
-    /// The optional behaviour of the API.
+    /// How to answer.
     pub options: ApiOptions,
-    /// The API keys.
+    /// Who may ask for what.
     pub access: Access,
-    /// Executes changes, and supplies metrics of the control plane.
+    /// Carries out changes, and counts what is not counted here.
     pub control_plane: Box<dyn ControlPlane>,
-    /// Whether the server is ready for requests.
+    /// Whether requests are wanted.
     pub readiness: Readiness,
-    /// The permits of idle streams, such as health watches.
+    /// One permit for each call that may stay open without being worked on, such as a watch on the health.
     pub(crate) streams: Arc<Semaphore>,
-    /// The threads of changes, which wait for models to load and for each other.
+    /// Where changes are made, which wait for models to load, and for each other.
     pub(crate) changes: BlockingPool,
-    /// The threads of pages that take long to produce.
+    /// Where pages are made that take longer.
     pub(crate) pages: BlockingPool,
-    /// The memory pool of large request bodies.
+    /// Where the memory of large requests comes from.
     pub(crate) body_memory: Arc<BodyMemory>,
-    /// The metrics of requests and runs.
+    /// What is counted.
     pub metrics: Metrics,
-    /// Finds the route of a request.
+    /// Which route a request takes.
     pub router: Router,
 }
 
 impl Service {
-    /// The maximum number of idle streams.
+    /// How many calls may stay open at once without being worked on.
     pub(crate) const MAX_STREAMS: usize = 1024;
 
-    /// The maximum number of concurrent reloads, loads and unloads from clients. Further ones wait in order.
+    /// How many reloads, loads and unloads that clients ask for may be under way at once; further ones wait in order.
     const MAX_CHANGES: usize = 16;
 
-    /// The maximum number of pages that are produced at once. Further requests wait in order.
+    /// How many pages are made at once; further ones wait in order.
     const MAX_PAGES: usize = 4;
 
-    /// Creates the state of a server without models.
+    /// The state of a server that has nothing to serve yet.
     pub fn new(options: ApiOptions, control_plane: Box<dyn ControlPlane>) -> Self {
         Self {
             serving_map: ServingMap::default(),
@@ -85,7 +85,7 @@ impl Service {
         metadata::metadata_json(&String::from_utf8_lossy(name), version, handle.signature_defs())
     }
 
-    /// The status of all versions of a model, highest first, or of the requested one (`docs/spec/grpc_api.md` §11).
+    /// The versions of a model, highest first, or the one asked for (`docs/spec/grpc_api.md` §11).
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Service {
         for (version, status) in versions.iter().zip(&mut statuses) {
             let stuck = match (version.state, &version.published) {
                 (State::Available, Some(published)) => published.under_way().stuck(),
-                // Stuck runs are counted by model only.
+                // What it waits for is known of the model only.
                 (State::Unloading, _) => self.metrics.served(name).stuck_runs(),
                 _ => 0,
             };
@@ -108,7 +108,7 @@ impl Service {
     }
 }
 
-/// The headers of HTTP are the metadata of gRPC.
+/// The headers of a request, which are called metadata over gRPC.
 impl Caller for HeaderMap {
     fn value(&self, key: &str) -> Option<&[u8]> {
         self.get(key).map(HeaderValue::as_bytes)

@@ -1,30 +1,31 @@
-//! A parser for the boundaries of request heads in HTTP/2.
+//! Where the heads of requests begin and end in a connection of HTTP/2.
 //!
-//! h2 does not report that it waits for the end of a header block. This parser reads the nine-byte frame headers only.
+//! h2 waits for the end of a header block without saying that it does, so the frames are followed here, by nothing but
+//! their first nine bytes.
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 
-/// The state of the parser.
+/// Where a connection stands between the bytes that have come.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// The header of the frame, and the number of its received bytes.
+    /// In the head of a frame, this many bytes of which have been read.
     head: [u8; 9],
     have: usize,
     /// In a frame, with this many bytes left.
     left: usize,
-    /// Whether the header block continues after the frame.
+    /// Whether a header block goes on after the frame.
     is_open: bool,
 }
 
 impl Frames {
-    /// Whether a header block is incomplete.
+    /// Whether a header block has begun and not ended.
     pub(super) fn is_in_head(&self) -> bool {
         self.is_open || (self.left > 0 && self.is_of_block())
     }
 
-    /// Parses the bytes that were just read.
+    /// Follows what has just been read.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {

@@ -1,4 +1,4 @@
-//! Pieces of answers, which count their written bytes.
+//! Pieces of answers, which count how much of them has been written.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,14 +7,14 @@ use bytes::{Buf, Bytes};
 
 use super::{Activity, UnderWay};
 
-/// A piece of an answer, which counts its written bytes.
+/// A piece of an answer, which counts how much of it has been written.
 #[derive(Debug)]
 pub struct Piece {
     bytes: Bytes,
     of: Of,
 }
 
-/// The owner of a piece.
+/// What a piece belongs to.
 #[derive(Debug)]
 pub enum Of {
     /// An answer that is not counted.
@@ -26,7 +26,7 @@ pub enum Of {
 }
 
 impl Piece {
-    /// Creates a piece of `of`.
+    /// A piece of what `of` says.
     pub fn new(bytes: Bytes, of: Of) -> Self {
         Self { bytes, of }
     }

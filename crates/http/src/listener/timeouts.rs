@@ -1,4 +1,4 @@
-//! Time-outs of connections that are idle, slow or stalled, and of clients of a draining server.
+//! How long a connection may be idle, slow or stalled, and how long a draining server waits for its client.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use super::ListenOptions;
 use crate::activity::{Activity, PARTING_TIME, Snapshot};
 use crate::body::BodyLimits;
 
-/// The time that a draining server waits for a client: for its next request over HTTP/1.1, which cannot announce the
-/// end, for the rest of a request, or until it reads an answer.
+/// How long a draining server waits for a client on which something depends: its next request over HTTP/1.1, which has no
+/// way to say that none is wanted, the rest of one, or its taking of an answer.
 pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The period of checks by a draining server.
+/// How often a draining server looks.
 const DRAIN_TICK: Duration = Duration::from_millis(250);
 
-/// The number of checks within the shortest time-out of a connection, and the longest time between two.
+/// Checks of a connection within its shortest time-out, and the longest time between two.
 const TICKS: u32 = 4;
 const LONGEST_TICK: Duration = Duration::from_secs(5);
 
-/// Detects a connection without progress.
+/// Waits for a connection on which nothing happens.
 pub(super) struct Patience {
     ticks: Interval,
-    /// The time without activity, and the time for which the same head has been incomplete.
+    /// For how long nothing has happened, and for how long the same head has been open.
     idle: Duration,
     in_head: Duration,
     before: Snapshot,
-    /// The time for which answers have been unread, and the counters at its start.
+    /// Since when answers have been waiting for the client, and what it had taken then.
     stalled: Option<(Duration, Snapshot)>,
     head_timeout: Duration,
     idle_timeout: Duration,
@@ -64,15 +64,15 @@ impl Patience {
         self.ticks.tick().await;
     }
 
-    /// The action after a tick. If memory is scarce, slow clients are disconnected before the idle time-out.
+    /// What is to be done after a tick. Where memory is scarce, clients that take nothing are not waited for.
     pub(super) fn look(&mut self, activity: &Activity, is_scarce: bool) -> Verdict {
         let (now, before) = (activity.snapshot(), self.before);
         self.before = now;
         if self.is_stalled(activity, now, is_scarce) {
             return Verdict::Stalled;
         }
-        // Over HTTP/1.1 the next head may arrive during a request, and is not read then. Over HTTP/2 an incomplete head
-        // blocks all other requests.
+        // Over HTTP/1.1 the next head may come while a request is under way, and is not read then. Over HTTP/2 a head that
+        // does not end is in the way of every other request.
         let is_head_open = now.open_head != 0 && (activity.speaks_http2() || !activity.is_under_way());
         let is_same_head = is_head_open && now.open_head == before.open_head;
         let is_idle = !activity.is_under_way()
@@ -88,7 +88,7 @@ impl Patience {
         }
     }
 
-    /// Whether the client has read answers too slowly for the whole idle time-out.
+    /// Whether the client has taken answers more slowly than it may for as long as a connection may be idle.
     fn is_stalled(&mut self, activity: &Activity, now: Snapshot, is_scarce: bool) -> bool {
         let (waited, first) = match self.stalled {
             Some((waited, first)) if activity.has_unsent() && first.emptied == now.emptied => {
@@ -110,7 +110,7 @@ impl Patience {
     }
 }
 
-/// Decides how a connection ends while the server drains.
+/// Waits for what clients do with a connection that is about to end with the server.
 pub(super) struct Draining {
     ticks: Option<Interval>,
     quiet: Duration,
@@ -123,7 +123,7 @@ pub(super) struct Draining {
 pub(super) enum Step {
     Wait,
     GoAway,
-    /// Stop waiting. Over HTTP/1.1, incomplete requests are refused.
+    /// Nothing more is waited for: what has begun and not come is refused, over HTTP/1.1.
     Refuse,
     End,
 }
@@ -154,7 +154,7 @@ impl Draining {
     pub(super) fn look(&mut self, activity: &Activity) -> Step {
         let (now, before) = (activity.snapshot(), std::mem::replace(&mut self.before, activity.snapshot()));
         if activity.speaks_http2() && !std::mem::replace(&mut self.has_gone_away, true) {
-            return Step::GoAway; // repeating it has no effect
+            return Step::GoAway; // again, if it was told before: that does nothing
         }
         let is_progress = |now: u64, before: u64| (now - before) as f64 >= self.min_bytes;
         let has_taken = activity.has_unsent() && is_progress(now.taken, before.taken);
@@ -168,7 +168,7 @@ impl Draining {
             return Step::Wait;
         }
         if self.quiet < DRAIN_PATIENCE + PARTING_TIME && !activity.speaks_http2() {
-            return Step::Refuse; // reads data that has arrived once more
+            return Step::Refuse; // with a last look at what has come
         }
         Step::End
     }

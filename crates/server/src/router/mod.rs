@@ -1,7 +1,7 @@
-//! The router: finds the route of a request from its head, once, before the body is read.
+//! Which route a request takes, decided once, from its head, before its body is read.
 //!
-//! Only this module reads paths. Access control takes the scope from the route, an address for health checks asks the
-//! route whether it is one, and the protocols match on the route.
+//! This is the only module that looks at a path. Access control asks a route for its scope, an address for health checks
+//! asks whether it is one, and the protocols match on it.
 
 pub mod grpc;
 pub mod open_inference;
@@ -16,27 +16,27 @@ use crate::access::Scope;
 use servable_model::error::Result;
 use tensorflow_serving::ModelRoute;
 
-/// The configured paths.
+/// The paths that the configuration chooses.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
     /// The path of the metrics page, if there is one.
     pub metrics_path: Option<String>,
-    /// Further paths that need no API key. They are compared byte for byte, so that no other spelling matches.
+    /// Further paths that need no API key. They are compared as they are, so that no other spelling is let through.
     pub paths_without_key: Vec<String>,
 }
 
-/// The route of a request.
+/// What a request asks for.
 #[derive(Debug)]
 pub enum Route<'a> {
     /// A call over gRPC.
     Grpc(grpc::Method<'a>),
-    /// A REST request.
+    /// Something over REST.
     Rest(RestRoute<'a>),
-    /// No route: the answer is an error page.
+    /// Nothing that exists: the request is answered with a page.
     None(NoRoute),
 }
 
-/// The route of a REST request.
+/// What a request over REST asks for.
 #[derive(Debug)]
 pub enum RestRoute<'a> {
     /// `GET /healthz`: whether the process is alive.
@@ -49,7 +49,7 @@ pub enum RestRoute<'a> {
     Index,
     /// `GET /openapi.json`
     OpenApi,
-    /// `OPTIONS` of an API: the CORS preflight of a browser.
+    /// OPTIONS of an API: a browser asks before it sends a request of another site.
     Preflight,
     /// `GET /v1/models`
     Models,
@@ -59,25 +59,25 @@ pub enum RestRoute<'a> {
     OpenInference(Option<open_inference::Api<'a>>),
 }
 
-/// The reason why a request has no route.
+/// Why a request has no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoute {
     /// No API has this method.
     Method,
-    /// The target has characters that are invalid in paths and queries.
+    /// The target has characters that belong in no path or query.
     Target,
-    /// The `Expect` header is not `100-continue`.
+    /// It expects something other than `100-continue`.
     Expectation,
     /// The path does not exist.
     Path,
 }
 
-/// The methods that APIs can have.
+/// The methods that an API could have.
 const METHODS: [Method; 7] =
     [Method::POST, Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH];
 
 impl Router {
-    /// Finds the route of a request. It does not allocate for paths of models.
+    /// The route of a request. Nothing is allocated for a path of a model.
     pub fn route<'a>(&self, head: &'a Parts) -> Route<'a> {
         if grpc::is_call(head) {
             return Route::Grpc(grpc::Method::of(head.uri.path()));
@@ -116,7 +116,7 @@ impl Router {
         })
     }
 
-    /// The scope that a request needs; `None` if it needs no key. Administration always needs one.
+    /// What the API key of a request has to be good for; `None` if the request needs no key. Administration always does.
     pub fn scope(&self, route: &Route<'_>, head: &Parts) -> Option<Scope> {
         let is_open = || self.paths_without_key.iter().any(|open| open == head.uri.path());
         route.scope().filter(|scope| *scope == Scope::Admin || !is_open())
@@ -124,8 +124,8 @@ impl Router {
 }
 
 impl Route<'_> {
-    /// Whether the request is a health check of the server, as supervisors and load balancers send it. Health checks of
-    /// models are excluded, since they reveal names of models.
+    /// Whether it is a health check of the server, as supervisors and load balancers make it. Those of models are none,
+    /// since the names of models are not for strangers.
     pub fn is_health_check(&self) -> bool {
         match self {
             Self::Grpc(method) => method.is_health_check(),
@@ -135,7 +135,7 @@ impl Route<'_> {
         }
     }
 
-    /// The scope that the route needs; `None` if it needs no key.
+    /// What an API key has to be good for; `None` for what is open to everybody.
     pub fn scope(&self) -> Option<Scope> {
         let is_administrative = match self {
             _ if self.is_health_check() => return None,
@@ -148,7 +148,8 @@ impl Route<'_> {
     }
 }
 
-/// Whether all characters of a target are valid in a path or a query. Percent signs need two hex digits after them.
+/// Whether a target holds only characters that may stand in a path or a query, percent signs followed by two hex digits
+/// included.
 pub fn is_well_formed(target: &str) -> bool {
     let bytes = target.as_bytes();
     bytes.iter().enumerate().all(|(at, byte)| match byte {
@@ -161,7 +162,7 @@ fn has_unknown_expectation(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The target without its query, which APIs ignore.
+/// A target without its query, which means nothing in an API.
 fn without_query(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }

@@ -1,9 +1,10 @@
-//! Classify, Regress and `MultiInference`: signatures that take examples, and have outputs with a defined meaning.
+//! Classify, Regress and `MultiInference`: signatures that are fed examples, and whose outputs have a meaning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ApiOptions;
+use super::arrange::resolved_signature_name;
 use super::predict::Target;
 use crate::metrics::Api;
 use crate::serving::map::{Handle, Resolved};
@@ -12,11 +13,12 @@ use servable_codec::example::Examples;
 use servable_codec::metadata::signature_text;
 use servable_model::call::Call;
 use servable_model::error::{Result, ServingError};
+use servable_model::executor::TENSORFLOW;
 use servable_model::inference::{Classification, Inference, Regression};
-use servable_model::signature::{Signature, TensorSpec};
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use servable_model::tensor::Tensor;
 
-/// The kind of result that is computed from examples.
+/// What is computed from examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Classes with scores.
@@ -26,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind with this method name, such as `tensorflow/serving/classify`.
+    /// The kind that goes by this name, such as `tensorflow/serving/classify`.
     ///
     /// # Errors
     ///
@@ -38,7 +40,7 @@ impl Kind {
             .ok_or_else(|| ServingError::unimplemented(format!("Unsupported signature method_name: {name}")))
     }
 
-    /// The API under which its runs are counted.
+    /// What runs for it are counted as.
     pub fn api(self) -> Api {
         match self {
             Self::Classify => Api::Classify,
@@ -53,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// Its name in error messages.
+    /// The word for it in error messages, and the name of signatures for it.
     fn noun(self) -> &'static str {
         match self {
             Self::Classify => "classification",
@@ -62,20 +64,33 @@ impl Kind {
     }
 }
 
-/// The name of the only input, which takes the examples.
+/// The one input that is fed the examples.
 const INPUT: &str = "inputs";
 const LABELS: &str = "classes";
 const SCORES: &str = "scores";
 const VALUES: &str = "outputs";
 
-/// A signature that was checked for a kind of call: it takes examples, and has the required outputs.
+/// The name of the signature that a call means if it names none.
+///
+/// In TensorFlow Serving it is `serving_default`. Models of other kinds take tensors there, so that their signature for
+/// the kind of call is meant, if they have one.
+pub fn default_signature(servable: &Servable, kind: Kind) -> &'static str {
+    let is_of_kind =
+        |name: &str| servable.signature(name).is_some_and(|signature| signature.method_name == kind.method_name());
+    if servable.runtime() != TENSORFLOW && !is_of_kind(DEFAULT_SIGNATURE) && is_of_kind(kind.noun()) {
+        return kind.noun();
+    }
+    DEFAULT_SIGNATURE
+}
+
+/// A signature that fits a kind of call: it takes examples, and has the outputs that answers are made of.
 #[derive(Clone, Debug)]
 pub struct Head {
     signature: Arc<Signature>,
     outputs: Outputs,
 }
 
-/// The positions of the required outputs in a signature.
+/// Where in a signature the outputs are that mean something.
 #[derive(Clone, Copy, Debug)]
 enum Outputs {
     Classes { labels: Option<usize>, scores: Option<usize> },
@@ -83,23 +98,25 @@ enum Outputs {
 }
 
 impl Head {
-    /// Finds the head for a Classify or a Regress by the name of its signature. The name need not be UTF-8.
+    /// The signature of this name as the head that a Classify or a Regress asks for; the name may be any bytes, and is empty
+    /// for [`default_signature`].
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if the model has no such signature, and the errors of [`Head::new`].
+    /// `INVALID_ARGUMENT` if the model has none of that name, and whatever [`Head::new`] reports.
     pub fn find(servable: &Servable, kind: Kind, name: &[u8], check_method_name: bool) -> Result<Self> {
+        let name = if name.is_empty() { default_signature(servable, kind).as_bytes() } else { name };
         let signature = std::str::from_utf8(name).ok().and_then(|name| servable.signature(name)).ok_or_else(|| {
             ServingError::invalid_argument([b"No signature was found with the name: ", name].concat())
         })?;
         Self::new(kind, Arc::clone(signature), check_method_name)
     }
 
-    /// Checks a signature for a kind of call (`docs/spec/grpc_api.md` §7 and §8).
+    /// A signature for a kind of call (`docs/spec/grpc_api.md` §7 and §8).
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if it does not match the kind. With `check_method_name`, its method name must match as well.
+    /// `INVALID_ARGUMENT` if it does not fit, or if `check_method_name` and it was exported for another kind.
     pub fn new(kind: Kind, signature: Arc<Signature>, check_method_name: bool) -> Result<Self> {
         if check_method_name && signature.method_name != kind.method_name() {
             return Err(ServingError::invalid_argument(format!(
@@ -132,7 +149,7 @@ impl Head {
         positions.into_iter().flatten().map(|position| &self.signature.outputs[position])
     }
 
-    /// The answer for this many examples, from the computed tensors by name.
+    /// The answer for this many examples, from what was computed by the names of tensors.
     fn answer(&self, computed: &BTreeMap<&str, Tensor>, examples: usize) -> Result<Inference> {
         let tensor = |position: usize| {
             let name = self.signature.outputs[position].tensor_name.as_str();
@@ -149,7 +166,7 @@ impl Head {
     }
 }
 
-/// The required outputs, or the reason why the signature lacks them.
+/// The outputs that answers are made of, or why the signature does not have them.
 fn find_outputs(kind: Kind, signature: &Signature) -> Result<Outputs, String> {
     let (noun, count) = (kind.noun(), signature.outputs.len());
     let output = |alias: &str| signature.output(alias.as_bytes());
@@ -180,23 +197,23 @@ fn find_outputs(kind: Kind, signature: &Signature) -> Result<Outputs, String> {
     }
 }
 
-/// The relevant fields of one task of a `MultiInference`.
+/// One of the things that a `MultiInference` asks for, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
-    /// The name of the model.
+    /// The model that it names.
     pub model: &'a str,
-    /// The name of the signature; the default one if the task names none.
+    /// The signature; empty for none.
     pub signature_name: &'a str,
-    /// The method name, which selects the kind. That in the signature may differ.
+    /// The kind of call by its name, which need not be that in the signature.
     pub method_name: &'a str,
 }
 
-/// The heads for the tasks of a `MultiInference` (`docs/spec/grpc_api.md` §9), each with the name of its signature.
+/// The heads that the tasks of a `MultiInference` ask for (`docs/spec/grpc_api.md` §9), each with its signature's name.
 ///
 /// # Errors
 ///
-/// Those of the first invalid task. `INVALID_ARGUMENT` if it names no model, or another one than the first task, or if
-/// its signature is unknown, repeated or of another kind. `UNIMPLEMENTED` for an unknown kind.
+/// For the first task that is wrong: `INVALID_ARGUMENT` if it names no model, another one than the first task, or a
+/// signature that is unknown, has been named before or does not fit; `UNIMPLEMENTED` for an unknown kind.
 pub fn heads<'a>(
     servable: &Servable,
     tasks: impl IntoIterator<Item = Task<'a>>,
@@ -212,6 +229,11 @@ pub fn heads<'a>(
             let text = "All ModelSpecs in a MultiInferenceRequest must access the same model name.";
             return Err(ServingError::invalid_argument(text));
         }
+        let kind = Kind::from_method_name(method_name);
+        let signature_name = match &kind {
+            Ok(kind) if signature_name.is_empty() => default_signature(servable, *kind),
+            _ => resolved_signature_name(signature_name),
+        };
         if heads.iter().any(|(name, _)| *name == signature_name) {
             let text = format!("Duplicate evaluation of signature: {signature_name}");
             return Err(ServingError::invalid_argument(text));
@@ -220,8 +242,7 @@ pub fn heads<'a>(
             let text = format!("Requested signature not found in model graph: {signature_name}");
             ServingError::invalid_argument(text)
         })?;
-        let kind = Kind::from_method_name(method_name)?;
-        heads.push((signature_name, Head::new(kind, Arc::clone(signature), check_method_names)?));
+        heads.push((signature_name, Head::new(kind?, Arc::clone(signature), check_method_names)?));
     }
     Ok(heads)
 }
@@ -230,7 +251,7 @@ pub fn heads<'a>(
 ///
 /// # Errors
 ///
-/// Those of [`Head::find`], of [`infer_all`] and of the conversion of examples to a tensor.
+/// Those of [`Head::find`] and [`infer_all`], and those of examples that make no tensor.
 pub(crate) async fn infer(
     target: &mut Target<'_>,
     kind: Kind,
@@ -251,7 +272,7 @@ pub(crate) async fn infer(
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if an output has the wrong dtype or shape for its head, and the errors of [`super::run()`].
+/// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run()`] reports.
 pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
     compute(handle, Api::MultiInference, heads, examples, call).await
 }
@@ -268,7 +289,7 @@ async fn compute(handle: &Handle, api: Api, heads: &[Head], examples: Tensor, ca
     answers(heads, &joined, tensors, count)
 }
 
-/// Computes the answers of all heads on the calling thread, before the servable is published.
+/// Computes the answers of all heads on the calling thread, before the servable is there for requests.
 ///
 /// # Errors
 ///
@@ -287,14 +308,14 @@ pub fn infer_to_warm_up(
     answers(heads, &joined, tensors, count)
 }
 
-/// The answers of the heads, from the outputs of their joined signature.
+/// The answers of the heads, from all the outputs of their joined signature.
 fn answers(heads: &[Head], joined: &Signature, tensors: Vec<Tensor>, examples: usize) -> Result<Vec<Inference>> {
     let computed = joined.outputs.iter().map(|spec| spec.tensor_name.as_str()).zip(tensors).collect();
     heads.iter().map(|head| head.answer(&computed, examples)).collect()
 }
 
-/// A signature with the tensors of all heads, each once. Aliases are unique only within a head, so that the joined
-/// signature uses the names of the tensors.
+/// A signature with each tensor that the heads have, once. Aliases mean something only within their head, so that
+/// tensors go by their names in the runtime.
 fn joined(heads: &[Head]) -> Signature {
     fn distinct<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> Vec<TensorSpec> {
         let by_name: BTreeMap<&str, &TensorSpec> = specs.map(|spec| (spec.tensor_name.as_str(), spec)).collect();
@@ -374,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Answers with a row for each example: labels are tensor names, scores and values 0. Records its runs.
+    /// Answers with a row for each example: labels are tensor names, scores and values 0; notes what it ran.
     #[derive(Clone, Default)]
     struct Rows(Arc<Mutex<Vec<String>>>);
 
@@ -445,6 +466,62 @@ mod tests {
             })
             .collect();
         assert_eq!(described, ["[0.0, 0.0]", "label=0 label=0", "=0 =0"]);
+    }
+
+    /// Computes nothing, in the runtime of this name.
+    struct Runtime(&'static str);
+
+    impl Executor for Runtime {
+        fn run(&self, _: &Signature, _: Vec<Tensor>, _: &[usize], _: &RunOptions) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+
+        fn runtime(&self) -> &'static str {
+            self.0
+        }
+    }
+
+    #[test]
+    fn no_name_means_the_signature_of_the_kind_unless_a_graph_of_tensorflow_is_asked() {
+        let defaults = |runtime, signatures: &[(&str, &str)]| {
+            let signature = |(name, method): &(&str, &str)| {
+                ((*name).to_owned(), signature("inputs=examples", "classes=c scores=s", method))
+            };
+            let by_name = signatures.iter().map(signature).collect();
+            let servable = Servable::new(by_name, Bytes::new(), Box::new(Runtime(runtime)));
+            [Kind::Classify, Kind::Regress].map(|kind| default_signature(&servable, kind))
+        };
+        let predict = ("serving_default", "tensorflow/serving/predict");
+        let both = [predict, ("classification", CLASSIFY), ("regression", REGRESS)];
+        assert_eq!(defaults("onnx", &both), ["classification", "regression"]);
+        assert_eq!(defaults(TENSORFLOW, &both), ["serving_default"; 2]);
+        assert_eq!(defaults("onnx", &[predict, ("classification", CLASSIFY)]), ["classification", "serving_default"]);
+        assert_eq!(defaults("onnx", &[predict, ("classification", REGRESS)]), ["serving_default"; 2]);
+        assert_eq!(
+            defaults("onnx", &[("serving_default", CLASSIFY), ("classification", CLASSIFY)]),
+            ["serving_default"; 2]
+        );
+    }
+
+    #[test]
+    fn tasks_without_a_name_are_told_apart_by_their_kinds() {
+        let signatures = [
+            ("serving_default", signature("x=x", "y=y", "tensorflow/serving/predict")),
+            ("classification", signature("inputs=examples", "classes=c", CLASSIFY)),
+            ("regression", signature("inputs=examples", "outputs=v", REGRESS)),
+        ];
+        let by_name = signatures.map(|(name, signature)| (name.to_owned(), signature)).into_iter().collect();
+        let servable = Servable::new(by_name, Bytes::new(), Box::new(Runtime("onnx")));
+        let names = |tasks: [Task<'static>; 2]| -> Result<Vec<&str>, String> {
+            let heads = heads(&servable, tasks, true).map_err(|error| error.to_string())?;
+            Ok(heads.into_iter().map(|(name, _)| name).collect())
+        };
+        assert_eq!(names([task("m", "", REGRESS), task("m", "", CLASSIFY)]), Ok(vec!["regression", "classification"]));
+        let twice = "INVALID_ARGUMENT: Duplicate evaluation of signature: classification";
+        assert_eq!(names([task("m", "classification", CLASSIFY), task("m", "", CLASSIFY)]), Err(twice.to_owned()));
+        let unknown = "UNIMPLEMENTED: Unsupported signature method_name: ?";
+        assert_eq!(names([task("m", "", CLASSIFY), task("m", "", "?")]), Err(unknown.to_owned()));
+        assert!(Head::find(&servable, Kind::Classify, b"", true).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Compression of messages: negotiation, and limits of decompression.
+//! Compression of messages: what a peer may use, and how far a message may grow.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use servable_model::error::{Code, Result, ServingError};
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
-/// The value of `grpc-accept-encoding`: the compressions that requests may use.
+/// What requests may be compressed with, as the protocol announces it.
 pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 
 /// The largest ratio of decompressed to compressed size, for messages above the limit of decompressed bytes. Tensors rarely
 /// compress to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
 
-/// The compression of the messages of a request; `None` without one.
+/// What the messages of a request may be compressed with; `None` if they are not.
 ///
 /// # Errors
 ///
-/// `UNIMPLEMENTED` for an unsupported compression.
+/// `UNIMPLEMENTED` for anything that is not on offer.
 pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>> {
     match headers.get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
@@ -36,17 +36,17 @@ pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>> {
     }
 }
 
-/// Whether the caller accepts replies with this compression.
+/// Whether the caller takes replies that are compressed like this.
 pub(crate) fn is_accepted(encoding: Encoding, headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     values.into_iter().any(|name| name.trim_ascii() == encoding.name().as_bytes())
 }
 
-/// Decompresses a message.
+/// Unpacks a message.
 ///
 /// # Errors
 ///
-/// `INTERNAL` if it is damaged; `RESOURCE_EXHAUSTED` if it exceeds a limit or the allowed ratio.
+/// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
 pub(crate) fn unpack(
     encoding: Encoding,
     mut compressed: &[u8],

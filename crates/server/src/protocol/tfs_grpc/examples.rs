@@ -11,7 +11,6 @@ use crate::serving::examples::{self, Head, Kind, Task};
 use crate::serving::map::Resolved;
 use crate::serving::meter::{RequestMeter, code_of};
 use crate::serving::predict::Target;
-use crate::serving::resolved_signature_name;
 use crate::serving::traffic::Caller;
 use servable_codec::example::{self, ExamplesRequest};
 use servable_codec::proto::tensorflow::serving::ModelSpec;
@@ -20,7 +19,7 @@ use servable_http::body;
 use servable_model::call::Call;
 use servable_model::error::Result;
 
-/// `Classify` or `Regress`, whose requests have the same form.
+/// `Classify` or `Regress`: their messages differ in nothing but what is computed.
 pub(super) async fn infer(
     service: &Service,
     caller: &(dyn Caller + Sync),
@@ -51,18 +50,22 @@ async fn answer(
 ) -> Result<BytesMut> {
     let spec = request.model_spec.ok_or_else(missing_spec)?;
     let mut target = Target::new(&service.serving_map, spec.name.as_bytes(), choice(&spec), caller, meter);
-    let version = target.resolve()?.version;
-    let name = resolved_signature_name(spec.signature_name);
+    let Resolved { version, handle, .. } = target.resolve()?;
+    let version = *version;
+    let name = match spec.signature_name {
+        "" => examples::default_signature(handle, kind),
+        name => name,
+    };
     let inference =
         examples::infer(&mut target, kind, name.as_bytes(), request.examples, service.options, call).await?;
     let model_spec = model_spec(spec.name, version, name);
     let mut reply = new_message(0);
-    // The size of a reply grows with the number of examples, as does that of the request.
+    // Replies grow as requests do, by the example.
     body::work_on(message_len, || example::encode_inference(&inference, &model_spec, &mut reply));
     Ok(reply)
 }
 
-/// `MultiInference`: several heads of one model in one run.
+/// `MultiInference`: several heads of one model, computed together.
 pub(super) async fn multi_inference(
     service: &Service,
     caller: &(dyn Caller + Sync),
@@ -71,12 +74,12 @@ pub(super) async fn multi_inference(
 ) -> Result<BytesMut> {
     let request =
         body::work_on(message.len(), || example::decode_multi_inference_request(&message)).map_err(|_| malformed())?;
-    // The first task selects the version.
+    // The first task says which version of the model is asked.
     let spec = request.tasks().next().unwrap_or_default().model_spec;
     let Resolved { version, handle, .. } = service.serving_map.resolve(spec.name.as_bytes(), choice(&spec), caller)?;
     let tasks = request.tasks().map(|task| Task {
         model: task.model_spec.name,
-        signature_name: resolved_signature_name(task.model_spec.signature_name),
+        signature_name: task.model_spec.signature_name,
         method_name: task.method_name,
     });
     let heads = examples::heads(&handle, tasks, service.options.check_method_names)?;
@@ -89,7 +92,7 @@ pub(super) async fn multi_inference(
     Ok(reply)
 }
 
-/// The `model_spec` of a reply.
+/// What answered, as replies name it.
 fn model_spec(name: &str, version: i64, signature_name: &str) -> ModelSpec {
     ModelSpec {
         name: name.to_owned(),

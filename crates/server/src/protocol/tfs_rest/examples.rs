@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{RestOptions, choice, or_default};
+use super::{RestOptions, choice};
 use crate::router::tensorflow_serving::ModelRoute;
 use crate::service::Service;
 use crate::serving::examples::{self, Kind};
@@ -28,7 +28,7 @@ pub(super) async fn infer(
     expect_memory(body.len().saturating_mul(4))?;
     let request = body::work_on(body.len(), || json::decode_examples(body, options.max_nesting))?;
     let mut target = Target::new(&service.serving_map, &route.model, choice(&route.version), caller, meter);
-    let name = or_default(Some(&request.signature_name));
+    let name = &request.signature_name;
     let inference = examples::infer(&mut target, kind, name, request.examples, service.options, call).await?;
     body::work_on(body.len(), || json::encode_results(&inference)).map(Bytes::from)
 }

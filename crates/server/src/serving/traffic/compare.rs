@@ -1,21 +1,21 @@
-//! Comparison of the answers of two versions.
+//! Whether two versions gave the same answer.
 
 use half::f16;
 use servable_model::tensor::{DType, Elements, Tensor, shape_text};
 
-/// The allowed difference of two numbers: `absolute + relative × |live|`.
+/// How far apart two numbers may be: `absolute + relative × |live|`.
 #[derive(Clone, Copy)]
 struct Tolerance {
     absolute: f64,
     relative: f64,
 }
 
-/// Wide enough for another order of summation, and too narrow for another model.
+/// Enough for other orders of summation, too little for another model.
 const SINGLE: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-4 };
 const HALF: Tolerance = Tolerance { absolute: 1e-3, relative: 1e-2 };
 
-/// Describes how a tensor differs from the live one; `None` if they are alike. Alike means the same dtype and shape,
-/// floats within tolerance (NaN equals NaN), and all other values equal.
+/// How a tensor differs from the live one, for people; `None` if they are alike: the same dtype, the same shape, floats
+/// within tolerance (NaN equals NaN) and everything else equal.
 pub(crate) fn difference(live: &Tensor, shadow: &Tensor) -> Option<String> {
     if live.dtype() != shadow.dtype() {
         return Some(format!("dtype is {}, live {}", shadow.dtype(), live.dtype()));
@@ -66,7 +66,7 @@ fn float_difference<const N: usize>(
     let pairs = live.as_chunks::<N>().0.iter().zip(shadow.as_chunks::<N>().0);
     for (index, (&live, &shadow)) in pairs.enumerate() {
         let (live, shadow) = (decode(live), decode(shadow));
-        // The difference of equal infinities is NaN.
+        // Equal infinities have no difference that could be compared.
         let is_alike = live.total_cmp(&shadow).is_eq()
             || (live.is_nan() && shadow.is_nan())
             || (live - shadow).abs() <= tolerance.absolute + tolerance.relative * live.abs() && live.is_finite();

@@ -1,4 +1,4 @@
-//! The paths of a model, and those for any model if there are too many for separate ones.
+//! The paths of a model, and those that all models share where there are too many to tell of each.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde_json::{Map, Value, json};
@@ -6,15 +6,15 @@ use serde_json::{Map, Value, json};
 use super::document::{Document, failures};
 use super::predict::Bodies;
 use crate::serving::ApiOptions;
-use crate::serving::examples::Kind;
+use crate::serving::examples::{self, Kind};
 use crate::serving::map::{Handle, Model};
 use servable_model::error::Code;
-use servable_model::signature::{DEFAULT_SIGNATURE, Signature};
+use servable_model::signature::Signature;
 
-/// Characters that are not percent-encoded in a segment of a path.
+/// What stands for itself in a segment of a path.
 const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The error codes of an inference.
+/// How an inference may fail.
 const INFERENCE_FAILURES: [Code; 7] = [
     Code::InvalidArgument,
     Code::NotFound,
@@ -25,14 +25,14 @@ const INFERENCE_FAILURES: [Code; 7] = [
     Code::DeadlineExceeded,
 ];
 
-/// The error codes of requests for status and metadata.
+/// How a question about a model may fail.
 const QUESTION_FAILURES: [Code; 4] = [Code::InvalidArgument, Code::NotFound, Code::Internal, Code::Unavailable];
 
 /// One form of a model's path: with a version, with a label, or with neither.
 struct Form {
     path: String,
     parameters: Vec<Value>,
-    /// The suffix of the model's name in the identifiers of operations.
+    /// What goes behind the model's name in the identifiers of operations.
     suffix: &'static str,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, opt
     document.tag(&title, &description);
     let path = format!("/v1/models/{}", percent_encode(name, IN_SEGMENT));
     let handles: Vec<&Handle> = available.iter().map(|(_, handle)| *handle).collect();
-    // Without a split, the version that answers is known.
+    // Which version answers is known, unless a split decides.
     let unnamed = if model.is_split() { &handles[..] } else { &handles[..handles.len().min(1)] };
     let form = Form { path: path.clone(), parameters: Vec::new(), suffix: "" };
     add_form(document, &title, &form, unnamed, options);
@@ -67,7 +67,7 @@ pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, opt
     }
 }
 
-/// Adds paths for any model, with the name as the parameter `model`.
+/// Adds paths that hold for every model, with their names as the values of the parameter `model`.
 pub(super) fn add_any_model(document: &mut Document, model: &Value) {
     let title = "models";
     document.tag(title, "Every model. `/openapi.json?model=NAME` has the schemas of a model's signatures.");
@@ -110,7 +110,8 @@ fn add_form(document: &mut Document, title: &str, form: &Form, versions: &[&Hand
         names.sort_unstable();
         names.dedup();
         if !names.is_empty() {
-            let body = json!({"schema": examples_request(&names)});
+            let is_default = |version: &&Handle| names.contains(&examples::default_signature(version, kind));
+            let body = json!({"schema": examples_request(&names, versions.iter().all(is_default))});
             add_inference(document, title, form, verb(kind), &body, &answer_of(kind));
         }
     }
@@ -157,7 +158,7 @@ fn success(schema: &Value) -> Map<String, Value> {
     Map::from_iter([("200".to_owned(), response)])
 }
 
-/// A path parameter.
+/// A part of a path that is filled in.
 pub(super) fn parameter(name: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "path", "required": true, "schema": schema})
 }
@@ -184,17 +185,17 @@ fn of_kind<'a>(kind: Kind, name: &'a str, signature: &Signature) -> Option<&'a s
     (signature.method_name == kind.method_name()).then_some(name)
 }
 
-/// The body of classify and regress for these signatures.
-fn examples_request(names: &[&str]) -> Value {
+/// The body of classify and regress where these signatures are meant. It may name none if one is the default.
+fn examples_request(names: &[&str], has_default: bool) -> Value {
     let mut chosen = Map::new();
     chosen.insert("properties".to_owned(), json!({"signature_name": {"type": "string", "enum": names}}));
-    if !names.contains(&DEFAULT_SIGNATURE) {
+    if !has_default {
         chosen.insert("required".to_owned(), json!(["signature_name"]));
     }
     json!({"allOf": [schema_named("ExamplesRequest"), chosen]})
 }
 
-/// The union of these schemas, without duplicates.
+/// One of these schemas; the same one counts once.
 fn any_of(schemas: Vec<Value>) -> Value {
     let mut distinct: Vec<Value> = Vec::new();
     for schema in schemas {
