@@ -19,9 +19,10 @@ use prost::Message;
 use protox::prost_reflect::prost_types::{DescriptorProto, FileDescriptorSet};
 
 /// The files whose messages Python reads. Their imports are included.
-const CONFIGURATION: [&str; 9] = [
+const CONFIGURATION: [&str; 10] = [
     "servable/saved_model.proto",
     "tensorflow/core/protobuf/config.proto",
+    "tensorflow_serving/apis/get_model_metadata.proto",
     "tensorflow_serving/config/model_server_config.proto",
     "tensorflow_serving/config/monitoring_config.proto",
     "tensorflow_serving/config/platform_config.proto",
