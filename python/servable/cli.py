@@ -175,11 +175,11 @@ def _report(server: ModelServer, flags: Flags) -> None:
 
 
 def _warm_up(program: str, arguments: list[str]) -> int:
+    from servable._server.commands import warmup
     from servable._server.telemetry import configure_logging
-    from servable.warmup import _command as command
 
     configure_logging(os.environ)
-    return command.run(program, arguments)
+    return warmup.run(program, arguments)
 
 
 def _inspect(program: str, arguments: list[str]) -> int:

@@ -193,7 +193,7 @@ def test_a_command_is_the_first_word_and_only_of_this_name(
         ran.append((program, arguments))
         return 7
 
-    monkeypatch.setattr("servable.warmup._command.run", run)
+    monkeypatch.setattr("servable._server.commands.warmup.run", run)
     assert cli.run(["/bin/servable", "warmup", "--version=1"]) == 7
     assert ran == [("servable", ["--version=1"])]
     for other in (

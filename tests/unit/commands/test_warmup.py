@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from servable._server.commands.warmup import version_directory
 from servable.errors import NotFoundError
-from servable.warmup._command import version_directory
 
 
 def test_the_version_is_the_highest_the_named_or_the_model_itself(tmp_path: Path) -> None:
