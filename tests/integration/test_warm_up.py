@@ -253,3 +253,24 @@ class TestCommand:
             assert expected in done.stderr
             assert (path / FILE).read_bytes() == before
             assert os.listdir(path / "assets.extra") == [Path(FILE).name]
+
+    def test_it_works_for_other_kinds_and_paths(self, tmp_path: Path) -> None:
+        shutil.copytree(models.ROOT / "examples/python_model/1", tmp_path / "all/words")
+        (tmp_path / "all/table").mkdir()
+        (tmp_path / "all/table/table.tsv").write_text("so good\t1\n")
+        body = tmp_path / "body"
+        body.write_text('{"inputs": ["so good"]}')
+        for name in ("words", "table"):
+            path = tmp_path / "all" / name
+            done = self.run(path, f"--request={body}")
+            assert done.stdout == f"Wrote 1 warm-up request to {path / FILE}\n", done.stderr
+        with ServerProcess([str(tmp_path / "all")], directory=tmp_path) as server:
+            server.wait_until_available("words", "table")
+            assert server.log.count("Number of warmup records read: 1.") == 2
+        body.write_text('{"inputs": ["so bad"]}')
+        refused = self.run(tmp_path / "all/table", f"--request={body}")
+        assert 'there is no key "so bad" in the table' in refused.stderr
+        several = self.run(tmp_path / "all", f"--request={body}")
+        assert "contains several models; give the path of one of table, words" in several.stderr
+        for arguments in ([], [tmp_path, f"--model_base_path={tmp_path}"]):
+            assert "Give PATH or --model_base_path" in self.run(*arguments).stderr

@@ -9,15 +9,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from servable.errors import InvalidInputError, NotFoundError, ServableError
+from servable._server.config.flags import Flags
+from servable._server.model_paths import find_models, version_of
+from servable.errors import InvalidInputError, ServableError
+from servable.lifecycle._ids import ServableId
 from servable.lifecycle._states import status_text
-from servable.loaders._saved_model import SavedModelLoader, SavedModelOptions, is_saved_model
-from servable.loaders._tensorflow_runtime import TensorFlowRuntime
-from servable.sources._filesystem import parse_version
+from servable.platforms import PlatformContext, VersionDirectory, find_platforms
+from servable.platforms._registry import PlatformAdapter
 from servable.warmup._replay import MAX_RECORDS, WARM_UP_FILE
 from servable.warmup._tf_record import read_records, write_records
 
@@ -38,66 +40,64 @@ def run(program: str, arguments: Sequence[str]) -> int:
         The exit status.
     """
     options = _parser(program).parse_args(arguments)
+    if bool(options.path) == bool(options.model_base_path):
+        print("Nothing was written. Give PATH or --model_base_path", file=sys.stderr)
+        return _FAILURE
     try:
-        version = version_directory(options.model_base_path, options.version)
-        loader = SavedModelLoader(
-            version,
-            TensorFlowRuntime(),
-            SavedModelOptions(tuple(options.saved_model_tags.split(","))),
-        )
-        loader.load()
-        try:
-            records = list(_checked_records(loader.servable, options))
-        finally:
-            loader.unload()
-        if not records:
-            raise InvalidInputError("There is nothing to write: name at least one file of requests")
-        if len(records) > MAX_RECORDS:
-            raise InvalidInputError(
-                f"{len(records)} requests; a version takes {MAX_RECORDS} at most"
-            )
-        output = options.output or os.path.join(version, WARM_UP_FILE)
-        os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-        write_records(output, records)
+        count, output = _write(options.path or options.model_base_path, options)
     except ServableError as error:
         print(f"Nothing was written. {status_text(error)}", file=sys.stderr)
         return _FAILURE
     except OSError as error:
         print(f"Nothing was written. {error.filename}: {error.strerror}", file=sys.stderr)
         return _FAILURE
-    print(f"Wrote {len(records)} warm-up {'requests' if records[1:] else 'request'} to {output}")
+    print(f"Wrote {count} warm-up {'requests' if count > 1 else 'request'} to {output}")
     return 0
 
 
-def version_directory(
-    base_path: str, version: int | None, is_version: Callable[[str], bool] = is_saved_model
-) -> str:
-    """The directory of a version, the highest one by default.
+def _write(path: str, options: argparse.Namespace) -> tuple[int, str]:
+    """Write the requests for a version of the only model in a path.
 
-    Args:
-        base_path: The model's directory, or a version directory.
-        version: Its number.
-        is_version: Whether a directory is itself a version.
+    Returns:
+        The number of requests, and the file.
 
     Raises:
-        NotFoundError: There is none.
+        ServableError: There is no such version, it cannot be loaded, or a request fails.
+        OSError: A file cannot be read or written.
     """
-    if version is None:
-        numbers = {
-            number: name
-            for name in os.listdir(base_path)
-            if (number := parse_version(name)) is not None
-            and os.path.isdir(os.path.join(base_path, name))
-        }
-        if numbers:
-            return os.path.join(base_path, numbers[max(numbers)])
-        if is_version(base_path):
-            return base_path
-        raise NotFoundError(f"There is no version in {base_path}")
-    path = os.path.join(base_path, str(version))
-    if not os.path.isdir(path):
-        raise NotFoundError(f"There is no version {version} in {base_path}")
-    return path
+    # The requests that are there now, which may be wrong, are not replayed.
+    flags = Flags(saved_model_tags=options.saved_model_tags, enable_model_warmup=False)
+    platforms = find_platforms(PlatformContext(flags))
+    models = find_models([path], platforms).models
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        raise InvalidInputError(f"{path} contains several models; give the path of one of {names}")
+    (model,) = models
+    number, version = version_of(model, options.version)
+    output = options.output or _file_of(version)
+    adapter = PlatformAdapter(platforms)
+    loader = adapter.adapt(ServableId(model.name, number), VersionDirectory(version, model))
+    loader.load()
+    try:
+        records = list(_checked_records(cast("Servable", loader.servable), options))
+    finally:
+        loader.unload()
+    if not records:
+        raise InvalidInputError("There is nothing to write: name at least one file of requests")
+    if len(records) > MAX_RECORDS:
+        raise InvalidInputError(f"{len(records)} requests; a version takes {MAX_RECORDS} at most")
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    write_records(output, records)
+    return len(records), output if os.path.isabs(path) else os.path.relpath(output)
+
+
+def _file_of(version: str) -> str:
+    if os.path.isfile(version):
+        raise InvalidInputError(
+            f"{version} is a single file, and warm-up requests are beside a model: move it into a version "
+            f"directory, such as 1/model{os.path.splitext(version)[1]}"
+        )
+    return os.path.join(version, WARM_UP_FILE)
 
 
 def _checked_records(servable: Servable, options: argparse.Namespace) -> Iterator[bytes]:
@@ -157,7 +157,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "Each is run first; where one fails, nothing is written.",
     )
     add = parser.add_argument
-    add("--model_base_path", required=True, metavar="DIR", help="the model's directory")
+    add("path", nargs="?", metavar="PATH", help="the path of the model, as the server takes it")
+    add("--model_base_path", metavar="DIR", help="the same")
     add("--version", type=int, metavar="N", help="the version; the highest one by default")
     add("--request", action="append", metavar="FILE", help="the body of a REST request, as JSON")
     add(
