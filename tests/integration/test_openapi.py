@@ -52,6 +52,27 @@ def test_the_document_is_valid_and_its_examples_work(
     assert "/v1/models/half_plus_two:predict serving_default, instances" in tried
 
 
+def test_every_route_of_the_root_page_is_documented(server: ServerProcess) -> None:
+    paths = document(server, "half_plus_two")["paths"]
+    root = server.request("GET", "/", headers={"Accept": "application/json"}).json()
+    for route in root["routes"]:
+        if route["path"].startswith("/v2/repository"):
+            continue  # administration
+        is_of_server = route["path"].startswith("/v1")
+        path = route["path"].replace("NAME", "half_plus_two" if is_of_server else "{model}")
+        assert route["method"].lower() in paths[path], route
+
+
+def test_the_list_of_models_is_as_documented(server: ServerProcess) -> None:
+    schemas = document(server)["components"]["schemas"]
+    listed = server.get("/v1/models").json()
+    assert listed.keys() == set(schemas["ModelList"]["required"])
+    item = schemas["ModelList"]["properties"]["models"]["items"]
+    known = {*item["properties"], *schemas["ModelStatus"]["properties"]}
+    for model in listed["models"]:
+        assert {*item["required"], *schemas["ModelStatus"]["required"]} <= model.keys() <= known
+
+
 def test_paths_and_schemas_follow_the_signatures(server: ServerProcess) -> None:
     found = document(server, "half_plus_two")
     own = {"", "/metadata", "/batching", ":predict", ":classify", ":regress"}
@@ -163,7 +184,7 @@ def test_of_many_models_the_document_stays_small(
     server = start_server({}, f"--model_config_file={config}")
     server.wait_until_available("half_plus_two")
     found = document(server)
-    assert len(found["paths"]) <= 30
+    assert len(found["paths"]) <= 32
     assert len(str(found)) < 40_000
     assert set(found["components"]["parameters"]["Model"]["schema"]["enum"]) == {
         *served,
