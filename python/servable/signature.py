@@ -62,40 +62,63 @@ _REPEATABLE_ATTRIBUTE = "repeatable"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TensorSpec:
     """A tensor's dtype and shape.
 
     Attributes:
-        dtype: NumPy's name, such as `float32`. Strings are `bytes` (or `string`): arrays of dtype `object` whose
-            elements are `bytes`. `bfloat16` needs the package `ml_dtypes`.
+        dtype: NumPy's name, such as `float32`. Strings are `bytes`: arrays of dtype `object` with elements of `bytes`.
         shape: The sizes of the axes; `None` for a variable size. Axis 0 is the batch, and usually variable. A shape of
             `None` allows any number of axes.
     """
 
     dtype: str
-    shape: Sequence[int | None] | None = None
+    shape: Sequence[int | None] | None
 
-    def __post_init__(self) -> None:
+    def __init__(self, dtype: object, shape: Sequence[int | None] | None = None) -> None:
         """Normalise both fields.
+
+        Args:
+            dtype: A name of `DATA_TYPES`, `string`, or what `numpy.dtype` accepts, such as `numpy.float32` or `float`.
+                NumPy's types of strings and objects are `bytes`. `bfloat16` needs the package `ml_dtypes`.
+            shape: The sizes of the axes.
 
         Raises:
             ValueError: The dtype is unknown, or a size is negative.
         """
-        if self.dtype == "string":
-            object.__setattr__(self, "dtype", "bytes")
-        if self.dtype not in DATA_TYPES:
-            known = ", ".join(DATA_TYPES)
-            raise ValueError(f"got dtype {self.dtype!r}, want one of {known}")
-        if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(self.shape))
-            if any(size is not None and size < 0 for size in self.shape):
-                raise ValueError(f"got shape {self.shape}, want sizes from 0, or None where free")
+        object.__setattr__(self, "dtype", _dtype_name(dtype))
+        object.__setattr__(self, "shape", None if shape is None else tuple(shape))
+        if any(size is not None and size < 0 for size in self.shape or ()):
+            raise ValueError(f"got shape {self.shape}, want sizes from 0, or None where free")
 
     @property
     def data_type(self) -> int:
         """The number of the dtype in `tensorflow.DataType`."""
         return DATA_TYPES[self.dtype]
+
+
+def _dtype_name(dtype: object) -> str:
+    if isinstance(dtype, str) and dtype in DATA_TYPES:
+        return dtype
+    name = "bytes" if dtype == "string" else _numpy_name(dtype)
+    if name is None or name not in DATA_TYPES:
+        raise ValueError(f"got dtype {dtype!r}, want one of {', '.join(DATA_TYPES)}")
+    return name
+
+
+def _numpy_name(dtype: object) -> str | None:
+    """The name of what `numpy.dtype` accepts; `None` for anything else, and if NumPy is not installed."""
+    try:
+        import numpy as np
+    except ImportError:
+        return None
+    if dtype is None:  # which NumPy takes for float64
+        return None
+    try:
+        found = np.dtype(dtype)  # type: ignore[call-overload]  # whatever the caller has
+    except TypeError:
+        return None
+    return "bytes" if found.kind in "SUO" else str(found.name)
 
 
 @dataclass(frozen=True, slots=True)

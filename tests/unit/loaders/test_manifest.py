@@ -55,8 +55,12 @@ def test_a_directory_without_a_manifest_has_none(tmp_path: Path) -> None:
         ({"kind": 5}, "kind: got int, want str"),
         ({"signatures": {"s": {"inputs": []}}}, "signatures.s.inputs: got list, want dict"),
         (
-            {"signatures": {"s": {"inputs": {"x": {"dtype": "f", "shape": None}}, "outputs": {}}}},
-            "signatures.s.inputs.x: got dtype 'f', want one of float32",
+            {
+                "signatures": {
+                    "s": {"inputs": {"x": {"dtype": "floating", "shape": None}}, "outputs": {}}
+                }
+            },
+            "signatures.s.inputs.x: got dtype 'floating', want one of float32",
         ),
         (
             {"signatures": {"s": {"inputs": {}, "outputs": {}}}},
