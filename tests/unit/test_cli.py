@@ -182,6 +182,8 @@ def test_paths_are_those_of_a_shell_and_only_under_its_own_name(
         assert (served[-1].model_base_path, served[-1].api_keys_file) == (meant, "/home/me/k")
         assert cli.run(["tensorflow_model_server", f"--model_base_path={given}"]) == 0
         assert served[-1].model_base_path == given
+    assert cli.run(["servable", "--model_base_path=/m", "--op_libraries=~/a.so,/b/c.so"]) == 0
+    assert served[-1].op_libraries == "/home/me/a.so,/b/c.so"
 
 
 def test_a_command_is_the_first_word_and_only_of_this_name(

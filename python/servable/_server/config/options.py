@@ -98,6 +98,7 @@ def with_absolute_paths(flags: Flags) -> Flags:
         flags,
         model_base_path=base_path,
         remote_cache_directory=cache and os.path.abspath(os.path.expanduser(cache)),
+        op_libraries=",".join(map(os.path.expanduser, flags.op_libraries.split(","))),
         **{name: os.path.expanduser(getattr(flags, name)) for name in _PATHS},
     )
 
