@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from servable._server.config import models as config_models
 from servable._server.config.models import (
     ConfigRules,
     ModelConfig,
@@ -161,6 +162,21 @@ def test_validation(models: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(ConfigError) as info:
         validate_models([ModelConfig(name, path) for name, path in models])
     assert info.value.message == message
+
+
+def test_the_number_of_models_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_models, "MAX_MODELS", 2)
+    listed = [ModelConfig(name, "/m") for name in "abc"]
+    validate_models(listed[:2])
+    with pytest.raises(ConfigError) as info:
+        validate_models(listed)
+    assert info.value.message == "The configuration has 3 models; a server takes 2 at most"
+    entries = "".join(
+        f'config {{ name: "{name}" base_path: "/m" model_platform: "tensorflow" }}\n'
+        for name in "abc"
+    )
+    with pytest.raises(ConfigError, match="has 3 models; a server takes 2 at most"):
+        read(tmp_path, f"model_config_list {{ {entries} }}")
 
 
 def test_uris_empty_names_and_no_models_are_valid() -> None:

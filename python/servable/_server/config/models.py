@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MODEL_SERVER_CONFIG = "tensorflow.serving.ModelServerConfig"
 TENSORFLOW_PLATFORM = "tensorflow"
 """The default platform of models, as in TensorFlow Serving."""
+
+MAX_MODELS = 100_000
+"""The maximum number of models of a configuration; each costs memory, and system calls at each poll."""
 
 _MODEL_TYPE_TENSORFLOW = 1
 _MAX_WORKERS = 256
@@ -228,10 +231,11 @@ def validate_models(
         rules: The rules for the models.
 
     Raises:
-        ConfigError: A name is duplicated, a path is relative, the platform of a current model would change, a platform
-            is unknown, an option of a kind is invalid, a base path is not permitted, two models share one where that is
-            refused, or a traffic split is invalid.
+        ConfigError: There are too many models, a name is duplicated, a path is relative, the platform of a current
+            model would change, a platform is unknown, an option of its kind is invalid, a base path is not permitted,
+            two models share one where that is refused, or a traffic split is invalid.
     """
+    _check_number(models)
     _check_names(models)
     for index, model in enumerate(models):
         if not model.base_path.startswith("/") and _URI.match(model.base_path) is None:
@@ -295,6 +299,7 @@ def _check_platforms_stay(models: Sequence[ModelConfig], current: Sequence[Model
 
 
 def _models(config_list: Any) -> tuple[ModelConfig, ...]:
+    _check_number(config_list.config)
     # Names first: TensorFlow Serving reports a duplicate name before any other error.
     _check_names(config_list.config)
     models: list[ModelConfig] = []
@@ -304,6 +309,13 @@ def _models(config_list: Any) -> tuple[ModelConfig, ...]:
         except ConfigError as error:
             raise ModelConfigError(index, error.message, code=error.code) from error
     return tuple(models)
+
+
+def _check_number(models: Sized) -> None:
+    if len(models) > MAX_MODELS:
+        raise ConfigError(
+            f"The configuration has {len(models)} models; a server takes {MAX_MODELS} at most"
+        )
 
 
 def _check_names(models: Iterable[Any]) -> None:
