@@ -395,8 +395,8 @@ class ModelServer:
             problem = why_not_trusted(flags.model_config_file, permissions.code_stores)
         if problem and problem != self._config_file_problem:
             _log.warning(
-                "--model_config_file=%s is treated like a request, which can bring neither Python code nor "
-                "further remote stores: %s",
+                "--model_config_file=%s is treated like a request, which can bring neither code nor further "
+                "remote stores: %s",
                 shown(flags.model_config_file),
                 problem,
             )

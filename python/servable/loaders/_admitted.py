@@ -43,7 +43,7 @@ class AdmittedLoader:
             ServableError: Its code must not be run.
         """
         directory = self._directory
-        path = self._permissions.admit_code(directory.model.base_path, directory.path)
+        path = self._permissions.admit_code(directory.model, directory.path)
         loader = self._make_loader(replace(directory, path=path))
         loader.load()
         self._loader = loader

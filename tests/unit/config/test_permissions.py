@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from servable._server.config.flags import Flags
 from servable._server.config.models import ConfigRules, ModelConfig, validate_models
 from servable._server.config.permissions import Permissions, start_permissions
-from servable._server.remote.stores import Store, is_at_or_below, store_of
+from servable._server.remote.stores import Reach, Store, is_at_or_below, store_of
 from servable.errors import Code, ConfigError, ServableError
 
 CODE = ("python",)
@@ -55,11 +56,28 @@ def test_python_models_are_served_below_base_paths_of_the_start(tmp_path: Path) 
         f"file://{named}/%2e%2e/other",
     ):
         assert "--allow_python_models" in refusal(within, python(base_path))
-    assert within.admit_code(str(named), str(version)) == str(version.resolve())
+    assert within.admit_code(python(named), str(version)) == str(version.resolve())
     with pytest.raises(ServableError, match="below no base path"):
-        within.admit_code(str(named), str(stray))
+        within.admit_code(python(named), str(stray))
     permissions(tmp_path, allow_python_models=True).check(python(other))
     permissions(tmp_path).check(saved(other))
+
+
+def test_refusals_name_the_kind(tmp_path: Path) -> None:
+    version = make_version(tmp_path / "m")
+    within = replace(permissions(tmp_path), code_platforms=("python", "skops"))
+    for platform, told in (("python", "Python"), ("skops", "skops")):
+        model = ModelConfig("m", str(tmp_path / "m"), platform)
+        assert refusal(within, model).startswith(
+            f"Model m is {told} code in {tmp_path}/m, which is no base path of a {told} model that "
+        )
+        with pytest.raises(ServableError, match=f"below no base path of a {told} model"):
+            within.admit_code(model, str(version))
+        remote = ModelConfig("m", "s3://bucket/m", platform)
+        known = replace(within, reach=Reach(frozenset([store_of("s3://bucket")])))
+        assert refusal(known, remote).startswith(
+            f"Model m is {told} code in the remote store s3://"
+        )
 
 
 def test_links_do_not_lead_out_of_base_paths(tmp_path: Path) -> None:
@@ -71,9 +89,9 @@ def test_links_do_not_lead_out_of_base_paths(tmp_path: Path) -> None:
     (named / "2").symlink_to(stray)
     refusal(within, python(named / "way_out"))
     with pytest.raises(ServableError, match="below no base path"):
-        within.admit_code(str(named), str(named / "2"))
+        within.admit_code(python(named), str(named / "2"))
     everywhere = permissions(tmp_path, allow_python_models=True)
-    assert everywhere.admit_code(str(named), str(named / "2")) == str(stray.resolve())
+    assert everywhere.admit_code(python(named), str(named / "2")) == str(stray.resolve())
 
 
 def test_a_base_path_that_is_a_link_itself_may_move(tmp_path: Path) -> None:
@@ -81,10 +99,10 @@ def test_a_base_path_that_is_a_link_itself_may_move(tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(tmp_path / "a")
     within = permissions(tmp_path, python(current))
-    assert within.admit_code(str(current), str(current / "1")) == str(first.resolve())
+    assert within.admit_code(python(current), str(current / "1")) == str(first.resolve())
     current.unlink()
     current.symlink_to(tmp_path / "b")
-    assert within.admit_code(str(current), str(current / "1")) == str(second.resolve())
+    assert within.admit_code(python(current), str(current / "1")) == str(second.resolve())
 
 
 def test_code_that_others_may_write_is_never_admitted(tmp_path: Path) -> None:
@@ -93,7 +111,7 @@ def test_code_that_others_may_write_is_never_admitted(tmp_path: Path) -> None:
     for within in (permissions(tmp_path, python(tmp_path / "m")),
                    permissions(tmp_path, allow_python_models=True)):  # fmt: skip
         with pytest.raises(ServableError, match="may be written by others"):
-            within.admit_code(str(tmp_path / "m"), str(version))
+            within.admit_code(python(tmp_path / "m"), str(version))
 
 
 def test_python_code_comes_only_from_stores_of_the_flag(tmp_path: Path) -> None:
@@ -119,11 +137,11 @@ def test_the_cache_of_remote_models_is_no_place_for_code(tmp_path: Path) -> None
     (tmp_path / "link").symlink_to(version.parent)
     refusal(within, python(tmp_path / "link"))
     with pytest.raises(ServableError, match="in the cache"):
-        within.admit_code(str(tmp_path / "link"), str(tmp_path / "link/1"))
-    assert within.admit_code("s3://bucket/m", str(version)) == str(version.resolve())
+        within.admit_code(python(tmp_path / "link"), str(tmp_path / "link/1"))
+    assert within.admit_code(python("s3://bucket/m"), str(version)) == str(version.resolve())
     elsewhere = make_version(tmp_path / "elsewhere")
     with pytest.raises(ServableError, match="not in the cache"):
-        within.admit_code("s3://bucket/m", str(elsewhere))
+        within.admit_code(python("s3://bucket/m"), str(elsewhere))
 
 
 def test_remote_stores_are_those_of_the_start_and_of_the_flag(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def check_models(
             labels = sorted(label for label, v in model.labels.items() if v == number)
             if platform.runs_code:
                 try:
-                    permissions.admit_code(model.base_path, path)
+                    permissions.admit_code(model, path)
                 except ServableError as error:
                     report.error(str(error), path)
                     continue

@@ -216,12 +216,12 @@ class Flags:
         "health checks never do",
     )  # fmt: skip
     allow_python_models: bool = _flag(
-        "bool", False, "let changes of the configuration bring Python models: from any directory "
-        "that only the server's user and root may write",
+        "bool", False, "let changes of the configuration bring Python models, and other kinds that "
+        "are code: from any directory that only the server's user and root may write",
     )  # fmt: skip
     allowed_remote_stores: str = _flag(
         "string", "", "comma-separated stores, such as s3://bucket, beside those of the models that "
-        "the server is started with: models may be fetched from them, Python code from no others",
+        "the server is started with: models may be fetched from them, code from no others",
     )  # fmt: skip
     # Limits for requests of untrusted clients.
     max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")

@@ -55,7 +55,7 @@ class Permissions:
         if is_remote(model.base_path):
             if store_of(model.base_path) not in self.code_stores:
                 raise _denied(
-                    f"Model {model.name} is Python code in the remote store {store_of(model.base_path)}, which "
+                    f"Model {model.name} is {_code(model)} in the remote store {store_of(model.base_path)}, which "
                     "--allowed_remote_stores does not name"
                 )
             is_named = any(is_at_or_below(model.base_path, url) for url in self.python_base_paths)
@@ -65,15 +65,15 @@ class Permissions:
             is_named = self._is_below_named(path)
         if not (is_named or self.all_python_models):
             raise _denied(
-                f"Model {model.name} is Python code in {shown(model.base_path)}, which is no base path of a Python "
-                "model that the server was started with; --allow_python_models allows others"
+                f"Model {model.name} is {_code(model)} in {shown(model.base_path)}, which is no base path of a "
+                f"{_kind(model)} model that the server was started with; --allow_python_models allows others"
             )
 
-    def admit_code(self, base_path: str, directory: str) -> str:
+    def admit_code(self, model: ModelConfig, directory: str) -> str:
         """Refuse a version directory whose code must not be run; called immediately before it is.
 
         Args:
-            base_path: The configured base path of its model.
+            model: The configuration of its model.
             directory: The directory; always local.
 
         Returns:
@@ -83,7 +83,7 @@ class Permissions:
             LoadError: Other users may write to it, or it is not below a permitted base path.
         """
         resolved = require_private_tree(directory)
-        if is_remote(base_path):
+        if is_remote(model.base_path):
             if not _is_below(resolved, self.cache_directory):
                 raise LoadError(
                     f"{directory} is not in the cache of remote models", code=Code.PERMISSION_DENIED
@@ -92,8 +92,8 @@ class Permissions:
         self._refuse_cache(resolved)
         if not (self.all_python_models or self._is_below_named(resolved)):
             raise LoadError(
-                f"{directory} is {resolved}, which is below no base path of a Python model that the server was "
-                "started with; --allow_python_models allows others",
+                f"{directory} is {resolved}, which is below no base path of a {_kind(model)} model that the server "
+                "was started with; --allow_python_models allows others",
                 code=Code.PERMISSION_DENIED,
             )
         return resolved
@@ -115,7 +115,7 @@ class Permissions:
         # The cache may contain versions of models without code, from stores that may provide none.
         if self.cache_directory and _is_below(path, self.cache_directory):
             raise _denied(
-                f"{path} is in the cache of remote models, from which no Python code is served by its path"
+                f"{path} is in the cache of remote models, from which no code is served by its path"
             )
 
     def _is_below_named(self, path: str) -> bool:
@@ -139,12 +139,12 @@ class PermissionsInForce:
         """Start with the first permissions."""
         self.current = current
 
-    def admit_code(self, base_path: str, directory: str) -> str:
+    def admit_code(self, model: ModelConfig, directory: str) -> str:
         """Refuse a version directory whose code must not be run; see `Permissions.admit_code`."""
         permissions = self.current
         if permissions is None:
             return directory
-        return permissions.admit_code(base_path, directory)
+        return permissions.admit_code(model, directory)
 
 
 def start_permissions(
@@ -235,6 +235,15 @@ def _stores(urls: Iterable[str]) -> Iterable[Store]:
             yield store_of(url)
         except ValueError:
             continue  # the check of its model refuses it
+
+
+def _kind(model: ModelConfig) -> str:
+    """The kind of a model with code, for messages."""
+    return "Python" if model.platform == "python" else model.platform
+
+
+def _code(model: ModelConfig) -> str:
+    return f"{_kind(model)} code"
 
 
 def _is_below(path: str, directory: str) -> bool:
