@@ -16,6 +16,7 @@ from servable._server.config.api_keys import ApiKey
 from servable._server.config.batching import BatchingParameters
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
+from servable.loaders._onnx import OnnxOptions
 from servable.loaders._saved_model import SavedModelOptions
 from servable.signature import Signature
 
@@ -26,6 +27,7 @@ __all__ = [
     "BatchTicket",
     "Completions",
     "LentTensor",
+    "OnnxRuntime",
     "Servable",
     "Server",
     "TensorFlow",
@@ -151,6 +153,47 @@ class Completions:
 
     def take(self) -> list[int]:
         """The numbers that were announced since the last call."""
+
+@final
+class OnnxRuntime:
+    """The ONNX Runtime of an installed wheel, used through its C API.
+
+    The library stays open for the life of the process. Safe to use from several threads.
+    """
+
+    def __new__(cls, library: str) -> Self:
+        """Open the library, and start the threads that models can share.
+
+        Args:
+            library: The path of `libonnxruntime.so`.
+
+        Raises:
+            LoadError: It cannot be opened, or is too old; the message names what is missing.
+        """
+
+    @property
+    def version(self) -> str:
+        """The version of ONNX Runtime, such as `1.23.2`."""
+
+    def load(
+        self,
+        path: str,
+        options: OnnxOptions,
+        max_run_seconds: float,
+        *,
+        in_background: bool = False,
+    ) -> Servable:
+        """Load a model, with its external data.
+
+        Args:
+            path: The model file.
+            options: Threads, devices, optimisation and memory.
+            max_run_seconds: The longest run, which is then cancelled; 0 for no limit.
+            in_background: Load on a thread of low priority.
+
+        Raises:
+            ServableError: The error of the runtime, with its text.
+        """
 
 @final
 class TensorFlow:

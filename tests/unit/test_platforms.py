@@ -265,7 +265,10 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name:
         (["model.py", "saved_model.pb"], "python"),
         (["model.py", "table.tsv"], "python"),
         (["table.tsv"], "hash_map"),
-        (["model.onnx"], None),
+        (["model.onnx", "encoder.onnx"], "onnx"),
+        (["iris.onnx", "iris.onnx.data"], "onnx"),
+        (["encoder.onnx", "decoder.onnx"], None),
+        (["saved_model.pb", "model.onnx"], "tensorflow"),
     ],
 )
 def test_a_version_is_recognised_by_its_files(

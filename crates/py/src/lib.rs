@@ -7,6 +7,7 @@ mod buffers;
 mod control_plane;
 mod errors;
 mod metrics;
+mod onnx;
 mod options;
 mod python_executor;
 mod servable;
@@ -32,6 +33,8 @@ mod _core {
     use super::buffers::LentTensor;
     #[pymodule_export]
     use super::crc32c;
+    #[pymodule_export]
+    use super::onnx::PyOnnxRuntime;
     #[pymodule_export]
     use super::servable::PyServable;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! Option structs, filled from the Python dataclasses field by field.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -244,6 +245,51 @@ impl From<SavedModelOptions> for LoadOptions {
             run_in_caller_thread: options.run_in_caller_thread,
             longest_run: longest(options.max_run_seconds),
         }
+    }
+}
+
+/// `servable.loaders._onnx.OnnxOptions`.
+#[derive(FromPyObject)]
+pub(crate) struct OnnxOptions {
+    intra_op_threads: u16,
+    providers: Vec<String>,
+    gpu_memory_limit_bytes: u64,
+    graph_optimization: String,
+    memory_arena: bool,
+}
+
+impl OnnxOptions {
+    /// The options of a load; runs take at most so long.
+    pub(crate) fn for_runs_of(self, max_run_seconds: f64) -> PyResult<servable_onnx::LoadOptions> {
+        use servable_onnx::{LoadOptions, Optimization, Provider, Threads};
+
+        let unknown = |text: &str| PyValueError::new_err(format!("OnnxOptions lets through {text:?}"));
+        let memory_limit = Some(self.gpu_memory_limit_bytes).filter(|limit| *limit > 0);
+        let provider = |text: &String| match text.split_once(':').unwrap_or((text, "0")) {
+            ("cpu", _) => Ok(Provider::Cpu),
+            ("cuda", device) => {
+                let device = device.parse().map_err(|_| unknown(text))?;
+                Ok(Provider::Cuda { device, memory_limit })
+            }
+            _ => Err(unknown(text)),
+        };
+        Ok(LoadOptions {
+            threads: match self.intra_op_threads {
+                0 => Threads::Shared,
+                1 => Threads::Caller,
+                more => Threads::Own(NonZero::new(more).unwrap_or(NonZero::<u16>::MIN)),
+            },
+            providers: self.providers.iter().map(provider).collect::<PyResult<_>>()?,
+            optimization: match self.graph_optimization.as_str() {
+                "none" => Optimization::None,
+                "basic" => Optimization::Basic,
+                "extended" => Optimization::Extended,
+                "all" => Optimization::All,
+                other => return Err(unknown(other)),
+            },
+            keeps_memory: self.memory_arena,
+            longest_run: longest(max_run_seconds),
+        })
     }
 }
 

@@ -1,0 +1,81 @@
+//! The error codes and texts of the C API.
+
+use std::ffi::CStr;
+
+use servable_model::error::{Code, Result, ServingError};
+
+use crate::api::{Api, Status};
+
+/// The codes of `OrtErrorCode` that have a meaning here.
+const FAIL: i32 = 1;
+const INVALID_ARGUMENT: i32 = 2;
+const NO_SUCH_FILE: i32 = 3;
+const NO_MODEL: i32 = 4;
+const RUNTIME_EXCEPTION: i32 = 6;
+const INVALID_PROTOBUF: i32 = 7;
+const NOT_IMPLEMENTED: i32 = 9;
+const INVALID_GRAPH: i32 = 10;
+
+/// What failed, which decides on the meaning of some codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum During {
+    /// A load: the model is wrong, or this runtime cannot run it.
+    Load,
+    /// A run: kernels throw exceptions for inputs that they cannot take.
+    Run,
+}
+
+impl Api {
+    /// Returns the error of a call in a load; see [`Api::check_during`].
+    pub(crate) fn check(&self, status: Status) -> Result<()> {
+        self.check_during(During::Load, status)
+    }
+
+    /// Returns the error of a call, with its text unchanged, and frees the status.
+    pub(crate) fn check_during(&self, during: During, status: Status) -> Result<()> {
+        if status.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the status is an error, and ours. The text ends in a NUL, and lives as long as the status.
+        unsafe {
+            let code = (self.get_error_code)(status);
+            let message = CStr::from_ptr((self.get_error_message)(status)).to_bytes().to_vec();
+            (self.release_status)(status);
+            Err(ServingError::new(meaning(code, during, &String::from_utf8_lossy(&message)), message))
+        }
+    }
+}
+
+/// The canonical code of an error.
+fn meaning(code: i32, during: During, text: &str) -> Code {
+    match (code, during) {
+        _ if ["bad_alloc", "Failed to allocate memory", "out of memory"].iter().any(|part| text.contains(part)) => {
+            Code::ResourceExhausted
+        }
+        // The exceptions of devices are no fault of the client.
+        (RUNTIME_EXCEPTION, During::Run) if text.contains("CUDA") => Code::Internal,
+        (INVALID_ARGUMENT | INVALID_GRAPH, _) | (RUNTIME_EXCEPTION, During::Run) => Code::InvalidArgument,
+        (NO_SUCH_FILE | NO_MODEL, _) => Code::NotFound,
+        (INVALID_PROTOBUF, _) => Code::DataLoss,
+        (NOT_IMPLEMENTED, _) => Code::Unimplemented,
+        (FAIL | RUNTIME_EXCEPTION, During::Load) => Code::FailedPrecondition,
+        _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_of_a_kernel_is_the_fault_of_the_inputs_unless_it_names_memory_or_a_device() {
+        let of = |text| meaning(RUNTIME_EXCEPTION, During::Run, text);
+        assert_eq!(of("Attempting to broadcast an axis by a dimension other than 1. 3 by 4"), Code::InvalidArgument);
+        assert_eq!(of("std::bad_alloc"), Code::ResourceExhausted);
+        assert_eq!(of("CUDA failure 700: an illegal memory access was encountered"), Code::Internal);
+        assert_eq!(of("CUDA failure 2: out of memory"), Code::ResourceExhausted);
+        assert_eq!(meaning(FAIL, During::Run, "something"), Code::Internal);
+        assert_eq!(meaning(FAIL, During::Load, "something"), Code::FailedPrecondition);
+        assert_eq!(meaning(77, During::Load, "a code of a later version"), Code::Internal);
+    }
+}

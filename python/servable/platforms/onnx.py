@@ -1,0 +1,83 @@
+"""ONNX models, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from servable.errors import Code, LoadError
+from servable.lifecycle import Loader, ServableId
+from servable.loaders._native import NativeLoader
+from servable.loaders._onnx import OnnxOptions, onnx_runtime
+from servable.platforms import (
+    Platform,
+    PlatformContext,
+    SignatureDescription,
+    VersionDirectory,
+    names_in,
+    path_in,
+)
+
+if TYPE_CHECKING:
+    from servable._server.border.gateway import Servable
+
+MODEL_FILE = "model.onnx"
+SUFFIX = ".onnx"
+
+
+class OnnxPlatform(Platform):
+    """Loads models with ONNX Runtime's C API."""
+
+    contents = (
+        f"an ONNX model is {MODEL_FILE}, or the only file *{SUFFIX}, beside its external data"
+    )
+    serves_files = True
+    precedence = -1  # a directory of another kind may have a converted copy beside it
+    options_type = OnnxOptions
+
+    def __init__(self, name: str, context: PlatformContext) -> None:
+        """Make the platform; nothing is opened yet."""
+        super().__init__(name, context)
+        self._runtime = onnx_runtime()
+
+    def recognises(self, files: Collection[str]) -> bool:
+        """Whether there is a model."""
+        return model_file(files) is not None
+
+    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
+        """Load the model, without optimising it."""
+        return self._loader(directory, OnnxOptions(graph_optimization="none")).describe()
+
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
+        """Load with ONNX Runtime's C API."""
+        del servable_id
+        loader = self._loader(directory.path, self.options_of(directory))
+        return self.completed(loader, directory)
+
+    def require_installed(self) -> None:
+        """Find ONNX Runtime."""
+        self._runtime.require_installed()
+
+    def _loader(self, version: str, options: OnnxOptions) -> NativeLoader:
+        def load(version: str) -> Servable:
+            name = model_file(names_in(version))
+            if name is None:
+                raise LoadError(f"{version}: want {self.contents}", code=Code.NOT_FOUND)
+            limit = self.context.flags.max_run_seconds
+            runtime = self._runtime.get()
+            return runtime.load(path_in(version, name), options, limit, in_background=True)
+
+        return NativeLoader(version, load)
+
+
+def platforms(context: PlatformContext) -> Iterator[Platform]:
+    """The only platform of ONNX models."""
+    yield OnnxPlatform("onnx", context)
+
+
+def model_file(files: Collection[str]) -> str | None:
+    """The model among the files of a version; `None` if there is none, or several without a `model.onnx`."""
+    if MODEL_FILE in files:
+        return MODEL_FILE
+    models = [name for name in files if name.endswith(SUFFIX) and "/" not in name]
+    return models[0] if len(models) == 1 else None
