@@ -119,6 +119,11 @@ CASES: Mapping[str, tuple[list[str], str, list[tuple[str, str, str, tuple[int, .
     "such a file beside another": (
         ["iris.v2/model.notes", "iris.v2/other.notes"],
         "iris.v2/model.notes",
+        [("iris.v2", "iris.v2", "notes", ())],
+    ),
+    "such a file beside one of its kind": (
+        ["iris.v2/model.notes", "iris.v2/model.notes.notes", "iris.v2/saved_model.notes"],
+        "iris.v2/model.notes",
         [("iris.v2", "iris.v2/model.notes", "notes", ())],
     ),
     "such a file in a base path": (

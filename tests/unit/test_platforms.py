@@ -22,6 +22,7 @@ from servable._server.server_core import CoreOptions, ServerCore
 from servable.errors import Code, ConfigError, LoadError
 from servable.lifecycle import Loader, RetryPolicy, ServableId, ServableState
 from servable.loaders import PythonOptions
+from servable.loaders._manifest import MANIFEST_FILE, Manifest
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -306,6 +307,18 @@ def test_one_kind_goes_before_another(tmp_path: Path) -> None:
     assert [each.name for each in kinds_of(platforms, ["a.notes"])] == ["b", "a"]
     assert recognised(platforms, str(tmp_path)) == "b"
     assert recognised(platforms, str(tmp_path / "missing")) is None
+
+
+def test_the_manifest_of_a_saved_model_names_its_kind(tmp_path: Path) -> None:
+    platforms: dict[str, Platform] = {
+        name: each(name) for name, each in (("b", NotesPlatform), ("a", AccompanyingPlatform))
+    }
+    (tmp_path / "a.notes").touch()
+    for platform, wanted in (("a", "a"), ("b", "b"), ("unknown", "b")):
+        (tmp_path / MANIFEST_FILE).write_text(Manifest("notes", platform, {}).to_json())
+        assert recognised(platforms, str(tmp_path)) == wanted
+    (tmp_path / MANIFEST_FILE).write_text("no JSON")
+    assert recognised(platforms, str(tmp_path)) == "b"
 
 
 def test_a_file_is_a_version_of_a_kind_that_serves_files(tmp_path: Path) -> None:

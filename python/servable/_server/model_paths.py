@@ -25,7 +25,7 @@ from servable._server.remote.store import RemoteStore
 from servable._server.remote.urls import is_remote, local_path, shown
 from servable.errors import Code, ConfigError, NotFoundError
 from servable.platforms import Platform, names_in
-from servable.platforms._registry import kinds_of
+from servable.platforms._registry import kinds_in, kinds_of
 from servable.sources._filesystem import BARE_VERSION, parse_version
 from servable.sources._model_files import explain_files, has_known_suffix, name_format
 from servable.sources._version_policy import Latest, Specific
@@ -207,15 +207,14 @@ class _Finder:
         for version in versions:
             # A higher version that is still being written may lack the files that tell its kind.
             place = os.path.join(directory, version)
-            if (platform := self._kind(names_in(place), place)) is not None:
+            if (platform := self._kind(place)) is not None:
                 name = _name(os.path.basename(directory), directory)
                 return _Found(name, directory, directory, platform.name)
         if versions:
             return None
-        names = names_in(directory)
-        if self._contains_models(directory, names):
+        if self._contains_models(directory, names_in(directory)):
             return None
-        platform = self._kind(names, directory)
+        platform = self._kind(directory)
         return None if platform is None else _version(directory, platform)
 
     def _in_directory_of_models(self, directory: str) -> Sequence[_Found]:
@@ -282,23 +281,26 @@ class _Finder:
             OSError: Its directory cannot be listed.
         """
         directory, name = os.path.split(path)
-        platform = self._kind([name], path)
+        platform = self._kind(path)
         if platform is None:
             raise self._nothing(path, ())
         names = names_in(directory)
         is_version = not _versions(names, directory)
-        # Not if the directory has other models of the kind: the platform might load one of these.
-        is_only_model = is_version and not platform.recognises(names - {name})
+        is_named_by_directory = _stem(name) in _NAMED_BY_DIRECTORY
+        # The platform might load another model from the directory. Kinds look for `model.…` first.
+        rivals = [each for each in names if each != name]
+        if is_named_by_directory:
+            rivals = [each for each in rivals if _stem(each) in _NAMED_BY_DIRECTORY]
+        is_only_model = is_version and not platform.recognises(rivals)
         stands_for_directory = (
             not platform.serves_files
-            or _stem(name) in _NAMED_BY_DIRECTORY
+            or is_named_by_directory
             or parse_version(os.path.basename(directory)) is not None
         )
         if stands_for_directory and is_only_model:
             return _version(directory, platform)
         if platform.serves_files:
-            says_nothing = _stem(name) in _NAMED_BY_DIRECTORY
-            text = os.path.basename(directory) if says_nothing else _stem(name)
+            text = os.path.basename(directory) if is_named_by_directory else _stem(name)
             return _Found(_name(text, path), path, path, platform.name)
         if not is_version:
             raise ConfigError(
@@ -317,7 +319,8 @@ class _Finder:
         versions = _versions(children.directories)
         for place in [f"{url}/{name}" for name in versions] or [url]:
             names = [file.path for file in store.manifest(place).files]
-            if (platform := self._kind(names, shown(place))) is not None:
+            found = kinds_of(self.platforms, names)
+            if (platform := _best(found, shown(place))) is not None:
                 parts = urlsplit(url)
                 directory = unquote(parts.path).rstrip("/") or parts.netloc
                 return _Found(_name(os.path.basename(directory), url), url, url, platform.name)
@@ -327,21 +330,13 @@ class _Finder:
             f"directory for each version.\n{self._recognised_by()}"
         )
 
-    def _kind(self, names: Collection[str], place: str) -> Platform | None:
-        """The kind of a version with these entries; `None` if there is none.
+    def _kind(self, version: str) -> Platform | None:
+        """The kind of a local version; `None` if there is none.
 
         Raises:
             ConfigError: Several kinds recognise it, and none takes precedence.
         """
-        found = kinds_of(self.platforms, names)
-        best = [each for each in found if each.precedence == found[0].precedence]
-        if len(best) > 1:
-            kinds = " and ".join(f"{each.name} ({each.contents})" for each in best)
-            raise ConfigError(
-                f"{place} is recognised as {kinds}. Give the path of the model's file, or name the kind by "
-                "model_platform in a --model_config_file"
-            )
-        return best[0] if best else None
+        return _best(kinds_in(self.platforms, version), version)
 
     def _nothing(self, path: str, places: Sequence[str]) -> ConfigError:
         """The error for a path without a model.
@@ -359,6 +354,22 @@ class _Finder:
     def _recognised_by(self) -> str:
         contents = dict.fromkeys(f"  {each.contents}" for each in self.platforms.values())
         return "\n".join(["A model is recognised by its files:", *contents])
+
+
+def _best(found: Sequence[Platform], place: str) -> Platform | None:
+    """The platform that takes precedence of those that recognise a version.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    best = [each for each in found if each.precedence == found[0].precedence]
+    if len(best) > 1:
+        kinds = " and ".join(f"{each.name} ({each.contents})" for each in best)
+        raise ConfigError(
+            f"{place} is recognised as {kinds}. Give the path of the model's file, or name the kind by "
+            "model_platform in a --model_config_file"
+        )
+    return best[0] if best else None
 
 
 def _version(directory: str, platform: Platform) -> _Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import pkgutil
@@ -15,6 +16,7 @@ from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._source import SourceAdapter
 from servable.loaders._admitted import AdmittedLoader
+from servable.loaders._manifest import MANIFEST_FILE, read_manifest
 from servable.platforms._platform import Platform, PlatformContext, names_in
 from servable.sources._configured import VersionDirectory
 
@@ -61,9 +63,23 @@ def kinds_of(platforms: Mapping[str, Platform], names: Collection[str]) -> Seque
     return sorted(found.values(), key=lambda platform: -platform.precedence)
 
 
+def kinds_in(platforms: Mapping[str, Platform], version: str) -> Sequence[Platform]:
+    """The platforms that recognise a local version; only that of its manifest, if it has one.
+
+    A saved model may have the files of several kinds: the original, and what it was converted to.
+    """
+    names = names_in(version)
+    found = kinds_of(platforms, names)
+    if len(found) > 1 and MANIFEST_FILE in names:
+        with contextlib.suppress(LoadError):  # which its loader reports
+            manifest = read_manifest(version)
+            found = [each for each in found if manifest and each.name == manifest.platform] or found
+    return found
+
+
 def recognised(platforms: Mapping[str, Platform], directory: str) -> str | None:
     """The name of the platform of a local version directory; `None` if no platform recognises it."""
-    found = kinds_of(platforms, names_in(directory))
+    found = kinds_in(platforms, directory)
     return found[0].name if found else None
 
 
