@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.errors import LoadError, ServableError
+from servable.errors import ServableError
 from servable.signature import TensorSpec, serves
 from servable.testing import ServableServer, Served, serving
 from support.models import ROOT
@@ -101,5 +101,8 @@ class TestServing:
             serving(object()),
         ):
             pass
-        with pytest.raises(LoadError, match="there is no directory"), serving(tmp_path / "none"):
+        with (
+            pytest.raises(ServableError, match="No such file or directory"),
+            serving(tmp_path / "none"),
+        ):
             pass

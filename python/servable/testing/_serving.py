@@ -22,6 +22,7 @@ from servable.errors import LoadError, ServableError, from_code
 from servable.testing._running_server import RunningServer, free_port, running_server
 
 if TYPE_CHECKING:
+    from servable._server.config.models import ModelConfig
     from servable.client import Client, Model
 
 ServableServer = Callable[..., "Served"]
@@ -88,8 +89,8 @@ def serving(
     Args:
         model: One of
 
-            - a path: a version directory (of a SavedModel, or with `model.py`), or the base path of several. It is
-              served by a separate process.
+            - a path: the file of a model, a version directory, or the base path of several, of any kind. It is served
+              by a separate process.
             - Python code: a function that is declared with `servable.signature.serves`, a module of such functions, or
               a model (an object with `signatures` and `run`, or a class that is constructed with a directory). It is
               served by this process. It may therefore be defined in the test, be stopped in a debugger, and use objects
@@ -122,27 +123,15 @@ def serving(
 
 @contextlib.contextmanager
 def _process(path: Path, flags: Sequence[str], name: str, directory: Path) -> Iterator[Served]:
+    from servable._server.model_paths import find_models
     from servable.platforms import PlatformContext, find_platforms
-    from servable.platforms._registry import recognised
 
-    path = path.resolve()
-    if not path.is_dir():
-        raise LoadError(f"there is no directory {path}")
-    versions = [child for child in path.iterdir() if child.name.isdigit() and child.is_dir()]
-    base_path = path
-    if not versions:
-        base_path = directory / "base_path"
-        base_path.mkdir()
-        (base_path / "1").symlink_to(path, target_is_directory=True)
-        versions = [path]
-    platforms = find_platforms(PlatformContext())
-    found = filter(None, (recognised(platforms, str(version)) for version in versions))
-    platform = next(found, "tensorflow")
-    config = _write_config(directory, name, base_path, platform)
+    (model,) = find_models([str(path)], find_platforms(PlatformContext()), name).models
+    config = _write_config(directory, model)
     with running_server(
-        # The base path made here links to a version that may lie elsewhere.
         f"--model_config_file={config}",
         "--max_num_load_retries=0",
+        # Versions may be links to other places.
         "--allow_python_models",
         *flags,
     ) as process:
@@ -163,7 +152,9 @@ def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
     base_path = directory / "base_path"
     base_path.mkdir()
     aside.rename(base_path / "1")  # a renamed directory counts as complete at once
-    config = _write_config(directory, name, base_path, "python")
+    from servable._server.config.models import ModelConfig
+
+    config = _write_config(directory, ModelConfig(name, str(base_path), "python"))
     port = free_port()
     setattr(module, attribute, model)
     try:
@@ -185,12 +176,11 @@ def _in_process(model: object, name: str, directory: Path) -> Iterator[Served]:
         delattr(module, attribute)
 
 
-def _write_config(directory: Path, name: str, base_path: Path, platform: str) -> Path:
+def _write_config(directory: Path, model: ModelConfig) -> Path:
+    from servable._server.config.model_messages import models_text
+
     config = directory / "models.config"
-    config.write_text(
-        f"model_config_list {{ config {{ name: {json.dumps(name)} "
-        f'base_path: {json.dumps(str(base_path))} model_platform: "{platform}" }} }}\n'
-    )
+    config.write_text(models_text([model]))
     return config
 
 
