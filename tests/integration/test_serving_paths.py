@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,13 @@ def zoo(half_plus_two_version: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def command(*arguments: object, status: int = 0) -> str:
+def command(
+    *arguments: object, status: int = 0, environment: Mapping[str, str] | None = None
+) -> str:
     """All output of `servable` with these arguments."""
     done = subprocess.run(
         [COMMAND, *map(str, arguments)],
+        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -134,3 +139,115 @@ def test_the_other_commands_take_the_same_paths(zoo: Path) -> None:
     assert several.endswith(
         f"{zoo} contains several models; give one of half, table, words as NAME\n"
     )
+
+
+FOREIGN = """
+import numpy as np
+
+from servable.errors import Code, LoadError
+from servable.loaders import FunctionLoader
+from servable.platforms import Platform, declared_signatures, path_in
+from servable.signature import Signature, TensorSpec
+
+X = TensorSpec(np.float32, [None])
+
+
+class Factor:
+    signatures = {"serving_default": Signature({"x": X}, {"y": X})}
+    is_repeatable = True
+
+    def __init__(self, version):
+        self.factor = np.float32(version.read_text())
+
+    def run(self, signature_name, inputs, deadline):
+        return {"y": inputs["x"] * self.factor}
+
+    def close(self):
+        pass
+
+
+class FactorPlatform(Platform):
+    contents = "a factor is one file *.factor"
+    serves_files = True
+
+    def recognises(self, files):
+        return any(name.endswith(".factor") for name in files)
+
+    def describe(self, version):
+        return declared_signatures(Factor.signatures)
+
+    def make_loader(self, servable_id, directory):
+        return self.completed(FunctionLoader(servable_id, directory.path, Factor), directory)
+
+
+class LostPlatform(FactorPlatform):
+    contents = "a lost one is lost.txt"
+
+    def recognises(self, files):
+        return "lost.txt" in files
+
+    def require_installed(self):
+        raise LoadError("Lost is not installed; install it with `pip install lost`",
+                        code=Code.FAILED_PRECONDITION)
+
+    def describe(self, version):
+        raise KeyError("lost")
+
+
+def platforms(context):
+    yield FactorPlatform("factor", context)
+    yield LostPlatform("lost", context)
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Mapping[str, str]:
+    """The environment in which a distribution adds two kinds; one has no runtime, and cannot describe anything."""
+    site = tmp_path / "site"
+    information = site / "foreign-1.0.dist-info"
+    information.mkdir(parents=True)
+    (site / "foreign.py").write_text(FOREIGN)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[servable.platforms]\nf = foreign:platforms\n")
+    return {"PYTHONPATH": str(site)}
+
+
+def test_kinds_of_other_distributions_are_found_and_described(
+    foreign: Mapping[str, str], tmp_path: Path
+) -> None:
+    double = tmp_path / "all/double.factor"
+    double.parent.mkdir()
+    double.write_text("2")
+    (tmp_path / "all/triple.factor").write_text("3")
+    checked = command("check", "--load", double.parent, environment=foreign)
+    assert (
+        f"double: factor model in {double}\n  version 1\n    serving_default (predict): x: float32"
+        in checked
+    )
+    assert "0 errors, 0 warnings" in checked
+    inspected = command("inspect", double, environment=foreign)
+    assert inspected.startswith(f"Model double, version 1\nin {double}\n")
+    assert 'curl -d \'{"inputs": {"x": [1.0]}}\'' in inspected
+    body = tmp_path / "body"
+    body.write_text('{"instances": [1.0]}')
+    refused = command("warmup", double, f"--request={body}", status=255, environment=foreign)
+    assert "double.factor is a single file, and warm-up requests are beside a model" in refused
+    with ServerProcess([str(double.parent)], directory=tmp_path, environment=foreign) as server:
+        server.wait_until_available("double", "triple", version=1)
+        assert server.predict("double", {"instances": [1.5]}).json() == {"predictions": [3.0]}
+        assert server.predict("triple", {"instances": [1.5]}).json() == {"predictions": [4.5]}
+
+
+def test_a_missing_runtime_is_named_with_the_command_to_install_it(
+    foreign: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/lost.txt").touch()
+    install = "Lost is not installed; install it with `pip install lost`"
+    refused = command(tmp_path / "m", status=255, environment=foreign)
+    assert refused.endswith(f"Error: FAILED_PRECONDITION: {install}\n")
+    checked = command("check", tmp_path / "m", status=1, environment=foreign)
+    assert f"error: {install}\n" in checked
+    assert f"error: {tmp_path}/m: KeyError: 'lost'\n2 errors" in checked
+    inspected = command("inspect", tmp_path / "m", status=1, environment=foreign)
+    assert inspected == f"{tmp_path}/m: KeyError: 'lost'\n"

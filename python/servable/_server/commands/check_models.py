@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from servable._server.commands.check_batching import check_batching
 from servable._server.commands.report import Report, ServedModel, ServedVersion
@@ -47,11 +47,13 @@ def check_models(
         report.error(str(error))
         return
     context.permissions.current = permissions
+    missing: set[str] = set()
     for name in sorted({model.platform for model in models} & platforms.keys()):
         try:
             platforms[name].require_installed()
         except ServableError as error:
             report.error(str(error))
+            missing.add(str(error))
             loads = False
     for model in models:
         served = ServedModel(model.name, model.base_path, model.platform)
@@ -79,7 +81,7 @@ def check_models(
                     report.error(str(error), path)
                     continue
             errors = report.errors
-            signatures = _check_version(path, platform, report)
+            signatures = _check_version(path, platform, report, missing)
             check_batching(path, platform.batching, model.batching, signatures, report)
             if loads and report.errors == errors:
                 directory = VersionDirectory(path, model)
@@ -123,16 +125,24 @@ def _wanted_versions(
 
 
 def _check_version(
-    path: str, platform: Platform, report: Report
+    path: str, platform: Platform, report: Report, reported: Collection[str]
 ) -> Mapping[str, SignatureDescription]:
-    """The signatures of a version; what is wrong with it goes into the report."""
+    """The signatures of a version; what is wrong with it goes into the report.
+
+    Args:
+        path: The version.
+        platform: Its kind.
+        report: Collects the findings.
+        reported: Errors that are already in the report.
+    """
     if not platform.is_complete(path):
         report.error(f"Files are missing: {platform.contents}", path)
         return {}
     try:
         signatures = platform.describe(path)
-    except (ServableError, ImportError) as error:
-        report.error(str(error).removeprefix(f"{path}: "), path)
+    except Exception as error:  # the border to code of others
+        if str(error) not in reported:
+            report.error(_told(error).removeprefix(f"{path}: "), path)
         return {}
     if not signatures:
         report.warning("The version has no signatures, and cannot be called", path)
@@ -150,8 +160,13 @@ def _load(
         loader = PlatformAdapter(platforms).adapt(servable_id, directory)
         loader.load()
         loader.unload()
-    except ServableError as error:
-        report.error(str(error), directory.path)
+    except Exception as error:  # the border to code of others
+        report.error(_told(error), directory.path)
+
+
+def _told(error: Exception) -> str:
+    is_plain = isinstance(error, (ServableError, ImportError))
+    return str(error) if is_plain else f"{type(error).__name__}: {error}"
 
 
 def _check_labels(model: ModelConfig, report: Report, place: tuple[str, int | None]) -> None:

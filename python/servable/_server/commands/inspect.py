@@ -44,6 +44,9 @@ def run(program: str, arguments: Sequence[str]) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1
+    except Exception as error:  # the border to code of others
+        print(f"{options.model}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     print(f"Model {model.name}, version {'unknown' if model.version is None else model.version}")
     print(f"in {model.place}")
     for name, signature in model.signatures.items():

@@ -51,6 +51,9 @@ def run(program: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"Nothing was written. {error.filename}: {error.strerror}", file=sys.stderr)
         return _FAILURE
+    except Exception as error:  # the border to code of others
+        print(f"Nothing was written. {type(error).__name__}: {error}", file=sys.stderr)
+        return _FAILURE
     print(f"Wrote {count} warm-up {'requests' if count > 1 else 'request'} to {output}")
     return 0
 
