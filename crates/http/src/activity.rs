@@ -1,4 +1,4 @@
-//! What one connection has been doing, so that idle and stalled ones can be closed.
+//! The activity of a connection: counters from which idle and stalled connections are recognised.
 
 mod http1;
 mod http2;
@@ -19,61 +19,61 @@ pub use piece::Of;
 pub use piece::Piece;
 pub use stream::{PARTING_TIME, Stream, Transport};
 
-/// Counters of one connection, which its stream, its requests and its watch share.
+/// The counters of a connection, shared by its stream, its requests and its time-outs.
 #[derive(Debug, Default)]
 pub struct Activity {
-    /// Requests that have begun.
+    /// Requests that have started.
     requests: AtomicU64,
-    /// Requests that have no answer yet.
+    /// Requests without an answer.
     under_way: AtomicU64,
-    /// Of those, the ones whose next part the client has to send.
+    /// Requests that wait for the next part of their body.
     awaiting_parts: AtomicU64,
-    /// Answers that are not wholly written, and their bytes.
+    /// Answers that are not completely written, and their bytes.
     unsent: AtomicU64,
     unsent_bytes: AtomicU64,
-    /// How often `unsent` has gone back to zero.
+    /// The number of times that `unsent` has returned to zero.
     emptied: AtomicU64,
     /// Bytes of answers that have been written: not those of pings and settings.
     taken: AtomicU64,
     /// Bytes that have been read.
     received: AtomicU64,
-    /// The number of the head that has begun and not ended; 0 if there is none.
+    /// The number of the incomplete head; 0 if there is none.
     open_head: AtomicU64,
     speaks_http2: AtomicBool,
     /// Whether answers over HTTP/1.1 close the connection.
     winds_down: AtomicBool,
-    /// Whether the stream ends as soon as there is nothing to read.
+    /// Whether the stream ends when nothing is left to read.
     ends_when_quiet: AtomicBool,
-    /// Whether the head that is open is refused.
+    /// Whether the incomplete head is refused.
     ends_head: AtomicBool,
-    /// Notified when waits for parts of requests are over.
+    /// Notified when waits for parts of requests end.
     ends_parts: Notify,
-    /// Whether the client does not get what it has not read.
+    /// Whether unread data of the client is discarded.
     is_abandoned: AtomicBool,
-    /// Notified when answers have been written while requests wait for that.
+    /// Notified when answers have been written and requests wait for that.
     has_room: Notify,
-    /// Whether the client has closed its side, and what has to be woken when all its requests are answered then.
+    /// Whether the client has closed its side, and the task to wake once all its requests are answered.
     has_closed_side: AtomicBool,
     waits_for_answers: Mutex<Option<Waker>>,
 }
 
-/// What was counted at one moment.
+/// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Requests that have begun.
+    /// Requests that have started.
     pub requests: u64,
     /// Bytes of answers that have been written.
     pub taken: u64,
     /// Bytes that have been read.
     pub received: u64,
-    /// How often the last answer that was not wholly written has been.
+    /// The number of times that all answers were completely written.
     pub emptied: u64,
-    /// The number of the head that has begun and not ended; 0 if there is none.
+    /// The number of the incomplete head; 0 if there is none.
     pub open_head: u64,
 }
 
 impl Activity {
-    /// The counters now.
+    /// The current counters.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             requests: self.requests.load(Ordering::Relaxed),
@@ -89,12 +89,12 @@ impl Activity {
         self.speaks_http2.load(Ordering::Relaxed)
     }
 
-    /// Whether a request has no answer yet.
+    /// Whether a request is without an answer.
     pub fn is_under_way(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a request has no answer yet, and that is not for want of its next part.
+    /// Whether a request is being computed: it has no answer, and does not wait for its next part.
     pub fn is_computing(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > self.awaiting_parts.load(Ordering::Relaxed)
     }
@@ -109,12 +109,12 @@ impl Activity {
         self.unsent.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether nothing is under way in either direction.
+    /// Whether there is neither a request nor an unsent answer.
     pub fn is_between_requests(&self) -> bool {
         !self.is_under_way() && !self.has_unsent() && self.open_head.load(Ordering::Relaxed) == 0
     }
 
-    /// Has the next answer over HTTP/1.1 be the last.
+    /// Makes the next answer over HTTP/1.1 the last one.
     pub fn wind_down(&self) {
         self.winds_down.store(true, Ordering::Relaxed);
     }
@@ -124,14 +124,14 @@ impl Activity {
         self.winds_down.load(Ordering::Relaxed)
     }
 
-    /// Ends the stream when it is next read, and neither is there anything to read nor a request under way.
+    /// Ends the stream at the next read at which there are neither data nor requests in progress.
     ///
-    /// hyper would close a connection of HTTP/1.1 without a last look at what has come.
+    /// hyper would close a connection of HTTP/1.1 without reading data that has arrived.
     pub fn end_when_quiet(&self) {
         self.ends_when_quiet.store(true, Ordering::Relaxed);
     }
 
-    /// Refuses the head of HTTP/1.1 that has begun and not ended, when the stream is next read: it took too long.
+    /// Refuses the incomplete head of HTTP/1.1 at the next read, because it took too long.
     pub fn end_head(&self) {
         self.ends_head.store(true, Ordering::Relaxed);
     }
@@ -146,7 +146,7 @@ impl Activity {
         self.ends_parts.notified()
     }
 
-    /// Discards what the client has not read when the connection is dropped.
+    /// Discards data that the client has not read when the connection is dropped.
     pub fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Relaxed);
     }
@@ -186,23 +186,23 @@ impl Drop for AwaitingPart<'_> {
     }
 }
 
-/// A request that is being answered, and then its answer while that is being written.
+/// A request in progress, and then its answer until it is written.
 #[derive(Debug)]
 pub struct UnderWay {
     activity: Arc<Activity>,
-    /// How large the answer is, once there is one.
+    /// The size of the answer, once there is one.
     unsent_bytes: Option<u64>,
     /// The memory of the answer.
     claim: Option<Claim>,
 }
 
 impl UnderWay {
-    /// Back-pressure: waits while the client has `most` bytes of earlier answers to take.
+    /// Back-pressure: waits while the client has not read `most` bytes of earlier answers.
     pub async fn room(&self, most: u64) {
         while self.activity.unsent_bytes.load(Ordering::Relaxed) >= most {
             let notified = self.activity.has_room.notified();
             if self.activity.unsent_bytes.load(Ordering::SeqCst) >= most {
-                // Until then it is no request that somebody works on.
+                // A request that waits does not count as in progress.
                 self.activity.under_way.fetch_sub(1, Ordering::Relaxed);
                 let _returns = Returns(&self.activity.under_way);
                 notified.await;
@@ -225,7 +225,7 @@ impl UnderWay {
     }
 }
 
-/// Counts again what was taken out for a while, even where that is cut short.
+/// Restores the count, even if the wait is cancelled.
 struct Returns<'a>(&'a AtomicU64);
 
 impl Drop for Returns<'_> {

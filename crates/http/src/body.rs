@@ -1,4 +1,4 @@
-//! Request bodies read into one piece within bounds, and response bodies written as one piece.
+//! Request bodies, read into one buffer within limits, and response bodies that are complete.
 
 mod collect;
 mod encoding;
@@ -29,37 +29,38 @@ pub use collect::Layout;
 pub use encoding::Encoding;
 pub use servable_runtime::work_on;
 
-/// Bounds on what a client may send as a body.
+/// Limits of request bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// The largest body, in bytes, before and after decompression.
     pub max_bytes: usize,
-    /// How many bytes all bodies under way, and all answers that clients have not taken, may have together.
+    /// The limit of all bodies in progress and all unread answers together, in bytes.
     pub max_total_bytes: usize,
-    /// What a compressed body may grow to, in bytes, where that is less.
+    /// The limit of a body after decompression, in bytes, if it is lower.
     pub max_decompressed_bytes: usize,
-    /// How long to wait for the next part of a body.
+    /// The time limit for the next part of a body.
     pub part_timeout: Duration,
-    /// How much of a body of several parts has to come, on average; the wait for one part is on top.
+    /// The minimum average rate of a body of several parts. The time limit of a part is added.
     pub min_bytes_per_second: u32,
 }
 
 impl BodyLimits {
-    /// How long to wait for the next part of a body that has come so far since then; no time if it came too slowly.
+    /// The time limit for the next part of a body of which `received` bytes have arrived since `since`. It is zero if
+    /// the body is too slow.
     pub fn patience(&self, received: usize, since: Instant) -> Duration {
         let earned = Duration::from_secs_f64(received as f64 / f64::from(self.min_bytes_per_second.max(1)));
         self.part_timeout.min((self.part_timeout + earned).saturating_sub(since.elapsed()))
     }
 }
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read completely.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// It is larger than the limit, or says that it will be.
+    /// It exceeds the limit, or declares a length that does.
     TooLarge,
-    /// Its next part did not come in time.
+    /// Its next part did not arrive in time.
     TooSlow,
-    /// The client broke off, or broke the rules of its protocol.
+    /// The client disconnected, or violated the protocol.
     Broken,
     /// There is no memory for it.
     Shortage(Shortage),
@@ -71,14 +72,14 @@ impl From<Shortage> for BodyError {
     }
 }
 
-/// The body of a request, and the connection that it comes from.
+/// The body of a request, with the activity of its connection.
 pub struct RequestBody {
     incoming: Incoming,
     activity: Arc<Activity>,
 }
 
 impl RequestBody {
-    /// A body of which nothing has been read.
+    /// Creates an unread body.
     pub fn new(incoming: Incoming, activity: Arc<Activity>) -> Self {
         Self { incoming, activity }
     }
@@ -89,7 +90,8 @@ pub async fn read(body: RequestBody, limits: BodyLimits, memory: &Arc<BodyMemory
     read_as(body, limits, memory, |_| Layout::default()).await
 }
 
-/// Reads a body to its end, into memory as its first part asks for it. A body that arrives in one piece is not copied.
+/// Reads a body to its end, into memory whose layout `layout` derives from the first part. A body that arrives in one
+/// piece is not copied.
 pub async fn read_as(
     mut body: RequestBody,
     limits: BodyLimits,
@@ -154,7 +156,7 @@ pub async fn next_part(body: &mut RequestBody, timeout: Duration) -> Result<Opti
             None => return Ok(None),
             Some(Err(_)) => return Err(BodyError::Broken),
             Some(Ok(frame)) => {
-                // Frames without data are trailers, or nothing; neither ends the body.
+                // Frames without data are trailers or empty. Neither ends the body.
                 if let Ok(data) = frame.into_data()
                     && !data.is_empty()
                 {
@@ -165,11 +167,11 @@ pub async fn next_part(body: &mut RequestBody, timeout: Duration) -> Result<Opti
     }
 }
 
-/// A response body that is there as a whole: pieces of data, nearly always one, then trailers if the protocol has them.
+/// A complete response body: pieces of data, usually one, and optional trailers.
 #[derive(Debug, Default)]
 pub struct WholeBody {
     data: Option<Bytes>,
-    /// What follows, the last piece first.
+    /// The further pieces, last one first.
     others: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     under_way: Option<UnderWay>,
@@ -181,7 +183,7 @@ impl WholeBody {
         Self { data: Some(data.into()).filter(|data| !data.is_empty()), ..Self::default() }
     }
 
-    /// The same body with more pieces, none of them empty.
+    /// Adds pieces, which must not be empty.
     #[must_use]
     pub fn followed_by(mut self, pieces: impl DoubleEndedIterator<Item = Bytes>) -> Self {
         self.others = pieces.rev().collect();
@@ -193,7 +195,7 @@ impl WholeBody {
         Self { trailers: Some(trailers), ..Self::new(data) }
     }
 
-    /// How many bytes of data there are.
+    /// The size of the data.
     pub fn size(&self) -> usize {
         self.data.iter().chain(&self.others).map(Bytes::len).sum()
     }
@@ -224,12 +226,12 @@ impl Body for WholeBody {
     }
 }
 
-/// The body of an answer, as the connection that sends it sees it.
+/// The body of an answer, as its connection uses it.
 pub trait AnswerBody: Body<Data = Piece, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static {
-    /// How many bytes it has, if all of them are there.
+    /// The size, if the body is complete.
     fn whole_len(&self) -> Option<usize>;
 
-    /// Counts the answer as unsent until its last piece has been written, in memory that is claimed as long.
+    /// Counts the answer as unsent, and keeps its memory claimed, until the last piece is written.
     fn hold(&mut self, under_way: UnderWay, claim: Option<Claim>);
 }
 
@@ -260,10 +262,10 @@ impl<L: AnswerBody, R: AnswerBody> AnswerBody for Either<L, R> {
     }
 }
 
-/// Why a body could not be unpacked.
+/// The reason why a body could not be decompressed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unpacking {
-    /// It is not what it should be.
+    /// It is damaged.
     Damaged(String),
     /// It would be larger than this many bytes.
     TooLarge(usize),
@@ -289,7 +291,7 @@ impl From<Shortage> for Unpacking {
     }
 }
 
-/// Unpacks a body that has to be one complete piece of its encoding and nothing else.
+/// Decompresses a body, which must be one complete stream of its encoding.
 pub fn unpack(
     encoding: Encoding,
     compressed: &[u8],
@@ -306,7 +308,7 @@ pub fn unpack(
     Ok(plain)
 }
 
-/// Unpacks a body if it is packed. An empty body is not, whatever its request says.
+/// Decompresses a body if it is compressed. An empty body never is, even if its header says so.
 pub fn unpack_if_packed(
     encoding: Option<Encoding>,
     body: Bytes,
@@ -319,7 +321,8 @@ pub fn unpack_if_packed(
     }
 }
 
-/// Unpacks what `rest` begins with, and leaves what follows; the inner error is that of damaged bytes.
+/// Decompresses the stream at the start of `rest`, and leaves the bytes after it. The inner error is that of damaged
+/// bytes.
 pub fn unpack_bounded(
     encoding: Encoding,
     rest: &mut &[u8],
@@ -344,10 +347,10 @@ pub fn unpack_bounded(
     if plain.len() > limit { Err(Unpacking::TooLarge(limit)) } else { Ok(Ok(Bytes::from_owner(plain))) }
 }
 
-/// The first room that an unpacked body gets.
+/// The initial capacity for a decompressed body.
 const LEAST_UNPACKED: usize = 16 << 10;
 
-/// Bodies that come in one piece of fewer bytes are not counted: they are no larger than what is read at once anyway.
+/// Smaller bodies in one piece are not counted. They fit in a read buffer.
 const SMALL: usize = 64 << 10;
 
 #[cfg(test)]
@@ -373,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_packed_body_is_exactly_one_whole_piece() {
-        // Half of it repeats itself, so that it is packed, and the other half takes its room.
+        // Half of it is repetitive, so that compression is worth it, and the other half is not.
         let plain: Vec<u8> = (0..2000_u32).map(|i| if i < 1000 { 0 } else { (i * i % 251) as u8 }).collect();
         for encoding in [Encoding::Gzip, Encoding::Deflate] {
             let unpacked = |packed: &[u8], max_decompressed_bytes| {
@@ -394,7 +397,7 @@ mod tests {
             let end = format!("the body has 2 bytes after its end as {}", encoding.name());
             assert_eq!(wrong(&[&packed[..], b"xy"].concat()), end);
             let mut damaged = packed.to_vec();
-            // In the checksum, which gzip has before the length, and deflate at the end.
+            // In the checksum, which is before the length in gzip, and at the end in deflate.
             let checksum = damaged.len() - if encoding == Encoding::Gzip { 6 } else { 2 };
             damaged[checksum] ^= 1;
             assert!(wrong(&damaged).starts_with(&damage));

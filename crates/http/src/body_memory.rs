@@ -1,7 +1,7 @@
-//! Memory of large bodies: how much of it all may have together, and what is kept for the next ones.
+//! Memory of large bodies: a limit for all of them, and a pool of buffers.
 //!
-//! Memory that is fresh from the system costs a page fault for each of its pages, which is more than all else that is
-//! done to a large body. Kept buffers are bounded, and return to the system when unused for a while.
+//! New memory costs a page fault for each page, more than all other work on a large body. The pool is bounded, and
+//! returns unused buffers to the system after a while.
 
 use std::io::{self, Read};
 use std::mem;
@@ -14,25 +14,25 @@ use tokio::sync::Notify;
 
 use servable_model::error::{Code, ServingError, no_memory};
 
-/// Buffers of fewer bytes are not kept: the allocator has them at hand.
+/// Smaller buffers are not pooled: the allocator reuses their memory.
 const LEAST_KEPT: usize = 2 << 20;
 
-/// The most bytes that are kept in all.
+/// The maximum size of the pool.
 const MOST_KEPT: usize = 64 << 20;
 
 /// An unused buffer returns to the system after this time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A buffer may be this many times larger than what it is used for.
+/// A pooled buffer may be this many times larger than requested.
 const ALLOWED_WASTE: usize = 2;
 
-/// Where the memory of bodies comes from.
+/// The memory of bodies.
 #[derive(Debug, Default)]
 pub struct BodyMemory {
     kept: Mutex<Vec<Kept>>,
-    /// Told when something is kept again after nothing was.
+    /// Notified when a buffer enters the empty pool.
     fills: Notify,
-    /// How many bytes bodies under way and untaken answers have.
+    /// The bytes of bodies in progress and of unread answers.
     claimed: AtomicUsize,
 }
 
@@ -43,10 +43,10 @@ struct Kept {
 }
 
 impl BodyMemory {
-    /// An empty buffer that was kept, with room for `capacity` bytes.
+    /// Takes an empty buffer of at least `capacity` bytes from the pool.
     pub(crate) fn kept(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Option<Buffer>, Shortage> {
         let Some(bytes) = self.take_kept(capacity) else { return Ok(None) };
-        // What is refused here is given back to the system: there is little of it.
+        // A buffer that exceeds the limit is freed. This is rare.
         let claim = self.claim(bytes.capacity(), limit)?;
         Ok(Some(Buffer { bytes, start: 0, claim }))
     }
@@ -60,7 +60,7 @@ impl BodyMemory {
         Some(kept.remove(index).bytes)
     }
 
-    /// An empty buffer from the system.
+    /// Allocates an empty buffer.
     pub(crate) fn fresh(self: &Arc<Self>, capacity: usize, limit: usize) -> Result<Buffer, Shortage> {
         let claim = self.claim(capacity, limit)?;
         let mut bytes = Vec::new();
@@ -68,7 +68,7 @@ impl BodyMemory {
         Ok(Buffer { bytes, start: 0, claim })
     }
 
-    /// A buffer that has no memory yet.
+    /// Creates a buffer without memory.
     pub(crate) fn empty(self: &Arc<Self>) -> Buffer {
         Buffer { bytes: Vec::new(), start: 0, claim: Claim { memory: Arc::clone(self), bytes: 0 } }
     }
@@ -77,18 +77,18 @@ impl BodyMemory {
     ///
     /// # Errors
     ///
-    /// If they would be more than `limit` with all that is claimed.
+    /// If the total would exceed `limit`.
     pub fn claim(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
         let before = self.claimed.fetch_add(bytes, Ordering::Relaxed);
         let claim = Claim { memory: Arc::clone(self), bytes };
         if before.saturating_add(bytes) > limit { Err(Shortage::Limit(limit)) } else { Ok(claim) }
     }
 
-    /// The same for what is there already: it may be more than is left, and not come when nothing is left.
+    /// Claims memory that already exists, even if it exceeds the limit.
     ///
     /// # Errors
     ///
-    /// If nothing is left of the limit.
+    /// If the limit was reached before.
     pub fn claim_rest(self: &Arc<Self>, bytes: usize, limit: usize) -> Result<Claim, Shortage> {
         let claim = Claim { memory: Arc::clone(self), bytes };
         let before = self.claimed.fetch_add(bytes, Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl BodyMemory {
     ///
     /// # Errors
     ///
-    /// If not; most requests that are refused for this are before any memory is taken.
+    /// If not. Most refused requests are refused here, before they take memory.
     pub fn expect(&self, bytes: usize, limit: usize) -> Result<(), Shortage> {
         let claimed = self.claimed.load(Ordering::Relaxed);
         if bytes > 0 && claimed.saturating_add(bytes) > limit { Err(Shortage::Limit(limit)) } else { Ok(()) }
@@ -110,7 +110,7 @@ impl BodyMemory {
         self.claimed.load(Ordering::Relaxed) > limit / 2
     }
 
-    /// Returns unused buffers to the system, until it is dropped.
+    /// Returns unused buffers to the system until the future is dropped.
     pub async fn give_back_unused(self: Arc<Self>) {
         loop {
             self.fills.notified().await;
@@ -120,14 +120,14 @@ impl BodyMemory {
         }
     }
 
-    /// Returns the buffers that have been unused for this time; says whether others are left.
+    /// Returns the buffers that have been unused for this time. Returns whether others are left.
     fn give_back(&self, unused: Duration) -> bool {
         let mut kept = self.lock();
         let (wanted, unwanted) = mem::take(&mut *kept).into_iter().partition(|kept| kept.since.elapsed() < unused);
         *kept = wanted;
         let is_left = !kept.is_empty();
         drop(kept);
-        drop::<Vec<Kept>>(unwanted); // only now: it takes the system a while
+        drop::<Vec<Kept>>(unwanted); // outside the lock: unmapping takes a while
         is_left
     }
 
@@ -153,16 +153,16 @@ impl BodyMemory {
     }
 }
 
-/// Why there is no memory for a body.
+/// The reason why there is no memory for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// The limit of all bodies together, which is nearly reached.
+    /// The limit of all bodies together would be exceeded.
     Limit(usize),
-    /// The system does not give this many bytes.
+    /// The system could not allocate this many bytes.
     Memory(usize),
 }
 
-/// When it is worth to send a body again that there was no room for.
+/// The delay after which clients should retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl From<Shortage> for ServingError {
@@ -177,7 +177,7 @@ impl From<Shortage> for ServingError {
     }
 }
 
-/// A part of what all bodies together may have; given back when it is dropped.
+/// A share of the limit of all bodies. It is returned on drop.
 #[derive(Debug)]
 pub struct Claim {
     memory: Arc<BodyMemory>,
@@ -185,7 +185,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Lasts as long as these bytes.
+    /// Extends the claim to the lifetime of these bytes.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Held { bytes, _claim: self })
     }
@@ -208,7 +208,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// A buffer on loan: its memory goes back when it is dropped.
+/// A buffer whose memory returns to the pool on drop.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -221,18 +221,18 @@ impl Buffer {
         self.bytes.len() - self.start
     }
 
-    /// Reads until there is no room left; says whether there may be more to read.
+    /// Reads until the buffer is full. Returns whether there may be more to read.
     pub(crate) fn fill(&mut self, reader: &mut impl Read) -> io::Result<bool> {
         let room = self.bytes.capacity() - self.bytes.len();
         Ok(reader.take(room as u64).read_to_end(&mut self.bytes)? == room)
     }
 
-    /// How many bytes there is room for, with those that are there.
+    /// The capacity in bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() - self.start
     }
 
-    /// Has the content, which is empty, begin where the byte at `position` will lie on a multiple of `alignment`.
+    /// Sets the start of the empty content so that the byte at `position` is aligned to `alignment`.
     pub(crate) fn align(&mut self, position: usize, alignment: usize) {
         self.start = self.bytes.as_ptr().addr().wrapping_add(position).wrapping_neg() % alignment;
         self.bytes.resize(self.start, 0);

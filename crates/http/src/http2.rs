@@ -1,4 +1,4 @@
-//! How connections of HTTP/2 behave: sizes, streams, pings and age, by the names that gRPC has for them.
+//! Options of HTTP/2 connections: sizes, streams, pings and age, named as in gRPC.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use hyper_util::server::conn::auto;
 /// Limits and times of HTTP/2.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2Options {
-    /// How many calls may be under way on one connection.
+    /// The maximum number of concurrent calls on a connection.
     pub max_concurrent_streams: Option<u32>,
-    /// The largest head of a request, in bytes, if that is not to follow from the limits of all heads.
+    /// The largest head of a request, in bytes. By default it follows from the limits of all heads.
     pub max_header_bytes: Option<u32>,
-    /// The largest frame that is taken, in bytes: 16 KiB to 16 MiB.
+    /// The largest accepted frame, in bytes: 16 KiB to 16 MiB.
     pub max_frame_bytes: Option<u32>,
-    /// How many bytes of one request may be on their way.
+    /// The flow-control window of a request, in bytes.
     pub stream_window: u32,
-    /// After how long without a sign of life the client is pinged.
+    /// The time without data after which the client is pinged.
     pub keepalive_time: Duration,
-    /// How long the client may take to answer that, before the connection is closed.
+    /// The time limit of the client's answer to a ping. The connection is closed after it.
     pub keepalive_timeout: Duration,
-    /// How long a connection may be without a request, if not as long as any.
+    /// The time limit of a connection without requests, if it differs from that of HTTP/1.1.
     pub max_idle: Option<Duration>,
-    /// After how long a connection takes no new requests; `None` for never.
+    /// The age at which a connection accepts no new requests; `None` for never.
     pub max_age: Option<Duration>,
-    /// How long its requests may take after that; `None` for as long as they like.
+    /// The time limit of its requests after that; `None` for no limit.
     pub max_age_grace: Option<Duration>,
 }
 
@@ -44,14 +44,14 @@ impl Default for Http2Options {
     }
 }
 
-/// How much more than one stream a whole connection may have on its way.
+/// The ratio of the connection's window to that of a stream.
 const STREAMS_IN_CONNECTION_WINDOW: u32 = 4;
 
-/// The largest window that HTTP/2 has.
+/// The largest window of HTTP/2.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
 impl Http2Options {
-    /// Has the connections of a builder behave so.
+    /// Applies the options to a builder of connections.
     pub fn apply(&self, builder: &mut auto::Builder<TokioExecutor>) {
         let connection_window = self.stream_window.saturating_mul(STREAMS_IN_CONNECTION_WINDOW).min(MAX_WINDOW);
         let mut http2 = builder.http2();

@@ -1,6 +1,6 @@
-//! HTTP on sockets: from a connection to a request, and from an answer to bytes.
+//! HTTP on sockets: connections, requests and answers as bytes.
 //!
-//! Nothing here knows models, codecs or the protocols: a [`listener::Handler`] answers requests.
+//! The crate is independent of models, codecs and protocols: a [`listener::Handler`] answers requests.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "the expectations hold by construction")]

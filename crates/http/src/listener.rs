@@ -1,7 +1,7 @@
-//! Sockets and connections: accept, bound what a stranger may hold, drain.
+//! Sockets and connections: accepts connections, limits the resources of clients, and drains.
 //!
-//! Every address takes HTTP/1.1 and HTTP/2 with prior knowledge, or what TLS has agreed on. What a request means is left to
-//! a [`Handler`].
+//! Every address accepts HTTP/1.1 and HTTP/2: by prior knowledge, or as negotiated by TLS. A [`Handler`] answers the
+//! requests.
 
 mod connection;
 mod endpoint;
@@ -37,34 +37,34 @@ pub use endpoint::{Endpoint, Offer};
 /// Addresses and limits.
 #[derive(Clone, Debug)]
 pub struct ListenOptions {
-    /// Where to listen.
+    /// The addresses.
     pub endpoints: Vec<Endpoint>,
     /// The permissions of Unix sockets; `None` leaves them to the umask.
     pub socket_mode: Option<u32>,
-    /// What endpoints with TLS begin connections with.
+    /// The TLS credentials.
     pub tls: Arc<Tls>,
     /// Threads that serve connections and run quick models.
     pub worker_threads: usize,
-    /// Connections open at once; further ones wait in the listen queue.
+    /// The maximum number of open connections. Further ones wait in the listen queue.
     pub max_connections: usize,
-    /// Bounds on the heads of requests.
+    /// Limits of request heads.
     pub head: HeadLimits,
-    /// A connection without a request under way, and without a new one begun or a byte written for this long, is closed.
+    /// The time limit of an idle connection: one without a request in progress, a new request or a written byte.
     pub idle_timeout: Duration,
-    /// Bounds on reading request bodies.
+    /// Limits of request bodies.
     pub body: BodyLimits,
-    /// How connections of HTTP/2 behave.
+    /// Options of HTTP/2.
     pub http2: Http2Options,
 }
 
-/// Bounds on the head of a request.
+/// Limits of the head of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
-    /// The largest head, in bytes as HTTP/2 counts them: of names and values, and 32 for each header.
+    /// The largest head, counted as in HTTP/2: the bytes of names and values, and 32 for each header.
     pub max_bytes: u32,
-    /// The most headers.
+    /// The maximum number of headers.
     pub max_count: usize,
-    /// How long a head, or a TLS handshake, may take.
+    /// The time limit of a head, and of a TLS handshake.
     pub timeout: Duration,
 }
 
@@ -85,24 +85,24 @@ impl HeadLimits {
     }
 }
 
-/// No limit in effect. Each kind of blocking work is bounded by its semaphore in `servable_runtime::Workers`, so that no kind
+/// Practically no limit. Each kind of blocking work has a semaphore in `servable_runtime::Workers`, so that no kind
 /// waits for the threads of another.
 const BLOCKING_THREADS: usize = 1 << 20;
 
-/// How long to wait before accepting again when the process is out of file descriptors.
+/// The pause before the next accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The largest read from a connection of HTTP/1.1. A head that does not fit is refused before it is looked at.
+/// The largest read from a connection of HTTP/1.1. A larger head is refused by hyper.
 const READ_BUFFER_BYTES: usize = 512 * 1024;
 
-/// How many times its limit the head of a request of HTTP/2 may have before it gets no answer of REST or gRPC, but a bare
-/// 431 from h2.
+/// The multiple of the limit up to which an HTTP/2 head gets an error of REST or gRPC. Larger heads get a bare 431 from
+/// h2.
 const HEAD_MARGIN: u32 = 4;
 
-/// How many headers hyper keeps on the stack; for more, each request costs an allocation.
+/// The number of headers that hyper keeps on the stack. For more, each request costs an allocation.
 const HEADERS_ON_STACK: usize = 100;
 
-/// How long handshakes of TCP that have begun may take when the server drains.
+/// The time for TCP handshakes in progress when the server drains.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 
 /// Answers the requests of all connections.
@@ -117,39 +117,39 @@ pub trait Handler: Send + Sync + 'static {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// The answer in place of one that there is no memory for.
+    /// The answer in place of one for which there is no memory.
     fn fail(&self, answer: &Response<Self::Body>, error: ServingError) -> Response<Self::Body>;
 
-    /// Counts a request that was refused before it could be handed over.
+    /// Counts a request that was refused before it reached the handler.
     fn refused(&self, code: Code);
 
     /// Called once, before the server begins to drain.
     fn begin_to_drain(&self);
 
-    /// Where the memory of bodies and answers comes from.
+    /// The memory of bodies and answers.
     fn body_memory(&self) -> &Arc<BodyMemory>;
 }
 
 /// A server that listens.
 pub struct Listening<H: Handler> {
-    /// First, as it gives back the threads in reserve, for which the end of the runtime waits.
+    /// Dropped first: it releases the threads in reserve, for which the shutdown of the runtime waits.
     _watchdog: Watchdog,
     runtime: Runtime,
     draining: watch::Sender<bool>,
     connections: TaskTracker,
     shared: Arc<Shared<H>>,
     addresses: Vec<SocketAddr>,
-    /// What is bound and does not take connections yet.
+    /// Bound addresses that do not accept connections yet.
     closed: Vec<(Bound, Endpoint)>,
 }
 
-/// What every connection shares.
+/// The state that all connections share.
 struct Shared<H> {
     handler: H,
     options: ListenOptions,
     http: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
-    /// Separate limits: clients that use up `slots` block neither health checks nor administration.
+    /// Separate limits, so that clients that use up `slots` do not block health checks or administration.
     health_slots: Arc<Semaphore>,
     admin_slots: Arc<Semaphore>,
 }
@@ -167,25 +167,25 @@ impl<H> Shared<H> {
 /// How a connection was accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// What the address answers.
+    /// The requests that the address answers.
     pub offer: Offer,
-    /// The local address; only known for administration.
+    /// The local address, for administration only.
     pub own_address: Option<IpAddr>,
 }
 
-/// How many connections may be open to addresses that are for health checks only.
+/// The maximum number of connections to addresses for health checks.
 const HEALTH_CONNECTIONS: usize = 64;
 
-/// How many connections may be open for administration.
+/// The maximum number of connections for administration.
 const ADMIN_CONNECTIONS: usize = 1024;
 
 impl<H: Handler> Listening<H> {
-    /// Binds every address, and begins to accept where only health checks are answered.
+    /// Binds all addresses, and starts to accept on those for health checks and administration.
     ///
     /// # Errors
     ///
-    /// An address cannot be resolved, is taken, or may not be bound; the message names it. Or there are no credentials
-    /// for TLS.
+    /// An address cannot be resolved, is in use, or may not be bound; the message names it. Or there are no TLS
+    /// credentials.
     pub fn start(handler: H, options: ListenOptions) -> io::Result<Self> {
         let workers = options.worker_threads.max(1);
         let threads = Workers::new(workers);
@@ -198,7 +198,7 @@ impl<H: Handler> Listening<H> {
                 member.join();
             })
             .thread_name("servable-worker")
-            // Of the pool's threads, only those that serve connections rest in this sense.
+            // Only worker threads park, not those of the blocking pool.
             .on_thread_park(placement::join)
             .enable_all()
             .build()?;
@@ -227,11 +227,11 @@ impl<H: Handler> Listening<H> {
         Ok(listening)
     }
 
-    /// Begins to accept everywhere.
+    /// Starts to accept on all addresses.
     ///
     /// # Errors
     ///
-    /// An address cannot be listened at, though it could be bound; the message names it.
+    /// Listening fails on a bound address; the message names it.
     pub fn open(&mut self) -> io::Result<()> {
         let closed = std::mem::take(&mut self.closed);
         self.accept_at(closed)
@@ -252,14 +252,15 @@ impl<H: Handler> Listening<H> {
         &self.addresses
     }
 
-    /// Stops accepting, lets requests in flight finish, and stops the threads; says whether all finished in time.
+    /// Stops accepting, waits for requests in flight, and stops the threads. Returns whether all requests finished in
+    /// time.
     pub fn drain(self, timeout: Duration) -> bool {
         self.shared.handler.begin_to_drain();
         self.draining.send_replace(true);
         self.connections.close();
         let finished =
             self.runtime.block_on(async { tokio::time::timeout(timeout, self.connections.wait()).await.is_ok() });
-        // A run that cannot be interrupted is left to end with the process.
+        // A run that cannot be cancelled ends with the process.
         self.runtime.shutdown_background();
         finished
     }
@@ -276,8 +277,8 @@ fn http_builder(options: &ListenOptions) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Accepts connections until the server drains, and then those whose clients take them for open already: closing the
-/// listener would reset them, and lose what they have sent.
+/// Accepts connections until the server drains, and then those that the kernel has completed. Closing the listener
+/// would reset them and lose their data.
 async fn accept<H: Handler>(
     mut listener: Listener,
     endpoint: Endpoint,
@@ -305,12 +306,12 @@ async fn accept<H: Handler>(
         };
         match accepted {
             Ok(socket) => {
-                // In this order, so that a quiet listener keeps no connection from the others: at the limit, one
-                // connection of each waits here, and further ones in the listen queue.
+                // Accepting before acquiring a slot means that an idle listener does not occupy one. At the limit, one
+                // connection of each listener waits here, and further ones in the listen queue.
                 let slot = async { Arc::clone(slots).acquire_owned().await.ok() };
                 let slot = tokio::select! {
                     slot = slot => slot,
-                    _ = drain.wait_for(|draining| *draining) => None, // connections come to their end soon
+                    _ = drain.wait_for(|draining| *draining) => None, // other connections end soon
                 };
                 let (shared, drain) = (Arc::clone(&shared), drain.clone());
                 let tls = endpoint.tls;

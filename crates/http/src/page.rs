@@ -1,4 +1,4 @@
-//! The small pages of TensorFlow Serving for what is no API request (`docs/spec/rest_api.md` §2.4).
+//! The small pages of TensorFlow Serving for requests outside the API (`docs/spec/rest_api.md` §2.4).
 
 /// The text of a page.
 pub fn html(status: u16, reason: &str) -> String {

@@ -1,6 +1,6 @@
-//! TLS: certificates from PEM text, and the configuration that new connections begin with.
+//! TLS: certificates from PEM text, and the configuration of new connections.
 //!
-//! Reading files and noticing that they changed is left to the control plane.
+//! The control plane reads the files and detects changes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,56 +13,56 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{Error, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-/// Text in PEM form, and where it comes from.
+/// Text in PEM form, with its origin.
 #[derive(Clone)]
 pub struct Pem {
-    /// What error messages call it, such as the name of its file.
+    /// The name in error messages, such as that of its file.
     pub name: String,
     /// The text.
     pub text: Vec<u8>,
 }
 
-/// Keys stay out of logs.
+/// Keys are not logged.
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pem").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// Who the server is, and whom it lets in.
+/// The credentials of the server, and the authority for clients.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The server's certificate, followed by those between it and the root.
+    /// The certificate of the server, followed by intermediate ones.
     pub certificate: Pem,
     /// Its private key.
     pub key: Pem,
-    /// Set to require a certificate of clients that one of these has signed.
+    /// If set, clients need a certificate that one of these authorities has signed.
     pub client_ca: Option<Pem>,
 }
 
-/// The protocols that are offered; gRPC clients insist on the first.
+/// The offered protocols. gRPC clients require the first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The credentials in force. A connection keeps those that it began with.
+/// The credentials in force. A connection keeps those of its handshake.
 #[derive(Debug, Default)]
 pub struct Tls {
     current: ArcSwapOption<ServerConfig>,
 }
 
 impl Tls {
-    /// Puts credentials in force for the connections that begin from now on.
+    /// Replaces the credentials for new connections.
     ///
-    /// Sessions of the old credentials are not resumed with the new ones.
+    /// Sessions of the old credentials cannot be resumed.
     ///
     /// # Errors
     ///
-    /// They cannot be used; those before stay in force. The text names what is wrong with which of them.
+    /// They are invalid, and the old ones stay in force. The text names the faulty file and its fault.
     pub fn set(&self, credentials: &Credentials) -> Result<(), String> {
         self.current.store(Some(Arc::new(server_config(credentials)?)));
         Ok(())
     }
 
-    /// What the next handshake needs; `None` where there are no credentials.
+    /// The acceptor for the next handshake; `None` without credentials.
     pub fn acceptor(&self) -> Option<TlsAcceptor> {
         self.current.load_full().map(TlsAcceptor::from)
     }

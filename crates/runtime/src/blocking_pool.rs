@@ -7,20 +7,20 @@ use tokio::task::JoinHandle;
 
 use crate::placement;
 
-/// Longer than any server runs.
+/// Longer than the life of any server.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A bounded pool of threads for one kind of blocking work. The first thread starts at once, the others on demand.
 ///
-/// Work that finds no free thread waits in order.
+/// Work without a free thread waits in order.
 #[derive(Debug)]
 pub struct BlockingPool(Option<Runtime>);
 
 impl BlockingPool {
-    /// A pool of at most `count` threads with this name.
+    /// Creates a pool of at most `count` threads with this name.
     pub fn new(name: &str, count: usize) -> Self {
-        // Without drivers and workers a runtime is just its pool of blocking threads.
-        // With one thread that stays, work waits where the system gives no further one; without, it would be lost.
+        // A runtime without drivers and workers is a pool of blocking threads. One thread is permanent: without it,
+        // work would be lost if the system refused to create a thread.
         let pool = Builder::new_current_thread()
             .thread_keep_alive(FOREVER)
             .max_blocking_threads(count.max(1))

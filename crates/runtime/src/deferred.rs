@@ -33,7 +33,7 @@ impl Drop for Entry {
     }
 }
 
-/// Yields until the tasks that are ready on this worker, and what the worker then reads from sockets, have had a turn.
+/// Yields until the ready tasks of this worker have run, and those that its next poll of sockets makes ready.
 pub async fn yield_to_ready_tasks() {
     let _entry = poll_fn(|context| Poll::Ready(Entry::add(context.waker()))).await;
     tokio::task::yield_now().await;

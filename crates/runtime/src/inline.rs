@@ -1,8 +1,8 @@
-//! The runs that are inside workers: of which servable, and since when.
+//! The runs on worker threads: their servables, and the times of their starts.
 //!
-//! A quick run is done on the worker that has read the request; handing it to another thread costs several times as much.
-//! How long a run takes is not known before it ends, so each worker publishes since when it has been inside a run. A run
-//! costs two writes to a cache line of its worker, and one read of a number that rarely changes.
+//! A quick run stays on the worker that has read the request; a hand-over to another thread costs several times as
+//! much. The length of a run is unknown until it ends, so each worker publishes the start of its run. This costs two
+//! writes to a cache line of the worker, and one read of a rarely changed number.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,8 @@ use slab::Slab;
 
 use super::CURRENT;
 
-/// A servable as one of 64 bits, so that a set of servables is a number. Banning one bans all with the same bit.
+/// A servable as one of 64 bits, so that a set of servables is an integer. Servables that share a bit are banned
+/// together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(u64);
 
@@ -46,7 +47,7 @@ impl Mark {
 }
 
 impl Slot {
-    /// Whether the worker is inside a run.
+    /// Whether a run occupies the worker.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed) != 0
     }
@@ -57,17 +58,17 @@ impl Slot {
     }
 }
 
-/// What one worker publishes, in a cache line of its own.
+/// The published state of a worker, in a separate cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Slot {
-    /// When the run began that is inside, in nanoseconds, above the bits of its mark; 0 for none.
+    /// The start of the current run in nanoseconds, with its mark in the low bits; 0 for none.
     held: AtomicU64,
     /// The tasks that have yielded on this worker.
     deferred: Mutex<Slab<Waker>>,
 }
 
-/// The runs that are inside the workers of one server.
+/// The runs on the workers of one server.
 #[derive(Debug)]
 pub struct Inline {
     /// The origin of the times in slots.
@@ -77,7 +78,7 @@ pub struct Inline {
     banned: AtomicU64,
 }
 
-/// The runs that have been inside for long.
+/// The long runs on workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     pub count: usize,
@@ -92,7 +93,7 @@ impl Default for Inline {
 }
 
 impl Inline {
-    /// The runs that have been inside for at least this time.
+    /// The runs that started at least this time ago.
     pub fn late(&self, after: Duration) -> Late {
         let mut late = Late { count: 0, marks: 0 };
         self.for_each_late(after, |_, mark| {
@@ -102,7 +103,7 @@ impl Inline {
         late
     }
 
-    /// Wakes the tasks that have yielded on such workers: other workers take them over.
+    /// Wakes the tasks that have yielded on such workers, so that other workers run them.
     pub fn wake_deferred(&self, after: Duration) {
         self.for_each_late(after, |slot, _| slot.deferred().iter().for_each(|(_, task)| task.wake_by_ref()));
     }
@@ -151,7 +152,7 @@ impl Inline {
     }
 }
 
-/// A run that is inside the calling worker until this is dropped.
+/// A guard: a run occupies the calling worker until it is dropped.
 #[must_use = "the run is inside for as long"]
 pub struct Holding(PhantomData<*const ()>);
 
@@ -173,7 +174,7 @@ pub fn may_hold(mark: Mark) -> bool {
     })
 }
 
-/// Publishes that a run of this servable is inside the calling worker from now on; `None` if it is banned.
+/// Publishes that a run of this servable occupies the calling worker; `None` if the servable is banned.
 pub fn hold(mark: Mark, now: Instant) -> Option<Holding> {
     CURRENT.with(|current| {
         if let Some(member) = current.get() {
@@ -192,7 +193,7 @@ mod tests {
     use super::super::Workers;
     use super::*;
 
-    /// Does something on one thread of a server.
+    /// Runs a test on one thread of a server.
     fn on_a_thread(threads: &Arc<Workers>, test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

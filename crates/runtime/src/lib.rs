@@ -1,10 +1,11 @@
-//! The worker threads of a server: which of them may run models, and what else runs where.
+//! The threads of a server: which ones serve connections, and which ones run models.
 //!
-//! A worker polls connections, and runs models that have been quick of late. A model may hang at any time. So a [`Watchdog`]
-//! replaces each worker that is inside a long run by one from a reserve, and bans the servable of that run from the workers.
-//! Slow runs go to the blocking pool of the async runtime, bounded by [`RunPermits`], or to a [`BlockingPool`].
+//! A worker polls connections, and runs models whose recent runs were quick. A model may hang at any time. A
+//! [`Watchdog`] therefore replaces each worker that is in a long run by one from a reserve, and bans the servable of
+//! that run from the workers. Slow runs use the blocking pool of the async runtime, bounded by [`RunPermits`], or a
+//! [`BlockingPool`].
 //!
-//! A worker knows its server by a thread-local variable. On any other thread, as in tests, nothing is limited.
+//! A thread-local variable links a worker to its server. On other threads, as in tests, there are no limits.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "the expectations hold by construction")]
@@ -38,10 +39,10 @@ thread_local! {
     static CURRENT: OnceCell<Member> = const { OnceCell::new() };
 }
 
-/// What a worker thread knows of its server and of itself.
+/// The thread-local state of a worker.
 struct Member {
     threads: Arc<Workers>,
-    /// Made when the first run begins, or the first task yields.
+    /// Created by the first run, or by the first task that yields.
     slot: OnceCell<Arc<Slot>>,
 }
 
@@ -59,17 +60,17 @@ impl Drop for Member {
     }
 }
 
-/// What the worker threads of one server share.
+/// The shared state of the worker threads of one server.
 #[derive(Debug)]
 pub struct Workers {
-    /// How many long runs of one version may always run at once.
+    /// The number of concurrent long runs that each version is guaranteed.
     share: usize,
     /// One permit for each long run beyond the share of its version.
     beyond_shares: Arc<Semaphore>,
     /// One permit for each large body that blocks its worker.
     large_bodies: Semaphore,
     inline: Inline,
-    /// Frees memory of runtimes while runs block workers; made on first use.
+    /// The thread that frees memory of runtimes while runs block workers; created on first use.
     releases: OnceLock<BlockingPool>,
 }
 
@@ -80,7 +81,7 @@ impl Workers {
     /// Large bodies in work at once, for each worker.
     const LARGE_BODIES: usize = 8;
 
-    /// The state for a server with this many workers, not counting those in reserve.
+    /// Creates the state of a server with this many workers, without those in reserve.
     pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             share: workers,
@@ -107,7 +108,7 @@ impl Workers {
     }
 }
 
-/// Bodies of more bytes are worked on while another thread has the connections of the caller.
+/// For larger bodies, another thread takes over the connections of the worker.
 const LARGE: usize = 1 << 20;
 
 /// Does work whose time grows with the size of a body, without blocking the other connections of the calling worker.
@@ -124,7 +125,7 @@ fn block_in_place_bounded<T>(work: impl FnOnce() -> T) -> T {
     if matches!(permit, Some(Err(_))) {
         return work();
     }
-    // Another thread takes the place of this one, which may stay with the work.
+    // Another thread becomes the worker, and this one may stay in the blocking pool.
     placement::leave();
     tokio::task::block_in_place(work)
 }

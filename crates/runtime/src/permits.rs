@@ -1,4 +1,4 @@
-//! Bulkhead: bounds how many long runs of one version are under way, so that a version that hangs leaves threads to others.
+//! Bulkhead: limits the concurrent long runs of each version, so that a version that hangs leaves threads to others.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,24 +8,24 @@ use super::Workers;
 
 /// Permits for the long runs of one version; a run without one waits in order.
 ///
-/// A version has a share for itself, and competes with all versions for the permits beyond the shares. A version that hangs
-/// keeps the permits that it has, and the others go on with at least their shares. A run that waits is a future: it is
-/// dropped with its call, and the tensors with it.
+/// Each version has a share of permits, and competes with all versions for further ones. A version that hangs keeps its
+/// permits, and the others still have their shares. A waiting run is a future, so that cancelling the call frees its
+/// tensors.
 #[derive(Debug, Default)]
 pub struct RunPermits {
-    /// Made by the first run.
+    /// Created by the first run.
     share: OnceLock<Arc<Semaphore>>,
-    /// Whether the version has nothing beyond its share.
+    /// Whether the version is limited to its share.
     is_fixed: bool,
 }
 
 impl RunPermits {
-    /// Exactly `runs` permits.
+    /// Creates exactly `runs` permits.
     pub fn fixed(runs: usize) -> Self {
         Self { share: OnceLock::from(permits(runs.max(1))), is_fixed: true }
     }
 
-    /// Waits for a permit, which returns when it is dropped.
+    /// Waits for a permit. Dropping it returns it.
     pub async fn acquire(&self) -> OwnedSemaphorePermit {
         let workers = Workers::current();
         let share = self.share.get_or_init(|| permits(workers.as_ref().map_or(usize::MAX, |workers| workers.share)));
@@ -66,7 +66,7 @@ mod tests {
         }
     }
 
-    /// A permit that needs no wait.
+    /// A permit that is available without waiting.
     fn at_once(permits: &RunPermits) -> Option<OwnedSemaphorePermit> {
         look(&mut (Box::pin(permits.acquire()) as Next))
     }

@@ -1,13 +1,12 @@
-//! A CPU for each thread that serves, while loads run on those that would be idle.
+//! CPU placement of worker threads while models load.
 //!
-//! Linux moves a thread that waits for a CPU to one that falls idle. One that has a load to run does not fall idle, however
-//! low the priority of the load: two threads that serve may wait for each other on one CPU for milliseconds, and the other
-//! CPU is left to the load. Where no more than one CPU is without a load, they are therefore kept apart until the load has
-//! ended. With more, there is one that falls idle soon.
+//! Linux moves a waiting thread to a CPU that becomes idle. A CPU that runs a load is never idle, even if the load has
+//! the lowest priority. Two workers may then wait for each other on one CPU for milliseconds, while the other CPU runs
+//! the load. If at most one CPU is without a load, workers are therefore pinned to separate CPUs until the load ends.
+//! With more CPUs, one becomes idle soon.
 //!
-//! Linux also owes a load its share of a CPU, small as it is. A thread that serves and has run for as long as two of its
-//! slices may have to wait for a load, which is not interrupted until something happens: for milliseconds. Longer slices let
-//! that happen as seldom as the share is small.
+//! Linux also grants a load its small share of a CPU. A worker that has run for two slices may have to wait for a load,
+//! which runs without preemption for milliseconds. Longer slices make this as rare as the share is small.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,18 +17,17 @@ thread_local! {
     static OWN: RefCell<Option<Worker>> = const { RefCell::new(None) };
 }
 
-/// Sets the slice of a thread in nanoseconds, or the usual one for 0, if the system can.
+/// Sets the scheduler slice of a thread in nanoseconds, if the system supports it; 0 means the default.
 pub type SetSlice = fn(i32, u64);
 
-/// As long as the lag that Linux makes up for is a few times that of usual slices. Others that want the CPU still get it
-/// soon.
+/// A few times the default slice. Other threads still get the CPU soon.
 const SLICE_NANOSECONDS: u64 = 10_000_000;
 
-/// A load is under way until this is dropped.
+/// A guard: a load is in progress until it is dropped.
 #[must_use = "the load is under way for as long"]
 pub struct Loading(());
 
-/// Says that a load begins, or other work that takes CPUs which would be idle.
+/// Marks the start of a load, or of other work in the background that occupies CPUs.
 pub fn loading(set_slice: SetSlice) -> Loading {
     placement().begin_load(set_slice);
     Loading(())
@@ -41,7 +39,7 @@ impl Drop for Loading {
     }
 }
 
-/// Counts the calling thread among those that serve, until it ends or [leaves](leave). Costs nothing when it is repeated.
+/// Registers the calling thread as a worker until it ends or [leaves](leave). Repeated calls are cheap.
 pub fn join() {
     OWN.with_borrow_mut(|own| {
         own.get_or_insert_with(|| {
@@ -52,18 +50,18 @@ pub fn join() {
     });
 }
 
-/// No longer counts the calling thread among those that serve.
+/// Unregisters the calling thread as a worker.
 pub fn leave() {
     // Dropped here, as it locks.
     drop(OWN.take());
 }
 
-/// Lets the calling thread, which one that serves may have started and given its CPU and slice, run as is usual.
+/// Resets the CPU affinity and the slice of the calling thread, which it may have inherited from a worker.
 pub fn as_usual() {
     placement().release(affinity::own_id());
 }
 
-/// A thread that is counted.
+/// A registered thread.
 struct Worker(affinity::Id);
 
 impl Drop for Worker {
@@ -76,7 +74,7 @@ fn placement() -> MutexGuard<'static, Placement> {
     PLACEMENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who serves, and how many loads are under way.
+/// The registered workers, and the number of loads in progress.
 struct Placement {
     workers: Vec<affinity::Id>,
     loads: usize,
@@ -114,7 +112,7 @@ impl Placement {
         self.arrange();
     }
 
-    /// Gives the threads the CPUs that follow from what is under way.
+    /// Sets the CPU affinity of the workers for the current loads.
     fn arrange(&mut self) {
         let cpus = affinity::of_process();
         let have_one_each = self.workers.len() > 1 && self.workers.len() == cpus.len();
@@ -155,13 +153,13 @@ mod affinity {
         thread.as_raw_nonzero().get()
     }
 
-    /// The CPUs that the process may use: those of its first thread.
+    /// The CPUs of the process, which are those of its first thread.
     pub(super) fn of_process() -> Vec<usize> {
         let cpus = sched_getaffinity(Some(rustix::process::getpid())).unwrap_or_default();
         (0..CpuSet::MAX_CPU).filter(|&cpu| cpus.is_set(cpu)).collect()
     }
 
-    /// Leaves a thread these CPUs. It may have ended, and sandboxes may refuse: then all is as before.
+    /// Sets the CPU affinity of a thread. Failure is harmless: the thread may have ended, and sandboxes may refuse.
     pub(super) fn allow(thread: Id, cpus: &[usize]) {
         let mut set = CpuSet::new();
         for &cpu in cpus {
@@ -173,7 +171,7 @@ mod affinity {
 
 #[cfg(not(target_os = "linux"))]
 mod affinity {
-    //! Elsewhere, threads stay where the system puts them.
+    //! On other systems, the affinity of threads is not changed.
 
     pub(super) type Id = std::thread::ThreadId;
 
@@ -215,7 +213,7 @@ mod tests {
         slices.iter().filter(|(other, _)| *other == affinity::number(thread)).map(|(_, slice)| *slice).collect()
     }
 
-    /// Does something with as many threads that rest as there are CPUs, and with one more.
+    /// Runs a test with as many idle threads as CPUs, and one more.
     fn with_threads(act: impl FnOnce(&[affinity::Id], affinity::Id)) {
         scope(|scope| {
             let (started, ids) = channel();

@@ -1,8 +1,8 @@
 //! Frees memory of runtimes without blocking connections.
 //!
-//! An allocator may block a thread that frees memory for as long as another thread waits for memory: TensorFlow's does on
-//! x86, for ten seconds. So a worker that frees counts as inside a run; while a servable is banned, a thread of its own
-//! frees the memory.
+//! An allocator may block a thread that frees memory while another thread waits for memory. TensorFlow's does so on
+//! x86, for up to ten seconds. A worker that frees memory therefore counts as in a run. While a servable is banned, a
+//! separate thread frees the memory.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::{BlockingPool, CURRENT};
 
 /// Drops memory of a runtime, on the calling thread unless that could block connections.
 pub fn release<T: Send + 'static>(memory: T) {
-    // The thread may be ending, and its variables be gone.
+    // The thread may be ending, and its thread-local variables destroyed.
     let member =
         CURRENT.try_with(|current| current.get().map(|member| (Arc::clone(&member.threads), member.slot().is_held())));
     match member {
@@ -37,7 +37,7 @@ mod tests {
     use super::super::Workers;
     use super::*;
 
-    /// Tells which thread has freed it, and whether that counted as held.
+    /// Reports the thread that freed it, and whether that counted as a run.
     struct Memory(Arc<Workers>, Sender<(ThreadId, usize)>);
 
     impl Drop for Memory {

@@ -1,6 +1,6 @@
 //! The reserve: workers that are parked until others block in runs.
 //!
-//! The async runtime has a fixed number of workers. A task that blocks keeps a worker of the reserve out of everything.
+//! The async runtime has a fixed number of workers. A blocking task keeps a worker in the reserve.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,19 +21,19 @@ pub(super) struct Reserve {
 
 #[derive(Default)]
 struct State {
-    /// How many workers are wanted in reserve, how many are there, and how many tasks that bring one are queued.
+    /// The wanted and the actual number of workers in reserve, and the number of queued tasks that add one.
     wanted: usize,
     resting: usize,
     coming: usize,
 }
 
 impl Reserve {
-    /// How many workers are in reserve.
+    /// The number of workers in reserve.
     pub(super) fn resting(&self) -> usize {
         self.state().resting
     }
 
-    /// Sets how many workers the reserve has; missing ones join when they next look for work.
+    /// Sets the size of the reserve. Missing workers join when they next look for work.
     pub(super) fn keep(self: &Arc<Self>, wanted: usize, runtime: &Handle) {
         let mut state = self.state();
         state.wanted = wanted;
@@ -41,14 +41,14 @@ impl Reserve {
         state.coming += missing;
         let are_needed = state.resting > wanted;
         drop(state);
-        // Called hundreds of times a second, and nearly always without a change.
+        // Called hundreds of times a second, nearly always without a change.
         if are_needed {
             self.changed.notify_all();
         }
         for _ in 0..missing {
             let reserve = Arc::clone(self);
             runtime.spawn(async move {
-                // Of what waits for a thread, others can take over all but what was woken last. From now on that is this.
+                // Other workers can steal all tasks but the last one woken. This empty task becomes the last one.
                 tokio::spawn(async {});
                 reserve.rest();
             });
@@ -57,7 +57,7 @@ impl Reserve {
 
     /// Blocks the calling worker while it is in reserve.
     fn rest(&self) {
-        // Another thread takes the place of this one.
+        // Another thread becomes the worker.
         placement::leave();
         let is_worker = move_deferred_away();
         let mut state = self.state();
@@ -74,21 +74,21 @@ impl Reserve {
     }
 }
 
-/// Moves the tasks that have yielded on this worker to others; says whether the thread still is a worker.
+/// Moves the tasks that have yielded on this worker to others. Returns whether the thread still is a worker.
 ///
-/// Such tasks wait on their worker until it has nothing else to do, and no other worker finds them there. Before a thread
-/// blocks in a way that the runtime knows of, they are called away; and all else that the thread is there for is offered
-/// to another one, which may be quicker than this one is in taking it back.
+/// Such tasks wait on their worker until it has nothing else to do, and other workers cannot steal them.
+/// `block_in_place` wakes them, and offers the role of the worker to another thread, which may take it before this
+/// thread gets it back.
 fn move_deferred_away() -> bool {
     block_in_place(|| ());
-    // On a thread that no longer is one of the runtime's, a task that yields is woken at once.
+    // On a thread that is no longer a worker, a task that yields is woken at once.
     let woken = Arc::<Woken>::default();
     let waker = Waker::from(Arc::clone(&woken));
     let _ = pin!(yield_now()).poll(&mut Context::from_waker(&waker));
     !woken.0.load(Ordering::Relaxed)
 }
 
-/// Notes that it was woken.
+/// Records that it was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -122,7 +122,7 @@ mod tests {
         for _ in 0..20 {
             let (is_held, may_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
             let (held, end) = (Arc::clone(&is_held), Arc::clone(&may_end));
-            // One thread has no time, so that the other one does all there is to do.
+            // One thread is busy, so that the other one runs all tasks.
             runtime.spawn(async move {
                 held.store(true, Ordering::Relaxed);
                 waits_for(|| end.load(Ordering::Relaxed));
@@ -132,7 +132,7 @@ mod tests {
             let (calls, handle) = (Arc::clone(&reserve), runtime.handle().clone());
             runtime.spawn(async move {
                 calls.keep(1, &handle);
-                // What is spawned last begins first.
+                // The task spawned last starts first.
                 tokio::spawn(async move {
                     yield_now().await;
                     let _ = sender.send(());

@@ -1,20 +1,20 @@
-//! Estimates how long a run of a servable takes, to decide on which thread it is done.
+//! Estimate of the run time of a servable, which decides the thread of its runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// An exponentially weighted moving average of the run times of a servable.
 ///
-/// It decides whether a run may be done on the thread that serves connections. Being wrong costs a hand-over between
-/// threads in one direction, and a stalled connection for one run in the other. A mean weighs the two: slow runs among
-/// quick ones count by how many they are and how slow. The thread of a quick run may lose the CPU to others, so that on a
-/// busy machine some of them seem slow; a maximum would then call all of them so.
+/// It decides whether a run may use the thread that serves connections. An estimate that is too high costs a hand-over
+/// between threads; one that is too low stalls connections for one run. A mean balances the two: slow runs count by
+/// their number and length. On a busy machine, preemption makes some quick runs seem slow. A maximum would then
+/// classify all of them as slow.
 #[derive(Debug)]
 pub struct RunTimeEstimate {
     nanoseconds: AtomicU64,
 }
 
-/// Nothing is known before the first run, so that one is taken to be slow.
+/// The first run is assumed to be slow.
 impl Default for RunTimeEstimate {
     fn default() -> Self {
         Self { nanoseconds: AtomicU64::new(Self::UNKNOWN) }
@@ -22,7 +22,7 @@ impl Default for RunTimeEstimate {
 }
 
 impl RunTimeEstimate {
-    /// Runs at most this long are done where the request was decoded.
+    /// Runs up to this long stay on the thread that decoded the request.
     const QUICK: Duration = Duration::from_micros(300);
 
     /// Each run moves the mean by this fraction of its distance to it.
@@ -31,15 +31,15 @@ impl RunTimeEstimate {
     /// Before the first run.
     const UNKNOWN: u64 = u64::MAX;
 
-    /// After a first run that took long, which says nothing: runtimes put off work until then.
+    /// After a slow first run. It is not representative, because runtimes initialise lazily.
     const STILL_UNKNOWN: u64 = u64::MAX - 1;
 
-    /// Whether the next run can be expected to be short.
+    /// Whether the next run is expected to be short.
     pub fn is_quick(&self) -> bool {
         self.nanoseconds.load(Ordering::Relaxed) < Self::QUICK.as_nanos() as u64
     }
 
-    /// Notes a run that began at `start` and has just ended; says how long it took.
+    /// Records a run from `start` until now. Returns its time.
     pub fn record(&self, start: Instant) -> Duration {
         self.update(start, |before, took| {
             let moved = before.saturating_add_signed((took as i64 - before as i64) / Self::WEIGHT);
@@ -47,7 +47,7 @@ impl RunTimeEstimate {
         })
     }
 
-    /// Notes a run of a warm-up. It may be the first one of its kind, so that only the quickest counts.
+    /// Records a run of a warm-up. It may be the first one of its shapes, so that only the quickest counts.
     pub fn record_warm_up(&self, start: Instant) -> Duration {
         self.update(start, u64::min)
     }
@@ -61,7 +61,7 @@ impl RunTimeEstimate {
             Self::UNKNOWN => took,
             before => combined(before, took),
         };
-        // Two runs that end at once may lose one of the two samples, which does no harm.
+        // Of two runs that end at once, one sample may be lost, which is harmless.
         if now != before {
             self.nanoseconds.store(now, Ordering::Relaxed);
         }
@@ -115,7 +115,7 @@ mod tests {
         assert!(!estimate.is_quick(), "a run for a request counts in full");
     }
 
-    /// The start of a run that took 5 ms.
+    /// The start of a run of 5 ms.
     fn long_ago() -> Instant {
         Instant::now().checked_sub(Duration::from_millis(5)).expect("the clock is not at its start")
     }

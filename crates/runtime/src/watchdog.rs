@@ -1,12 +1,12 @@
 //! Watchdog: keeps sockets polled while workers are inside long runs, and bans the servables of those runs from workers.
 //!
-//! Of the workers that are parked, one waits for the sockets on behalf of all. When it gets one request and nothing else is
-//! ready, it wakes no other worker, as it expects to be back soon. If that request hangs in a run, no worker polls the
-//! sockets, although others are parked. A task that is spawned from outside wakes one of them.
+//! One of the parked workers polls the sockets for all. If it gets a single request, it wakes no other worker, because
+//! it expects to poll again soon. If that request hangs in a run, no worker polls the sockets, although others are
+//! parked. A task spawned from outside wakes one of them.
 //!
-//! For each worker that is inside a long run, another one leaves the [`Reserve`], and the servable of that run is banned.
-//! While the reserve is empty, all servables are: the last worker from the reserve is there for the connections. So models
-//! may hang at any time without taking the sockets with them. Tasks that have yielded on a worker that hangs are woken.
+//! For each worker in a long run, another one leaves the [`Reserve`], and the servable of that run is banned. While the
+//! reserve is empty, all servables are banned, so that the last worker from the reserve serves connections only. Models
+//! may therefore hang at any time without blocking the sockets. Tasks that have yielded on a blocked worker are woken.
 
 use std::io;
 use std::sync::Arc;
@@ -28,17 +28,17 @@ const LONGEST: Duration = Duration::from_millis(80);
 /// milliseconds.
 const LATE: Duration = Duration::from_millis(10);
 
-/// The thread of the watchdog; it ends when this is dropped, and releases all workers in reserve.
+/// The thread of the watchdog. On drop it ends and releases all workers in reserve.
 pub struct Watchdog {
     _open: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    /// Starts to watch the workers of a runtime, `spare` of which are the reserve.
+    /// Starts to watch the workers of a runtime. `spare` of them are the reserve.
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
+    /// If the system cannot create a thread.
     pub fn start(runtime: Handle, threads: Arc<Workers>, spare: usize) -> io::Result<Self> {
         let (open, end) = mpsc::channel();
         let watch = Watch { runtime, threads, spare, reserve: Arc::default() };
@@ -74,7 +74,7 @@ impl Watch {
         }
     }
 
-    /// Replaces the workers that are inside long runs by workers of the reserve; says whether the reserve is complete.
+    /// Replaces workers in long runs by workers of the reserve. Returns whether the reserve is complete.
     fn relieve(&self) -> bool {
         let late = self.threads.inline().late(LATE);
         if late.count > 0 {
@@ -95,7 +95,7 @@ impl Drop for Watch {
     }
 }
 
-/// How often each worker has parked and unparked: odd while it is parked.
+/// The number of times that each worker has parked and unparked; odd while it is parked.
 fn park_counts(metrics: &RuntimeMetrics) -> Vec<u64> {
     (0..metrics.num_workers()).map(|worker| metrics.worker_park_unpark_count(worker)).collect()
 }
@@ -113,7 +113,7 @@ mod tests {
 
     const FAR: Duration = Duration::from_secs(10);
 
-    /// A runtime of `workers` and `spare` workers in reserve, which have to be released first.
+    /// A runtime of `workers`, and of `spare` workers in reserve, which must be released before it is dropped.
     fn looked_after(workers: usize, spare: usize) -> (Arc<Workers>, Runtime, Watchdog) {
         let threads = Workers::new(workers);
         let member = Arc::clone(&threads);
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// Whether a task of the runtime finds this within time.
+    /// Whether a task of the runtime observes the condition in time.
     fn finds(runtime: &Runtime, condition: fn() -> bool) -> bool {
         let (sender, found) = mpsc::channel();
         runtime.spawn(async move {

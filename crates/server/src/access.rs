@@ -1,7 +1,7 @@
-//! API keys and their scopes. Which scope a request needs is its route's to say.
+//! API keys and their scopes. The route of a request states the scope that it needs.
 //!
-//! Reading the file of keys is left to the control plane. Only digests are kept: a key that leaks from memory or a dump
-//! of it is of no use. Without keys, everybody may do everything, and a request costs one look at a pointer.
+//! The control plane reads the file of keys. Only digests are stored, so that a memory dump reveals no key. Without
+//! keys, every request is allowed, and the check costs one read of a pointer.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ use subtle::ConstantTimeEq;
 
 use servable_model::error::{Code, Result, ServingError};
 
-/// What a key is good for.
+/// The requests that a key allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Everything that asks: inference, metadata, status, metrics.
+    /// Read access: inference, metadata, status, metrics.
     Predict,
-    /// That, and everything that changes what is served.
+    /// [`Scope::Predict`], and all changes of models and configuration.
     Admin,
 }
 
@@ -32,7 +32,7 @@ impl Scope {
         }
     }
 
-    /// How files and messages spell it.
+    /// The name of the scope in key files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Predict => "predict",
@@ -41,25 +41,25 @@ impl Scope {
     }
 }
 
-/// A key, as far as the server knows it.
+/// An API key, stored as a digest.
 #[derive(Clone)]
 pub struct ApiKey {
-    /// Whose it is.
+    /// The name of the owner.
     pub name: String,
-    /// What it is good for.
+    /// The scope that it grants.
     pub scope: Scope,
-    /// The SHA-256 of what is sent.
+    /// The SHA-256 of the key.
     pub digest: [u8; SHA256_OUTPUT_LEN],
 }
 
-/// Digests stay out of logs, too.
+/// Digests are not logged either.
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKey").field("name", &self.name).field("scope", &self.scope).finish_non_exhaustive()
     }
 }
 
-/// The rules in force.
+/// The access rules in force.
 #[derive(Debug, Default)]
 pub struct Access {
     keys: ArcSwapOption<Vec<ApiKey>>,
@@ -69,24 +69,24 @@ pub struct Access {
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Access {
-    /// Rules without keys, and the headers that web pages may send where they may ask at all; `None` for what requests
-    /// need.
+    /// Creates rules without keys. `page_headers` are the request headers that CORS answers allow; `None` allows those
+    /// that the API needs.
     pub fn new(page_headers: Option<HeaderValue>) -> Self {
         Self { keys: ArcSwapOption::empty(), page_headers }
     }
 
-    /// Puts keys in force for the requests that begin from now on; from then on, one is needed.
+    /// Replaces the keys. Requests that start after the call need one of them.
     pub fn set_keys(&self, keys: Vec<ApiKey>) {
         self.keys.store(Some(keys.into()));
     }
 
-    /// Whether a key is needed at all.
+    /// Whether requests need a key.
     pub(crate) fn asks_for_keys(&self) -> bool {
         self.keys.load().is_some()
     }
 
-    /// Allows web pages the headers that are configured, or keys where these are asked for, on an answer of REST that
-    /// allows them requests.
+    /// Adds the CORS header for allowed request headers to a REST answer that permits cross-origin requests. These are
+    /// the configured ones, or that of API keys if requests need a key.
     pub(crate) fn allow_headers_of_pages(&self, answer: &mut HeaderMap) {
         let Some(allowed) = answer.get_mut(ACCESS_CONTROL_ALLOW_HEADERS) else { return };
         if let Some(headers) = &self.page_headers {
@@ -96,11 +96,11 @@ impl Access {
         }
     }
 
-    /// Looks whether a request has a key that is good for a scope. Without keys, every request is let in.
+    /// Checks that a request has a key with the scope. Without configured keys, every request is allowed.
     ///
     /// # Errors
     ///
-    /// `UNAUTHENTICATED` without a key that is known, `PERMISSION_DENIED` if it is of a lesser scope.
+    /// `UNAUTHENTICATED` without a known key; `PERMISSION_DENIED` if the scope of the key is too small.
     pub fn require(&self, headers: &HeaderMap, scope: Scope) -> Result<()> {
         let Some(keys) = &*self.keys.load() else { return Ok(()) };
         let Some(sent) = sent_key(headers) else {
@@ -108,7 +108,7 @@ impl Access {
             return Err(ServingError::new(Code::Unauthenticated, text));
         };
         let sent = digest(&SHA256, sent);
-        // Every key is looked at in full, so that time tells nothing of how near a guess was.
+        // All keys are compared in full, so that the time reveals nothing about a guess.
         let mut found = None;
         for key in keys.iter() {
             if bool::from(key.digest[..].ct_eq(sent.as_ref())) {
@@ -131,7 +131,7 @@ impl Access {
     }
 }
 
-/// The key that a request brings along. `Basic` and other schemes may be meant for a proxy, so they are passed over.
+/// The key in the headers of a request. `Basic` and other schemes are ignored, since they may be meant for a proxy.
 fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
@@ -140,7 +140,7 @@ fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
     bearer.or_else(|| headers.get(X_API_KEY).map(|value| value.as_bytes().trim_ascii()))
 }
 
-/// What HTTP says beside 401 and 403 (RFC 6750); `None` for other codes.
+/// The `WWW-Authenticate` header of 401 and 403 (RFC 6750); `None` for other codes.
 pub(crate) fn challenge(code: Code) -> Option<HeaderValue> {
     match code {
         Code::Unauthenticated => Some(HeaderValue::from_static("Bearer realm=\"servable\"")),

@@ -1,8 +1,8 @@
 //! The administration port: access control, and the transfer of requests to the control plane.
 //!
-//! The control plane knows the API; this file looks at no path. Web pages must not reach the port. A browser on the same
-//! machine reaches loopback addresses on behalf of any page, also under the page's name if DNS resolves it to one (DNS
-//! rebinding). The browser sends that name as the host, and the page cannot change it.
+//! The control plane routes the requests of the API; this module does not read paths. Web pages must not reach the
+//! port. A browser on the same machine reaches loopback addresses on behalf of any page, also under the page's name if
+//! DNS resolves it to one (DNS rebinding). The browser sends that name as the host, and the page cannot change it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use servable_model::error::{Code, Result, ServingError};
 /// The largest body. The configuration of a model takes a few kilobytes.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// How long a body may take to arrive.
+/// The time limit for receiving a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Error messages quote at most this many characters of a host.
@@ -146,7 +146,7 @@ async fn read(service: &Service, limits: BodyLimits, body: RequestBody) -> Resul
     })
 }
 
-/// Calls the control plane. Reads have other threads than changes, so that changes that wait do not delay them.
+/// Calls the control plane. Reads and changes use separate thread pools, so that pending changes do not delay reads.
 async fn ask(service: &Arc<Service>, head: &Parts, body: Bytes) -> Result<AdminAnswer> {
     let target = head.uri.path_and_query().map_or("", PathAndQuery::as_str).to_owned();
     let request = AdminRequest { method: head.method.to_string(), target, body };

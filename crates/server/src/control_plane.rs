@@ -1,6 +1,6 @@
-//! The calls from the request path up to the control plane, all in one trait.
+//! The trait by which the request path calls the control plane.
 //!
-//! Inference makes none of these calls. They carry out the changes that clients request, and collect metrics.
+//! Inference makes no such call. The calls execute changes that clients request, and collect metrics.
 
 use bytes::Bytes;
 
@@ -8,44 +8,44 @@ use crate::metrics::page::Family;
 use servable_model::call::WaitingCall;
 use servable_model::error::{Code, Result, ServingError};
 
-/// What the request path asks of the control plane.
+/// The control plane, as the request path calls it.
 ///
-/// Every call blocks, and is made on a thread where that is allowed: changes on `servable-change`, [`Self::scrape`] on
-/// `servable-page`. Calls overlap. A change returns soon after its `caller` has given up: models go on loading then, for
-/// which no thread has to wait. An error is what the client gets.
+/// Every call blocks, and calls may overlap. Changes run on `servable-change` threads, and [`Self::scrape`] on
+/// `servable-page` threads. A change returns soon after its `caller` is cancelled; loading continues without it. The
+/// client gets the error that a call returns.
 pub trait ControlPlane: Send + Sync + 'static {
-    /// Replaces the configuration by a serialized `tensorflow.serving.ModelServerConfig`; returns when every newly
-    /// named model is available or has failed.
+    /// Replaces the configuration by a serialized `tensorflow.serving.ModelServerConfig`. Returns when each added model
+    /// is available or has failed.
     ///
     /// # Errors
     ///
     /// What the client of `HandleReloadConfigRequest` gets.
     fn reload_config(&self, config: Bytes, caller: &WaitingCall) -> Result<()>;
 
-    /// Serves a model for the model repository of the Open Inference Protocol: as `config` says, a JSON object, or else
-    /// as it was served before. Returns when it is available.
+    /// Loads a model for the model repository of the Open Inference Protocol, and returns when it is available.
+    /// `config` is a JSON object; without it the model gets the configuration that it had before.
     ///
     /// # Errors
     ///
     /// What the client gets.
     fn load_model(&self, model: &str, config: Option<&str>, caller: &WaitingCall) -> Result<()>;
 
-    /// Stops serving a model for the same protocol; returns when no further request reaches it.
+    /// Unloads a model for the same protocol. Returns when requests no longer reach it.
     ///
     /// # Errors
     ///
     /// What the client gets.
     fn unload_model(&self, model: &str, caller: &WaitingCall) -> Result<()>;
 
-    /// Carries out a request of the administration API. A request that fails has an answer as well. `GET` requests run
-    /// on `servable-page`.
+    /// Executes a request of the administration API. A request that fails gets an answer too. `GET` requests run on
+    /// `servable-page` threads.
     ///
     /// # Errors
     ///
     /// The request could not be processed at all.
     fn administer(&self, request: &AdminRequest, caller: &WaitingCall) -> Result<AdminAnswer>;
 
-    /// The metrics that the control plane counts itself, as they are now.
+    /// The current metrics of the control plane.
     ///
     /// # Errors
     ///
@@ -64,10 +64,10 @@ pub struct AdminRequest {
     pub body: Bytes,
 }
 
-/// The answer to it.
+/// The answer to an [`AdminRequest`].
 #[derive(Clone, Debug)]
 pub struct AdminAnswer {
-    /// Whether it was carried out, or why not. The HTTP status follows from it.
+    /// The result of the request, from which the HTTP status follows.
     pub code: Code,
     /// The media type of the body, such as `application/json`.
     pub content_type: String,
@@ -75,7 +75,7 @@ pub struct AdminAnswer {
     pub body: Bytes,
 }
 
-/// No control plane: every change is refused, and nothing is counted.
+/// A server without a control plane: it refuses changes, and has no metrics of its own.
 impl ControlPlane for () {
     fn reload_config(&self, _: Bytes, _: &WaitingCall) -> Result<()> {
         Err(no_control_plane())

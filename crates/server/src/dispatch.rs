@@ -1,6 +1,6 @@
 //! From a request to the protocol that answers it.
 //!
-//! The listener knows no protocol; this is what it hands requests to.
+//! It implements the [`Handler`] of the listener, which knows no protocols.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use servable_http::body::{BodyLimits, BodyMemory, RequestBody, WholeBody};
 use servable_http::listener::{Arrival, Handler, HeadLimits, ListenOptions, Offer};
 use servable_model::error::{Code, Result, ServingError};
 
-/// What the protocols need to know.
+/// The options of the protocols.
 #[derive(Clone, Debug)]
 pub struct ProtocolOptions {
-    /// Switches of gRPC.
+    /// The options of gRPC.
     pub grpc: GrpcOptions,
-    /// Switches of REST.
+    /// The options of REST.
     pub rest: RestOptions,
     /// The hosts that the administration port accepts.
     pub admin_hosts: AdminHosts,
@@ -41,22 +41,22 @@ pub struct Dispatch {
     body: BodyLimits,
 }
 
-/// What gRPC calls get where only REST goes without TLS.
+/// The error for gRPC calls on an address that accepts only REST without TLS.
 const NEEDS_TLS: &str = "this port takes gRPC over TLS only, and that on another port";
 
-/// What requests that administer get there, whatever their keys.
+/// The error for administrative requests on such an address, with or without a key.
 const ADMINISTRATION_NEEDS_TLS: &str = "administration needs TLS, which this port does not have";
 
-/// What everything else gets where only health checks are answered.
+/// The error for other requests on an address for health checks.
 const ONLY_HEALTH: &str = "this port answers health checks only, such as /healthz and /readyz";
 
 impl Dispatch {
-    /// Answers by what a service has, within the limits of a listener.
+    /// Creates a handler for the state of `service` and the limits of a listener.
     pub fn new(service: Arc<Service>, options: ProtocolOptions, limits: &ListenOptions) -> Self {
         Self { service, options, head: limits.head, body: limits.body }
     }
 
-    /// Refuses a request that is too large, or not for this address, or without the key that its route needs.
+    /// Refuses a request that is too large, that its address does not offer, or that lacks the key for its route.
     fn admit(&self, offer: Offer, head: &Parts, route: &Route<'_>) -> Result<()> {
         let (service, is_grpc) = (&self.service, matches!(route, Route::Grpc(_)));
         self.head.check(head)?;
@@ -75,7 +75,7 @@ impl Dispatch {
         scope.map_or(Ok(()), |scope| service.access.require(&head.headers, scope))
     }
 
-    /// Answers a request on the administration port. It has no route here, as the control plane knows the API.
+    /// Answers a request on the administration port, where the control plane does the routing.
     async fn administer(&self, own_address: Option<IpAddr>, head: &Parts, body: RequestBody) -> rest_wire::Reply {
         let Self { service, options, .. } = self;
         if let Err(error) = self.head.check(head) {

@@ -1,7 +1,7 @@
 //! The request path of a model server that speaks TensorFlow Serving's API.
 //!
-//! From a request to its answer: routes, protocols, the serving map, and the call of a servable. The crate knows nothing of
-//! Python or TensorFlow: models run behind [`Executor`](servable_model::executor::Executor).
+//! It contains the routes, the protocols, the serving map and the call of a servable. The crate is independent of
+//! Python and TensorFlow: models run behind [`Executor`](servable_model::executor::Executor).
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
-//! The runs of a servable that are under way, and which of them are stuck.
+//! The running executions of a servable, and how many of them are stuck.
 //!
-//! A run cannot always be cancelled: a Python function, an operation that blocks. One that goes on after its deadline keeps
-//! its thread, and its version loaded. It is counted here, so that operators see it, and so that requests that would wait
-//! for its end are refused.
+//! Python functions and blocking operations cannot be cancelled. Such a run may continue after its deadline, and
+//! occupies its thread and keeps its version loaded. It is counted here. Operators see the count, and requests that
+//! would wait for a stuck run are refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use slab::Slab;
 
 use servable_model::error::{Code, ServingError};
 
-/// A run is stuck that goes on for this long after its deadline.
+/// A run is stuck if it still runs this long after its deadline.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The runs of one servable that may take long.
+/// The runs of one servable, without those that are expected to be short.
 #[derive(Debug, Default)]
 pub(crate) struct RunsUnderWay {
     count: AtomicUsize,
@@ -23,14 +23,14 @@ pub(crate) struct RunsUnderWay {
 }
 
 impl RunsUnderWay {
-    /// Notes a run that begins, until the result is dropped.
+    /// Registers a run until the result is dropped.
     pub(crate) fn begin(self: &Arc<Self>, deadline: Option<Instant>) -> RunUnderWay {
         self.count.fetch_add(1, Ordering::Relaxed);
         let number = self.deadlines().insert(deadline);
         RunUnderWay { runs: Arc::clone(self), number }
     }
 
-    /// How many are stuck.
+    /// The number of stuck runs.
     pub(crate) fn stuck(&self) -> usize {
         if self.count.load(Ordering::Relaxed) == 0 {
             return 0;
@@ -40,7 +40,7 @@ impl RunsUnderWay {
         self.deadlines().iter().filter(|(_, deadline)| is_stuck(deadline)).count()
     }
 
-    /// The error for a request that would wait for this many runs, if all of them are stuck.
+    /// The error for a request that waits for one of `room` permits, if stuck runs have all of them.
     pub(crate) fn refusal(&self, room: usize) -> Option<ServingError> {
         let under_way = self.count.load(Ordering::Relaxed);
         if under_way < room.max(1) || self.stuck() < under_way {
@@ -63,7 +63,7 @@ pub(crate) fn say_stuck(count: usize) -> String {
     format!("{count} {runs} of the model {are} stuck: past the deadline, and the runtime does not stop")
 }
 
-/// A run that is under way.
+/// A registered run.
 #[derive(Debug)]
 #[must_use = "the run is under way for as long"]
 pub(crate) struct RunUnderWay {

@@ -1,4 +1,4 @@
-//! The state of the server that requests share, and what it says about its models.
+//! The shared state of the server, and the status and metadata of its models.
 
 mod scrape;
 
@@ -22,43 +22,43 @@ use servable_http::body::BodyMemory;
 use servable_model::error::Result;
 use servable_runtime::BlockingPool;
 
-/// The state of the server that requests share.
+/// The state that all requests share.
 pub struct Service {
-    /// What may be called.
+    /// The published models.
     pub serving_map: ServingMap,
-    /// How to answer.
+    /// The optional behaviour of the API.
     pub options: ApiOptions,
-    /// Who may ask for what.
+    /// The API keys.
     pub access: Access,
-    /// Carries out changes, and counts what is not counted here.
+    /// Executes changes, and supplies metrics of the control plane.
     pub control_plane: Box<dyn ControlPlane>,
-    /// Whether requests are wanted.
+    /// Whether the server is ready for requests.
     pub readiness: Readiness,
-    /// One permit for each call that may stay open without being worked on, such as a watch on the health.
+    /// The permits of idle streams, such as health watches.
     pub(crate) streams: Arc<Semaphore>,
-    /// Where changes are made, which wait for models to load, and for each other.
+    /// The threads of changes, which wait for models to load and for each other.
     pub(crate) changes: BlockingPool,
-    /// Where pages are made that take longer.
+    /// The threads of pages that take long to produce.
     pub(crate) pages: BlockingPool,
-    /// Where the memory of large requests comes from.
+    /// The memory pool of large request bodies.
     pub(crate) body_memory: Arc<BodyMemory>,
-    /// What is counted.
+    /// The metrics of requests and runs.
     pub metrics: Metrics,
-    /// Which route a request takes.
+    /// Finds the route of a request.
     pub router: Router,
 }
 
 impl Service {
-    /// How many calls may stay open at once without being worked on.
+    /// The maximum number of idle streams.
     pub(crate) const MAX_STREAMS: usize = 1024;
 
-    /// How many reloads, loads and unloads that clients ask for may be under way at once; further ones wait in order.
+    /// The maximum number of concurrent reloads, loads and unloads from clients. Further ones wait in order.
     const MAX_CHANGES: usize = 16;
 
-    /// How many pages are made at once; further ones wait in order.
+    /// The maximum number of pages that are produced at once. Further requests wait in order.
     const MAX_PAGES: usize = 4;
 
-    /// The state of a server that has nothing to serve yet.
+    /// Creates the state of a server without models.
     pub fn new(options: ApiOptions, control_plane: Box<dyn ControlPlane>) -> Self {
         Self {
             serving_map: ServingMap::default(),
@@ -85,7 +85,7 @@ impl Service {
         metadata::metadata_json(&String::from_utf8_lossy(name), version, handle.signature_defs())
     }
 
-    /// The versions of a model, highest first, or the one asked for (`docs/spec/grpc_api.md` §11).
+    /// The status of all versions of a model, highest first, or of the requested one (`docs/spec/grpc_api.md` §11).
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Service {
         for (version, status) in versions.iter().zip(&mut statuses) {
             let stuck = match (version.state, &version.published) {
                 (State::Available, Some(published)) => published.under_way().stuck(),
-                // What it waits for is known of the model only.
+                // Stuck runs are counted by model only.
                 (State::Unloading, _) => self.metrics.served(name).stuck_runs(),
                 _ => 0,
             };
@@ -108,7 +108,7 @@ impl Service {
     }
 }
 
-/// The headers of a request, which are called metadata over gRPC.
+/// The headers of HTTP are the metadata of gRPC.
 impl Caller for HeaderMap {
     fn value(&self, key: &str) -> Option<&[u8]> {
         self.get(key).map(HeaderValue::as_bytes)

@@ -1,7 +1,7 @@
-//! Runs before a version becomes available, so that the first requests do not pay for what runtimes put off until then.
+//! Warm-up: runs before a version becomes available, so that its first requests do not pay for lazy initialisation.
 //!
-//! Recorded requests go through the same code as those of clients, on the calling thread; their results are checked
-//! and dropped. Where records come from, and what a failure means for the version, is the control plane's business.
+//! Recorded requests take the same code path as those of clients, on the calling thread. Their results are checked and
+//! dropped. The control plane reads the records, and decides what a failure means for the version.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use servable_model::error::{Result, ServingError};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count};
 
-/// A `tensorflow.serving.PredictionLog`, of which the request counts.
+/// The request in a `tensorflow.serving.PredictionLog`.
 #[derive(Clone, Debug)]
 pub struct Record {
     log: Option<LogType>,
@@ -40,17 +40,17 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// If it is not such a message, the parts that are not used included.
+    /// If it is not such a message. Unused parts are checked too.
     pub fn parse(record: &[u8]) -> Result<Self, Malformed> {
         let log = PredictionLog::decode(record).map_err(|_| Malformed)?;
         Ok(Self { log: log.log_type })
     }
 
-    /// Runs the request; a record without one runs nothing. Model names and versions in it mean nothing.
+    /// Runs the request, if the record has one. Its model name and version are ignored.
     ///
     /// # Errors
     ///
-    /// What a client would get; `UNIMPLEMENTED` for kinds of requests that are not replayed.
+    /// The error that a client would get; `UNIMPLEMENTED` for kinds of requests that are not replayed.
     pub fn replay(&self, servable: &Arc<Servable>, options: ApiOptions) -> Result<()> {
         match &self.log {
             None => Ok(()),
@@ -99,17 +99,17 @@ fn multi_inference(servable: &Arc<Servable>, message: &Bytes, options: ApiOption
     examples::infer_to_warm_up(servable, Api::MultiInference, &heads, request.examples.into_tensor()?).map(drop)
 }
 
-/// What was read as a whole and written again can be read in parts.
+/// A message that was decoded and encoded again is readable.
 fn unreadable() -> ServingError {
     ServingError::internal("a request that was just written cannot be read")
 }
 
-/// The record that replays a REST request: `:predict`, or `:classify` and `:regress` if `is_examples`, which the
-/// method name of the signature tells apart.
+/// Creates the record of a REST request: of a `:predict`, or with `is_examples` of a `:classify` or `:regress`. The
+/// method name of the signature tells these two apart.
 ///
 /// # Errors
 ///
-/// What a client would get for this body.
+/// The error that a client would get for this body.
 pub fn record_of_rest(servable: &Servable, body: &[u8], is_examples: bool) -> Result<Vec<u8>> {
     let log = if is_examples { examples_log(servable, body)? } else { predict_log(servable, body)? };
     Ok(PredictionLog { log_metadata: None, log_type: Some(log) }.encode_to_vec())
@@ -155,11 +155,12 @@ fn model_spec(signature_name: &[u8]) -> ModelSpec {
     ModelSpec { signature_name: String::from_utf8_lossy(signature_name).into_owned(), ..ModelSpec::default() }
 }
 
-/// Runs each signature a number of times on zeros and empty strings of its declared shape, with 1 where a size is free. Where
-/// batches are padded to some sizes, each of these takes its turn as the number of rows.
+/// Runs each signature a number of times on zeros and empty strings of its declared shape. Free sizes are 1. If batches
+/// are padded, each padded size is used as the number of rows.
 ///
-/// Returns the name of each signature and whether it ran. One that takes no input is left out, as it is there for its
-/// effect or its state; so is one with an input of unknown rank, or of a dtype or a size that cannot be made up.
+/// Returns the name of each signature with the result of its run. Signatures without inputs are skipped, since they
+/// serve a side effect or a state. Signatures with an input of unknown rank, or of an unsuitable dtype or size, are
+/// skipped as well.
 pub fn run_on_zeros(servable: &Arc<Servable>, iterations: usize) -> Vec<(String, Result<()>)> {
     let run = |signature: &Arc<Signature>| {
         let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
@@ -176,14 +177,14 @@ pub fn run_on_zeros(servable: &Arc<Servable>, iterations: usize) -> Vec<(String,
     servable.signatures().map(|(name, signature)| (name.to_owned(), run(signature))).collect()
 }
 
-/// Whether requests may have any number of rows.
+/// Whether the number of rows is free.
 fn rows_are_free(signature: &Signature) -> bool {
     let is_free =
         |spec: &TensorSpec| spec.shape.as_ref().is_some_and(|shape| shape.first().is_some_and(|&size| size < 0));
     signature.defaults.is_empty() && signature.inputs.iter().all(is_free)
 }
 
-/// How many rows a request has for each size that batches are padded to; 1 where they are not padded.
+/// The numbers of rows to run: the padded sizes of batches, or 1 without padding.
 fn row_numbers(batching: &Batching) -> impl Iterator<Item = usize> {
     let largest = batching.options().execution_size();
     let mut sizes = batching.padded_sizes().map(move |size| size.min(largest)).peekable();
@@ -217,7 +218,7 @@ fn zero(spec: &TensorSpec, rows: usize) -> Result<Tensor, String> {
             _ => 1,
         })
         .collect();
-    // A string takes its place in a list, even if it is empty.
+    // An empty string needs memory in a list, too.
     let size = match spec.dtype {
         DType::STRING => size_of::<(usize, usize)>(),
         dtype => dtype.size().ok_or_else(|| format!("there are no zeros of {dtype}"))?,
@@ -244,7 +245,7 @@ mod tests {
     use servable_model::error::Code;
     use servable_model::executor::{Executor, RunOptions};
 
-    /// Notes what it is run with, and echoes.
+    /// Echoes, and records the inputs of its runs.
     #[derive(Clone, Default)]
     struct Notes(Arc<Mutex<Vec<String>>>);
 
@@ -365,7 +366,7 @@ mod tests {
 
         let body = br#"{"signature_name": "labels", "examples": [{"a": 1.0}, {"a": 2.0}]}"#;
         let record = record_of_rest(&servable, body, true).expect("it is valid");
-        // Echoed strings are no table of labels, which shows that results are looked at.
+        // Echoed strings are not a table of labels. The error shows that results are checked.
         let error = "INVALID_ARGUMENT: Expected Tensor shape: [batch_size num_classes] but got [2]";
         assert_eq!(replayed(&record), (Err(error.to_owned()), vec!["inputs:0 string[2] -> [0]".to_owned()]));
 
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(replayed(&encoded(LogType::SessionRunLog(SessionRunLog::default()))), unsupported(5));
         assert_eq!(replayed(&encoded(LogType::PredictStreamedLog(PredictStreamedLog::default()))), unsupported(7));
         assert!(Record::parse(b"\xff\xff").is_err());
-        // The response is not used, but a record in which it is broken is broken.
+        // The response is unused, but must be readable.
         assert!(Record::parse(&[0x32, 4, 0x12, 2, 0x0a, 5]).is_err());
     }
 

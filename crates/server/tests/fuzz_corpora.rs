@@ -1,4 +1,4 @@
-//! The fuzz targets, run over the inputs that were found worth keeping.
+//! Runs the fuzz targets on their corpora.
 
 #[path = "../../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "the targets are public to the programs that fuzz them")]

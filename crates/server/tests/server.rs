@@ -25,7 +25,7 @@ use servable_server::serving::ApiOptions;
 use servable_server::serving::map::{Model, State, Version};
 use servable_server::serving::servable::Servable;
 
-/// Gives back its input, after as many milliseconds as its first element says.
+/// Echoes its input. The first element is a delay in milliseconds.
 struct SlowEcho;
 
 impl Executor for SlowEcho {
@@ -114,14 +114,14 @@ fn predict(body: &str) -> String {
     format!("POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Everything that comes until the server closes.
+/// All bytes until the server closes the connection.
 fn rest_of(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("the server closes within the time-out");
     String::from_utf8(answer).expect("the answers here are ASCII")
 }
 
-/// The answers to these bytes, sent on one connection that is then half closed.
+/// The answers to these bytes on one connection, which is then half-closed.
 fn answers(server: &Listening<Dispatch>, bytes: &str) -> String {
     let mut stream = connect(server);
     stream.write_all(bytes.as_bytes()).expect("the server reads");
@@ -174,7 +174,7 @@ fn idle_and_trickling_connections_are_closed_and_busy_ones_are_not() {
     let trickler = thread::spawn({
         let mut stream = trickling.try_clone().expect("a second handle");
         move || {
-            // Each byte comes well within the time-out; the head as a whole never does.
+            // Each byte arrives well within the time-out. The head as a whole never does.
             while stream.write_all(b"G").is_ok() && began.elapsed() < PATIENT {
                 thread::sleep(IMPATIENT / 4);
             }
@@ -246,7 +246,7 @@ fn a_port_is_taken_from_the_start_and_refuses_connections_until_it_is_opened() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 200");
-    // The next server takes the port over though connections of this one linger.
+    // The next server can bind the port although connections of this one linger.
     assert!(first.drain(PATIENT));
     let mut second = bind(options(&address, PATIENT));
     second.open().expect("nobody else listens");

@@ -1,24 +1,24 @@
-//! Strict framing of HTTP/1.1: follows the bytes of a connection from message to message, and finds what two servers could
-//! read in two ways.
+//! Strict framing of HTTP/1.1: a parser of message boundaries that detects ambiguous framing, to prevent request
+//! smuggling.
 //!
-//! hyper parses heads and bodies, and forgives what is harmless to itself: lines that end in LF, doubled headers, codings
-//! that it does not undo. Behind a proxy that reads the same bytes otherwise, each of these smuggles requests. What a head
-//! means is left to hyper; here stands only where each message ends.
+//! hyper parses heads and bodies, and is lenient: it accepts lines that end in LF, repeated headers and unknown
+//! codings. A proxy that interprets the same bytes differently can be made to smuggle requests with each of these. This
+//! module finds the end of each message only, and hyper interprets the heads.
 
 use memchr::{memchr, memchr2};
 
 /// The largest length that a body or a chunk may declare.
 const MAX_LENGTH: u64 = i64::MAX as u64;
 
-/// The longest line before or behind a chunk. The lines of heads have the limit of the whole head, which hyper enforces.
+/// The longest line before or after a chunk. hyper limits the size of heads.
 const MAX_CHUNK_LINE: usize = 4096;
 
-/// Where a connection stands between the bytes that have come.
+/// The state of the parser.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     at: At,
     head: Head,
-    /// The beginning of a line whose end has not come.
+    /// The received part of an incomplete line.
     line: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ enum At {
     Trailer,
 }
 
-/// What matters of the lines of a head so far.
+/// The relevant fields of the head so far.
 #[derive(Debug, Default)]
 struct Head {
     lines: u32,
@@ -45,26 +45,26 @@ struct Head {
     is_chunked: bool,
 }
 
-/// What is ambiguous.
+/// An ambiguity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ambiguous {
-    /// Where the line begins, among the bytes that were looked at; 0 if it began before them.
+    /// The start of the line in the parsed bytes; 0 if it started before them.
     pub(super) at: usize,
-    /// Whether it is a line of a head, and not of a body.
+    /// Whether the line belongs to a head instead of a body.
     pub(super) in_head: bool,
 }
 
 impl Framing {
-    /// Whether a head has begun and not ended.
+    /// Whether a head is incomplete.
     pub(super) fn is_in_head(&self) -> bool {
         self.at == At::Head && (self.head.lines > 0 || !self.line.is_empty())
     }
 
-    /// Follows what has just been read.
+    /// Parses the bytes that were just read.
     ///
     /// # Errors
     ///
-    /// The first line that is ambiguous; nothing behind it may be looked at.
+    /// The first ambiguous line. Later bytes must not be parsed.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut position = 0;
         while position < bytes.len() {
@@ -86,7 +86,7 @@ impl Framing {
         Ok(())
     }
 
-    /// Takes a line, or as much of it as there is, and says how many bytes that is; `None` if it is ambiguous.
+    /// Consumes a line, or its received part. Returns the number of bytes; `None` if the line is ambiguous.
     fn take_line(&mut self, rest: &[u8]) -> Option<usize> {
         if !self.line.is_empty() {
             return self.take_rest_of_line(rest);
@@ -114,21 +114,21 @@ impl Framing {
         Some(end + 1)
     }
 
-    /// Keeps the beginning of a line.
+    /// Stores the received part of a line.
     fn keep(&mut self, rest: &[u8]) -> Option<usize> {
         self.line.extend_from_slice(rest);
         (self.at == At::Head || self.line.len() <= MAX_CHUNK_LINE).then_some(rest.len())
     }
 }
 
-/// How much of the bytes belongs to a body or chunk, and how much of that is still to come.
+/// The number of these bytes that belong to a body or chunk, and the number of its missing bytes.
 fn take(bytes: &[u8], left: u64) -> (usize, u64) {
     let taken = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
     (taken, left - taken as u64)
 }
 
 impl Head {
-    /// Where the connection stands after a line; `None` if it is ambiguous.
+    /// The state after a line; `None` if it is ambiguous.
     fn after(&mut self, at: At, line: &[u8]) -> Option<At> {
         match at {
             // Clients may send empty lines before a head.
@@ -153,7 +153,7 @@ impl Head {
         }
     }
 
-    /// Looks at a line for what frames the body. A line without a name and a colon is left to hyper, which refuses it.
+    /// Reads the fields that frame the body. hyper refuses lines without a name and a colon.
     fn take_field(&mut self, line: &[u8]) -> Option<()> {
         if let Some(value) = value_of(b"host", line) {
             (!self.has_host && is_host(value)).then(|| self.has_host = true)
@@ -177,8 +177,8 @@ impl Head {
     }
 }
 
-/// The value of the field of this name in lower case, without the spaces and tabs around it, and no other kind of space.
-/// With a space behind its name it is another field for some servers; hyper refuses it.
+/// The value of the field with this lower-case name, without the spaces and tabs around it. A space between name and
+/// colon does not match: some servers read it as another field, and hyper refuses it.
 fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
     if line.get(name.len()) != Some(&b':') || !line[..name.len()].eq_ignore_ascii_case(name) {
         return None;
@@ -190,18 +190,18 @@ fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
     Some(&value[start..end])
 }
 
-/// A host and a port, of the characters that these may have; or nothing, which is what a target without a host has.
+/// Whether it is a host with an optional port, of valid characters only. Empty is valid, for a target without a host.
 fn is_host(value: &[u8]) -> bool {
     value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(byte))
 }
 
-/// A length in decimal digits and nothing else.
+/// Parses a length of decimal digits only.
 fn number(value: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     digits.parse().ok().filter(|length| *length <= MAX_LENGTH)
 }
 
-/// The size of a chunk in hexadecimal digits, behind which may stand extensions.
+/// Parses the size of a chunk in hexadecimal digits. Extensions may follow.
 fn chunk_size(line: &[u8]) -> Option<u64> {
     if line.len() > MAX_CHUNK_LINE {
         return None;
@@ -215,7 +215,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What comes of bytes, whatever pieces they come in.
+    /// Parses a stream as a whole, and checks that the result is the same in pieces.
     fn followed(stream: &str) -> Result<Framing, bool> {
         let mut whole = Framing::default();
         let found = whole.follow(stream.as_bytes());

@@ -1,31 +1,30 @@
-//! Where the heads of requests begin and end in a connection of HTTP/2.
+//! A parser for the boundaries of request heads in HTTP/2.
 //!
-//! h2 waits for the end of a header block without saying that it does, so the frames are followed here, by nothing but
-//! their first nine bytes.
+//! h2 does not report that it waits for the end of a header block. This parser reads the nine-byte frame headers only.
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 
-/// Where a connection stands between the bytes that have come.
+/// The state of the parser.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// In the head of a frame, this many bytes of which have been read.
+    /// The header of the frame, and the number of its received bytes.
     head: [u8; 9],
     have: usize,
     /// In a frame, with this many bytes left.
     left: usize,
-    /// Whether a header block goes on after the frame.
+    /// Whether the header block continues after the frame.
     is_open: bool,
 }
 
 impl Frames {
-    /// Whether a header block has begun and not ended.
+    /// Whether a header block is incomplete.
     pub(super) fn is_in_head(&self) -> bool {
         self.is_open || (self.left > 0 && self.is_of_block())
     }
 
-    /// Follows what has just been read.
+    /// Parses the bytes that were just read.
     pub(super) fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {

@@ -1,28 +1,28 @@
-//! What a client sends: tells HTTP/2 from HTTP/1.1, and follows either from head to head.
+//! The inbound bytes of a connection: detects HTTP/1.1 or HTTP/2, and parses the boundaries of heads.
 
 use super::http1::Framing;
 use super::http2::Frames;
 
-/// What a connection of HTTP/2 begins with.
+/// The preface of HTTP/2.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What takes the place of a line of a head that is ambiguous: hyper refuses it with 400, after the requests before it.
+/// The replacement for an ambiguous line of a head. hyper answers it with 400, after earlier requests.
 pub(super) const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
-/// What a client speaks, and where in it the connection stands.
+/// The protocol of a connection, with the state of its parser.
 pub(super) enum Inbound {
-    /// Either, after this many bytes of the preface.
+    /// Undecided, after this many bytes of the preface.
     Unknown(usize),
     Http1(Framing),
     Http2(Frames),
-    /// HTTP/1.1 up to something ambiguous, in the place of which these bytes are still to be read, and then the end.
+    /// HTTP/1.1 with an ambiguous head. These bytes are still to be read in its place, followed by the end.
     Refused(&'static [u8]),
-    /// A body of HTTP/1.1 up to something ambiguous.
+    /// HTTP/1.1 with an ambiguous body.
     Broken,
 }
 
 impl Inbound {
-    /// Follows what has just been read, and says how much of it may be passed on.
+    /// Parses the bytes that were just read. Returns how many may be passed on.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> usize {
         let skipped = if let Self::Unknown(matched) = self {
             let is_same = |(one, other): &(&u8, &u8)| one == other;
@@ -36,7 +36,7 @@ impl Inbound {
                 return same;
             } else {
                 let mut framing = Framing::default();
-                // Not before something is ambiguous: the preface has no fault up to its end.
+                // The preface is not ambiguous before its end.
                 let is_clear = framing.follow(&PREFACE[..matched - same]).is_ok();
                 *self = if is_clear { Self::Http1(framing) } else { Self::Refused(NO_HEAD) };
                 0

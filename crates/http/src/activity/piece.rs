@@ -1,4 +1,4 @@
-//! Pieces of answers, which count how much of them has been written.
+//! Pieces of answers, which count their written bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,14 +7,14 @@ use bytes::{Buf, Bytes};
 
 use super::{Activity, UnderWay};
 
-/// A piece of an answer, which counts how much of it has been written.
+/// A piece of an answer, which counts its written bytes.
 #[derive(Debug)]
 pub struct Piece {
     bytes: Bytes,
     of: Of,
 }
 
-/// What a piece belongs to.
+/// The owner of a piece.
 #[derive(Debug)]
 pub enum Of {
     /// An answer that is not counted.
@@ -26,7 +26,7 @@ pub enum Of {
 }
 
 impl Piece {
-    /// A piece of what `of` says.
+    /// Creates a piece of `of`.
     pub fn new(bytes: Bytes, of: Of) -> Self {
         Self { bytes, of }
     }

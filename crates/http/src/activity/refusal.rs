@@ -1,25 +1,25 @@
-//! The page of a refusal of a head that is not HTTP/1.1, is too large or took too long.
+//! Error pages for heads that are not HTTP/1.1, too large or too slow.
 //!
-//! hyper refuses it before any code of ours is called, with a status and nothing else. TensorFlow Serving sends a page with
-//! the status, as it does for all that is no API request, so [`super::Stream`] replaces such an answer on its way out.
+//! hyper refuses such a head without calling the handler, and sends only a status. TensorFlow Serving sends a page with
+//! it, so [`super::Stream`] replaces the answer of hyper.
 
 use bytes::Bytes;
 
 use crate::page;
 use servable_model::error::Code;
 
-/// How hyper's refusals begin: statuses of 400 and more, of which it sends 400, 414 and 431.
+/// The start of hyper's refusals, which have the status 400, 414 or 431.
 const STATUS: &[u8] = b"HTTP/1.1 4";
-/// What follows the line of the status. No answer of ours has this: none that closes the connection is empty.
+/// The headers of hyper's refusals. Our own answers never have these: those that close the connection are not empty.
 const EMPTY: &[u8] = b"connection: close\r\ncontent-length: 0\r\n";
 
-/// The answer in place of a refusal, with its page, and why it was refused; `None` for all else that is written. A head that
-/// was ended because it took too long is not what hyper takes it for.
+/// The answer in place of a refusal, with a page and its code; `None` for other data. hyper sees a head that timed out
+/// as malformed, so its status is corrected here.
 pub(super) fn with_page(written: &[u8], is_timed_out: bool) -> Option<(Code, Bytes)> {
     let rest = written.strip_prefix(STATUS)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     let date = rest[end + 2..].strip_prefix(EMPTY).and_then(|rest| std::str::from_utf8(rest).ok())?;
-    // Nothing may follow the head: it could only be another answer.
+    // Data after the head would be another answer.
     if !date.ends_with("\r\n\r\n") || date.matches("\r\n").count() > 2 {
         return None;
     }

@@ -1,5 +1,5 @@
-//! The stream below hyper. It counts what passes, hands on nothing that is ambiguous, gives refusals their pages, and ends a
-//! connection so that its client sees the last bytes.
+//! The stream below hyper. It counts bytes, blocks ambiguous requests, adds pages to refusals, and closes a connection
+//! so that its client receives the last bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -16,39 +16,39 @@ use super::inbound::{Inbound, NO_HEAD};
 use super::{Activity, refusal};
 use servable_model::error::Code;
 
-/// A client may close its side once its request is sent, and still gets an answer that comes within this time. A client that
-/// has given up closes its side, too, so a longer wait would be in vain.
+/// The time for an answer after the client has half-closed the connection. Clients may do so after their request.
+/// Clients that have given up do so too, so that a longer wait would be useless.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
 
-/// How long a client may take to close its side of a connection that the server has closed.
+/// The time for a client to close its side after the server has closed the connection.
 pub const PARTING_TIME: Duration = Duration::from_secs(1);
 
 /// A connection below TLS and HTTP.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
-    /// Discards what the client has not read when the connection is dropped; the system would go on sending it.
+    /// Discards unsent data when the connection is dropped. Otherwise the system would continue to send it.
     fn abandon(&self);
 }
 
-/// The stream of a connection; `refused` is called with the reason of each refusal that hyper makes.
+/// The stream of a connection.
 pub struct Stream<S: Transport, F> {
     transport: S,
     activity: Arc<Activity>,
     refused: F,
     inbound: Inbound,
-    /// How many heads have begun.
+    /// The number of heads that have started.
     heads: u64,
-    /// Whether the head that was open took too long.
+    /// Whether the incomplete head took too long.
     is_timed_out: bool,
-    /// Bytes of a refusal that hyper has written, and the transport has not.
+    /// The bytes of a refusal that the transport has not written yet.
     refusal: Bytes,
-    /// How long a client that has closed its side may wait for its answer.
+    /// The timer of an answer to a client that has half-closed the connection.
     half_closed: Option<Pin<Box<Sleep>>>,
-    /// How long a client may take to close its side after the server has.
+    /// The timer for the client to close its side after the server has.
     parting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: Transport, F> Stream<S, F> {
-    /// A stream at its beginning; `refused` is called with the code of each refusal.
+    /// Creates a stream. `refused` is called with the code of each refusal of hyper.
     pub fn new(transport: S, activity: Arc<Activity>, refused: F) -> Self {
         Self {
             transport,
@@ -63,7 +63,7 @@ impl<S: Transport, F> Stream<S, F> {
         }
     }
 
-    /// Follows bytes that have just been read, and says how much of them may be passed on.
+    /// Parses bytes that were just read. Returns how many may be passed on.
     fn note_read(&mut self, bytes: &[u8]) -> usize {
         let was_in_head = self.inbound.is_in_head();
         self.activity.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl<S: Transport, F> Stream<S, F> {
         passed
     }
 
-    /// Ends a stream that has nothing to read, if it was asked to end: in a head by what is no head.
+    /// Ends a stream that has nothing to read, if requested. Within a head, it adds bytes that are not a valid head.
     fn end_if_asked(&mut self) -> Poll<()> {
         if self.activity.ends_when_quiet.load(Ordering::Relaxed) && self.activity.is_between_requests() {
             return Poll::Ready(());
@@ -189,8 +189,8 @@ impl<S: Transport, F: FnMut(Code) + Unpin> AsyncWrite for Stream<S, F> {
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
-    /// Closes this side, and reads what the client still sends: a connection with unread bytes is reset by TCP, and its
-    /// client may lose an answer that it has not read yet.
+    /// Closes this side, and reads the rest of the client's data. TCP resets a connection with unread data, and the
+    /// client could lose an answer.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(cx))?;
         let Self { transport, parting, .. } = &mut *self;

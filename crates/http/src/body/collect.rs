@@ -1,4 +1,4 @@
-//! A body that comes in parts, put together in one piece of memory.
+//! Assembles a body of several parts in one buffer.
 
 use std::sync::Arc;
 
@@ -7,27 +7,27 @@ use bytes::Bytes;
 use crate::body_memory::{BodyMemory, Buffer, Shortage};
 use servable_model::tensor::ALIGNMENT;
 
-/// Memory that a declared length may claim before any byte of it has arrived.
+/// The memory that a declared length may claim before any byte has arrived.
 const MAX_ADVANCE: usize = 1 << 20;
 
-/// How many times what has arrived a declared length may claim after that.
+/// The ratio of claimed memory to received bytes afterwards.
 const ADVANCE_FACTOR: usize = 16;
 
-/// What the beginning of a body says about the whole. It is a guess that costs time where it is wrong, and nothing else.
+/// The layout of a body, as derived from its beginning. It is a hint: a wrong one only costs time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layout {
-    /// How long the body will be.
+    /// The length of the body.
     pub length: usize,
-    /// A position in it that is to lie on [`ALIGNMENT`] in memory.
+    /// The position to align to [`ALIGNMENT`] in memory.
     pub aligned: usize,
 }
 
-/// A body while its parts come in.
+/// A body whose parts are arriving.
 pub(super) struct Collected {
     buffer: Buffer,
     layout: Layout,
     memory: Arc<BodyMemory>,
-    /// How many bytes all bodies may have.
+    /// The limit of all bodies together, in bytes.
     limit: usize,
 }
 
@@ -55,7 +55,7 @@ impl Collected {
 
     fn make_room(&mut self, needed: usize) -> Result<(), Shortage> {
         let Layout { length, aligned } = self.layout;
-        // What is there already may be claimed at once; what has to be asked for, in proportion to what has arrived.
+        // Kept buffers may be claimed at once. New memory is claimed in proportion to the received bytes.
         let kept = self.memory.kept(length.max(needed).saturating_add(ALIGNMENT), self.limit)?;
         let mut larger = if let Some(kept) = kept {
             kept
@@ -103,7 +103,7 @@ mod tests {
         assert!(claim(usize::MAX, 1) <= MAX_ADVANCE + ALIGNMENT);
         assert!(claim(usize::MAX, MAX_ADVANCE) <= ADVANCE_FACTOR * MAX_ADVANCE + ALIGNMENT);
         assert!(claim(100, 1000) <= 2000 + ALIGNMENT);
-        // All of it at once as soon as that is in proportion.
+        // The whole length, once the received bytes justify it.
         assert!((3 << 20..(3 << 20) + 2 * ALIGNMENT).contains(&claim(3 << 20, MAX_ADVANCE)));
     }
 

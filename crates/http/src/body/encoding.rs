@@ -1,4 +1,4 @@
-//! The two ways in which HTTP bodies and gRPC messages may be compressed.
+//! The two compressions of HTTP bodies and gRPC messages.
 
 use std::io::{Read, Write};
 
@@ -7,25 +7,25 @@ use flate2::Compression;
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-/// What is shorter is not worth the time.
+/// Shorter data is not compressed, since it is not worth the time.
 const MIN_COMPRESSED_BYTES: usize = 1024;
 
-/// A way to compress bytes.
+/// A compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// RFC 1952.
     Gzip,
-    /// RFC 1950, which goes by this name in HTTP.
+    /// RFC 1950, which HTTP calls `deflate`.
     Deflate,
 }
 
 impl Encoding {
-    /// The one that a header names.
+    /// The compression of this name in headers.
     pub fn of(name: &[u8]) -> Option<Self> {
         [Self::Gzip, Self::Deflate].into_iter().find(|encoding| name.eq_ignore_ascii_case(encoding.name().as_bytes()))
     }
 
-    /// As headers spell it.
+    /// The name in headers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -33,7 +33,7 @@ impl Encoding {
         }
     }
 
-    /// Unpacks what `compressed` begins with, and leaves what follows.
+    /// Decompresses the stream at the start of `compressed`, and leaves the bytes after it.
     pub(super) fn decoder<'a>(self, compressed: &'a mut &[u8]) -> Box<dyn Read + 'a> {
         match self {
             Self::Gzip => Box::new(GzDecoder::new(compressed)),
@@ -41,7 +41,8 @@ impl Encoding {
         }
     }
 
-    /// What is in `plain` behind its first `skip` bytes, compressed behind as many; `None` if that is not worth it.
+    /// Compresses `plain` after its first `skip` bytes. The result starts with as many zeros. `None` if
+    /// compression is not worth it.
     pub fn pack(self, plain: &[u8], skip: usize) -> Option<BytesMut> {
         if plain.len() < skip + MIN_COMPRESSED_BYTES {
             return None;

@@ -1,4 +1,4 @@
-//! One connection from its first byte to its last.
+//! The life of a connection.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,23 +24,23 @@ use crate::body::{AnswerBody, BodyLimits, RequestBody};
 use crate::http2::Http2Options;
 use servable_model::error::ServingError;
 
-/// How long a client of HTTP/2 has for what it sent before it saw the GOAWAY of an idle connection.
+/// The time for requests that an HTTP/2 client sent before it received the GOAWAY of an idle connection.
 const GOING_TIME: Duration = Duration::from_secs(2);
 
-/// Answers of this many bytes and more are counted among what all of them may have together.
+/// Answers of at least this size count towards the memory limit.
 const LARGE_ANSWER: usize = 64 << 10;
 
-/// A connection whose client has not taken so many bytes of answers gets no further ones: at most this, and at most this
-/// part of what all connections may have together.
+/// The limit of unread answers of a connection: this many bytes, and at most this fraction of the limit of all
+/// connections. Further requests wait.
 const MOST_UNSENT: usize = 16 << 20;
 const UNSENT_PART: usize = 256;
 
-/// How many bytes of answers one connection may hold.
+/// The limit of unread answers of a connection, in bytes.
 fn most_unsent(limits: BodyLimits) -> u64 {
     (limits.max_total_bytes / UNSENT_PART).clamp(LARGE_ANSWER, MOST_UNSENT) as u64
 }
 
-/// Serves a connection that has to begin with a handshake, in no more time than the head of a request may take.
+/// Serves a connection after its TLS handshake, which has the time limit of a request head.
 pub(super) async fn serve_secure<H: Handler>(
     socket: Socket,
     shared: &Arc<Shared<H>>,
@@ -57,7 +57,7 @@ pub(super) async fn serve_secure<H: Handler>(
         done = handshake => done,
         () = last_moment => return,
     };
-    // A handshake that fails is the client's to explain; it has been told why.
+    // A failed handshake has sent its alert to the client.
     if let Ok(Ok(stream)) = done {
         serve(Transport::Tls(Box::new(stream)), shared, arrival, drain).await;
     }
@@ -89,7 +89,7 @@ pub(super) async fn serve<H: Handler>(
     loop {
         tokio::select! {
             biased;
-            // An error here is the client's: it went away, or did not speak HTTP.
+            // Errors are the client's: it disconnected, or did not speak HTTP.
             _ = connection.as_mut() => return,
             () = patience.tick(), if is_going.is_none() => {
                 let is_scarce = shared.handler.body_memory().is_scarce(shared.options.body.max_total_bytes);
@@ -109,7 +109,7 @@ pub(super) async fn serve<H: Handler>(
                     close_gently(connection.as_mut(), &activity);
                 }
             }
-            // What came in the moment of the GOAWAY is answered.
+            // Requests that crossed the GOAWAY are answered.
             () = end.as_mut() => match is_going {
                 Some(Verdict::Idle) if activity.is_under_way() => end.set(after(Some(GOING_TIME))),
                 _ => break,
@@ -138,8 +138,8 @@ pub(super) async fn serve<H: Handler>(
     }
 }
 
-/// Has a connection end when what is under way is done. Clients of HTTP/2 are told, so that they send nothing that would be
-/// lost; those of HTTP/1.1 cannot be, so what they have sent is looked at once more.
+/// Closes a connection after its requests in progress. HTTP/2 clients get a GOAWAY, so that they send nothing that
+/// would be lost. HTTP/1.1 has no such message, so data that has arrived is read once more.
 fn close_gently<I, S, B>(connection: Pin<&mut Connection<'_, I, S, TokioExecutor>>, activity: &Activity)
 where
     I: Read + Write + Unpin + 'static,
@@ -187,7 +187,7 @@ async fn answer<H: Handler>(
     response
 }
 
-/// Waits so long, or without end.
+/// Waits for this time, or forever.
 async fn after(time: Option<Duration>) {
     match time {
         Some(time) => tokio::time::sleep(time).await,

@@ -1,7 +1,6 @@
-//! Where the server listens: TCP addresses and Unix sockets, from their names to accepted connections.
+//! Endpoints: TCP addresses and Unix sockets, from their names to accepted connections.
 //!
-//! An address is bound long before it listens: until then, connections are refused as if nothing were there, and yet no
-//! other server can take it.
+//! An address is bound long before it listens. Until then connections are refused, but no other server can bind it.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -18,10 +17,10 @@ use tokio::net::{TcpListener, UnixListener};
 use super::transport;
 use super::uds_authority::AuthorityRewriter;
 
-/// How many connections may wait to be accepted.
+/// The length of the listen queue.
 const BACKLOG: i32 = 1024;
 
-/// A program for the kernel's packet filter that drops segments of TCP which have SYN and not ACK.
+/// A program for the kernel's packet filter that drops TCP segments with SYN and without ACK.
 const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13), // load the flags, which are the 14th byte of the segment
     SockFilter::new(0x54, 0, 0, 0x12), // of these, SYN and ACK
@@ -30,10 +29,10 @@ const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX), // and else everything
 ];
 
-/// One address, and what is spoken there.
+/// An address, and the requests that it answers.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// `host:port`, where port 0 takes a free one and `[::]` takes IPv4 too; or `unix:PATH`.
+    /// `host:port`, or `unix:PATH`. Port 0 selects a free port, and `[::]` includes IPv4.
     pub address: String,
     /// Whether connections begin with a TLS handshake.
     pub tls: bool,
@@ -55,7 +54,7 @@ pub enum Offer {
 }
 
 impl Offer {
-    /// The offer of this name.
+    /// The variant of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "everything" => Some(Self::Everything),
@@ -80,8 +79,7 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Binds an address; `mode` holds the permissions that the file of a Unix socket gets, `None` leaves them to the
-    /// process's umask.
+    /// Binds an address. `mode` are the permissions of the file of a Unix socket; `None` leaves them to the umask.
     pub(super) fn new(address: &str, mode: Option<u32>) -> io::Result<Self> {
         let bound = match address.strip_prefix("unix:") {
             Some(path) => bind_unix(Path::new(path), mode).map(|(socket, file)| (socket, Some(file))),
@@ -96,13 +94,13 @@ impl Bound {
         Ok(self.socket.local_addr()?.as_socket())
     }
 
-    /// Begins to take connections; for inside a runtime.
+    /// Starts to listen. Must be called inside a runtime.
     pub(super) fn listen(self) -> io::Result<Listener> {
         let Self { address, socket, file } = self;
         let listen = || {
             if file.is_none() {
-                // What the next server needs to bind the port while connections of this one linger. Not earlier: two
-                // sockets that neither listen nor are without it may be bound to the same port.
+                // With this option, the next server can bind the port while connections of this one linger. It is set
+                // only now: two sockets with the option may be bound to the same port before either listens.
                 socket.set_reuse_address(true)?;
             }
             socket.listen(BACKLOG)
@@ -119,33 +117,33 @@ fn cannot_listen(address: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
 }
 
-/// An address at which connections are taken.
+/// A listening address.
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {
-    /// Takes no new connections, while those that are being made can still be accepted.
+    /// Refuses new connections. Connections in progress can still be accepted.
     ///
-    /// Over TCP, a connection that is refused later is tried again by the client's system until the listener is closed.
+    /// Over TCP, the client's system repeats its SYN until the listener is closed.
     pub(super) fn refuse_new(&mut self) {
         match self {
             Self::Tcp(listener) => {
-                // Where the system has no such filters, a connection may be lost that comes in the last moment.
+                // On systems without such filters, a connection that arrives in the last moment may be lost.
                 let _ = SockRef::from(&*listener).attach_filter(&NO_SYN);
             }
             Self::Unix(_, file) => drop(file.take()),
         }
     }
 
-    /// Takes the next connection; the system ends it when its client takes nothing for so long.
+    /// Accepts the next connection. The system closes it if its client acknowledges nothing for `patience`.
     pub(super) async fn accept(&self, patience: Duration) -> io::Result<transport::Socket> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
-                // Also after it was closed, while it has something to send.
+                // This also holds after it was closed, while data is unsent.
                 let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
                 transport::Socket::Tcp(stream)
             }
@@ -169,7 +167,7 @@ fn bind_tcp(address: &str) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     let address = address.into();
     match socket.bind(&address) {
-        // Perhaps only connections of an earlier server are left.
+        // It may be that only connections of an earlier server are left.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             socket.set_reuse_address(true)?;
             socket.bind(&address)?;
@@ -194,7 +192,7 @@ fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<(Socket, SocketFile)>
     Ok((socket, file))
 }
 
-/// Makes way for a socket where a server that is no more left its own; never takes away anything else.
+/// Removes the socket file of a server that has ended, and no other file.
 fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -204,7 +202,7 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    // Of the wrong type, so that a socket which is bound but does not listen yet differs from one that is no more.
+    // The probe has the wrong type, so that a bound socket that does not listen yet differs from a dead one.
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -214,7 +212,7 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
-/// The file of a Unix socket, which goes with its listener.
+/// The file of a Unix socket, removed with its listener.
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
@@ -222,14 +220,14 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        // Absolute, because the working directory may be another one by the time it is removed.
+        // Absolute, because the working directory may change before it is removed.
         Ok(Self { path: std::path::absolute(path)?, identity: identity(path)? })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Unless it is another server's by now. A failure has no one to report to.
+        // Another server may have replaced it. A failure cannot be reported.
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             let _ = fs::remove_file(&self.path);
         }

@@ -1,4 +1,4 @@
-//! How long a connection may be idle, slow or stalled, and how long a draining server waits for its client.
+//! Time-outs of connections that are idle, slow or stalled, and of clients of a draining server.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use super::ListenOptions;
 use crate::activity::{Activity, PARTING_TIME, Snapshot};
 use crate::body::BodyLimits;
 
-/// How long a draining server waits for a client on which something depends: its next request over HTTP/1.1, which has no
-/// way to say that none is wanted, the rest of one, or its taking of an answer.
+/// The time that a draining server waits for a client: for its next request over HTTP/1.1, which cannot announce the
+/// end, for the rest of a request, or until it reads an answer.
 pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often a draining server looks.
+/// The period of checks by a draining server.
 const DRAIN_TICK: Duration = Duration::from_millis(250);
 
-/// Checks of a connection within its shortest time-out, and the longest time between two.
+/// The number of checks within the shortest time-out of a connection, and the longest time between two.
 const TICKS: u32 = 4;
 const LONGEST_TICK: Duration = Duration::from_secs(5);
 
-/// Waits for a connection on which nothing happens.
+/// Detects a connection without progress.
 pub(super) struct Patience {
     ticks: Interval,
-    /// For how long nothing has happened, and for how long the same head has been open.
+    /// The time without activity, and the time for which the same head has been incomplete.
     idle: Duration,
     in_head: Duration,
     before: Snapshot,
-    /// Since when answers have been waiting for the client, and what it had taken then.
+    /// The time for which answers have been unread, and the counters at its start.
     stalled: Option<(Duration, Snapshot)>,
     head_timeout: Duration,
     idle_timeout: Duration,
@@ -64,15 +64,15 @@ impl Patience {
         self.ticks.tick().await;
     }
 
-    /// What is to be done after a tick. Where memory is scarce, clients that take nothing are not waited for.
+    /// The action after a tick. If memory is scarce, slow clients are disconnected before the idle time-out.
     pub(super) fn look(&mut self, activity: &Activity, is_scarce: bool) -> Verdict {
         let (now, before) = (activity.snapshot(), self.before);
         self.before = now;
         if self.is_stalled(activity, now, is_scarce) {
             return Verdict::Stalled;
         }
-        // Over HTTP/1.1 the next head may come while a request is under way, and is not read then. Over HTTP/2 a head that
-        // does not end is in the way of every other request.
+        // Over HTTP/1.1 the next head may arrive during a request, and is not read then. Over HTTP/2 an incomplete head
+        // blocks all other requests.
         let is_head_open = now.open_head != 0 && (activity.speaks_http2() || !activity.is_under_way());
         let is_same_head = is_head_open && now.open_head == before.open_head;
         let is_idle = !activity.is_under_way()
@@ -88,7 +88,7 @@ impl Patience {
         }
     }
 
-    /// Whether the client has taken answers more slowly than it may for as long as a connection may be idle.
+    /// Whether the client has read answers too slowly for the whole idle time-out.
     fn is_stalled(&mut self, activity: &Activity, now: Snapshot, is_scarce: bool) -> bool {
         let (waited, first) = match self.stalled {
             Some((waited, first)) if activity.has_unsent() && first.emptied == now.emptied => {
@@ -110,7 +110,7 @@ impl Patience {
     }
 }
 
-/// Waits for what clients do with a connection that is about to end with the server.
+/// Decides how a connection ends while the server drains.
 pub(super) struct Draining {
     ticks: Option<Interval>,
     quiet: Duration,
@@ -123,7 +123,7 @@ pub(super) struct Draining {
 pub(super) enum Step {
     Wait,
     GoAway,
-    /// Nothing more is waited for: what has begun and not come is refused, over HTTP/1.1.
+    /// Stop waiting. Over HTTP/1.1, incomplete requests are refused.
     Refuse,
     End,
 }
@@ -154,7 +154,7 @@ impl Draining {
     pub(super) fn look(&mut self, activity: &Activity) -> Step {
         let (now, before) = (activity.snapshot(), std::mem::replace(&mut self.before, activity.snapshot()));
         if activity.speaks_http2() && !std::mem::replace(&mut self.has_gone_away, true) {
-            return Step::GoAway; // again, if it was told before: that does nothing
+            return Step::GoAway; // repeating it has no effect
         }
         let is_progress = |now: u64, before: u64| (now - before) as f64 >= self.min_bytes;
         let has_taken = activity.has_unsent() && is_progress(now.taken, before.taken);
@@ -168,7 +168,7 @@ impl Draining {
             return Step::Wait;
         }
         if self.quiet < DRAIN_PATIENCE + PARTING_TIME && !activity.speaks_http2() {
-            return Step::Refuse; // with a last look at what has come
+            return Step::Refuse; // reads data that has arrived once more
         }
         Step::End
     }

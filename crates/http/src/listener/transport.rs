@@ -1,5 +1,5 @@
-//! The byte streams that connections run over, as one type: an enum costs a predictable branch a read, where a trait
-//! object would cost an indirect call and a type parameter a copy of the whole HTTP stack for each of them.
+//! The byte streams of connections, as one enum. It costs a predictable branch for each read. A trait object would cost
+//! an indirect call, and a type parameter would duplicate the HTTP stack for each stream.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::uds_authority::AuthorityRewriter;
 use crate::activity;
 
-/// An accepted connection, as it came.
+/// An accepted connection.
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream, AuthorityRewriter),
@@ -72,7 +72,7 @@ impl AsyncRead for Transport {
     }
 }
 
-/// Hands writes to whichever stream there is.
+/// Delegates writes to the stream.
 macro_rules! delegate_writes {
     ($type:ty, $stream:ident: $($variant:pat),*) => {
         impl AsyncWrite for $type {

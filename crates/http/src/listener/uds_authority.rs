@@ -1,12 +1,12 @@
-//! Lets gRPC's C++ clients, and those built on them such as Python's, in through Unix sockets.
+//! Support for gRPC's C++ clients, and clients based on them such as Python's, over Unix sockets.
 //!
-//! They send the path of the socket as the authority, with its slashes written as `%2F`. That is no legal authority, and
-//! h2 refuses it before anybody can say that it does not matter here. So the percent signs are replaced by dashes
-//! between socket and HTTP, without a change of length; everything else goes through untouched.
+//! They send the path of the socket as the authority, with slashes as `%2F`. This is not a valid authority, and h2
+//! refuses it. A filter between socket and HTTP therefore replaces these percent signs by dashes, which keeps the
+//! length. All other bytes pass unchanged.
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const AUTHORITY: &[u8] = b":authority";
-/// Where the authority stands in HPACK's static table.
+/// The index of the authority in HPACK's static table.
 const AUTHORITY_INDEX: usize = 1;
 
 const HEADERS: u8 = 1;
@@ -15,7 +15,7 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const PRIORITY_BYTES: usize = 5;
 
-/// Reads along with a connection, as far as it has to.
+/// Parses a connection as far as needed.
 #[derive(Debug)]
 pub(super) struct AuthorityRewriter {
     at: At,
@@ -24,21 +24,21 @@ pub(super) struct AuthorityRewriter {
 
 #[derive(Debug)]
 enum At {
-    /// In the preface, this many bytes of which have been read.
+    /// In the preface, after this many bytes.
     Preface(usize),
-    /// Not HTTP/2, or not as it should be; somebody else says so.
+    /// Not HTTP/2, or malformed, which h2 reports.
     Foreign,
-    /// In the nine bytes before a frame.
+    /// In the nine-byte header of a frame.
     FrameHead([u8; 9], usize),
     /// At the length of the padding, with this many bytes of the frame left.
     PadLength { left: usize, skip: usize },
     /// In a header block: bytes to skip, bytes of the block, bytes of padding.
     Block { skip: usize, left: usize, padding: usize },
-    /// In what does not matter.
+    /// In irrelevant bytes.
     Skip(usize),
 }
 
-/// Where a header block stands.
+/// The state within a header block.
 #[derive(Clone, Copy, Debug)]
 enum Field {
     Start,
@@ -47,10 +47,10 @@ enum Field {
     Text { left: usize, text: Text },
 }
 
-/// What an integer is for.
+/// The meaning of an integer.
 #[derive(Clone, Copy, Debug)]
 enum Then {
-    /// It is all of a field.
+    /// It is the whole field.
     NextField,
     /// It is the index of a name, or 0 before a name.
     NameIndex,
@@ -76,7 +76,7 @@ impl Default for AuthorityRewriter {
 }
 
 impl AuthorityRewriter {
-    /// Mends what has just been read.
+    /// Rewrites bytes that were just read.
     pub(super) fn mend(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let taken = self.take(bytes);
@@ -84,7 +84,7 @@ impl AuthorityRewriter {
         }
     }
 
-    /// Takes at least one byte, and says how many.
+    /// Consumes at least one byte. Returns the number of bytes.
     fn take(&mut self, bytes: &mut [u8]) -> usize {
         let first = bytes[0];
         match &mut self.at {
@@ -147,7 +147,7 @@ impl AuthorityRewriter {
 }
 
 impl Field {
-    /// Where the block stands after a byte; `None` where it makes no sense.
+    /// The state after a byte; `None` if the block is malformed.
     fn after(self, byte: &mut u8) -> Option<Self> {
         match self {
             Self::Start => Some(match *byte {
@@ -206,7 +206,7 @@ impl Then {
 }
 
 impl Text {
-    /// This text with so many bytes to come, or what follows it.
+    /// The state with this many bytes of the text left, or after it.
     fn with(self, left: usize) -> Field {
         match self {
             _ if left > 0 => Field::Text { left, text: self },
@@ -231,7 +231,7 @@ mod tests {
         stream
     }
 
-    /// What grpcio 1.85 sends for `unix:/tmp/s%`, and in other ways that the protocol allows.
+    /// The block that grpcio 1.85 sends for `unix:/tmp/s%`, and other valid encodings of it.
     const BLOCK: &[u8] = b"\x40\x05:path\x06/a%B/C\x40\x0a:authority\x07tmp%2Fs\x83\x86\x40\x02te\x08trail%rs";
     const INDEXED: &[u8] = b"\x3f\x00\x01\x07tmp%2Fs\x41\x07tmp%2Fs\x0f\x2f\x03a%b";
 

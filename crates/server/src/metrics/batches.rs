@@ -1,4 +1,4 @@
-//! Metrics of batches: TensorFlow Serving's, for all models together, and ours, by model.
+//! Metrics of batches: those of TensorFlow Serving, for all models together, and our own, by model.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -7,10 +7,10 @@ use super::page::Family;
 use servable_batch::{Standing, Statistics, Tally};
 use servable_model::distribution::{Distribution, exponential};
 
-/// Limits of numbers of rows.
+/// The bucket limits for numbers of rows.
 static ROWS: [f64; 14] = exponential(1.0, 2.0);
 
-/// What the queues of a model have done: those that there are, and those that went with their versions.
+/// The statistics of all queues of a model, including those of unloaded versions.
 #[derive(Default)]
 pub(crate) struct BatchMetrics {
     queues: Mutex<Queues>,
@@ -20,14 +20,14 @@ pub(crate) struct BatchMetrics {
 #[derive(Default)]
 struct Queues {
     ended: Tally,
-    /// The queues hold the others of these references, while they are there.
+    /// The other reference to each is owned by its queue.
     live: Vec<Arc<Statistics>>,
-    /// Whether there has ever been a queue.
+    /// Whether the model has or had a queue.
     is_batched: bool,
 }
 
 impl BatchMetrics {
-    /// Counts what a queue does from now on, and has done so far.
+    /// Includes the past and future statistics of a queue.
     pub(crate) fn follow(&self, statistics: Arc<Statistics>) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.settle();
@@ -54,7 +54,7 @@ impl BatchMetrics {
 }
 
 impl Queues {
-    /// Keeps what queues that are gone have done, and nothing else of them.
+    /// Adds the statistics of dropped queues to the total, and forgets those queues.
     fn settle(&mut self) {
         let Self { ended, live, .. } = self;
         live.retain(|statistics| {
@@ -67,7 +67,7 @@ impl Queues {
     }
 }
 
-/// The families of the page that are about batches.
+/// The metric families of batches.
 #[derive(Default)]
 pub(super) struct BatchFamilies {
     all: Tally,
@@ -76,7 +76,7 @@ pub(super) struct BatchFamilies {
 }
 
 impl BatchFamilies {
-    /// Adds what was counted of one model.
+    /// Adds the metrics of one model.
     pub(super) fn add(&mut self, model: &str, metrics: &BatchMetrics) {
         if let Some(rows) = metrics.request_rows.get() {
             let rows = rows.read(&ROWS);
@@ -126,7 +126,7 @@ fn originals(all: &Tally, request_rows: Option<Distribution>) -> Vec<Family> {
     families
 }
 
-/// What is ours.
+/// The metrics that only this server has.
 struct ByModel {
     batches: Family,
     dropped: Family,
@@ -292,7 +292,7 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
-        // The thread that answered lets go of its queue a moment later.
+        // The thread that answered drops the queue a moment later.
         while !one.queues.lock().expect("no panic").live.is_empty() {
             assert_eq!(one.read().map(|(tally, _)| tally.batches()), Some(2));
         }

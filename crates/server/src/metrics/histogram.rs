@@ -1,4 +1,4 @@
-//! Distributions and counts that many threads add to, each in memory of its own.
+//! Sharded histograms and counters: each thread adds to a separate cache line.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -6,14 +6,14 @@ use std::thread;
 
 use servable_model::distribution::Distribution;
 
-/// Values that are only ever added to, spread over copies so that threads do not wait for each other's caches.
+/// Additive values in several shards, so that threads do not contend for a cache line.
 pub(crate) struct Sharded<T>(Box<[Padded<T>]>);
 
 #[derive(Default)]
 #[repr(align(64))]
 struct Padded<T>(T);
 
-/// Copies beyond this many cost more memory than they save time.
+/// More shards would cost more memory than they save time.
 const MAX_SHARDS: usize = 8;
 
 impl<T: Default> Default for Sharded<T> {
@@ -27,7 +27,7 @@ impl<T: Default> Default for Sharded<T> {
 }
 
 impl<T> Sharded<T> {
-    /// The copy for this thread.
+    /// The shard of the calling thread.
     pub(crate) fn own(&self) -> &T {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed));
@@ -35,21 +35,21 @@ impl<T> Sharded<T> {
         &self.0[number & (self.0.len() - 1)].0
     }
 
-    /// All copies.
+    /// All shards.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|padded| &padded.0)
     }
 }
 
-/// How values are spread over ranges that its owner knows the limits of.
+/// A histogram. The caller passes the bucket limits to each method.
 pub(super) struct Histogram<const LIMITS: usize>(Sharded<Shard<LIMITS>>);
 
 struct Shard<const LIMITS: usize> {
-    /// How many values are below each limit and not below the one before.
+    /// The number of values in each bucket, below its limit and not below the previous one.
     counts: [AtomicU64; LIMITS],
-    /// How many are below none.
+    /// The number of values at or above the last limit.
     beyond: AtomicU64,
-    /// The sum of all, in thousandths.
+    /// The sum of the values, in thousandths.
     sum: AtomicU64,
 }
 
@@ -67,7 +67,7 @@ impl<const LIMITS: usize> Default for Histogram<LIMITS> {
 }
 
 impl<const LIMITS: usize> Histogram<LIMITS> {
-    /// Adds a value that is not negative. One that is equal to a limit counts as above it.
+    /// Adds a value, which must not be negative. A value that equals a limit counts as above it.
     pub(super) fn record(&self, limits: &[f64; LIMITS], value: f64) {
         let shard = self.0.own();
         let at = limits.partition_point(|limit| *limit <= value);
@@ -75,7 +75,7 @@ impl<const LIMITS: usize> Histogram<LIMITS> {
         shard.sum.fetch_add((value * 1000.0) as u64, Ordering::Relaxed);
     }
 
-    /// Moves over what another one has counted.
+    /// Adds the counts of another histogram.
     pub(super) fn absorb(&self, other: &Self) {
         let into = self.0.own();
         let pour = |into: &AtomicU64, from: &AtomicU64| {
@@ -88,7 +88,7 @@ impl<const LIMITS: usize> Histogram<LIMITS> {
         }
     }
 
-    /// What was counted so far.
+    /// The current distribution.
     pub(super) fn read(&self, limits: &'static [f64; LIMITS]) -> Distribution {
         let mut read = Distribution::new(limits);
         let mut thousandths = 0;

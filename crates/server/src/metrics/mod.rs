@@ -1,7 +1,7 @@
-//! What is counted while requests are answered, and the page that shows it (`docs/spec/observability.md`).
+//! The metrics of requests, and the metrics page (`docs/spec/observability.md`).
 //!
-//! A request pays for a few additions to memory that belongs to its thread: the counters of a model are found when a
-//! version is published, not when it is asked. Only requests that never get as far as a version look a name up.
+//! A request costs a few additions to sharded counters. The counters of a model are looked up when a version is
+//! published. Only requests that fail before a version is resolved look them up by name.
 
 mod batches;
 mod histogram;
@@ -19,16 +19,16 @@ pub use runs::{Api, RunMetrics};
 use page::Family;
 use servable_model::error::Code;
 
-/// How many models that are not served may have series of their own. Names come from strangers, and series stay.
+/// The maximum number of unknown models with separate series. Clients choose these names, and series are never removed.
 const MAX_STRANGERS: usize = 100;
 
-/// Names longer than this are not shown, in bytes.
+/// The maximum length of a shown name, in bytes.
 const MAX_STRANGER_NAME: usize = 128;
 
-/// Whose name the other requests for models that are not served go by.
+/// The name under which requests for further unknown models are counted.
 const OTHERS: &str = "(other)";
 
-/// The counters of every model. One for the life of the server; what was counted once is never forgotten.
+/// The counters of all models. There is one per server, and counts are never reset.
 #[derive(Default)]
 pub struct Metrics {
     models: RwLock<Models>,
@@ -47,7 +47,7 @@ struct Counted {
 }
 
 impl Metrics {
-    /// The counters of a model that is served, now or at some time.
+    /// The counters of a model that is or was served.
     pub fn served(&self, name: &[u8]) -> Arc<ModelMetrics> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let Models { by_name, strangers } = &mut *models;
@@ -60,12 +60,12 @@ impl Metrics {
         Arc::clone(&counted.metrics)
     }
 
-    /// Notes a request that was refused before it was looked at.
+    /// Counts a request that was refused before it was routed.
     pub(crate) fn refuse(&self, code: Code) {
         self.refused.count(code);
     }
 
-    /// The counters for whatever name a client sent, served or not.
+    /// The counters for a name that a client sent, served or not.
     pub fn of_any(&self, name: &[u8]) -> Arc<ModelMetrics> {
         let name = label(name);
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +85,7 @@ impl Metrics {
         metrics
     }
 
-    /// What was counted, as the families that TensorFlow Serving has for it.
+    /// The metric families, named as in TensorFlow Serving.
     pub fn families(&self) -> Vec<Family> {
         let mut request_count = Family::counter("/tensorflow/serving/request_count", &["model_name", "status"]);
         let labels = ["model_name", "API", "entrypoint"];
@@ -150,7 +150,7 @@ impl Metrics {
     }
 }
 
-/// Metrics that TensorFlow Serving shows from the start, and that nothing here changes yet.
+/// Metrics that TensorFlow Serving always shows, and that stay empty here.
 fn without_points() -> [Family; 2] {
     [
         Family::gauge("/tensorflow/serving/mlmd_map", &["model_name", "version"]),
@@ -158,7 +158,7 @@ fn without_points() -> [Family; 2] {
     ]
 }
 
-/// A name as the page shows it: text, whatever bytes it came as.
+/// The name as a label value. Invalid UTF-8 is replaced.
 fn label(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }

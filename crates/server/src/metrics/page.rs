@@ -1,4 +1,5 @@
-//! The text of the metrics page, as TensorFlow Serving writes it (`docs/spec/observability.md` §3), or as `OpenMetrics`.
+//! The text of the metrics page, in the format of TensorFlow Serving (`docs/spec/observability.md` §3) or as
+//! `OpenMetrics`.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 pub use servable_model::distribution::Distribution;
 
-/// The kind of a metric, as its `# TYPE` line has it.
+/// The kind of a metric, as in its `# TYPE` line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Kind {
@@ -30,21 +31,21 @@ impl Kind {
     }
 }
 
-/// A form of the page.
+/// The format of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// The text format of Prometheus.
     Prometheus,
-    /// The text format of `OpenMetrics`. Names stay as they are in the other one: a counter whose name does not end as
-    /// `OpenMetrics` wants it, as those of TensorFlow Serving, is a metric of unknown type there.
+    /// The text format of `OpenMetrics`. Names are the same as for Prometheus. Counters of TensorFlow Serving lack the
+    /// suffix that `OpenMetrics` requires, so they have the type `unknown`.
     OpenMetrics,
 }
 
-/// How `OpenMetrics` wants the names of counters to end.
+/// The suffix that `OpenMetrics` requires for counters.
 const TOTAL: &str = "_total";
 
 impl Format {
-    /// What the page is declared to be.
+    /// The media type of the page.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain",
@@ -76,22 +77,22 @@ pub struct Family {
     pub name: Cow<'static, str>,
     /// What it is.
     pub kind: Kind,
-    /// The help text. TensorFlow Serving's metrics have none; ours do.
+    /// The help text. Metrics of TensorFlow Serving have none.
     pub help: Cow<'static, str>,
     /// The names of the labels.
     pub labels: Vec<Cow<'static, str>>,
-    /// The values of the labels, and what was measured for them; in any order.
+    /// The values of the labels, each with the measured value, in any order.
     pub points: Vec<(Vec<String>, Value)>,
 }
 
-/// What is measured.
+/// A measured value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A count.
     Integer(u64),
-    /// A metric of ours, which TensorFlow Serving does not have.
+    /// A number that may have a fraction, for metrics that TensorFlow Serving does not have.
     Float(f64),
-    /// How values are spread.
+    /// A histogram.
     Distribution(Distribution),
 }
 
@@ -134,7 +135,7 @@ impl Family {
         Self { name: name.into(), kind, help: "".into(), labels, points: Vec::new() }
     }
 
-    /// The same with a sentence for people.
+    /// Sets the help text.
     #[must_use]
     pub fn with_help(self, help: &'static str) -> Self {
         Self { help: help.into(), ..self }
@@ -145,7 +146,7 @@ impl Family {
         self.points.push((labels.iter().map(|&label| label.to_owned()).collect(), value.into()));
     }
 
-    /// The integer of the first point, by which a reload reports what it changed; 0 where there is none.
+    /// The integer of the first point, or 0 if there is none. A reload reports the change of such metrics.
     pub fn first_integer(&self) -> u64 {
         let first = self.points.iter().min_by(|(one, _), (other, _)| one.cmp(other));
         match first {
@@ -155,7 +156,7 @@ impl Family {
     }
 }
 
-/// The page for these families, in the order of their names.
+/// The page of these families, sorted by name.
 pub fn text(mut families: Vec<Family>, format: Format) -> String {
     families.sort_by(|one, other| one.name.cmp(&other.name));
     let mut page = String::new();
@@ -223,7 +224,7 @@ fn replaced(name: &str, by: char, is_kept: impl Fn(char) -> bool) -> String {
     prefix.into_iter().chain(kept).collect()
 }
 
-/// The value of a label between its quotes. TensorFlow Serving leaves line breaks as they are, which no parser reads.
+/// The escaped value of a label. TensorFlow Serving does not escape line breaks, which makes its page unparsable.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,4 +1,4 @@
-//! Metrics of requests: by model, as TensorFlow Serving has them, and by version.
+//! Metrics of requests: those of TensorFlow Serving, by model, and our own, by version.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -12,10 +12,10 @@ use crate::runs::RunsUnderWay;
 use servable_model::distribution::{Distribution, exponential};
 use servable_model::error::Code;
 
-/// Limits of numbers of examples.
+/// The bucket limits for numbers of examples.
 static EXAMPLES: [f64; 15] = exponential(1.0, 2.0);
 
-/// How a request came in.
+/// The API by which a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Entry {
@@ -25,7 +25,7 @@ pub enum Entry {
     RestPredict,
     RestClassify,
     RestRegress,
-    /// Status, metadata, and the question of browsers whether they may ask.
+    /// Status, metadata, and CORS preflights.
     RestOther,
 }
 
@@ -54,9 +54,9 @@ impl Entry {
     }
 }
 
-/// How many requests ended with each code.
+/// The number of requests for each code.
 ///
-/// What fails is rare, or somebody's mistake: its counters are shared by all threads.
+/// Failures are rare, so that threads share these counters.
 #[derive(Default)]
 pub(super) struct Failures([AtomicU64; Code::COUNT]);
 
@@ -70,7 +70,7 @@ impl Failures {
     }
 }
 
-/// What is counted under the name of one model.
+/// The metrics of one model.
 ///
 /// A successful request is counted by its latency alone.
 #[derive(Default)]
@@ -84,22 +84,22 @@ pub struct ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// Notes a request that was answered.
+    /// Records a successful request.
     pub fn answered(&self, entry: Entry, time: Duration) {
         self.latency[entry as usize].get_or_init(Histogram::default).record(&LATENCY, micros(time));
     }
 
-    /// Notes a request that failed.
+    /// Records a failed request.
     pub fn count(&self, failure: Code) {
         self.failures.count(failure);
     }
 
-    /// Notes how many examples were in a `MultiInference` that ran.
+    /// Records the number of examples in a successful `MultiInference`.
     pub(crate) fn count_examples(&self, examples: usize) {
         self.examples.get_or_init(Histogram::default).record(&EXAMPLES, examples as f64);
     }
 
-    /// Where runs on this runtime are counted.
+    /// The metrics of runs on this runtime.
     pub fn runs(&self, runtime: &'static str) -> Arc<RunMetrics> {
         let mut all = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runs) = all.iter().find(|runs| runs.runtime() == runtime) {
@@ -110,31 +110,31 @@ impl ModelMetrics {
         runs
     }
 
-    /// Has the stuck runs of one more of its versions counted, while that is loaded.
+    /// Includes the stuck runs of a version while it is loaded.
     pub(crate) fn follow_runs(&self, runs: &Arc<RunsUnderWay>) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(runs)));
         under_way.push(Arc::downgrade(runs));
     }
 
-    /// Whether it is loaded, or something of it still is.
+    /// Whether any version is loaded, even if it is unloading.
     pub(super) fn has_runs(&self) -> bool {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.iter().any(|runs| runs.strong_count() > 0)
     }
 
-    /// How many runs of its versions are stuck.
+    /// The number of stuck runs of its versions.
     pub(crate) fn stuck_runs(&self) -> usize {
         let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.iter().filter_map(Weak::upgrade).map(|runs| runs.stuck()).sum()
     }
 
-    /// What is counted of its batches.
+    /// The metrics of its batches.
     pub(crate) fn batches(&self) -> &BatchMetrics {
         &self.batches
     }
 
-    /// How many requests ended with each code, without those that none did.
+    /// The number of requests for each code that occurred.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Code, u64)> {
         let answered = self.latencies().map(|(_, latency)| latency.count()).sum();
         [(Code::Ok, answered)].into_iter().chain(self.failures.read()).filter(|(_, count)| *count > 0)
@@ -154,7 +154,7 @@ impl ModelMetrics {
     }
 }
 
-/// What is counted of one version, and forgotten with it.
+/// The metrics of one version. They are dropped when the version is.
 #[derive(Default)]
 pub struct VersionMetrics {
     answered: Sharded<AtomicU64>,
@@ -162,7 +162,7 @@ pub struct VersionMetrics {
 }
 
 impl VersionMetrics {
-    /// Notes the end of a request that was routed to the version.
+    /// Records the end of a request that was routed to the version.
     pub(crate) fn count(&self, code: Code) {
         match code {
             Code::Ok => drop(self.answered.own().fetch_add(1, Ordering::Relaxed)),
@@ -170,7 +170,7 @@ impl VersionMetrics {
         }
     }
 
-    /// How many requests ended with each code, without those that none did; success is always among them.
+    /// The number of requests for each code that occurred, and for success in any case.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (Code, u64)> {
         let answered = self.answered.iter().map(|count| count.load(Ordering::Relaxed)).sum();
         [(Code::Ok, answered)].into_iter().chain(self.failures.read().filter(|(_, count)| *count > 0))

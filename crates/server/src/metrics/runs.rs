@@ -1,4 +1,4 @@
-//! What is counted of the runs of a model.
+//! Metrics of the runs of a model.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use super::page::Family;
 use servable_model::distribution::{Distribution, exponential};
 use servable_model::executor::TENSORFLOW;
 
-/// Limits of latencies, in microseconds.
+/// The bucket limits for latencies, in microseconds.
 pub(super) static LATENCY: [f64; 33] = exponential(10.0, 1.8);
 
-/// Limits of the times that graphs run, in microseconds.
+/// The bucket limits for run times of graphs, in microseconds.
 static GRAPH_RUN: [f64; 20] = exponential(1000.0, 2.0);
 
-/// What a model is run for.
+/// The API that causes a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
-    /// Whatever the signature says.
+    /// The outputs of any signature.
     Predict,
     /// Classes with scores.
     Classify,
     /// Values.
     Regress,
-    /// Several of the latter two at once, for which TensorFlow Serving has no latency.
+    /// Classify and Regress in one run. TensorFlow Serving has no latency metric for it.
     MultiInference,
 }
 
 impl Api {
-    /// Those that have a latency.
+    /// The APIs with a latency metric.
     const TIMED: [Self; 3] = [Self::Predict, Self::Classify, Self::Regress];
 
     /// The value of the label `API`.
@@ -50,24 +50,24 @@ pub struct RunMetrics {
 }
 
 impl RunMetrics {
-    /// No runs yet on this runtime.
+    /// Creates empty metrics for this runtime.
     pub fn new(runtime: &'static str) -> Self {
         Self { runtime, latency: Default::default(), graph_runs: OnceLock::new() }
     }
 
-    /// Notes what a request waited for its run, the time in queues included.
+    /// Records the time from a request's need for a run to the end of that run, queues included.
     pub fn waited(&self, api: Api, time: Duration) {
         if let Some(latency) = self.latency.get(api as usize) {
             latency.get_or_init(Histogram::default).record(&LATENCY, micros(time));
         }
     }
 
-    /// Notes how long the runtime worked on a run, which may have been for several requests.
+    /// Records the time of a run, which may have been for several requests.
     pub fn ran(&self, time: Duration) {
         self.graph_runs.get_or_init(Histogram::default).record(&GRAPH_RUN, micros(time));
     }
 
-    /// Moves over what was counted apart, before the model was published.
+    /// Adds the counts from before the model was published.
     pub(crate) fn absorb(&self, other: &Self) {
         for (own, other) in self.latency.iter().zip(&other.latency) {
             if let Some(other) = other.get() {
@@ -84,7 +84,7 @@ impl RunMetrics {
         self.runtime
     }
 
-    /// The distributions that there is something in, or was.
+    /// The distributions that are not empty.
     pub(super) fn latencies(&self) -> impl Iterator<Item = (Api, Distribution)> {
         let recorded = Api::TIMED.into_iter().zip(&self.latency);
         recorded.filter_map(|(api, latency)| Some((api, latency.get()?.read(&LATENCY))))
@@ -95,12 +95,12 @@ pub(super) fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1000.0
 }
 
-/// The runs of all models together, by the names under which TensorFlow itself counts them.
+/// The runs of all models, under the names of TensorFlow's own metrics.
 #[derive(Default)]
 pub(super) struct GraphRuns(Option<Distribution>);
 
 impl GraphRuns {
-    /// Adds those of one model, if it runs on TensorFlow.
+    /// Adds the runs of one model, if it runs on TensorFlow.
     pub(super) fn add(&mut self, runs: &RunMetrics) {
         let Some(more) = runs.graph_runs.get().filter(|_| runs.runtime == TENSORFLOW) else { return };
         let more = more.read(&GRAPH_RUN);

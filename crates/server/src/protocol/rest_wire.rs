@@ -1,5 +1,4 @@
-//! REST answers: JSON for the API, and the small HTML pages for what never reaches it (`docs/spec/rest_api.md` §2.4,
-//! §4).
+//! REST answers: JSON of the API, and small HTML pages for requests without a route (`docs/spec/rest_api.md` §2.4, §4).
 
 use std::time::Duration;
 
@@ -16,20 +15,20 @@ use servable_http::body::WholeBody;
 use servable_http::page;
 use servable_model::error::{Code, Result, ServingError};
 
-/// Switches of the APIs over REST.
+/// The options of the REST APIs.
 #[derive(Clone, Copy, Debug)]
 pub struct RestOptions {
-    /// How long a run may take; `None` for no limit.
+    /// The time limit of a run; `None` for no limit.
     pub timeout: Option<Duration>,
     /// Send the CORS headers on every API answer.
     pub cors: bool,
-    /// How deeply JSON may be nested.
+    /// The maximum depth of JSON.
     pub max_nesting: usize,
 }
 
 pub(crate) type Reply = Response<WholeBody>;
 
-/// The answer of an API: the body it made, or its error as JSON.
+/// The answer of an API: its body, or its error as JSON.
 pub(crate) fn api(result: Result<Bytes>, cors: bool) -> Reply {
     let mut reply = match result {
         Ok(body) => with_status(200, "OK", body, "application/json"),
@@ -41,7 +40,7 @@ pub(crate) fn api(result: Result<Bytes>, cors: bool) -> Reply {
     reply
 }
 
-/// The answer that says what failed, in a body of JSON, and what the client may do about it.
+/// The answer for an error, with a JSON body and the headers that tell clients how to proceed.
 pub(crate) fn failure(error: &ServingError, body: Vec<u8>) -> Reply {
     let (status, reason) = error.code.http_status();
     let mut reply = with_status(status, reason, body.into(), "application/json");
@@ -54,13 +53,13 @@ pub(crate) fn failure(error: &ServingError, body: Vec<u8>) -> Reply {
     reply
 }
 
-/// The same answer with the status for a body that is too large when it is unpacked.
+/// Sets the status for a body that is too large after decompression.
 pub(crate) fn too_large(mut reply: Reply) -> Reply {
     set_status(&mut reply, 413, "Request Entity Too Large");
     reply
 }
 
-/// The answer to a body that there is no memory for; the connection is closed after it, as the rest of the body still comes.
+/// The answer to a body for which there is no memory. It closes the connection, since the rest of the body is not read.
 pub(crate) fn no_room(service: &Service, error: ServingError, cors: bool) -> Reply {
     service.metrics.refuse(error.code);
     let mut reply = api(Err(error), cors);
@@ -78,20 +77,20 @@ pub(crate) fn options(code: Code, cors: bool) -> Reply {
     reply
 }
 
-/// The answer of what is no API: text for people and for tools.
+/// A plain-text answer.
 pub(crate) fn text(code: Code, body: String) -> Reply {
     let (status, reason) = code.http_status();
     with_status(status, reason, body.into(), "text/plain")
 }
 
-/// A page for what is no API request; the connection is closed after it.
+/// An HTML page for a request without a route. It closes the connection.
 pub(crate) fn page(status: u16, reason: &'static str) -> Reply {
     let mut reply = with_status(status, reason, page::html(status, reason).into(), "text/html");
     reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 
-/// The answer of a health check: whether all is well, or what is not.
+/// The answer of a health check, with the problem if there is one.
 pub(crate) fn health(problem: Option<String>) -> Reply {
     let (code, text) = match problem {
         None => (Code::Ok, "ok".to_owned()),
@@ -116,7 +115,7 @@ fn set_status(reply: &mut Reply, status: u16, reason: &'static str) {
     }
 }
 
-/// Lets web pages read the answer.
+/// Adds the CORS headers.
 pub(crate) fn add_cors(reply: &mut Reply) {
     let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

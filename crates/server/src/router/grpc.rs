@@ -1,23 +1,23 @@
-//! The methods of gRPC, by their paths.
+//! The gRPC methods, by path.
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Version};
 
-/// A method that is called.
+/// The method of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method<'a> {
-    /// One message is answered with one.
+    /// A unary method.
     Unary(Unary<'a>),
     /// `grpc.health.v1.Health/Watch`
     HealthWatch,
     /// `ServerReflectionInfo`, of either version.
     Reflection,
-    /// There is no such method.
+    /// An unknown method.
     Unknown,
 }
 
-/// A method that answers one message with one.
+/// A unary method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the methods")]
 pub enum Unary<'a> {
@@ -47,13 +47,13 @@ pub enum OpenInference<'a> {
     RepositoryIndex,
     RepositoryModelLoad,
     RepositoryModelUnload,
-    /// A method of an extension that is not available, by the extension's name.
+    /// A method of an unavailable extension, by the name of the extension.
     Missing(&'static str),
     /// A method that does not exist, by its name.
     Unknown(&'a str),
 }
 
-/// Whether a request is a call over gRPC.
+/// Whether a request is a gRPC call.
 pub(super) fn is_call(head: &Parts) -> bool {
     head.version == Version::HTTP_2 && has_content_type(&head.headers)
 }
@@ -87,7 +87,7 @@ impl<'a> Method<'a> {
         })
     }
 
-    /// Whether it is one of gRPC's health service, which may be off.
+    /// Whether the method belongs to gRPC's health service, which may be switched off.
     pub(crate) fn is_of_health_service(self) -> bool {
         matches!(self, Self::HealthWatch | Self::Unary(Unary::HealthCheck | Unary::HealthList))
     }

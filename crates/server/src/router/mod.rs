@@ -1,7 +1,7 @@
-//! Which route a request takes, decided once, from its head, before its body is read.
+//! The router: finds the route of a request from its head, once, before the body is read.
 //!
-//! This is the only module that looks at a path. Access control asks a route for its scope, an address for health checks
-//! asks whether it is one, and the protocols match on it.
+//! Only this module reads paths. Access control takes the scope from the route, an address for health checks asks the
+//! route whether it is one, and the protocols match on the route.
 
 pub mod grpc;
 pub mod open_inference;
@@ -16,27 +16,27 @@ use crate::access::Scope;
 use servable_model::error::Result;
 use tensorflow_serving::ModelRoute;
 
-/// The paths that the configuration chooses.
+/// The configured paths.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
     /// The path of the metrics page, if there is one.
     pub metrics_path: Option<String>,
-    /// Further paths that need no API key. They are compared as they are, so that no other spelling is let through.
+    /// Further paths that need no API key. They are compared byte for byte, so that no other spelling matches.
     pub paths_without_key: Vec<String>,
 }
 
-/// What a request asks for.
+/// The route of a request.
 #[derive(Debug)]
 pub enum Route<'a> {
     /// A call over gRPC.
     Grpc(grpc::Method<'a>),
-    /// Something over REST.
+    /// A REST request.
     Rest(RestRoute<'a>),
-    /// Nothing that exists: the request is answered with a page.
+    /// No route: the answer is an error page.
     None(NoRoute),
 }
 
-/// What a request over REST asks for.
+/// The route of a REST request.
 #[derive(Debug)]
 pub enum RestRoute<'a> {
     /// `GET /healthz`: whether the process is alive.
@@ -49,7 +49,7 @@ pub enum RestRoute<'a> {
     Index,
     /// `GET /openapi.json`
     OpenApi,
-    /// OPTIONS of an API: a browser asks before it sends a request of another site.
+    /// `OPTIONS` of an API: the CORS preflight of a browser.
     Preflight,
     /// `GET /v1/models`
     Models,
@@ -59,25 +59,25 @@ pub enum RestRoute<'a> {
     OpenInference(Option<open_inference::Api<'a>>),
 }
 
-/// Why a request has no route.
+/// The reason why a request has no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoute {
     /// No API has this method.
     Method,
-    /// The target has characters that belong in no path or query.
+    /// The target has characters that are invalid in paths and queries.
     Target,
-    /// It expects something other than `100-continue`.
+    /// The `Expect` header is not `100-continue`.
     Expectation,
     /// The path does not exist.
     Path,
 }
 
-/// The methods that an API could have.
+/// The methods that APIs can have.
 const METHODS: [Method; 7] =
     [Method::POST, Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH];
 
 impl Router {
-    /// The route of a request. Nothing is allocated for a path of a model.
+    /// Finds the route of a request. It does not allocate for paths of models.
     pub fn route<'a>(&self, head: &'a Parts) -> Route<'a> {
         if grpc::is_call(head) {
             return Route::Grpc(grpc::Method::of(head.uri.path()));
@@ -116,7 +116,7 @@ impl Router {
         })
     }
 
-    /// What the API key of a request has to be good for; `None` if the request needs no key. Administration always does.
+    /// The scope that a request needs; `None` if it needs no key. Administration always needs one.
     pub fn scope(&self, route: &Route<'_>, head: &Parts) -> Option<Scope> {
         let is_open = || self.paths_without_key.iter().any(|open| open == head.uri.path());
         route.scope().filter(|scope| *scope == Scope::Admin || !is_open())
@@ -124,8 +124,8 @@ impl Router {
 }
 
 impl Route<'_> {
-    /// Whether it is a health check of the server, as supervisors and load balancers make it. Those of models are none,
-    /// since the names of models are not for strangers.
+    /// Whether the request is a health check of the server, as supervisors and load balancers send it. Health checks of
+    /// models are excluded, since they reveal names of models.
     pub fn is_health_check(&self) -> bool {
         match self {
             Self::Grpc(method) => method.is_health_check(),
@@ -135,7 +135,7 @@ impl Route<'_> {
         }
     }
 
-    /// What an API key has to be good for; `None` for what is open to everybody.
+    /// The scope that the route needs; `None` if it needs no key.
     pub fn scope(&self) -> Option<Scope> {
         let is_administrative = match self {
             _ if self.is_health_check() => return None,
@@ -148,8 +148,7 @@ impl Route<'_> {
     }
 }
 
-/// Whether a target holds only characters that may stand in a path or a query, percent signs followed by two hex digits
-/// included.
+/// Whether all characters of a target are valid in a path or a query. Percent signs need two hex digits after them.
 pub fn is_well_formed(target: &str) -> bool {
     let bytes = target.as_bytes();
     bytes.iter().enumerate().all(|(at, byte)| match byte {
@@ -162,7 +161,7 @@ fn has_unknown_expectation(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// A target without its query, which means nothing in an API.
+/// The target without its query, which APIs ignore.
 fn without_query(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }

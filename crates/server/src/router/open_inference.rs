@@ -1,4 +1,4 @@
-//! The paths of the Open Inference Protocol over REST.
+//! The REST paths of the Open Inference Protocol.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use percent_encoding::percent_decode;
 
 use super::without_query;
 
-/// What may be asked for, as errors name it. Each path of a model may have `/versions/V` behind the name.
+/// The paths that errors list. `/versions/V` may follow the name of a model.
 pub(crate) const SHOWN: [&str; 9] = [
     "GET /v2",
     "GET /v2/health/live",
@@ -19,16 +19,16 @@ pub(crate) const SHOWN: [&str; 9] = [
     "POST /v2/repository/models/NAME/unload",
 ];
 
-/// A model as a path names it.
+/// The model in a path.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Model<'a> {
-    /// Its name, decoded; any bytes.
+    /// The name, percent-decoded. It need not be UTF-8.
     pub name: Cow<'a, [u8]>,
-    /// The version, decoded; empty if there is none.
+    /// The version, percent-decoded, or empty.
     pub version: Cow<'a, [u8]>,
 }
 
-/// What a path stands for.
+/// The API of a path.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the protocol")]
 pub enum Api<'a> {
@@ -41,12 +41,12 @@ pub enum Api<'a> {
     RepositoryIndex,
     Load(Cow<'a, [u8]>),
     Unload(Cow<'a, [u8]>),
-    /// One of an extension that is not here, by the extension's name.
+    /// An API of an unavailable extension, by the name of the extension.
     Missing(&'static str),
 }
 
 impl Api<'_> {
-    /// Whether it is asked for with POST, and not with GET.
+    /// Whether its method is POST instead of GET.
     pub fn is_post(&self) -> bool {
         matches!(self, Self::Infer(_)) || self.is_administrative()
     }
@@ -56,7 +56,7 @@ impl Api<'_> {
         matches!(self, Self::ServerLive | Self::ServerReady)
     }
 
-    /// Whether it is about the model repository.
+    /// Whether it belongs to the model repository.
     pub fn is_administrative(&self) -> bool {
         matches!(self, Self::RepositoryIndex | Self::Load(_) | Self::Unload(_))
     }
@@ -64,8 +64,8 @@ impl Api<'_> {
 
 /// Whether a path belongs to this protocol.
 ///
-/// One with a colon does not: the verbs of TensorFlow Serving stand behind colons, and get its answer whatever the
-/// version in front. In the name of a model it is percent-encoded.
+/// A path with a colon does not. The verbs of TensorFlow Serving follow a colon, and get its answer with any version
+/// prefix. In names of models, colons are percent-encoded.
 pub(super) fn has(path: &str) -> bool {
     path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && !path.contains(':')
 }

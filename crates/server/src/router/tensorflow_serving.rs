@@ -8,7 +8,7 @@ use percent_encoding::percent_decode;
 use super::without_query;
 use servable_model::error::{Result, ServingError};
 
-/// What a request wants of a model.
+/// The API of a model that a request calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
     /// `:predict`
@@ -21,45 +21,45 @@ pub enum Api {
     Status,
     /// Its signatures.
     Metadata,
-    /// How its requests are batched, which TensorFlow Serving does not tell.
+    /// The batching options and queues, which TensorFlow Serving does not show.
     Batching,
 }
 
 impl Api {
-    /// Whether a request has something to say in its body.
+    /// Whether a request has a body with inputs.
     pub fn has_input(self) -> bool {
         matches!(self, Self::Predict | Self::Classify | Self::Regress)
     }
 }
 
-/// The part of a path that says which version.
+/// The version in a path.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Version<'a> {
-    /// It says nothing.
+    /// No version.
     Latest,
     /// `/versions/N`
     Number(i64),
-    /// `/labels/L`, decoded.
+    /// `/labels/L`, percent-decoded.
     Label(Cow<'a, [u8]>),
 }
 
-/// What a request asks of a model.
+/// The route of a request to a model.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ModelRoute<'a> {
-    /// What is asked.
+    /// The API.
     pub api: Api,
-    /// The model's name, decoded; any bytes.
+    /// The name of the model, percent-decoded. It need not be UTF-8.
     pub model: Cow<'a, [u8]>,
-    /// Which version is asked.
+    /// The version.
     pub version: Version<'a>,
 }
 
-/// Whether a path belongs to the API at all.
+/// Whether a path belongs to the API.
 pub(super) fn has(path: &str) -> bool {
     strip_prefix_ignoring_case(path, "/v1/").is_some()
 }
 
-/// Whether a path is that of the list of models, which TensorFlow Serving does not have.
+/// Whether it is the path of the list of models, which TensorFlow Serving does not have.
 pub(super) fn is_list(path: &str) -> bool {
     path.strip_suffix('/').unwrap_or(path).eq_ignore_ascii_case("/v1/models")
 }
@@ -78,10 +78,10 @@ fn malformed(method: &str, target: &str) -> ServingError {
     ServingError::invalid_argument(format!("Malformed request: {method} {target}"))
 }
 
-/// Understands the target of a GET: status, metadata or batching.
+/// Parses the target of a GET: status, metadata or batching.
 ///
-/// TensorFlow Serving's fixed words match in any case, but only `metadata` in lower case asks for metadata; every part is
-/// optional, and a word is taken as a model's name where that makes the whole path fit.
+/// Keywords match in any case, but only lower-case `metadata` requests metadata. Every part is optional. A keyword is
+/// read as the name of a model if only this makes the whole path match. TensorFlow Serving behaves like this.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ pub fn parse_get(target: &str) -> Result<ModelRoute<'_>> {
     Err(malformed())
 }
 
-/// Reads the segments as the given parts; `None` if they do not fit exactly.
+/// Matches the segments with the given parts; `None` if they do not match exactly.
 fn fit<'a>(
     segments: &[&'a str],
     has_name: bool,
@@ -157,7 +157,7 @@ fn route<'a>(api: Api, name: Option<&'a str>, version: Option<VersionPart<'a>>) 
     Ok(ModelRoute { api, model: decoded(name), version })
 }
 
-/// Understands the target of a POST: `/v1/models/NAME[/versions/N|/labels/L]:VERB`.
+/// Parses the target of a POST: `/v1/models/NAME[/versions/N|/labels/L]:VERB`.
 ///
 /// # Errors
 ///

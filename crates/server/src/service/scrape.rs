@@ -1,5 +1,4 @@
-//! Everything that the metrics page shows: what requests have left behind, what is published, and what the control
-//! plane has counted.
+//! The metrics page: the metrics of requests, of published versions and of the control plane.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use crate::serving::map::{Model, ServingMap, State, Version};
 use servable_model::error::{Code, Result};
 
 impl Service {
-    /// The text of the metrics page. Blocks while the control plane is asked.
+    /// The text of the metrics page. Blocks during the call of the control plane.
     ///
     /// # Errors
     ///
@@ -19,7 +18,7 @@ impl Service {
         self.families().map(|families| page::text(families, format))
     }
 
-    /// The integer of the first point of each of these metrics; 0 where there is none.
+    /// The integer of the first point of each of these metrics, or 0 if there is none.
     pub(crate) fn first_integers<'a>(&self, names: &'a BTreeSet<String>) -> Result<BTreeMap<&'a str, u64>> {
         let families = if names.is_empty() { Vec::new() } else { self.families()? };
         let value = |name: &str| families.iter().find(|family| family.name == name).map_or(0, Family::first_integer);
@@ -35,7 +34,7 @@ impl Service {
     }
 }
 
-/// What is known of the versions in the map.
+/// The metrics of the versions in the map.
 fn published(map: &ServingMap) -> [Family; 3] {
     let mut versions = Family::gauge("servable_versions", &["model_name", "state"])
         .with_help("Versions of a model by state; FAILED are those that ended with an error.");
@@ -53,7 +52,7 @@ fn published(map: &ServingMap) -> [Family; 3] {
         for version in model.versions() {
             let Some(handle) = &version.published else { continue };
             let number = version.number.to_string();
-            // The map holds one claim; every other one is that of a request.
+            // The map owns one reference, and each request in flight another.
             in_flight.add(&[&name, &number], Arc::strong_count(handle).saturating_sub(1) as u64);
             for (code, count) in handle.metrics().counts() {
                 requests.add(&[&name, &number, code.name()], count);
@@ -63,7 +62,7 @@ fn published(map: &ServingMap) -> [Family; 3] {
     [versions, in_flight, requests]
 }
 
-/// How many versions are in each state; none that is available is worth a point, too.
+/// The number of versions in each state. `AVAILABLE` is always included.
 fn states(model: &Model) -> BTreeMap<&'static str, u64> {
     let mut counts = BTreeMap::from([(State::Available.name(), 0)]);
     for Version { state, error_code, .. } in model.versions() {

@@ -1,4 +1,4 @@
-//! A request in the order of its signature: which signature it means, its inputs, the outputs it asks for.
+//! Matches a request with a signature: finds the signature, orders the inputs, and selects the outputs.
 //!
 //! Nothing is decoded or run here, and the texts of the errors are TensorFlow Serving's.
 
@@ -11,12 +11,12 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use servable_model::tensor::Tensor;
 
-/// What is to be run: a request in the order of its signature.
+/// A request in the order of its signature.
 pub(crate) struct Arranged {
     pub(crate) signature: Arc<Signature>,
     /// One tensor for each input of the signature.
     pub(crate) inputs: Vec<Tensor>,
-    /// The outputs that are asked for, as positions in the signature.
+    /// The requested outputs, as positions in the signature.
     pub(crate) outputs: Vec<usize>,
 }
 
@@ -36,11 +36,11 @@ pub fn predict_signature(servable: &Servable, name: &str) -> Result<Arc<Signatur
     })
 }
 
-/// Checks that a signature was exported for a kind of call that Predict can stand for, where the server is told to.
+/// With `check_method_names`, checks that the method name of a signature permits Predict.
 ///
 /// # Errors
 ///
-/// `INTERNAL` if it was not.
+/// `INTERNAL` if it does not.
 pub fn check_predict_method(signature: &Signature, options: ApiOptions) -> Result<()> {
     let methods = ["tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress"];
     if !options.check_method_names || methods.contains(&signature.method_name.as_str()) {
@@ -53,14 +53,14 @@ pub fn check_predict_method(signature: &Signature, options: ApiOptions) -> Resul
     )))
 }
 
-/// Puts what a request sent into the order of the signature's inputs, with defaults for what it left out
-/// (`docs/spec/grpc_api.md` §5, steps 3 to 5).
+/// Orders the inputs of a request as in the signature, with defaults for missing ones (`docs/spec/grpc_api.md` §5,
+/// steps 3 to 5).
 ///
-/// `sent` holds one value for each alias; `decode` makes a tensor of one, told the position of its input.
+/// `sent` has one value for each alias. `decode` turns the value of the input at a position into a tensor.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if inputs are missing or unknown, and whatever `decode` reports.
+/// `INVALID_ARGUMENT` if inputs are missing or unknown, and the errors of `decode`.
 pub fn arrange_inputs<T>(
     signature: &Signature,
     sent: &[(&str, T)],
@@ -114,7 +114,7 @@ fn missing_input<T>(signature: &Signature, spec: &TensorSpec, sent: &[(&str, T)]
     ))
 }
 
-/// The outputs that a request asks for, as positions in the signature; all of them if it names none.
+/// The outputs that a request names, as positions in the signature; all outputs if it names none.
 ///
 /// # Errors
 ///

@@ -1,9 +1,9 @@
-//! The requests of one version in batches: which of them may share one, and how their tensors get in and out.
+//! Batching of one version: which requests may share a batch, and how their tensors get in and out.
 //!
-//! The version itself is known here only as [`Batched`], and the thread of a run is chosen elsewhere.
+//! The module uses the version only through [`Batched`], and does not choose the thread of a run.
 //!
-//! As in TensorFlow Serving (`docs/spec/batching.md` §4), requests share a queue if they feed the same tensors of the
-//! graph and fetch the same ones, whatever their signatures and the aliases in them.
+//! As in TensorFlow Serving (`docs/spec/batching.md` §4), requests share a queue if they feed and fetch the same
+//! tensors of the graph. Signatures and aliases do not matter.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,16 +16,17 @@ use servable_model::executor::RunOptions;
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::Tensor;
 
-/// At most this many sets of tensors have a queue; requests for others run alone. Clients choose which outputs
-/// they want, and must not make the server keep a queue for each choice that there is.
+/// The maximum number of queues. Requests for further sets of tensors run alone. Clients select outputs, so that the
+/// number of sets must be bounded.
 const MAX_ROUTES: usize = 256;
 
-/// At most this many selections of outputs are cached; others are computed for each request.
+/// The maximum number of cached plans. Plans for further selections of outputs are made for each request.
 const MAX_PLANS: usize = 256;
 
-/// What batches need of the version that runs them.
+/// The version that runs the batches.
 pub(crate) trait Batched {
-    /// Runs a signature of the version, and counts the run. It does not keep the version loaded between runs.
+    /// Returns a function that runs a signature of the version and counts the run. The function does not keep the
+    /// version loaded between runs.
     fn runner(
         &self,
     ) -> impl Fn(&Signature, Vec<Tensor>, &[usize], &RunOptions) -> Result<Vec<Tensor>> + Send + Sync + 'static;
@@ -33,28 +34,28 @@ pub(crate) trait Batched {
     /// Whether its runs may be repeated; see [`Executor::is_repeatable`](servable_model::executor::Executor::is_repeatable).
     fn is_repeatable(&self) -> bool;
 
-    /// Whether the signature is one of the version, and not one that was put together for a request.
+    /// Whether the signature belongs to the version, and was not made for a single request.
     fn has(&self, signature: &Arc<Signature>) -> bool;
 
-    /// What is counted of the requests for its model.
+    /// The metrics of the requests for its model.
     fn model(&self) -> &ModelMetrics;
 }
 
-/// How the requests of a version are joined into batches.
+/// The batching of a version.
 pub(crate) struct Batching {
     scheduler: Arc<Scheduler>,
-    /// Whose batches all of them are.
+    /// The owner of all queues of the version.
     owner: Arc<Owner>,
     options: BatchingOptions,
-    /// What the queues of the warm-up have done; counted in the model's name once that is known.
+    /// The statistics of the warm-up. They are added to those of the model when the version is published.
     warm_up: Arc<Statistics>,
     is_counted: AtomicBool,
     routes: RwLock<Vec<Arc<Route>>>,
-    /// What was found out for signatures of the version.
+    /// The cached plans for signatures of the version.
     plans: RwLock<Vec<Arc<Plan>>>,
 }
 
-/// The queue for one set of inputs and outputs, both in the order of the names of their tensors.
+/// The queue for one set of inputs and outputs. Both are sorted by the names of their tensors.
 pub(crate) struct Route {
     inputs: Vec<String>,
     outputs: Vec<String>,
@@ -80,47 +81,47 @@ impl Route {
 
 /// Hint: recent requests on this route arrived together, so yielding before a run is worth it.
 ///
-/// A yield puts the request behind the ready tasks of its worker. It costs a lone request a tenth of its time, so after many
-/// lone requests only some yield.
+/// A yield puts the request behind the ready tasks of its worker. It adds a tenth to the time of a lone request, so
+/// after many lone requests only some yield.
 #[derive(Default)]
 pub(crate) struct CoalescingHint {
-    /// How many requests in a row were alone.
+    /// The number of consecutive lone requests.
     lone: AtomicU32,
 }
 
 impl CoalescingHint {
-    /// Up to this many lone requests in a row are a coincidence.
+    /// After more consecutive lone requests than this, most requests do not yield.
     const PATIENCE: u32 = 32;
 
-    /// After those, one in this many looks.
+    /// One request in this many then still yields.
     const PROBE: u32 = 16;
 
-    /// Whether to look what else has arrived.
+    /// Whether to yield before a run.
     pub(crate) fn is_likely(&self) -> bool {
         let lone = self.lone.load(Ordering::Relaxed);
         lone < Self::PATIENCE || lone.is_multiple_of(Self::PROBE)
     }
 
-    /// Records how many requests ran together. Of two records at once one may be lost, which does no harm.
+    /// Records the number of requests in a run. Of two concurrent records one may be lost, which is harmless.
     pub(crate) fn note(&self, count: usize) {
         let lone = if count > 1 { 0 } else { self.lone.load(Ordering::Relaxed).wrapping_add(1) };
         self.lone.store(lone, Ordering::Relaxed);
     }
 }
 
-/// How the requests for these outputs of a signature get into a queue, and their answers out.
+/// The mapping between requests for certain outputs of a signature and a queue.
 pub(crate) struct Plan {
     signature: Arc<Signature>,
     outputs: Vec<usize>,
     route: Arc<Route>,
-    /// Which input of the signature comes at each place of the queue.
+    /// The position in the signature of each input of the queue.
     inputs: Vec<usize>,
-    /// At which place of an answer of the queue each of the outputs is.
+    /// The position in the answer of the queue of each requested output.
     answer: Vec<usize>,
 }
 
 impl Plan {
-    /// What is run for a request.
+    /// The signature that is run.
     pub(crate) fn signature(&self) -> &Signature {
         &self.signature
     }
@@ -130,31 +131,30 @@ impl Plan {
         &self.route.queue
     }
 
-    /// Whether requests of the queue arrive together.
+    /// The hint on requests that arrive together.
     pub(crate) fn hint(&self) -> &CoalescingHint {
         &self.route.hint
     }
 
-    /// The inputs of a request in the order of the queue.
+    /// Reorders the inputs of a request for the queue.
     pub(crate) fn in_queue_order(&self, inputs: Vec<Tensor>) -> Vec<Tensor> {
         permuted(inputs, &self.inputs)
     }
 
-    /// An answer of the queue in the order of the outputs that the request asks for.
+    /// Reorders an answer of the queue for the request.
     pub(crate) fn in_request_order(&self, answer: Vec<Tensor>) -> Vec<Tensor> {
         permuted(answer, &self.answer)
     }
 }
 
-/// The inputs and outputs of a request in the order of the names of their tensors: for each of them, which position of
-/// the signature comes there.
+/// The inputs and outputs of a request, sorted by the names of their tensors, as positions in the signature.
 struct Order {
     inputs: Vec<usize>,
     outputs: Vec<usize>,
 }
 
 impl Batching {
-    /// No queues yet.
+    /// Creates a batching without queues.
     ///
     /// # Errors
     ///
@@ -172,26 +172,26 @@ impl Batching {
         })
     }
 
-    /// Runs a request of the warm-up, on the threads of batches and with the rows that a batch of it alone has, but
-    /// without waiting for others. To be called on a thread that may block.
+    /// Runs a request of the warm-up as a batch without other requests, padded like any batch, on the batch threads. It
+    /// does not wait for more requests. Blocks.
     ///
     /// # Errors
     ///
-    /// What a client would get.
+    /// The error that a client would get.
     pub(crate) fn warm_up(&self, inputs: Vec<Tensor>, run: impl RunBatch) -> Result<Vec<Tensor>> {
         let options = BatchingOptions { batch_timeout_micros: 0, ..self.options.clone() };
         let queue = self.scheduler.queue_of(&self.owner, Arc::clone(&self.warm_up), options, run)?;
         queue.submit(inputs, Call::default())?.wait()
     }
 
-    /// Has the batches of the warm-up counted in the name of a model, once.
+    /// Adds the statistics of the warm-up to those of a model, once.
     pub(crate) fn count_warm_up(&self, model: &ModelMetrics) {
         if self.warm_up.read().batches() > 0 && !self.is_counted.swap(true, Ordering::Relaxed) {
             model.batches().follow(Arc::clone(&self.warm_up));
         }
     }
 
-    /// The rows that batches are run with, as far as they are few: those that are padded to, smallest first.
+    /// The numbers of rows to which batches are padded, smallest first.
     pub(crate) fn padded_sizes(&self) -> impl Iterator<Item = usize> {
         let largest = self.options.execution_size();
         let sizes = self.options.allowed_batch_sizes.iter().copied();
@@ -199,27 +199,27 @@ impl Batching {
         sizes.take_while(move |&size| !std::mem::replace(&mut is_reached, size >= largest))
     }
 
-    /// How requests wait for each other.
+    /// The options of the queues.
     pub(crate) fn options(&self) -> &BatchingOptions {
         &self.options
     }
 
-    /// The threads that run the batches.
+    /// The options of the threads that run the batches.
     pub(crate) fn pool(&self) -> &PoolOptions {
         self.scheduler.options()
     }
 
-    /// The queues that there are.
+    /// The existing queues.
     pub(crate) fn routes(&self) -> Vec<Arc<Route>> {
         self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The way of a request through a queue; `None` if it is run by itself, because it has no rows to join or there are
-    /// too many queues already.
+    /// The plan for a request. `None` if the request runs alone, because it has no rows or the number of queues is at
+    /// its limit.
     ///
     /// # Errors
     ///
-    /// `FAILED_PRECONDITION` if such requests cannot be joined.
+    /// `FAILED_PRECONDITION` if such requests cannot be batched.
     pub(crate) fn plan(
         &self,
         version: &impl Batched,
@@ -235,7 +235,7 @@ impl Batching {
         }
         let order = Order::new(signature, outputs);
         if order.inputs.windows(2).any(|pair| name(signature, pair[0]) == name(signature, pair[1])) {
-            // TensorFlow Serving feeds the rows of both to the one tensor, and finds that the outputs do not fit.
+            // TensorFlow Serving feeds the rows of both to the same tensor, and then rejects the outputs.
             return Err(ServingError::new(
                 Code::FailedPrecondition,
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input \
@@ -252,7 +252,7 @@ impl Batching {
             inputs: order.inputs,
             answer: inverse(&answer),
         });
-        // A signature that was put together for one request is not seen again.
+        // A signature that was made for one request will not be used again.
         if version.has(signature) {
             let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
             if plans.len() < MAX_PLANS && !plans.iter().any(|plan| is_for(&plan)) {
@@ -262,7 +262,7 @@ impl Batching {
         Ok(Some(plan))
     }
 
-    /// The queue for a request; `None` if there are too many already.
+    /// The queue for a request; `None` if the number of queues is at its limit.
     fn route(&self, version: &impl Batched, signature: &Arc<Signature>, order: &Order) -> Option<Arc<Route>> {
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = routes.iter().find(|route| order.fits(signature, route)) {
@@ -276,7 +276,7 @@ impl Batching {
         let names = |specs: &[TensorSpec], order: &[usize]| {
             order.iter().map(|&position| specs[position].tensor_name.clone()).collect()
         };
-        // The options were checked.
+        // `new` has checked the options.
         let queue = self.scheduler.queue_of(&self.owner, Arc::default(), self.options.clone(), run).ok()?;
         version.model().batches().follow(Arc::clone(queue.statistics()));
         let (inputs, outputs) = (names(&signature.inputs, &order.inputs), names(&signature.outputs, &order.outputs));
@@ -302,7 +302,7 @@ impl Order {
         same(&signature.inputs, &self.inputs, &route.inputs) && same(&signature.outputs, &self.outputs, &route.outputs)
     }
 
-    /// Runs batches whose inputs come in this order.
+    /// Returns a function that runs batches with inputs in this order.
     fn runner(
         &self,
         signature: Arc<Signature>,
@@ -313,7 +313,7 @@ impl Order {
     }
 }
 
-/// The order that undoes this one.
+/// The inverse permutation.
 fn inverse(order: &[usize]) -> Vec<usize> {
     let mut inverse = vec![0; order.len()];
     for (place, &position) in order.iter().enumerate() {
@@ -326,7 +326,7 @@ fn name(signature: &Signature, position: usize) -> &str {
     &signature.inputs[position].tensor_name
 }
 
-/// The tensors with that of position `order[i]` at place `i`.
+/// The permuted tensors: the one at `order[i]` moves to `i`.
 fn permuted(tensors: Vec<Tensor>, order: &[usize]) -> Vec<Tensor> {
     if order.is_sorted() {
         return tensors;

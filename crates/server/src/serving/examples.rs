@@ -1,4 +1,4 @@
-//! Classify, Regress and `MultiInference`: signatures that are fed examples, and whose outputs have a meaning.
+//! Classify, Regress and `MultiInference`: signatures that take examples, and have outputs with a defined meaning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use servable_model::inference::{Classification, Inference, Regression};
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use servable_model::tensor::Tensor;
 
-/// What is computed from examples.
+/// The kind of result that is computed from examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Classes with scores.
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind that goes by this name, such as `tensorflow/serving/classify`.
+    /// The kind with this method name, such as `tensorflow/serving/classify`.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl Kind {
             .ok_or_else(|| ServingError::unimplemented(format!("Unsupported signature method_name: {name}")))
     }
 
-    /// What runs for it are counted as.
+    /// The API under which its runs are counted.
     pub fn api(self) -> Api {
         match self {
             Self::Classify => Api::Classify,
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// The word for it in error messages, and the name of signatures for it.
+    /// Its name in error messages, which is also the name of its signatures in other kinds.
     fn noun(self) -> &'static str {
         match self {
             Self::Classify => "classification",
@@ -64,16 +64,16 @@ impl Kind {
     }
 }
 
-/// The one input that is fed the examples.
+/// The name of the only input, which takes the examples.
 const INPUT: &str = "inputs";
 const LABELS: &str = "classes";
 const SCORES: &str = "scores";
 const VALUES: &str = "outputs";
 
-/// The name of the signature that a call means if it names none.
+/// The signature of a call that names none.
 ///
-/// In TensorFlow Serving it is `serving_default`. Models of other kinds take tensors there, so that their signature for
-/// the kind of call is meant, if they have one.
+/// In TensorFlow Serving it is `serving_default`. In models of other kinds that signature takes tensors. They use the
+/// signature with the name of the kind of call, if they have one.
 pub fn default_signature(servable: &Servable, kind: Kind) -> &'static str {
     let is_of_kind =
         |name: &str| servable.signature(name).is_some_and(|signature| signature.method_name == kind.method_name());
@@ -83,14 +83,14 @@ pub fn default_signature(servable: &Servable, kind: Kind) -> &'static str {
     DEFAULT_SIGNATURE
 }
 
-/// A signature that fits a kind of call: it takes examples, and has the outputs that answers are made of.
+/// A signature that was checked for a kind of call: it takes examples, and has the required outputs.
 #[derive(Clone, Debug)]
 pub struct Head {
     signature: Arc<Signature>,
     outputs: Outputs,
 }
 
-/// Where in a signature the outputs are that mean something.
+/// The positions of the required outputs in a signature.
 #[derive(Clone, Copy, Debug)]
 enum Outputs {
     Classes { labels: Option<usize>, scores: Option<usize> },
@@ -98,12 +98,12 @@ enum Outputs {
 }
 
 impl Head {
-    /// The signature of this name as the head that a Classify or a Regress asks for; the name may be any bytes, and is empty
-    /// for [`default_signature`].
+    /// Finds the head for a Classify or a Regress by the name of its signature. An empty name means
+    /// [`default_signature`]. The name need not be UTF-8.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if the model has none of that name, and whatever [`Head::new`] reports.
+    /// `INVALID_ARGUMENT` if the model has no such signature, and the errors of [`Head::new`].
     pub fn find(servable: &Servable, kind: Kind, name: &[u8], check_method_name: bool) -> Result<Self> {
         let name = if name.is_empty() { default_signature(servable, kind).as_bytes() } else { name };
         let signature = std::str::from_utf8(name).ok().and_then(|name| servable.signature(name)).ok_or_else(|| {
@@ -112,11 +112,11 @@ impl Head {
         Self::new(kind, Arc::clone(signature), check_method_name)
     }
 
-    /// A signature for a kind of call (`docs/spec/grpc_api.md` §7 and §8).
+    /// Checks a signature for a kind of call (`docs/spec/grpc_api.md` §7 and §8).
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if it does not fit, or if `check_method_name` and it was exported for another kind.
+    /// `INVALID_ARGUMENT` if it does not match the kind. With `check_method_name`, its method name must match as well.
     pub fn new(kind: Kind, signature: Arc<Signature>, check_method_name: bool) -> Result<Self> {
         if check_method_name && signature.method_name != kind.method_name() {
             return Err(ServingError::invalid_argument(format!(
@@ -149,7 +149,7 @@ impl Head {
         positions.into_iter().flatten().map(|position| &self.signature.outputs[position])
     }
 
-    /// The answer for this many examples, from what was computed by the names of tensors.
+    /// The answer for this many examples, from the computed tensors by name.
     fn answer(&self, computed: &BTreeMap<&str, Tensor>, examples: usize) -> Result<Inference> {
         let tensor = |position: usize| {
             let name = self.signature.outputs[position].tensor_name.as_str();
@@ -166,7 +166,7 @@ impl Head {
     }
 }
 
-/// The outputs that answers are made of, or why the signature does not have them.
+/// The required outputs, or the reason why the signature lacks them.
 fn find_outputs(kind: Kind, signature: &Signature) -> Result<Outputs, String> {
     let (noun, count) = (kind.noun(), signature.outputs.len());
     let output = |alias: &str| signature.output(alias.as_bytes());
@@ -197,23 +197,23 @@ fn find_outputs(kind: Kind, signature: &Signature) -> Result<Outputs, String> {
     }
 }
 
-/// One of the things that a `MultiInference` asks for, as far as it matters here.
+/// The relevant fields of one task of a `MultiInference`.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
-    /// The model that it names.
+    /// The name of the model.
     pub model: &'a str,
-    /// The signature; empty for none.
+    /// The name of the signature; empty for none.
     pub signature_name: &'a str,
-    /// The kind of call by its name, which need not be that in the signature.
+    /// The method name, which selects the kind. That in the signature may differ.
     pub method_name: &'a str,
 }
 
-/// The heads that the tasks of a `MultiInference` ask for (`docs/spec/grpc_api.md` §9), each with its signature's name.
+/// The heads for the tasks of a `MultiInference` (`docs/spec/grpc_api.md` §9), each with the name of its signature.
 ///
 /// # Errors
 ///
-/// For the first task that is wrong: `INVALID_ARGUMENT` if it names no model, another one than the first task, or a
-/// signature that is unknown, has been named before or does not fit; `UNIMPLEMENTED` for an unknown kind.
+/// Those of the first invalid task. `INVALID_ARGUMENT` if it names no model, or another one than the first task, or if
+/// its signature is unknown, repeated or of another kind. `UNIMPLEMENTED` for an unknown kind.
 pub fn heads<'a>(
     servable: &Servable,
     tasks: impl IntoIterator<Item = Task<'a>>,
@@ -251,7 +251,7 @@ pub fn heads<'a>(
 ///
 /// # Errors
 ///
-/// Those of [`Head::find`] and [`infer_all`], and those of examples that make no tensor.
+/// Those of [`Head::find`], of [`infer_all`] and of the conversion of examples to a tensor.
 pub(crate) async fn infer(
     target: &mut Target<'_>,
     kind: Kind,
@@ -272,7 +272,7 @@ pub(crate) async fn infer(
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if an output is not what its head needs, and whatever [`super::run()`] reports.
+/// `INVALID_ARGUMENT` if an output has the wrong dtype or shape for its head, and the errors of [`super::run()`].
 pub async fn infer_all(handle: &Handle, heads: &[Head], examples: Tensor, call: Call) -> Result<Vec<Inference>> {
     compute(handle, Api::MultiInference, heads, examples, call).await
 }
@@ -289,7 +289,7 @@ async fn compute(handle: &Handle, api: Api, heads: &[Head], examples: Tensor, ca
     answers(heads, &joined, tensors, count)
 }
 
-/// Computes the answers of all heads on the calling thread, before the servable is there for requests.
+/// Computes the answers of all heads on the calling thread, before the servable is published.
 ///
 /// # Errors
 ///
@@ -308,14 +308,14 @@ pub fn infer_to_warm_up(
     answers(heads, &joined, tensors, count)
 }
 
-/// The answers of the heads, from all the outputs of their joined signature.
+/// The answers of the heads, from the outputs of their joined signature.
 fn answers(heads: &[Head], joined: &Signature, tensors: Vec<Tensor>, examples: usize) -> Result<Vec<Inference>> {
     let computed = joined.outputs.iter().map(|spec| spec.tensor_name.as_str()).zip(tensors).collect();
     heads.iter().map(|head| head.answer(&computed, examples)).collect()
 }
 
-/// A signature with each tensor that the heads have, once. Aliases mean something only within their head, so that
-/// tensors go by their names in the runtime.
+/// A signature with the tensors of all heads, each once. Aliases are unique only within a head, so that the joined
+/// signature uses the names of the tensors.
 fn joined(heads: &[Head]) -> Signature {
     fn distinct<'a>(specs: impl Iterator<Item = &'a TensorSpec>) -> Vec<TensorSpec> {
         let by_name: BTreeMap<&str, &TensorSpec> = specs.map(|spec| (spec.tensor_name.as_str(), spec)).collect();
@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Answers with a row for each example: labels are tensor names, scores and values 0; notes what it ran.
+    /// Answers with a row for each example: labels are tensor names, scores and values 0. Records its runs.
     #[derive(Clone, Default)]
     struct Rows(Arc<Mutex<Vec<String>>>);
 

@@ -1,7 +1,7 @@
-//! The published lookup table: from what a request names to the version that answers it.
+//! The serving map: the published lookup table from models, versions and labels to servables.
 //!
-//! The map is immutable and replaced whole, so a request reads it without a lock and sees one consistent state. Outside
-//! the word is *model*; from here on inwards it is *servable*.
+//! The map is immutable and replaced whole, so a request reads it without a lock and sees one consistent state. The
+//! APIs call a served thing a *model*; from here on inwards it is a *servable*.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,14 +19,14 @@ use servable_model::error::{Code, Result, ServingError};
 mod models;
 pub(crate) mod names;
 
-/// A version that a request holds; the version stays loaded until it is dropped.
+/// A reference of a request to a version, which stays loaded until the handle is dropped.
 pub type Handle = Arc<Published>;
 
-/// What a request claims by being resolved.
+/// The result of resolving a request.
 pub struct Resolved {
-    /// The number of the version that answers it.
+    /// The number of the version that answers.
     pub version: i64,
-    /// The version itself.
+    /// A handle of that version.
     pub handle: Handle,
     /// The right to run a copy of the request on the shadow version.
     pub shadow: Option<shadow::Claim>,
@@ -35,11 +35,11 @@ pub struct Resolved {
 /// Which version of a model a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionChoice<'a> {
-    /// None in particular: the one that the model's split chooses, or the highest version that is available.
+    /// No choice: the split of the model selects a version, or else the highest available one is used.
     Latest,
     /// This version.
     Number(i64),
-    /// One that the split of this label chooses, or the version that the label is attached to.
+    /// The version that the split of this label selects, or else the one to which the label is attached.
     Label(&'a [u8]),
 }
 
@@ -47,22 +47,22 @@ pub enum VersionChoice<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum State {
-    /// Not known; never published.
+    /// Unknown: never published.
     Unknown = 0,
-    /// Under management, nothing begun.
+    /// Managed, but not loading yet.
     Start = 10,
     /// Being loaded.
     Loading = 20,
-    /// Answers requests.
+    /// Serving requests.
     Available = 30,
-    /// Taken from routing, finishing its last requests.
+    /// No longer routed to, or being unloaded.
     Unloading = 40,
     /// Unloaded, or failed.
     End = 50,
 }
 
 impl State {
-    /// The name as status answers and metrics spell it.
+    /// The name in status answers and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Unknown => "UNKNOWN",
@@ -74,7 +74,7 @@ impl State {
         }
     }
 
-    /// The state of this number, if there is one.
+    /// The state with this number.
     pub fn from_number(number: i32) -> Option<Self> {
         Some(match number {
             0 => Self::Unknown,
@@ -88,22 +88,22 @@ impl State {
     }
 }
 
-/// What requests may know of one version.
+/// The public state of one version.
 #[derive(Clone)]
 pub struct Version {
     /// The version number.
     pub number: i64,
     /// Its state.
     pub state: State,
-    /// Why it is not healthy; OK if it is.
+    /// The code of its failure, or OK.
     pub error_code: Code,
-    /// The text that goes with the code.
+    /// The text of its failure.
     pub error_message: String,
-    /// Set exactly while requests may be routed to it.
+    /// The handle, present while requests may be routed to the version.
     pub published: Option<Handle>,
 }
 
-/// What requests may know of one model.
+/// The public state of one model.
 pub struct Model {
     versions: Vec<Version>,
     labels: HashMap<Vec<u8>, i64>,
@@ -114,42 +114,42 @@ pub struct Model {
 impl Model {
     /// A model with these versions, in any order.
     ///
-    /// `unavailable_reason` is set while a configured model has not had its first available version.
+    /// `unavailable_reason` is set until a configured model has its first available version.
     pub fn new(mut versions: Vec<Version>, labels: HashMap<Vec<u8>, i64>, unavailable_reason: Option<String>) -> Self {
         versions.sort_by_key(|version| std::cmp::Reverse(version.number));
         Self { versions, labels, unavailable_reason, traffic: None }
     }
 
-    /// The same model with its requests spread like this.
+    /// Sets the splits and the shadow.
     #[must_use]
     pub fn with_traffic(mut self, traffic: Option<Box<Traffic>>) -> Self {
         self.traffic = traffic;
         self
     }
 
-    /// Every version that is known, highest first.
+    /// All known versions, highest first.
     pub fn versions(&self) -> &[Version] {
         &self.versions
     }
 
-    /// Why requests for it get UNAVAILABLE: it is configured, and has not had its first available version.
+    /// The reason of `UNAVAILABLE` for its requests, until a configured model has its first available version.
     pub fn unavailable_reason(&self) -> Option<&str> {
         self.unavailable_reason.as_deref()
     }
 
-    /// Every label that a request may name, in order.
+    /// All labels that requests may name, sorted.
     pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
         let split = self.traffic.iter().flat_map(|traffic| traffic.labels());
         let attached = self.labels.keys().map(Vec::as_slice);
         split.chain(attached).collect::<BTreeSet<_>>().into_iter()
     }
 
-    /// Whether requests that name neither a version nor a label are spread over versions.
+    /// Whether requests without version and label are split between versions.
     pub fn is_split(&self) -> bool {
         self.split(VersionChoice::Latest).is_some()
     }
 
-    /// What came of the copies for its shadow, if it has one.
+    /// The statistics of its shadow, if it has one.
     pub fn shadow_statistics(&self) -> Option<Statistics> {
         self.shadow().map(shadow::Shadow::statistics)
     }
@@ -185,19 +185,19 @@ impl Model {
     }
 }
 
-/// The map. One for the life of the server; its content is replaced by [`ServingMap::publish`].
+/// The serving map. There is one per server; [`ServingMap::publish`] replaces its content.
 #[derive(Default)]
 pub struct ServingMap {
     models: ArcSwap<Models>,
-    /// Serialises publishers; readers never touch it.
+    /// Serialises publishers. Readers do not lock it.
     publishing: Mutex<()>,
-    /// Wakes those who wait for a publish.
+    /// Notifies of each publish.
     changes: watch::Sender<()>,
 }
 
 impl ServingMap {
-    /// Replaces the state of the given models, all at once; the others stay as they are. Takes microseconds, and waits
-    /// for nothing but other publishes.
+    /// Replaces the state of the given models atomically, and keeps the other models. It takes microseconds, and waits
+    /// only for other publishers.
     pub fn publish(&self, models: impl IntoIterator<Item = (Vec<u8>, Model)>) {
         let turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Models::clone(&self.models.load());
@@ -209,29 +209,29 @@ impl ServingMap {
         }
         let before = self.models.swap(Arc::new(next));
         drop(turn);
-        drop(before); // what goes with it may run anyone's code
+        drop(before); // dropping models may run code of others, so not under the lock
         self.changes.send_replace(());
     }
 
-    /// Forgets every model, so that every version falls idle as its requests end.
+    /// Removes all models, so that each version becomes idle when its last request ends.
     pub fn clear(&self) {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.models.store(Arc::default());
         self.changes.send_replace(());
     }
 
-    /// Tells of every publish from now on.
+    /// Subscribes to publishes.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Claims the version that a request asks for (`docs/spec/grpc_api.md` §3). `caller` is asked only where the model
-    /// has a split that sticks.
+    /// Resolves the version for a request (`docs/spec/grpc_api.md` §3). `caller` is only read if the model has a sticky
+    /// split.
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` without a name or for an unknown label, `NOT_FOUND` for a version that is not available,
-    /// `UNAVAILABLE` for a configured model that has not had an available version yet.
+    /// `INVALID_ARGUMENT` without a name or for an unknown label. `NOT_FOUND` for a version that is not available.
+    /// `UNAVAILABLE` for a configured model that has had no available version yet.
     pub fn resolve(&self, name: &[u8], choice: VersionChoice<'_>, caller: &dyn Caller) -> Result<Resolved> {
         let models = self.models.load();
         let model = models.get(name);
@@ -243,7 +243,7 @@ impl ServingMap {
         Ok(Resolved { version, handle, shadow })
     }
 
-    /// The version that a request would get, for who has no request to run: nothing is copied to a shadow.
+    /// Finds the version that a request would get, without a copy for the shadow.
     ///
     /// # Errors
     ///
@@ -252,12 +252,12 @@ impl ServingMap {
         find(self.models.load().get(name), name, choice, caller)
     }
 
-    /// Every model and its state, in no particular order.
+    /// All models with their state, in no particular order.
     pub fn models(&self) -> Vec<(Vec<u8>, Arc<Model>)> {
         self.models.load().iter().map(|(name, model)| (name.clone(), Arc::clone(model))).collect()
     }
 
-    /// What came of the copies for each model that has a shadow, by the names of the models.
+    /// The statistics of all shadows, by the names of their models.
     pub fn shadow_statistics(&self) -> Vec<(Vec<u8>, Statistics)> {
         let models = self.models.load();
         let with_shadow = models.iter().filter_map(|(name, model)| Some((name.clone(), model.shadow_statistics()?)));
@@ -269,8 +269,8 @@ impl ServingMap {
         self.models.load().get(name).cloned()
     }
 
-    /// The versions that `GetModelStatus` answers with: the one asked for, or all, highest first
-    /// (`docs/spec/grpc_api.md` §11). Labels are not looked at.
+    /// The versions in the answer to `GetModelStatus`: the requested one, or all, highest first
+    /// (`docs/spec/grpc_api.md` §11). Labels are ignored.
     ///
     /// # Errors
     ///
@@ -334,7 +334,7 @@ fn not_available(model: Option<&Arc<Model>>, name: &[u8], number: Option<i64>) -
     })
 }
 
-/// A message around bytes that a client sent, kept as they came.
+/// A message that quotes bytes of a client unchanged.
 fn quote(before: &str, quoted: &[u8], after: &str) -> Vec<u8> {
     [before.as_bytes(), quoted, after.as_bytes()].concat()
 }

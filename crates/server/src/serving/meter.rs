@@ -1,4 +1,4 @@
-//! Counts one request, from the moment it has arrived until its answer is written.
+//! The meter of one request, from its arrival until its answer is encoded.
 
 use std::time::Instant;
 
@@ -6,10 +6,10 @@ use crate::metrics::{Entry, Metrics};
 use crate::serving::map::{Handle, Resolved};
 use servable_model::error::{Code, Result};
 
-/// A request that is being answered.
+/// The meter of a request in progress.
 ///
-/// It owns the claim on the version that answers, whose counters are at hand then. One that is dropped unfinished has
-/// lost its client, and counts as cancelled if a version was already at work on it.
+/// It owns the handle of the version that answers, and so reaches its counters without a look-up. A meter that is
+/// dropped before `finish` has lost its client. It counts as cancelled if a version was resolved.
 pub(crate) struct RequestMeter {
     entry: Entry,
     start: Instant,
@@ -17,21 +17,21 @@ pub(crate) struct RequestMeter {
 }
 
 impl RequestMeter {
-    /// Begins to measure.
+    /// Starts the measurement.
     pub(crate) fn start(entry: Entry) -> Self {
         Self { entry, start: Instant::now(), claimed: None }
     }
 
-    /// When the request began to be worked on.
+    /// The start of the measurement.
     pub(crate) fn started(&self) -> Instant {
         self.start
     }
 
-    /// Claims the version that answers, which `find` finds, unless it is claimed already.
+    /// Resolves the version by `find`, at the first call only.
     ///
     /// # Errors
     ///
-    /// What `find` reports.
+    /// Those of `find`.
     pub(crate) fn claim(&mut self, find: impl FnOnce() -> Result<Resolved>) -> Result<&mut Resolved> {
         match &mut self.claimed {
             Some(claimed) => Ok(claimed),
@@ -39,12 +39,12 @@ impl RequestMeter {
         }
     }
 
-    /// Says how it came in, once that is known.
+    /// Sets the API by which the request arrived.
     pub(crate) fn set_entry(&mut self, entry: Entry) {
         self.entry = entry;
     }
 
-    /// Counts the request, which named a model like this and ended with this code.
+    /// Counts the request by the model that it named and its resulting code.
     pub(crate) fn finish(mut self, metrics: &Metrics, model: &[u8], code: Code) {
         match self.claimed.take() {
             Some(Resolved { handle, .. }) => self.count_at(&handle, code),
@@ -62,7 +62,7 @@ impl RequestMeter {
     }
 }
 
-/// The code that a request ends with.
+/// The code of a result.
 pub(crate) fn code_of<T>(answer: &Result<T>) -> Code {
     answer.as_ref().err().map_or(Code::Ok, |error| error.code)
 }

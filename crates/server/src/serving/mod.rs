@@ -1,7 +1,7 @@
-//! From the version that a request names to its answer, once for every protocol and without HTTP.
+//! Serving of requests, independent of protocols and of HTTP.
 //!
-//! `map` finds the version, `arrange` puts the request into the order of its signature, and `run` runs it: by itself, or
-//! in a batch that `batching` knows. `predict` leads through these steps, and `meter` counts the request.
+//! `map` finds the version. `arrange` matches the request with a signature. `run` executes it, alone or in a batch of
+//! `batching`. `predict` calls these steps in order, and `meter` counts the request.
 
 mod arrange;
 mod batching;

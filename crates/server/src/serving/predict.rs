@@ -1,8 +1,8 @@
-//! One Predict, whatever its protocol: from the version that it names to the outputs of the run, with a copy of it for the
+//! The steps of a Predict for all protocols: resolve the version, run the signature, and copy the request for the
 //! shadow.
 //!
-//! A protocol decodes, arranges the inputs of the version that [`Target::resolve`] finds, encodes what
-//! [`Target::predict`] answers, and calls [`Answer::compare_with_shadow`].
+//! The protocol decodes the request and calls [`Target::resolve`]. It arranges the inputs, calls [`Target::predict`],
+//! encodes the answer, and calls [`Answer::compare_with_shadow`].
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// The version that `choice` means for `caller`, whose request `meter` counts.
+    /// Creates the target of the request of `caller`. `meter` counts the request.
     pub(crate) fn new(
         serving_map: &'a ServingMap,
         model: &'a [u8],
@@ -38,7 +38,8 @@ impl<'a> Target<'a> {
         Self { serving_map, model, choice, caller, meter }
     }
 
-    /// Claims the version, at the first call: a split draws once for a request, and a shadow is claimed once.
+    /// Resolves the version at the first call, and returns the same one later. A split must draw only once for a
+    /// request.
     ///
     /// # Errors
     ///
@@ -47,7 +48,7 @@ impl<'a> Target<'a> {
         self.meter.claim(|| self.serving_map.resolve(self.model, self.choice, self.caller))
     }
 
-    /// Runs a signature of the version, which has this name.
+    /// Runs the signature of this name.
     ///
     /// # Errors
     ///
@@ -72,17 +73,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The outputs by their aliases, in the order in which they were asked for.
+    /// The outputs with their aliases, in the requested order.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.outputs.iter().map(|&position| self.signature.outputs[position].alias.as_str()).zip(&self.tensors)
     }
 
-    /// How many bytes the outputs have.
+    /// The size of the outputs.
     pub(crate) fn size_in_bytes(&self) -> usize {
         self.tensors.iter().map(Tensor::size_in_bytes).sum()
     }
 
-    /// Runs the copy on the shadow, if there is one, and compares the answers. Does not wait for that.
+    /// Sends the copy to the shadow, if there is one, to compare the answers. Does not wait.
     pub(crate) fn compare_with_shadow(self) {
         let Self { signature, outputs, tensors, copy, .. } = self;
         if let Some(copy) = copy {

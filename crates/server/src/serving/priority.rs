@@ -4,14 +4,14 @@ use crate::serving::traffic::Caller;
 use servable_model::call::Priority;
 use servable_model::error::Result;
 
-/// The HTTP header, or the key of gRPC metadata, that says it.
+/// The HTTP header or gRPC metadata key.
 const KEY: &str = "servable-priority";
 
-/// What a caller says, or else high.
+/// The priority that a caller requests; high by default.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if it says anything that is no priority.
+/// `INVALID_ARGUMENT` for a value that is not a priority.
 pub(crate) fn of(caller: &dyn Caller) -> Result<Priority> {
     let said = caller.value(KEY).map(String::from_utf8_lossy);
     said.map_or(Ok(Priority::High), |name| Priority::from_name(&name, KEY))

@@ -1,8 +1,9 @@
-//! Whether the server, or one model, would answer a request now: what the health checks of every protocol ask.
+//! Readiness of the server and of models, for the health checks of all protocols.
 //!
-//! Alive is whatever answers at all. A *server* is ready while it does not drain, once the models of its first
-//! configuration have settled: each has had an available version, or has failed for good. It then stays ready, whatever
-//! is configured later: a model that is added must not take a server that answers for others out of its rotation. A
+//! The server is *live* if it answers at all. It is *ready* once the models of its first configuration have settled:
+//! each has had an available version, or has failed for good. It then stays ready until it drains, even if models are
+//! added. An added model must not take the server out of rotation, since it answers for others. A *model* is ready
+//! while requests for it find an available version.
 //! *model* is ready while requests for it find an available version.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +21,14 @@ const SHUTTING_DOWN: &str = "the server is shutting down";
 pub struct Awaited {
     /// The model's name.
     pub model: Vec<u8>,
-    /// Why it does not answer yet.
+    /// The reason why it is not available yet.
     pub reason: String,
 }
 
-/// The models that the server still waits for, by name; it is ready if there are none.
+/// The models that keep the server from being ready, sorted by name.
 ///
-/// A configured model is waited for until its first version is available or all that were found have failed for good:
-/// one bad model must not take the good ones out of service. What is not ready about it, [`check_model`] says.
+/// The server waits for a configured model until its first version is available or all found versions have failed for
+/// good. One bad model must not take the good ones out of service. [`check_model`] gives the state of a single model.
 pub fn awaited(serving_map: &ServingMap) -> Vec<Awaited> {
     let mut awaited: Vec<Awaited> = serving_map
         .models()
@@ -48,12 +49,12 @@ fn has_failed(model: &Model) -> bool {
 ///
 /// # Errors
 ///
-/// What the request would get instead; see [`ServingMap::resolve`].
+/// The error that the request would get; see [`ServingMap::resolve`].
 pub fn check_model(serving_map: &ServingMap, name: &[u8], choice: VersionChoice<'_>) -> Result<()> {
     serving_map.find(name, choice, &Anonymous).map(drop)
 }
 
-/// What a server remembers of its readiness, beside what the serving map says.
+/// The part of the readiness that does not follow from the serving map.
 #[derive(Default)]
 pub struct Readiness {
     has_settled: AtomicBool,
@@ -61,17 +62,17 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// From now on neither the server nor any model is ready.
+    /// Makes the server and all models not ready.
     pub fn begin_to_drain(&self) {
         self.draining.send_replace(true);
     }
 
-    /// Whether the server is about to end.
+    /// Whether the server drains.
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
 
-    /// Why a server with this map does not want requests; `None` if it does.
+    /// The reason why a server with this map is not ready; `None` if it is.
     pub fn why_not_ready(&self, serving_map: &ServingMap) -> Option<String> {
         if self.is_draining() {
             return Some(SHUTTING_DOWN.to_owned());
@@ -92,7 +93,7 @@ impl Readiness {
         Some(self.why_model_not_ready(serving_map, name, choice).is_none())
     }
 
-    /// Why requests for a model would get an error; `None` if they would be answered.
+    /// The reason why a model is not ready; `None` if it is.
     pub fn why_model_not_ready(
         &self,
         serving_map: &ServingMap,
@@ -105,13 +106,13 @@ impl Readiness {
         check_model(serving_map, name, choice).err()
     }
 
-    /// Reports each change after which an answer of the others may be another one.
+    /// Subscribes to changes that may affect readiness.
     pub(crate) fn changes(&self, serving_map: &ServingMap) -> Changes {
         Changes { published: serving_map.changes(), draining: self.draining.subscribe() }
     }
 }
 
-/// Wakes the watchers of the readiness of the server or of a model.
+/// Notifies a watcher of changes in readiness.
 pub(crate) struct Changes {
     published: watch::Receiver<()>,
     draining: watch::Receiver<bool>,
@@ -120,7 +121,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// Waits for the next change.
     pub(crate) async fn next(&mut self) {
-        // Both senders live as long as the service, which every watcher holds.
+        // Both senders live as long as the service, to which every watcher has a reference.
         let _ = tokio::select! {
             changed = self.published.changed() => changed,
             changed = self.draining.changed() => changed,

@@ -1,4 +1,5 @@
-//! Runs a signature once: in a batch, on the calling thread or on one that may block, which is decided before the run.
+//! Execution of one request. Its lane is chosen before the run: in a batch, on the calling thread, or on a blocking
+//! thread.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,33 +18,33 @@ use servable_model::executor::RunOptions;
 use servable_model::signature::Signature;
 use servable_model::tensor::Tensor;
 
-/// Inputs beyond this many bytes are not run on a thread that serves connections, however quick the model was so far.
+/// Larger inputs, in bytes, never run on a thread that serves connections.
 const QUICK_INPUT_BYTES: usize = 256 * 1024;
 
-/// Inputs beyond this many bytes are not joined with others on such a thread.
+/// Larger inputs, in bytes, are not batched with others on such a thread.
 const QUICK_BATCHED_BYTES: usize = 64 * 1024;
 
-/// How often a request that waits for its turn looks whether those that it waits for are stuck.
+/// The interval at which a waiting request checks whether the runs before it are stuck.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Where a run is done.
+/// The lane of a run.
 enum Lane<'a> {
-    /// In a batch of the queue that the plan leads to.
+    /// In a batch of the queue of the plan.
     Batch(&'a Batching, Arc<Plan>),
     /// On the calling thread, which serves connections.
     Inline,
-    /// On a thread that may block.
+    /// On a blocking thread.
     Pool,
 }
 
 impl<'a> Lane<'a> {
-    /// Decides where a run is done.
+    /// Chooses the lane of a run.
     ///
-    /// A short run is done on the calling thread, which is several times cheaper than a hand-over.
+    /// A short run stays on the calling thread, which is several times cheaper than a hand-over.
     ///
     /// # Errors
     ///
-    /// `FAILED_PRECONDITION` if the version is batched and such requests cannot be joined.
+    /// `FAILED_PRECONDITION` if the version is batched and such requests cannot be.
     fn of(
         published: &'a Published,
         signature: &Arc<Signature>,
@@ -59,21 +60,20 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// Whether a run of these inputs may be done on the calling thread.
+/// Whether these inputs may run on the calling thread.
 fn is_quick(published: &Published, inputs: &[Tensor], most_bytes: usize) -> bool {
     published.may_run_here() && inputs.iter().map(Tensor::size_in_bytes).sum::<usize>() <= most_bytes
 }
 
 /// Runs a signature once.
 ///
-/// A run is not begun once its caller has gone away or its deadline has passed, however long it has waited for a thread by
-/// then. One that is under way goes on until then, or to its end where the executor cannot cancel it, and its result is
-/// dropped.
+/// A run does not start after its caller has disconnected or its deadline has passed. A run in progress is cancelled at
+/// that point. If the executor cannot cancel it, it continues, and its result is dropped.
 ///
 /// # Errors
 ///
-/// What the executor or the queue of a batch reports; `DEADLINE_EXCEEDED` if the time is over first; `UNAVAILABLE` if it
-/// would wait for runs that are stuck; `INTERNAL` if the executor panics.
+/// Those of the executor or of the batch queue. `DEADLINE_EXCEEDED` after the deadline. `UNAVAILABLE` if it would wait
+/// for stuck runs. `INTERNAL` if the executor panics.
 pub async fn run(
     handle: &Handle,
     api: Api,
@@ -102,13 +102,13 @@ pub async fn run(
 
 /// Runs a request as part of a batch.
 ///
-/// Where a batch can begin at once, and its run is as short as that of a request that is run on the calling thread, it is
-/// run here: with everything that this thread has read by then, but without waiting for more, and without looking for more
-/// where that could not pay.
+/// If a batch can start at once and its run is short, it runs on the calling thread. It contains the requests that the
+/// thread has read by then. The thread yields to read more only if [`CoalescingHint`](super::batching::CoalescingHint)
+/// says so.
 ///
 /// # Errors
 ///
-/// What the queue or the run of the batch reports.
+/// Those of the queue or of the run of the batch.
 async fn run_in_batch(
     published: &Published,
     batching: &Batching,
@@ -133,19 +133,18 @@ async fn run_in_batch(
         if hint.is_likely() {
             servable_runtime::yield_to_ready_tasks().await;
         }
-        // Where the thread must not be held any more, the threads of batches see to it.
+        // If this thread must not be blocked, the batch threads run the batch.
         if let Some(_holding) = published.hold_thread(Instant::now()) {
             hint.note(lead.run());
         }
     } else if call.deadline.is_none() {
-        // Where no run may take any time, no caller waits for any time.
+        // A bound on runs also bounds the wait of the caller.
         waits.deadline = published.deadline_of_run(None);
     }
     ticket.until_deadline(waits).await.map(|answer| plan.in_request_order(answer))
 }
 
-/// Does blocking work with a servable on a thread that may block, when its turn has come; see [`run`] for when it is not
-/// done.
+/// Does blocking work with a servable on a blocking thread, once it has a permit. See [`run`] for cancellation.
 async fn run_elsewhere<T: Send + 'static>(
     handle: &Handle,
     call: Call,
@@ -173,11 +172,11 @@ async fn run_elsewhere<T: Send + 'static>(
     joined.map_err(|failed| ServingError::internal(failed.to_string()))?
 }
 
-/// Waits for the turn of a run.
+/// Waits for a run permit.
 ///
 /// # Errors
 ///
-/// `UNAVAILABLE` if all runs that it would have to wait for are stuck.
+/// `UNAVAILABLE` if stuck runs have all permits.
 async fn turn(handle: &Published) -> Result<OwnedSemaphorePermit> {
     let (mut next, mut patience) = (pin!(handle.permits().acquire()), Duration::ZERO);
     loop {
@@ -189,7 +188,7 @@ async fn turn(handle: &Published) -> Result<OwnedSemaphorePermit> {
     }
 }
 
-/// Runs on the calling thread; `asked` is when the request began to wait for it, if it had to.
+/// Runs on the calling thread. `asked` is the time at which the request began to wait, if it did.
 fn run_here(
     handle: &Published,
     api: Api,
@@ -212,12 +211,12 @@ fn run_here(
     result
 }
 
-/// Runs a signature once, before the servable is there for requests: as a batch of its own where it is batched, otherwise
-/// on the calling thread. Blocks.
+/// Runs a signature once before the servable is published: as a separate batch if the servable is batched, else on the
+/// calling thread. Blocks.
 ///
 /// # Errors
 ///
-/// What the executor reports; `INTERNAL` if it panics.
+/// Those of the executor; `INTERNAL` if it panics.
 pub fn run_to_warm_up(
     servable: &Arc<Servable>,
     api: Api,
@@ -280,7 +279,7 @@ mod tests {
         String::from_utf8_lossy(strings.get(0)).into_owned()
     }
 
-    /// Does what its one input says.
+    /// Behaves as its only input tells it.
     struct Obedient;
 
     impl Executor for Obedient {
@@ -298,7 +297,7 @@ mod tests {
         let servable = crate::serving::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Obedient));
         let (handle, signature) = (servable.publish(Arc::default()), Arc::default());
         let call = Call::until(deadline.map(|after| Instant::now() + after));
-        // The first run is done elsewhere, the second here.
+        // The first run is on another thread, the second on this one.
         run(&handle, Api::Predict, &signature, vec![scalar("warm up")], &[0], Call::default())
             .await
             .expect("it echoes");
@@ -328,7 +327,7 @@ mod tests {
         assert!(servable.wait_until_idle(Some(Duration::from_secs(5))), "until it ends");
     }
 
-    /// Takes all of its time, on the one thread it asked for.
+    /// Blocks until it gets a message, on its only thread.
     struct Waits(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
 
     impl Executor for Waits {
@@ -369,7 +368,7 @@ mod tests {
             let error =
                 run(&handle, Api::Predict, &signature, Vec::new(), &[0], late).await.expect_err("it waits in line");
             assert_eq!(error.code, Code::DeadlineExceeded);
-            // The late one may come first; it then runs to its end, without a caller.
+            // The late one may start first. It then runs to its end without a caller.
             for _ in 0..4 {
                 go_on.send(()).expect("the executor waits for it");
             }

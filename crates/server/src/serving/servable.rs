@@ -1,8 +1,8 @@
-//! One loaded version, and the claims that keep it alive.
+//! A loaded version, and the reference counts that keep it loaded.
 //!
-//! The control plane owns a [`Servable`]. Publishing it makes a [`Published`], which the serving map and every request
-//! that uses the version share; when the last of them lets go, the version is idle and may be unloaded. Counting by
-//! ownership costs a request nothing but the reference it has to take anyway.
+//! The control plane owns a [`Servable`]. Publishing it creates a [`Published`], which the serving map and the requests
+//! in flight share. When the last reference is dropped, the version is idle and may be unloaded. A request needs a
+//! reference anyway, so that this costs it nothing more.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -35,20 +35,20 @@ pub struct Servable {
     under_way: Arc<RunsUnderWay>,
     run_time: RunTimeEstimate,
     metrics: VersionMetrics,
-    /// Runs of the warm-up, until a model is known to count them for.
+    /// The metrics of warm-up runs. They are added to those of the model when the version is published.
     warm_up_runs: RunMetrics,
     publications: Arc<Publications>,
-    /// How its requests are joined into batches, where they are. A change of the model publishes the version anew, and
-    /// its queues keep what they have learned.
+    /// The batching, if it is batched. The version keeps it when it is published again, so that adaptive queues keep
+    /// their state.
     batching: OnceLock<Batching>,
-    /// What says so, or that they are not, in words.
+    /// The source of the batching options, or the reason why there are none, for operators.
     batching_origin: OnceLock<String>,
 }
 
 impl Servable {
-    /// A servable that is not published yet.
+    /// Creates a servable that is not published.
     ///
-    /// `signature_defs` is the serialized `SignatureDefMap` that `GetModelMetadata` answers with.
+    /// `signature_defs` is the serialized `SignatureDefMap` for answers to `GetModelMetadata`.
     pub fn new(
         signatures: BTreeMap<String, Signature>,
         signature_defs: Bytes,
@@ -88,22 +88,21 @@ impl Servable {
         &self.signature_defs
     }
 
-    /// What runs it; see [`Executor::platform`].
+    /// The platform; see [`Executor::platform`].
     pub fn platform(&self) -> &'static str {
         self.executor.platform()
     }
 
-    /// The runtime that runs it; see [`Executor::runtime`].
+    /// The runtime; see [`Executor::runtime`].
     pub(crate) fn runtime(&self) -> &'static str {
         self.executor.runtime()
     }
 
-    /// Runs a signature once, on the calling thread; see [`Executor::run`] for what both sides promise.
+    /// Runs a signature once, on the calling thread. [`Executor::run`] is the contract.
     ///
     /// # Errors
     ///
-    /// What the executor reports, `DEADLINE_EXCEEDED` among it for a run that takes longer than any may; `INTERNAL` if it
-    /// panics.
+    /// Those of the executor; `DEADLINE_EXCEEDED` after the maximum time of a run; `INTERNAL` if it panics.
     pub fn run(
         &self,
         signature: &Signature,
@@ -116,7 +115,8 @@ impl Servable {
         self.run_briefly(signature, inputs, outputs, &RunOptions { deadline })
     }
 
-    /// The same for a run that can be expected to be short, which is not noted and has no other deadline than its caller's.
+    /// Like [`Self::run`], for a run that is expected to be short. It is not registered, and only the caller's deadline
+    /// applies.
     ///
     /// # Errors
     ///
@@ -132,58 +132,58 @@ impl Servable {
         catch_unwind(run).unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
-    /// The deadline of a run that begins now and whose caller waits until then.
+    /// The deadline of a run that starts now: the earlier of the caller's and that of the maximum time of a run.
     pub(crate) fn deadline_of_run(&self, of_caller: Option<Instant>) -> Option<Instant> {
         let limit = self.longest_run.and_then(|longest| Instant::now().checked_add(longest));
         of_caller.into_iter().chain(limit).min()
     }
 
-    /// Its runs that may take long.
+    /// Its registered runs.
     pub(crate) fn under_way(&self) -> &Arc<RunsUnderWay> {
         &self.under_way
     }
 
-    /// Refuses inputs that a run would refuse; see [`Executor::check_inputs`].
+    /// Checks inputs before a run; see [`Executor::check_inputs`].
     pub(crate) fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
         self.executor.check_inputs(signature, inputs)
     }
 
-    /// The threads for its runs, where it is to have some of its own.
+    /// Its dedicated threads, if it has some.
     pub(crate) fn own_threads(&self) -> Option<&BlockingPool> {
         self.own_threads.as_ref()
     }
 
-    /// The permits of its runs that are done on threads that may block.
+    /// The permits for its runs on blocking threads.
     pub(crate) fn permits(&self) -> &RunPermits {
         &self.permits
     }
 
-    /// Whether a run may be done on the calling thread, which serves connections.
+    /// Whether a run may use the calling thread, which serves connections.
     pub(crate) fn may_run_here(&self) -> bool {
         self.own_threads.is_none() && self.run_time.is_quick() && threads::may_hold(Mark::of(self))
     }
 
-    /// Notes that a run holds the calling thread, which serves connections; `None` if it must not.
+    /// Registers the calling thread, which serves connections, as blocked by a run; `None` if it must not be blocked.
     pub(crate) fn hold_thread(&self, now: Instant) -> Option<Holding> {
         threads::hold(Mark::of(self), now)
     }
 
-    /// How long its runs take.
+    /// The estimate of its run time.
     pub fn run_time(&self) -> &RunTimeEstimate {
         &self.run_time
     }
 
-    /// What is counted of its requests.
+    /// The metrics of its requests.
     pub(crate) fn metrics(&self) -> &VersionMetrics {
         &self.metrics
     }
 
-    /// What is counted of its runs before it is published.
+    /// The metrics of its runs before it was published.
     pub(crate) fn warm_up_runs(&self) -> &RunMetrics {
         &self.warm_up_runs
     }
 
-    /// Makes it available to requests, for as long as the result or a clone of it lives; they are counted in `model`.
+    /// Makes it available to requests until the last clone of the result is dropped. `model` counts the requests.
     pub fn publish(self: &Arc<Self>, model: Arc<ModelMetrics>) -> Arc<Published> {
         let runs = model.runs(self.executor.runtime());
         runs.absorb(&self.warm_up_runs);
@@ -194,12 +194,12 @@ impl Servable {
         Arc::new(Published { hold: self.hold(), model, runs })
     }
 
-    /// Keeps it from being idle, without making it available.
+    /// Keeps it from being idle without publishing it.
     pub fn hold(self: &Arc<Self>) -> Hold {
         Hold { servable: Arc::clone(self), _live: Live::new(&self.publications) }
     }
 
-    /// Joins its requests into batches from now on; to be called before it is published, and once.
+    /// Enables batching. Must be called once, before it is published.
     ///
     /// # Errors
     ///
@@ -210,22 +210,23 @@ impl Servable {
         self.batching.set(batching).map_err(twice)
     }
 
-    /// Says where the options of its batches come from, or why it has none, for people; the first time counts.
+    /// Sets the source of the batching options, or the reason why there are none, for operators. Later calls have no
+    /// effect.
     pub fn explain_batching(&self, origin: &str) {
         self.batching_origin.get_or_init(|| origin.to_owned());
     }
 
-    /// Where the options of its batches come from, or why it has none; `None` if unknown.
+    /// The source of the batching options, or the reason why there are none; `None` if unknown.
     pub(crate) fn batching_origin(&self) -> Option<&str> {
         self.batching_origin.get().map(String::as_str)
     }
 
-    /// How its requests are joined into batches, where they are.
+    /// The batching, if it is batched.
     pub(crate) fn batching(&self) -> Option<&Batching> {
         self.batching.get()
     }
 
-    /// Waits until nothing published holds it; says whether that came true within `timeout` (`None`: no limit).
+    /// Waits until it is idle. Returns whether it was within `timeout` (`None`: no limit).
     pub fn wait_until_idle(&self, timeout: Option<Duration>) -> bool {
         let busy = |live: &mut usize| *live > 0;
         let idle = &self.publications.idle;
@@ -245,7 +246,7 @@ fn panicked(panic: &(dyn Any + Send)) -> ServingError {
     ServingError::internal(format!("the servable panicked: {}", text.unwrap_or("no message")))
 }
 
-/// How many [`Published`] of one servable are alive.
+/// The number of references that keep a servable from being idle.
 #[derive(Default)]
 struct Publications {
     count: Mutex<usize>,
@@ -258,9 +259,9 @@ impl Publications {
     }
 }
 
-/// While it lives, the version is not idle.
+/// A guard that keeps the version from being idle.
 pub struct Hold {
-    // Dropped before the version may be idle: what frees a model must not be a thread that serves connections.
+    // Dropped before the version becomes idle: a thread that serves connections must not free a model.
     servable: Arc<Servable>,
     _live: Live,
 }
@@ -273,7 +274,7 @@ impl Deref for Hold {
     }
 }
 
-/// One of those that are counted.
+/// One counted reference.
 struct Live(Arc<Publications>);
 
 impl Live {
@@ -293,7 +294,7 @@ impl Drop for Live {
     }
 }
 
-/// A servable that requests may be routed to; holding one keeps the version loaded.
+/// A published servable, to which requests may be routed. A reference keeps the version loaded.
 pub struct Published {
     hold: Hold,
     model: Arc<ModelMetrics>,
@@ -301,12 +302,12 @@ pub struct Published {
 }
 
 impl Published {
-    /// What is counted of the requests for its model.
+    /// The metrics of the requests for its model.
     pub(crate) fn model(&self) -> &ModelMetrics {
         &self.model
     }
 
-    /// What is counted of the runs of its model.
+    /// The metrics of the runs of its model.
     pub(crate) fn runs(&self) -> &Arc<RunMetrics> {
         &self.runs
     }
@@ -319,7 +320,7 @@ impl Batched for Published {
         let (servable, runs) = (Arc::downgrade(&self.hold.servable), Arc::clone(&self.runs));
         move |signature, inputs, outputs, options| {
             let unloaded = || ServingError::new(Code::Unavailable, "the version has been unloaded");
-            // A caller that waits for an answer keeps the version loaded; one that has gone away does not.
+            // A waiting caller keeps the version loaded. Without a caller, the version may have been unloaded.
             let servable = servable.upgrade().ok_or_else(unloaded)?.hold();
             let start = Instant::now();
             let result = servable.run(signature, inputs, outputs, options);

@@ -1,4 +1,4 @@
-//! Compression of messages: what a peer may use, and how far a message may grow.
+//! Compression of messages: negotiation, and limits of decompression.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use servable_model::error::{Code, Result, ServingError};
 pub(crate) const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub(crate) const ACCEPT: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
-/// What requests may be compressed with, as the protocol announces it.
+/// The value of `grpc-accept-encoding`: the compressions that requests may use.
 pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
 
 /// The largest ratio of decompressed to compressed size, for messages above the limit of decompressed bytes. Tensors rarely
 /// compress to less than a quarter.
 const ALLOWED_GROWTH: usize = 32;
 
-/// What the messages of a request may be compressed with; `None` if they are not.
+/// The compression of the messages of a request; `None` without one.
 ///
 /// # Errors
 ///
-/// `UNIMPLEMENTED` for anything that is not on offer.
+/// `UNIMPLEMENTED` for an unsupported compression.
 pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>> {
     match headers.get(ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
@@ -36,17 +36,17 @@ pub(crate) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>> {
     }
 }
 
-/// Whether the caller takes replies that are compressed like this.
+/// Whether the caller accepts replies with this compression.
 pub(crate) fn is_accepted(encoding: Encoding, headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     values.into_iter().any(|name| name.trim_ascii() == encoding.name().as_bytes())
 }
 
-/// Unpacks a message.
+/// Decompresses a message.
 ///
 /// # Errors
 ///
-/// `INTERNAL` if it is damaged, `RESOURCE_EXHAUSTED` if it is larger than the limits, or out of all proportion.
+/// `INTERNAL` if it is damaged; `RESOURCE_EXHAUSTED` if it exceeds a limit or the allowed ratio.
 pub(crate) fn unpack(
     encoding: Encoding,
     mut compressed: &[u8],

@@ -1,7 +1,7 @@
 //! gRPC on HTTP/2: length-prefixed messages in and out, the status in the trailers.
 //!
-//! Written here rather than taken from a library because a message that arrives in one piece must reach the tensor codec
-//! without a copy, because the limits and time-outs are those of REST, and because error texts are bytes.
+//! It is not taken from a library for three reasons. A message that arrives in one piece must reach the tensor codec
+//! without a copy. Limits and time-outs are those of REST. Error texts are bytes.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use servable_model::error::{Code, Result, ServingError, expect_memory};
 /// The five bytes in front of every message: a flag for compression and the length.
 const PREFIX: usize = 5;
 
-/// The longest error text that is sent; what is cut off is marked.
+/// The maximum length of an error text. Truncation is marked.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// The content type of every answer.
@@ -59,7 +59,7 @@ pub(crate) async fn read_message(
     plain(prefix[0], message, encoding?, limits, memory)
 }
 
-/// What the first part of a framed message says about all of it.
+/// The layout of a framed message, from its first part.
 fn layout(part: &[u8]) -> Layout {
     let Some((prefix, message)) = part.split_first_chunk::<PREFIX>() else { return Layout::default() };
     Layout { length: PREFIX + declared_length(*prefix), aligned: PREFIX + find_content(message).unwrap_or(0) }
@@ -77,7 +77,7 @@ fn unreadable(error: &BodyError, limits: BodyLimits) -> ServingError {
     }
 }
 
-/// A message without compression, from the flag in front of it.
+/// Decompresses a message if the flag before it says so.
 fn plain(
     flag: u8,
     message: Bytes,
@@ -93,14 +93,14 @@ fn plain(
     }
 }
 
-/// The messages of a request that is a stream, one by one.
+/// Reads the messages of a streaming request one by one.
 pub(crate) struct MessageReader {
     body: RequestBody,
     encoding: Option<Encoding>,
     limits: BodyLimits,
     memory: Arc<BodyMemory>,
     arrived: BytesMut,
-    /// Since when a part of a message has been there.
+    /// The arrival of the first part of an incomplete message.
     since: Option<Instant>,
 }
 
@@ -184,9 +184,9 @@ impl ReplyMessage {
         self.first.len() - PREFIX + self.others.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// The message compressed, if that is worth it.
+    /// The compressed message, if compression makes it smaller.
     fn packed(&self, encoding: Encoding) -> Option<BytesMut> {
-        // Where there is no memory for it, it goes out as it is.
+        // Without memory for compression, it is sent uncompressed.
         expect_memory(self.len().saturating_mul(2)).ok()?;
         body::work_on(self.len(), || match &self.others[..] {
             [] => encoding.pack(&self.first, PREFIX),
@@ -208,7 +208,7 @@ pub(crate) fn encode(message: &impl Message) -> BytesMut {
     reply
 }
 
-/// The answer to a call, compressed if the caller likes.
+/// The answer to a call, compressed with `encoding` if there is one.
 pub(crate) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) -> Response<WholeBody> {
     let packed = result.as_ref().ok().zip(encoding).and_then(|(message, encoding)| message.packed(encoding));
     let is_packed = packed.is_some();
@@ -217,7 +217,7 @@ pub(crate) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) ->
         Ok(ReplyMessage { first, others }) => {
             Response::new(WholeBody::with_trailers(first, trailers(&Ok(()))).followed_by(others.into_iter()))
         }
-        // Without a message, the status stands in the headers.
+        // Without a message, the status is in the headers.
         Err(error) => {
             let mut response = Response::new(WholeBody::default());
             *response.headers_mut() = trailers(&Err(error));
@@ -231,7 +231,7 @@ pub(crate) fn reply(result: Result<ReplyMessage>, encoding: Option<Encoding>) ->
     response
 }
 
-/// The status of a call, as what comes behind its messages.
+/// The trailers with the status of a call.
 pub(crate) fn trailers(status: &Result<()>) -> HeaderMap {
     match status {
         Ok(()) => HeaderMap::from_iter([(STATUS, HeaderValue::from_static("0"))]),
@@ -243,7 +243,7 @@ pub(crate) fn trailers(status: &Result<()>) -> HeaderMap {
     }
 }
 
-/// `google.rpc.Status`, which says more of an error than its code and text.
+/// `google.rpc.Status`: code and text of an error, with details.
 #[derive(Clone, PartialEq, Message)]
 struct RichStatus {
     #[prost(int32, tag = "1")]
@@ -261,7 +261,7 @@ struct RetryInfo {
     retry_delay: Option<prost_types::Duration>,
 }
 
-/// What clients that know of rich errors read when to ask again from.
+/// The header from which clients with support for rich errors read the delay of a retry.
 fn retry_details(error: &ServingError, seconds: NonZeroU32) -> HeaderValue {
     let retry_delay = Some(prost_types::Duration { seconds: seconds.get().into(), nanos: 0 });
     let details = vec![Any {
@@ -280,7 +280,7 @@ pub(crate) fn framed(mut message: BytesMut, is_packed: bool) -> Result<BytesMut>
     Ok(message)
 }
 
-/// Fills in the prefix of a message, `elsewhere` bytes of which are in other buffers.
+/// Fills in the prefix of a message. `elsewhere` of its bytes are in other buffers.
 fn put_prefix(message: &mut BytesMut, elsewhere: usize, is_packed: bool) -> Result<()> {
     let length = u32::try_from(message.len() - PREFIX + elsewhere)
         .map_err(|_| ServingError::new(Code::ResourceExhausted, "the reply is larger than 4 GiB"))?;
@@ -293,7 +293,7 @@ const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What the protocol wants escaped in a status message, beside all that is not ASCII.
+/// The ASCII characters that the protocol requires to be escaped in a status message.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 fn status_message(text: &[u8]) -> HeaderValue {
@@ -304,7 +304,7 @@ fn status_message(text: &[u8]) -> HeaderValue {
     HeaderValue::try_from(escaped).expect("escaped text is visible ASCII")
 }
 
-/// How long the client is willing to wait; `None` if it does not say, or says it badly.
+/// The timeout of the client; `None` if it is missing or malformed.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {

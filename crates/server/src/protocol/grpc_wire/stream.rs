@@ -1,5 +1,4 @@
-//! Calls that are answered with a stream of messages: sending them one by one, within the deadline, while the caller is
-//! there and the server is not about to end.
+//! Server-streaming calls. A stream ends with its deadline, with its caller, or when the server drains.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use servable_http::body::{AnswerBody, Claim};
 use servable_model::call::Call;
 use servable_model::error::{Code, Result, ServingError};
 
-/// The messages of an answer as they come, and the status behind them.
+/// The body of a streaming answer: messages, and then the status.
 pub struct Messages {
     frames: mpsc::Receiver<Frame<Bytes>>,
     under_way: Option<UnderWay>,
@@ -53,21 +52,21 @@ pub(crate) struct Gone;
 pub(crate) struct Sender(mpsc::Sender<Frame<Bytes>>);
 
 impl Sender {
-    /// Sends a message; waits while the caller has not taken the one before.
+    /// Sends a message. Waits until the caller has taken the one before.
     pub(crate) async fn send(&self, message: &impl Message) -> Result<(), Gone> {
         let framed = framing::framed(framing::encode(message), false).expect("answers in parts are small");
         self.0.send(Frame::data(framed.freeze())).await.map_err(|_| Gone)
     }
 }
 
-/// Answers with what `work` sends, and ends with the status that it returns.
+/// Answers with the messages that `work` sends, and the status that it returns.
 ///
-/// The work is dropped when the caller goes away, when the deadline passes, and when the server drains, unless it sees
-/// to that itself.
+/// The work is dropped when the caller disconnects, at the deadline, and when the server drains, unless `work` handles
+/// draining.
 ///
 /// # Errors
 ///
-/// `RESOURCE_EXHAUSTED` if as many such calls are under way as the server allows.
+/// `RESOURCE_EXHAUSTED` at the limit of open streams.
 pub(crate) fn answer<Work>(
     service: &Arc<Service>,
     call: Call,
@@ -109,7 +108,7 @@ async fn passed(call: Call) {
     }
 }
 
-/// What ends streams when the server is about to.
+/// The status of streams that end because the server drains.
 pub(crate) fn shutting_down() -> ServingError {
     ServingError::new(Code::Unavailable, "the server is shutting down")
 }

@@ -1,4 +1,4 @@
-//! One inference, from decoded tensors to those that are to be encoded: what both faces of the protocol share.
+//! The inference shared by REST and gRPC, between decoding and encoding.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use servable_model::tensor::{Tensor, shape_text};
 
-/// What is to be run.
+/// A decoded request.
 pub(super) struct Request<'a> {
     pub(super) model: &'a [u8],
     pub(super) version: &'a [u8],
     /// The parameter `signature_name`.
     pub(super) signature_name: Option<&'a str>,
     pub(super) inputs: Vec<(String, Tensor)>,
-    /// The outputs asked for; all if empty.
+    /// The requested outputs; all if empty.
     pub(super) outputs: Vec<&'a str>,
     pub(super) call: Call,
 }
 
-/// Runs a model once. `check` sees each output's spec before the run, with its place among those asked for.
+/// Runs a model once. Before the run, `check` gets the spec of each requested output and its position in the request.
 pub(super) async fn infer(
     service: &Service,
     caller: &(dyn Caller + Sync),
@@ -57,7 +57,7 @@ pub(super) async fn infer(
     target.predict(&name, Arranged { signature, inputs, outputs }, request.call).await
 }
 
-/// The signature that a request means: the one it names, else `serving_default`, else the only one there is.
+/// The signature for a request: the one it names, else `serving_default`, else the only one of the model.
 pub(super) fn signature(servable: &Servable, name: Option<&str>) -> Result<(String, Arc<Signature>)> {
     let name = name.filter(|name| !name.is_empty());
     if let Some(signature) = servable.signature(name.unwrap_or(DEFAULT_SIGNATURE)) {
@@ -75,7 +75,7 @@ pub(super) fn signature(servable: &Servable, name: Option<&str>) -> Result<(Stri
     Err(ServingError::new(Code::FailedPrecondition, format!("{text}; there are: {}", names.join(", "))))
 }
 
-/// Puts the inputs into the order of the signature, once each of them is what it declares.
+/// Checks the inputs against the signature, and puts them into its order.
 fn arrange(
     signature: &Signature,
     inputs: Vec<(String, Tensor)>,
@@ -94,7 +94,7 @@ fn arrange(
         sent.push((name, Cell::new(Some(tensor))));
     }
     serving::arrange_inputs(signature, &sent, |position, tensor| {
-        // Each input is asked for once: its name stands in the signature once, and in the request.
+        // Each input is taken once, because names are unique in the signature and in the request.
         tensor.take().ok_or_else(|| fault(&signature.inputs[position].alias, "it is needed twice".to_owned()))
     })
 }

@@ -1,4 +1,4 @@
-//! What the server and its models say about themselves; REST writes the messages of gRPC as JSON.
+//! Metadata of the server and its models. REST encodes the messages of gRPC as JSON.
 
 use super::infer::signature;
 use crate::service::Service;
@@ -19,7 +19,7 @@ pub(super) fn of_server(service: &Service) -> ServerMetadataResponse {
     }
 }
 
-/// The versions of a model, and the inputs and outputs of the signature that is meant where none is named.
+/// The versions of a model, and the inputs and outputs of its default signature.
 pub(super) fn of_model(
     service: &Service,
     name: &[u8],

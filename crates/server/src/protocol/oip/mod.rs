@@ -1,8 +1,8 @@
 //! The Open Inference Protocol (`KServe` v2) beside TensorFlow Serving's: the same models and ports, over REST and gRPC,
 //! with the extensions for binary tensors and for a model repository.
 //!
-//! A model name without a version means what it means elsewhere: the split of the model, or its highest version. The
-//! protocol's version, which is any text, is a number or else a label.
+//! As in the other API, the split of the model selects the version if a request names none, or else the highest one is
+//! used. The version in a request is any text: a number, or else a label.
 
 pub(crate) mod grpc;
 mod infer;
@@ -17,7 +17,7 @@ use crate::service::Service;
 use crate::serving::map::VersionChoice;
 use servable_model::error::{Code, ServingError};
 
-/// The version that a text names; an empty one names none.
+/// The version for a text; an empty text means none.
 fn choice(version: &[u8]) -> VersionChoice<'_> {
     if version.is_empty() {
         return VersionChoice::Latest;
@@ -29,7 +29,7 @@ fn choice(version: &[u8]) -> VersionChoice<'_> {
     }
 }
 
-/// The error of a request for a model; with the names of those that there are, if there is none of this name.
+/// The error of a request for a model. For an unknown model, it lists the known ones.
 fn naming_models(service: &Service, name: &[u8], mut error: ServingError) -> ServingError {
     if error.code == Code::NotFound && service.serving_map.model(name).is_none() {
         error.message.extend(format!("; the models are: {}", service.serving_map.some_names()).bytes());
@@ -37,7 +37,7 @@ fn naming_models(service: &Service, name: &[u8], mut error: ServingError) -> Ser
     error
 }
 
-/// What is asked for belongs to an extension of the protocol that is not here.
+/// The error for an unsupported extension of the protocol.
 fn missing(extension: &str) -> ServingError {
     let instead = match extension {
         "statistics" => "; the metrics page has the figures of each model (--monitoring_config_file)",

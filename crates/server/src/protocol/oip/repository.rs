@@ -1,5 +1,5 @@
-//! The model repository: which models there are, and the loading and unloading of them, where administration is enabled.
-//! That the caller may administer has been seen to before any of this is called.
+//! The model repository: lists, loads and unloads models, if administration is enabled. The router has checked the
+//! scope of the caller before.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use servable_codec::proto::inference::repository_index_response::ModelIndex;
 use servable_model::call::{Call, WaitingCall};
 use servable_model::error::{Code, Result, ServingError};
 
-/// Looks whether any of this is offered.
+/// Checks that the extension is enabled.
 ///
 /// # Errors
 ///
-/// `UNIMPLEMENTED` where administration is not enabled; the text says how to enable it.
+/// `UNIMPLEMENTED` if administration is not enabled. The text says how to enable it.
 fn require(service: &Service) -> Result<()> {
     if service.options.model_repository {
         return Ok(());
@@ -24,11 +24,11 @@ fn require(service: &Service) -> Result<()> {
     ))
 }
 
-/// Every version of every model with its state, or only those that answer requests.
+/// All versions of all models with their state, or only the available ones.
 ///
 /// # Errors
 ///
-/// `UNIMPLEMENTED` where administration is not enabled.
+/// `UNIMPLEMENTED` if administration is not enabled.
 pub(super) fn index(service: &Service, only_ready: bool) -> Result<Vec<ModelIndex>> {
     require(service)?;
     let mut models = service.serving_map.models();
@@ -65,7 +65,7 @@ fn entries(name: &str, model: &Model) -> Vec<ModelIndex> {
 ///
 /// # Errors
 ///
-/// As [`index`], and what the control plane reports.
+/// Those of [`index`] and of the control plane.
 pub(super) async fn load(service: &Arc<Service>, model: String, config: Option<String>, call: Call) -> Result<()> {
     change(service, call, move |control_plane, caller| control_plane.load_model(&model, config.as_deref(), caller))
         .await
@@ -80,7 +80,7 @@ pub(super) async fn unload(service: &Arc<Service>, model: String, call: Call) ->
     change(service, call, move |control_plane, caller| control_plane.unload_model(&model, caller)).await
 }
 
-/// Makes a change that goes on if the client does not wait for its end.
+/// Executes a change. The change continues if the client disconnects.
 async fn change(
     service: &Arc<Service>,
     call: Call,

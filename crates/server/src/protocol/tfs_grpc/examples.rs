@@ -19,7 +19,7 @@ use servable_http::body;
 use servable_model::call::Call;
 use servable_model::error::Result;
 
-/// `Classify` or `Regress`: their messages differ in nothing but what is computed.
+/// `Classify` or `Regress`, whose requests have the same form.
 pub(super) async fn infer(
     service: &Service,
     caller: &(dyn Caller + Sync),
@@ -60,12 +60,12 @@ async fn answer(
         examples::infer(&mut target, kind, name.as_bytes(), request.examples, service.options, call).await?;
     let model_spec = model_spec(spec.name, version, name);
     let mut reply = new_message(0);
-    // Replies grow as requests do, by the example.
+    // The size of a reply grows with the number of examples, as does that of the request.
     body::work_on(message_len, || example::encode_inference(&inference, &model_spec, &mut reply));
     Ok(reply)
 }
 
-/// `MultiInference`: several heads of one model, computed together.
+/// `MultiInference`: several heads of one model in one run.
 pub(super) async fn multi_inference(
     service: &Service,
     caller: &(dyn Caller + Sync),
@@ -74,7 +74,7 @@ pub(super) async fn multi_inference(
 ) -> Result<BytesMut> {
     let request =
         body::work_on(message.len(), || example::decode_multi_inference_request(&message)).map_err(|_| malformed())?;
-    // The first task says which version of the model is asked.
+    // The first task selects the version.
     let spec = request.tasks().next().unwrap_or_default().model_spec;
     let Resolved { version, handle, .. } = service.serving_map.resolve(spec.name.as_bytes(), choice(&spec), caller)?;
     let tasks = request.tasks().map(|task| Task {
@@ -92,7 +92,7 @@ pub(super) async fn multi_inference(
     Ok(reply)
 }
 
-/// What answered, as replies name it.
+/// The `model_spec` of a reply.
 fn model_spec(name: &str, version: i64, signature_name: &str) -> ModelSpec {
     ModelSpec {
         name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health`: the server, its services and its models, as their states change.
+//! `grpc.health.v1.Health`: the health of the server, its services and its models.
 //!
 //! | name | is SERVING while |
 //! |---|---|
@@ -23,7 +23,7 @@ use servable_codec::proto::grpc::health::v1::{HealthCheckRequest, HealthCheckRes
 use servable_model::call::Call;
 use servable_model::error::{Code, Result, ServingError};
 
-/// The services whose health may be asked, by the names that TensorFlow Serving registers and by their own.
+/// The services with a health status, with and without their package. TensorFlow Serving registers the names without.
 const SERVICES: [&str; 6] = [
     "",
     "ModelService",
@@ -33,10 +33,10 @@ const SERVICES: [&str; 6] = [
     "tensorflow.serving.PredictionService",
 ];
 
-/// The most statuses that are listed.
+/// The maximum number of listed statuses.
 const MAX_LISTED: usize = 10_000;
 
-/// `Check`: the status now.
+/// `Check`: the current status.
 pub(super) fn check(service: &Service, message: Bytes) -> Result<BytesMut> {
     let request = HealthCheckRequest::decode(message).map_err(|_| malformed())?;
     let status = status(service, &request.service).ok_or_else(|| {
@@ -59,7 +59,7 @@ pub(super) fn list(service: &Service) -> Result<BytesMut> {
     Ok(framing::encode(&HealthListResponse { statuses }))
 }
 
-/// `Watch`: the status now and whenever it changes. When the server drains, the last one is `NOT_SERVING`.
+/// `Watch`: the current status, and each change. When the server drains, the last status is `NOT_SERVING`.
 pub(super) fn watch(service: &Arc<Service>, message: Bytes, call: Call) -> Result<Response<Messages>> {
     let name = HealthCheckRequest::decode(message).map_err(|_| malformed())?.service;
     let watched = Arc::clone(service);
@@ -81,7 +81,7 @@ async fn watch_one(service: Arc<Service>, name: String, sender: Sender) -> Resul
     }
 }
 
-/// The status that goes by a name, `None` if there is none.
+/// The status of a name; `None` for an unknown name.
 fn status(service: &Service, name: &str) -> Option<ServingStatus> {
     let is_ready = if SERVICES.contains(&name) {
         service.readiness.why_not_ready(&service.serving_map).is_none()
@@ -91,7 +91,7 @@ fn status(service: &Service, name: &str) -> Option<ServingStatus> {
     Some(if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing })
 }
 
-/// Whether a model is ready that is named as in the paths of REST; the whole of it may be a name, slashes included.
+/// Whether the model of a name as in REST paths is ready. The whole name may be that of a model, slashes included.
 fn is_model_ready(service: &Service, name: &str) -> Option<bool> {
     let is_ready = |name: &str, choice| service.readiness.is_model_ready(&service.serving_map, name.as_bytes(), choice);
     is_ready(name, VersionChoice::Latest).or_else(|| {

@@ -27,21 +27,21 @@ use servable_model::error::{Code, Result, ServingError};
 pub(crate) use crate::protocol::grpc_wire::stream::Messages;
 pub use servable_http::body::Encoding;
 
-/// Switches of the gRPC API.
+/// The options of the gRPC API.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcOptions {
     /// Answer `grpc.health.v1.Health`.
     pub health_service: bool,
-    /// What replies are compressed with for every caller that takes it; the others get what they used themselves.
+    /// The compression of replies, for callers that accept it. Other callers get the compression of their request.
     pub reply_encoding: Option<Encoding>,
-    /// The largest request message, in bytes, if that is less than the largest body.
+    /// The largest request message, in bytes, if it is smaller than the largest body.
     pub max_receive_bytes: Option<usize>,
     /// The largest reply message, in bytes.
     pub max_send_bytes: Option<usize>,
 }
 
 impl GrpcOptions {
-    /// The message, if it is not too large to be sent.
+    /// Checks the size of a reply.
     fn sendable(self, message: ReplyMessage) -> Result<ReplyMessage> {
         let (found, limit) = (message.len(), self.max_send_bytes.unwrap_or(usize::MAX));
         if found <= limit {
@@ -61,10 +61,10 @@ impl GrpcOptions {
     }
 }
 
-/// The largest question that reflection takes, in bytes.
+/// The largest request to reflection, in bytes.
 const MAX_QUESTION_BYTES: usize = 64 * 1024;
 
-/// An answer: a message and its status, or a stream of them.
+/// An answer: one message with its status, or a stream of messages.
 pub(crate) type Reply = Response<Either<WholeBody, Messages>>;
 
 /// Answers one call.
@@ -110,7 +110,7 @@ pub(crate) async fn serve(
     reply
 }
 
-/// Answers a call without looking at it.
+/// Answers a call with an error, without reading it.
 pub(crate) fn refuse(error: ServingError) -> Reply {
     framing::reply(Err(error), None).map(Either::Left)
 }
@@ -156,7 +156,7 @@ async fn unary(
     reply.map(ReplyMessage::from)
 }
 
-/// What the reply is compressed with, if it is worth it.
+/// The compression of the reply.
 fn reply_encoding(options: GrpcOptions, headers: &HeaderMap) -> Option<Encoding> {
     let own = || encoding::encoding_of(headers).ok().flatten();
     options.reply_encoding.or_else(own).filter(|&encoding| encoding::is_accepted(encoding, headers))

@@ -1,4 +1,4 @@
-//! `ModelService`, and the metadata half of `PredictionService`: answers from published state, and the reload.
+//! `ModelService`, and `GetModelMetadata` of `PredictionService`: answers from the serving map, and the reload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use servable_codec::schema;
 use servable_model::call::Call;
 use servable_model::error::{Result, ServingError};
 
-/// The one kind of metadata there is.
+/// The only kind of metadata.
 const SIGNATURE_DEF: &str = "signature_def";
 
 /// `PredictionService.GetModelMetadata` (`docs/spec/grpc_api.md` §10).
@@ -68,10 +68,10 @@ pub(super) fn status(service: &Service, message: Bytes) -> Result<BytesMut> {
     Ok(encode(&service.model_status(spec.name.as_bytes(), number)?))
 }
 
-/// `ModelService.HandleReloadConfigRequest` (`docs/spec/grpc_api.md` §13): hands the configuration to the control
+/// `ModelService.HandleReloadConfigRequest` (`docs/spec/grpc_api.md` §13): passes the configuration to the control
 /// plane.
 ///
-/// The reload goes on if the client does not wait for its end.
+/// The reload continues if the client disconnects.
 pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes, call: Call) -> Result<BytesMut> {
     let (_claim, caller) = call.hand_over();
     let request = ReloadConfigRequest::decode(conform(message, schema::RELOAD_CONFIG)?).map_err(|_| malformed())?;
@@ -91,18 +91,18 @@ pub(super) async fn reload_config(service: &Arc<Service>, message: Bytes, call: 
     Ok(encode(&ReloadConfigResponse { status: Some(StatusProto::default()), metric }))
 }
 
-/// By how much a counter has grown; not at all if it does not exist.
+/// The increase of a counter, 0 for one that does not exist.
 fn increase(name: &str, before: u64, after: u64) -> Metric {
     let increase = after.wrapping_sub(before) as i64;
     Metric { name: name.to_owned(), value_increase: Some(ValueIncrease::Int64ValueIncrease(increase)) }
 }
 
-/// The message without the fields that prost refuses and TensorFlow Serving accepts.
+/// Removes fields that prost refuses and TensorFlow Serving accepts.
 fn conform(message: Bytes, schema: &schema::Schema) -> Result<Bytes> {
     schema::conform(message, schema).map_err(|_| malformed())
 }
 
-/// What a message that is not protobuf gets, as gRPC's C++ library has it: no text.
+/// The error for a message that is not protobuf. As in gRPC's C++ library, it has no text.
 pub(super) fn malformed() -> ServingError {
     ServingError::internal("")
 }

@@ -77,7 +77,7 @@ pub(crate) fn arrange(
     Ok(Arranged { signature, inputs, outputs })
 }
 
-/// The version that a request asks for.
+/// The requested version.
 pub(super) fn choice<'a>(spec: &ModelSpec<'a>) -> VersionChoice<'a> {
     match spec.version {
         RequestedVersion::Unspecified => VersionChoice::Latest,

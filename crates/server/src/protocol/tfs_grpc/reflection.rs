@@ -1,6 +1,6 @@
-//! Server reflection: the definitions of what is served, for clients that have none.
+//! Server reflection: the protobuf definitions of all services, for clients without them.
 //!
-//! Versions 1 and 1 alpha have the same messages on the wire, so one implementation serves both.
+//! Versions 1 and 1 alpha have the same messages on the wire, so that one implementation serves both.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -26,7 +26,7 @@ use servable_model::error::{Code, Result, ServingError};
 /// A `FileDescriptorSet` of every service, generated from `protos/`.
 const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");
 
-/// `ServerReflectionInfo`: answers question by question.
+/// `ServerReflectionInfo`: answers the requests of a stream one by one.
 pub(super) fn answer(
     service: &Arc<Service>,
     mut questions: MessageReader,
@@ -99,7 +99,7 @@ fn not_found(name: &str) -> ServingError {
     ServingError::new(Code::NotFound, format!("there is no definition of {name}"))
 }
 
-/// The files of the definitions, and what they define.
+/// The files of the definitions, and the symbols that they define.
 struct Definitions {
     files: Vec<File>,
     by_name: HashMap<String, usize>,
@@ -112,7 +112,7 @@ struct File {
     imports: Vec<String>,
 }
 
-/// A `FileDescriptorSet` whose files are not decoded: they are sent as they are.
+/// A `FileDescriptorSet` with encoded files, which are sent unchanged.
 #[derive(Clone, PartialEq, Message)]
 struct SerializedFiles {
     #[prost(bytes = "bytes", repeated, tag = "1")]
@@ -120,7 +120,7 @@ struct SerializedFiles {
 }
 
 impl Definitions {
-    /// The definitions of this build, read when they are asked for first.
+    /// The definitions of this build, read at first use.
     fn get() -> &'static Self {
         static DEFINITIONS: OnceLock<Definitions> = OnceLock::new();
         DEFINITIONS.get_or_init(|| Self::read(Bytes::from_static(DESCRIPTORS)))
@@ -176,19 +176,19 @@ impl Definitions {
     fn add_enum(&mut self, scope: &str, r#enum: &EnumDescriptorProto) {
         self.add_symbol(scope, r#enum.name());
         for value in &r#enum.value {
-            // The values of an enum are its siblings.
+            // Values of an enum belong to the scope around the enum.
             self.add_symbol(scope, value.name());
         }
     }
 
-    /// Notes that the file being read defines a name; returns it in full.
+    /// Adds a symbol of the file that is being read. Returns its full name.
     fn add_symbol(&mut self, scope: &str, name: &str) -> String {
         let full = if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") };
         self.by_symbol.insert(full.clone(), self.files.len());
         full
     }
 
-    /// A file, and every file that it needs, each once.
+    /// A file and all its imports, each once.
     fn with_imports(&self, file: Option<&usize>, asked: &str) -> Result<MessageResponse> {
         let mut wanted = vec![*file.ok_or_else(|| not_found(asked))?];
         let mut next = 0;

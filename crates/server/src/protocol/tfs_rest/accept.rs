@@ -1,13 +1,13 @@
-//! Which of several forms of an answer a client wants, by its header `Accept`.
+//! Content negotiation: selects the form of an answer by the header `Accept`.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// More entries than any client sends; further ones are not looked at.
+/// The maximum number of entries, more than any client sends. Further ones are ignored.
 const MAX_ENTRIES: usize = 32;
 
-/// The offer that a client likes best, the first of those that it likes alike; `None` if it takes none of them, or does
-/// not say what it takes.
+/// The offer of the highest quality for the client, the first of several equal ones. `None` if it accepts none, or
+/// sends no `Accept`.
 pub(super) fn best<T: Copy>(headers: &HeaderMap, offers: &[(&str, T)]) -> Option<T> {
     let mut best: Option<(f32, T)> = None;
     for &(media_type, offer) in offers {
@@ -19,7 +19,7 @@ pub(super) fn best<T: Copy>(headers: &HeaderMap, offers: &[(&str, T)]) -> Option
     best.map(|(_, offer)| offer)
 }
 
-/// How much a client wants this media type, from 0 to 1: the most that an entry says of it, the most exact ones first.
+/// The quality of a media type, from 0 to 1: the largest value among the most specific matching entries.
 fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
     let main_type = media_type.split('/').next().unwrap_or_default();
     let (mut exactness, mut found) = (0, 0.0_f32);

@@ -1,4 +1,4 @@
-//! `GET …/batching`: what batching does for a model, in words and figures for people and tools.
+//! `GET …/batching`: a report on the batching of a model, with texts and figures.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use servable_model::distribution::Distribution;
 use servable_model::error::Result;
 use servable_model::signature::{Signature, TensorSpec};
 
-/// Answers for the version that is asked for, or for all that are available.
+/// Reports on the requested version, or on all available ones.
 ///
 /// # Errors
 ///
-/// As for the status of a model, and for its metadata where a version or a label is named.
+/// Those of the status of a model, or of its metadata if a version or a label is named.
 pub(super) fn report(service: &Service, route: &ModelRoute<'_>, caller: &dyn Caller) -> Result<Bytes> {
     let map = &service.serving_map;
     let versions: Vec<(i64, Handle)> = match route.version {
@@ -58,7 +58,8 @@ fn of_version(number: i64, servable: &Servable) -> Value {
     version.into()
 }
 
-/// Why requests of a signature fail in batches of this many rows, or cannot share one; in the words of `servable check`.
+/// The reasons why requests of a signature fail in batches of this many rows, or cannot share one. The texts are those
+/// of `servable check`.
 fn obstacles(signature: &Signature, size: usize) -> Vec<String> {
     if signature.has_components {
         return vec!["it has ragged or sparse values, so that its requests are run one by one".to_owned()];
@@ -88,7 +89,7 @@ fn obstacles(signature: &Signature, size: usize) -> Vec<String> {
     obstacles
 }
 
-/// The parameters in force, by the names that files have for them.
+/// The parameters in force, by their names in configuration files.
 fn parameters(batching: &Batching) -> Value {
     let (mut parameters, pool) = (of_options(batching.options()), batching.pool());
     parameters.insert("num_batch_threads".to_owned(), pool.num_batch_threads.into());
@@ -164,7 +165,7 @@ fn of_queue(queue: &Queue) -> Value {
     })
 }
 
-/// What is done to keep to a latency objective, and why.
+/// The state of the adaptive control for a latency objective.
 fn of_objective(explanation: &Explanation) -> Value {
     let Explanation { objective, decision, is_attainable, margin, arrival_rate, utilization, run_times } = explanation;
     let run_times = run_times.iter().map(|&(size, mean, most)| {
@@ -200,10 +201,10 @@ fn of_size(size: usize, batches: &SizeTally) -> Value {
     })
 }
 
-/// A cumulative histogram: how many values are below each limit.
+/// A cumulative histogram: the number of values below each limit.
 fn spread(values: &Distribution) -> Value {
     let count = values.count();
-    // JSON has no infinity: beyond the last limit nothing is known.
+    // JSON has no infinity, so that values beyond the last limit are left out.
     let below = |share| values.quantile_below(share).filter(|limit| limit.is_finite()).map(f64::round);
     json!({
         "count": count,

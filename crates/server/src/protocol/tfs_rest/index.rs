@@ -1,4 +1,4 @@
-//! What there is: `GET /`, `GET /v1/models`, and what a path gets that is not there.
+//! The index: `GET /`, `GET /v1/models`, and the answer to unknown paths.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::serving::map::names;
 use crate::serving::map::{Model, Version};
 use servable_model::error::{Result, ServingError};
 
-/// How much of a path is repeated.
+/// The maximum length of a quoted path.
 const MAX_PATH: usize = 200;
 
-/// What may be asked for, and what it is.
+/// The routes: method, path and description.
 const ROUTES: [(&str, &str, &str); 13] = [
     ("GET", "/v1/models", "the models, and the states of their versions"),
     ("GET", "/v1/models/NAME", "the states of the versions of a model"),
@@ -36,7 +36,7 @@ const ROUTES: [(&str, &str, &str); 13] = [
     ("GET", "/readyz", "whether it wants requests"),
 ];
 
-/// A form of an answer.
+/// The format of an answer.
 #[derive(Clone, Copy)]
 enum Form {
     Text,
@@ -45,7 +45,7 @@ enum Form {
 
 const FORMS: [(&str, Form); 2] = [("text/plain", Form::Text), ("application/json", Form::Json)];
 
-/// Every model that is configured, with its versions, by name.
+/// All configured models with their versions, sorted by name.
 pub(super) async fn models(service: &Arc<Service>) -> Result<Bytes> {
     let threads = &service.pages;
     let service = Arc::clone(service);
@@ -73,7 +73,7 @@ fn of_model(name: &[u8], model: &Model) -> Value {
     shown
 }
 
-/// Answers `GET /`: what this is, and what may be asked for.
+/// Answers `GET /` with a description of the server, its models and its routes.
 pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
     let product = concat!("Servable ", env!("CARGO_PKG_VERSION"));
     let (names, others) = service.serving_map.first_names();
@@ -96,8 +96,8 @@ pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
     }
 }
 
-/// The answer to a request for what is not there: the page that TensorFlow Serving sends or, for clients that say what
-/// they take and can read it, what there is.
+/// The answer to an unknown path: the page of TensorFlow Serving. Clients that explicitly accept JSON or text get the
+/// models and routes.
 pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
     let Some(form) = accept::best(&head.headers, &FORMS) else { return reply::page(404, "Not Found") };
     let asked = format!("there is no {} {}", head.method, names::shortened(head.uri.path(), MAX_PATH));

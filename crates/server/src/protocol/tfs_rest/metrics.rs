@@ -11,7 +11,7 @@ use crate::protocol::rest_wire::{self as reply, Reply};
 use crate::service::Service;
 use servable_model::error::{Code, ServingError};
 
-/// The forms of the page, the one that TensorFlow Serving sends first.
+/// The formats of the page, that of TensorFlow Serving first.
 const FORMATS: [(&str, Format); 2] =
     [("text/plain", Format::Prometheus), ("application/openmetrics-text", Format::OpenMetrics)];
 

@@ -68,8 +68,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers a request for what does not exist with a page. Its connection is closed after that, so that nothing has to be
-/// read of its body.
+/// Answers a request without a route with a page. The connection is then closed, so that the body need not be read.
 pub(crate) fn no_route(service: &Service, head: &Parts, why: NoRoute) -> Reply {
     match why {
         NoRoute::Method => reply::page(501, "Not Implemented"),
@@ -112,7 +111,7 @@ async fn serve_model(
     reply::api(answer(service, options, &route, &head.headers, &body, meter).await, options.cors)
 }
 
-/// Answers a request of which nothing but the head has been looked at.
+/// Answers a request with an error, without reading its body.
 pub(crate) fn refuse(error: ServingError, options: RestOptions) -> Reply {
     match error.code {
         Code::ResourceExhausted => reply::page(431, "Request Header Fields Too Large"),
@@ -120,12 +119,12 @@ pub(crate) fn refuse(error: ServingError, options: RestOptions) -> Reply {
     }
 }
 
-/// The answer of a request whose own answer cannot be sent.
+/// The answer in place of one that cannot be sent.
 pub(crate) fn fail(error: ServingError, options: RestOptions) -> Reply {
     reply::api(Err(error), options.cors)
 }
 
-/// What an OPTIONS request gets: success if it says that it comes from a web page.
+/// The code for an OPTIONS request: success if its headers are those of a web page.
 fn code_of_options(headers: &HeaderMap) -> Code {
     let is_from_a_page = headers.get(ORIGIN).is_some_and(|origin| {
         let origin = String::from_utf8_lossy(origin.as_bytes());
@@ -134,7 +133,8 @@ fn code_of_options(headers: &HeaderMap) -> Code {
     if is_from_a_page { Code::Ok } else { Code::FailedPrecondition }
 }
 
-/// What a body is packed with: TensorFlow Serving looks for `gzip` anywhere in the header, and takes all else as it is.
+/// The compression of a body. Like TensorFlow Serving, it searches the header for `gzip`, and takes any other body as
+/// uncompressed.
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
     let name = headers.get(CONTENT_ENCODING)?;
     String::from_utf8_lossy(name.as_bytes()).contains("gzip").then_some(Encoding::Gzip)
@@ -177,7 +177,7 @@ async fn predict(
 ) -> Result<Bytes> {
     let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(caller)?);
     let mut target = Target::new(&service.serving_map, &route.model, choice(&route.version), caller, meter);
-    // The shortest number in the text has two bytes, the longest in memory eight.
+    // A number has at least two bytes as text, and at most eight in memory.
     expect_memory(body.len().saturating_mul(4))?;
     let request = body::work_on(body.len(), || {
         json::decode_predict(body, options.max_nesting, |name| predict_signature(&target.resolve()?.handle, name))
@@ -194,7 +194,7 @@ async fn predict(
     Ok(body)
 }
 
-/// The signature that a REST predict asks for; REST has its own code and text for one that is not there.
+/// The signature for a REST predict. REST has a separate error for an unknown one.
 pub(crate) fn predict_signature(servable: &Servable, name: Option<&[u8]>) -> Result<Arc<Signature>> {
     let name = or_default(name);
     let signature = std::str::from_utf8(name).ok().and_then(|name| servable.signature(name));
@@ -204,7 +204,7 @@ pub(crate) fn predict_signature(servable: &Servable, name: Option<&[u8]>) -> Res
     })
 }
 
-/// The name of the signature that a request asks for.
+/// The name of the requested signature.
 fn or_default(name: Option<&[u8]>) -> &[u8] {
     name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_SIGNATURE.as_bytes())
 }

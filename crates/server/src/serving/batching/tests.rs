@@ -10,7 +10,7 @@ use crate::serving::servable::Servable;
 use servable_model::executor::Executor;
 use servable_model::tensor::{DType, Elements};
 
-/// Echoes each input to the output of its position, and notes the rows of every run.
+/// Echoes each input to the output of its position, and records the rows of every run.
 struct Echo(Arc<Mutex<Vec<Vec<String>>>>);
 
 impl Executor for Echo {
@@ -47,7 +47,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Batches are taken when they have two rows.
+    /// Batches start when they have two rows.
     fn new() -> Self {
         let runs = Arc::new(Mutex::default());
         let servable = Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Echo(Arc::clone(&runs))));

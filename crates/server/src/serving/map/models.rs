@@ -1,6 +1,6 @@
-//! The table behind the serving map: immutable as a whole, yet a change copies only the part that it concerns.
+//! The table of the serving map: an immutable hash map in parts, so that a change copies one part only.
 //!
-//! A server of thousands of models publishes thousands of times while it starts.
+//! This matters to servers of thousands of models, which publish thousands of times during the start.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Models {
 
 impl Default for Models {
     fn default() -> Self {
-        // They all begin as the same empty part.
+        // All slots share one empty part at first.
         Self { parts: vec![Arc::default(); PARTS].into() }
     }
 }
@@ -30,18 +30,18 @@ impl Models {
         self.parts[part_of(name)].get(name)
     }
 
-    /// Adds or replaces a model; clones of the table do not see it.
+    /// Adds or replaces a model. Clones of the table do not change.
     pub(super) fn insert(&mut self, name: Vec<u8>, model: Arc<Model>) {
         Arc::make_mut(&mut self.parts[part_of(&name)]).insert(name, model);
     }
 
-    /// Every model, in no particular order.
+    /// All models, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Arc<Model>)> {
         self.parts.iter().flat_map(|part| part.iter())
     }
 }
 
-/// Which part a name is in: FNV-1a, since names of models come from the operator and not from strangers.
+/// The part for a name, by FNV-1a. The operator chooses the names, so that collisions are no attack.
 fn part_of(name: &[u8]) -> usize {
     let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     (hash ^ hash >> 16) as usize % PARTS

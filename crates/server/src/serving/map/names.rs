@@ -1,18 +1,18 @@
-//! The names of models, for pages and errors that say what may be asked for.
+//! The names of models, for pages and errors that list them.
 
 use std::sync::Arc;
 
 use super::{Model, ServingMap, State, Version};
 use servable_model::error::Code;
 
-/// How many models are named where not all of them have to be.
+/// The maximum number of names in a shortened list.
 const MAX_NAMES: usize = 20;
 
-/// How much of a name is shown there, in characters.
+/// The maximum length of a name there, in characters.
 const MAX_NAME: usize = 100;
 
 impl ServingMap {
-    /// The models in the order of their names, without those that were taken away.
+    /// The configured models, sorted by name. Removed models are excluded.
     pub(crate) fn configured(&self) -> Vec<(Vec<u8>, Arc<Model>)> {
         let has_ended = |version: &Version| version.state == State::End && version.error_code == Code::Ok;
         let mut models = self.models();
@@ -21,7 +21,7 @@ impl ServingMap {
         models
     }
 
-    /// The first names, each shortened, and how many more there are.
+    /// The first names, each shortened, and the number of further ones.
     pub(crate) fn first_names(&self) -> (Vec<String>, usize) {
         let models = self.configured();
         let names = models.iter().take(MAX_NAMES).map(|(name, _)| shortened(&String::from_utf8_lossy(name), MAX_NAME));
@@ -38,7 +38,7 @@ impl ServingMap {
     }
 }
 
-/// The text, cut off after `most` characters.
+/// The text, truncated to `most` characters.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),

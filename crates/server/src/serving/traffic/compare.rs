@@ -1,21 +1,21 @@
-//! Whether two versions gave the same answer.
+//! Comparison of the answers of two versions.
 
 use half::f16;
 use servable_model::tensor::{DType, Elements, Tensor, shape_text};
 
-/// How far apart two numbers may be: `absolute + relative × |live|`.
+/// The allowed difference of two numbers: `absolute + relative × |live|`.
 #[derive(Clone, Copy)]
 struct Tolerance {
     absolute: f64,
     relative: f64,
 }
 
-/// Enough for other orders of summation, too little for another model.
+/// Wide enough for another order of summation, and too narrow for another model.
 const SINGLE: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-4 };
 const HALF: Tolerance = Tolerance { absolute: 1e-3, relative: 1e-2 };
 
-/// How a tensor differs from the live one, for people; `None` if they are alike: the same dtype, the same shape, floats
-/// within tolerance (NaN equals NaN) and everything else equal.
+/// Describes how a tensor differs from the live one; `None` if they are alike. Alike means the same dtype and shape,
+/// floats within tolerance (NaN equals NaN), and all other values equal.
 pub(crate) fn difference(live: &Tensor, shadow: &Tensor) -> Option<String> {
     if live.dtype() != shadow.dtype() {
         return Some(format!("dtype is {}, live {}", shadow.dtype(), live.dtype()));
@@ -66,7 +66,7 @@ fn float_difference<const N: usize>(
     let pairs = live.as_chunks::<N>().0.iter().zip(shadow.as_chunks::<N>().0);
     for (index, (&live, &shadow)) in pairs.enumerate() {
         let (live, shadow) = (decode(live), decode(shadow));
-        // Equal infinities have no difference that could be compared.
+        // The difference of equal infinities is NaN.
         let is_alike = live.total_cmp(&shadow).is_eq()
             || (live.is_nan() && shadow.is_nan())
             || (live - shadow).abs() <= tolerance.absolute + tolerance.relative * live.abs() && live.is_finite();

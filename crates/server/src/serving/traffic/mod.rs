@@ -1,7 +1,7 @@
-//! How the requests for one model are spread over its versions: weighted splits, and a shadow beside the live answer.
+//! Traffic of one model: weighted splits between versions, and a shadow that gets copies of requests.
 //!
-//! Requests that name a version themselves are neither spread nor copied. All of it is published with the model, so a
-//! request sees one consistent state and never waits for a change.
+//! Requests that name a version are neither split nor copied. The configuration is published with the model, so that a
+//! request sees a consistent state and never waits for a change.
 
 pub mod compare;
 pub mod shadow;
@@ -13,13 +13,13 @@ use std::hash::{BuildHasher, RandomState};
 use shadow::Shadow;
 use split::Split;
 
-/// What is known of who sends a request: the headers of HTTP, the metadata of gRPC.
+/// The sender of a request: its HTTP headers or gRPC metadata.
 pub trait Caller {
-    /// The first value of this key, whatever the case of its letters.
+    /// The first value of this key. Case is ignored.
     fn value(&self, key: &str) -> Option<&[u8]>;
 }
 
-/// A caller of whom nothing is known, and who therefore sticks to no version.
+/// A caller without headers. It does not stick to a version.
 pub struct Anonymous;
 
 impl Caller for Anonymous {
@@ -36,13 +36,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// These splits, at most one for each label, and this shadow; `None` where there is nothing to do, which makes
-    /// the look-up of models without any of it as short as it was.
+    /// Creates the traffic of these splits, at most one for each label, and this shadow. Without any of them it is
+    /// `None`, so that the look-up of other models costs nothing more.
     pub fn new(splits: Vec<Split>, shadow: Option<Shadow>) -> Option<Box<Self>> {
         (!splits.is_empty() || shadow.is_some()).then(|| Box::new(Self { splits, shadow }))
     }
 
-    /// The split of a label; of requests that name neither label nor version if it is empty.
+    /// The split of a label. The empty label is that of requests without label and version.
     pub(crate) fn split(&self, label: &[u8]) -> Option<&Split> {
         self.splits.iter().find(|split| split.label() == label)
     }

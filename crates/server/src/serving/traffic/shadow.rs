@@ -1,8 +1,7 @@
-//! The shadow: a version that gets copies of requests, and whose answers are compared with the live ones and dropped.
+//! The shadow: a version that gets copies of requests. Its answers are compared with the live ones and dropped.
 //!
-//! A copy is made after the live answer, from tensors that are there already, and handed over through a bounded queue.
-//! One thread of the lowest priority for each shadow runs the copies, so that a shadow that is slow or hangs costs
-//! nothing but copies that are dropped.
+//! A copy shares the tensors of the request, and enters a bounded queue after the live answer. Each shadow runs its
+//! copies on one thread of the lowest priority. If a shadow is slow or hangs, further copies are dropped.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,13 +17,13 @@ use servable_model::signature::Signature;
 use servable_model::tensor::Tensor;
 use servable_runtime::placement;
 
-/// At most this many copies wait; further ones are dropped.
+/// The maximum number of queued copies. Further ones are dropped.
 const MAX_QUEUED: usize = 64;
 
-/// The memory that queued copies may hold, in bytes of their tensors.
+/// The maximum size of the tensors of queued copies, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// The shadow of one model, as it is published.
+/// The published shadow of one model.
 pub struct Shadow {
     version: i64,
     fraction: f64,
@@ -32,19 +31,19 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// A shadow on this version, which gets this part of the requests, from 0 to 1.
+    /// Creates a shadow on this version. It gets this fraction of the requests, from 0 to 1.
     pub fn new(version: i64, fraction: f64) -> Self {
         Self { version, fraction, runner: Arc::default() }
     }
 
-    /// Goes on counting where a former publication of the same version has stopped.
+    /// Continues the counts and the queue of an earlier publication of the same version.
     pub(crate) fn continue_from(&mut self, before: &Self) {
         if self.version == before.version {
             self.runner = Arc::clone(&before.runner);
         }
     }
 
-    /// What came of the copies so far.
+    /// The current statistics.
     pub fn statistics(&self) -> Statistics {
         let counts = &self.runner.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -59,7 +58,7 @@ impl Shadow {
         }
     }
 
-    /// Decides whether a request that `live` answers is copied, and claims the shadow version for it.
+    /// Decides whether a request that `live` answers is copied, and takes a handle of the shadow version for it.
     pub(crate) fn claim(&self, live: i64, find: impl FnOnce(i64) -> Option<Arc<Published>>) -> Option<Claim> {
         if live == self.version || unit_interval(random()) >= self.fraction {
             return None;
@@ -72,22 +71,22 @@ impl Shadow {
     }
 }
 
-/// What came of the copies of requests.
+/// The results of copies of requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// The shadow version.
     pub version: i64,
-    /// Answers like the live ones.
+    /// Answers that matched the live ones.
     pub matched: u64,
-    /// Other answers.
+    /// Answers that differed.
     pub differed: u64,
-    /// No answer.
+    /// Errors.
     pub failed: u64,
-    /// Not run, because too many waited.
+    /// Copies dropped because the queue was full.
     pub dropped: u64,
-    /// Not run, because the shadow version was not available.
+    /// Copies not run because the shadow version was not available.
     pub unavailable: u64,
-    /// How the last answer differed, or why there was none.
+    /// The last difference or error.
     pub last_problem: String,
 }
 
@@ -98,7 +97,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Keeps a second reference to the inputs, which stand in the order of `signature`. Their memory is not copied.
+    /// Adds a reference to the inputs, which are in the order of `signature`. Their memory is not copied.
     pub(crate) fn copy(self, signature_name: &str, signature: &Signature, inputs: &mut [Tensor]) -> Copy {
         let inputs = signature.inputs.iter().zip(inputs).map(|(spec, tensor)| {
             tensor.share();
@@ -116,7 +115,7 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    /// Hands the copy over, to be compared with the live answer; never waits.
+    /// Queues the copy for comparison with the live answer. Never waits.
     pub(crate) fn compare_with<'a>(self, live: impl IntoIterator<Item = (&'a str, Tensor)>) {
         let Self { claim: Claim { handle, runner }, signature_name, inputs } = self;
         let live: Vec<(String, Tensor)> = live.into_iter().map(|(alias, tensor)| (alias.to_owned(), tensor)).collect();
@@ -143,7 +142,7 @@ struct Counts {
     last_problem: Mutex<String>,
 }
 
-/// Runs copies one after the other on a thread that starts with the first of them and ends with the last owner.
+/// Runs copies one by one. Its thread starts with the first copy and ends when the last owner is dropped.
 #[derive(Default)]
 struct Runner {
     counts: Counts,
@@ -183,7 +182,7 @@ fn work(jobs: &Receiver<Job>, runner: &Weak<Runner>) {
     lower_priority();
     placement::as_usual();
     while let Ok(job) = jobs.recv() {
-        // Without an owner the counts are never read, so waiting copies are dropped.
+        // Without an owner the counts are never read, so that queued copies are dropped.
         let Some(runner) = runner.upgrade() else { return };
         let (bytes, counts) = (job.bytes, &runner.counts);
         match compared(job) {
@@ -195,7 +194,7 @@ fn work(jobs: &Receiver<Job>, runner: &Weak<Runner>) {
     }
 }
 
-/// Lets every other thread that wants the processor have it first, where the system has priorities for threads.
+/// Gives the thread the lowest priority, on systems with priorities for threads.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
@@ -226,7 +225,7 @@ fn compared(job: Job) -> Result<Option<String>> {
     }))
 }
 
-/// Runs on this thread, or on one of the servable's own if it has some.
+/// Runs on this thread, or on a dedicated thread of the servable if it has some.
 fn run(
     handle: &Arc<Published>,
     signature: &Arc<Signature>,
@@ -262,7 +261,7 @@ mod tests {
     use servable_model::signature::TensorSpec;
     use servable_model::tensor::{AlignedBytes, Buffer, DType, Elements};
 
-    /// Answers its input, after whatever `on_run` does.
+    /// Answers its input after a call of `on_run`.
     struct Echo<F>(F);
 
     impl<F: Fn() -> Result<()> + Send + Sync + 'static> Executor for Echo<F> {
@@ -293,7 +292,7 @@ mod tests {
         Tensor::from_numbers(DType::FLOAT, vec![values.len() as i64], Buffer::Owned(bytes))
     }
 
-    /// Sends a copy of a request of `input` that the live version answered with `live`.
+    /// Sends a copy of a request with `input`, to which the live version answered `live`.
     fn send(shadow: &Shadow, handle: &Arc<Published>, signature_name: &str, input: f32, live: (&str, f32)) {
         let claim = shadow.claim(1, |_| Some(Arc::clone(handle))).expect("every request is copied");
         let mut inputs = [floats(&[input])];
@@ -301,7 +300,7 @@ mod tests {
         copy.compare_with([(live.0, floats(&[live.1]))]);
     }
 
-    /// The statistics once this many copies have come to an end.
+    /// Waits until this many copies have ended, and returns the statistics.
     fn settled(shadow: &Shadow, ended: u64) -> Statistics {
         let give_up = Instant::now() + Duration::from_secs(20);
         loop {
@@ -352,7 +351,7 @@ mod tests {
         }
         assert!(began.elapsed() < Duration::from_secs(5), "nobody waited for the shadow");
         let dropped = shadow.statistics().dropped;
-        // One more may have left the queue to be run.
+        // One more copy may have left the queue to run.
         assert!((sent - MAX_QUEUED as u64 - 1..=sent - MAX_QUEUED as u64).contains(&dropped), "{dropped}");
         drop(release);
         assert_eq!(settled(&shadow, sent).matched, sent - dropped);

@@ -1,34 +1,35 @@
-//! Weighted splits: which of several versions answers a request that names none of them.
+//! Weighted splits: the choice of a version for a request that names none.
 //!
-//! Every version draws a number from an exponential distribution with its weight as the rate, and the smallest wins,
-//! which it does in proportion to the weights. For callers that stick, the draw is a hash of who they are: a caller
-//! moves only if the version that grows in weight wins it, or the one that it was on shrinks or goes away. A change from
-//! 90:10 to 80:20 moves a tenth of the callers, all in one direction; a version that is not available leaves its callers
-//! to the others in proportion to their weights, and gets the same ones back.
+//! Each version draws a number from an exponential distribution with its weight as the rate. The smallest number wins,
+//! so that versions win in proportion to their weights. For sticky callers the draw is a hash of the caller. A caller
+//! therefore moves only to a version whose weight grew, or away from one whose weight shrank. A change from 90:10 to
+//! 80:20 moves a tenth of the callers, all in one direction. The callers of an unavailable version are spread over the
+//! others by weight, and return to it afterwards.
 
 use super::{Caller, mixed, random, unit_interval};
 
-/// A version and its part of a split, relative to the sum of the weights.
+/// A version and its weight. Its share is the weight divided by the sum of all weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weighted {
     /// The version number.
     pub version: i64,
-    /// Its weight; 0 for no requests at all.
+    /// Its weight; 0 means no requests.
     pub weight: u32,
 }
 
-/// How the requests for one label of a model, or for none, are spread.
+/// The split of the requests for one label of a model, or of those without a label.
 #[derive(Clone, Debug)]
 pub struct Split {
     label: Vec<u8>,
     versions: Vec<Weighted>,
     sticky_header: Option<String>,
-    /// The hash of the model and the label, so that a caller's fate in one split says nothing about another.
+    /// The hash of the model and the label. It makes the draws of a caller independent between splits.
     salt: u64,
 }
 
 impl Split {
-    /// A split of the requests for `label` of `model`; of those without label and version if it is empty.
+    /// Creates a split of the requests for `label` of `model`. The empty label is that of requests without label and
+    /// version.
     ///
     /// Requests with the same value of `sticky_header` go to the same version.
     pub fn new(model: &[u8], label: Vec<u8>, versions: Vec<Weighted>, sticky_header: Option<String>) -> Self {
@@ -40,7 +41,7 @@ impl Split {
         &self.label
     }
 
-    /// The version for a request, of those for which `find` finds something, and what it found.
+    /// Chooses a version among those that `find` finds, and returns what it found.
     pub(crate) fn choose<T>(&self, caller: &dyn Caller, mut find: impl FnMut(i64) -> Option<T>) -> Option<T> {
         let sticky = self.sticky_header.as_ref().and_then(|key| caller.value(key)).filter(|value| !value.is_empty());
         let seed = sticky.map_or_else(random, |value| fnv_1a(self.salt, value));
@@ -163,7 +164,7 @@ mod tests {
                 Some(version) => prop_assert!(usable.contains(&version)),
                 None => prop_assert!(usable.is_empty()),
             }
-            // Who was on a version that stays keeps it, whatever happens to the others.
+            // A caller of a version that stays available keeps it when others come or go.
             let undisturbed = chosen(&split, user, |_| true);
             if undisturbed.is_some_and(|version| !missing.contains(&version)) {
                 prop_assert_eq!(choice, undisturbed);

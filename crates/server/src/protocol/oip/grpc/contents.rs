@@ -7,7 +7,7 @@ use servable_model::tensor::{
     ALIGNMENT, AlignedBytes, Buffer, DType, Elements, Strings, Tensor, element_count, shape_text,
 };
 
-/// Makes a tensor of what a request holds in typed fields.
+/// Makes a tensor from the typed fields of a request.
 pub(super) fn tensor(name: &str, dtype: DType, shape: Vec<i64>, contents: InferTensorContents) -> Result<Tensor> {
     let fault = |text: String| ServingError::invalid_argument(format!("input {name:?}: {text}"));
     let count = element_count(&shape).ok_or_else(|| fault(format!("{} is no shape", shape_text(&shape))))?;

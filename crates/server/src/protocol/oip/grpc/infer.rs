@@ -105,16 +105,17 @@ pub struct InferCall {
     is_raw: bool,
 }
 
-/// More inputs or outputs than any model has; each of them takes memory, and two bytes of a message.
+/// The maximum number of inputs or outputs, more than any model has. A message needs only two bytes for each, but
+/// decoding takes memory.
 const MAX_TENSORS: usize = 4096;
 
 /// Reads a `ModelInferRequest`.
 ///
-/// By hand as far as repeated messages go: a message of empty tensors must not take many times its size.
+/// Repeated messages are decoded by hand: decoding a message of empty tensors must not take many times its size.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if it is none, or a tensor's data does not fit its datatype and shape.
+/// `INVALID_ARGUMENT` if it is malformed, or if the data of a tensor does not match its datatype and shape.
 pub fn decode_call(message: &Bytes) -> Result<InferCall> {
     let parts = Parts::split(message)?;
     let mut call = InferCall {
@@ -159,8 +160,8 @@ pub fn decode_call(message: &Bytes) -> Result<InferCall> {
     Ok(call)
 }
 
-/// Refuses parameters that would change the meaning of a tensor, of extensions that are not here; strings are bytes
-/// already, and never base64.
+/// Refuses parameters of unsupported extensions that would change the meaning of a tensor. Strings are sent as bytes,
+/// never as base64.
 fn refuse_extensions(tensor: &str, parameters: &BTreeMap<String, InferParameter>) -> Result<()> {
     if let Some(name) =
         parameters.keys().find(|name| ["shared_memory_region", "classification"].contains(&name.as_str()))
@@ -219,7 +220,7 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    /// Of the parameters only two mean something here.
+    /// All parameters but two are ignored.
     fn read_parameter(&mut self, mut entry: Reader<'a>) -> Result<(), Malformed> {
         let (mut key, mut value): (&[u8], &[u8]) = (b"", b"");
         while let Some(Field { number, value: content }) = entry.next_field()? {
@@ -245,7 +246,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Appends what is within the limit and one beyond, which tells that it was passed.
+/// Appends up to one element beyond the limit, which shows that it was exceeded.
 fn push<'a>(list: &mut Vec<&'a [u8]>, content: &'a [u8]) {
     if list.len() <= MAX_TENSORS {
         list.push(content);

@@ -61,7 +61,7 @@ pub(crate) async fn call(
     }
 }
 
-/// Whether a request would be answered: a model that was unloaded, or that was never there, is not ready.
+/// Whether the model is ready. Unloaded and unknown models are not.
 fn model_ready(service: &Service, request: &ModelReadyRequest) -> Result<BytesMut> {
     let (name, version) = (request.name.as_bytes(), choice(request.version.as_bytes()));
     reply(&ModelReadyResponse {

@@ -101,14 +101,14 @@ async fn answer(
     Ok(reply)
 }
 
-/// How a caller wants answers packed: by the one encoding that it names. Lists are what HTTP clients send unasked, and
-/// packing takes more time than most networks save.
+/// The compression for the answer, if the caller accepts exactly one. HTTP clients send lists by default, and
+/// compression takes more time than it saves on most networks.
 fn wanted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     Encoding::of(headers.get(ACCEPT_ENCODING)?.as_bytes().trim_ascii())
 }
 
-/// The error of a body that could not be read, and what its header says of it; or that this is missing, if the body does
-/// not look like JSON alone.
+/// Adds a hint on the length header to the error of an unreadable body: its value, or that it is missing if the body is
+/// not only JSON.
 fn told_with_header(mut error: ServingError, headers: &HeaderMap, body: &[u8]) -> ServingError {
     if error.code != Code::InvalidArgument {
         return error;
@@ -144,11 +144,11 @@ fn json_length(headers: &HeaderMap, body_length: usize) -> Result<usize> {
     })
 }
 
-/// Reads the JSON, and makes tensors of what follows it.
+/// Reads the JSON, and makes tensors from the binary data after it.
 ///
 /// # Errors
 ///
-/// `INVALID_ARGUMENT` if either is not as the protocol wants it, or bytes are missing or left over.
+/// `INVALID_ARGUMENT` if either violates the protocol, or if bytes are missing or left over.
 ///
 /// # Panics
 ///

@@ -37,7 +37,7 @@ fn tensor(out: &mut Vec<u8>, tensor: &TensorMetadata) {
     out.push(b'}');
 }
 
-/// Whether the server is ready, or why not.
+/// Whether the server is ready, with the reason if not.
 pub(super) fn server_ready(reason: Option<&str>) -> Vec<u8> {
     let Some(reason) = reason else { return b"{\"ready\":true}".to_vec() };
     let mut out = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn server_ready(reason: Option<&str>) -> Vec<u8> {
     out
 }
 
-/// Whether a model is ready, or why not.
+/// Whether a model is ready, with the reason if not.
 pub(super) fn model_ready(name: &[u8], reason: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     text_member(&mut out, "{\"name\":", &String::from_utf8_lossy(name));

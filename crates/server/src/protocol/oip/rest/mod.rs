@@ -24,7 +24,7 @@ use servable_model::error::{Code, Result, ServingError};
 /// The length of the JSON in front of binary data.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// Answers one request; `api` is `None` where the protocol has no such path.
+/// Answers one request; `api` is `None` for an unknown path.
 pub(crate) async fn serve(
     service: &Arc<Service>,
     options: RestOptions,
@@ -49,7 +49,7 @@ pub(crate) async fn serve(
     reply
 }
 
-/// The body as an API reads it.
+/// Reads the body, and decompresses it if needed.
 fn input(
     service: &Service,
     limits: BodyLimits,
@@ -137,14 +137,14 @@ fn no_route(head: &Parts) -> ServingError {
     ))
 }
 
-/// Why not is said to people; the status is what probes look at.
+/// The body has the reason for people. Probes read the status.
 fn server_ready(service: &Service) -> Reply {
     let problem = service.readiness.why_not_ready(&service.serving_map);
     let code = if problem.is_none() { Code::Ok } else { Code::Unavailable };
     json(code, json::server_ready(problem.as_deref()))
 }
 
-/// As [`server_ready`]; a model or version that is not there is not ready, which its status tells apart.
+/// Like [`server_ready`]. An unknown model or version is not ready, with a status of its own.
 fn model_ready(service: &Service, model: &Model<'_>) -> Reply {
     match service.readiness.why_model_not_ready(&service.serving_map, &model.name, choice(&model.version)) {
         None => json(Code::Ok, json::model_ready(&model.name, None)),

@@ -1,4 +1,4 @@
-//! A document in the making: paths, schemas that are kept once, names that are told apart.
+//! A builder of documents: paths, shared schemas, unique names.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use servable_model::error::Code;
 
-/// What stays the same whatever is served: the server's own paths, and the schemas that all models share.
+/// The constant part: the paths of the server, and the schemas that all models share.
 const FRAME: &str = include_str!("frame.json");
 
 /// An `OpenAPI` document that grows.
@@ -17,7 +17,7 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// The document of a server without models, which may ask for an API key.
+    /// Creates the document of a server without models. `needs_key` adds API keys.
     pub(super) fn new(needs_key: bool) -> Self {
         let mut frame: Value = serde_json::from_str(FRAME).expect("a test reads it");
         frame["info"]["version"] = env!("CARGO_PKG_VERSION").into();
@@ -38,18 +38,18 @@ impl Document {
         self.add_tag(json!({"name": name, "description": description}));
     }
 
-    /// Adds a heading as it is.
+    /// Adds a heading from JSON.
     pub(super) fn add_tag(&mut self, tag: Value) {
         self.list("tags").push(tag);
     }
 
-    /// Keeps a parameter for references to it.
+    /// Adds a shared parameter, and returns a reference to it.
     pub(super) fn parameter(&mut self, name: &str, parameter: Value) -> Value {
         self.frame["components"]["parameters"][name] = parameter;
         json!({"$ref": format!("#/components/parameters/{name}")})
     }
 
-    /// Keeps a schema under this name, or one like it if that is taken by another, and refers to it.
+    /// Adds a shared schema, and returns a reference to it. If another schema has the name, a similar one is used.
     pub(super) fn schema(&mut self, name: &str, schema: Value) -> Value {
         let schemas = self.object("/components/schemas");
         let name = distinct(&identifier(name, "."), |name| schemas.get(name).is_some_and(|taken| *taken != schema));
@@ -57,7 +57,7 @@ impl Document {
         json!({"$ref": format!("#/components/schemas/{name}")})
     }
 
-    /// Adds an operation, with an identifier that no other has.
+    /// Adds an operation, with a unique identifier.
     pub(super) fn operation(&mut self, path: &str, method: &str, id: &str, mut operation: Value) {
         let id = distinct(&identifier(id, "_"), |id| self.operation_ids.contains(id));
         operation["operationId"] = id.clone().into();
@@ -73,7 +73,7 @@ impl Document {
         self.frame.to_string().into_bytes()
     }
 
-    /// Adds what operations answer without a key that is good for them.
+    /// Adds the answers of operations to requests without a sufficient key.
     fn add_refusals(&mut self) {
         let items = self.object("/paths").values_mut().filter_map(Value::as_object_mut);
         for operation in items.flat_map(Map::values_mut).filter(|operation| operation.get("security").is_none()) {
@@ -92,7 +92,7 @@ impl Document {
     }
 }
 
-/// References to the answers that an API gives where it fails.
+/// References to the answers for these errors.
 pub(super) fn failures(codes: &[Code]) -> Map<String, Value> {
     let statuses = codes.iter().map(|code| code.http_status().0);
     statuses
@@ -115,13 +115,13 @@ fn response(status: u16, names: &[&str]) -> (String, Value) {
     (format!("Status{status}"), response)
 }
 
-/// The text with nothing but what may stand in the name of a component, or in that of a function.
+/// The text without characters that are invalid in names of components or functions.
 fn identifier(text: &str, also: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || also.contains(c);
     text.chars().map(|c| if is_plain(c) { c } else { '_' }).collect()
 }
 
-/// The name itself, or the first with a number behind it that is free.
+/// The name, with a number appended if it is taken.
 fn distinct(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
     let numbered = (2..).map(|number| format!("{name}_{number}"));
     std::iter::once(name.to_owned()).chain(numbered).find(|name| !is_taken(name)).expect("there is no end of numbers")

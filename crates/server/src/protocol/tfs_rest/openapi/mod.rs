@@ -1,8 +1,8 @@
-//! The `OpenAPI` document of the models being served, made from the serving map when somebody asks for it.
+//! The `OpenAPI` document of the served models, generated from the serving map on request.
 //!
-//! Up to [`MAX_DETAILED`] models have paths of their own, with the schemas of their signatures. Of more, paths with the
-//! model as a parameter are told: no reader wants a page of thousands of models, no generator makes a useful client of it,
-//! and the document has to stay within bounds. Each model can be asked for by its name.
+//! Up to [`MAX_DETAILED`] models have separate paths, with the schemas of their signatures. With more models, the model
+//! is a parameter of the paths. This bounds the document, which would be of little use to readers and generators. A
+//! query can select models by name.
 
 mod document;
 mod open_inference;
@@ -24,10 +24,10 @@ use crate::service::Service;
 use crate::serving::map::Model;
 use servable_model::error::{Result, ServingError};
 
-/// How many models are told of in detail.
+/// The maximum number of models with separate paths.
 const MAX_DETAILED: usize = 50;
 
-/// Answers a request for the document, of all models or of those that the query names.
+/// Answers a request for the document of all models, or of those in the query.
 ///
 /// # Errors
 ///

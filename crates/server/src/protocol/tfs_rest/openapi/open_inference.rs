@@ -1,5 +1,5 @@
-//! The paths of the Open Inference Protocol. Its requests name the tensors and their datatypes, so they are described once
-//! for all models.
+//! The paths of the Open Inference Protocol. Its requests name the tensors and their datatypes, so that one description
+//! holds for all models.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::paths::parameter;
 
 const SECTION: &str = include_str!("open_inference.json");
 
-/// Adds the paths about the server and, where there are models, those about each; `model` is the parameter of their names.
+/// Adds the paths of the server and, if there are models, those of a model. `model` is the parameter for its name.
 pub(super) fn add(document: &mut Document, model: Option<&Value>) {
     let section: Value = serde_json::from_str(SECTION).expect("a test reads it");
     let members = |name: &str| section[name].as_object().into_iter().flatten();

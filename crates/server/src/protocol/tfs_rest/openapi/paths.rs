@@ -1,4 +1,4 @@
-//! The paths of a model, and those that all models share where there are too many to tell of each.
+//! The paths of a model, and those for any model if there are too many for separate ones.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde_json::{Map, Value, json};
@@ -11,10 +11,10 @@ use crate::serving::map::{Handle, Model};
 use servable_model::error::Code;
 use servable_model::signature::Signature;
 
-/// What stands for itself in a segment of a path.
+/// Characters that are not percent-encoded in a segment of a path.
 const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// How an inference may fail.
+/// The error codes of an inference.
 const INFERENCE_FAILURES: [Code; 7] = [
     Code::InvalidArgument,
     Code::NotFound,
@@ -25,14 +25,14 @@ const INFERENCE_FAILURES: [Code; 7] = [
     Code::DeadlineExceeded,
 ];
 
-/// How a question about a model may fail.
+/// The error codes of requests for status and metadata.
 const QUESTION_FAILURES: [Code; 4] = [Code::InvalidArgument, Code::NotFound, Code::Internal, Code::Unavailable];
 
 /// One form of a model's path: with a version, with a label, or with neither.
 struct Form {
     path: String,
     parameters: Vec<Value>,
-    /// What goes behind the model's name in the identifiers of operations.
+    /// The suffix of the model's name in the identifiers of operations.
     suffix: &'static str,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, opt
     document.tag(&title, &description);
     let path = format!("/v1/models/{}", percent_encode(name, IN_SEGMENT));
     let handles: Vec<&Handle> = available.iter().map(|(_, handle)| *handle).collect();
-    // Which version answers is known, unless a split decides.
+    // Without a split, the version that answers is known.
     let unnamed = if model.is_split() { &handles[..] } else { &handles[..handles.len().min(1)] };
     let form = Form { path: path.clone(), parameters: Vec::new(), suffix: "" };
     add_form(document, &title, &form, unnamed, options);
@@ -67,7 +67,7 @@ pub(super) fn add_model(document: &mut Document, name: &[u8], model: &Model, opt
     }
 }
 
-/// Adds paths that hold for every model, with their names as the values of the parameter `model`.
+/// Adds paths for any model, with the name as the parameter `model`.
 pub(super) fn add_any_model(document: &mut Document, model: &Value) {
     let title = "models";
     document.tag(title, "Every model. `/openapi.json?model=NAME` has the schemas of a model's signatures.");
@@ -158,7 +158,7 @@ fn success(schema: &Value) -> Map<String, Value> {
     Map::from_iter([("200".to_owned(), response)])
 }
 
-/// A part of a path that is filled in.
+/// A path parameter.
 pub(super) fn parameter(name: &str, schema: &Value) -> Value {
     json!({"name": name, "in": "path", "required": true, "schema": schema})
 }
@@ -185,7 +185,7 @@ fn of_kind<'a>(kind: Kind, name: &'a str, signature: &Signature) -> Option<&'a s
     (signature.method_name == kind.method_name()).then_some(name)
 }
 
-/// The body of classify and regress where these signatures are meant. It may name none if one is the default.
+/// The body of classify and regress for these signatures. It may omit the name if one is the default.
 fn examples_request(names: &[&str], has_default: bool) -> Value {
     let mut chosen = Map::new();
     chosen.insert("properties".to_owned(), json!({"signature_name": {"type": "string", "enum": names}}));
@@ -195,7 +195,7 @@ fn examples_request(names: &[&str], has_default: bool) -> Value {
     json!({"allOf": [schema_named("ExamplesRequest"), chosen]})
 }
 
-/// One of these schemas; the same one counts once.
+/// The union of these schemas, without duplicates.
 fn any_of(schemas: Vec<Value>) -> Value {
     let mut distinct: Vec<Value> = Vec::new();
     for schema in schemas {

@@ -1,4 +1,4 @@
-//! The bodies of `:predict`, as the signatures of a model have them.
+//! The schemas of the bodies of `:predict`, from the signatures of a model.
 
 use serde_json::{Map, Value, json};
 
@@ -10,20 +10,20 @@ use crate::serving::{ApiOptions, check_predict_method};
 use servable_codec::json::is_carried;
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 
-/// What `:predict` takes and answers.
+/// The bodies of `:predict`.
 #[derive(Default)]
 pub(super) struct Bodies {
     /// References to the schemas of requests.
     pub(super) requests: Vec<Value>,
     /// References to the schemas of answers.
     pub(super) answers: Vec<Value>,
-    /// Requests by a name for people.
+    /// Example requests by name.
     pub(super) examples: Map<String, Value>,
 }
 
 impl Bodies {
-    /// Adds what the signatures of a version allow, rows and columns apart. Left out are those that cannot be called,
-    /// as JSON does not carry their dtypes, and those for examples, which have verbs of their own.
+    /// Adds the bodies of the signatures of a version, in row and column format. Signatures with dtypes that JSON
+    /// cannot express are left out, and so are those for examples, which have separate verbs.
     pub(super) fn add(&mut self, document: &mut Document, model: &str, version: &Servable, options: ApiOptions) {
         for (name, signature) in version.signatures() {
             let mut specs = signature.inputs.iter().chain(&signature.outputs);
@@ -83,7 +83,7 @@ impl Bodies {
     }
 }
 
-/// Whether a tensor can be cut into rows, at least one: it has a first dimension, or may have one.
+/// Whether a tensor may have at least one row: its first dimension exists, or may exist.
 fn has_rows(spec: &TensorSpec) -> bool {
     spec.shape.as_ref().is_none_or(|shape| shape.first().is_some_and(|&size| size != 0))
 }
@@ -96,8 +96,8 @@ fn row_shape(spec: &TensorSpec) -> Option<&[i64]> {
     spec.shape.as_deref().map(|shape| shape.get(1..).unwrap_or(&[]))
 }
 
-/// The schema of one value for each of some tensors: an object by name. A single one stands for itself; as an input it
-/// may also be named.
+/// The schema of one value for each tensor: an object by name. A single value needs no object; as an input it may have
+/// one.
 fn values(specs: &[TensorSpec], direction: Direction, takes_more: bool, value: impl Fn(&TensorSpec) -> Value) -> Value {
     let named = || {
         let names: Vec<&str> = specs.iter().map(|spec| spec.alias.as_str()).collect();

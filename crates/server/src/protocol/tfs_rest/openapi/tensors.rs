@@ -1,14 +1,14 @@
-//! Tensors as JSON has them: the schema of a value, and a value as an example.
+//! Tensors in JSON: the schema of a value, and an example.
 
 use serde_json::{Value, json};
 
 use servable_model::signature::TensorSpec;
 use servable_model::tensor::DType;
 
-/// The most elements of an example: what is larger does not help to read the document.
+/// The maximum number of elements of an example. Larger ones would not help readers.
 const MAX_EXAMPLE: i64 = 1000;
 
-/// Which way a tensor goes; strings are written otherwise than they may be sent.
+/// The direction of a tensor. The form of strings in answers differs from that in requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Input,
@@ -38,14 +38,14 @@ fn element(spec: &TensorSpec, direction: Direction) -> Value {
     }
 }
 
-/// The schema of a value of these dimensions, outermost first; where even the rank is free, an element or any list.
+/// The schema of a value of these dimensions, outermost first. If the rank is free, it is an element or any list.
 pub(super) fn schema(spec: &TensorSpec, shape: Option<&[i64]>, direction: Direction) -> Value {
     let element = element(spec, direction);
     let Some(shape) = shape else { return json!({"anyOf": [element, {"type": "array"}]}) };
     shape.iter().rev().fold(element, |items, &size| list(&items, size))
 }
 
-/// The schema of a list of this size, free if it is negative.
+/// The schema of a list of this size. A negative size is free.
 pub(super) fn list(items: &Value, size: i64) -> Value {
     let mut list = json!({"type": "array", "items": items});
     if size >= 0 {
@@ -55,7 +55,7 @@ pub(super) fn list(items: &Value, size: i64) -> Value {
     list
 }
 
-/// A value of these dimensions, with one where a size is free; `None` if it would be long.
+/// A value of these dimensions. Free sizes are 1. `None` if it would be long.
 pub(super) fn example(dtype: DType, shape: &[i64]) -> Option<Value> {
     let sizes = || shape.iter().map(|&size| if size < 0 { 1 } else { size });
     sizes().try_fold(1_i64, i64::checked_mul).filter(|&count| count <= MAX_EXAMPLE)?;
@@ -65,7 +65,7 @@ pub(super) fn example(dtype: DType, shape: &[i64]) -> Option<Value> {
         DType::STRING => json!("text"),
         _ => json!(1),
     };
-    // Of `[0, …]` nothing is left but the empty list, whatever the sizes behind the zero.
+    // A size of zero makes an empty list, independent of the sizes after it.
     let sizes: Vec<i64> = sizes().collect();
     let rank = sizes.iter().position(|&size| size == 0).map_or(sizes.len(), |zero| zero + 1);
     Some(sizes[..rank].iter().rev().fold(element, |inner, &size| Value::Array(vec![inner; size as usize])))

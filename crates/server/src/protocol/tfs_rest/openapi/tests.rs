@@ -23,7 +23,7 @@ fn spec(alias: &str, dtype: DType, shape: Option<&[i64]>) -> TensorSpec {
     TensorSpec { alias: alias.into(), tensor_name: format!("{alias}:0"), dtype, shape: shape.map(Into::into) }
 }
 
-/// The schemas that are made for `serving_default`, and the examples.
+/// The generated schemas of `serving_default`, and the examples.
 fn told(inputs: &[TensorSpec], outputs: &[TensorSpec]) -> (Value, Value) {
     let signature = Signature { inputs: inputs.into(), outputs: outputs.into(), ..Signature::default() };
     let signatures = BTreeMap::from([("serving_default".to_owned(), signature)]);
