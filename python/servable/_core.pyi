@@ -1,8 +1,8 @@
 """The border between the control plane and the request path.
 
-Everything that crosses between Python and Rust is declared here. Options and published state cross as frozen
-dataclasses that Rust reads by field name; errors cross as a canonical code and a message and arrive as the classes of
-`servable.errors`. Every call that waits or works for longer than a few microseconds releases the interpreter.
+This stub declares everything that crosses between Python and Rust. Options and published state cross as frozen
+dataclasses, which Rust reads by field name. Errors cross as a canonical code and a message, and become the classes of
+`servable.errors`. Every call that waits, or works for longer than a few microseconds, releases the interpreter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,23 +35,23 @@ __all__ = [
 ]
 
 COMMIT: str
-"""The commit that the extension was built from; empty where that is not known."""
+"""The commit of the build; empty if unknown."""
 
 def crc32c(data: bytes) -> int:
-    """The CRC-32 checksum of some bytes with Castagnoli's polynomial, as TFRecord files have it."""
+    """Return the CRC-32C (Castagnoli) checksum, which TFRecord files use."""
 
 @final
 class BatchThreads:
-    """Threads that run batches, for any number of queues in turn."""
+    """A thread pool that runs the batches of its queues round-robin."""
 
     def __new__(cls, parameters: BatchingParameters) -> Self:
         """Start the threads.
 
         Args:
-            parameters: How many there are and what they are called; the rest is for queues.
+            parameters: The number and the names of the threads. Other fields are ignored.
 
         Raises:
-            OSError: The system gives no threads.
+            OSError: The system cannot start a thread.
         """
 
     def queue(
@@ -63,15 +63,15 @@ class BatchThreads:
         ],
         is_repeatable: bool = False,
     ) -> BatchQueue:
-        """Make a queue whose batches a function of Python runs.
+        """Make a queue whose batches a Python function runs.
 
         Args:
-            parameters: How calls wait for each other.
-            run: Runs one batch. Takes the inputs of the calls, joined along axis 0, and the seconds until the most
-                patient caller gives up. Tensors go in and out as with `Servable.from_python`, in lists; every output
-                has as many rows as the inputs. What it raises reaches every caller of the batch.
-            is_repeatable: Whether `run` may be called again for some of the calls of a batch after it raised, so that
-                only those get the error that cause it.
+            parameters: The options of the queue.
+            run: Runs one batch. Takes the inputs of the calls, joined along axis 0, and the seconds until the latest
+                deadline of the calls. Tensors have the form of `Servable.from_python`, in lists. Every output has as
+                many rows as the inputs. All callers of the batch get an exception that it raises.
+            is_repeatable: Whether `run` has no side effects. After an exception it is then called again with fewer
+                calls, so that only those that cause the error get it.
 
         Raises:
             UnavailableError: The threads are closed.
@@ -79,11 +79,11 @@ class BatchThreads:
         """
 
     def close(self) -> None:
-        """Run what waits in the queues, and end the threads; a second call does nothing."""
+        """Run the waiting batches, and join the threads. A second call has no effect."""
 
 @final
 class BatchQueue:
-    """Calls that may share batches. Safe to use from several threads."""
+    """A queue of calls that may share batches. It is thread-safe."""
 
     def run(
         self,
@@ -91,20 +91,19 @@ class BatchQueue:
         timeout_seconds: float | None,
         priority: str,
     ) -> list[LentTensor | tuple[tuple[int, ...], list[bytes]]]:
-        """Put a call into the queue and wait for its result; signals are handled meanwhile.
+        """Queue a call and wait for its result. Signals are handled during the wait.
 
         Args:
-            inputs: Always of the same number and in the same order, each with the number of its dtype, its shape and
-                its elements; they are copied.
-            timeout_seconds: How long to wait at most; `None` for as long as it takes.
-            priority: `"high"`, or `"low"` if others go first.
+            inputs: The dtype number, shape and elements of each input, always in the same order. They are copied.
+            timeout_seconds: The maximum wait; `None` for no limit.
+            priority: `"high"` or `"low"`.
 
         Returns:
             The outputs, with the rows of this call.
 
         Raises:
-            ServableError: The priority is none, the queue is full or closed, the inputs do not fit, the time is over,
-                or what the batch failed with.
+            ServableError: The priority is unknown, the queue is full or closed, the inputs are invalid, or the time is
+                over. Also the error of the batch.
         """
 
     def submit(
@@ -114,45 +113,45 @@ class BatchQueue:
         number: int,
         priority: str,
     ) -> BatchTicket:
-        """Put a call into the queue without waiting.
+        """Queue a call without waiting.
 
         Args:
             inputs: As for `run`.
-            completions: Where it is announced that the answer is there.
-            number: What it is announced as.
+            completions: Announces the completion of the call.
+            number: The number of the call in `completions`.
             priority: As for `run`.
 
         Raises:
-            ServableError: The priority is none, the queue is full or closed, or the inputs do not fit.
+            ServableError: The priority is unknown, the queue is full or closed, or the inputs are invalid.
         """
 
 @final
 class BatchTicket:
-    """A call that was put into a queue. Dropping it withdraws the call, if that has not begun to run."""
+    """A queued call. Dropping the ticket cancels the call if its batch has not begun."""
 
     def result(self) -> list[LentTensor | tuple[tuple[int, ...], list[bytes]]]:
-        """The outputs, once they have been announced; to be asked once.
+        """Return the outputs, after they were announced. Must be called only once.
 
         Raises:
-            ServableError: What the batch failed with.
+            ServableError: The error of the batch.
         """
 
 @final
 class Completions:
-    """Tells an event loop which of its calls have an answer, without taking the interpreter to do so."""
+    """Announces completed calls to an event loop, without taking the interpreter."""
 
     def __new__(cls) -> Self:
         """Open a pair of connected sockets.
 
         Raises:
-            OSError: The system gives none.
+            OSError: The system cannot open them.
         """
 
     def fileno(self) -> int:
-        """What becomes readable when there is something to take; it stays open as long as the object lives."""
+        """Return a file descriptor that is readable while calls are announced. It is open as long as the object lives."""
 
     def take(self) -> list[int]:
-        """The numbers that were announced since the last call."""
+        """Return the numbers of the calls that completed since the last `take`."""
 
 @final
 class OnnxRuntime:
@@ -199,11 +198,11 @@ class OnnxRuntime:
 class TensorFlow:
     """The TensorFlow runtime of an installed wheel, used through its C API.
 
-    The libraries stay open for the life of the process. Safe to use from several threads.
+    The libraries stay open for the life of the process. The class is thread-safe.
     """
 
     def __new__(cls, library_directory: str) -> Self:
-        """Open the runtime's libraries.
+        """Open the libraries of the runtime.
 
         Args:
             library_directory: The directory of the installed `tensorflow` package, which holds `libtensorflow_cc.so.2`
@@ -215,31 +214,31 @@ class TensorFlow:
 
     @property
     def version(self) -> str:
-        """The runtime's own version, such as `2.21.0`."""
+        """The version of the runtime, such as `2.21.0`."""
 
     def start_threads(self, options: SavedModelOptions) -> None:
-        """Have the runtime start the threads that all models share, at the priority of the calling thread.
+        """Start the threads of the runtime that all models share, at the priority of the calling thread.
 
-        A second call does nothing. Without one, the first model to be loaded brings them up.
+        A second call has no effect. Without a call, loading the first model starts them.
 
         Args:
-            options: How the models are loaded and run, which says how many threads there are.
+            options: The number of threads. Other fields are ignored.
 
         Raises:
             ServableError: What the runtime reports.
         """
 
     def load_library(self, path: str) -> None:
-        """Load a library of more operations; they are there for every model that is loaded afterwards.
+        """Load a library of custom operations, for all models that are loaded afterwards.
 
-        From the first one on, TensorFlow's symbols are in the process's global scope. Extensions that use OpenSSL
-        (`_hashlib`, `_ssl`) are imported before, as they would be bound to TensorFlow's BoringSSL otherwise.
+        From the first library on, the symbols of TensorFlow are in the global scope of the process. Extensions that use
+        OpenSSL (`_hashlib`, `_ssl`) are imported before. Otherwise they would be bound to the BoringSSL of TensorFlow.
 
         Args:
             path: The library, built for this version of TensorFlow.
 
         Raises:
-            ServableError: It is missing or cannot be loaded, with the dynamic linker's reason.
+            ServableError: It is missing or cannot be loaded. The text has the reason of the dynamic linker.
         """
 
     def load_saved_model(
@@ -249,9 +248,9 @@ class TensorFlow:
 
         Args:
             path: The version directory, which holds `saved_model.pb`.
-            options: Tags, session options and how runs are scheduled.
-            in_background: Load on a thread that gives way to those that serve. Threads that the load starts inherit
-                its priority. Only Linux has priorities of threads.
+            options: Tags, session options and the scheduling of runs.
+            in_background: Load on a thread of the lowest priority. Threads that the load starts inherit it. Only Linux
+                has priorities of threads.
 
         Raises:
             ServableError: What the runtime reports, with its code and text.
@@ -259,18 +258,18 @@ class TensorFlow:
 
 @final
 class LentTensor:
-    """A tensor of numbers whose memory may be read, by NumPy's array interface.
+    """A tensor of numbers whose memory may be read through NumPy's array interface.
 
     The memory stays valid for as long as the object or an array made of it lives.
     """
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """Where the elements lie, read-only and row-major; bfloat16 is described as two opaque bytes."""
+        """The memory of the elements, read-only and row-major. The type of bfloat16 is two opaque bytes."""
 
 @final
 class Servable:
-    """One loaded version of a model, ready to be published."""
+    """A loaded version of a model, ready to be published."""
 
     @staticmethod
     def from_python(
@@ -284,24 +283,23 @@ class Servable:
         max_run_seconds: float,
         is_repeatable: bool = False,
     ) -> Servable:
-        """Make a servable of a Python function.
+        """Make a servable from a Python function.
 
         Args:
             name: The servable id, such as `m/3`, for error messages.
-            signatures: What it takes and returns, by the names of signatures; a `dict` of at least one.
-            run: Runs one batch. Takes the name of a signature, its inputs, which have the declared dtypes and shapes,
-                and the seconds until the caller gives up. A tensor of numbers comes as a `LentTensor`, a tensor of
-                strings as its shape and its elements. Returns all outputs of the signature, each as the number of its
-                dtype, its shape, and an array without gaps in the machine's byte order, or the `list[bytes]` of its
-                strings; they are checked and copied. What it raises is the client's answer: a `ServableError` as it
-                is, anything else as INTERNAL. Called with the interpreter held, on threads of the servable's own.
-            threads: How many calls there may be at once; further requests wait in line.
-            max_run_seconds: How long a caller waits at most for a call that has begun; 0 for any time.
-            is_repeatable: Whether a call has no effects but what it returns, so that the requests of a batch that
-                failed may be run again.
+            signatures: The signatures by name, at least one.
+            run: Runs one batch, with the interpreter held, on a thread of the servable. Takes the name of a signature,
+                its inputs, and the seconds until the deadline. Inputs have the declared dtypes and shapes. A tensor of
+                numbers is a `LentTensor`. A tensor of strings is its shape and its elements. Returns all outputs of the
+                signature, which are checked and copied. Each is its dtype number, its shape, and its elements: a
+                contiguous array in native byte order, or a `list[bytes]` for strings. A `ServableError` that it raises
+                is the answer to the client. Any other exception becomes INTERNAL.
+            threads: The maximum number of concurrent calls. Further requests wait in order.
+            max_run_seconds: The maximum wait of a caller for a running call; 0 for no limit.
+            is_repeatable: Whether calls have no side effects, so that the requests of a failed batch may be run again.
 
         Raises:
-            ValueError: A signature cannot be served.
+            ValueError: A signature is not supported.
         """
 
     def signature_defs(self) -> bytes:
@@ -314,53 +312,53 @@ class Servable:
     def run(
         self, signature_name: str, inputs: Mapping[str, tuple[int, tuple[int, ...], Any]]
     ) -> dict[str, tuple[int, LentTensor | tuple[tuple[int, ...], list[bytes]]]]:
-        """Run a signature once on the calling thread, without the interpreter; nothing is batched or counted.
+        """Run a signature once on the calling thread, without the interpreter. The run is neither batched nor counted.
 
         Args:
-            signature_name: Which one.
-            inputs: Each as the number of its dtype, its shape, and an array without gaps in the machine's byte order,
-                or the `list[bytes]` of its strings; they are copied.
+            signature_name: The name of the signature.
+            inputs: The inputs, which are copied. Each is its dtype number, its shape, and its elements: a contiguous
+                array in native byte order, or a `list[bytes]` for strings.
 
         Returns:
-            All outputs, each as the number of its dtype, and the tensor as `from_python` describes it.
+            All outputs: the dtype number of each, and the tensor in the form of `from_python`.
 
         Raises:
-            ServableError: What a client would get, or `FAILED_PRECONDITION` after an unload.
+            ServableError: The error that a client would get, or `FAILED_PRECONDITION` after an unload.
         """
 
     def warm_up(
         self, prediction_log: bytes, iterations: int, check_method_names: bool = False
     ) -> None:
-        """Run a recorded request on the calling thread, as if a client had sent it; nothing is published or counted.
+        """Run a recorded request on the calling thread, like one of a client. The run is not counted.
 
         Args:
-            prediction_log: A serialized `tensorflow.serving.PredictionLog`. Of its model spec, only the name of the
-                signature counts. Without a request in it, nothing is run.
+            prediction_log: A serialized `tensorflow.serving.PredictionLog`. The model name and version in it are
+                ignored. Without a request, nothing is run.
             iterations: How often.
-            check_method_names: Whether the method name of a signature has to fit the call.
+            check_method_names: Whether the method name of the signature must match the call.
 
         Raises:
-            ValueError: It is not such a message.
+            ValueError: The bytes are not such a message.
             ServableError: What a client would get.
         """
 
     def warm_up_with_zeros(self, iterations: int) -> dict[str, str | None]:
-        """Run each signature on zeros and empty strings of its declared shape, 1 where a size is free.
+        """Run each signature on zeros and empty strings of its declared shape. Free sizes are 1.
 
         Args:
             iterations: How often.
 
         Returns:
-            By the names of the signatures: why one was not run or failed, or `None`.
+            For each signature, the reason why it was not run or failed; `None` if it ran.
         """
 
     def prediction_log(self, body: bytes, is_examples: bool) -> bytes:
-        """Make the record of a REST request for `warm_up`.
+        """Convert a REST request to a record for `warm_up`.
 
         Args:
             body: The JSON body.
-            is_examples: Whether it is one of `:classify` or `:regress`, which the method name of its signature tells
-                apart, and not of `:predict`.
+            is_examples: Whether it is a `:classify` or `:regress` instead of a `:predict`. The method name of the
+                signature tells these two apart.
 
         Returns:
             A serialized `tensorflow.serving.PredictionLog`.
@@ -372,12 +370,12 @@ class Servable:
     def batch(
         self, threads: BatchThreads, parameters: BatchingParameters, origin: str = ""
     ) -> None:
-        """Join requests into batches from now on; to be called before it is published, and once.
+        """Enable batching. Must be called once, before the servable is published.
 
         Args:
-            threads: What runs the batches.
-            parameters: How requests wait for each other.
-            origin: Where the parameters come from, for `GET …/batching`.
+            threads: The threads that run the batches.
+            parameters: The options of the queues.
+            origin: The source of the parameters, for `GET …/batching`.
 
         Raises:
             InvalidInputError: The parameters contradict each other.
@@ -386,109 +384,111 @@ class Servable:
         """
 
     def leave_unbatched(self, reason: str) -> None:
-        """Say why its requests are not joined, for `GET …/batching`; to be called instead of `batch`.
+        """Set the reason why requests are not batched, for `GET …/batching`. Called instead of `batch`.
 
         Args:
-            reason: What says so, such as an option.
+            reason: The reason, such as an option.
 
         Raises:
             FailedPreconditionError: The version was unloaded.
         """
 
     def wait_until_idle(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until the servable is not published and no request holds it.
+        """Wait until the servable is idle: not published, and without requests in flight.
 
         Args:
-            timeout_seconds: How long to wait at most; `None` waits without limit.
+            timeout_seconds: The maximum wait; `None` for no limit.
 
         Returns:
-            Whether it is idle. A servable that was never published is.
+            Whether it is idle. A servable that was never published is idle.
         """
 
     def unload(self, *, in_background: bool = False) -> None:
-        """Release the model and its memory. The servable has to be idle; a second call does nothing.
+        """Release the model and its memory. The servable must be idle. A second call has no effect.
 
         Args:
-            in_background: Release it on a thread that gives way to those that serve. What needs the interpreter to be
-                released must not be released there.
+            in_background: Release it on a thread of the lowest priority. Python objects must not be released there,
+                because they need the interpreter.
 
         Raises:
-            FailedPreconditionError: It is published, or a request holds it.
+            FailedPreconditionError: It is published, or used by a request.
         """
 
 @final
 class Server:
-    """Listens, and answers from what was last published."""
+    """The server: accepts connections, and answers requests from the published models."""
 
     def __new__(cls, options: ServerOptions, control_plane: ControlPlane) -> Self:
-        """Prepare a server; nothing is bound yet.
+        """Create a server, without binding its addresses.
 
         Args:
-            options: Addresses, limits and switches.
-            control_plane: Carries out what clients ask to change, and says what was counted outside of the request
-                path. It is the only thing of Python that the server calls.
+            options: Addresses, limits and features.
+            control_plane: Executes changes that clients request, and supplies metrics of the control plane. The server
+                calls no other Python code, except the functions of Python servables.
         """
 
     def start(self) -> list[int]:
-        """Bind every address, and begin to accept where only health checks are answered.
+        """Bind all addresses, and start to accept on those for health checks and administration.
 
-        Elsewhere connections are refused until `open`.
+        Other addresses refuse connections until `open`.
 
         Returns:
-            The port of each TCP address of `options.endpoints`, in order; useful where a port was 0.
+            The port of each TCP address of `options.endpoints`, in order. Port 0 in the options selects a free one.
 
         Raises:
-            ConfigError: An address is taken or may not be bound, or TLS is wanted and nothing was said of it.
+            ConfigError: An address is in use or may not be bound, or an address needs TLS and there are no credentials.
         """
 
     def open(self) -> None:
-        """Begin to accept at every address; nothing happens when that was done, or before `start`.
+        """Start to accept on all addresses. It has no effect before `start`, or if it was called before.
 
         Raises:
-            ConfigError: An address cannot be listened at, though it could be bound.
+            ConfigError: Listening fails on a bound address.
         """
 
     def set_tls(self, credentials: TlsCredentials) -> None:
-        """Say what connections that are to begin with TLS begin with, from now on.
+        """Replace the TLS credentials for new connections.
 
-        Connections under way keep what they began with, and may be resumed by nobody but themselves.
+        Open connections keep their credentials. Their sessions cannot be resumed with the new ones.
 
         Raises:
-            ConfigError: The credentials cannot be used; the message names which of them, and why. Those before stay.
+            ConfigError: The credentials are invalid, and the old ones stay in force. The message names the faulty file
+                and its fault.
         """
 
     def set_api_keys(self, keys: Sequence[ApiKey]) -> None:
-        """Put API keys in force for the requests that begin from now on; from then on, one is needed."""
+        """Replace the API keys. Requests that start after the call need one of them."""
 
     def publish(self, models: Sequence[PublishedModel]) -> None:
-        """Replace the state of the given models, all at once.
+        """Replace the state of the given models atomically, and keep the other models.
 
-        Requests that begin after the return see the new state; requests under way keep the version they hold. Models
-        that are not named stay as they are.
+        Requests that start after the call see the new state. Requests in flight keep their versions.
         """
 
     def metadata(self, model: str, version: int) -> bytes:
-        """Write the JSON document that REST answers to a question for the metadata of a version. Nothing is counted.
+        """Return the metadata of a version as the JSON of the REST API. The call is not counted.
 
         Raises:
-            ServableError: NOT_FOUND if there is no such version, or none that serves.
+            ServableError: NOT_FOUND if the version does not exist or is not available.
         """
 
     def shadow_statistics(self) -> dict[str, dict[str, int | str]]:
-        """What came of the copies for each model that has a shadow.
+        """Return the statistics of all shadows.
 
         Returns:
-            By the name of the model: `version`, and how many copies `matched` the live answer, `differed`, `failed`,
+            By name of the model: `version`, and the numbers of copies that `matched` the live answer, `differed`,
+                `failed`, were `dropped` because the queue was full, or found the version `unavailable`. `last_problem`
+                is the last difference or error. The counts are kept until the model has another shadow or none.
             were `dropped` because too many waited, or found the version `unavailable`; `last_problem` says how the
             last answer differed, or why there was none. Counting goes on until the model has another shadow or none.
         """
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Stop accepting, let requests in flight finish, and close every connection.
+        """Stop accepting, wait for requests in flight, and close all connections.
 
         Args:
-            timeout_seconds: How long to wait for the requests in flight; after that they are cut off.
+            timeout_seconds: The maximum wait. Requests that are still in flight are then aborted.
 
         Returns:
-            Whether all of them finished. A second call returns at once.
+            Whether all requests finished. A second call returns at once.
         """
