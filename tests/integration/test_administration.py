@@ -259,7 +259,7 @@ def test_questions_are_answered_while_as_many_changes_wait_as_there_are_threads(
         connection.close()
 
 
-def test_a_client_that_goes_is_no_longer_waited_for(served: Administered) -> None:
+def test_a_client_that_disconnects_is_no_longer_waited_for(served: Administered) -> None:
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
         connection.sendall(b"PUT /wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         assert served.control_plane.waiting.acquire(timeout=20)

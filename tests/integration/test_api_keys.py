@@ -86,7 +86,7 @@ def test_the_page_of_a_models_batches_needs_a_key_of_any_scope(guarded: Guarded)
         assert (reply.status, reply.json()["model_name"]) == (200, "half_plus_two")
 
 
-def test_what_is_asked_before_a_key_is_there_is_answered(guarded: Guarded) -> None:
+def test_probes_and_preflights_need_no_key(guarded: Guarded) -> None:
     for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v1/models/open"):
         assert guarded.get(path).status != 401, path
     origin = {"Origin": "http://example.org", "Access-Control-Request-Headers": "authorization"}

@@ -232,7 +232,7 @@ class TestHttp:
                 assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
                 assert b"Malformed request: %s /v1/models/m" % method.encode() in answer
 
-    def test_what_follows_a_body_is_the_next_request(self, server: ServerProcess) -> None:
+    def test_bytes_after_a_body_are_the_next_request(self, server: ServerProcess) -> None:
         request = (
             f"POST {PREDICT} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(GOOD)}\r\n\r\n".encode()
         )
@@ -383,7 +383,7 @@ class TestHttp2:
             with connect(server) as connection:
                 connection.sendall(start)
 
-    def test_streams_opened_and_reset_at_once_keep_nobody_waiting(
+    def test_streams_opened_and_reset_at_once_delay_no_other_client(
         self, server: ServerProcess
     ) -> None:
         resets = b"".join(
@@ -473,7 +473,7 @@ class TestGrpc:
         assert message in error.value.details
 
 
-def test_noise_on_many_connections_harms_nobody(server: ServerProcess) -> None:
+def test_noise_on_many_connections_is_harmless(server: ServerProcess) -> None:
     random = np.random.default_rng(0)
     heads = [b"", PREFACE, START, b"POST " + PREDICT.encode() + b" HTTP/1.1\r\n"]
     failures: list[BaseException] = []

@@ -115,7 +115,7 @@ def test_it_reports_parameters_and_statistics(server: ServerProcess) -> None:
         assert report(server, path)["versions"][0]["queues"][0]["batches"] == 3
 
 
-def test_it_explains_what_is_done_for_a_latency_objective(server: ServerProcess) -> None:
+def test_it_explains_the_control_for_a_latency_objective(server: ServerProcess) -> None:
     for _ in range(20):
         assert server.predict("prompt", {"instances": [1.0, 2.0]}).json() == {
             "predictions": [2.5, 3.0]

@@ -43,7 +43,9 @@ def checked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return Checked(capsys)
 
 
-def test_it_says_what_would_be_served(checked: Checked, demo_models: Path, tmp_path: Path) -> None:
+def test_it_lists_the_versions_that_would_be_served(
+    checked: Checked, demo_models: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "models.config"
     config.write_text(
         model_config(
@@ -155,7 +157,7 @@ def test_a_monitoring_file_is_checked_as_a_server_would_read_it(
     assert checked.findings(served, monitored) == []
 
 
-def test_what_is_missing_in_a_model_is_said(
+def test_missing_files_of_a_model_are_reported(
     checked: Checked, demo_models: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"

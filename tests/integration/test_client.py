@@ -188,7 +188,7 @@ class TestErrors:
             (lambda c: c.metadata("none"), NotFoundError, "none"),
         ],
     )
-    def test_each_is_typed_and_says_what_was_found(
+    def test_each_has_a_class_and_names_the_cause(
         self,
         call: Callable[[Client], object],
         error: type[ServableError],
@@ -213,7 +213,7 @@ class TestErrors:
         else:  # several codes share a status
             assert raised.value.code in {code, *SAME_STATUS.get(code, [])}
 
-    def test_nobody_listens(self, protocol: str, server: ServerProcess) -> None:
+    def test_without_a_server_the_call_fails(self, protocol: str, server: ServerProcess) -> None:
         with ServerProcess([], directory=server.log_path.parent) as gone:
             gone.kill()
             where = address(gone, protocol)

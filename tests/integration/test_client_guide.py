@@ -83,7 +83,7 @@ class TestServing:
         found: list[Served] = [servable_server(doubled, name=name) for name in "ab"]
         assert [s.model.predict([2.0]).value.tolist() for s in found] == [[4.0], [4.0]]
 
-    def test_code_of_the_test_sees_what_the_test_sees(self) -> None:
+    def test_python_code_runs_in_the_process_of_the_test(self) -> None:
         seen = []
 
         @serves(inputs={"x": TensorSpec("float32")}, outputs={"y": TensorSpec("float32")})

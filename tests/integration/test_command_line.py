@@ -70,7 +70,7 @@ def test_flags_win_over_the_environment(demo_models: Path, tmp_path: Path) -> No
         assert server.get("/v1/models/turtle5").status == 404
 
 
-def test_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     result = run("--version")
     assert result.returncode == 0
     assert result.stdout.startswith(f"servable {servable.__version__}")

@@ -151,7 +151,7 @@ def test_ambiguous_chunks_are_refused(chunks: bytes, server: ServerProcess) -> N
     ],
     ids=repr,
 )
-def test_what_is_clear_is_answered_and_the_connection_kept(
+def test_unambiguous_requests_are_answered_and_the_connection_is_kept(
     request_bytes: bytes, server: ServerProcess
 ) -> None:
     last = b"GET /v1/models/half_plus_two HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"

@@ -72,7 +72,7 @@ def test_models_are_listed_with_their_versions(
         assert server.request(method, "/v1/models").status == 400
 
 
-def test_a_path_that_is_not_there_is_told_what_is(server: ServerProcess) -> None:
+def test_an_unknown_path_gets_the_list_of_paths(server: ServerProcess) -> None:
     page = get(server, "/nothing")
     assert (page.status, page.headers["content-type"]) == (404, "text/html")
     text = get(server, "/nothing", "*/*")

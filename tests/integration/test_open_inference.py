@@ -154,7 +154,7 @@ def test_a_dtype_that_the_protocol_does_not_have_is_an_error(server: ServerProce
     )
 
 
-def test_what_is_not_there_is_not_found_and_says_so_in_json(server: ServerProcess) -> None:
+def test_unknown_paths_and_models_are_not_found_with_json_errors(server: ServerProcess) -> None:
     assert server.request("GET", "/v2/models").status == 404
     error = server.request("GET", "/v2/nothing?x").error
     assert error.startswith(

@@ -85,7 +85,7 @@ def test_libraries_of_operations_are_loaded_by_flag(
         assert server.predict(name, INDICES).json() == {"outputs": [30.0, 40.0]}
 
 
-def test_an_operation_of_nobody_points_to_the_flag(
+def test_an_operation_of_an_unknown_package_points_to_the_flag(
     runtime_models: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
     model = model_that_needs("OwnOp_03", runtime_models / "failing", tmp_path / "model")

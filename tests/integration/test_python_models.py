@@ -170,7 +170,7 @@ class TestTensors:
                 assert outputs["before"].tolist() == [number - 1] * 100_000
 
     @both
-    def test_must_be_what_was_declared(
+    def test_must_match_the_declaration(
         self, suffix: str, server: ServerProcess, grpc_client: GrpcClient
     ) -> None:
         model = f"echo{suffix}"
@@ -329,7 +329,7 @@ class TestIsolation:
             orders = [pool.submit(obey, server, "moody_workers", "sleep 0.3") for _ in range(2)]
             assert {order.result().status for order in orders} == {200}
 
-    def test_what_a_worker_prints_is_in_the_servers_log(self, server: ServerProcess) -> None:
+    def test_the_output_of_a_worker_is_in_the_servers_log(self, server: ServerProcess) -> None:
         assert obey(server, "moody_workers", "print hello").status == 200
         assert server.log.count("hello\n") == 2
 

@@ -91,7 +91,9 @@ def read(fetched: FetchedVersion, path: str) -> bytes:
 
 
 class TestFetching:
-    def test_a_version_comes_as_it_is(self, s3: S3Server, bucket: str, fetcher: Fetcher) -> None:
+    def test_a_version_is_fetched_unchanged(
+        self, s3: S3Server, bucket: str, fetcher: Fetcher
+    ) -> None:
         content = noise(3 * MIB)
         put(s3, f"{bucket}/m/1/saved_model.pb", b"graph")
         put(s3, f"{bucket}/m/1/variables/a name+with%20signs", content)
@@ -375,7 +377,7 @@ class TestServing:
         fetches = [server.log.count(f"Fetched {served['m']}/1") for server in servers]
         assert sum(fetches) == 1, "the other one waits, and finds it there"
 
-    def test_one_bad_store_disturbs_nobody_and_is_explained(
+    def test_a_failing_store_affects_no_other_model_and_is_explained(
         self,
         s3: S3Server,
         served: dict[str, str],

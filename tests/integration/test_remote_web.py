@@ -172,7 +172,7 @@ def reaching(reach: Reach) -> RemoteStore:
     return store
 
 
-def test_a_name_may_not_mean_this_machine_unless_the_start_says_so(
+def test_a_name_may_not_resolve_to_this_machine_unless_named_at_the_start(
     web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, root = web
@@ -320,7 +320,7 @@ def test_base_paths_with_any_characters_are_listed_and_fetched(
     assert (fetched.path / "variables/a[b]*\\").read_bytes() == b"values"
 
 
-def test_what_lies_beside_versions_is_told_from_them(
+def test_files_beside_versions_are_distinguished_from_them(
     web: tuple[str, Path], fetcher: Fetcher
 ) -> None:
     url, root = web

@@ -42,7 +42,7 @@ def test_an_error_of_a_model_in_such_a_path_names_the_path(
     )
 
 
-def test_a_file_as_base_path_is_told_to_those_who_ask(
+def test_a_file_as_base_path_is_explained_in_errors(
     tmp_path: Path, demo_models: Path, start_server: StartServer
 ) -> None:
     inside = tmp_path / "inside/1"

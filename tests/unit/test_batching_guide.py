@@ -19,7 +19,7 @@ GUIDE = (Path(__file__).resolve().parents[2] / "docs/guides/batching.md").read_t
 
 
 @pytest.mark.usefixtures("real_extension")
-def test_the_example_prints_what_the_guide_says() -> None:
+def test_the_example_prints_the_output_in_the_guide() -> None:
     (program,) = re.findall(r"(?ms)^```python\n(.*?)^```$", GUIDE)
     (printed,) = re.findall(r"(?ms)^```text\n(.*?)^```$", GUIDE)
     done = subprocess.run(

@@ -42,7 +42,7 @@ def test_the_version_of_tensorflow_serving_has_its_lines(
     assert second.startswith("TensorFlow Library: ")
 
 
-def test_without_arguments_it_says_what_one_can_do(
+def test_without_arguments_it_lists_the_commands(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MODEL_NAME", raising=False)
@@ -105,7 +105,7 @@ def test_help_is_that_of_tensorflow_serving_under_its_name(
     )
 
 
-def test_a_wrong_value_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_value_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["servable", "--port=many"]) == 2
     assert capsys.readouterr() == (
         "",

@@ -47,7 +47,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     return made
 
 
-def test_what_was_built_from_these_sources_is_usable(clone: Clone) -> None:
+def test_an_extension_built_from_these_sources_is_usable(clone: Clone) -> None:
     assert "is not built" in str(extension.why_unusable())
     clone.build()
     assert extension.why_unusable() is None
@@ -88,7 +88,7 @@ def test_tests_and_files_of_editors_do_not_make_it_stale(clone: Clone) -> None:
     assert extension.why_unusable() is None
 
 
-def test_what_something_else_has_built_is_not_believed(clone: Clone) -> None:
+def test_an_extension_built_by_another_tool_is_not_trusted(clone: Clone) -> None:
     clone.build()
     (clone.package / "_core.abi3.so").write_text("another")
     assert "was not built by `make`" in str(extension.why_unusable())

@@ -84,7 +84,7 @@ def test_python_models_can_have_workers(tmp_path: Path) -> None:
         ("pythons", "", "^Model m requests unsupported platform pythons$"),
     ],
 )
-def test_what_no_platform_can_do_is_refused(
+def test_options_that_a_platform_lacks_are_refused(
     platform: str, options: str, complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):

@@ -32,7 +32,7 @@ def names(module: ModuleType) -> set[str]:
     }
 
 
-def test_what_is_not_public_lies_below_an_underscore() -> None:
+def test_private_modules_are_below_an_underscore() -> None:
     unmarked = {name for name in import_extra.modules() if not re.search(r"\._", name)}
     kinds = {name for name in unmarked if name.startswith("servable.platforms.")}
     assert unmarked - kinds == set(PUBLIC)
@@ -49,7 +49,7 @@ def test_a_public_module_lists_its_names(name: str) -> None:
 
 
 @pytest.mark.usefixtures("real_extension")
-def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
+def test_dir_lists_exactly_the_public_names() -> None:
     program = "import servable\nfor name in dir(servable): print(name, getattr(servable, name) is not None)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False

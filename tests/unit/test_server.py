@@ -273,7 +273,7 @@ def test_errors_are_found_before_a_port_is_opened(
     assert request_path == []
 
 
-def test_where_a_refused_label_is_in_the_configuration_file_is_written_down(
+def test_the_line_of_a_refused_label_is_written_to_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request_path: list[FakeRequestPath]
 ) -> None:
     def entry(name: str, *labels: str) -> str:

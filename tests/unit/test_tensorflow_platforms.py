@@ -234,7 +234,7 @@ def test_a_platform_that_there_is_not_is_refused(
         ("nonsense: 1", "Invalid protobuf file: '"),
     ],
 )
-def test_thread_pool_factories_are_refused_as_the_original_does(
+def test_thread_pool_factories_are_refused_as_in_tensorflow_serving(
     tmp_path: Path, text: str, message: str
 ) -> None:
     file = tmp_path / "pools.config"

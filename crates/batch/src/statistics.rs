@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_takes_as_long_as_its_batches_divided_among_the_threads() {
+    fn waiting_batches_are_divided_among_the_threads() {
         let statistics = Statistics::default();
         statistics.waits(6, 12);
         assert_eq!(statistics.time_to_clear(2), Duration::ZERO, "nothing is known yet");
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_runs_until_it_is_let_go() {
+    fn a_batch_runs_until_it_is_released() {
         let statistics = Statistics::default();
         statistics.waits(2, 7);
         let running = statistics.taken(Closed::Idle, std::iter::empty());

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn kept_memory_is_bounded() {
         let memory = Arc::new(BodyMemory::default());
         drop([LARGE; 9].map(|capacity| memory.fresh(capacity, usize::MAX).expect("memory")));
         assert_eq!(memory.lock().len(), MOST_KEPT / LARGE);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_wants_is_given_back() {
+    fn unused_memory_is_returned() {
         let memory = Arc::new(BodyMemory::default());
         drop(memory.fresh(LARGE, usize::MAX).expect("memory"));
         assert!(memory.give_back(Duration::from_secs(60)));

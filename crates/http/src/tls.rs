@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named_and_changes_nothing() {
+    fn invalid_credentials_are_named_and_change_nothing() {
         let tls = Tls::default();
         let cases = [
             ("", "", "cert.pem holds no certificate in PEM form"),

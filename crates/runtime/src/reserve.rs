@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_yielded_goes_on_elsewhere_when_its_thread_goes_to_rest() {
+    fn a_task_that_has_yielded_moves_when_its_worker_enters_the_reserve() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
         let reserve = Arc::<Reserve>::default();
         for _ in 0..20 {

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_yield_to_ready_tasks_goes_on_beside_one_of_them_that_hangs() {
+    fn a_task_that_has_yielded_continues_while_a_ready_task_hangs() {
         let (_threads, runtime, _watchdog) = looked_after(1, 1);
         assert!(finds(&runtime, || threads::may_hold(HANGS)));
         let may_end = Arc::new(AtomicBool::new(false));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn all_threads_are_given_back_when_nobody_looks_out_any_more() {
+    fn all_threads_are_released_when_the_watchdog_ends() {
         let (_threads, runtime, watchdog) = looked_after(1, 3);
         assert!(finds(&runtime, || threads::may_hold(OTHER)));
         drop(watchdog);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn all_threads_are_given_back_when_nobody_begins_to_look_out() {
+    fn all_threads_are_released_if_no_watchdog_starts() {
         let threads = Workers::new(1);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
         let watch = Watch { runtime: runtime.handle().clone(), threads, spare: 1, reserve: Arc::default() };

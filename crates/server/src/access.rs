@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_a_proxy_stands_in_nobodys_way() {
+    fn the_credentials_of_a_proxy_are_ignored() {
         let mut headers = headers("authorization", "Basic cHJveHk=");
         headers.insert(X_API_KEY, HeaderValue::from_static("one"));
         assert_eq!(access().require(&headers, Scope::Predict), Ok(()));

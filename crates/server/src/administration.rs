@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_told_once() {
+    fn the_host_is_sent_once() {
         assert_eq!(code(Version::HTTP_11, "/x", &[]), Some(Code::InvalidArgument));
         let twice = [("host", "localhost"), ("host", "localhost")];
         assert_eq!(code(Version::HTTP_11, "/x", &twice), Some(Code::InvalidArgument));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_refused_whatever_their_origin() {
+    fn pages_of_any_origin_are_refused() {
         for origin in ["http://evil.example", "null", "http://localhost:3000", ""] {
             let headers = [("host", "localhost"), ("origin", origin)];
             assert_eq!(code(Version::HTTP_11, "/x", &headers), Some(Code::PermissionDenied), "{origin}");

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_fit_the_declared_shapes_and_what_cannot_be_made_up_is_left_out() {
+    fn zeros_have_the_declared_shapes_and_unsuitable_inputs_are_skipped() {
         let (servable, notes) = servable();
         let results: Vec<_> = run_on_zeros(&servable, 2)
             .into_iter()

@@ -200,7 +200,7 @@ fn a_body_that_stops_coming_gets_408() {
 }
 
 #[test]
-fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
+fn draining_finishes_requests_in_flight_and_accepts_no_new_ones() {
     let server = start(PATIENT);
     let address = server.addresses()[0];
     let _idle = connect(&server);

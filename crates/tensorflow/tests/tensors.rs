@@ -142,7 +142,7 @@ fn multiple_inputs() -> Vec<Tensor> {
 }
 
 #[test]
-fn outputs_come_in_the_order_that_was_asked_for() {
+fn outputs_are_in_the_requested_order() {
     let Some(installed) = installation() else { return };
     let session = installed.session("multiple");
     for outputs in [&[0, 1, 2][..], &[2, 1, 0], &[1, 2, 0], &[2], &[1, 0]] {

@@ -41,7 +41,7 @@ def test_errors_carry_code_and_text() -> None:
     assert json.loads(answer.body) == {"error": "it failed", "code": "DATA_LOSS", "applied": True}
 
 
-def test_bugs_are_told_to_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_bugs_are_reported_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     answer = respond(Api(), AdminRequest("GET", "/bug"))
     assert answer.code == Code.INTERNAL
     assert b"secret" not in answer.body

@@ -55,7 +55,7 @@ def test_a_new_model_needs_a_configuration_and_an_unloaded_one_does_not(
     assert core.models == (before,)
 
 
-def test_a_load_of_what_is_configured_ends_when_nobody_waits(
+def test_a_load_of_a_configured_model_ends_when_it_is_cancelled(
     core: ServerCore, base_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("servable._server.admin.repository._LOOK_SECONDS", 0.01)
@@ -69,7 +69,7 @@ def test_a_load_of_what_is_configured_ends_when_nobody_waits(
         repository.load("m", None, lambda: True)
 
 
-def test_what_is_no_configuration_is_refused_and_changes_nothing(
+def test_an_invalid_configuration_is_refused_and_changes_nothing(
     core: ServerCore, base_path: Path
 ) -> None:
     repository = ModelRepository(core)

@@ -72,7 +72,7 @@ class TestArrays:
             (np.array(["a", "b"]), "object", (2,)),
         ],
     )
-    def test_what_has_a_dtype_keeps_it(
+    def test_arrays_keep_their_dtype(
         self, value: object, dtype: str, shape: tuple[int, ...]
     ) -> None:
         assert has_dtype(value)

@@ -230,7 +230,7 @@ class TestReadiness:
         finish(client.wait_until_ready([], 60))
         assert len(transport.pauses) == 1
 
-    def test_it_says_what_it_waited_for(self) -> None:
+    def test_the_error_names_the_missing_model(self) -> None:
         client, _ = calls(GONE)
         with pytest.raises(
             DeadlineExceededError, match=r"^m is not available: connection refused$"

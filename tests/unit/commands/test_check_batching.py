@@ -29,14 +29,14 @@ def findings(
     return [str(finding).replace(f"{path}", "V") for finding in report.findings]
 
 
-def test_what_has_rows_can_be_batched(tmp_path: Path) -> None:
+def test_signatures_with_rows_can_be_batched(tmp_path: Path) -> None:
     unknown = TensorDescription("float32", None)
     assert not findings(
         UP_TO_8, tmp_path, rows=(tensor(None, 3), tensor(None)), unknown=(unknown, unknown)
     )
 
 
-def test_what_has_no_rows_cannot_be_batched(tmp_path: Path) -> None:
+def test_signatures_without_rows_cannot_be_batched(tmp_path: Path) -> None:
     found = findings(
         UP_TO_8,
         tmp_path,

@@ -42,7 +42,7 @@ def test_a_large_request_is_made_where_it_is_sent() -> None:
     assert document["inputs"]["image"] == [[[[1.0] * 3] * 224] * 224]
 
 
-def test_what_json_cannot_say_has_no_curl() -> None:
+def test_signatures_without_a_json_form_have_no_curl_command() -> None:
     half = signature(x=TensorDescription("float16", (None,)))
     assert curl(URL, "m", "serving_default", half) is None
     assert "np.ones((1,), np.float16)" in python("host:1", "m", "serving_default", half)
@@ -59,7 +59,7 @@ def test_examples_have_the_features_of_the_graph(method: str) -> None:
     assert f"client.{method}('m', [{{'x': 1.0}}], signature='s')" in python(URL, "m", "s", known)
 
 
-def test_a_program_says_no_more_than_it_has_to() -> None:
+def test_an_example_program_is_minimal() -> None:
     text = signature(t=TensorDescription("bytes", (None,)))
     assert python("host:1", "m", "serving_default", text) == (
         "from servable.client import Client\n\n"

@@ -79,7 +79,7 @@ def test_a_model_that_cannot_be_served_is_named_with_its_line(
         ),
     ],
 )
-def test_what_does_not_parse_is_shown_with_its_file_and_line(
+def test_syntax_errors_are_reported_with_file_and_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str, place: str
 ) -> None:
     path = tmp_path / "models.config"

@@ -365,9 +365,7 @@ def test_a_model_may_have_what_tensorflow_serving_does_not_know(tmp_path: Path) 
         ),
     ],
 )
-def test_what_tensorflow_serving_does_not_know_is_checked(
-    tmp_path: Path, options: str, message: str
-) -> None:
+def test_our_own_parameters_are_checked(tmp_path: Path, options: str, message: str) -> None:
     with pytest.raises(ConfigError) as info:
         model_with(tmp_path, options)
     assert info.value.message == f"Model m: {message}"
@@ -389,7 +387,7 @@ def test_the_way_of_a_model_is_checked(tmp_path: Path, options: str, message: st
     assert info.value.message == message
 
 
-def test_it_is_known_why_a_version_is_batched_or_not(tmp_path: Path) -> None:
+def test_the_origin_of_the_batching_of_a_version_is_known(tmp_path: Path) -> None:
     unsaid, off = ModelBatching(), ModelBatching(is_off=True)
     own = ModelBatching(BatchingParameters())
     everywhere = flags_batching(SERVED)

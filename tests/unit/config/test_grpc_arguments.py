@@ -20,7 +20,7 @@ def test_arguments_that_mean_something_are_applied_and_the_others_named() -> Non
     assert ignored == ("grpc.so_reuseport", "grpc.optimization_target", "word")
 
 
-def test_what_follows_a_second_equals_sign_is_cut_off() -> None:
+def test_text_after_a_second_equals_sign_is_ignored() -> None:
     options, ignored = parse_channel_arguments("grpc.max_metadata_size=8192=9")
     assert (options.max_header_bytes, ignored) == (8192, ())
 

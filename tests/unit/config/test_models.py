@@ -105,7 +105,7 @@ def test_no_list_and_an_empty_one_differ(tmp_path: Path, text: str, expected: ob
         (ENTRY + "logging_config { }", "No request-logger-creator provided."),
     ],
 )
-def test_what_a_model_may_not_say(tmp_path: Path, body: str, message: str) -> None:
+def test_invalid_model_configurations_are_refused(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(ConfigError) as info:
         one(tmp_path, body)
     assert (info.value.message, info.value.code) == (message, Code.INVALID_ARGUMENT)

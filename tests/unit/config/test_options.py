@@ -56,14 +56,14 @@ SERVED = Flags(model_base_path="/m")
         ({"unix_socket_permissions": "0688"}, Code.INVALID_ARGUMENT, "three octal digits"),
     ],
 )
-def test_what_cannot_be_served_is_refused(changes: dict[str, Any], code: Code, text: str) -> None:
+def test_unsupported_flags_are_refused(changes: dict[str, Any], code: Code, text: str) -> None:
     with pytest.raises(ConfigError) as info:
         check_flags(replace(SERVED, **changes))
     assert info.value.code is code
     assert text in info.value.message
 
 
-def test_what_has_no_effect_is_said_once_and_only_where_it_was_set(
+def test_flags_without_effect_are_logged_once_if_they_are_set(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     check_flags(SERVED)

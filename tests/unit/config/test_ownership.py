@@ -31,7 +31,7 @@ def version(tmp_path: Path) -> Path:
     return directory
 
 
-def test_what_only_the_user_may_write_is_private(version: Path) -> None:
+def test_a_tree_that_only_the_user_may_write_is_private(version: Path) -> None:
     assert require_private_tree(str(version)) == str(version.resolve())
     for require in (require_private_file, require_private_tree):
         assert require(str(version / "model.py")) == str(version.resolve() / "model.py")
@@ -42,7 +42,7 @@ def test_what_only_the_user_may_write_is_private(version: Path) -> None:
     "name",
     ["model.py", "parts", "parts/vocabulary.py", "parts/__pycache__/vocabulary.pyc", "weights", ".", "..", "../.."],
 )  # fmt: skip
-def test_what_others_may_write_is_not(
+def test_a_tree_that_others_may_write_is_not_private(
     version: Path, name: str, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ownership, "_is_private_group", lambda group, user: False)
@@ -56,7 +56,7 @@ def test_what_others_may_write_is_not(
 
 @needs_root
 @pytest.mark.parametrize("name", ["model.py", "parts/vocabulary.py", ".", ".."])
-def test_what_belongs_to_another_user_is_not_private(version: Path, name: str) -> None:
+def test_a_file_of_another_user_is_not_private(version: Path, name: str) -> None:
     os.chown(version / name, STRANGER, 0)
     with pytest.raises(WritableByOthersError, match=f"belongs to user {STRANGER}"):
         require_private_tree(str(version))

@@ -46,7 +46,7 @@ def test_damaged_input_is_taken_or_refused(
     assert program.fuzz(parse, good, inputs=300, seconds=60, seed=7) == 300
 
 
-def test_what_is_not_dealt_with_is_reported(program: ModuleType) -> None:
+def test_unexpected_exceptions_are_reported(program: ModuleType) -> None:
     def fails(data: bytes, file: Path) -> None:
         if b"x" in data:
             raise KeyError("lost")

@@ -85,7 +85,7 @@ def test_splits_and_the_shadow_are_read_from_the_configuration(tmp_path: Path) -
         ),
     ],
 )
-def test_what_cannot_be_carried_out_is_refused(tmp_path: Path, options: str, reason: str) -> None:
+def test_invalid_splits_and_shadows_are_refused(tmp_path: Path, options: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, options)
     assert caught.value.message == f"Model m: {reason}"

@@ -93,7 +93,7 @@ def test_a_held_version_is_not_unloaded(served: Served) -> None:
 @pytest.mark.parametrize(
     ("version", "asked"), [(None, "Latest(nobody)"), (3, "Specific(nobody, 3)")]
 )
-def test_what_is_not_served_is_not_found(served: Served, version: int | None, asked: str) -> None:
+def test_unserved_versions_are_not_found(served: Served, version: int | None, asked: str) -> None:
     with pytest.raises(NotFoundError) as info, served.handles.handle("nobody", version):
         pass
     assert info.value.message == f"Servable not found for request: {asked}"

@@ -5,7 +5,7 @@ from servable.lifecycle import ResourceTracker, ServableId
 ONE, TWO = ServableId("m", 1), ServableId("m", 2)
 
 
-def test_what_does_not_fit_is_refused_until_something_is_released() -> None:
+def test_reservations_beyond_the_limit_are_refused_until_one_is_released() -> None:
     tracker = ResourceTracker(100)
     assert tracker.reserve(ONE, 60)
     assert not tracker.reserve(TWO, 41)

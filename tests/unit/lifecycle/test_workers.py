@@ -66,7 +66,7 @@ def test_a_task_with_a_bug_does_not_take_the_others_with_it(
     assert "Unexpected error in exit" in caplog.text
 
 
-def test_where_the_system_grants_no_more_threads_those_that_there_are_do_the_work(
+def test_existing_threads_do_the_work_if_the_system_refuses_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workers, go, done = WorkerThreads(), threading.Event(), list[int]()

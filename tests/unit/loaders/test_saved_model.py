@@ -77,7 +77,7 @@ def test_a_load_is_in_the_background_but_threads_that_serve_are_not() -> None:
     assert tensorflow.calls == ["load"]
 
 
-def test_what_a_load_raises_is_raised() -> None:
+def test_exceptions_of_a_load_are_raised() -> None:
     class Broken(FakeTensorFlow):
         def load_saved_model(
             self, path: str, options: SavedModelOptions, *, in_background: bool

@@ -88,7 +88,7 @@ def test_reserved_room_that_is_not_written_yet_is_cut_off(length: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"graph", b"\xff" * 100, field(2, b"\xff" * 20)])
-def test_what_is_no_message_is_left_to_the_loader(content: bytes) -> None:
+def test_malformed_graphs_are_left_to_the_loader(content: bytes) -> None:
     assert read_needed_files("saved_model.pb", Bytes(content)) is None
 
 

@@ -38,7 +38,7 @@ def has(cache: VersionCache, version: Manifest) -> bool:
     return cache.find(version) is not None
 
 
-def test_what_is_published_is_found(cache: VersionCache) -> None:
+def test_published_versions_are_found(cache: VersionCache) -> None:
     version = manifest("a")
     assert not has(cache, version)
 
@@ -49,7 +49,7 @@ def test_what_is_published_is_found(cache: VersionCache) -> None:
     assert cache.total_bytes() == 10
 
 
-def test_what_is_only_partial_is_not_found_but_kept(cache: VersionCache) -> None:
+def test_partial_versions_are_kept_but_not_found(cache: VersionCache) -> None:
     version = manifest("a")
     with cache.fetching(version, NEVER) as directory:
         (directory / "half").write_bytes(b"x")

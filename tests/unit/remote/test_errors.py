@@ -32,7 +32,7 @@ def raised_by_a_driver(name: str, *bases: type[Exception], **attributes: object)
         (raised_by_a_driver("HttpError", code=503), Code.UNAVAILABLE),
     ],
 )
-def test_what_drivers_raise_gets_a_code(raised: Exception, code: Code) -> None:
+def test_exceptions_of_drivers_get_a_code(raised: Exception, code: Code) -> None:
     error = store_error(raised, "list", "s3://bucket/m")
     assert error.code is code
     assert error.message.startswith(f"Could not list s3://bucket/m: {type(raised).__name__}")
@@ -64,7 +64,7 @@ def test_secrets_in_what_drivers_say_are_not_shown() -> None:
         (errno.EACCES, Code.UNAVAILABLE),
     ],
 )
-def test_a_cache_that_cannot_be_written_is_told(number: int, code: Code) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(number: int, code: Code) -> None:
     error = disk_error(OSError(number, "why", "/cache/f"), "s3://b/m/1")
     assert error.code is code
     assert error.message.endswith("into the cache of remote models /cache/f: why")

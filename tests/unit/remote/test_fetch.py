@@ -89,7 +89,7 @@ def test_a_version_is_fetched_as_it_is(
     assert f"Fetched {url}: 105 bytes in" in caplog.text
 
 
-def test_what_is_in_the_cache_is_not_read_again(
+def test_cached_versions_are_not_fetched_again(
     fetcher: Fetcher, store: ScriptedStore, write: WriteVersion
 ) -> None:
     url = write(1, FILES)

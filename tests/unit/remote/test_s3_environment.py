@@ -39,7 +39,7 @@ def test_the_variables_of_tensorflow_serving_are_options_of_the_driver(
     assert s3_options(environment, {}) == options
 
 
-def test_what_the_driver_is_configured_to_do_counts_more() -> None:
+def test_the_configuration_of_the_driver_takes_precedence() -> None:
     environment = {"S3_ENDPOINT": "minio:9000", "S3_VERIFY_SSL": "0", "AWS_REGION": "eu-west-1"}
     configured = {"endpoint_url": "https://other", "client_kwargs": {"verify": "/ca.pem"}}
     assert s3_options(environment, configured) == {

@@ -24,7 +24,7 @@ from servable.errors import Code, LoadError
         ("memory://m", True),
     ],
 )
-def test_what_is_remote(base_path: str, expected: bool) -> None:
+def test_remote_base_paths_are_recognised(base_path: str, expected: bool) -> None:
     assert is_remote(base_path) is expected
 
 
@@ -79,7 +79,7 @@ def test_a_driver_that_is_not_installed_is_an_error_of_the_model(
     assert raised.value.code is Code.FAILED_PRECONDITION
 
 
-def test_a_scheme_that_nobody_knows_is_an_error_of_the_model() -> None:
+def test_an_unknown_scheme_is_an_error_of_the_model() -> None:
     with pytest.raises(LoadError, match="nowhere://") as raised:
         RemoteStore().directories("nowhere://bucket/m")
 

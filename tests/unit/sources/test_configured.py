@@ -38,7 +38,7 @@ def test_versions_are_sent_with_the_configuration_of_their_model() -> None:
     assert sent[1].item is error.item
 
 
-def test_a_change_is_sent_with_what_is_aspired_to_already() -> None:
+def test_a_changed_configuration_is_sent_with_the_aspired_versions() -> None:
     bench = Bench()
     bench.aspire(VERSION)
     bench.versions.update([MODEL])
@@ -64,7 +64,7 @@ def test_of_a_model_that_was_taken_away_only_the_empty_list_is_sent() -> None:
     assert bench.target.last("m") == []
 
 
-def test_what_was_aspired_to_below_a_former_base_path_is_forgotten() -> None:
+def test_versions_below_a_former_base_path_are_dropped() -> None:
     bench = Bench()
     bench.aspire(VERSION)
     elsewhere = replace(MODEL, base_path="/elsewhere")

@@ -79,7 +79,7 @@ def test_a_look_at_a_huge_directory_is_still_quick(tmp_path: Path) -> None:
     assert len(found) < 100
 
 
-def test_what_has_changed_of_late_is_not_trusted_for_long(tmp_path: Path) -> None:
+def test_recently_changed_directories_are_trusted_briefly(tmp_path: Path) -> None:
     clocks = Clocks()
     write_model(tmp_path / "1", "good")
     stillness = clocks.stillness_of(tmp_path / "1", quiet_seconds=0.5)
@@ -88,7 +88,7 @@ def test_what_has_changed_of_late_is_not_trusted_for_long(tmp_path: Path) -> Non
     assert not stillness.is_as_remembered("m")
 
 
-def test_what_was_quiet_is_trusted_for_a_while(tmp_path: Path) -> None:
+def test_unchanged_directories_are_trusted_for_seconds(tmp_path: Path) -> None:
     clocks = Clocks()
     write_model(tmp_path / "1", "good")
     stillness = clocks.stillness_of(tmp_path / "1", quiet_seconds=3600)

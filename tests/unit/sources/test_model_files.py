@@ -51,7 +51,7 @@ def test_the_command_that_exports_a_keras_model_works_for_a_relative_path() -> N
     assert ".export('1')`" in explain_file("m.keras")
 
 
-def test_any_other_file_is_told_too(tmp_path: Path) -> None:
+def test_other_files_are_explained_too(tmp_path: Path) -> None:
     assert explain_file("/models/m") == (
         "m is a file; a base path is a directory that holds a numbered directory for each version"
     )

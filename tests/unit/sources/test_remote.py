@@ -164,7 +164,7 @@ def test_new_content_changes_the_fingerprint_and_nothing_else_does(bench: Bench)
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_base_path_that_is_missing_changes_nothing_and_is_told(
+def test_a_missing_base_path_changes_nothing_and_is_reported(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -351,7 +351,7 @@ def test_a_version_that_is_being_uploaded_is_looked_at_again_soon_and_not_served
         bench.end()
 
 
-def test_while_the_only_version_is_being_uploaded_nothing_changes_and_the_reason_is_told() -> None:
+def test_while_the_only_version_is_being_uploaded_the_reason_is_reported() -> None:
     store = DatedStore()
     bench = Bench(store)
     bench.put(1, 2)

@@ -305,5 +305,5 @@ class TestVersionsThatHaveToBeThere:
                 f"Unable to find a numerical version path for servable {name} at: {tmp_path / name}"
             )
 
-    def test_nobody_minds_otherwise(self, tmp_path: Path) -> None:
+    def test_missing_base_paths_are_accepted_by_default(self, tmp_path: Path) -> None:
         FileSystemSource().check([MonitoredServable("missing", str(tmp_path / "missing"))])

@@ -33,7 +33,7 @@ def test_a_version_is_complete_once_none_of_its_objects_is_new(
     assert Uploads(wall_clock=lambda: NOW).is_complete(manifest(*files)) is is_complete
 
 
-def test_where_the_clock_of_the_store_is_ahead_it_is_what_looks_the_same_for_as_long() -> None:
+def test_with_a_store_clock_ahead_a_version_settles_by_being_unchanged() -> None:
     seconds = 0.0
     uploads = Uploads(clock=lambda: seconds, wall_clock=lambda: NOW)
     assert not uploads.is_complete(manifest(("graph", -3600.0)))
@@ -46,7 +46,7 @@ def test_where_the_clock_of_the_store_is_ahead_it_is_what_looks_the_same_for_as_
     assert uploads.is_complete(grown)
 
 
-def test_where_the_store_tells_no_times_it_is_what_was_there_at_first_or_looks_the_same() -> None:
+def test_without_times_a_version_settles_by_being_old_or_unchanged() -> None:
     seconds = 0.0
     uploads = Uploads(clock=lambda: seconds)
     uploads.keep(["s3://b/m/1"])
@@ -62,7 +62,7 @@ def test_where_the_store_tells_no_times_it_is_what_was_there_at_first_or_looks_t
     assert uploads.is_complete(grown)
 
 
-def test_what_was_whole_before_the_start_is_not_held_back() -> None:
+def test_versions_complete_before_the_start_are_not_held_back() -> None:
     def uploads(*urls: str) -> Uploads:
         made = Uploads(wall_clock=lambda: NOW, started_seconds=NOW - 0.5)
         made.keep(urls)
@@ -79,7 +79,9 @@ def test_what_was_whole_before_the_start_is_not_held_back() -> None:
 
 
 @pytest.mark.parametrize("age", [None, 0.0])
-def test_what_lacks_a_file_is_held_back_longer_but_not_for_ever(age: float | None) -> None:
+def test_a_version_without_a_required_file_is_held_back_for_a_limited_time(
+    age: float | None,
+) -> None:
     seconds = 0.0
     uploads = Uploads(clock=lambda: seconds, wall_clock=lambda: NOW + seconds)
     headless = manifest(("weights", age))

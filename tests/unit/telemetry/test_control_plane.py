@@ -44,7 +44,7 @@ def test_loads_are_counted_from_what_happens_to_versions() -> None:
     assert points(metrics, "servable_load_seconds_total") == {("m",): 3.0}
 
 
-def test_loads_of_saved_models_are_counted_whatever_comes_of_them() -> None:
+def test_successful_and_failed_loads_of_saved_models_are_counted() -> None:
     metrics = ControlPlaneMetrics(clock=Clock())
     with metrics.saved_model_load("/m/1"):
         pass

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_outputs_need_counts() {
+    fn only_operations_that_outputs_need_are_checked() {
         let unneeded = node("save", "Impure", &["y"], "");
         for (operation, inputs, function, expected) in [
             ("Pure", &[][..], "", true),

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written_again() {
+    fn what_was_read_can_be_written() {
         for (dtype, shape, data) in [
             (DType::FLOAT, &[2, 1][..], &[0, 0, 128, 63, 0, 0, 0, 64][..]),
             (DType::BFLOAT16, &[1], &[128, 63]),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_shape_is_refused_and_says_why() {
+    fn tensors_that_do_not_match_their_shape_are_refused_with_a_reason() {
         for (dtype, shape, data, expected) in [
             (DType::FLOAT, &[2][..], &b"1234567"[..], "got 7 bytes of data, want 2 elements of 4 for [2]"),
             (DType::FLOAT, &[-1], b"", "[-1] is not the shape of a tensor"),

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_ambiguous_in_a_head_is_passed_on_as_what_is_no_head() {
+    async fn an_ambiguous_head_is_replaced_by_an_invalid_one() {
         let good: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
         let (_, read, _) = passed_on(&[good, b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\nX: y\r\n\r\n"]).await;
         assert!(read.starts_with(good) && read.ends_with(NO_HEAD), "{read:?}");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_ambiguous_in_a_body_breaks_the_stream() {
+    async fn ambiguity_in_a_body_breaks_the_stream() {
         let head: &[u8] = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
         let (result, read, _) = passed_on(&[head, b"1\r\nx\r\n2\nxy\r\n"]).await;
         assert_eq!(result.expect_err("it is broken").kind(), io::ErrorKind::InvalidData);

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_http2_goes_through() {
+    fn other_protocols_pass_unchanged() {
         let request = [b"GET /a%2F HTTP/1.1\r\n\r\n", BLOCK].concat();
         assert_eq!(mended(&request, 5), request);
     }

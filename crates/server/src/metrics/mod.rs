@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_that_comes_to_be_served_keeps_its_counts_and_makes_room() {
+    fn an_unknown_model_that_is_served_later_keeps_its_counts_and_makes_room() {
         let metrics = Metrics::default();
         metrics.of_any(b"m").count(Code::NotFound);
         let served = metrics.served(b"m");

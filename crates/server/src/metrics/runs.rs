@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_kept_for_what_the_original_has_them_for() {
+    fn latencies_are_kept_for_the_apis_of_tensorflow_serving() {
         let runs = RunMetrics::new("TF1");
         for api in [Api::Regress, Api::MultiInference, Api::Regress] {
             runs.waited(api, Duration::from_micros(12));

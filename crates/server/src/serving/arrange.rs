@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_come_in_the_order_of_the_signature_with_defaults_for_what_is_left_out() {
+    fn inputs_are_ordered_by_the_signature_with_defaults_for_missing_ones() {
         let plain = signature(&["a", "b"], &[], &[]);
         let with_default = signature(&["a", "b"], &[], &["b"]);
         let owned = |texts: [&str; 2]| Ok(texts.map(str::to_owned).to_vec());

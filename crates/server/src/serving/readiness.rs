@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_not_ready_says_what_its_requests_would_get() {
+    fn a_model_that_is_not_ready_reports_the_error_of_its_requests() {
         let map = ServingMap::default();
         map.publish([(b"m".to_vec(), model(&[State::Loading], Some("it is loading")))]);
         let checked = |name: &[u8], choice| check_model(&map, name, choice).map_err(|error| error.to_string());
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_watches_is_woken_by_a_publish_and_by_the_drain() {
+    async fn watchers_are_notified_by_a_publish_and_by_the_drain() {
         let (readiness, map) = (Readiness::default(), ServingMap::default());
         let mut changes = readiness.changes(&map);
         publish(&map, "m", &[], None);

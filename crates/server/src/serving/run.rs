@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_on_threads_of_their_own_hold_up_nobody_else() {
+    fn runs_on_dedicated_threads_delay_no_other_servable() {
         let (go_on, waits) = std::sync::mpsc::channel();
         let own = crate::serving::servable::Servable::new(BTreeMap::new(), Bytes::new(), Box::new(Waits(waits.into())));
         let signature = Arc::default();

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_fault() {
         for (text, expected) in [
             ("[]", "the request has to be an object; got []"),
             ("{}", "the request has no \"inputs\""),

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_with_all_it_needs_each_once() {
+    fn a_file_is_sent_with_its_imports_each_once() {
         let name = "tensorflow_serving/apis/prediction_service.proto";
         let found = files(MessageRequest::FileByFilename(name.to_owned()));
         assert!(found.iter().any(|file| file == "google/protobuf/any.proto"), "{found:?}");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_defined_is_an_error_of_one_question() {
+    fn an_undefined_symbol_is_an_error_of_one_request() {
         for question in [
             MessageRequest::FileByFilename("none.proto".to_owned()),
             MessageRequest::FileContainingSymbol("none".to_owned()),

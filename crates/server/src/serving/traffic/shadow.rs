@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shadow_that_hangs_delays_nobody_and_the_copies_beyond_the_queue_are_dropped() {
+    fn a_hung_shadow_delays_no_request_and_copies_beyond_the_queue_are_dropped() {
         let (release, hang) = mpsc::channel::<()>();
         let hang = Mutex::new(hang);
         let shadow = Shadow::new(2, 1.0);

@@ -117,7 +117,7 @@ mod tests {
     use servable_codec::open_inference::raw_tensor;
 
     #[test]
-    fn what_goes_out_comes_back_in_for_every_datatype_with_a_field() {
+    fn encoding_and_decoding_is_identity_for_every_datatype_with_a_field() {
         for number in 0..40 {
             let dtype = DType(number);
             if !has_field(dtype) {

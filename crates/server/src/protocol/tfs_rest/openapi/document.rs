@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_become_alike_are_told_apart() {
+    fn names_that_become_equal_get_numbers() {
         let mut document = Document::new(false);
         let schema = |document: &mut Document, name, kind| document.schema(name, json!({"type": kind}));
         let first = schema(&mut document, "a b.Rows", "array");

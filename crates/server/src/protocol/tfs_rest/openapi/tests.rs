@@ -89,7 +89,7 @@ fn scalars_have_no_rows_and_long_examples_are_left_out() {
 }
 
 #[test]
-fn what_json_does_not_carry_is_left_out() {
+fn dtypes_without_a_json_form_are_left_out() {
     let float = [spec("x", DType::FLOAT, None)];
     let half = [spec("y", DType::HALF, None)];
     for (inputs, outputs) in [(&float, &half), (&half, &float)] {
