@@ -23,7 +23,7 @@ _MODULES = frozenset(
 
 
 def __getattr__(name: str) -> object:
-    """Import what is public when it is asked for: the command line starts without it."""
+    """Import public names lazily, so that the command line starts without them."""
     from importlib import import_module
 
     if name == "ModelServer":
@@ -42,5 +42,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is public; not what happens to have been imported."""
+    """The public names, without imported modules."""
     return sorted({*__all__, *_MODULES})

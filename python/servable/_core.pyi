@@ -148,7 +148,7 @@ class Completions:
         """
 
     def fileno(self) -> int:
-        """Return a file descriptor that is readable while calls are announced. It is open as long as the object lives."""
+        """Return a file descriptor that is readable while calls are announced. The object owns it."""
 
     def take(self) -> list[int]:
         """Return the numbers of the calls that completed since the last `take`."""

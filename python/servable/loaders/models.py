@@ -1,4 +1,4 @@
-"""Models to call from Python, in programs that are no servers."""
+"""Models to call from Python, in programs without a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LoadsModel", "Model", "ModelLoader"]
 
 
 class LoadsModel(Protocol):
-    """What loads a model that servers can publish, such as `SavedModelLoader` and `PythonCallableLoader`."""
+    """A loader of models that servers can publish, such as `SavedModelLoader` and `PythonCallableLoader`."""
 
     def estimate_resources(self) -> int:
         """See `servable.lifecycle.Loader`."""
@@ -29,20 +29,20 @@ class LoadsModel(Protocol):
 
     @property
     def servable(self) -> Servable:
-        """See `servable.lifecycle.Loader`; of the kind that servers publish."""
+        """See `servable.lifecycle.Loader`; a servable that servers can publish."""
 
 
 class Model:
     """A loaded model, as a function of NumPy arrays. May be called from any thread."""
 
     def __init__(self, servable: Servable) -> None:
-        """Take what was loaded."""
+        """Wrap a loaded servable."""
         self._servable = servable
 
     def __call__(
         self, inputs: Mapping[str, Any], signature_name: str = "serving_default"
     ) -> dict[str, Any]:
-        """Run once, on the calling thread and without the interpreter's lock.
+        """Run once, on the calling thread and without the interpreter lock.
 
         Args:
             inputs: An array for each input of the signature, or what becomes one, of the dtype that the signature
@@ -61,15 +61,15 @@ class Model:
 
 
 class ModelLoader:
-    """Loads a model for `ServableHandles`, and what is built on them; see `servable.lifecycle.Loader`."""
+    """Loads a model for `ServableHandles` and managers built on them; see `servable.lifecycle.Loader`."""
 
     def __init__(self, loader: LoadsModel) -> None:
-        """Name the loader that does the work; nothing is read yet."""
+        """Wrap a loader; nothing is read yet."""
         self._loader = loader
         self._servable: ObjectServable[Model] | None = None
 
     def estimate_resources(self) -> int:
-        """What the model itself needs."""
+        """The estimate of the wrapped loader."""
         return self._loader.estimate_resources()
 
     def load(self) -> None:
@@ -78,7 +78,7 @@ class ModelLoader:
         self._servable = ObjectServable(Model(self._loader.servable))
 
     def unload(self) -> None:
-        """Unload the model; calls of it fail from then on."""
+        """Unload the model. Later calls of it fail."""
         self._servable = None
         self._loader.unload()
 

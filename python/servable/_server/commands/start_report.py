@@ -56,7 +56,7 @@ def _request(server: ModelServer, summary: StartSummary, flags: Flags, url: str)
         if not model.versions:
             continue
         try:
-            # Asked inside the process: a request to the server's port would be counted as a client's.
+            # Read in the process: a request to the server's port would be counted as a client's.
             metadata = json.loads(server.metadata(model.name, model.versions[0]))
             signatures = described_by(metadata, model.name, url).signatures
         except ServableError:
