@@ -148,28 +148,28 @@ impl Default for ByModel {
         let by_size = &["model_name", "size"];
         Self {
             batches: Family::counter("servable_batches_total", &["model_name", "closed"])
-                .with_help("Batches that a thread has taken, by why they were closed then."),
+                .with_help("Batches that a thread has taken, by the reason for which they were closed."),
             dropped: Family::counter("servable_batch_requests_dropped_total", &["model_name", "reason"])
-                .with_help("Requests that no batch was run for, by why not."),
+                .with_help("Requests that were not run in a batch, by reason."),
             waits: Family::histogram("servable_batch_wait_seconds", model)
-                .with_help("How long requests waited until a thread took their batch."),
+                .with_help("Time that requests waited until a thread took their batch."),
             runs: Family::counter("servable_batch_runs_total", by_size)
-                .with_help("Batches that were run, by their rows with padding."),
+                .with_help("Batches that were run, by batch size with padding."),
             failures: Family::counter("servable_batch_failures_total", by_size)
-                .with_help("Batches whose run failed, by their rows with padding."),
+                .with_help("Batches whose run failed, by batch size with padding."),
             reruns: Family::counter("servable_batch_reruns_total", model).with_help(
                 "Smaller batches that were run after a batch had failed, to find the requests that cause it.",
             ),
             rescued: Family::counter("servable_batch_requests_rescued_total", model)
-                .with_help("Requests that such a smaller batch has answered."),
+                .with_help("Requests that were answered by a smaller batch after a failed one."),
             rows: Family::counter("servable_batch_rows_total", by_size)
-                .with_help("Rows of requests in the batches that were run, by the rows of these with padding."),
+                .with_help("Rows without padding in the batches that were run, by batch size with padding."),
             run_seconds: Family::counter("servable_batch_run_seconds_total", by_size)
-                .with_help("How long it took to join, run and split batches, by their rows with padding."),
+                .with_help("Time to join, run and split batches, by batch size with padding."),
             queued_batches: Family::gauge("servable_batch_queue_batches", model)
-                .with_help("Batches that wait for a thread or to be filled."),
-            queued_rows: Family::gauge("servable_batch_queue_rows", model).with_help("Rows in the batches that wait."),
-            running: Family::gauge("servable_batches_running", model).with_help("Batches that threads are at work on."),
+                .with_help("Batches that wait for a thread or for more requests."),
+            queued_rows: Family::gauge("servable_batch_queue_rows", model).with_help("Rows in waiting batches."),
+            running: Family::gauge("servable_batches_running", model).with_help("Batches that are running."),
         }
     }
 }

@@ -98,7 +98,7 @@ impl Metrics {
         let mut graph_runs = runs::GraphRuns::default();
         let mut batches = batches::BatchFamilies::default();
         let mut stuck_runs = Family::gauge("servable_stuck_runs", &["model_name"])
-            .with_help("Runs that go on after their deadlines because nothing can stop them.");
+            .with_help("Runs that continue after their deadlines because they cannot be cancelled.");
         for (name, Counted { metrics, .. }) in &models.by_name {
             for (status, count) in metrics.counts() {
                 request_count.add(&[name, status.name()], count);
@@ -134,7 +134,7 @@ impl Metrics {
 impl Metrics {
     fn refusals(&self) -> Family {
         let mut refused = Family::counter("servable_requests_refused_total", &["reason"])
-            .with_help("Requests that were refused by their heads alone, and are counted nowhere else.");
+            .with_help("Requests that were refused because of their heads. No other metric counts them.");
         for (code, count) in self.refused.read() {
             let reason = match code {
                 Code::Unauthenticated => "unauthenticated",

@@ -37,13 +37,13 @@ impl Service {
 /// The metrics of the versions in the map.
 fn published(map: &ServingMap) -> [Family; 3] {
     let mut versions = Family::gauge("servable_versions", &["model_name", "state"])
-        .with_help("Versions of a model by state; FAILED are those that ended with an error.");
+        .with_help("Versions of a model by state. FAILED counts versions that ended with an error.");
     let labels = ["model_name", "version"];
     let mut in_flight =
-        Family::gauge("servable_requests_in_flight", &labels).with_help("Requests that a version is at work on.");
+        Family::gauge("servable_requests_in_flight", &labels).with_help("Requests in flight, by version.");
     let labels = ["model_name", "version", "status"];
     let mut requests = Family::counter("servable_version_requests_total", &labels)
-        .with_help("Requests that were routed to a version, by status. Forgotten when the version is unloaded.");
+        .with_help("Requests that were routed to a version, by status. Removed when the version is unloaded.");
     for (name, model) in map.models() {
         let name = String::from_utf8_lossy(&name);
         for (state, count) in states(&model) {
@@ -74,7 +74,7 @@ fn states(model: &Model) -> BTreeMap<&'static str, u64> {
 
 fn shadows(map: &ServingMap) -> [Family; 1] {
     let mut copies = Family::counter("servable_shadow_requests_total", &["model_name", "version", "outcome"])
-        .with_help("Copies of requests for a shadow version, by what came of them.");
+        .with_help("Copies of requests for a shadow version, by outcome.");
     for (name, statistics) in map.shadow_statistics() {
         let (name, version) = (String::from_utf8_lossy(&name), statistics.version.to_string());
         for (outcome, count) in [

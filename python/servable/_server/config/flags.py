@@ -42,18 +42,20 @@ class Flags:
     """The value of every flag; the fields are the table, in the order of the help text."""
 
     port: int = _flag("int32", 8500, "TCP port for gRPC and REST on 0.0.0.0; 0 for none")
-    grpc_socket_path: str = _flag("string", "", "path of a UNIX socket to listen on as well")
-    rest_api_port: int = _flag(
-        "int32", 0, "a second TCP port, for REST and gRPC alike, on all addresses; 0 for none"
+    grpc_socket_path: str = _flag(
+        "string", "", "path of a UNIX socket to listen on, in addition to the ports"
     )
-    rest_api_num_threads: int = _per_cpu_flag(4, "accepted without effect; see --worker_threads")
+    rest_api_port: int = _flag(
+        "int32", 0, "a second TCP port, also for REST and gRPC, on all addresses; 0 for none"
+    )
+    rest_api_num_threads: int = _per_cpu_flag(4, "no effect; see --worker_threads")
     rest_api_timeout_in_ms: int = _flag(
-        "int32", 30000, "longest run of one REST request; 0 or less for no limit"
+        "int32", 30000, "time limit of the run of a REST request; 0 or less for no limit"
     )
     rest_api_enable_cors_support: bool = _flag("bool", False, "send CORS headers on REST answers")
-    enable_batching: bool = _flag("bool", False, "join requests into batches")
+    enable_batching: bool = _flag("bool", False, "run requests in batches")
     allow_version_labels_for_unavailable_models: bool = _flag(
-        "bool", False, "let a new label name a version that is not available yet"
+        "bool", False, "allow new labels to name versions that are not available yet"
     )
     batching_parameters_file: str = _flag(
         "string", "", "file with a BatchingParameters message, for --enable_batching"
@@ -66,43 +68,41 @@ class Flags:
         "--model_name and --model_base_path are then ignored",
     )  # fmt: skip
     model_config_file_poll_wait_seconds: int = _flag(
-        "int32", 0, "how often to read --model_config_file again; 0 for never"
+        "int32", 0, "period of reading --model_config_file again; 0 for never"
     )
     model_name: str = _flag("string", "default", "name of the single model to serve")
     model_base_path: str = _flag(
-        "string", "", "absolute path of its directory, which holds a numbered directory a version"
+        "string", "", "absolute path of its directory, with a numbered directory for each version"
     )
     num_load_threads: int = _flag(
         "int32",
         0,
-        "how many versions are loaded at the same time; 0 for one for each CPU, "
-        "and four at the start",
+        "maximum number of concurrent loads; 0 for one for each CPU, "
+        "and four for each CPU at the start",
     )
     num_unload_threads: int = _flag(
-        "int32", 0, "how many versions are unloaded at the same time; 0 for one for each CPU"
+        "int32", 0, "maximum number of concurrent unloads; 0 for one for each CPU"
     )
     max_num_load_retries: int = _flag(
-        "int32", 5, "attempts after a failed first one to load, where waiting may help"
+        "int32", 5, "number of retries of a failed load, if it may succeed later"
     )
-    load_retry_interval_micros: int = _flag("int64", 60_000_000, "pause before each of them")
+    load_retry_interval_micros: int = _flag(
+        "int64", 60_000_000, "pause before each retry of a load"
+    )
     file_system_poll_wait_seconds: int = _flag(
-        "int32", 1, "how often to look for new versions; 0 for once, less for never"
+        "int32", 1, "period of polling for new versions; 0 for once, less for never"
     )
     flush_filesystem_caches: bool = _flag(
-        "bool", True, "accepted without effect: nothing here caches files"
+        "bool", True, "no effect: this server does not cache files"
     )
     tensorflow_session_parallelism: int = _flag(
-        "int64", 0, "threads inside an operation and between operations; 0 for automatic"
+        "int64", 0, "intra-op and inter-op threads; 0 for automatic"
     )
     tensorflow_session_config_file: str = _flag(
-        "string", "", "file with a tensorflow.ConfigProto message: options of every session"
+        "string", "", "file with a tensorflow.ConfigProto message: the options of all sessions"
     )
-    tensorflow_intra_op_parallelism: int = _flag(
-        "int64", 0, "threads inside an operation; 0 for automatic"
-    )
-    tensorflow_inter_op_parallelism: int = _flag(
-        "int64", 0, "threads between operations; 0 for automatic"
-    )
+    tensorflow_intra_op_parallelism: int = _flag("int64", 0, "intra-op threads; 0 for automatic")
+    tensorflow_inter_op_parallelism: int = _flag("int64", 0, "inter-op threads; 0 for automatic")
     use_alts_credentials: bool = _flag("bool", False, "use Google ALTS (not supported)")
     ssl_config_file: str = _flag(
         "string", "", "file with an SSLConfig message: gRPC over TLS; see --tls_certificate_file"
@@ -110,31 +110,33 @@ class Flags:
     platform_config_file: str = _flag(
         "string",
         "",
-        "file with a PlatformConfigMap message: ways to load models by name, in place of flags",
+        "file with a PlatformConfigMap message: named sets of load options, in place of flags",
     )
     per_process_gpu_memory_fraction: float = _flag(
-        "float", 0.0, "share of each GPU's memory to take; 0 leaves it to TensorFlow"
+        "float", 0.0, "fraction of each GPU's memory to use; 0 for TensorFlow's default"
     )
     saved_model_tags: str = _flag(
         "string", "serve", "comma-separated tags of the meta graph to load, matched exactly"
     )
     grpc_channel_arguments: str = _flag(
-        "string", "", "comma-separated key=value settings of gRPC's C++ library; those that mean "
-        "nothing here are named in the log",
+        "string", "", "comma-separated key=value settings of gRPC's C++ library; those without "
+        "effect are named in the log",
     )  # fmt: skip
-    grpc_max_threads: int = _per_cpu_flag(4, "accepted without effect; see --worker_threads")
+    grpc_max_threads: int = _per_cpu_flag(4, "no effect; see --worker_threads")
     enable_model_warmup: bool = _flag(
-        "bool", True, "replay a version's recorded requests before it serves"
+        "bool", True, "replay the recorded requests of a version before it becomes available"
     )
     num_request_iterations_for_warmup: int = _flag(
-        "int32", 0, "how often each of them is replayed; 0 for once"
+        "int32", 0, "number of replays of each recorded request; 0 for one"
     )
     version: bool = _flag("bool", False, "print versions and exit")
     monitoring_config_file: str = _flag(
-        "string", "", "file with a MonitoringConfig message: whether and where metrics are shown"
+        "string",
+        "",
+        "file with a MonitoringConfig message: enables the metrics page and sets its path",
     )
     remove_unused_fields_from_bundle_metagraph: bool = _flag(
-        "bool", True, "accepted without effect: only signatures are kept in any case"
+        "bool", True, "no effect: only signatures are kept"
     )
     prefer_tflite_model: bool = _flag("bool", False, "serve model.tflite (not supported yet)")
     num_tflite_pools: int = _per_cpu_flag(1, "with --prefer_tflite_model (not supported yet)")
@@ -142,24 +144,24 @@ class Flags:
         "int32", 1, "with --prefer_tflite_model (not supported yet)"
     )
     enable_signature_method_name_check: bool = _flag(
-        "bool", False, "require the method name of a signature to fit the call"
+        "bool", False, "require the method name of a signature to match the call"
     )
     xla_cpu_compilation_enabled: bool = _flag(
-        "bool", False, "accepted: functions that are marked for XLA are compiled in any case"
+        "bool", False, "no effect: functions marked for XLA are always compiled"
     )
-    xla_gpu_compilation_enabled: bool = _flag("bool", False, "the same")
-    enable_profiler: bool = _flag(
-        "bool", True, "accepted without effect: there is no ProfilerService"
+    xla_gpu_compilation_enabled: bool = _flag(
+        "bool", False, "no effect; see --xla_cpu_compilation_enabled"
     )
+    enable_profiler: bool = _flag("bool", True, "no effect: there is no ProfilerService")
     thread_pool_factory_config_file: str = _flag(
         "string", "", "file with a ThreadPoolFactoryConfig message (refused: there is no factory)"
     )
     mixed_precision: str = _flag(
-        "string", "", "bfloat16 lets graphs be rewritten to it on processors that compute with it"
+        "string",
+        "",
+        "bfloat16 allows TensorFlow to rewrite graphs to this type, on processors that support it",
     )
-    skip_initialize_tpu: bool = _flag(
-        "bool", False, "accepted without effect: TPUs are not supported"
-    )
+    skip_initialize_tpu: bool = _flag("bool", False, "no effect: TPUs are not supported")
     enable_grpc_healthcheck_service: bool = _flag(
         "bool", False, "answer grpc.health.v1.Health for the server, its services and its models"
     )
@@ -168,28 +170,28 @@ class Flags:
     )
     # Flags that TensorFlow Serving does not have.
     drain_timeout_seconds: float = _flag(
-        "float", 30.0, "how long requests in flight may take after SIGTERM or SIGINT"
+        "float", 30.0, "time limit of requests in flight after SIGTERM or SIGINT"
     )
     rerun_failed_batches: bool = _flag(
         "bool",
         True,
-        "run the requests of a batch that failed again in smaller ones, where a run has no effects "
-        "but its outputs, so that an error reaches only the requests that cause it",
+        "run the requests of a failed batch again in smaller batches, if runs have no side effects, "
+        "so that only the requests that cause the error get it",
     )
     max_run_seconds: float = _flag(
-        "float", 300.0, "longest run of a model, also of one that nobody waits for; 0 for no limit"
+        "float", 300.0, "time limit of a run, even without a waiting client; 0 for no limit"
     )
     tensorflow_run_in_caller_thread: bool = _flag(
         "bool",
         True,
-        "run graphs without loops in the thread that asks; false lets large graphs use a pool",
+        "run graphs without loops on the calling thread; false: large graphs use a thread pool",
     )
     op_libraries: str = _flag(
-        "string", "", "comma-separated libraries of operations that models need (.so files)"
+        "string", "", "comma-separated libraries of custom operations (.so files)"
     )
     rest_api_socket_path: str = _flag("string", "", "path of a UNIX socket for REST")
     rest_api_cors_allowed_headers: str = _flag(
-        "string", "", "comma-separated headers that web pages may send, with "
+        "string", "", "comma-separated request headers that web pages may send, with "
         "--rest_api_enable_cors_support; empty for Content-Type, and Authorization and X-API-Key with "
         "--api_keys_file",
     )  # fmt: skip
@@ -199,106 +201,108 @@ class Flags:
     tls_certificate_file: str = _flag(
         "string", "", "PEM file with the server's certificate chain: TLS on every port and socket"
     )
-    tls_key_file: str = _flag("string", "", "PEM file with the private key that belongs to it")
+    tls_key_file: str = _flag("string", "", "PEM file with the private key of that certificate")
     tls_client_ca_file: str = _flag(
-        "string", "", "PEM file with certificates; clients need one that one of these has signed"
+        "string", "", "PEM file with authorities; clients need a certificate signed by one of them"
     )
     credentials_poll_wait_seconds: float = _flag(
-        "float", 1.0, "how often to look whether files of certificates and keys have changed; "
+        "float", 1.0, "period of checking the files of certificates and keys for changes; "
         "0 or less for never",
     )  # fmt: skip
     api_keys_file: str = _flag(
-        "string", "", "file with a line `name:scope:key` for each API key, the scope predict or "
-        "admin; requests need one of them",
+        "string", "", "file with a line `name:scope:key` for each API key, with the scope predict or "
+        "admin; requests then need a key",
     )  # fmt: skip
     paths_without_api_key: str = _flag(
-        "string", "", "comma-separated paths that need none, such as that of the metrics page; "
-        "health checks never do",
+        "string", "", "comma-separated paths without API keys, such as that of the metrics page; "
+        "health checks need no key",
     )  # fmt: skip
     allow_python_models: bool = _flag(
-        "bool", False, "let changes of the configuration bring Python models, and other kinds that "
-        "are code: from any directory that only the server's user and root may write",
+        "bool", False, "allow configuration changes to add Python models, and other kinds that are "
+        "code, from any directory that only the server's user and root can write",
     )  # fmt: skip
     allowed_remote_stores: str = _flag(
-        "string", "", "comma-separated stores, such as s3://bucket, beside those of the models that "
-        "the server is started with: models may be fetched from them, code from no others",
+        "string", "", "comma-separated stores, such as s3://bucket, in addition to those of the models "
+        "at the start: models may be fetched from them, and code only from these",
     )  # fmt: skip
     # Limits for requests of untrusted clients.
-    max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body that is taken")
+    max_body_bytes: int = _flag("int64", 2**31 - 1, "largest request body")
     max_total_body_bytes: int = _flag(
-        "int64", 0, "largest memory of all request bodies under way and all answers that are not "
-        "taken; 0 for a quarter of the memory that the machine, control group or ulimit gives",
+        "int64", 0, "memory limit of all current request bodies and all answers that clients have not "
+        "read; 0 for a quarter of the limit of the machine, control group or ulimit",
     )  # fmt: skip
     max_decompressed_bytes: int = _flag(
         "int64", 100 * 1024 * 1024, "largest request body after decompression"
     )
     max_header_bytes: int = _flag(
-        "int32", 64 * 1024, "largest head of a request, with 32 bytes on top for each header"
+        "int32", 64 * 1024, "largest head of a request; each header counts 32 bytes more"
     )
-    max_headers: int = _flag("int32", 100, "most headers of a request")
+    max_headers: int = _flag("int32", 100, "maximum number of headers of a request")
     max_json_nesting: int = _flag(
-        "int32", 10_000_000, "how deeply the JSON of a request may be nested; at least 64"
+        "int32", 10_000_000, "maximum nesting of the JSON of a request; at least 64"
     )
     max_connections: int = _flag(
-        "int32", 16384, "most connections open at once; further ones wait to be accepted"
+        "int32", 16384, "maximum number of open connections; further ones wait to be accepted"
     )
     max_concurrent_streams: int = _flag(
-        "int32", 1000, "most requests at once on one connection of HTTP/2"
+        "int32", 1000, "maximum number of concurrent requests on an HTTP/2 connection"
     )
     idle_timeout_seconds: float = _flag(
-        "float", 120.0, "after how long a connection without requests is closed"
+        "float", 120.0, "time after which an idle connection is closed"
     )
     header_timeout_seconds: float = _flag(
-        "float", 50.0, "longest that the head of a request, or a TLS handshake, may take"
+        "float", 50.0, "time limit of the head of a request, and of a TLS handshake"
     )
-    body_timeout_seconds: float = _flag("float", 50.0, "longest wait for the next part of a body")
+    body_timeout_seconds: float = _flag("float", 50.0, "time limit between two parts of a body")
     min_body_bytes_per_second: int = _flag(
-        "int32", 500, "how fast bodies have to come, on average and after --body_timeout_seconds"
+        "int32", 500, "minimum average rate of a body, after --body_timeout_seconds"
     )
     servable_versions_always_present: bool = _flag(
         "bool", False, "never unload all versions of a configured model; "
         "implies --fail_if_no_model_versions_found",
     )  # fmt: skip
     fail_if_no_model_versions_found: bool = _flag(
-        "bool", False, "refuse a configuration that has a model without a version"
+        "bool", False, "refuse configurations with models that have no version"
     )
     enable_automatic_warmup: bool = _flag(
-        "bool", False, "run each signature of a version without recorded requests once on zeros"
+        "bool", False, "run each signature of versions without recorded requests once on zeros"
     )
     refuse_shared_base_paths: bool = _flag(
         "bool", False, "refuse configurations in which two models have the same base path"
     )
     admin_api_port: int = _flag("int32", 0, "TCP port of the administration API; 0 for none")
     admin_api_address: str = _flag(
-        "string", "127.0.0.1", "where that port is; who reaches it may change what is served"
+        "string",
+        "127.0.0.1",
+        "address of --admin_api_port; clients that reach it can change the models",
     )
     admin_api_hosts: str = _flag(
-        "string", "", "comma-separated names under which that port may be asked, beside localhost and "
-        "the addresses it has",
+        "string", "", "comma-separated host names of the administration API, in addition to localhost and "
+        "the addresses of the port",
     )  # fmt: skip
     remote_poll_wait_seconds: float = _flag(
-        "float", 60.0, "how often to look for new versions in remote base paths (s3://, gs://, "
+        "float", 60.0, "period of listing remote base paths (s3://, gs://, "
         "az://, hf://, https://); 0 for once, less for never",
     )  # fmt: skip
     remote_cache_directory: str = _flag(
-        "string", "", "where fetched versions are kept; empty for ~/.cache/servable/models"
+        "string", "", "cache directory of fetched versions; empty for ~/.cache/servable/models"
     )
     remote_cache_max_bytes: int = _flag(
-        "int64", 0, "the size of it to keep to; 0 for half of its file system, less for no limit"
+        "int64", 0, "size limit of the cache; 0 for half of its file system, less for no limit"
     )
     remote_verify_checksums: bool = _flag(
-        "bool", True, "compare what was fetched with the checksums that stores give"
+        "bool", True, "verify fetched files by the checksums of the store"
     )
     open_ports: str = _flag(
-        "string", "when_loaded", "when ports begin to accept: when_loaded, once each model has its "
+        "string", "when_loaded", "when ports start to accept: when_loaded, once each model has its "
         "first version, has failed once or has none to load; or at_once",
     )  # fmt: skip
     health_port: int = _flag(
-        "int32", 0, "TCP port that answers health checks only, without TLS, from the first moment "
+        "int32", 0, "TCP port for health checks only, without TLS, open from the first moment "
         "of the start; 0 for none",
     )  # fmt: skip
     worker_threads: int = _flag(
-        "int32", 0, "threads that read, decode, run and answer; 0 for one for each CPU"
+        "int32", 0, "threads that serve connections and run quick models; 0 for one for each CPU"
     )
 
 
