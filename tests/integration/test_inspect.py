@@ -109,7 +109,7 @@ def test_a_directory_and_a_server_say_the_same(server: ServerProcess, runtime_mo
 def test_values_that_json_does_not_have_are_for_grpc(runtime_models: Path) -> None:
     shown = inspect(str(runtime_models / "dtypes"))
     half = shown.partition("Signature float16 ")[2].partition("Signature ")[0]
-    assert "# JSON cannot say values of these dtypes; use gRPC" in half
+    assert "# JSON has no values of these dtypes; use gRPC" in half
     assert "with Client('localhost:8500') as client:" in half
 
 

@@ -187,10 +187,10 @@ def test_an_unreadable_file_ends_the_start_with_the_reason(
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
-        ("tls_certificate_file", "must not travel over a network"),
-        ("tls_key_file", "must not travel over a network"),
-        ("tls_client_ca_file", "must not travel over a network"),
-        ("op_libraries", "TensorFlow opens it by itself"),
+        ("tls_certificate_file", "must be local files"),
+        ("tls_key_file", "must be local files"),
+        ("tls_client_ca_file", "must be local files"),
+        ("op_libraries", "TensorFlow opens the file"),
     ],
 )
 def test_a_url_for_a_local_file_is_refused_with_the_reason(

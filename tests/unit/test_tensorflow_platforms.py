@@ -137,7 +137,7 @@ def test_a_file_names_platforms_and_replaces_flags(
     assert plain.batching.origin == "platform tensorflow has no batching_parameters"
     assert gpu.batching == PlatformBatching(BatchingParameters(max_batch_size=2))
     assert caplog.messages == [
-        "--saved_model_tags has no effect: --platform_config_file says it all",
+        "--saved_model_tags has no effect: --platform_config_file replaces it",
     ]
 
 

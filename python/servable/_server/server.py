@@ -261,7 +261,7 @@ class ModelServer:
         deadline = time.monotonic() + self._flags.drain_timeout_seconds
         drained = self._server.drain(self._flags.drain_timeout_seconds)
         if not drained:
-            _log.warning("Requests in flight did not finish in time and were cut off")
+            _log.warning("Requests in flight did not finish in time and were aborted")
         self._core.stop(min(_UNLOAD_SECONDS, max(1.0, deadline - time.monotonic())))
         return drained
 

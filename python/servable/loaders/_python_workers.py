@@ -188,7 +188,7 @@ class WorkerPool:
             # A message that cannot be encoded leaves the connection in an undefined state.
             worker.process.kill()
             worker.end()
-            self._lose("was sent what cannot be sent")
+            self._lose("got a message that cannot be sent")
             raise
         self._give_back(worker)
         if what == "failed":

@@ -20,7 +20,7 @@ from servable.platforms import (
 class PythonPlatform(Platform):
     """Loads models into the server's process, or into worker processes."""
 
-    contents = f"a Python model is {MODEL_FILE}, or {ENTRY_POINT_FILE} with what to import"
+    contents = f"a Python model is {MODEL_FILE}, or {ENTRY_POINT_FILE} with the object to import"
     runs_code = True
     precedence = 1  # the code may read files of other kinds
     has_own_batch_threads = True

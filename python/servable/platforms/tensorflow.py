@@ -160,7 +160,7 @@ def tensorflow_options(context: PlatformContext) -> Mapping[str, TensorFlowOptio
     defaults = Flags()
     for name in _REPLACED_FLAGS:
         if getattr(flags, name) != getattr(defaults, name):
-            _log.warning("--%s has no effect: --platform_config_file says it all", name)
+            _log.warning("--%s has no effect: --platform_config_file replaces it", name)
     message: Any = parse_text_file(flags.platform_config_file, PLATFORM_CONFIG_MAP)
     configs = message.platform_configs
     names = sorted(configs, key=lambda name: (name != TENSORFLOW_PLATFORM, name))

@@ -176,7 +176,7 @@ class FileSystemSource:
                     self._note_problem(
                         name,
                         NotFoundError(
-                            f"No version of servable {name} is looked for, since polling is off"
+                            f"No version of servable {name} was searched for, because polling is off"
                         ),
                     )
         if self._target is not None and self._poll_wait_seconds >= 0:

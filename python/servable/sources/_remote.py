@@ -185,7 +185,7 @@ class _Watch:
         self._explanation = ""
         if servable.poll_wait_seconds < 0:
             self._problem = NotFoundError(
-                f"No version of servable {servable.name} is looked for, since polling is off"
+                f"No version of servable {servable.name} was searched for, because polling is off"
             )
 
     @property
@@ -246,7 +246,7 @@ class _Watch:
             self._forget_all_but({self._url(directory) for directory in names})
             versions = self._versions(names, warnings)
         except ServableError as error:
-            self._failed(error, f"Servable {name} cannot be looked for: {error}")
+            self._failed(error, f"Servable {name} cannot be listed: {error}")
             return False
         except Exception as raised:  # a driver's border: the thread must survive it
             problem = LoadError(f"{type(raised).__name__}: {raised}", code=Code.INTERNAL)

@@ -194,7 +194,7 @@ def test_a_failure_is_reported_at_once_though_attempts_are_left(tmp_path: Path) 
                 admin.call("PUT", "/models/m/versions/1")
             assert caught.value.message == (
                 "Version 1 of model m could not be loaded yet: cannot parse 1; "
-                "it goes on being tried"
+                "further attempts follow"
             )
             assert caught.value.code is Code.UNAVAILABLE
             (version,) = (

@@ -121,7 +121,7 @@ def test_models_that_share_a_base_path_are_refused_where_that_is_asked_for(
     bad = 'config {\n name: "b" base_path: "/good/" model_platform: "tensorflow" }'
     path = tmp_path / "models.config"
     path.write_text(file_with(bad))
-    reason = "Models good, b share the base path /good, and are to have one each"
+    reason = "Models good, b share the base path /good, and need one each"
     with pytest.raises(ConfigError, match=reason):
         read_model_config_file(str(path), ConfigRules(refuse_shared_base_paths=True))
     line = (

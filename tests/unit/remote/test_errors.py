@@ -37,7 +37,7 @@ def test_exceptions_of_drivers_get_a_code(raised: Exception, code: Code) -> None
     assert error.code is code
     assert error.message.startswith(f"Could not list s3://bucket/m: {type(raised).__name__}")
     needs_credentials = code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED)
-    assert ("credentials are looked for" in error.message) is needs_credentials
+    assert ("reads credentials from" in error.message) is needs_credentials
 
 
 def test_the_reason_may_be_what_it_was_raised_from() -> None:

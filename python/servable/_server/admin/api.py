@@ -303,7 +303,7 @@ class AdminApi:
         while not fresh.wait_for(is_settled, _look_until(end)):
             if (failure := self._core.last_failure(wanted)) is not None:
                 raise AppliedError(
-                    f"{version} could not be loaded yet: {failure.message}; it goes on being tried",
+                    f"{version} could not be loaded yet: {failure.message}; further attempts follow",
                     code=failure.code,
                 )
             self._check_wait(request)
@@ -325,7 +325,7 @@ class AdminApi:
                 code=Code.NOT_FOUND,
             )
         raise AppliedError(
-            f"{version} is not available after {seconds:g} s; it goes on loading",
+            f"{version} is not available after {seconds:g} s; loading continues",
             code=Code.DEADLINE_EXCEEDED,
         )
 
@@ -399,7 +399,7 @@ def _look_until(end: float) -> float:
 
 
 def _cancelled() -> AppliedError:
-    return AppliedError("The client has gone; models go on loading", code=Code.CANCELLED)
+    return AppliedError("The client has disconnected; loading continues", code=Code.CANCELLED)
 
 
 def _no_model(name: str) -> NotFoundError:

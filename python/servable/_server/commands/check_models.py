@@ -65,7 +65,7 @@ def check_models(
             report.error(str(error), *place)
             continue
         if is_remote(model.base_path):
-            report.warning("The base path is remote, and was not looked at", model.base_path)
+            report.warning("The base path is remote, and was not checked", model.base_path)
             continue
         platform = platforms.get(model.platform)
         if platform is None:

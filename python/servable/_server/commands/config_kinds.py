@@ -54,7 +54,7 @@ def parse(path: str, flag: str) -> Any:
     except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"It cannot be read: {error}") from error
     if not text:
-        raise ConfigError("The file is empty; a configuration that says nothing is a comment")
+        raise ConfigError("The file is empty; write an empty configuration as a comment")
     return parse_text(text, KINDS[flag])
 
 

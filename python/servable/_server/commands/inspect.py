@@ -98,7 +98,7 @@ def _signature(
     yield from _tensors("inputs", signature.inputs)
     yield from _tensors("outputs", signature.outputs)
     if signature.method != "predict" and not signature.example:
-        yield "\n  Put the names of the model's features in the place of FEATURE:"
+        yield "\n  Put the names of the model's features in place of FEATURE:"
     command = example_requests.curl(url, model, name, signature)
     yield "\n  As curl:\n"
     yield textwrap.indent(command or "# " + _why_no_command(signature), "    ")
@@ -111,8 +111,8 @@ def _signature(
 
 def _why_no_command(signature: SignatureDescription) -> str:
     if not signature.inputs:
-        return "REST takes no request without inputs; use gRPC"
-    return "JSON cannot say values of these dtypes; use gRPC"
+        return "REST requests need an input; use gRPC"
+    return "JSON has no values of these dtypes; use gRPC"
 
 
 def _tensors(title: str, tensors: Mapping[str, TensorDescription]) -> Iterator[str]:

@@ -64,7 +64,9 @@ def read_api_keys(path: str) -> list[ApiKey]:
             raise ConfigError(f"--api_keys_file: {path}, line {number}: {error}") from error
         keys.append(key)
     if not keys:
-        raise ConfigError(f"--api_keys_file: {path} holds no key, so nobody could ask anything")
+        raise ConfigError(
+            f"--api_keys_file: {path} has no key, so that every request would be refused"
+        )
     return keys
 
 
@@ -94,6 +96,6 @@ def _key(line: str) -> ApiKey:
 def _check_is_new(key: ApiKey, keys: list[ApiKey]) -> None:
     for other in keys:
         if other.name == key.name:
-            raise ValueError(f"there are two keys of {key.name}; give them names of their own")
+            raise ValueError(f"there are two keys of {key.name}; use different names")
         if other.digest == key.digest:
             raise ValueError(f"{key.name} and {other.name} have the same key")

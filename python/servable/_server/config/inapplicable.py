@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from servable._server.config.flags import Flags
 
-_THREADS = "--worker_threads says how many threads there are, and requests beyond them wait"
+_THREADS = "--worker_threads sets the number of threads; further requests wait"
 _TFLITE = "TensorFlow Lite models are not supported"
 _NOT_YET = "it is not supported yet"
 
 _REASONS: Mapping[str, str] = {
     "rest_api_num_threads": _THREADS,
     "grpc_max_threads": _THREADS,
-    "flush_filesystem_caches": "nothing here caches files",
-    "remove_unused_fields_from_bundle_metagraph": "only signatures are kept in any case",
+    "flush_filesystem_caches": "this server does not cache files",
+    "remove_unused_fields_from_bundle_metagraph": "only signatures are kept",
     "prefer_tflite_model": _TFLITE,
     "num_tflite_pools": _TFLITE,
     "num_tflite_interpreters_per_pool": _TFLITE,

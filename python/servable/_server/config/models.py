@@ -283,7 +283,7 @@ def _check_base_paths(models: Sequence[ModelConfig]) -> None:
     for path, names in models_by_path(models).items():
         index = max(index for index, model in enumerate(models) if model.name in names)
         raise ModelConfigError(
-            index, f"Models {', '.join(names)} share the base path {path}, and are to have one each"
+            index, f"Models {', '.join(names)} share the base path {path}, and need one each"
         )
 
 

@@ -162,7 +162,7 @@ def check_flags(flags: Flags, paths: Sequence[str] = ()) -> None:
         if scheme_of(getattr(flags, name)) == "http":
             _log.warning("--%s holds secrets, and http:// shows them to others; use https://", name)
     for library in op_libraries(flags):
-        require_local("op_libraries", library, "TensorFlow opens it by itself")
+        require_local("op_libraries", library, "TensorFlow opens the file")
         if not os.path.isfile(library):
             raise ConfigError(f"--op_libraries: there is no file {library}", code=Code.NOT_FOUND)
     for name, reason in inapplicable_flags(flags).items():

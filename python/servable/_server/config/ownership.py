@@ -183,5 +183,5 @@ def _user(user_id: int) -> str:
 
 def _unreadable(path: str, error: OSError) -> WritableByOthersError:
     return WritableByOthersError(
-        f"It cannot be told who may write {error.filename or path}: {error.strerror}"
+        f"Cannot determine which users may write {error.filename or path}: {error.strerror}"
     )

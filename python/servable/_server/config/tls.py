@@ -61,7 +61,7 @@ def check_tls_flags(flags: Flags) -> None:
     if flags.tls_client_ca_file and not flags.tls_certificate_file:
         raise ConfigError("--tls_client_ca_file needs --tls_certificate_file and --tls_key_file")
     for flag in ("tls_certificate_file", "tls_key_file", "tls_client_ca_file"):
-        reason = "a private key, and what belongs to it, must not travel over a network"
+        reason = "private keys and certificates must be local files"
         require_local(flag, getattr(flags, flag), reason)
 
 

@@ -57,8 +57,8 @@ def store_error(raised: BaseException, doing: str, url: str) -> ServableError:
     message = f"Could not {doing} {shown(url)}: {text.replace(url, shown(url))}"
     if code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
         message += (
-            " (credentials are looked for where the driver of the store does by itself:"
-            " environment variables, its files, the machine's identity)"
+            " (the driver of the store reads credentials from environment variables, its files, or"
+            " the identity of the machine)"
         )
     return LoadError(message, code=code)
 

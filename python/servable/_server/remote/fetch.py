@@ -173,7 +173,7 @@ class Fetcher:
                 started.append(thread)
         if threads and not started:
             raise LoadError(
-                "the system grants no thread that fetches files", code=Code.RESOURCE_EXHAUSTED
+                "the system refuses threads to fetch files", code=Code.RESOURCE_EXHAUSTED
             )
         for thread in started:
             # A thread whose store hangs is abandoned; it writes nothing more.
@@ -272,7 +272,7 @@ class _FileFetch:
         self.path.unlink()
         raise self._damaged(
             f"its {file.checksum.algorithm} is not {file.checksum.hex_digest}, "
-            "which is what the store says it is"
+            "the checksum of the store"
         )
 
     def _damaged(self, what: str) -> LoadError:
@@ -326,7 +326,7 @@ class _Progress:
 
 def _stop_if(is_over: bool) -> None:
     if is_over:
-        raise CancelledError("Nobody wants the version any more")
+        raise CancelledError("The version is no longer needed")
 
 
 def _size(count: float) -> str:

@@ -56,7 +56,7 @@ class LockFile:
         """
         while not self.try_lock(shared=shared):
             if cancelled.wait(_RETRY_SECONDS):
-                raise CancelledError("Nobody wants the version any more")
+                raise CancelledError("The version is no longer needed")
 
     def close(self, *, remove: bool = False) -> None:
         """Release the lock.
