@@ -114,7 +114,7 @@ mod tests {
     const FAR: Duration = Duration::from_secs(10);
 
     /// A runtime of `workers`, and of `spare` workers in reserve, which must be released before it is dropped.
-    fn looked_after(workers: usize, spare: usize) -> (Arc<Workers>, Runtime, Watchdog) {
+    fn watched_runtime(workers: usize, spare: usize) -> (Arc<Workers>, Runtime, Watchdog) {
         let threads = Workers::new(workers);
         let member = Arc::clone(&threads);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn sockets_are_served_beside_a_task_that_blocks_its_thread() {
-        let (_threads, runtime, _watchdog) = looked_after(2, 1);
+        let (_threads, runtime, _watchdog) = watched_runtime(2, 1);
         let may_end = Arc::new(AtomicBool::new(false));
         let listener = runtime.block_on(async { TcpListener::bind("127.0.0.1:0").await.expect("a port") });
         let address = listener.local_addr().expect("its address");
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_servable_that_hangs_takes_no_more_threads_than_it_has_when_that_is_seen() {
-        let (_threads, runtime, _watchdog) = looked_after(2, 2);
+        let (_threads, runtime, _watchdog) = watched_runtime(2, 2);
         assert!(finds(&runtime, || threads::may_hold(HANGS)));
         let may_end = Arc::new(AtomicBool::new(false));
         let hangs = Arc::clone(&may_end);
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn runs_that_hold_every_thread_leave_one_for_others_that_no_run_gets() {
         for spare in [1, 2] {
-            let (threads, runtime, _watchdog) = looked_after(2, spare);
+            let (threads, runtime, _watchdog) = watched_runtime(2, spare);
             assert!(finds(&runtime, || threads::may_hold(HANGS)));
             let may_end = Arc::new(AtomicBool::new(false));
             for _ in 0..50 {
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_task_that_has_yielded_continues_while_a_ready_task_hangs() {
-        let (_threads, runtime, _watchdog) = looked_after(1, 1);
+        let (_threads, runtime, _watchdog) = watched_runtime(1, 1);
         assert!(finds(&runtime, || threads::may_hold(HANGS)));
         let may_end = Arc::new(AtomicBool::new(false));
         let hangs = Arc::clone(&may_end);
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn all_threads_are_released_when_the_watchdog_ends() {
-        let (_threads, runtime, watchdog) = looked_after(1, 3);
+        let (_threads, runtime, watchdog) = watched_runtime(1, 3);
         assert!(finds(&runtime, || threads::may_hold(OTHER)));
         drop(watchdog);
         // Waits for every thread of the runtime.

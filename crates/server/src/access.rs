@@ -81,7 +81,7 @@ impl Access {
     }
 
     /// Whether requests need a key.
-    pub(crate) fn asks_for_keys(&self) -> bool {
+    pub(crate) fn requires_keys(&self) -> bool {
         self.keys.load().is_some()
     }
 
@@ -91,7 +91,7 @@ impl Access {
         let Some(allowed) = answer.get_mut(ACCESS_CONTROL_ALLOW_HEADERS) else { return };
         if let Some(headers) = &self.page_headers {
             *allowed = headers.clone();
-        } else if self.asks_for_keys() {
+        } else if self.requires_keys() {
             *allowed = HeaderValue::from_static("Content-Type, Authorization, X-API-Key");
         }
     }

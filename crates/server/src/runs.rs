@@ -48,7 +48,7 @@ impl RunsUnderWay {
         }
         Some(ServingError::new(
             Code::Unavailable,
-            format!("There is no room for another run: {}", say_stuck(under_way)),
+            format!("There is no room for another run: {}", stuck_runs_text(under_way)),
         ))
     }
 
@@ -58,7 +58,7 @@ impl RunsUnderWay {
 }
 
 /// The text about stuck runs, for operators and clients.
-pub(crate) fn say_stuck(count: usize) -> String {
+pub(crate) fn stuck_runs_text(count: usize) -> String {
     let (runs, are) = if count == 1 { ("run", "is") } else { ("runs", "are") };
     format!("{count} {runs} of the model {are} stuck: past the deadline, and the runtime does not stop")
 }

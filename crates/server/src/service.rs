@@ -11,7 +11,7 @@ use crate::access::Access;
 use crate::control_plane::ControlPlane;
 use crate::metrics::Metrics;
 use crate::router::Router;
-use crate::runs::say_stuck;
+use crate::runs::stuck_runs_text;
 use crate::serving::ApiOptions;
 use crate::serving::map::{Resolved, ServingMap, State, Version, VersionChoice};
 use crate::serving::readiness::Readiness;
@@ -101,7 +101,7 @@ impl Service {
                 _ => 0,
             };
             if let Some(status) = status.status.as_mut().filter(|status| stuck > 0 && status.error_message.is_empty()) {
-                status.error_message = say_stuck(stuck);
+                status.error_message = stuck_runs_text(stuck);
             }
         }
         Ok(GetModelStatusResponse { model_version_status: statuses })

@@ -53,10 +53,10 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream, mender) => {
+            Self::Unix(stream, rewriter) => {
                 let before = buf.filled().len();
                 let read = Pin::new(stream).poll_read(cx, buf);
-                mender.mend(&mut buf.filled_mut()[before..]);
+                rewriter.rewrite(&mut buf.filled_mut()[before..]);
                 read
             }
         }

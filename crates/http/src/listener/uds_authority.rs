@@ -77,7 +77,7 @@ impl Default for AuthorityRewriter {
 
 impl AuthorityRewriter {
     /// Rewrites bytes that were just read.
-    pub(super) fn mend(&mut self, mut bytes: &mut [u8]) {
+    pub(super) fn rewrite(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let taken = self.take(bytes);
             bytes = &mut bytes[taken..];
@@ -224,10 +224,10 @@ mod tests {
         [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    fn mended(stream: &[u8], piece: usize) -> Vec<u8> {
-        let mut mender = AuthorityRewriter::default();
+    fn rewritten(stream: &[u8], piece: usize) -> Vec<u8> {
+        let mut rewriter = AuthorityRewriter::default();
         let mut stream = stream.to_vec();
-        stream.chunks_mut(piece).for_each(|piece| mender.mend(piece));
+        stream.chunks_mut(piece).for_each(|piece| rewriter.rewrite(piece));
         stream
     }
 
@@ -249,22 +249,22 @@ mod tests {
         let expected =
             text(&stream).replacen(&text(&frame(0, 1, BLOCK)), &String::from_utf8_lossy(&frame(0, 1, BLOCK)), 1);
         for piece in [1, 2, 7, 1000] {
-            assert_eq!(String::from_utf8_lossy(&mended(&stream, piece)), expected, "in pieces of {piece}");
+            assert_eq!(String::from_utf8_lossy(&rewritten(&stream, piece)), expected, "in pieces of {piece}");
         }
     }
 
     #[test]
     fn other_protocols_pass_unchanged() {
         let request = [b"GET /a%2F HTTP/1.1\r\n\r\n", BLOCK].concat();
-        assert_eq!(mended(&request, 5), request);
+        assert_eq!(rewritten(&request, 5), request);
     }
 
     proptest::proptest! {
         #[test]
         fn no_stream_is_a_surprise(stream: Vec<u8>, kind in 0u8..10, flags: u8, block: Vec<u8>) {
             let all = [PREFACE, &frame(kind, flags, &block), &stream].concat();
-            let mended = mended(&all, 3);
-            for (before, after) in all.iter().zip(&mended) {
+            let rewritten = rewritten(&all, 3);
+            for (before, after) in all.iter().zip(&rewritten) {
                 assert!(before == after || (*before, *after) == (b'%', b'-'));
             }
         }

@@ -90,7 +90,8 @@ pub(super) fn root(service: &Service, headers: &HeaderMap) -> Reply {
             reply::with_status(200, "OK", format!("{body:#}\n").into(), "application/json")
         }
         Some(Form::Text) | None => {
-            let text = format!("{product}, a model server. gRPC is on every port, too.\n\n{}", what_there_is(service));
+            let text =
+                format!("{product}, a model server. gRPC is on every port, too.\n\n{}", models_and_routes(service));
             reply::with_status(200, "OK", text.into(), "text/plain; charset=utf-8")
         }
     }
@@ -103,7 +104,7 @@ pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
     let asked = format!("there is no {} {}", head.method, names::shortened(head.uri.path(), MAX_PATH));
     let mut reply = match form {
         Form::Text => {
-            let text = format!("{asked}\n\n{}", what_there_is(service));
+            let text = format!("{asked}\n\n{}", models_and_routes(service));
             reply::with_status(404, "Not Found", text.into(), "text/plain; charset=utf-8")
         }
         Form::Json => {
@@ -119,7 +120,7 @@ pub(super) fn not_found(service: &Service, head: &Parts) -> Reply {
 }
 
 /// The models and routes as text.
-fn what_there_is(service: &Service) -> String {
+fn models_and_routes(service: &Service) -> String {
     let mut text = format!("Models: {}\n\n", service.serving_map.some_names());
     for (method, path, what) in routes(service) {
         writeln!(text, "{method:<5} {path:<26} {what}").expect("a string that grows");

@@ -45,7 +45,7 @@ async fn answer(
     let call = Call::default().within(options.timeout, meter.started()).with_priority(priority::of(headers)?);
     let json_length = json_length(headers, body.len())?;
     let (mut request, inputs) = body::work_on(body.len(), || decode_body(body, json_length, options.max_nesting))
-        .map_err(|error| told_with_header(error, headers, body))?;
+        .map_err(|error| with_header_hint(error, headers, body))?;
     let call = call.within(request.timeout, meter.started());
     let wanted = std::mem::take(&mut request.outputs);
     let form = |index: usize| {
@@ -109,7 +109,7 @@ fn wanted_encoding(headers: &HeaderMap) -> Option<Encoding> {
 
 /// Adds a hint on the length header to the error of an unreadable body: its value, or that it is missing if the body is
 /// not only JSON.
-fn told_with_header(mut error: ServingError, headers: &HeaderMap, body: &[u8]) -> ServingError {
+fn with_header_hint(mut error: ServingError, headers: &HeaderMap, body: &[u8]) -> ServingError {
     if error.code != Code::InvalidArgument {
         return error;
     }

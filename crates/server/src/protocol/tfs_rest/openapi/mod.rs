@@ -50,7 +50,7 @@ fn document(service: &Service, names: &[Vec<u8>]) -> Result<Bytes> {
     let mut models = if names.is_empty() { service.serving_map.models() } else { named(service, names)? };
     models.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     models.dedup_by(|(one, _), (other, _)| one == other);
-    let mut document = Document::new(service.access.asks_for_keys());
+    let mut document = Document::new(service.access.requires_keys());
     let names: Vec<&str> = models.iter().filter_map(|(name, _)| std::str::from_utf8(name).ok()).collect();
     let any_model = (!names.is_empty())
         .then(|| document.parameter("Model", paths::parameter("model", &json!({"type": "string", "enum": names}))));
