@@ -49,7 +49,9 @@ def test_each_model_is_loaded_as_its_platform_says(demo_models: Path, tmp_path: 
         assert server.predict("own_threads", {"inputs": [1.0]}).json() == {"outputs": [2.5]}
         reply = server.get("/v1/models/other_tags")
         assert "Could not find meta graph def matching supplied tags" in reply.body.decode()
-        assert "--enable_model_warmup has no effect: --platform_config_file says" in server.log
+        assert (
+            "--enable_model_warmup has no effect: --platform_config_file replaces it" in server.log
+        )
 
 
 def test_a_model_of_a_platform_that_is_not_in_the_file_is_refused(

@@ -228,7 +228,7 @@ def test_the_last_version_that_works_stays_and_the_request_says_so(admin: Admini
 @pytest.mark.parametrize(
     ("is_stopping", "text", "code"),
     [
-        (False, "The client has gone", Code.CANCELLED),
+        (False, "The client has disconnected", Code.CANCELLED),
         (True, "The server is shutting down", Code.UNAVAILABLE),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file") as info:
         read_api_keys(str(file))
     assert info.value.code is Code.NOT_FOUND
-    for content, message in ((b"# none\n", "holds no key"), (b"\xff", "not text")):
+    for content, message in ((b"# none\n", "has no key"), (b"\xff", "not text")):
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=message):
             read_api_keys(str(file))

@@ -70,7 +70,7 @@ def test_flags_without_effect_are_logged_once_if_they_are_set(
     assert caplog.messages == []
     check_flags(replace(SERVED, grpc_max_threads=1000, flush_filesystem_caches=False))
     threads, caches = caplog.messages
-    assert threads.startswith("--grpc_max_threads has no effect: --worker_threads says")
+    assert threads.startswith("--grpc_max_threads has no effect: --worker_threads sets")
     assert caches == "--flush_filesystem_caches has no effect: this server does not cache files"
 
 

@@ -87,7 +87,7 @@ def test_links_in_circles_and_to_nowhere_end(version: Path) -> None:
     (version / "circle").symlink_to(version)
     require_private_tree(str(version))
     (version / "gone").symlink_to(version / "nowhere")
-    with pytest.raises(WritableByOthersError, match="cannot be told who may write"):
+    with pytest.raises(WritableByOthersError, match="Cannot determine which users may write"):
         require_private_tree(str(version))
 
 
