@@ -3,9 +3,9 @@
 //! A request of Classify, Regress or `MultiInference` has `tensorflow.Example` messages. A graph of TensorFlow parses
 //! them itself; other runtimes do not know them. Two things help those:
 //!
-//! - [`Heads`] describes what a model computes from features. [`add_heads`] wraps its [`Executor`](servable_model::executor::Executor), and adds the
-//!   signatures `classification` and `regression` to its signatures, which take examples. REST, gRPC, metadata and
-//!   batching then treat them like those of a `SavedModel`.
+//! - [`Heads`] describes what a model computes from features. [`add_heads`] wraps its
+//!   [`Executor`](servable_model::executor::Executor), and adds the signatures `classification` and `regression`, which
+//!   take examples. REST, gRPC, metadata and batching then treat them like those of a `SavedModel`.
 //! - [`dense`] joins columns to one matrix, for a runtime that takes its features as a matrix.
 //!
 //! A kind calls [`add_heads`] once when a model is loaded, before it describes its signatures as metadata:
