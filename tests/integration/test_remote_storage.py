@@ -486,7 +486,7 @@ class TestServing:
         put(s3, f"{bucket}/file", b"not looked into")
         server = start({**served, "onnx": f"{bucket}/m.onnx", "file": f"{bucket}/file"})
         server.wait_until_available("m")
-        until(lambda: "m.onnx is an ONNX model; " in why(server, "onnx"))
+        until(lambda: "m.onnx is an ONNX model, " in why(server, "onnx"))
         until(lambda: "file is a file; a base path is a directory" in why(server, "file"))
 
     @pytest.mark.parametrize("is_secure", [False, True], ids=["http", "https"])

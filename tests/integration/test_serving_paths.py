@@ -58,7 +58,7 @@ def test_a_directory_of_models_is_served(zoo: Path, half_plus_two_version: Path)
             f"Found model half: tensorflow in {zoo}/half\n",
             f"Found model table: hash_map in {zoo}/table\n",
             f"Found model words: python in {zoo}/words\n",
-            f"{zoo}/clf.pkl is left out: clf.pkl is a pickled object; ",
+            f"Left out: {zoo}/clf.pkl: clf.pkl is a pickled object, ",
         ):
             assert line in server.log
         add_version(zoo / "half", 2, half_plus_two_version, offset=3.0)
@@ -85,7 +85,7 @@ def test_flags_apply_beside_paths(zoo: Path, half_plus_two_version: Path) -> Non
         (["zoo", "--model_name=m"], "--model_name=m names one model, and there are 3: half, "),
         (["zoo/half", "zoo/half/1"], "are versions of the same model, half; give one of them"),
         (["./none"], "/none: No such file or directory"),
-        (["zoo/clf.pkl"], "clf.pkl: clf.pkl is a pickled object; "),
+        (["zoo/clf.pkl"], "clf.pkl: clf.pkl is a pickled object, "),
         (["zoo/README.md"], "\n  a lookup table is table.tsv\n"),
         (["zoo", "--prot=1"], "unknown argument: --prot=1 (did you mean --port?)"),
         (["zoo", "zooo"], "unknown argument: zooo (there is no file or directory with this name)"),
@@ -124,7 +124,7 @@ def test_the_other_commands_take_the_same_paths(zoo: Path) -> None:
         f"half: tensorflow model in {zoo}/half\n  version 1\n    classify_x_to_y (classify): ",
         f"table: hash_map model in {zoo}/table\n  version 1\n    serving_default (predict): keys: ",
         f"words: python model in {zoo}/words\n  version 1\n    serving_default (predict): text: ",
-        f"warning: {zoo}/clf.pkl is left out: clf.pkl is a pickled object; ",
+        f"warning: Left out: {zoo}/clf.pkl: clf.pkl is a pickled object, ",
         "\n0 errors, 1 warning\n",
     ):
         assert line in checked

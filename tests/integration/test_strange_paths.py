@@ -55,7 +55,7 @@ def test_a_file_as_base_path_is_explained_in_errors(
     server.wait_until_available("good")
     reply = server.predict("file", {"instances": [1.0]})
     assert reply.status == 503
-    assert "m.keras is a Keras model; export it as a SavedModel" in reply.error
+    assert "m.keras is a Keras model; write a version that is served" in reply.error
     server.wait_until_state("inside", 1, "END")
     reply = server.predict("inside", {"instances": [1.0]})
-    assert "m.onnx is an ONNX model; serve it with a few lines of Python" in reply.error
+    assert "m.onnx is an ONNX model, served by `servable " in reply.error

@@ -308,15 +308,19 @@ def test_what_is_not_recognised_is_told_with_what_would_be(
     told, _, recognised = raised.value.message.partition("\nA model is recognised by its files:\n")
     first, *looked_at = told.splitlines()
     assert first.startswith(f"No model is recognised in {tmp_path}: it contains a, b, c, clf.pkl, ")
-    assert "clf.pkl is a pickled object; " in first
+    assert "clf.pkl is a pickled object, " in first
     assert looked_at[0].startswith(
         f"  {tmp_path}/a: it contains 1; version 1: it contains notes, weights.h5; weights.h5 is a Keras"
     )
     assert looked_at[1] == f"  {tmp_path}/b: it contains nothing"
     assert looked_at[2] == f"  {tmp_path}/c: it contains 0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
-    assert looked_at[3].startswith(f"  {tmp_path}/clf.pkl: clf.pkl is a pickled object; ")
+    assert looked_at[3].startswith(f"  {tmp_path}/clf.pkl: clf.pkl is a pickled object, ")
     assert len(looked_at) == 4
     assert recognised.splitlines() == [f"  {each.contents}" for each in platforms.values()]
+    make(tmp_path, "e/x/a.notes", "e/x/b.notes")
+    complaint = r"in \S+/e: it contains x\n  \S+/e/x: it contains models; give its path, too\n"
+    with pytest.raises(ConfigError, match=complaint):
+        find_models([str(tmp_path / "e")], platforms)
     with pytest.raises(ConfigError, match=r"data\.csv: its name is not that of a known format\n"):
         find_models([str(tmp_path / "data.csv")], platforms)
 
@@ -325,11 +329,14 @@ def test_what_a_directory_of_models_has_else_is_left_out(
     platforms: Mapping[str, Platform], tmp_path: Path
 ) -> None:
     make(tmp_path, "a/model.py", "b/", "m.keras", "README.md", "train.py")
+    make(tmp_path, "c/x.notes", "c/y.notes", "d/x/1/model.py")
     found = find_models([str(tmp_path)], platforms)
     assert [model.name for model in found.models] == ["a"]
-    b, keras = found.left_out
-    assert b == f"{tmp_path}/b is left out: it contains nothing"
-    assert keras.startswith(f"{tmp_path}/m.keras is left out: m.keras is a Keras model; ")
+    b, c, d, keras = found.left_out
+    assert c == f"{tmp_path}/c: it contains models; give its path, too"
+    assert d == f"{tmp_path}/d: it contains models; give its path, too"
+    assert b == f"{tmp_path}/b: it contains nothing"
+    assert keras.startswith(f"{tmp_path}/m.keras: m.keras is a Keras model; ")
 
 
 def test_links_in_circles_end(platforms: Mapping[str, Platform], tmp_path: Path) -> None:

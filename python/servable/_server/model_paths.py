@@ -49,7 +49,7 @@ class FoundModels:
 
     Attributes:
         models: The models, in the order of the paths.
-        left_out: What a directory of models contains that is no model, as sentences for the log.
+        left_out: What a directory of models contains that is not served: the place and the reason, for the log.
     """
 
     models: tuple[ModelConfig, ...]
@@ -229,21 +229,25 @@ class _Finder:
             raise ConfigError(
                 f"{directory} has {len(names)} entries; a directory of models has {MAX_ENTRIES} at most"
             )
-        found, others = [], []
+        found: list[_Found] = []
+        others: list[str] = []
         for name in names:
             place = os.path.join(directory, name)
+            is_directory = os.path.isdir(place)
             try:
-                each = self._in_directory(place) if os.path.isdir(place) else self._alone(place)
+                each = self._in_directory(place) if is_directory else self._alone(place)
             except OSError as error:
-                self.left_out.append(f"{place} is left out: {error.strerror}")
+                others.append(f"{place}: {error.strerror}")
                 continue
             if each is not None:
                 found.append(each)
-            elif os.path.isdir(place) or explain_files(directory, [name]):
-                others.append(place)
+            elif is_directory and self._has_models(place):
+                others.append(f"{place}: it contains models; give its path, too")
+            elif is_directory or explain_files(directory, [name]):
+                others.append(f"{place}: {_reason(place)}")
         if not found:
             raise self._nothing(directory, others)
-        self.left_out += [f"{place} is left out: {_reason(place)}" for place in others]
+        self.left_out += others
         return found
 
     def _contains_models(self, directory: str, names: Collection[str]) -> bool:
@@ -255,6 +259,14 @@ class _Finder:
             return False
         places = (os.path.join(directory, name) for name in names)
         return len(files) > 1 or any(os.path.isdir(p) and self._is_model(p) for p in places)
+
+    def _has_models(self, directory: str) -> bool:
+        """Whether a directory that is no model contains some."""
+        names = names_in(directory)
+        places = (os.path.join(directory, name) for name in names)
+        return self._contains_models(directory, names) or any(
+            os.path.isdir(place) and self._is_model(place) for place in places
+        )
 
     def _is_model(self, directory: str) -> bool:
         """Whether a directory is a version, or a base path; without a look at further directories."""
@@ -343,9 +355,9 @@ class _Finder:
 
         Args:
             path: The path.
-            places: What was inspected in it.
+            places: What was inspected in it, and why it is no model.
         """
-        looked_at = [f"  {place}: {_reason(place)}" for place in places[:_SHOWN_PLACES]]
+        looked_at = [f"  {place}" for place in places[:_SHOWN_PLACES]]
         if len(places) > _SHOWN_PLACES:
             looked_at.append(f"  and {len(places) - _SHOWN_PLACES} more")
         lines = [f"No model is recognised in {path}: {_reason(path)}", *looked_at]

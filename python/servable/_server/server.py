@@ -277,7 +277,7 @@ class ModelServer:
                 *(model.name, model.platform, shown(model.base_path), versions),
             )
         for text in found.left_out:
-            _log.warning("%s", text)
+            _log.warning("Left out: %s", text)
         return found.models
 
     def _credential_files(self) -> list[CredentialFiles]:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-_KERAS = (
-    "a Keras model; export it as a SavedModel: "
-    "`keras.saving.load_model({file!r}).export('{version}')`"
-)
+_SAVE = "write a version that is served: `servable.save({model}, {base_path!r}, example=x)`"
+_LOAD_AND_SAVE = f"load it in Python, and {_SAVE.replace('{model}', 'model')}"
+_KERAS = f"a Keras model; {_SAVE.replace('{model}', 'keras.saving.load_model({file!r})')}"
 _CODE = 'serve it with a few lines of Python (model_platform: "python"): a `model.py` that loads it'
+_PICKLE = f"a pickled object, which runs code when it is loaded; {_LOAD_AND_SAVE}"
+_TORCH = f"a PyTorch model; {_LOAD_AND_SAVE}"
+_WEIGHTS = f"the weights of a model; {_LOAD_AND_SAVE}, or {_CODE}"
 _ARCHIVE = "an archive; unpack it, archives are not served"
-_KINDS = {
+_SERVED = "served by `servable {file}`, or with model_platform: "
+_FORMATS = {
     ".keras": _KERAS,
     ".h5": _KERAS,
     ".hdf5": _KERAS,
-    ".onnx": f"an ONNX model; {_CODE} with onnxruntime",
-    ".tflite": "a TensorFlow Lite model; export the model that it was converted from as a SavedModel, "
-    f"or {_CODE} with its interpreter",
+    ".onnx": f'an ONNX model, {_SERVED}"onnx"',
+    ".tflite": f'a TensorFlow Lite model, {_SERVED}"tflite"',
+    ".ubj": f'an XGBoost model, {_SERVED}"xgboost"',
     ".pb": "a graph without the rest of a SavedModel; export the model as a SavedModel",
-    ".pt": f"a PyTorch model; {_CODE}",
-    ".pth": f"a PyTorch model; {_CODE}",
-    ".pt2": f"a PyTorch model; {_CODE}",
-    ".ckpt": f"a checkpoint; export the model as a SavedModel, or {_CODE}",
-    ".safetensors": f"the weights of a model; {_CODE}",
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".pt2": _TORCH,
+    ".cbm": f"a CatBoost model; {_LOAD_AND_SAVE}",
+    ".ckpt": f"a checkpoint; {_LOAD_AND_SAVE}",
+    ".safetensors": _WEIGHTS,
     ".gguf": f"the weights of a model; {_CODE}",
-    ".pkl": f"a pickled object; {_CODE}",
-    ".pickle": f"a pickled object; {_CODE}",
-    ".joblib": f"a pickled object; {_CODE}",
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".joblib": _PICKLE,
     ".py": 'the code of a model; a version directory holds it as `model.py`, with model_platform: "python"',
     ".zip": _ARCHIVE,
     ".mar": _ARCHIVE,
@@ -35,6 +39,8 @@ _KINDS = {
     ".tgz": _ARCHIVE,
     ".gz": _ARCHIVE,
 }  # fmt: skip
+"""The format of a file, and what to do, by suffix. In braces: the file, and a base path to write to."""
+
 _OF_SAVED_MODELS = frozenset({"saved_model.pb", "saved_model.pbtxt"})
 _WANTED = "a base path is a directory that holds a numbered directory for each version"
 
@@ -52,9 +58,9 @@ def explain_file(path: str) -> str:
 
 
 def name_format(path: str) -> str:
-    """The format of a model file that is not served as it is, and what to do; empty for other files."""
-    kind = _kind(path)
-    return f"{os.path.basename(path)} is {kind}" if kind else ""
+    """The format of a model file by its suffix, and what to do with it; empty for other files."""
+    text = _format(path)
+    return f"{os.path.basename(path)} is {text}" if text else ""
 
 
 def explain_files(directory: str, names: Iterable[str]) -> str:
@@ -75,10 +81,11 @@ def explain_files(directory: str, names: Iterable[str]) -> str:
 
 def has_known_suffix(path: str) -> bool:
     """Whether a path has the suffix of a model file."""
-    return bool(_kind(path)) or os.path.basename(path) in _OF_SAVED_MODELS
+    return bool(_format(path)) or os.path.basename(path) in _OF_SAVED_MODELS
 
 
-def _kind(path: str) -> str:
-    directory, file = os.path.split(path)
-    kind = _KINDS.get(os.path.splitext(file)[1].lower(), "")
-    return kind.format(file=path, version=os.path.join(directory, "1")) if kind is _KERAS else kind
+def _format(path: str) -> str:
+    base_path, suffix = os.path.splitext(path)
+    if os.path.basename(base_path) == "model":  # which its directory names
+        base_path = os.path.dirname(path) or "."
+    return _FORMATS.get(suffix.lower(), "").format(file=path, base_path=base_path)

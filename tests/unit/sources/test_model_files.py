@@ -9,16 +9,19 @@ from servable.sources._model_files import explain_file, explain_files, has_known
 from servable.testing import RecordingTarget
 
 KINDS = [
-    ("m.keras", "m.keras is a Keras model; export it as a SavedModel: "),
+    ("m.keras", "m.keras is a Keras model; write a version that is served: "),
     ("M.H5", "M.H5 is a Keras model; "),
-    ("m.onnx", "m.onnx is an ONNX model; serve it with a few lines of Python"),
-    ("m.tflite", "m.tflite is a TensorFlow Lite model; "),
+    ("m.onnx", "m.onnx is an ONNX model, served by `servable "),
+    ("m.tflite", "m.tflite is a TensorFlow Lite model, served by `servable "),
     (
         "saved_model.pb",
         "saved_model.pb is the graph of a SavedModel; the base path is the directory",
     ),
     ("frozen.pb", "frozen.pb is a graph without the rest of a SavedModel; "),
     ("m.pt", "m.pt is a PyTorch model; "),
+    ("m.joblib", "m.joblib is a pickled object, which runs code when it is loaded; "),
+    ("m.cbm", "m.cbm is a CatBoost model; "),
+    ("m.ubj", "m.ubj is an XGBoost model, served by `servable "),
     ("m.tar.gz", "m.tar.gz is an archive; unpack it"),
     ("model.py", "model.py is the code of a model; "),
 ]
@@ -40,15 +43,20 @@ def test_a_file_as_base_path_is_explained_with_the_remedy(
     assert f"; {explanation}" in problem
 
 
-def test_the_command_that_exports_a_keras_model_has_its_paths() -> None:
-    assert explain_file("/models/m.keras").startswith(
-        "m.keras is a Keras model; export it as a SavedModel: "
-        "`keras.saving.load_model('/models/m.keras').export('/models/1')`"
-    )
-
-
-def test_the_command_that_exports_a_keras_model_works_for_a_relative_path() -> None:
-    assert ".export('1')`" in explain_file("m.keras")
+@pytest.mark.parametrize(
+    ("file", "base_path"),
+    [
+        ("/models/m.keras", "/models/m"),
+        ("m.keras", "m"),
+        ("/m/model.keras", "/m"),
+        ("model.h5", "."),
+    ],
+)
+def test_the_command_that_saves_a_model_has_its_paths(file: str, base_path: str) -> None:
+    load = f"keras.saving.load_model({file!r})"
+    assert f"`servable.save({load}, {base_path!r}, example=x)`" in explain_file(file)
+    clf = file.rpartition(".")[0] + ".pkl"
+    assert f"`servable.save(model, {base_path!r}, example=x)`" in explain_file(clf)
 
 
 def test_other_files_are_explained_too(tmp_path: Path) -> None:

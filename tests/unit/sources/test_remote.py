@@ -469,5 +469,5 @@ def test_a_file_as_base_path_is_explained_with_the_remedy() -> None:
     bench = Bench()
     fsspec.filesystem("memory").pipe(f"{bench.base_url}/m.keras", b"x")
     bench.start()
-    assert "; m.keras is a Keras model; export it" in bench.source.problems()["m"].message
+    assert "; m.keras is a Keras model; write a version" in bench.source.problems()["m"].message
     bench.end()

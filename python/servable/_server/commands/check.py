@@ -216,7 +216,7 @@ def _in_paths(
     if found is None:
         return ()
     for text in found.left_out:
-        report.warning(text)
+        report.warning(f"Left out: {text}")
     return found.models
 
 
