@@ -78,7 +78,7 @@ test-rust: $(STAMPS)/runtime-models $(VENV)/parsed-examples.jsonl ## Only the Ru
 test-python: extension $(STAMPS)/clients ## Only the Python tests
 	$(BIN)/python -m pytest
 
-test-all: test-rust extension $(STAMPS)/clients $(STAMPS)/operations ## Every test, the slow ones and the chaos included
+test-all: test-rust extension $(STAMPS)/clients $(STAMPS)/operations $(STAMPS)/frameworks ## Every test, the slow ones and the chaos included
 	$(BIN)/python -m pytest -m "not gpu"
 
 compat: optimised ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
@@ -138,6 +138,13 @@ $(STAMPS)/operations: requirements-operations.lock $(STAMPS)/requirements
 	@rm -rf $(VENV)/operations
 	@$(STEP) "Installing tensorflow-text and large packages" \
 	    $(BIN)/python -m pip install --no-deps --target $(VENV)/operations -r requirements-operations.lock
+	@touch $@
+
+# Likewise, for the tests of `servable.save`.
+$(STAMPS)/frameworks: requirements-frameworks.lock $(STAMPS)/requirements
+	@rm -rf $(VENV)/frameworks
+	@$(STEP) "Installing CatBoost, JAX and pandas" \
+	    $(BIN)/python -m pip install --no-deps --target $(VENV)/frameworks -r requirements-frameworks.lock
 	@touch $@
 
 # What an installed package says of itself, such as its commands, comes from pyproject.toml.

@@ -15,7 +15,8 @@ Platforms read class labels and feature names from it. `servable.load` also chec
   }},
   "feature_names": ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"],
   "class_labels": [0, 1, 2],
-  "example": {"inputs": {"x": {"dtype": "float32", "shape": [1, 4], "values": [[5.1, 3.5, 1.4, 0.2]]}},
+  "example": {"signature_name": "serving_default",
+              "inputs": {"x": {"dtype": "float32", "shape": [1, 4], "values": [[5.1, 3.5, 1.4, 0.2]]}},
               "outputs": {"label": {"dtype": "int64", "shape": [1], "values": [0]}}},
   "tolerance": 0.0001,
   "largest_difference": {"label": 0.0},
@@ -59,7 +60,7 @@ class Manifest:
         requires: The release that a library must have to read it, by distribution. `1.9` stands for all of `1.9.*`.
         feature_names: The names of the columns of its input, in order; empty if they are unknown.
         class_labels: The labels of a classifier, in the order of its scores; empty for other models.
-        example: Inputs of the default signature, and the outputs of the original for them; `None` for large ones.
+        example: A signature, inputs of it, and the outputs of the original for them; `None` for large ones.
         tolerance: How far outputs may differ from those of the original, see `servable.save`.
         largest_difference: How far they differed, by output.
         files: The digest of each file beside the manifest, by its path with `/`.

@@ -13,10 +13,19 @@ from typing import Any, TypeAlias
 from servable.errors import SaveError
 from servable.loaders._manifest import Label
 from servable.saving._example import Example
+from servable.signature import DEFAULT_SIGNATURE
 
 _KINDS = {
+    "catboost": "catboost",
+    "jax": "jax",
+    "jaxlib": "jax",
     "keras": "keras",
+    "lightgbm": "lightgbm",
+    "onnx": "onnx",
+    "sklearn": "sklearn",
     "tensorflow": "tensorflow",
+    "torch": "torch",
+    "xgboost": "xgboost",
 }
 """The file in `_kinds` for classes of a top-level package."""
 
@@ -36,12 +45,13 @@ class Conversion:
     Attributes:
         kind: The framework of the original.
         platform: The platform that serves the files.
-        inputs: The example, as the inputs of the default signature.
+        inputs: The example, as the inputs of the signature.
         expected: The outputs of the original for it, by the names of the signature.
         libraries: The distributions that wrote it or will run it.
         requires: The releases that libraries must have to read it; see `Manifest`.
         feature_names: The names of the columns, if they are known.
         class_labels: The labels of a classifier, in the order of its scores.
+        signature_name: The signature that takes the example.
     """
 
     kind: str
@@ -52,6 +62,7 @@ class Conversion:
     requires: Mapping[str, str] = field(default_factory=dict)
     feature_names: tuple[str, ...] = ()
     class_labels: tuple[Label, ...] = ()
+    signature_name: str = DEFAULT_SIGNATURE
 
 
 Convert: TypeAlias = Callable[[Any, Example, Path], Conversion]
@@ -74,12 +85,14 @@ def _kind_of(model: object) -> str:
         kind = _KINDS.get(base.__module__.partition(".")[0])
         if kind is not None:
             return kind
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return "tflite"
     if callable(model):
         return "python"
     named = type(model)
     raise SaveError(
         f"got an object of type {named.__module__}.{named.__qualname__}; want a model of "
-        f"{', '.join(sorted({*_KINDS.values()}))}, or a function of arrays"
+        f"{', '.join(sorted({*_KINDS.values()}))}, the bytes of a TFLite model, or a function of arrays"
     )
 
 

@@ -23,6 +23,8 @@ from servable.signature import DEFAULT_SIGNATURE
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_COLUMNS = "columns"
+
 
 class LoadedModel:
     """A model in this process, as a function of arrays. May be called from any thread.
@@ -64,6 +66,8 @@ class LoadedModel:
         """
         if self._is_closed:
             raise InvalidInputError(f"{self.path} is closed")
+        if is_data_frame(inputs) and signature_name == DEFAULT_SIGNATURE:
+            signature_name = self._for_tables()
         signature = self.signatures.get(signature_name)
         wanted = {} if signature is None else signature.inputs
         named = self._named(inputs, wanted)
@@ -74,7 +78,7 @@ class LoadedModel:
         if is_data_frame(inputs):
             columns = [str(column) for column in inputs.columns]
             if set(wanted) <= set(columns):
-                return {name: inputs[name] for name in wanted}
+                return {name: np.asarray(inputs[name]) for name in wanted}
             (name,) = self._single(wanted)
             missing = [name for name in self.feature_names if name not in columns]
             if missing:
@@ -85,6 +89,10 @@ class LoadedModel:
             return inputs
         (name,) = self._single(wanted)
         return {name: inputs}
+
+    def _for_tables(self) -> str:
+        """The signature with one input a feature, of models whose default one takes a matrix."""
+        return _COLUMNS if _COLUMNS in self.signatures else DEFAULT_SIGNATURE
 
     def _single(self, wanted: Mapping[str, TensorDescription]) -> tuple[str]:
         if len(wanted) != 1:
@@ -186,8 +194,9 @@ def _repeat_example(directory: Path, version: OpenVersion, manifest: Manifest) -
     place = f"{directory / MANIFEST_FILE}: example"
     inputs = from_json(manifest.example.get("inputs"), place)
     expected = from_json(manifest.example.get("outputs"), place)
+    name = str(manifest.example.get("signature_name"))
     try:
-        largest_differences(expected, version.model(inputs), manifest.tolerance)
+        largest_differences(expected, version.model(inputs, name), manifest.tolerance)
     except SaveError as error:
         raise LoadError(
             f"{directory} no longer answers its example as when it was saved: {error.message}",

@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from servable._server.config.models import ModelConfig
+from servable._server.config.text_proto import parse_bytes
 from servable.errors import Code, LoadError
 from servable.lifecycle import ServableId
 from servable.lifecycle._loader import Loader
-from servable.loaders._description import SignatureDescription
+from servable.loaders._description import SignatureDescription, described
 from servable.loaders.models import Model
 from servable.platforms import Platform, PlatformContext, VersionDirectory, find_platforms
 from servable.platforms._registry import recognised
 
 if TYPE_CHECKING:
     from servable._server.border.gateway import Servable
+
+_SIGNATURE_DEF_MAP = "tensorflow.serving.SignatureDefMap"
 
 
 class OpenVersion:
@@ -50,12 +53,10 @@ class OpenVersion:
         found.require_installed()
         self._loader = _loader(path, found)
         self._loader.load()
-        try:
-            self.signatures: Mapping[str, SignatureDescription] = found.describe(str(path))
-            self.model = Model(cast("Servable", self._loader.servable))
-        except BaseException:
-            self.close()
-            raise
+        servable = cast("Servable", self._loader.servable)
+        message: Any = parse_bytes(servable.signature_defs(), _SIGNATURE_DEF_MAP)
+        self.signatures: Mapping[str, SignatureDescription] = described(message.signature_def)
+        self.model = Model(servable)
 
     def close(self) -> None:
         """Unload it."""

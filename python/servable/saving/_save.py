@@ -63,15 +63,41 @@ def save(
     read = Example.of(example, signature)
     with writing(Path(path), version) as writer:
         conversion = convert(model, read, writer.path)
-        files = digests_of(writer.path)
-        manifest = _prove(writer.path, conversion, signature, tolerance)
-        text = replace(manifest, files=files).to_json()
-        (writer.path / MANIFEST_FILE).write_text(text, encoding="utf-8")
+        manifest = _first_manifest(conversion, writer.path)
+        _write(manifest, writer.path)  # platforms take labels and names from it
+        manifest = _prove(writer.path, conversion, manifest, signature, tolerance)
+        _write(manifest, writer.path)
         return writer.publish()
 
 
+def _write(manifest: Manifest, directory: Path) -> None:
+    (directory / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _first_manifest(conversion: Conversion, directory: Path) -> Manifest:
+    """What is known before the version was opened."""
+    versions = {name: version_of(name) for name in conversion.libraries}
+    return Manifest(
+        kind=conversion.kind,
+        platform=conversion.platform,
+        signatures={},
+        libraries={
+            "servable": __version__,
+            **{name: found for name, found in versions.items() if found},
+        },
+        requires=conversion.requires,
+        feature_names=conversion.feature_names,
+        class_labels=conversion.class_labels,
+        files=digests_of(directory),
+    )
+
+
 def _prove(
-    directory: Path, conversion: Conversion, signature: Signature | None, tolerance: float
+    directory: Path,
+    conversion: Conversion,
+    manifest: Manifest,
+    signature: Signature | None,
+    tolerance: float,
 ) -> Manifest:
     """Run the written model on the example, as a server would, and compare."""
     try:
@@ -85,7 +111,7 @@ def _prove(
         if signature is not None:
             _require_signature(signatures[DEFAULT_SIGNATURE], signature)
         try:
-            got = opened.model(conversion.inputs)
+            got = opened.model(conversion.inputs, conversion.signature_name)
         except ServableError as error:
             raise SaveError(
                 f"the {conversion.kind} model was converted, but fails for the example: {error.message}"
@@ -99,18 +125,9 @@ def _prove(
         example = _kept_example(opened, conversion, tolerance)
     finally:
         opened.close()
-    versions = {name: version_of(name) for name in conversion.libraries}
-    return Manifest(
-        kind=conversion.kind,
-        platform=conversion.platform,
+    return replace(
+        manifest,
         signatures=signatures,
-        libraries={
-            "servable": __version__,
-            **{name: found for name, found in versions.items() if found},
-        },
-        requires=conversion.requires,
-        feature_names=conversion.feature_names,
-        class_labels=conversion.class_labels,
         example=example,
         tolerance=tolerance,
         largest_difference=differences,
@@ -121,12 +138,13 @@ def _kept_example(
     opened: OpenVersion, conversion: Conversion, tolerance: float
 ) -> Mapping[str, Any] | None:
     """The part of the example for `servable.json`: the smallest that gets the same answers alone."""
+    name = conversion.signature_name
     for inputs, outputs in small_parts(conversion.inputs, conversion.expected):
         try:
-            largest_differences(outputs, opened.model(inputs), tolerance)
+            largest_differences(outputs, opened.model(inputs, name), tolerance)
         except ServableError:
             continue  # the rows of the model depend on each other
-        return {"inputs": to_json(inputs), "outputs": to_json(outputs)}
+        return {"signature_name": name, "inputs": to_json(inputs), "outputs": to_json(outputs)}
     return None
 
 
