@@ -68,7 +68,8 @@ pub trait Executor: Send + Sync + 'static {
     }
 
     /// The platform in the terms of the Open Inference Protocol: the runtime and the format of the model.
-    fn platform(&self) -> &'static str {
+    #[allow(clippy::unnecessary_literal_bound, reason = "an executor may own its name")]
+    fn platform(&self) -> &str {
         "custom"
     }
 
@@ -88,7 +89,8 @@ pub trait Executor: Send + Sync + 'static {
     }
 
     /// The runtime, for the label `runtime` of metrics. Called when the servable is constructed.
-    fn runtime(&self) -> &'static str {
+    #[allow(clippy::unnecessary_literal_bound, reason = "an executor may own its name")]
+    fn runtime(&self) -> &str {
         "other"
     }
 }

@@ -100,7 +100,7 @@ impl ModelMetrics {
     }
 
     /// The metrics of runs on this runtime.
-    pub fn runs(&self, runtime: &'static str) -> Arc<RunMetrics> {
+    pub fn runs(&self, runtime: &str) -> Arc<RunMetrics> {
         let mut all = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runs) = all.iter().find(|runs| runs.runtime() == runtime) {
             return Arc::clone(runs);

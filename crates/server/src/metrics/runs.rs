@@ -44,15 +44,15 @@ impl Api {
 
 /// The successful runs of one model on one kind of runtime.
 pub struct RunMetrics {
-    runtime: &'static str,
+    runtime: Box<str>,
     latency: [OnceLock<Histogram<33>>; Api::TIMED.len()],
     graph_runs: OnceLock<Histogram<20>>,
 }
 
 impl RunMetrics {
     /// Creates empty metrics for this runtime.
-    pub fn new(runtime: &'static str) -> Self {
-        Self { runtime, latency: Default::default(), graph_runs: OnceLock::new() }
+    pub fn new(runtime: &str) -> Self {
+        Self { runtime: runtime.into(), latency: Default::default(), graph_runs: OnceLock::new() }
     }
 
     /// Records the time from a request's need for a run to the end of that run, queues included.
@@ -80,8 +80,8 @@ impl RunMetrics {
     }
 
     /// The value of the label `runtime`.
-    pub(super) fn runtime(&self) -> &'static str {
-        self.runtime
+    pub(super) fn runtime(&self) -> &str {
+        &self.runtime
     }
 
     /// The distributions that are not empty.
@@ -102,7 +102,7 @@ pub(super) struct GraphRuns(Option<Distribution>);
 impl GraphRuns {
     /// Adds the runs of one model, if it runs on TensorFlow.
     pub(super) fn add(&mut self, runs: &RunMetrics) {
-        let Some(more) = runs.graph_runs.get().filter(|_| runs.runtime == TENSORFLOW) else { return };
+        let Some(more) = runs.graph_runs.get().filter(|_| runs.runtime() == TENSORFLOW) else { return };
         let more = more.read(&GRAPH_RUN);
         match &mut self.0 {
             None => self.0 = Some(more),

@@ -89,7 +89,7 @@ impl Servable {
     }
 
     /// The platform; see [`Executor::platform`].
-    pub fn platform(&self) -> &'static str {
+    pub fn platform(&self) -> &str {
         self.executor.platform()
     }
 
