@@ -31,6 +31,7 @@ __all__ = [
     "Servable",
     "Server",
     "TensorFlow",
+    "Workers",
     "crc32c",
 ]
 
@@ -309,6 +310,24 @@ class Servable:
             FailedPreconditionError: The version was unloaded.
         """
 
+    def description(self) -> bytes:
+        """What a server needs to know of the version, for `Workers.add`.
+
+        Raises:
+            FailedPreconditionError: The version was unloaded.
+        """
+
+    def serve(self, slots: list[int]) -> None:
+        """Answer the requests of a server, in a worker process, until the server closes the connections.
+
+        Args:
+            slots: The descriptors of stream sockets, taken over. The first is served by the calling thread, each other
+                one by a thread.
+
+        Raises:
+            ServableError: A thread cannot be started, or the version was unloaded.
+        """
+
     def run(
         self, signature_name: str, inputs: Mapping[str, tuple[int, tuple[int, ...], Any]]
     ) -> dict[str, tuple[int, LentTensor | tuple[tuple[int, ...], list[bytes]]]]:
@@ -413,6 +432,61 @@ class Servable:
         Raises:
             FailedPreconditionError: It is published, or used by a request.
         """
+
+@final
+class Workers:
+    """The processes that run one version, for requests; see the crate `worker`. Safe to use from several threads."""
+
+    def __new__(cls, name: str, slots: int) -> Self:
+        """Begin without a process: requests wait.
+
+        Args:
+            name: The servable id, such as `m/3`, for error messages.
+            slots: How many requests all processes together run at once.
+        """
+
+    def add(self, control: int, slots: list[int], description: bytes) -> int:
+        """Add a process that has loaded the version.
+
+        Args:
+            control: The descriptor of a socket, taken over: it is shut down when the process must be replaced.
+            slots: The descriptors of stream sockets, taken over; `Servable.serve` has their other ends. The last one
+                checks inputs.
+            description: The result of `Servable.description` in the process; it is not trusted.
+
+        Returns:
+            The number of the process.
+
+        Raises:
+            ServableError: The description is damaged, or differs from that of a process before.
+        """
+
+    def servable(self) -> Servable:
+        """The version, once a process has been added. When it is unloaded, the processes are to end.
+
+        Raises:
+            ServableError: No process was added, or its signatures cannot be read.
+        """
+
+    def condemned(self, number: int) -> str | None:
+        """Why a process must be replaced, if that is not because it ended by itself, such as `hung, and was killed`."""
+
+    def lost(self, number: int, how: str) -> tuple[bool, bool]:
+        """Remove a process that has ended.
+
+        Args:
+            number: The number of the process.
+            how: How it ended, such as `was killed by SIGSEGV`, for the requests that it was running.
+
+        Returns:
+            Whether it was running a request, and whether it has answered any.
+        """
+
+    def refuse(self, explanation: str) -> None:
+        """Refuse requests while there is no process, with this explanation, until one is added."""
+
+    def close(self) -> None:
+        """Refuse all further requests and close the connections, so that the processes end."""
 
 @final
 class Server:

@@ -25,10 +25,10 @@ from support.server_process import Reply, ServerProcess, StartServer
 MODELS = Path(__file__).resolve().parents[1] / "testdata/python_models"
 
 
-def python_config(name: str, base_path: Path, workers: int = 0) -> str:
+def python_config(name: str, base_path: Path, workers: int = 0, options: str = "") -> str:
     return (
         f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "python" '
-        f"servable_options {{ python {{ workers: {workers} }} }} }}\n"
+        f"servable_options {{ python {{ workers: {workers} }} {options} }} }}\n"
     )
 
 
@@ -39,7 +39,7 @@ def write_config(path: Path, *entries: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Every model, in process and with workers, and one TensorFlow model."""
+    """Every model, in process, with workers and in one process, and one TensorFlow model."""
     directory = tmp_path_factory.mktemp("python")
     flag = write_config(
         directory / "models.config",
@@ -47,6 +47,8 @@ def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         python_config("echo_workers", MODELS / "echo", 1),
         python_config("faulty", MODELS / "faulty"),
         python_config("faulty_workers", MODELS / "faulty", 1),
+        python_config("echo_process", MODELS / "echo", options="process: true"),
+        python_config("faulty_process", MODELS / "faulty", options="process: true"),
         python_config("moody", MODELS / "moody"),
         python_config("moody_workers", MODELS / "moody", 2),
         f'config {{ name: "tf" base_path: "{demo_models / "half_plus_two"}" '
@@ -55,11 +57,14 @@ def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with ServerProcess([flag, "--max_num_load_retries=0"], directory=directory) as process:
         models = ["echo", "faulty", "moody"]
         process.wait_until_available("tf", *models, *(f"{name}_workers" for name in models))
+        process.wait_until_available("echo_process", "faulty_process")
         yield process
         assert process.is_running, process.log
 
 
-both = pytest.mark.parametrize("suffix", ["", "_workers"], ids=["in process", "workers"])
+everywhere = pytest.mark.parametrize(
+    "suffix", ["", "_workers", "_process"], ids=["in process", "workers", "process"]
+)
 
 
 def obey(server: ServerProcess, model: str, order: str) -> Reply:
@@ -96,7 +101,7 @@ def arrays() -> dict[str, Any]:
 
 
 class TestTensors:
-    @both
+    @everywhere
     @pytest.mark.parametrize("as_content", [True, False], ids=["content", "fields"])
     def test_of_all_dtypes_pass_through(
         self, suffix: str, as_content: bool, server: ServerProcess, grpc_client: GrpcClient
@@ -115,7 +120,7 @@ class TestTensors:
                 else:
                     assert got.tobytes() == value.tobytes(), name
 
-    @both
+    @everywhere
     def test_pass_through_rest(self, suffix: str, server: ServerProcess) -> None:
         for name, rows in {
             "float32": [[1.5, -2.0], [0.25, 8.0]],
@@ -128,7 +133,7 @@ class TestTensors:
             assert reply.status == 200, reply.body
             assert reply.json() == {"predictions": rows}
 
-    @both
+    @everywhere
     def test_of_ten_megabytes_pass_through(
         self, suffix: str, server: ServerProcess, grpc_client: GrpcClient
     ) -> None:
@@ -136,7 +141,7 @@ class TestTensors:
         answer = grpc_client.predict(server.port, f"echo{suffix}", {"x": sent}, signature="float32")
         assert np.array_equal(answer["outputs"]["y"], sent)
 
-    @both
+    @everywhere
     def test_need_not_be_contiguous_and_outputs_can_be_chosen(
         self, suffix: str, server: ServerProcess, grpc_client: GrpcClient
     ) -> None:
@@ -150,7 +155,7 @@ class TestTensors:
         )
         assert list(chosen["outputs"]) == ["sum"]
 
-    @both
+    @everywhere
     def test_are_read_only_and_stay_valid_if_a_model_keeps_them(
         self, suffix: str, server: ServerProcess, grpc_client: GrpcClient
     ) -> None:
@@ -169,7 +174,7 @@ class TestTensors:
             if number:
                 assert outputs["before"].tolist() == [number - 1] * 100_000
 
-    @both
+    @everywhere
     def test_must_match_the_declaration(
         self, suffix: str, server: ServerProcess, grpc_client: GrpcClient
     ) -> None:
@@ -198,7 +203,7 @@ class TestTensors:
 
 
 class TestErrors:
-    @both
+    @everywhere
     @pytest.mark.parametrize(
         ("what", "status", "message"),
         [
@@ -230,14 +235,14 @@ class TestErrors:
         assert (reply.status, reply.error) == (status, message.format(model))
         assert server.predict(model, {"inputs": [""]}).json() == {"outputs": [0.0]}
 
-    @both
+    @everywhere
     def test_of_odd_outputs_are_internal(self, suffix: str, server: ServerProcess) -> None:
         for what in ("no dtype", "lambda", "exit while pickled"):
             reply = server.predict(f"faulty{suffix}", {"inputs": [what]})
             assert reply.status == 500, (what, reply.body)
             assert server.predict(f"faulty{suffix}", {"inputs": [""]}).status == 200
 
-    @both
+    @everywhere
     def test_that_are_no_exceptions_cost_only_their_request(
         self, suffix: str, server: ServerProcess
     ) -> None:

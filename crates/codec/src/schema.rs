@@ -333,6 +333,8 @@ mod tests {
                     rerun_failed_batches: Some(false),
                 }),
                 options: [("threads".to_owned(), "2".to_owned())].into(),
+                process: true,
+                trial_load: true,
             };
             let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
             let list = ModelConfigList { config: vec![model] };

@@ -13,6 +13,8 @@ mod python_executor;
 mod servable;
 mod server;
 mod tensorflow;
+mod worker;
+mod workers;
 
 use pyo3::prelude::*;
 
@@ -41,4 +43,6 @@ mod _core {
     use super::server::PyServer;
     #[pymodule_export]
     use super::tensorflow::PyTensorFlow;
+    #[pymodule_export]
+    use super::workers::PyWorkers;
 }

@@ -1,6 +1,7 @@
 //! `Servable`: a loaded version, for the control plane.
 
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
@@ -20,6 +21,7 @@ use crate::buffers::{self, Sent};
 use crate::errors;
 use crate::options::{BatchingParameters, longest, seconds};
 use crate::python_executor::{DeclaredSignature, PythonExecutor};
+use crate::worker;
 
 /// The reference of Python to a loaded version; empty once it is unloaded.
 #[pyclass(name = "Servable", module = "servable._core", frozen)]
@@ -85,6 +87,16 @@ impl PyServable {
     fn signature_defs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
         Ok(PyBytes::new(py, servable.signature_defs()))
+    }
+
+    fn description<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let servable = self.loaded().map_err(|error| errors::to_python(py, &error))?;
+        Ok(PyBytes::new(py, &worker::describe(&servable)))
+    }
+
+    fn serve(&self, py: Python<'_>, slots: Vec<RawFd>) -> PyResult<()> {
+        let serve = || self.loaded().and_then(|servable| worker::serve(&servable, slots));
+        py.detach(serve).map_err(|error| errors::to_python(py, &error))
     }
 
     fn run<'py>(

@@ -307,7 +307,7 @@ impl Executor for ExampleExecutor {
         self.inner.is_repeatable()
     }
 
-    fn platform(&self) -> &'static str {
+    fn platform(&self) -> &str {
         self.inner.platform()
     }
 
@@ -319,7 +319,7 @@ impl Executor for ExampleExecutor {
         self.inner.longest_run()
     }
 
-    fn runtime(&self) -> &'static str {
+    fn runtime(&self) -> &str {
         self.inner.runtime()
     }
 }

@@ -1,6 +1,7 @@
 //! The server's side: which slots are free, runs on them, and what becomes of a process.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,9 +56,22 @@ struct State {
     is_closed: bool,
 }
 
+/// What is known of a process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastWords {
+    /// Whether it was running a request.
+    pub was_busy: bool,
+    /// Whether it has answered any request.
+    pub has_answered: bool,
+}
+
 /// One process.
 struct Process {
     number: u64,
+    /// How many slots run requests.
+    slots: usize,
+    /// Whether it has answered a request.
+    has_answered: AtomicBool,
     control: OwnedFd,
     /// Checks inputs while the other slots run; `None` after it has failed to.
     checker: Mutex<Option<Slot>>,
@@ -214,7 +228,15 @@ impl Workers {
         let mut state = self.state();
         let number = state.next_number;
         state.next_number += 1;
-        let process = Process { number, control, checker, condemned: OnceLock::new(), fate: OnceLock::new() };
+        let process = Process {
+            number,
+            slots: slots.len(),
+            has_answered: AtomicBool::new(false),
+            control,
+            checker,
+            condemned: OnceLock::new(),
+            fate: OnceLock::new(),
+        };
         state.processes.insert(number, Arc::new(process));
         state.idle.extend(slots.into_iter().enumerate().map(|(index, slot)| ((index, number), slot)));
         (state.bereft, state.refusal) = (None, None);
@@ -228,9 +250,10 @@ impl Workers {
     }
 
     /// Removes a process that has ended; `how`, such as `was killed by SIGSEGV`, is told to its requests.
-    pub fn lost(&self, number: u64, how: &str) {
+    pub fn lost(&self, number: u64, how: &str) -> LastWords {
         let mut state = self.state();
-        if let Some(process) = state.processes.remove(&number) {
+        let process = state.processes.remove(&number);
+        if let Some(process) = &process {
             let _ = process.fate.set(how.to_owned());
         }
         let of_process = state.idle.keys().copied().filter(|&(_, process)| process == number);
@@ -240,8 +263,11 @@ impl Workers {
         }
         self.changed.notify_all();
         drop(state);
-        // Memory is freed without the lock.
-        drop(closed);
+        // The memory of its slots is freed without the lock.
+        LastWords {
+            was_busy: process.as_ref().is_some_and(|process| closed.len() < process.slots),
+            has_answered: process.is_some_and(|process| process.has_answered.load(Ordering::Relaxed)),
+        }
     }
 
     /// Refuses requests while there is no process, with this explanation, until one is added.
@@ -308,6 +334,7 @@ impl Workers {
     }
 
     fn give_back(&self, index: usize, process: &Process, slot: Slot) {
+        process.has_answered.store(true, Ordering::Relaxed);
         let mut state = self.state();
         if !state.is_closed && state.processes.contains_key(&process.number) {
             state.idle.insert((index, process.number), slot);

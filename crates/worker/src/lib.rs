@@ -26,5 +26,5 @@ mod region;
 mod serve;
 
 pub use description::Description;
-pub use executor::{WorkerExecutor, Workers};
+pub use executor::{LastWords, WorkerExecutor, Workers};
 pub use serve::{Model, serve};

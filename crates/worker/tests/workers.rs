@@ -175,7 +175,8 @@ fn a_run_whose_worker_ends_is_unavailable_and_the_next_waits_for_another() {
         assert!(is_hung_up(&mut control), "the process is to be replaced");
         assert_eq!(workers.condemned(number), None, "it has ended by itself");
         let next = scope.spawn(|| run(&executor, text("x"), None));
-        workers.lost(number, "was killed by SIGKILL");
+        let last = workers.lost(number, "was killed by SIGKILL");
+        assert!(last.was_busy && !last.has_answered);
         let error = running.join().expect("no panic");
         assert_eq!(error.to_string(), "UNAVAILABLE: the worker of m/1 was killed by SIGKILL during the request");
         let (_, (_control, ends)) = add(&workers, 1);

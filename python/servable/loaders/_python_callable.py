@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 from servable.lifecycle._ids import ServableId
-from servable.loaders._function import CONCURRENT_RUNS, FunctionLoader, FunctionModel
+from servable.loaders._function import FunctionLoader
 from servable.loaders._python_model import load_python_model
-from servable.loaders._python_workers import WorkerPool
+from servable.loaders._worker_pool import WorkerLoader
+
+if TYPE_CHECKING:
+    from servable._server.border.gateway import Servable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class PythonOptions:
     workers: int = 0
 
 
-class PythonCallableLoader(FunctionLoader):
+class PythonCallableLoader:
     """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
 
     def __init__(
@@ -41,20 +45,36 @@ class PythonCallableLoader(FunctionLoader):
             options: Where it is run.
             max_run_seconds: How long a caller waits at most for a call that has begun; 0 for no limit.
         """
-        super().__init__(
-            servable_id,
-            path,
-            self._imported,
-            concurrent_runs=options.workers or CONCURRENT_RUNS,
-            max_run_seconds=max_run_seconds,
+        make_loader = partial(
+            FunctionLoader, servable_id, path, load_python_model, max_run_seconds=max_run_seconds
         )
-        self._workers = options.workers
+        here = make_loader()
+        self._loader: FunctionLoader | WorkerLoader = here
+        if options.workers:
+            self._loader = WorkerLoader(
+                f"{servable_id.name}/{servable_id.version}",
+                make_loader,
+                here.estimate_resources,
+                processes=options.workers,
+            )
 
     def estimate_resources(self) -> int:
         """The size of all files of the version, once per process; the memory that the code allocates is unknown."""
-        return super().estimate_resources() * max(self._workers, 1)
+        return self._loader.estimate_resources()
 
-    def _imported(self, path: Path) -> FunctionModel:
-        if self._workers:
-            return WorkerPool(self._name, path, self._workers)
-        return load_python_model(path)
+    def load(self) -> None:
+        """Import the code.
+
+        Raises:
+            LoadError: The code cannot be used, or a worker died.
+        """
+        self._loader.load()
+
+    def unload(self) -> None:
+        """Close the model, and end its workers."""
+        self._loader.unload()
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded model."""
+        return self._loader.servable

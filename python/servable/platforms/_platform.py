@@ -6,6 +6,7 @@ import abc
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from servable.sources._configured import VersionDirectory
 
 
+class Role(Enum):
+    """The process that loads versions."""
+
+    SERVER = "server"
+    WORKER = "worker"
+    """Runs one version; the server batches requests and warms it up."""
+    TRIAL = "trial"
+    """Loads one version and warms it up, and ends."""
+
+
 @dataclass(frozen=True)
 class PlatformContext:
     """The parts of a server that platforms use.
@@ -33,11 +44,13 @@ class PlatformContext:
         flags: The command line.
         metrics: Counts loads and warm-ups.
         permissions: The directories that may provide code.
+        role: The process that loads versions.
     """
 
     flags: Flags = field(default_factory=Flags)
     metrics: ControlPlaneMetrics = field(default_factory=ControlPlaneMetrics)
     permissions: PermissionsInForce = field(default_factory=PermissionsInForce)
+    role: Role = Role.SERVER
 
     @cached_property
     def batching(self) -> PlatformBatching:
@@ -182,21 +195,23 @@ class Platform(abc.ABC):
         return parse_options(self.options_type, directory.model.options)
 
     def completed(self, loader: Loader, directory: VersionDirectory) -> Loader:
-        """Wrap a loader, so that its version is batched and warmed up."""
+        """Wrap a loader, so that its version is batched and warmed up, unless another process does that."""
         model, path = directory.model, directory.path
-        batched = BatchingLoader(
-            loader,
-            path,
-            self.batching,
-            model.batching,
-            SharedBatchThreads(self.batching.parameters)
-            if self.has_own_batch_threads
-            else self._threads,
-            reruns=self.context.flags.rerun_failed_batches,
-        )
+        if self.context.role is Role.WORKER:
+            return loader
+        if self.context.role is Role.SERVER:
+            has_own_threads = self.has_own_batch_threads or model.process
+            loader = BatchingLoader(
+                loader,
+                path,
+                self.batching,
+                model.batching,
+                SharedBatchThreads(self.batching.parameters) if has_own_threads else self._threads,
+                reruns=self.context.flags.rerun_failed_batches,
+            )
         is_automatic = self.warm_up.automatic or model.automatic_warm_up
         options = replace(self.warm_up, automatic=is_automatic)
-        return WarmUpLoader(batched, path, options, self.context.metrics)
+        return WarmUpLoader(loader, path, options, self.context.metrics)
 
 
 def names_in(version: str) -> frozenset[str]:

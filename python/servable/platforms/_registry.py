@@ -7,17 +7,22 @@ import importlib
 import logging
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias
 
+from servable._server.config.flags import Flags
 from servable.errors import BackendError, ConfigError, LoadError, ServableError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.lifecycle._source import SourceAdapter
 from servable.loaders._admitted import AdmittedLoader
+from servable.loaders._function import CONCURRENT_RUNS
 from servable.loaders._manifest import MANIFEST_FILE, read_manifest
-from servable.platforms._platform import Platform, PlatformContext, names_in
+from servable.loaders._python_callable import PythonOptions
+from servable.loaders._worker_pool import TrialLoader, WorkerLoader
+from servable.platforms._platform import Platform, PlatformContext, Role, names_in
 from servable.sources._configured import VersionDirectory
 
 _log = logging.getLogger(__name__)
@@ -122,15 +127,60 @@ class PlatformAdapter(SourceAdapter[VersionDirectory, Loader]):
         """Make the loader of one version directory.
 
         Where versions contain code, the loader checks at each load whether it may be run. No kind can therefore omit
-        the check.
+        the check, and none needs to know of other processes.
         """
         platform = self._platforms.get(item.model.platform)
         if platform is None:
             raise BackendError("No platform found for model")
-        make_loader = partial(platform.make_loader, servable_id)
+        make_loader = partial(_make_loader, platform, servable_id)
         if platform.runs_code:
             return AdmittedLoader(item, platform.context.permissions, make_loader)
         return make_loader(item)
+
+
+def _make_loader(
+    platform: Platform, servable_id: ServableId, directory: VersionDirectory
+) -> Loader:
+    """The loader of a version, in the process that its model is configured for."""
+    loader, model = platform.make_loader(servable_id, directory), directory.model
+    if not (model.process or model.trial_load):
+        return loader
+    flags, workers = platform.context.flags, model.python.workers
+    # Other mappings cannot be pickled. The processes of `python.workers` are started here, not by a worker.
+    labels, options = dict(model.labels), dict(model.options)
+    model = replace(model, labels=labels, options=options, python=PythonOptions())
+    role = Role.WORKER if model.process else Role.TRIAL
+    make_elsewhere = partial(
+        make_loader_elsewhere, flags, role, servable_id, replace(directory, model=model)
+    )
+    name = f"{servable_id.name}/{servable_id.version}"
+    if not model.process:
+        return TrialLoader(name, loader, make_elsewhere)
+    estimate = platform.make_loader(servable_id, replace(directory, model=model)).estimate_resources
+    slots = 1 if workers else max(flags.worker_threads, CONCURRENT_RUNS)
+    worker = WorkerLoader(name, make_elsewhere, estimate, processes=max(workers, 1), slots=slots)
+    return platform.completed(worker, directory)
+
+
+def make_loader_elsewhere(
+    flags: Flags, role: Role, servable_id: ServableId, directory: VersionDirectory
+) -> Loader:
+    """Make the loader of a version, in a process that was started for it.
+
+    Args:
+        flags: The command line of the server.
+        role: What the process is for.
+        servable_id: The version.
+        directory: Its directory; code in it may be run.
+
+    Raises:
+        ServableError: The platform cannot be used, or has gone.
+    """
+    platforms = find_platforms(PlatformContext(flags=flags, role=role))
+    platform = platforms.get(directory.model.platform)
+    if platform is None:
+        raise BackendError("No platform found for model")
+    return platform.make_loader(servable_id, directory)
 
 
 def _made(context: PlatformContext) -> Iterator[tuple[str, Platform]]:

@@ -27,6 +27,8 @@ EVERYTHING = ModelConfig(
     shadow=Shadow(5, 0.25),
     python=PythonOptions(2),
     options={"threads": "2"},
+    process=True,
+    trial_load=True,
     automatic_warm_up=True,
     remote_poll_wait_seconds=2.5,
     batching=ModelBatching(BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8))),

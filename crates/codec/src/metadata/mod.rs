@@ -48,9 +48,18 @@ const MAP_SIGNATURES: u32 = 1;
 ///
 /// `INTERNAL` if the bytes are not such a message.
 pub fn signatures_from_meta_graph(meta_graph: &[u8]) -> Result<Signatures> {
-    let broken = |what| ServingError::internal(format!("the model's meta graph has {what} that cannot be read"));
-    let signature_defs = signature_def_map(meta_graph).map_err(|_| broken("fields"))?;
-    let decoded = SignatureDefMap::decode(signature_defs.clone()).map_err(|_| broken("signatures"))?;
+    let broken = |_| ServingError::internal("the model's meta graph has fields that cannot be read");
+    signatures_from_definitions(signature_def_map(meta_graph).map_err(broken)?)
+}
+
+/// The same from a serialized `tensorflow.serving.SignatureDefMap`.
+///
+/// # Errors
+///
+/// `INTERNAL` if the bytes are not such a message.
+pub fn signatures_from_definitions(signature_defs: Bytes) -> Result<Signatures> {
+    let broken = |_| ServingError::internal("the model has signatures that cannot be read");
+    let decoded = SignatureDefMap::decode(signature_defs.clone()).map_err(broken)?;
     let by_name = decoded.signature_def.into_iter().map(|(name, definition)| (name, signature(definition))).collect();
     Ok(Signatures { by_name, signature_defs })
 }

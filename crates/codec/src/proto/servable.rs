@@ -29,6 +29,13 @@ pub struct ModelOptions {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Load and run versions in a worker process: a crash or a leak of a runtime then affects this model only.
+    #[prost(bool, tag = "12")]
+    pub process: bool,
+    /// Load each version in a process that then ends, before it is loaded here: a version whose load ends the process has
+    /// failed, and the server goes on.
+    #[prost(bool, tag = "13")]
+    pub trial_load: bool,
     /// How requests are joined into batches; as the flags say if neither is set.
     #[prost(oneof = "model_options::BatchingChoice", tags = "8, 9")]
     pub batching_choice: ::core::option::Option<model_options::BatchingChoice>,

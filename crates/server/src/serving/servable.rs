@@ -88,13 +88,18 @@ impl Servable {
         &self.signature_defs
     }
 
+    /// The executor.
+    pub fn executor(&self) -> &dyn Executor {
+        &*self.executor
+    }
+
     /// The platform; see [`Executor::platform`].
     pub fn platform(&self) -> &str {
         self.executor.platform()
     }
 
     /// The runtime; see [`Executor::runtime`].
-    pub(crate) fn runtime(&self) -> &'static str {
+    pub(crate) fn runtime(&self) -> &str {
         self.executor.runtime()
     }
 
@@ -144,7 +149,11 @@ impl Servable {
     }
 
     /// Checks inputs before a run; see [`Executor::check_inputs`].
-    pub(crate) fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if a run would refuse the inputs.
+    pub fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {
         self.executor.check_inputs(signature, inputs)
     }
 

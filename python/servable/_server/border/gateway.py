@@ -18,6 +18,7 @@ from servable._core import (
     Servable,
     Server,
     TensorFlow,
+    Workers,
     crc32c,
 )
 from servable._server.config.traffic import Shadow, TrafficSplit
@@ -35,6 +36,7 @@ __all__ = [
     "Servable",
     "Server",
     "TensorFlow",
+    "Workers",
     "crc32c",
 ]
 

@@ -82,6 +82,10 @@ def _fill(message: Any, model: ModelConfig) -> None:
         options.labels_when_available = True
     if model.python.workers:
         options.python.workers = model.python.workers
+    if model.process:
+        options.process = True
+    if model.trial_load:
+        options.trial_load = True
     options.options.update(model.options)
     if model.automatic_warm_up:
         options.warmup.automatic = True

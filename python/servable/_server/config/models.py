@@ -60,6 +60,8 @@ class ModelConfig:
         splits: How requests that name no version are distributed.
         shadow: The version that gets copies of requests.
         python: Options of Python models.
+        process: Load and run versions in a worker process.
+        trial_load: Load each version in a process that then ends, before it is loaded in the server.
         options: Options of the kind of servable, by name.
         remote_poll_wait_seconds: The interval of listings of a remote base path; 0 for the default.
         automatic_warm_up: Warm up versions without recorded requests with zeros.
@@ -76,6 +78,8 @@ class ModelConfig:
     splits: tuple[TrafficSplit, ...] = ()
     shadow: Shadow | None = None
     python: PythonOptions = field(default_factory=PythonOptions)
+    process: bool = False
+    trial_load: bool = False
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     automatic_warm_up: bool = False
     remote_poll_wait_seconds: float = 0.0
@@ -352,6 +356,8 @@ def _model(config: Any) -> ModelConfig:
         splits=read_splits(config.servable_options),
         shadow=read_shadow(config.servable_options),
         python=_python_options(config),
+        process=config.servable_options.process,
+        trial_load=config.servable_options.trial_load,
         options=MappingProxyType(dict(config.servable_options.options)),
         automatic_warm_up=config.servable_options.warmup.automatic,
         remote_poll_wait_seconds=config.servable_options.remote_poll_wait_seconds,
