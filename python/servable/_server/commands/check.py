@@ -34,11 +34,12 @@ from servable._server.config.options import (
 )
 from servable._server.config.text_proto import TextFormatError
 from servable._server.model_paths import chosen_name, find_models, is_model_path
-from servable._server.remote.files import read_file
+from servable._server.remote.files import is_remote_file, read_file
 from servable._server.remote.urls import shown
 from servable.errors import Code, ConfigError, ServableError
 from servable.platforms import Platform, PlatformContext, find_platforms
-from servable.platforms._registry import option_types
+from servable.platforms._registry import kinds_of, option_types
+from servable.sources._model_files import has_known_suffix
 
 Result = TypeVar("Result")
 
@@ -92,7 +93,7 @@ def _check(arguments: Sequence[str], report: Report, *, loads: bool) -> None:
         hint = f"; did you mean --{similar}?" if similar else ""
         report.error(f"unknown argument: {argument}{hint}")
     kinds = _attempt(lambda: find_platforms(PlatformContext()), report) or {}
-    paths = [file for file in files if is_model_path(file, kinds)]
+    paths = [file for file in files if is_model_path(file, kinds) and not _is_config(file, kinds)]
     is_in_environment = flag_arguments and not paths
     flags = with_environment(parsed.flags, os.environ) if is_in_environment else parsed.flags
     flags = with_absolute_paths(flags)
@@ -143,6 +144,12 @@ def _rehearse(flags: Flags, paths: Sequence[str], report: Report) -> None:
             report.warning(str(error))
         else:
             report.error(str(error))
+
+
+def _is_config(path: str, kinds: Mapping[str, Platform]) -> bool:
+    """Whether a URL is that of a file that is no model."""
+    is_named_as_model = has_known_suffix(path) or kinds_of(kinds, [os.path.basename(path)])
+    return not is_named_as_model and is_remote_file(path)
 
 
 def _check_file(path: str, flags: Flags, report: Report) -> Flags:

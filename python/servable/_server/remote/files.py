@@ -37,6 +37,18 @@ def read_file(path: str) -> bytes:
         raise ConfigError(f"{path}; {error}", code=Code.UNKNOWN) from error
 
 
+def is_remote_file(path: str) -> bool:
+    """Whether a path is the URL of a file, in contrast to a directory with entries; true if nothing is there."""
+    if not is_remote(path):
+        return False
+    try:
+        children = _store().children(path)
+    except ServableError as error:
+        return error.code is Code.NOT_FOUND
+    # A web server does not say that a page is no listing.
+    return children.is_file or not (children.directories or children.files)
+
+
 def require_local(flag: str, path: str, reason: str) -> None:
     """Refuse a URL where a local file is required.
 
