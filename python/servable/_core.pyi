@@ -181,6 +181,8 @@ class OnnxRuntime:
         options: OnnxOptions,
         max_run_seconds: float,
         *,
+        feature_names: Sequence[str],
+        class_labels: Sequence[str],
         in_background: bool = False,
     ) -> Servable:
         """Load a model, with its external data.
@@ -189,6 +191,8 @@ class OnnxRuntime:
             path: The model file.
             options: Threads, devices, optimisation and memory.
             max_run_seconds: The longest run, which is then cancelled; 0 for no limit.
+            feature_names: The names of the columns of the only input, in examples; empty if they are unknown.
+            class_labels: The labels of a classifier, in the order of its scores; empty for those of the model, if any.
             in_background: Load on a thread of low priority.
 
         Raises:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from support.grpc_client import GrpcClient, RpcError
+from support.metrics_page import monitoring_flag
 from support.onnx_models import (
+    city_model,
     converted,
     copies,
+    diabetes_regressor,
     endless,
     graph_model,
     iris_classifier,
+    large,
     scaled,
     value,
     write_version,
@@ -47,6 +58,10 @@ def entry(name: str, base_path: Path, options: str = "") -> str:
     )
 
 
+def option(key: str, text: str) -> str:
+    return f'options {{ key: "{key}" value: "{text}" }} '
+
+
 @pytest.fixture(scope="module")
 def iris() -> tuple[Any, Any]:
     return iris_classifier()
@@ -59,20 +74,60 @@ def server(
     directory = tmp_path_factory.mktemp("onnx")
     pipeline, rows = iris
     named, _ = iris_classifier(lambda number: ("setosa", "versicolor", "virginica")[number])
+    regressor, _ = diabetes_regressor()
+    _, city = city_model()
     models = {
         "double": scaled(2),
+        "batched": scaled(2),
+        "own_threads": large(),
+        "shared_threads": large(),
+        "plain": large(),
+        "diabetes": converted(regressor, np.zeros((1, 3), np.float32)),
+        "city": city,
+        "shapes": graph_model(
+            [
+                helper.make_node("Shape", ["any"], ["shape"]),
+                helper.make_node("Mul", ["any", "factor"], ["scaled"]),
+            ],
+            [value("any", TensorProto.FLOAT, None), value("factor", TensorProto.FLOAT, [])],
+            [
+                value("shape", TensorProto.INT64, None),
+                value("scaled", TensorProto.FLOAT, None),
+                value("any", TensorProto.FLOAT, None),
+            ],
+            {"factor": np.array(3, np.float32)},
+        ),
+        "pairs": graph_model(
+            [helper.make_node("Add", ["a", "b"], ["y"])],
+            [value("a", TensorProto.FLOAT, ["N"]), value("b", TensorProto.FLOAT, ["M"])],
+            [value("y", TensorProto.FLOAT, None)],
+        ),
         "copies": copies(ELEMENT_TYPES),
         "endless": endless(),
         "iris": converted(pipeline, rows[:1], zipmap=False),
         "iris_maps": converted(pipeline, rows[:1]),
         "iris_named_maps": converted(named, rows[:1]),
     }
+    options = {
+        "own_threads": option("intra_op_threads", "3") + option("memory_arena", "false"),
+        "shared_threads": option("intra_op_threads", "0") + option("graph_optimization", "basic"),
+        "batched": "batching { max_batch_size { value: 4 } batch_timeout_micros { value: 50000 } }",
+    }
     config = "".join(
-        entry(name, write_version(directory / name, model).parent) for name, model in models.items()
+        entry(
+            name,
+            write_version(directory / name, model).parent,
+            f"servable_options {{ {options.get(name, '')} }}",
+        )
+        for name, model in models.items()
     )
     file = directory / "models.config"
     file.write_text(f"model_config_list {{ {config} }}")
-    flags = [f"--model_config_file={file}", "--max_num_load_retries=0"]
+    flags = [
+        f"--model_config_file={file}",
+        "--max_num_load_retries=0",
+        monitoring_flag(directory),
+    ]
     with ServerProcess(flags, directory=directory) as process:
         process.wait_until_available(*models)
         yield process
@@ -179,38 +234,325 @@ def test_a_run_is_cancelled_at_its_deadline(server: ServerProcess, grpc_client: 
         assert time.monotonic() < end
 
 
+def test_the_option_of_threads_changes_no_answer(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    rows = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
+    answers = [
+        grpc_client.predict(server.port, model, {"x": rows})["outputs"]["y"]
+        for model in ("plain", "own_threads", "shared_threads")
+    ]
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+    np.testing.assert_allclose(answers[2], answers[0], atol=1e-5)
+    names = [
+        Path(f"/proc/{server.process.pid}/task/{thread}/comm").read_text().strip()
+        for thread in os.listdir(f"/proc/{server.process.pid}/task")
+    ]
+    assert names.count("onnx-intra-op") == 2, "the calling thread is the third"
+
+
+def test_requests_share_batches_and_not_their_errors(server: ServerProcess) -> None:
+    asked: list[Any] = [[1, 2], [1, 2, 3], [3, 4], [5, 6]]
+    with ThreadPoolExecutor(4) as threads:
+        replies = [*threads.map(lambda row: server.predict("batched", {"instances": [row]}), asked)]
+    assert [reply.status for reply in replies] == [200, 400, 200, 200]
+    assert replies[3].json() == {"predictions": [[10.0, 12.0]]}
+    (version,) = server.get("/v1/models/batched/batching").json()["versions"]
+    assert version["queues"]
+
+
+def test_inputs_may_have_any_rank_or_be_left_out(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    for shape in ([], [3], [2, 1, 4]):
+        sent = np.ones(shape, np.float32)
+        answer = grpc_client.predict(server.port, "shapes", {"any": sent})["outputs"]
+        assert answer["shape"].tolist() == shape
+        assert answer["scaled"].tolist() == (3 * sent).tolist()
+        assert answer["any"].tolist() == sent.tolist()
+        given = {"any": sent, "factor": np.array(5, np.float32)}
+        answer = grpc_client.predict(server.port, "shapes", given)["outputs"]
+        assert answer["scaled"].tolist() == (5 * sent).tolist()
+
+
+def test_an_input_that_the_model_returns_is_copied(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    sent = np.arange(100_000, dtype=np.float32)
+    answer = grpc_client.predict(server.port, "shapes", {"any": sent})["outputs"]
+    np.testing.assert_array_equal(answer["any"], sent)
+
+
+def test_sizes_that_only_the_kernel_can_check_are_the_fault_of_the_client(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    sent = {"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)}
+    with pytest.raises(RpcError) as raised:
+        grpc_client.predict(server.port, "pairs", sent)
+    assert raised.value.code == "INVALID_ARGUMENT"
+    assert "2 by 3" in raised.value.details
+    assert "onnxruntime_src" not in raised.value.details
+    assert "2 by 3" not in server.log, "an error of a client is not logged"
+
+
+def post(server: ServerProcess, call: str, document: object) -> Any:
+    body = json.dumps(document).encode()
+    reply = server.request("POST", f"/v1/models/{call}", body)
+    assert reply.status == 200, reply.body
+    return reply.json()
+
+
+@pytest.mark.parametrize("model", ["iris", "iris_maps"])
+def test_a_classifier_answers_examples(
+    model: str, server: ServerProcess, iris: tuple[Any, Any]
+) -> None:
+    pipeline, rows = iris
+    ((scores),) = post(server, f"{model}:classify", {"examples": [{"X": rows[0].tolist()}]})[
+        "results"
+    ]
+    assert [label for label, _ in scores] == ["0", "1", "2"]
+    wanted = pipeline.predict_proba(rows[:1])[0]
+    np.testing.assert_allclose([score for _, score in scores], wanted, atol=1e-5)
+
+
+def test_a_classifier_of_texts_answers_examples_with_its_labels(server: ServerProcess) -> None:
+    pipeline, _ = city_model()
+    answer = post(server, "city:classify", {"examples": [{"city": "Oslo"}, {"city": "Rome"}]})
+    for scores, city in zip(answer["results"], ("Oslo", "Rome"), strict=True):
+        assert [label for label, _ in scores] == ["cold", "warm"]
+        wanted = pipeline.predict_proba(np.array([[city]], object))[0]
+        np.testing.assert_allclose([score for _, score in scores], wanted, atol=1e-5)
+
+
+def test_a_regressor_answers_examples(server: ServerProcess) -> None:
+    regressor, rows = diabetes_regressor()
+    examples = [{"X": row.tolist()} for row in rows[:3]]
+    answer = post(server, "diabetes:regress", {"examples": examples})
+    np.testing.assert_allclose(answer["results"], regressor.predict(rows[:3]), rtol=1e-4)
+
+
+def test_the_runtime_is_named_on_the_metrics_page(server: ServerProcess) -> None:
+    server.predict("double", {"instances": [[1, 2]]})
+    page = server.get("/monitoring/prometheus/metrics").body.decode()
+    assert 'runtime="onnxruntime"' in page
+
+
 def load_error(server: ServerProcess, name: str) -> tuple[str, str]:
     server.wait_until_state(name, 1, "END")
     (version,) = server.get(f"/v1/models/{name}").json()["model_version_status"]
     return version["status"]["error_code"], version["status"]["error_message"]
 
 
-def test_values_that_no_client_can_receive_are_refused_at_load(tmp_path: Path) -> None:
+def test_models_that_cannot_be_served_say_why(tmp_path: Path) -> None:
+    x, y = value("x", TensorProto.FLOAT, ["N"]), value("y", TensorProto.FLOAT, ["N"])
+    relu = [helper.make_node("Relu", ["x"], ["y"])]
+    sequence = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
     models = {
         "good": scaled(1),
         "packed": graph_model(
             [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT4)],
-            [value("x", TensorProto.FLOAT, ["N"])],
+            [x],
             [value("y", TensorProto.INT4, ["N"])],
         ),
         "sequence": graph_model(
-            [helper.make_node("SplitToSequence", ["x"], ["y"], axis=0)],
-            [value("x", TensorProto.FLOAT, ["N"])],
-            [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)],
+            [helper.make_node("SplitToSequence", ["x"], ["y"], axis=0)], [x], [sequence]
         ),
+        "custom": graph_model(
+            [helper.make_node("Fancy", ["x"], ["y"], domain="com.acme")],
+            *([x], [y]),
+            opsets={"": 21, "com.acme": 1},
+        ),
+        "late_opset": graph_model(relu, [x], [y], opsets={"": 999}),
+        "late_format": graph_model(relu, [x], [y], ir_version=999),
+        "external": large(8),
+        "truncated": scaled(1),
+        "cuda": scaled(1),
     }
-    config = "".join(
-        entry(name, write_version(tmp_path / name, model).parent) for name, model in models.items()
+    options = {"cuda": f"servable_options {{ {option('providers', 'cuda,cpu')} }}"}
+    entries = [
+        entry(name, write_version(tmp_path / name, model).parent, options.get(name, ""))
+        for name, model in models.items()
+    ]
+    external = tmp_path / "external/1"
+    onnx.save(
+        models["external"],
+        external / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
     )
+    (external / "weights.bin").unlink()
+    truncated = tmp_path / "truncated/1/model.onnx"
+    truncated.write_bytes(truncated.read_bytes()[:-20])
     file = tmp_path / "models.config"
-    file.write_text(f"model_config_list {{ {config} }}")
+    file.write_text(f"model_config_list {{ {''.join(entries)} }}")
     flags = [f"--model_config_file={file}", "--max_num_load_retries=0"]
     with ServerProcess(flags, directory=tmp_path) as server:
         errors = {name: load_error(server, name) for name in models if name != "good"}
-    assert errors == {
+    wanted = {
         "packed": ("UNIMPLEMENTED", 'output "y": tensors of int4 are not supported'),
-        "sequence": (
-            "UNIMPLEMENTED",
-            'output "y": a sequence cannot be returned; export the model with tensors as outputs',
-        ),
+        "sequence": ("UNIMPLEMENTED", 'output "y": a sequence cannot be returned'),
+        "custom": ("FAILED_PRECONDITION", "com.acme:Fancy(-1) is not a registered function/op"),
+        "late_opset": ("FAILED_PRECONDITION", "Opset 999 is under development"),
+        "late_format": ("FAILED_PRECONDITION", "Unsupported model IR version: 999, max supported"),
+        "external": ("FAILED_PRECONDITION", "weights.bin"),
+        "truncated": ("DATA_LOSS", "Protobuf parsing failed"),
+        "cuda": ("FAILED_PRECONDITION", "install onnxruntime-gpu in place of onnxruntime"),
     }
+    for name, (code, text) in wanted.items():
+        assert errors[name][0] == code, errors[name]
+        assert text in errors[name][1]
+        assert "onnxruntime_src" not in errors[name][1]
+
+
+def test_a_file_is_served_and_a_new_version_replaces_it(tmp_path: Path) -> None:
+    base_path = tmp_path / "files"
+    base_path.mkdir()
+    version = write_version(base_path, scaled(2))
+    (version / "model.onnx").rename(version / "any_name.onnx")
+    flags = [
+        str(base_path),
+        "--model_name=m",
+        "--file_system_poll_wait_seconds=1",
+    ]
+    with ServerProcess(flags, directory=tmp_path) as server:
+        server.wait_until_available("m")
+        stop, statuses = threading.Event(), set()
+
+        def ask() -> None:
+            while not stop.is_set():
+                reply = server.predict("m", {"instances": [[1, 2]]})
+                statuses.add((reply.status, str(reply.json().get("predictions"))))
+
+        with ThreadPoolExecutor(4) as threads:
+            asking = [threads.submit(ask) for _ in range(4)]
+            write_version(base_path, scaled(3), version=2)
+            server.wait_until_available("m", version=2)
+            server.wait_until_state("m", 1, "END")
+            stop.set()
+            for each in asking:
+                each.result()
+        assert statuses <= {(200, "[[2.0, 4.0]]"), (200, "[[3.0, 6.0]]")}
+        assert server.predict("m", {"instances": [[1, 2]]}).json() == {"predictions": [[3.0, 6.0]]}
+
+
+def resident_megabytes(server: ServerProcess) -> int:
+    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) // 1024
+
+
+def test_an_unloaded_model_gives_its_memory_back(tmp_path: Path, grpc_client: GrpcClient) -> None:
+    small = entry("small", write_version(tmp_path / "small", scaled(1)).parent)
+    big = entry("big", write_version(tmp_path / "big", large(1024, 16)).parent)
+    file = tmp_path / "models.config"
+    file.write_text(f"model_config_list {{ {small} }}")
+    with ServerProcess([f"--model_config_file={file}"], directory=tmp_path) as server:
+        server.wait_until_available("small")
+        before = resident_megabytes(server)
+        assert before < 120
+        grpc_client.call("reload", server.port, f"model_config_list {{ {small} {big} }}")
+        answer = grpc_client.predict(server.port, "big", {"x": np.ones((8, 1024), np.float32)})
+        assert answer["outputs"]["y"].shape == (8, 1024)
+        loaded = resident_megabytes(server)
+        assert loaded > before + 50, "the weights are 64 MB"
+        grpc_client.call("reload", server.port, f"model_config_list {{ {small} }}")
+        server.wait_until_state("big", 1, "END")
+        assert resident_megabytes(server) < before + 20
+
+
+DAMAGES = 200
+
+DAMAGED_LOADS = """
+import pathlib, random, sys
+{import_line}
+original = pathlib.Path(sys.argv[1]).read_bytes()
+for seed in range(int(sys.argv[2]), {damages}):
+    random.seed(seed)
+    data = bytearray(original)
+    if seed % 4 == 0:
+        del data[random.randrange(len(data)):]
+    for _ in range(random.randrange(1, 20)):
+        if data:
+            data[random.randrange(len(data))] = random.randrange(256)
+    path = pathlib.Path(sys.argv[3])
+    path.write_bytes(data)
+    print(seed, flush=True)
+    try:
+        {load}
+    except Exception:
+        pass
+print("end")
+"""
+
+OURS = (
+    (
+        "from servable.platforms import PlatformContext, find_platforms\n"
+        "platform = find_platforms(PlatformContext())['onnx']"
+    ),
+    "platform.describe(str(path))",
+)
+THEIRS = ("import onnxruntime", "onnxruntime.InferenceSession(str(path))")
+
+
+def crashes(way: tuple[str, str], model: Path, directory: Path) -> set[int]:
+    """The damages that end the process."""
+    directory.mkdir()
+    code = DAMAGED_LOADS.format(import_line=way[0], load=way[1], damages=DAMAGES)
+    found: set[int] = set()
+    start = 0
+    while True:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(model), str(start), str(directory / "damaged.onnx")],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        lines = done.stdout.split()
+        if lines[-1] == "end":
+            return found
+        start = int(lines[-1]) + 1
+        found.add(start - 1)
+
+
+def test_a_damaged_file_ends_no_process_that_the_loader_of_the_runtime_survives(
+    tmp_path: Path, iris: tuple[Any, Any]
+) -> None:
+    pipeline, rows = iris
+    model = tmp_path / "iris.onnx"
+    onnx.save(converted(pipeline, rows[:1]), model)
+    assert crashes(OURS, model, tmp_path / "ours") <= crashes(THEIRS, model, tmp_path / "theirs")
+
+
+RUNTIMES = {
+    "tensorflow": "import tensorflow as tf; assert tf.constant(1) + 1 == 2",
+    "onnxruntime": "import onnxruntime; onnxruntime.InferenceSession(sys.argv[1])",
+    "scikit-learn": "import sklearn.linear_model",
+    "hmac": "import hmac; hmac.new(b'k', b'm', 'sha256').hexdigest()",
+    "ours": (
+        "from servable.platforms import PlatformContext, find_platforms; "
+        "assert find_platforms(PlatformContext())['onnx'].describe(sys.argv[1])"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["ours", "tensorflow", "onnxruntime", "scikit-learn", "hmac", "ours"],
+        ["tensorflow", "ours", "hmac", "onnxruntime", "scikit-learn"],
+        ["onnxruntime", "ours", "scikit-learn", "hmac", "tensorflow", "ours"],
+    ],
+    ids=" ".join,
+)
+def test_the_runtime_works_beside_others_in_any_order(order: list[str], tmp_path: Path) -> None:
+    onnx.save(scaled(2), tmp_path / "double.onnx")
+    code = "\n".join(["import sys", *(RUNTIMES[name] for name in order)])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "double.onnx")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -89,11 +89,19 @@ def endless() -> onnx.ModelProto:
     )
 
 
-def converted(pipeline: Any, example: Any, **options: Any) -> onnx.ModelProto:
-    """What skl2onnx makes of a fitted pipeline."""
+def converted(
+    pipeline: Any, example: Any, *, initial_types: Any = None, **options: Any
+) -> onnx.ModelProto:
+    """The conversion of a fitted pipeline by skl2onnx."""
     from skl2onnx import to_onnx
 
-    return to_onnx(pipeline, example, target_opset=OPSET, options=options or None)
+    return to_onnx(
+        pipeline,
+        example,
+        initial_types=initial_types,
+        target_opset={"": OPSET, "ai.onnx.ml": 3},
+        options=options or None,
+    )
 
 
 def iris_classifier(label: Callable[[int], Any] = int) -> tuple[Any, Any]:
@@ -107,3 +115,49 @@ def iris_classifier(label: Callable[[int], Any] = int) -> tuple[Any, Any]:
     rows = rows.astype(np.float32)
     labels = np.array([label(each) for each in classes])
     return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels), rows
+
+
+def diabetes_regressor() -> tuple[Any, Any]:
+    """A regressor on the first three columns of the diabetes data, and its training rows."""
+    from sklearn.datasets import load_diabetes
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    rows, values = load_diabetes(return_X_y=True)
+    rows = rows[:, :3].astype(np.float32)
+    return GradientBoostingRegressor(n_estimators=10).fit(rows, values), rows
+
+
+def city_model() -> tuple[Any, onnx.ModelProto]:
+    """A classifier of a text, with its labels `cold` and `warm`, and its conversion."""
+    from skl2onnx.common.data_types import StringTensorType
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    cities = np.array([["Oslo"], ["Rome"], ["Oslo"], ["Cairo"]], object)
+    pipeline = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    pipeline.fit(cities, ["cold", "warm", "cold", "warm"])
+    return pipeline, converted(
+        pipeline, None, zipmap=False, initial_types=[("city", StringTensorType([None, 1]))]
+    )
+
+
+def large(width: int = 256, layers: int = 8) -> onnx.ModelProto:
+    """A network of several megabytes: `y` of `x`, both float32 of `[N, width]`."""
+    random = np.random.default_rng(0)
+    nodes, weights, before = [], {}, "x"
+    for layer in range(layers):
+        after = "y" if layer == layers - 1 else f"h{layer}"
+        weights[f"w{layer}"] = random.standard_normal((width, width)).astype(np.float32) / width
+        nodes += [
+            helper.make_node("MatMul", [before, f"w{layer}"], [f"m{layer}"]),
+            helper.make_node("Relu", [f"m{layer}"], [after]),
+        ]
+        before = after
+    sizes = ["N", width]
+    return graph_model(
+        nodes,
+        [value("x", TensorProto.FLOAT, sizes)],
+        [value("y", TensorProto.FLOAT, sizes)],
+        weights,
+    )

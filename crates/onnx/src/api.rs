@@ -155,10 +155,15 @@ entries! {
     95 release_session(*mut RawSession);
     30 session_get_input_count(*const RawSession, *mut usize) -> Status;
     31 session_get_output_count(*const RawSession, *mut usize) -> Status;
+    32 session_get_overridable_initializer_count(*const RawSession, *mut usize) -> Status;
     33 session_get_input_type_info(*const RawSession, usize, *mut *mut RawTypeInfo) -> Status;
     34 session_get_output_type_info(*const RawSession, usize, *mut *mut RawTypeInfo) -> Status;
+    35 session_get_overridable_initializer_type_info(*const RawSession, usize, *mut *mut RawTypeInfo) -> Status;
     36 session_get_input_name(*const RawSession, usize, *mut RawAllocator, *mut *mut c_char) -> Status;
     37 session_get_output_name(*const RawSession, usize, *mut RawAllocator, *mut *mut c_char) -> Status;
+    38 session_get_overridable_initializer_name(
+        *const RawSession, usize, *mut RawAllocator, *mut *mut c_char,
+    ) -> Status;
 
     56 get_onnx_type_from_type_info(*const RawTypeInfo, *mut c_int) -> Status;
     55 cast_type_info_to_tensor_info(*const RawTypeInfo, *mut *const RawTensorInfo) -> Status;

@@ -1,5 +1,6 @@
 //! The inputs and outputs that a session declares.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 
@@ -8,6 +9,7 @@ use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::{DType, Tensor, shape_text};
 
 use crate::api::{Api, RawAllocator, RawSession, RawTypeInfo, Status};
+use crate::model_file::ModelFile;
 use crate::value::{Memory, dtype_of, type_and_shape};
 
 /// Values of `ONNXType`.
@@ -34,14 +36,16 @@ pub(crate) enum Form {
 }
 
 /// All inputs and outputs, sorted by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Declarations {
     pub(crate) inputs: Vec<Declared>,
     pub(crate) outputs: Vec<Declared>,
+    /// The values of inputs that clients may leave out, by name.
+    defaults: BTreeMap<String, Tensor>,
 }
 
 impl Declarations {
-    /// Asks a session.
+    /// Asks a session, and the file that it was loaded from.
     ///
     /// # Errors
     ///
@@ -50,12 +54,37 @@ impl Declarations {
     /// # Safety
     ///
     /// The session must be alive.
-    pub(crate) unsafe fn of(api: &'static Api, session: *const RawSession, memory: Memory) -> Result<Self> {
+    pub(crate) unsafe fn of(
+        api: &'static Api,
+        session: *const RawSession,
+        memory: Memory,
+        file: &ModelFile,
+    ) -> Result<Self> {
         // SAFETY: guaranteed by the caller.
-        let (inputs, outputs) = unsafe {
-            (Questions::about_inputs(api).ask(session, memory)?, Questions::about_outputs(api).ask(session, memory)?)
+        let (mut inputs, optional, outputs) = unsafe {
+            (
+                Questions::about_inputs(api).ask(session, memory)?,
+                Questions::about_optional_inputs(api).ask(session, memory)?,
+                Questions::about_outputs(api).ask(session, memory)?,
+            )
         };
-        Ok(Self { inputs, outputs })
+        let mut defaults = BTreeMap::new();
+        for declared in optional {
+            // Weights are not offered as inputs, although old files declare all of them so.
+            if let Some(default) = file.defaults.get(&declared.spec.alias)
+                && default.dtype() == declared.spec.dtype
+            {
+                defaults.insert(declared.spec.alias.clone(), default.clone());
+                inputs.push(declared);
+            }
+        }
+        for Declared { spec, .. } in &mut inputs {
+            if file.without_rank.contains(&spec.alias) {
+                spec.shape = None;
+            }
+        }
+        inputs.sort_by(|one, other| one.spec.alias.cmp(&other.spec.alias));
+        Ok(Self { inputs, outputs, defaults })
     }
 
     /// The signature.
@@ -65,6 +94,7 @@ impl Declarations {
             inputs: specs(&self.inputs),
             outputs: specs(&self.outputs),
             method_name: "tensorflow/serving/predict".to_owned(),
+            defaults: self.defaults.clone(),
             ..Signature::default()
         }
     }
@@ -87,6 +117,16 @@ impl Questions {
             count: api.session_get_input_count,
             name: api.session_get_input_name,
             type_info: api.session_get_input_type_info,
+        }
+    }
+
+    fn about_optional_inputs(api: &'static Api) -> Self {
+        Self {
+            api,
+            role: "input",
+            count: api.session_get_overridable_initializer_count,
+            name: api.session_get_overridable_initializer_name,
+            type_info: api.session_get_overridable_initializer_type_info,
         }
     }
 

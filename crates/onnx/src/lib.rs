@@ -12,6 +12,8 @@
 //! - `attendant`: the thread that cancels runs at their deadline, and starts threads of sessions.
 //! - `threads`: the threads of a session.
 //! - `declared`: the inputs and outputs of a session.
+//! - `model_file`: the parts of a model file that the C API does not tell.
+//! - `heads`: which outputs answer a classification or a regression of examples.
 //! - `session`, `runtime`: the public interface.
 
 #[cfg(not(target_endian = "little"))]
@@ -20,12 +22,15 @@ compile_error!("tensors are handed over as little-endian memory");
 mod api;
 mod attendant;
 mod declared;
+mod heads;
+mod model_file;
 mod runtime;
 mod session;
 mod status;
 mod threads;
 mod value;
 
+pub use heads::Names;
 pub use runtime::{LoadOptions, Optimization, Provider, Runtime, Threads};
 pub use servable_native::OpenError;
 pub use session::Session;

@@ -13,6 +13,7 @@ use servable_native::OpenError;
 
 use crate::api::{Api, RawCudaOptions, RawEnv, RawSessionOptions, Status};
 use crate::attendant::Attendant;
+use crate::model_file::ModelFile;
 use crate::session::Session;
 use crate::threads::{ThreadStarter, join_thread, start_thread};
 use crate::value::Memory;
@@ -136,8 +137,11 @@ impl Runtime {
         // SAFETY: environment and options are alive, and the path ends in a NUL. The session is ours.
         api.check(unsafe { (api.create_session)(self.environment, path.as_ptr(), session_options.raw, &raw mut raw) })?;
         let raw = NonNull::new(raw).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        // The runtime has read the file. If only it can, the worst is assumed of the model.
+        let read = ModelFile::read(file);
+        let read = read.unwrap_or_else(|_| ModelFile { has_loops: true, ..ModelFile::default() });
         // SAFETY: the session was just made.
-        unsafe { Session::from_raw(api, raw, self.memory, self.attendant, options.longest_run, threads) }
+        unsafe { Session::from_raw(api, raw, self.memory, self.attendant, read, options.longest_run, threads) }
     }
 
     /// The error for a GPU that cannot be used, with the package that is missing.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_char;
+use std::num::NonZero;
 use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,13 @@ use servable_model::error::{Result, ServingError};
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::Tensor;
+use servable_tabular::Heads;
 
 use crate::api::{Api, RawSession, RawValue};
 use crate::attendant::Attendant;
 use crate::declared::{Declarations, Declared, Form};
+use crate::heads::{Names, heads};
+use crate::model_file::ModelFile;
 use crate::status::During;
 use crate::threads::ThreadStarter;
 use crate::value::{Input, Memory, RuntimeValue};
@@ -32,6 +36,7 @@ pub struct Session {
     /// The positions in `declarations`, by name.
     inputs: HashMap<Box<str>, usize>,
     outputs: HashMap<Box<str>, usize>,
+    file: ModelFile,
     longest_run: Option<Duration>,
     /// The threads of the session refer to it. Dropped after them.
     _threads: Option<Box<ThreadStarter>>,
@@ -57,16 +62,17 @@ impl Session {
         raw: NonNull<RawSession>,
         memory: Memory,
         attendant: &'static Attendant,
+        file: ModelFile,
         longest_run: Option<Duration>,
         threads: Option<Box<ThreadStarter>>,
     ) -> Result<Self> {
-        let declarations = Declarations { inputs: Vec::new(), outputs: Vec::new() };
-        let (inputs, outputs) = (HashMap::new(), HashMap::new());
+        let (declarations, inputs, outputs) = (Declarations::default(), HashMap::new(), HashMap::new());
         // From here on, the session is freed on an error.
         let mut session =
-            Self { api, raw, memory, attendant, declarations, inputs, outputs, longest_run, _threads: threads };
+            Self { api, raw, memory, attendant, declarations, inputs, outputs, file, longest_run, _threads: threads };
         // SAFETY: the session is alive.
-        session.declarations = unsafe { Declarations::of(api, raw.as_ptr(), memory) }?;
+        session.declarations = unsafe { Declarations::of(api, raw.as_ptr(), memory, &session.file) }?;
+        session.file.defaults.clear();
         session.inputs = positions(&session.declarations.inputs);
         session.outputs = positions(&session.declarations.outputs);
         Ok(session)
@@ -75,6 +81,16 @@ impl Session {
     /// The signature, with the names of the model.
     pub fn signature(&self) -> Signature {
         self.declarations.signature()
+    }
+
+    /// The heads that answer examples. The file may name classes, if `names` has none. `None` if there are no heads.
+    pub fn heads(&self, mut names: Names) -> Option<Heads> {
+        if let (true, 1, Some(labels)) =
+            (names.classes.is_empty(), self.file.class_labels.len(), self.file.class_labels.first())
+        {
+            names.classes.clone_from(labels);
+        }
+        heads(&self.signature(), &names)
     }
 
     fn input(&self, spec: &TensorSpec) -> Result<&Declared> {
@@ -123,6 +139,11 @@ impl Executor for Session {
 
     fn is_repeatable(&self) -> bool {
         true
+    }
+
+    /// A loop may run for long, or without end. Dedicated threads keep it from delaying other models.
+    fn own_threads(&self) -> Option<usize> {
+        self.file.has_loops.then(|| std::thread::available_parallelism().map_or(1, NonZero::get).max(8))
     }
 
     fn check_inputs(&self, signature: &Signature, inputs: &[Tensor]) -> Result<()> {

@@ -16,6 +16,9 @@ const INVALID_PROTOBUF: i32 = 7;
 const NOT_IMPLEMENTED: i32 = 9;
 const INVALID_GRAPH: i32 = 10;
 
+/// How the text of an error begins that a kernel reports in a run.
+const FAILED_KERNEL: &str = "Non-zero status code returned while running";
+
 /// What failed, which decides on the meaning of some codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum During {
@@ -31,7 +34,8 @@ impl Api {
         self.check_during(During::Load, status)
     }
 
-    /// Returns the error of a call, with its text unchanged, and frees the status.
+    /// Returns the error of a call, with its text, and frees the status. Places in the source of the runtime are
+    /// left out.
     pub(crate) fn check_during(&self, during: During, status: Status) -> Result<()> {
         if status.is_null() {
             return Ok(());
@@ -41,9 +45,35 @@ impl Api {
             let code = (self.get_error_code)(status);
             let message = CStr::from_ptr((self.get_error_message)(status)).to_bytes().to_vec();
             (self.release_status)(status);
-            Err(ServingError::new(meaning(code, during, &String::from_utf8_lossy(&message)), message))
+            let text = without_places(&String::from_utf8_lossy(&message));
+            Err(ServingError::new(meaning(code, during, &text), text))
         }
     }
+}
+
+/// Where the texts of the runtime name a place in its source: a path, a line, and the signature of a function.
+const PLACE: &str = "/onnxruntime_src/";
+
+/// The text without places in the source of the runtime.
+fn without_places(text: &str) -> String {
+    let (mut kept, mut rest) = (String::new(), text.trim_end());
+    while let Some((before, place)) = rest.split_once(PLACE) {
+        kept.push_str(before);
+        let (mut depth, mut end) = (0, place.len());
+        for (index, byte) in place.bytes().enumerate() {
+            match byte {
+                b'(' => depth += 1,
+                b')' if depth == 1 => {
+                    end = index + 1;
+                    break;
+                }
+                b')' => depth -= 1,
+                _ => {}
+            }
+        }
+        rest = place[end..].trim_start_matches(" const").trim_start();
+    }
+    kept + rest
 }
 
 /// The canonical code of an error.
@@ -52,9 +82,10 @@ fn meaning(code: i32, during: During, text: &str) -> Code {
         _ if ["bad_alloc", "Failed to allocate memory", "out of memory"].iter().any(|part| text.contains(part)) => {
             Code::ResourceExhausted
         }
-        // The exceptions of devices are no fault of the client.
-        (RUNTIME_EXCEPTION, During::Run) if text.contains("CUDA") => Code::Internal,
-        (INVALID_ARGUMENT | INVALID_GRAPH, _) | (RUNTIME_EXCEPTION, During::Run) => Code::InvalidArgument,
+        // The errors of devices are no fault of the client.
+        (_, During::Run) if text.contains("CUDA") => Code::Internal,
+        (FAIL | RUNTIME_EXCEPTION, During::Run) if text.starts_with(FAILED_KERNEL) => Code::InvalidArgument,
+        (INVALID_ARGUMENT | INVALID_GRAPH, _) => Code::InvalidArgument,
         (NO_SUCH_FILE | NO_MODEL, _) => Code::NotFound,
         (INVALID_PROTOBUF, _) => Code::DataLoss,
         (NOT_IMPLEMENTED, _) => Code::Unimplemented,
@@ -68,9 +99,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn places_in_the_source_of_the_runtime_are_left_out() {
+        let text = "Load model from m failed:/onnxruntime_src/onnxruntime/core/graph/model.cc:256 \
+                    onnxruntime::Model::Model(const std::function<void(int)>&, int) Unsupported version: 99\n";
+        assert_eq!(without_places(text), "Load model from m failed:Unsupported version: 99");
+        assert_eq!(without_places("x /onnxruntime_src/a.h:1 int f() const got 2"), "x got 2");
+        assert_eq!(without_places("/onnxruntime_src/cut of"), "");
+        assert_eq!(without_places("plain (text)"), "plain (text)");
+    }
+
+    #[test]
     fn an_exception_of_a_kernel_is_the_fault_of_the_inputs_unless_it_names_memory_or_a_device() {
-        let of = |text| meaning(RUNTIME_EXCEPTION, During::Run, text);
+        let of = |text| meaning(RUNTIME_EXCEPTION, During::Run, &format!("{FAILED_KERNEL} Add node. {text}"));
         assert_eq!(of("Attempting to broadcast an axis by a dimension other than 1. 3 by 4"), Code::InvalidArgument);
+        assert_eq!(meaning(RUNTIME_EXCEPTION, During::Run, "something else"), Code::Internal);
         assert_eq!(of("std::bad_alloc"), Code::ResourceExhausted);
         assert_eq!(of("CUDA failure 700: an illegal memory access was encountered"), Code::Internal);
         assert_eq!(of("CUDA failure 2: out of memory"), Code::ResourceExhausted);

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use servable_codec::metadata;
 use servable_model::error::Result;
+use servable_model::executor::Executor;
 use servable_model::signature::DEFAULT_SIGNATURE;
-use servable_onnx::{LoadOptions, Runtime};
+use servable_onnx::{LoadOptions, Names, Runtime};
 use servable_server::serving::servable::Servable;
+use servable_tabular::add_heads;
 
 use crate::errors;
 use crate::options::OnnxOptions;
-use crate::servable::PyServable;
+use crate::servable::{PyServable, release_free_memory};
 
 /// The opened library.
 #[pyclass(name = "OnnxRuntime", module = "servable._core", frozen)]
@@ -35,25 +37,39 @@ impl PyOnnxRuntime {
         self.runtime.version()
     }
 
-    #[pyo3(signature = (path, options, max_run_seconds, *, in_background=false))]
+    #[pyo3(signature = (path, options, max_run_seconds, *, feature_names, class_labels, in_background=false))]
+    #[allow(clippy::too_many_arguments, reason = "most are keywords in Python")]
     fn load(
         &self,
         py: Python<'_>,
         path: PathBuf,
         options: OnnxOptions,
         max_run_seconds: f64,
+        feature_names: Vec<String>,
+        class_labels: Vec<String>,
         in_background: bool,
     ) -> PyResult<PyServable> {
         let options = options.for_runs_of(max_run_seconds)?;
-        PyServable::load(py, in_background, || self.load_model(&path, &options))
+        let names = Names { features: feature_names, classes: class_labels };
+        PyServable::load(py, in_background, || {
+            let loaded = self.load_model(&path, &options, names);
+            // The parsed file, which the load has freed, takes as much memory as the model.
+            release_free_memory();
+            loaded
+        })
     }
 }
 
 impl PyOnnxRuntime {
-    fn load_model(&self, path: &Path, options: &LoadOptions) -> Result<Arc<Servable>> {
+    fn load_model(&self, path: &Path, options: &LoadOptions, names: Names) -> Result<Arc<Servable>> {
         let session = self.runtime.load(path, options)?;
-        let signatures = [(DEFAULT_SIGNATURE.to_owned(), session.signature())].into();
+        let mut signatures = [(DEFAULT_SIGNATURE.to_owned(), session.signature())].into();
+        let heads = session.heads(names);
+        let mut executor: Box<dyn Executor> = Box::new(session);
+        if let Some(heads) = heads {
+            executor = add_heads(executor, &mut signatures, heads)?;
+        }
         let signature_defs = metadata::signature_defs(&signatures);
-        Ok(Servable::new(signatures, signature_defs, Box::new(session)))
+        Ok(Servable::new(signatures, signature_defs, executor))
     }
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
+from servable.loaders._manifest import read_manifest
 from servable.loaders._native import NativeLoader
 from servable.loaders._onnx import OnnxOptions, onnx_runtime
 from servable.platforms import (
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.onnx"
 SUFFIX = ".onnx"
+
+_RAM_PER_FILE_BYTE = 2.0
+"""During a load: the parsed file, and the weights in the layout of the kernels."""
 
 
 class OnnxPlatform(Platform):
@@ -63,11 +68,17 @@ class OnnxPlatform(Platform):
             name = model_file(names_in(version))
             if name is None:
                 raise LoadError(f"{version}: want {self.contents}", code=Code.NOT_FOUND)
-            limit = self.context.flags.max_run_seconds
-            runtime = self._runtime.get()
-            return runtime.load(path_in(version, name), options, limit, in_background=True)
+            manifest = read_manifest(version) if os.path.isdir(version) else None
+            return self._runtime.get().load(
+                path_in(version, name),
+                options,
+                self.context.flags.max_run_seconds,
+                feature_names=manifest.feature_names if manifest else (),
+                class_labels=[str(label) for label in manifest.class_labels] if manifest else (),
+                in_background=True,
+            )
 
-        return NativeLoader(version, load)
+        return NativeLoader(version, load, ram_per_file_byte=_RAM_PER_FILE_BYTE)
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:

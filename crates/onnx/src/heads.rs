@@ -1,0 +1,79 @@
+//! Which outputs are the scores and labels of a classifier, or the value of a regression.
+
+use servable_codec::example::features::{Feature, FeatureTensor, Missing};
+use servable_model::signature::{Signature, TensorSpec};
+use servable_model::tensor::DType;
+use servable_tabular::{Classification, Heads, Labels, Scores, features_of};
+
+/// What is known about features and classes beside the signature.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The names of the columns of the only input, in order; empty if they are unknown.
+    pub features: Vec<String>,
+    /// The labels of the classes, in the order of their scores; empty if they are unknown.
+    pub classes: Vec<String>,
+}
+
+/// The heads of a model for `tensorflow.Example`; `None` if it has none, or examples cannot fill its inputs.
+pub(crate) fn heads(signature: &Signature, names: &Names) -> Option<Heads> {
+    let inputs = features(signature, &names.features)?;
+    let classification = classification(signature, names);
+    let regression = if classification.is_none() { regression(signature) } else { None };
+    let has_heads = classification.is_some() || regression.is_some();
+    has_heads.then(|| Heads { predict: signature.clone(), inputs, classification, regression })
+}
+
+/// How inputs are made of features: the named columns of the only input, or each input as one feature.
+fn features(signature: &Signature, names: &[String]) -> Option<Vec<FeatureTensor>> {
+    if let ([input], false) = (signature.inputs.as_slice(), names.is_empty())
+        && let Some(&[_, columns]) = input.shape.as_deref()
+        && columns == names.len() as i64
+    {
+        let feature = |name: &String| Feature { name: name.clone(), shape: Vec::new(), missing: missing(input.dtype) };
+        return Some(vec![FeatureTensor::matrix(input.dtype, names.iter().map(feature).collect())]);
+    }
+    let all = features_of(signature, &Missing::NotANumber).ok()?;
+    (!all.is_empty()).then_some(all)
+}
+
+fn missing(dtype: DType) -> Missing {
+    if is_float(dtype) { Missing::NotANumber } else { Missing::Refused }
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::FLOAT | DType::DOUBLE)
+}
+
+/// The heads of a classifier: one matrix of floats, beside one label for each example.
+fn classification(signature: &Signature, names: &Names) -> Option<Classification> {
+    let is_label = |dtype| matches!(dtype, DType::STRING | DType::INT64 | DType::INT32);
+    let label = only_output(signature, 1, is_label);
+    let only_labels = || {
+        let labels = Labels::Output(label?.alias.clone());
+        Some(Classification { scores: None, labels })
+    };
+    let Some(scores) = only_output(signature, 2, is_float) else { return only_labels() };
+    // A matrix alone may be anything. It is scores if there are labels for its columns.
+    let columns = scores.shape.as_ref().map_or(-1, |shape| shape[1]);
+    if names.classes.is_empty() || (columns >= 0 && columns != names.classes.len() as i64) {
+        return only_labels();
+    }
+    let labels = Labels::Columns(names.classes.clone());
+    Some(Classification { scores: Some(Scores::PerClass(scores.alias.clone())), labels })
+}
+
+/// The output of this rank and such a dtype, with the batch as its first dimension; `None` if there is not exactly one.
+fn only_output(signature: &Signature, rank: usize, is_wanted: impl Fn(DType) -> bool) -> Option<&TensorSpec> {
+    let fits = |spec: &&TensorSpec| {
+        spec.shape.as_ref().is_some_and(|shape| shape.len() == rank && shape[0] < 0) && is_wanted(spec.dtype)
+    };
+    let mut found = signature.outputs.iter().filter(fits);
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// The only output, if it has one number for each example.
+fn regression(signature: &Signature) -> Option<String> {
+    let [output] = signature.outputs.as_slice() else { return None };
+    let is_column = matches!(output.shape.as_deref(), Some([-1] | [-1, 1]));
+    (is_float(output.dtype) && is_column).then(|| output.alias.clone())
+}
