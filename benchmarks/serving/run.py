@@ -24,6 +24,7 @@ from measure_codec import measure_codec
 from measure_convolution import measure_convolution
 from measure_cpu import measure_cpu
 from measure_features import measure_features
+from measure_isolation import measure_isolation
 from measure_json import measure_json
 from measure_large import measure_large
 from measure_objective import measure_objective
@@ -48,6 +49,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "json": measure_json,
     "codec": measure_codec,
     "large": measure_large,
+    "isolation": measure_isolation,
     "features": measure_features,
     "scheduler": measure_scheduler,
     "convolution": measure_convolution,
