@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
-from support import models
+from support import models, onnx_models
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import Reply, ServerProcess, StartServer
 
@@ -105,6 +107,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def onnx_models_here() -> dict[str, Any]:
+    kinds = {"float16": TensorProto.FLOAT16, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+    return {
+        "copies": onnx_models.copies({**kinds, "string": TensorProto.STRING}),
+        "endless": onnx_models.endless(),
+    }
+
+
 @pytest.fixture(scope="module")
 def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A SavedModel here and in a worker, with and without batches, and an unruly Python model in a worker."""
@@ -120,9 +130,20 @@ def server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         entry("batched", half_plus_two, "tensorflow", batching),
         entry("sums", directory / "sums", "python", batching),
         entry("unruly", directory / "unruly", "python", "process: true"),
+        *(
+            entry(
+                name,
+                onnx_models.write_version(directory / name, model).parent,
+                "onnx",
+                "process: true",
+            )
+            for name, model in onnx_models_here().items()
+        ),
     )
     with ServerProcess([flag, "--max_num_load_retries=0"], directory=directory) as process:
-        process.wait_until_available("here", "there", "batched", "sums", "unruly")
+        process.wait_until_available(
+            "here", "there", "batched", "sums", "unruly", *onnx_models_here()
+        )
         yield process
         assert process.is_running, process.log
 
@@ -157,6 +178,28 @@ def test_a_saved_model_answers_from_a_worker_as_it_does_in_the_server(
             for model in ("here", "there")
         ]
         assert answers[0].body == answers[1].body
+
+
+def test_a_native_runtime_answers_from_a_worker_and_cancels_runs_at_the_deadline(
+    server: ServerProcess, grpc_client: GrpcClient
+) -> None:
+    found = workers(server, "endless/1"), workers(server, "copies/1")
+    assert [len(pids) for pids in found] == [1, 1]
+    sent: dict[str, Any] = {
+        name: np.tile(np.array([[0, 1], [1, 0]], name), (count, 1))
+        for name, count in {"float16": 1, "int64": 1, "bool": 1}.items()
+    }
+    sent["string"] = np.array([[b"", b"\0\xff"], ["é".encode(), b"x" * 100_000]], object)
+    answer = grpc_client.predict(server.port, "copies", sent)["outputs"]
+    for name, value in sent.items():
+        assert answer[f"{name}_out"].tolist() == value.tolist(), name
+    numbers = {"n": np.array(2**62), "x": np.zeros(1, np.float32)}
+    with pytest.raises(RpcError) as info:
+        grpc_client.predict(server.port, "endless", numbers, timeout=0.5)
+    assert info.value.code == "DEADLINE_EXCEEDED"
+    # The runtime has cancelled the run, so the process stays.
+    time.sleep(3)
+    assert (workers(server, "endless/1"), workers(server, "copies/1")) == found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -234,21 +277,13 @@ def test_a_model_that_hangs_is_replaced_after_the_deadline(
     wait_for(lambda: obey(server, "").status == 200)
 
 
-def test_a_batch_has_no_request_that_its_model_would_refuse(
-    server: ServerProcess, grpc_client: GrpcClient
-) -> None:
-    good, bad = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
-
-    def ask(x: object) -> object:
-        try:
-            return grpc_client.predict(server.port, "sums", {"x": x})["outputs"]["sum"].tolist()
-        except RpcError as error:
-            return error.details
-
+def test_a_batch_has_no_request_that_its_model_would_refuse(server: ServerProcess) -> None:
+    good, bad = {"instances": [[1.0, 2.0, 3.0]]}, {"instances": [[0.0, 0.0, 0.0, 0.0]]}
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, [good, bad] * 4))
-    assert answers[::2] == [[0.0]] * 4
-    assert answers[1::2] == ['input "x" of sums/1: got shape [1, 4], want [?, 3]'] * 4
+        answers = list(pool.map(lambda body: server.predict("sums", body), [good, bad] * 4))
+    assert [answer.json() for answer in answers[::2]] == [{"predictions": [6.0]}] * 4
+    complaint = 'input "x" of sums/1: got shape [1, 4], want [?, 3]'
+    assert [(answer.status, answer.error) for answer in answers[1::2]] == [(400, complaint)] * 4
 
 
 @pytest.mark.parametrize("options", ["process: true", "trial_load: true"])

@@ -46,8 +46,10 @@ pub struct Workers {
 struct State {
     /// Free slots: of the first free slot of all processes first.
     idle: BTreeMap<(usize, u64), Slot>,
-    /// The processes that have not been reported as lost, by number.
+    /// The processes that get requests, by number.
     processes: HashMap<u64, Arc<Process>>,
+    /// Those that get no more, and have not been reported as lost.
+    retired: HashMap<u64, Arc<Process>>,
     next_number: u64,
     /// Since when there is no process, and how the last one ended.
     bereft: Option<(Instant, String)>,
@@ -246,28 +248,39 @@ impl Workers {
 
     /// Why a process is to be replaced though it may still run; `None` if it has ended without a request.
     pub fn condemned(&self, number: u64) -> Option<String> {
-        self.state().processes.get(&number)?.condemned.get().cloned()
+        let state = self.state();
+        state.processes.get(&number).or_else(|| state.retired.get(&number))?.condemned.get().cloned()
     }
 
     /// Removes a process that has ended; `how`, such as `was killed by SIGSEGV`, is told to its requests.
     pub fn lost(&self, number: u64, how: &str) -> LastWords {
+        let closed = self.retire(number, how);
         let mut state = self.state();
-        let process = state.processes.remove(&number);
+        let process = state.retired.remove(&number);
         if let Some(process) = &process {
             let _ = process.fate.set(how.to_owned());
         }
-        let of_process = state.idle.keys().copied().filter(|&(_, process)| process == number);
-        let closed: Vec<_> = of_process.collect::<Vec<_>>().iter().filter_map(|key| state.idle.remove(key)).collect();
-        if state.processes.is_empty() {
-            state.bereft = Some((Instant::now(), how.to_owned()));
+        if let Some((_, last)) = &mut state.bereft {
+            how.clone_into(last);
         }
         self.changed.notify_all();
-        drop(state);
-        // The memory of its slots is freed without the lock.
         LastWords {
             was_busy: process.as_ref().is_some_and(|process| closed.len() < process.slots),
             has_answered: process.is_some_and(|process| process.has_answered.load(Ordering::Relaxed)),
         }
+    }
+
+    /// Gives a process no more requests. Returns its free slots, whose memory is freed without the lock.
+    fn retire(&self, number: u64, how: &str) -> Vec<Slot> {
+        let mut state = self.state();
+        let Some(process) = state.processes.remove(&number) else { return Vec::new() };
+        state.retired.insert(number, process);
+        if state.processes.is_empty() {
+            state.bereft = Some((Instant::now(), how.to_owned()));
+            self.changed.notify_all();
+        }
+        let keys: Vec<_> = state.idle.keys().copied().filter(|&(_, process)| process == number).collect();
+        keys.iter().filter_map(|key| state.idle.remove(key)).collect()
     }
 
     /// Refuses requests while there is no process, with this explanation, until one is added.
@@ -281,7 +294,7 @@ impl Workers {
         let mut state = self.state();
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
-        state.processes.values().for_each(|process| process.hang_up());
+        state.processes.values().chain(state.retired.values()).for_each(|process| process.hang_up());
         self.changed.notify_all();
         drop(state);
         drop(idle);
@@ -300,10 +313,8 @@ impl Workers {
                 return unavailable(format!("{} is being unloaded", self.name));
             }
             if let Some(((index, number), slot)) = state.idle.pop_first() {
-                match state.processes.get(&number) {
-                    Some(process) => return Ok((index, Arc::clone(process), slot)),
-                    None => continue,
-                }
+                let process = &state.processes[&number];
+                return Ok((index, Arc::clone(process), slot));
             }
             let mut until = deadline;
             if state.processes.is_empty() {
@@ -375,7 +386,9 @@ impl Workers {
         match failure {
             RunFailure::Reported(error) => return error,
             RunFailure::TimedOut => {
-                process.condemn("hung, and was killed".to_owned());
+                let how = "hung, and was killed";
+                process.condemn(how.to_owned());
+                drop(self.retire(process.number, how));
                 let text = format!("the worker of {} did not answer in time, and was restarted", self.name);
                 return ServingError::new(Code::DeadlineExceeded, text);
             }
@@ -384,6 +397,7 @@ impl Workers {
             }
             RunFailure::Gone => process.hang_up(),
         }
+        drop(self.retire(process.number, process.condemned.get().map_or("ended", String::as_str)));
         let unknown = |_: &mut State| process.fate.get().is_none() && process.condemned.get().is_none();
         let waited = self.changed.wait_timeout_while(self.state(), WAIT_FOR_FATE, unknown);
         drop(waited.unwrap_or_else(PoisonError::into_inner));

@@ -307,3 +307,27 @@ fn random_replies_never_harm_the_server() {
         assert_ne!(error.code, Code::DeadlineExceeded);
     }
 }
+
+#[test]
+fn a_process_that_must_be_replaced_gets_no_further_request() {
+    let workers = Workers::new("m/1");
+    let executor = executor(&workers);
+    let (number, (_control, ends)) = add(&workers, 3);
+    std::thread::spawn(move || {
+        let mut end = &ends[0];
+        end.read_exact(&mut [0; 4]).expect("a request is sent");
+        end.write_all(&framed(&[9, 9])).expect("it is received");
+        // The other slots answer no request.
+        end.read_to_end(&mut Vec::new()).expect("the server closes the connection");
+    });
+    let deadline = || Some(Instant::now() + Duration::from_secs(60));
+    run(&executor, text(""), deadline()).expect_err("the answer is damaged");
+    let start = Instant::now();
+    let error = run(&executor, text(""), deadline()).expect_err("there is no other process");
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.text().contains("the last one sent a damaged message"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(30));
+    let last = workers.lost(number, "was killed by SIGKILL");
+    assert!(last.was_busy);
+    assert_eq!(workers.condemned(number), None);
+}
