@@ -146,9 +146,20 @@ def running_echo(program: Path, rest_answer: Path, grpc_answer: Path) -> Iterato
 
 
 @contextlib.contextmanager
-def running(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command until the end of the block; then terminate it, and kill it if necessary."""
-    process = subprocess.Popen(command, stdout=output, stderr=None if output < 0 else output)
+def running(
+    command: list[str], output: int, errors: int | None = None, *, stdin: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the end of the block; then terminate it, and kill it if necessary.
+
+    Args:
+        command: The command.
+        output: The file of its output, or `subprocess.PIPE`.
+        errors: The file of its standard error; by default that of its output if it is a file, otherwise our own.
+        stdin: The file of its input, or `subprocess.PIPE`; by default our own.
+    """
+    if errors is None and output >= 0:
+        errors = output
+    process = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=errors)
     try:
         yield process
     finally:
@@ -158,8 +169,9 @@ def running(command: list[str], output: int) -> Iterator[subprocess.Popen[bytes]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def free_port() -> int:

@@ -24,6 +24,7 @@ from measure_codec import measure_codec
 from measure_convolution import measure_convolution
 from measure_cpu import measure_cpu
 from measure_features import measure_features
+from measure_interpreter_lock import measure_interpreter_lock
 from measure_isolation import measure_isolation
 from measure_json import measure_json
 from measure_large import measure_large
@@ -45,6 +46,7 @@ Measurement = Callable[[Bench, Callable[[str], None]], list[Figure]]
 # Start comes after CPU, so that the libraries of TensorFlow are in the page cache.
 MEASUREMENTS: dict[str, Measurement] = {
     "cpu": measure_cpu,
+    "interpreter_lock": measure_interpreter_lock,
     "start": measure_start,
     "json": measure_json,
     "codec": measure_codec,
