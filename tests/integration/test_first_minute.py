@@ -60,10 +60,16 @@ def is_taken(port: int) -> bool:
 
 
 def wait_until_available(command: str) -> None:
-    """Wait until the server of this command serves its model."""
+    """Wait until the server of this command serves its models."""
     flags = dict(re.findall(r"--(\w+)=(\S+)", command))
-    port = flags.get("rest_api_port", flags["port"])
-    url = f"http://127.0.0.1:{port}/v1/models/{flags['model_name']}"
+    port = flags.get("rest_api_port", flags.get("port", "8500"))
+    paths = [word for word in command.split()[1:] if not word.startswith("--")]
+    for name in [Path(path).name for path in paths] or [flags["model_name"]]:
+        wait_until_answers(f"http://127.0.0.1:{port}/v1/models/{name}")
+
+
+def wait_until_answers(url: str) -> None:
+    """Wait until a model has an available version."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
@@ -109,6 +115,8 @@ def test_first_minute(
         command = block.text.strip()
         if block.language == "json":
             assert_same_predictions(json.loads(printed), json.loads(block.text))
+        elif block.language == "python":
+            run_python(block.text, directory, environment)
         elif command.startswith("pip install"):
             continue
         elif command.startswith("servable"):
@@ -125,19 +133,26 @@ def test_first_minute(
                 capture_output=True,
                 text=True,
             ).stdout
+            if "models/iris:predict" in command:
+                assert printed.count('"predictions"') == 2, printed
     assert '"state": "AVAILABLE"' in printed  # the last command requests the status
     for example in PYTHON_EXAMPLES:
-        probabilities = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", example],
-            cwd=directory,
-            env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        probabilities = run_python(example, directory, environment)
         assert [float(p) for p in probabilities.strip(" []\n").split()] == pytest.approx(
             [0.323, 0.677], abs=1e-3
         )
+
+
+def run_python(program: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run a program, and return what it prints."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=directory,
+        env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def assert_same_predictions(got: dict[str, list[float]], shown: dict[str, list[float]]) -> None:
