@@ -18,6 +18,7 @@ from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
 from servable.loaders._onnx import OnnxOptions
 from servable.loaders._saved_model import SavedModelOptions
+from servable.loaders._trees import TreeOptions
 from servable.signature import Signature
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Server",
     "TensorFlow",
     "Workers",
+    "XGBoost",
     "crc32c",
 ]
 
@@ -259,6 +261,47 @@ class TensorFlow:
 
         Raises:
             ServableError: What the runtime reports, with its code and text.
+        """
+
+@final
+class XGBoost:
+    """The XGBoost library of an installed wheel, used through its C API.
+
+    The library stays open for the life of the process. Safe to use from several threads.
+    """
+
+    def __new__(cls, library: str) -> Self:
+        """Open the library.
+
+        Args:
+            library: The path of `libxgboost.so`.
+
+        Raises:
+            LoadError: It cannot be opened, or lacks a function that is needed; the message names it.
+        """
+
+    @property
+    def version(self) -> str:
+        """The version of the library, such as `3.2.0`."""
+
+    def load_model(
+        self,
+        path: str,
+        options: TreeOptions,
+        *,
+        all_rounds: bool = False,
+        in_background: bool = False,
+    ) -> Servable:
+        """Load a model that `save_model` wrote.
+
+        Args:
+            path: The file, with the suffix `.ubj` or `.json`.
+            options: How it is run, and the labels of its classes.
+            all_rounds: Predict with all rounds of a training that stopped early, and not only up to the best one.
+            in_background: Load on a thread of low priority.
+
+        Raises:
+            ServableError: The file cannot be read, is no such model, or does not fit the options.
         """
 
 @final

@@ -13,8 +13,10 @@ mod python_executor;
 mod servable;
 mod server;
 mod tensorflow;
+mod trees;
 mod worker;
 mod workers;
+mod xgboost;
 
 use pyo3::prelude::*;
 
@@ -45,4 +47,6 @@ mod _core {
     use super::tensorflow::PyTensorFlow;
     #[pymodule_export]
     use super::workers::PyWorkers;
+    #[pymodule_export]
+    use super::xgboost::PyXgBoost;
 }

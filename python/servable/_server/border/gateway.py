@@ -19,6 +19,7 @@ from servable._core import (
     Server,
     TensorFlow,
     Workers,
+    XGBoost,
     crc32c,
 )
 from servable._server.config.traffic import Shadow, TrafficSplit
@@ -37,6 +38,7 @@ __all__ = [
     "Server",
     "TensorFlow",
     "Workers",
+    "XGBoost",
     "crc32c",
 ]
 
