@@ -270,6 +270,12 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name:
         (["iris.onnx", "iris.onnx.data"], "onnx"),
         (["encoder.onnx", "decoder.onnx"], None),
         (["saved_model.pb", "model.onnx"], "tensorflow"),
+        (["model.ubj"], "xgboost"),
+        (["model.json", "servable.json"], "xgboost"),
+        (["iris.ubj"], "xgboost"),
+        (["iris.ubj", "wine.ubj"], None),
+        (["model.py", "model.ubj"], "python"),
+        (["iris.json"], None),
     ],
 )
 def test_a_version_is_recognised_by_its_files(

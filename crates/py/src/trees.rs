@@ -13,6 +13,7 @@ use servable_trees::{Cell, Description, Ensemble, Labels, RunLimits, TreeExecuto
 pub(crate) struct TreeOptions {
     threads: usize,
     rows_per_thread: usize,
+    feature_names: Vec<String>,
     class_labels: ClassLabels,
 }
 
@@ -35,8 +36,9 @@ impl TreeOptions {
     ///
     /// # Errors
     ///
-    /// `INVALID_ARGUMENT` if the labels do not fit the model.
-    pub(crate) fn servable<E: Ensemble>(&self, ensemble: E, description: Description) -> Result<Arc<Servable>> {
+    /// `INVALID_ARGUMENT` if names or labels do not fit the model.
+    pub(crate) fn servable<E: Ensemble>(&self, ensemble: E, mut description: Description) -> Result<Arc<Servable>> {
+        description.name_features(&self.feature_names)?;
         let signatures = signatures(&description, E::Number::DTYPE);
         let limits = RunLimits { threads: self.threads, rows_per_thread: self.rows_per_thread };
         let executor = TreeExecutor::new(ensemble, description, limits)?;

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use servable_xgboost::{LoadOptions, Runtime};
 
 use crate::errors;
-use crate::servable::PyServable;
+use crate::servable::{PyServable, release_free_memory};
 use crate::trees::TreeOptions;
 
 /// The opened library.
@@ -41,7 +41,10 @@ impl PyXgBoost {
         in_background: bool,
     ) -> PyResult<PyServable> {
         PyServable::load(py, in_background, || {
-            let model = self.runtime.load(&path, LoadOptions { all_rounds, labels: options.labels() })?;
+            let model = self.runtime.load(&path, LoadOptions { all_rounds, labels: options.labels() });
+            // The parsed document, which a load frees, takes ten times the memory of the model.
+            release_free_memory();
+            let model = model?;
             options.servable(model.booster, model.description)
         })
     }

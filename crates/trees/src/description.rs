@@ -6,12 +6,10 @@ use servable_model::error::{Result, ServingError};
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature, TensorSpec};
 use servable_model::tensor::DType;
 
-use crate::matrix::{Categories, Feature};
+use crate::matrix::{COLUMN, Categories, Feature};
 
 /// The name of the matrix, for clients and inside.
 const MATRIX: &str = "inputs";
-/// The beginning of the inner name of the input of a feature; its index follows.
-const COLUMN: &str = "column/";
 /// The signature with one input a feature.
 const COLUMNS: &str = "columns";
 const CONTRIBUTIONS: &str = "contributions";
@@ -111,11 +109,6 @@ impl Part {
     }
 }
 
-/// The index of the feature of an input; `None` for the matrix.
-pub(crate) fn column_index(tensor_name: &str) -> Option<usize> {
-    tensor_name.strip_prefix(COLUMN)?.parse().ok()
-}
-
 /// The signatures of a model whose library has numbers of this dtype, by name.
 ///
 /// `serving_default` takes a matrix. If each feature has a name, `columns` takes one input a feature. `contributions`
@@ -160,6 +153,24 @@ pub fn signatures(description: &Description, dtype: DType) -> BTreeMap<String, S
 }
 
 impl Description {
+    /// Names the features, unless the model carries names.
+    ///
+    /// # Errors
+    ///
+    /// `INVALID_ARGUMENT` if there are more or fewer names than features.
+    pub fn name_features(&mut self, names: &[String]) -> Result<()> {
+        if names.is_empty() || self.features.iter().any(|feature| !feature.name.is_empty()) {
+            return Ok(());
+        }
+        let (found, wanted) = (names.len(), self.features.len());
+        if found != wanted {
+            let text = format!("got {found} names of features, want {wanted} as the model has");
+            return Err(ServingError::invalid_argument(text));
+        }
+        self.features.iter_mut().zip(names).for_each(|(feature, name)| feature.name.clone_from(name));
+        Ok(())
+    }
+
     /// The specs of what is predicted, sorted by alias.
     fn outputs(&self, dtype: DType) -> Vec<TensorSpec> {
         let probabilities = |classes| Part::Probabilities.spec("probabilities", dtype, &[classes]);

@@ -7,8 +7,10 @@ use servable_model::error::{Result, ServingError, expect_memory};
 use servable_model::signature::Signature;
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType, Elements, Tensor, shape_text};
 
-use crate::description::column_index;
 use crate::numbers::{Cell, for_each, is_number};
+
+/// The beginning of the inner name of the input of a feature; its index follows.
+pub(crate) const COLUMN: &str = "column/";
 
 /// How many rows of columns are gathered before the next ones: their part of the matrix stays in the cache.
 const ROWS_AT_A_TIME: usize = 256;
@@ -141,15 +143,19 @@ impl Matrix<'_> {
     }
 }
 
+/// The index of the feature of an input; `None` for the matrix.
+fn column_index(tensor_name: &str) -> Option<usize> {
+    tensor_name.strip_prefix(COLUMN)?.parse().ok()
+}
+
 /// Checks the dtypes and the shapes of the inputs of a run.
 ///
 /// # Errors
 ///
 /// `INVALID_ARGUMENT` with what was found and wanted.
 pub(crate) fn arrange<'a>(features: &[Feature], signature: &Signature, inputs: &'a [Tensor]) -> Result<Arranged<'a>> {
-    let column = |tensor_name: &str| column_index(tensor_name);
     if let ([spec], [tensor]) = (&signature.inputs[..], inputs)
-        && column(&spec.tensor_name).is_none()
+        && column_index(&spec.tensor_name).is_none()
     {
         let width = features.len() as i64;
         return match tensor.shape() {
@@ -160,7 +166,7 @@ pub(crate) fn arrange<'a>(features: &[Feature], signature: &Signature, inputs: &
     let mut columns: Vec<Option<&Tensor>> = vec![None; features.len()];
     let mut first: Option<(&str, i64)> = None;
     for (spec, tensor) in signature.inputs.iter().zip(inputs) {
-        let index = column(&spec.tensor_name).filter(|&index| index < features.len());
+        let index = column_index(&spec.tensor_name).filter(|&index| index < features.len());
         let index = index.ok_or_else(|| ServingError::internal(format!("input \"{}\" is no feature", spec.alias)))?;
         let wants_strings = matches!(features[index].categories, Some(Categories::Strings(_)));
         let fits = if wants_strings { tensor.dtype() == DType::STRING } else { is_number(tensor.dtype()) };
@@ -176,7 +182,8 @@ pub(crate) fn arrange<'a>(features: &[Feature], signature: &Signature, inputs: &
                 let text = format!("input \"{}\" has {rows} rows, and input \"{name}\" {wanted}", spec.alias);
                 return Err(ServingError::invalid_argument(text));
             }
-            _ => first = Some((&spec.alias, rows)),
+            Some(_) => {}
+            None => first = Some((&spec.alias, rows)),
         }
         columns[index] = Some(tensor);
     }
@@ -205,7 +212,7 @@ impl Arranged<'_> {
                 }
                 let mut cells = filled::<C>(tensor.len())?;
                 for_each(tensor.dtype(), buffer.as_ref(), |index, value| cells[index] = value);
-                gathered(&cells, rows, features.len())
+                Ok(gathered(&cells, rows, features.len()))
             }
             Self::Columns(columns) => {
                 let rows = columns.first().map_or(0, |column| column.shape()[0] as usize);
@@ -219,7 +226,7 @@ impl Arranged<'_> {
                         feature.fill(column, range.clone(), unknown, put)?;
                     }
                 }
-                gathered(&cells, rows, width)
+                Ok(gathered(&cells, rows, width))
             }
         }
     }
@@ -231,10 +238,10 @@ fn filled<C: Cell>(len: usize) -> Result<Vec<C>> {
     Ok(vec![C::default(); len])
 }
 
-fn gathered<C: Cell>(cells: &[C], rows: usize, columns: usize) -> Result<Matrix<'static>> {
+fn gathered<C: Cell>(cells: &[C], rows: usize, columns: usize) -> Matrix<'static> {
     let mut bytes = AlignedBytes::new(ALIGNMENT);
     C::append(cells, &mut bytes);
-    Ok(Matrix::Gathered(C::DTYPE, rows, columns, bytes))
+    Matrix::Gathered(C::DTYPE, rows, columns, bytes)
 }
 
 impl Feature {

@@ -20,6 +20,7 @@ pub trait Cell: Copy + Default + Send + Sync + 'static {
     /// The same number.
     fn to_f64(self) -> f64;
     /// 1 less this number, computed in its precision.
+    #[must_use]
     fn complement(self) -> Self;
     /// Appends the bytes of numbers.
     fn append(values: &[Self], bytes: &mut AlignedBytes);

@@ -223,9 +223,15 @@ fn without_trace(text: &str) -> &str {
     let text = text.split("\nStack trace:").next().unwrap_or_default().trim();
     let text = text.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(text, |(_, rest)| rest);
     match text.split_once(": ") {
-        Some((place, rest)) if place.contains("/src/") && !place.contains(' ') => rest.trim(),
+        Some((place, rest)) if is_place(place) => rest.trim(),
         _ => text,
     }
+}
+
+/// Whether a text is the path and the line of a source.
+fn is_place(text: &str) -> bool {
+    let line = text.rsplit_once(':').map_or("", |(_, line)| line);
+    text.starts_with('/') && !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The categories that the library describes by array interfaces: one for each feature, or null.
@@ -242,13 +248,12 @@ unsafe fn categories_of(text: &CStr) -> Result<Vec<Option<Categories>>> {
         }
         let Some((offsets, values)) = feature.get("offsets").zip(feature.get("values")) else {
             // SAFETY: guaranteed by the caller.
-            return Some(Some(Categories::of_numbers(
-                unsafe { Array::of(feature)?.integers()? }.map(|each| each as f64),
-            )));
+            let numbers = unsafe { Array::of(feature)?.integers()? };
+            return Some(Some(Categories::of_numbers(numbers.into_iter().map(|number| number as f64))));
         };
         // SAFETY: guaranteed by the caller.
         let (offsets, bytes) = unsafe { (Array::of(offsets)?.integers()?, Array::of(values)?.bytes()?) };
-        let offsets: Vec<usize> = offsets.map(usize::try_from).collect::<Result<_, _>>().ok()?;
+        let offsets: Vec<usize> = offsets.into_iter().map(usize::try_from).collect::<Result<_, _>>().ok()?;
         let strings = offsets.windows(2).map(|range| bytes.get(range[0]..range[1])).collect::<Option<Vec<_>>>()?;
         Some(Some(Categories::of_strings(strings)))
     };
@@ -288,12 +293,13 @@ impl Array {
     /// # Safety
     ///
     /// As [`Self::elements`].
-    unsafe fn integers(&self) -> Option<Box<dyn Iterator<Item = i64>>> {
+    unsafe fn integers(&self) -> Option<Vec<i64>> {
         macro_rules! widened {
-            // SAFETY: guaranteed by the caller.
-            ($number:ty) => {
-                Box::new(unsafe { self.elements::<$number>() }.iter().map(|&each| i64::from(each)))
-            };
+            ($number:ty) => {{
+                // SAFETY: guaranteed by the caller; the type is that of the type string.
+                let elements = unsafe { self.elements::<$number>() };
+                elements.iter().map(|&each| i64::from(each)).collect()
+            }};
         }
         Some(match self.type_string.trim_start_matches(['<', '|']) {
             "i1" => widened!(i8),
@@ -316,6 +322,7 @@ mod tests {
     fn messages_lose_their_trace_and_keep_their_text() {
         for (text, expected) in [
             ("[16:09:44] /workspace/src/data/columnar.h:134: No such: x\nStack trace:\n  [bt] (0) lib", "No such: x"),
+            ("[16:09:44] /workspace/include/xgboost/gbm.h:158: x: y", "x: y"),
             ("[16:09:44] Check failed: a == b", "Check failed: a == b"),
             ("Invalid file: /home/src/x", "Invalid file: /home/src/x"),
             ("", ""),

@@ -48,7 +48,7 @@ impl Model {
             text.parse().unwrap_or_default()
         };
         let groups = count("num_class").max(count("num_target")).max(1);
-        let features = features(&raw, categories)?;
+        let features = features(&raw, categories.filter(|_| !is_linear))?;
         let end = if all_rounds || is_linear { 0 } else { best_end(&raw)? };
         let config = |kind: u8| {
             let text = format!(

@@ -81,11 +81,16 @@ impl Runtime {
         });
         model.map_err(|error| {
             let code = if error.code == Code::Internal { Code::DataLoss } else { error.code };
-            let mut text = format!("{}: {}", path.display(), error.text());
-            if let Some(written) = written_by(&mut file).filter(|&written| written != self.numbers()) {
-                text += &format!("; XGBoost {} wrote it, and {} is installed", text_of(written), self.version());
-            }
-            ServingError::new(code, text)
+            let text = format!("{}: {}", path.display(), error.text());
+            ServingError::new(
+                code,
+                match written_by(&mut file).filter(|&written| written != self.numbers()) {
+                    Some(other) => {
+                        format!("{text}; XGBoost {} wrote it, and {} is installed", text_of(other), self.version())
+                    }
+                    None => text,
+                },
+            )
         })
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._native import NativeLoader
-from servable.loaders._trees import TreeOptions
+from servable.loaders._trees import tree_options
 from servable.loaders._wheels import WheelRuntime
 from servable.platforms import (
     Platform,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _NAMES = ("model.ubj", "model.json")
 _SUFFIX = ".ubj"
+_RAM_PER_BYTE = {".ubj": 3.5, ".json": 12.5}
+"""The most memory during a load, most of it for the parsed document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ class XGBoostPlatform(Platform):
         self._runtime.require_installed()
 
     def _loader(self, path: str, options: Any) -> NativeLoader:
-        return NativeLoader(path, partial(self._load, options=options), ram_per_file_byte=3.0)
+        suffix = os.path.splitext(_model_file(names_in(path)))[1]
+        ratio = _RAM_PER_BYTE.get(suffix, max(_RAM_PER_BYTE.values()))
+        return NativeLoader(path, partial(self._load, options=options), ram_per_file_byte=ratio)
 
     def _load(self, path: str, options: XGBoostOptions) -> Servable:
         file = _model_file(names_in(path))
@@ -86,7 +91,7 @@ class XGBoostPlatform(Platform):
             raise LoadError(f"{path} has no model; {self.contents}", code=Code.NOT_FOUND)
         return self._runtime.get().load_model(
             path_in(path, file),
-            TreeOptions(options.threads, options.rows_per_thread),
+            tree_options(path, options.threads, options.rows_per_thread),
             all_rounds=options.all_rounds,
             in_background=True,
         )

@@ -29,6 +29,7 @@ _FORMATS = {
     ".ckpt": f"a checkpoint; {_LOAD_AND_SAVE}",
     ".safetensors": _WEIGHTS,
     ".gguf": f"the weights of a model; {_CODE}",
+    ".model": f"a model in an older format, of XGBoost or another library; {_LOAD_AND_SAVE}",
     ".pkl": _PICKLE,
     ".pickle": _PICKLE,
     ".joblib": _PICKLE,
