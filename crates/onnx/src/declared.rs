@@ -31,8 +31,11 @@ pub(crate) struct Declared {
 pub(crate) enum Form {
     /// The same tensor.
     Tensor,
-    /// A sequence of maps from class to number, as `ZipMap` makes it of a matrix.
-    Maps,
+    /// A sequence of maps from class to number, as `ZipMap` makes it of a matrix. Maps are sorted by class.
+    Maps {
+        /// Whether the classes are numbers, and not texts.
+        are_numbers: bool,
+    },
 }
 
 /// All inputs and outputs, sorted by name.
@@ -227,8 +230,8 @@ impl TypeInfo {
         };
         let dtype = if value.kind()? == TENSOR { value.tensor()?.map(|(dtype, _)| dtype) } else { Err(String::new()) };
         Ok(match (dtype_of(key), dtype) {
-            (Ok(DType::INT64 | DType::STRING), Ok(dtype @ (DType::FLOAT | DType::DOUBLE))) => {
-                Ok((Form::Maps, dtype, Some(vec![-1, -1])))
+            (Ok(key @ (DType::INT64 | DType::STRING)), Ok(dtype @ (DType::FLOAT | DType::DOUBLE))) => {
+                Ok((Form::Maps { are_numbers: key == DType::INT64 }, dtype, Some(vec![-1, -1])))
             }
             _ => Err("only maps from class to probability are supported; export the model with options={'zipmap': \
                       False}"

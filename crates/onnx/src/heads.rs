@@ -48,9 +48,10 @@ fn is_float(dtype: DType) -> bool {
 fn classification(signature: &Signature, names: &Names) -> Option<Classification> {
     let is_label = |dtype| matches!(dtype, DType::STRING | DType::INT64 | DType::INT32);
     let label = only_output(signature, 1, is_label);
+    // Without known classes, an output is a label only by its name: that of scikit-learn's converter.
     let only_labels = || {
-        let labels = Labels::Output(label?.alias.clone());
-        Some(Classification { scores: None, labels })
+        let label = label.filter(|label| label.alias.ends_with("label"))?;
+        Some(Classification { scores: None, labels: Labels::Output(label.alias.clone()) })
     };
     let Some(scores) = only_output(signature, 2, is_float) else { return only_labels() };
     // A matrix alone may be anything. It is scores if there are labels for its columns.
@@ -76,4 +77,58 @@ fn regression(signature: &Signature) -> Option<String> {
     let [output] = signature.outputs.as_slice() else { return None };
     let is_column = matches!(output.shape.as_deref(), Some([-1] | [-1, 1]));
     (is_float(output.dtype) && is_column).then(|| output.alias.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(alias: &str, dtype: DType, shape: &[i64]) -> TensorSpec {
+        TensorSpec { alias: alias.to_owned(), tensor_name: alias.to_owned(), dtype, shape: Some(shape.to_vec()) }
+    }
+
+    fn found(outputs: &[TensorSpec], names: &Names) -> Option<Heads> {
+        let inputs = vec![spec("x", DType::FLOAT, &[-1, 2])];
+        heads(&Signature { inputs, outputs: outputs.to_vec(), ..Signature::default() }, names)
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_matrix_is_scores_only_with_a_label_for_each_column() {
+        let outputs = [spec("label", DType::INT64, &[-1]), spec("scores", DType::FLOAT, &[-1, 2])];
+        let of = |labels: &[&str]| {
+            let names = Names { classes: texts(labels), ..Names::default() };
+            found(&outputs, &names).and_then(|heads| heads.classification).expect("a classification")
+        };
+        let both = of(&["no", "yes"]);
+        assert!(matches!(both.scores, Some(Scores::PerClass(output)) if output == "scores"));
+        assert!(matches!(both.labels, Labels::Columns(labels) if labels == ["no", "yes"]));
+        for labels in [&[][..], &["one"]] {
+            let only = of(labels);
+            assert!(only.scores.is_none());
+            assert!(matches!(only.labels, Labels::Output(output) if output == "label"));
+        }
+    }
+
+    #[test]
+    fn one_number_a_row_is_a_regression_and_other_outputs_are_neither() {
+        let regression = |shape: &[i64]| found(&[spec("y", DType::FLOAT, shape)], &Names::default());
+        assert_eq!(regression(&[-1, 1]).and_then(|heads| heads.regression).as_deref(), Some("y"));
+        assert_eq!(regression(&[-1]).and_then(|heads| heads.regression).as_deref(), Some("y"));
+        assert!(regression(&[-1, 3]).is_none());
+        assert!(regression(&[3]).is_none());
+        assert!(found(&[spec("token", DType::INT64, &[-1])], &Names::default()).is_none());
+    }
+
+    #[test]
+    fn named_columns_are_features() {
+        let names = Names { features: texts(&["height", "weight"]), ..Names::default() };
+        let heads = found(&[spec("y", DType::FLOAT, &[-1])], &names).expect("a regression");
+        let [input] = heads.inputs.as_slice() else { panic!("one input") };
+        let columns: Vec<_> = input.features.iter().map(|feature| feature.name.as_str()).collect();
+        assert_eq!(columns, ["height", "weight"]);
+    }
 }

@@ -224,7 +224,8 @@ fn default(mut fields: Reader<'_>) -> Result<Option<(String, Tensor)>, Malformed
     for number in numbers {
         bytes.extend_from_slice(&number.to_le_bytes()[..size.min(8)]);
     }
-    Ok((bytes.len() == count * size).then(|| (name, Tensor::from_numbers(dtype, shape, Buffer::Owned(bytes)))))
+    Ok((count.checked_mul(size) == Some(bytes.len()))
+        .then(|| (name, Tensor::from_numbers(dtype, shape, Buffer::Owned(bytes)))))
 }
 
 /// Reads the length-delimited fields of a message in a file, and skips others.
@@ -290,4 +291,100 @@ impl FileReader {
 
 fn invalid(_: Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not an ONNX model")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use servable_codec::wire::{put_length_field, put_varint};
+
+    use super::*;
+
+    /// A message of these length-delimited fields.
+    fn message(fields: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut message = Vec::new();
+        for (number, bytes) in fields {
+            put_length_field(&mut message, *number, bytes);
+        }
+        message
+    }
+
+    fn number(field: u32, value: u64) -> Vec<u8> {
+        let mut message = Vec::new();
+        put_varint(&mut message, u64::from(field) << 3);
+        put_varint(&mut message, value);
+        message
+    }
+
+    /// A file with a loop in a branch, two equal lists of labels, an input of unknown rank, and weights.
+    fn model() -> Vec<u8> {
+        let inner = message(&[(NODE, &message(&[(OP_TYPE, b"Loop")]))]);
+        let branch = message(&[(ATTRIBUTE_NAME, b"then_branch"), (ATTRIBUTE_GRAPH, &inner)]);
+        let classes =
+            message(&[(ATTRIBUTE_NAME, b"classlabels_strings"), (ATTRIBUTE_STRINGS, b"a"), (ATTRIBUTE_STRINGS, b"b")]);
+        let node = |attribute: &[u8]| message(&[(OP_TYPE, b"Any"), (ATTRIBUTE, attribute)]);
+        let with_rank = message(&[(1, b"x"), (2, &message(&[(1, &message(&[(2, b"")]))]))]);
+        let without_rank = message(&[(1, b"any"), (2, &message(&[(1, &number(1, 1))]))]);
+        let scalar = [number(2, 1), message(&[(8, b"factor"), (9, &3_f32.to_le_bytes())])].concat();
+        let packed = [number(1, 2), number(2, 7), message(&[(7, b"\x05\x06"), (8, b"two")])].concat();
+        let texts = [number(1, 1), number(2, 8), message(&[(6, b"text"), (8, b"words")])].concat();
+        let huge = [number(1, 1 << 62), number(2, 11), message(&[(8, b"huge")])].concat();
+        let large = [message(&[(8, b"large")]), message(&[(9, &vec![0; LARGEST_DEFAULT as usize])])].concat();
+        let graph = message(&[
+            (NODE, &node(&branch)),
+            (NODE, &node(&classes)),
+            (NODE, &node(&classes)),
+            (INPUT, &with_rank),
+            (INPUT, &without_rank),
+            (INITIALIZER, &scalar),
+            (INITIALIZER, &packed),
+            (INITIALIZER, &texts),
+            (INITIALIZER, &huge),
+            (INITIALIZER, &large),
+        ]);
+        [number(1, 10), message(&[(GRAPH, &graph), (14, b"")])].concat()
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("servable-{}-{name}.onnx", std::process::id()))
+    }
+
+    fn read(name: &str, bytes: &[u8]) -> io::Result<ModelFile> {
+        let path = scratch(name);
+        std::fs::write(&path, bytes)?;
+        let found = ModelFile::read(&path);
+        std::fs::remove_file(&path)?;
+        found
+    }
+
+    #[test]
+    fn a_file_tells_what_the_runtime_does_not() {
+        let found = read("whole", &model()).unwrap();
+        assert!(found.has_loops);
+        assert_eq!(found.class_labels.into_iter().collect::<Vec<_>>(), [["a", "b"]]);
+        assert_eq!(found.without_rank.into_iter().collect::<Vec<_>>(), ["any"]);
+        let defaults: Vec<_> = found.defaults.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())).collect();
+        assert_eq!(defaults, [("factor", &[][..]), ("two", &[2]), ("words", &[1])]);
+        assert_eq!(found.defaults["two"].size_in_bytes(), 16);
+    }
+
+    #[test]
+    fn a_graph_without_loops_has_none() {
+        let graph = message(&[(NODE, &message(&[(OP_TYPE, b"LoopLike")]))]);
+        assert!(!read("plain", &message(&[(GRAPH, &graph)])).unwrap().has_loops);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_model_but_never_a_panic() {
+        let whole = model();
+        for length in 0..whole.len().min(600) {
+            let _ = read("cut", &whole[..length]);
+            for byte in [0, 0x7f, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[length] = byte;
+                let _ = read("damaged", &damaged);
+            }
+        }
+    }
 }

@@ -128,7 +128,8 @@ impl Runtime {
         let path = CString::new(file.as_os_str().as_bytes()).map_err(nul)?;
         let session_options = SessionOptions::new(api)?;
         let threads = session_options.configure(options, self.attendant)?;
-        for provider in &options.providers {
+        // Devices after the processor would get no operation.
+        for provider in options.providers.iter().take_while(|provider| **provider != Provider::Cpu) {
             if let Provider::Cuda { device, memory_limit } = provider {
                 session_options.append_cuda(*device, *memory_limit).map_err(|error| self.no_cuda(&error))?;
             }

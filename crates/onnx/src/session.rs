@@ -90,6 +90,13 @@ impl Session {
         {
             names.classes.clone_from(labels);
         }
+        for output in &self.declarations.outputs {
+            match output.form {
+                Form::Tensor => {}
+                Form::Maps { are_numbers: true } => names.classes.sort_by_key(|label| label.parse::<i64>().ok()),
+                Form::Maps { are_numbers: false } => names.classes.sort(),
+            }
+        }
         heads(&self.signature(), &names)
     }
 
@@ -108,7 +115,7 @@ impl Session {
         };
         let tensor = match declared.form {
             Form::Tensor => value.into_tensor(declared.spec.dtype, inputs),
-            Form::Maps => value.into_matrix(self.memory, declared.spec.dtype),
+            Form::Maps { .. } => value.into_matrix(self.memory, declared.spec.dtype),
         };
         tensor.map_err(named)
     }
