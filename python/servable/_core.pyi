@@ -16,6 +16,7 @@ from servable._server.config.api_keys import ApiKey
 from servable._server.config.batching import BatchingParameters
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
+from servable.loaders._litert import LiteRtOptions
 from servable.loaders._onnx import OnnxOptions
 from servable.loaders._saved_model import SavedModelOptions
 from servable.loaders._trees import TreeOptions
@@ -28,6 +29,7 @@ __all__ = [
     "BatchTicket",
     "Completions",
     "LentTensor",
+    "LiteRt",
     "OnnxRuntime",
     "Servable",
     "Server",
@@ -155,6 +157,37 @@ class Completions:
 
     def take(self) -> list[int]:
         """Return the numbers of the calls that completed since the last `take`."""
+
+@final
+class LiteRt:
+    """The LiteRT of an installed wheel, used through its C API.
+
+    The library stays open for the life of the process. Safe to use from several threads.
+    """
+
+    def __new__(cls, library: str) -> Self:
+        """Open the library.
+
+        Args:
+            library: Its path, which ends in `libLiteRt.so`.
+
+        Raises:
+            LoadError: It is missing, or has another version than is needed; the message names both.
+        """
+
+    def load_model(
+        self, path: str, options: LiteRtOptions, *, in_background: bool = False
+    ) -> Servable:
+        """Load a model file.
+
+        Args:
+            path: The file.
+            options: The number of interpreters and threads, and the origin of names.
+            in_background: Load on a thread of low priority. Only Linux has priorities of threads.
+
+        Raises:
+            ServableError: The file cannot be read or is damaged, or needs operators that LiteRT lacks.
+        """
 
 @final
 class OnnxRuntime:

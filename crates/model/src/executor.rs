@@ -81,6 +81,14 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// The number of concurrent runs, if it is limited; `None` if it is not. Called once, before the first run.
+    ///
+    /// Further runs that may be long wait for a permit, without a thread. Short runs and batches may exceed the number,
+    /// so `run` may have to wait too.
+    fn concurrent_runs(&self) -> Option<usize> {
+        None
+    }
+
     /// The maximum duration of a run; `None` for no limit. Called when the servable is constructed.
     ///
     /// It becomes the deadline of runs that have none or a later one. An executor that can cancel runs does so then.

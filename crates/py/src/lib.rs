@@ -6,6 +6,7 @@ mod batching;
 mod buffers;
 mod control_plane;
 mod errors;
+mod litert;
 mod metrics;
 mod onnx;
 mod options;
@@ -37,6 +38,8 @@ mod _core {
     use super::buffers::LentTensor;
     #[pymodule_export]
     use super::crc32c;
+    #[pymodule_export]
+    use super::litert::PyLiteRt;
     #[pymodule_export]
     use super::onnx::PyOnnxRuntime;
     #[pymodule_export]

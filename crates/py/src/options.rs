@@ -12,6 +12,7 @@ use servable_http::body::BodyLimits;
 use servable_http::http2::Http2Options;
 use servable_http::listener::{HeadLimits, ListenOptions, Offer};
 use servable_http::tls::{Credentials, Pem, Tls};
+use servable_litert::Naming;
 use servable_server::access::{Access, ApiKey, Scope};
 use servable_server::administration::AdminHosts;
 use servable_server::dispatch::ProtocolOptions;
@@ -243,6 +244,28 @@ impl From<SavedModelOptions> for LoadOptions {
             session_config: options.session_config,
             load_thread_pool: options.load_thread_pool,
             run_in_caller_thread: options.run_in_caller_thread,
+            longest_run: longest(options.max_run_seconds),
+        }
+    }
+}
+
+/// `servable.loaders._litert.LiteRtOptions`.
+#[derive(FromPyObject)]
+pub(crate) struct LiteRtOptions {
+    interpreters: usize,
+    threads: usize,
+    rows_per_run: usize,
+    tensorflow_serving_names: bool,
+    max_run_seconds: f64,
+}
+
+impl From<LiteRtOptions> for servable_litert::LoadOptions {
+    fn from(options: LiteRtOptions) -> Self {
+        Self {
+            naming: if options.tensorflow_serving_names { Naming::TensorFlowServing } else { Naming::Model },
+            interpreters: options.interpreters,
+            threads: options.threads,
+            rows_per_run: (options.rows_per_run > 0).then_some(options.rows_per_run),
             longest_run: longest(options.max_run_seconds),
         }
     }

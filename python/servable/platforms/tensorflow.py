@@ -29,6 +29,14 @@ from servable._server.config.text_proto import parse_text_file
 from servable.errors import Code, ConfigError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._description import saved_model_signatures
+from servable.loaders._litert import (
+    MODEL_FILE,
+    LiteRtOptions,
+    litert_loader,
+    litert_runtime,
+    rows_per_run,
+)
+from servable.loaders._native import NativeLoader
 from servable.loaders._saved_model import (
     SavedModelLoader,
     SavedModelOptions,
@@ -42,6 +50,8 @@ from servable.platforms import (
     PlatformContext,
     SignatureDescription,
     VersionDirectory,
+    names_in,
+    path_in,
 )
 from servable.warmup import WarmUpOptions
 
@@ -69,7 +79,7 @@ _REPLACED_FLAGS = (
     "mixed_precision",
 )
 
-_WITHOUT_EFFECT = ("prefer_tflite_model", "enable_session_metadata")
+_WITHOUT_EFFECT = ("enable_session_metadata",)
 """Fields of a platform that have no effect here, although they have one in TensorFlow Serving."""
 
 
@@ -92,37 +102,51 @@ class TensorFlowPlatform(Platform):
         super().__init__(name, context, options.batching, options.warm_up)
         self.options = options
         self._runtime = runtime
+        self._litert = litert_runtime()
 
     def recognises(self, files: Collection[str]) -> bool:
-        """Whether there is a graph."""
-        return GRAPH in files or TEXT_GRAPH in files
+        """Whether there is a graph, or a TensorFlow Lite model that is preferred to one."""
+        return GRAPH in files or TEXT_GRAPH in files or self._prefers_lite(files)
 
     def has_all_files(
         self, files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
     ) -> bool:
         """Whether all files that the graph names exist, as far as it can be opened."""
-        return has_saved_model_files(files, open_file)
+        return self._prefers_lite(files) or has_saved_model_files(files, open_file)
 
     def is_complete(self, directory: str) -> bool:
         """Whether all files that the graph names exist."""
-        return is_saved_model(directory)
+        return self._prefers_lite(names_in(directory)) or is_saved_model(directory)
 
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Read the meta graph with the configured tags."""
+        """Read the meta graph with the configured tags, or load the TensorFlow Lite model."""
+        if self._prefers_lite(names_in(directory)):
+            return self._lite_loader(directory).describe()
         return saved_model_signatures(directory, self.options.saved_model.tags)
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
-        """Load with TensorFlow's C API."""
+        """Load with TensorFlow's C API, or with LiteRT's."""
         del servable_id
+        if self._prefers_lite(names_in(directory.path)):
+            return self.completed(self._lite_loader(directory.path), directory)
         options, metrics = self.options.saved_model, self.context.metrics
         loader = SavedModelLoader(directory.path, self._runtime, options, metrics)
         return self.completed(loader, directory)
 
     def require_installed(self) -> None:
-        """Find TensorFlow; opens it if libraries of operations must be loaded into it."""
+        """Find the runtimes; opens TensorFlow if libraries of operations must be loaded into it."""
+        if self.options.lite is not None:
+            self._litert.require_installed()
         self._runtime.require_installed()
         if self.context.flags.op_libraries:
             self._runtime.get()
+
+    def _prefers_lite(self, files: Collection[str]) -> bool:
+        return self.options.lite is not None and MODEL_FILE in files
+
+    def _lite_loader(self, directory: str) -> NativeLoader:
+        options = self.options.lite or LiteRtOptions()
+        return litert_loader(path_in(directory, MODEL_FILE), self._litert, options)
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:
@@ -141,11 +165,13 @@ class TensorFlowOptions:
         saved_model: How they are loaded and run.
         warm_up: How they are warmed up; a model's configuration may add to it.
         batching: Their batching.
+        lite: How `model.tflite` is loaded and run, if it is preferred to a SavedModel (`--prefer_tflite_model`).
     """
 
     saved_model: SavedModelOptions
     warm_up: WarmUpOptions
     batching: PlatformBatching = BATCHING_OFF
+    lite: LiteRtOptions | None = None
 
 
 def tensorflow_options(context: PlatformContext) -> Mapping[str, TensorFlowOptions]:
@@ -179,6 +205,7 @@ def _of_flags(context: PlatformContext) -> TensorFlowOptions:
         ),
         context.warm_up,
         context.batching,
+        _lite_options(flags, flags) if flags.prefer_tflite_model else None,
     )
 
 
@@ -216,6 +243,23 @@ def _of_message(flags: Flags, name: str, platform: Any) -> TensorFlowOptions:
             check_method_names=flags.enable_signature_method_name_check,
         ),
         _batching(name, config),
+        _lite_options(flags, config) if config.prefer_tflite_model else None,
+    )
+
+
+def _lite_options(flags: Flags, source: Any) -> LiteRtOptions:
+    """The options of TensorFlow Lite models.
+
+    Args:
+        flags: The command line.
+        source: The flags, or the message of a platform; both name the fields alike.
+    """
+    pools = source.num_tflite_pools or getattr(source, "num_tflite_interpreters", 0)
+    return LiteRtOptions(
+        interpreters=max(1, pools),
+        rows_per_run=rows_per_run(source.num_tflite_interpreters_per_pool),
+        tensorflow_serving_names=True,
+        max_run_seconds=flags.max_run_seconds,
     )
 
 

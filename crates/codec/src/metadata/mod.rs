@@ -64,6 +64,18 @@ pub fn signatures_from_definitions(signature_defs: Bytes) -> Result<Signatures> 
     Ok(Signatures { by_name, signature_defs })
 }
 
+/// A serialized `tensorflow.serving.SignatureDefMap` of serialized `tensorflow.SignatureDef`s, by name.
+pub fn definition_map(definitions: &BTreeMap<String, Vec<u8>>) -> Bytes {
+    let mut map = Vec::new();
+    for (name, definition) in definitions {
+        let mut entry = Vec::new();
+        wire::put_length_field(&mut entry, 1, name.as_bytes());
+        wire::put_length_field(&mut entry, 2, definition);
+        wire::put_length_field(&mut map, MAP_SIGNATURES, &entry);
+    }
+    map.into()
+}
+
 /// A serialized `tensorflow.serving.SignatureDefMap` for the signatures of a model that stores none.
 pub fn signature_defs(signatures: &BTreeMap<String, Signature>) -> Bytes {
     let signature_def = signatures.iter().map(|(name, signature)| (name.clone(), definition(signature))).collect();

@@ -60,7 +60,9 @@ impl Servable {
             signatures,
             signature_defs,
             own_threads: own_threads.map(|count| BlockingPool::new("servable-run", count)),
-            permits: own_threads.map_or_else(RunPermits::default, RunPermits::fixed),
+            permits: own_threads
+                .or_else(|| executor.concurrent_runs())
+                .map_or_else(RunPermits::default, RunPermits::fixed),
             warm_up_runs: RunMetrics::new(executor.runtime()),
             longest_run: executor.longest_run(),
             under_way: Arc::default(),

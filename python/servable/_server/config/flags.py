@@ -138,10 +138,14 @@ class Flags:
     remove_unused_fields_from_bundle_metagraph: bool = _flag(
         "bool", True, "no effect: only signatures are kept"
     )
-    prefer_tflite_model: bool = _flag("bool", False, "serve model.tflite (not supported yet)")
-    num_tflite_pools: int = _per_cpu_flag(1, "with --prefer_tflite_model (not supported yet)")
+    prefer_tflite_model: bool = _flag(
+        "bool", False, "serve model.tflite of a version directory, if it is there"
+    )
+    num_tflite_pools: int = _per_cpu_flag(
+        1, "interpreters of each TensorFlow Lite model, which is the number of concurrent runs"
+    )
     num_tflite_interpreters_per_pool: int = _flag(
-        "int32", 1, "with --prefer_tflite_model (not supported yet)"
+        "int32", 1, "above 1, batches of TensorFlow Lite models are split into runs of 500 / N rows"
     )
     enable_signature_method_name_check: bool = _flag(
         "bool", False, "require the method name of a signature to match the call"

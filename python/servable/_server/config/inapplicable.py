@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from servable._server.config.flags import Flags
 
 _THREADS = "--worker_threads sets the number of threads; further requests wait"
-_TFLITE = "TensorFlow Lite models are not supported"
 _NOT_YET = "it is not supported yet"
 
 _REASONS: Mapping[str, str] = {
@@ -15,9 +14,6 @@ _REASONS: Mapping[str, str] = {
     "grpc_max_threads": _THREADS,
     "flush_filesystem_caches": "this server does not cache files",
     "remove_unused_fields_from_bundle_metagraph": "only signatures are kept",
-    "prefer_tflite_model": _TFLITE,
-    "num_tflite_pools": _TFLITE,
-    "num_tflite_interpreters_per_pool": _TFLITE,
     "skip_initialize_tpu": "TPUs are not supported",
 }
 

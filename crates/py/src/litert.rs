@@ -1,0 +1,44 @@
+//! `LiteRT`: the runtime of the installed wheel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use servable_litert::Runtime;
+use servable_server::serving::servable::Servable;
+
+use crate::errors;
+use crate::options::LiteRtOptions;
+use crate::servable::PyServable;
+
+/// The opened library.
+#[pyclass(name = "LiteRt", module = "servable._core", frozen)]
+pub(crate) struct PyLiteRt {
+    runtime: Arc<Runtime>,
+}
+
+#[pymethods]
+impl PyLiteRt {
+    #[new]
+    fn new(py: Python<'_>, library: PathBuf) -> PyResult<Self> {
+        let runtime = py
+            .detach(|| Runtime::open(&library))
+            .map_err(|error| errors::named(py, "LoadError", &error.to_string()))?;
+        Ok(Self { runtime })
+    }
+
+    #[pyo3(signature = (path, options, *, in_background=false))]
+    fn load_model(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        options: LiteRtOptions,
+        in_background: bool,
+    ) -> PyResult<PyServable> {
+        let options = options.into();
+        PyServable::load(py, in_background, || {
+            let loaded = self.runtime.load(&path, &options)?;
+            Ok(Servable::new(loaded.signatures, loaded.signature_defs, Box::new(loaded.model)))
+        })
+    }
+}
