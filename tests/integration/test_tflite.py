@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import models
+from support import beside_tensorflow, models, tflite_damages
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer
 
@@ -256,3 +256,35 @@ def test_the_guide_leads_from_a_conversion_to_an_answer(
     ((sent, model),) = re.findall(r"curl -d '(.*)' localhost:8501/v1/models/(\w+):predict", guide)
     (answer,) = re.findall(r"(?ms)^```json\n(.*?)^```$", guide)
     assert server.predict(model, json.loads(sent)).json() == json.loads(answer)
+
+
+@pytest.mark.parametrize("name", ["linear", "strings"])
+def test_damaged_files_end_no_process_unless_litert_ends_it_too(
+    tflite_models: Path, name: str
+) -> None:
+    model, first, last = str(tflite_models / name / "1/model.tflite"), 0, 200
+
+    def attempt(loader: str, first: int, last: int) -> tuple[int, list[str]]:
+        program = [sys.executable, tflite_damages.__file__, loader, model, str(first), str(last)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout.splitlines()
+
+    outcomes: list[str] = []
+    while first < last:
+        status, lines = attempt("ours", first, last)
+        assert lines, "no damage was tried"
+        outcomes += lines
+        first = int(lines[-1].split()[0]) + 1
+        if status != 0:
+            crashed, _ = attempt("bare", first - 1, first)
+            assert crashed != 0, f"damage {first - 1} ends only the server: status {status}"
+    assert any("Cannot build FlatBufferModel from buffer" in outcome for outcome in outcomes)
+    assert any(outcome.endswith(" loaded") for outcome in outcomes)
+
+
+@pytest.mark.parametrize("first", ["tensorflow", "litert"])
+def test_litert_works_beside_tensorflow(tflite_models: Path, first: str) -> None:
+    paths = [str(tflite_models / "saved_model"), str(tflite_models / "linear/1/model.tflite")]
+    program = [sys.executable, beside_tensorflow.__file__, first, *paths]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
