@@ -29,6 +29,7 @@ __all__ = [
     "BatchTicket",
     "Completions",
     "LentTensor",
+    "LightGBM",
     "LiteRt",
     "OnnxRuntime",
     "Servable",
@@ -331,6 +332,43 @@ class XGBoost:
             path: The file, with the suffix `.ubj` or `.json`.
             options: How it is run, and the labels of its classes.
             all_rounds: Predict with all rounds of a training that stopped early, and not only up to the best one.
+            in_background: Load on a thread of low priority.
+
+        Raises:
+            ServableError: The file cannot be read, is no such model, or does not fit the options.
+        """
+
+@final
+class LightGBM:
+    """The LightGBM library of an installed wheel, used through its C API.
+
+    The library stays open for the life of the process. Safe to use from several threads.
+    """
+
+    def __new__(cls, library: str) -> Self:
+        """Open the library.
+
+        Args:
+            library: The path of `lib_lightgbm.so`.
+
+        Raises:
+            LoadError: It cannot be opened, or lacks a function that is needed; the message names it.
+        """
+
+    def load_model(
+        self,
+        path: str,
+        options: TreeOptions,
+        *,
+        copies: int = 1,
+        in_background: bool = False,
+    ) -> Servable:
+        """Load a model that `save_model` wrote.
+
+        Args:
+            path: The text file.
+            options: How it is run, and the labels of its classes.
+            copies: How many boosters are loaded, so that threads do not share the lock of one.
             in_background: Load on a thread of low priority.
 
         Raises:

@@ -15,7 +15,7 @@ GUIDES = Path(__file__).parents[2] / "docs/guides"
 EXPECTED_LABEL = 2
 
 
-@pytest.mark.parametrize("kind", ["xgboost"])
+@pytest.mark.parametrize("kind", ["xgboost", "lightgbm"])
 def test_the_guide_is_correct(kind: str, tmp_path: Path) -> None:
     text = (GUIDES / f"{kind}.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -34,6 +34,8 @@ def test_the_guide_is_correct(kind: str, tmp_path: Path) -> None:
             server.wait_until_available("iris")
             sent = re.findall(r"curl -d '(.*?)' localhost:8500(\S+)", ask, re.DOTALL)
             answers = [server.request("POST", path, body.encode()).json() for body, path in sent]
-    assert len(answers) == 2
-    assert answers[0] == answers[1]
-    assert answers[0]["predictions"][0]["labels"] == EXPECTED_LABEL
+    predicted, by_name, classified = answers
+    assert predicted == by_name
+    (classes,) = classified["results"]
+    assert max(classes, key=lambda each: each[1])[0] == str(EXPECTED_LABEL)
+    assert predicted["predictions"][0]["labels"] == EXPECTED_LABEL

@@ -16,7 +16,7 @@ from support.boosted_models import Case, assert_same, config_flag, entry, option
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess
 
-LIBRARIES = ("xgboost",)
+LIBRARIES = ("xgboost", "lightgbm")
 BATCHING = (
     "batching { max_batch_size { value: 64 } batch_timeout_micros { value: 2000 } "
     "allowed_batch_sizes: [16, 64] }"
@@ -291,3 +291,34 @@ def test_labels_and_names_come_from_the_manifest(
         assert status["status"]["error_message"].endswith(
             "got 2 class labels, want 3 as the model has"
         )
+
+
+def test_classify_answers_with_classes_and_scores(served: Served) -> None:
+    case = served.cases["iris"]
+    examples = [{"inputs": row.tolist()} for row in case.x[::40]]
+    reply = served.server.request(
+        "POST", "/v1/models/iris:classify", json.dumps({"examples": examples}).encode()
+    )
+    wanted = case.expected("serving_default")["probabilities"][::40].astype("float32")
+    for classes, probabilities in zip(reply.json()["results"], wanted, strict=True):
+        assert [label for label, _ in classes] == ["0", "1", "2"]
+        assert [np.float32(score) for _, score in classes] == probabilities.tolist()
+
+
+@pytest.mark.parametrize("model", ["named", "categories"])
+def test_regress_takes_features_by_name(model: str, served: Served) -> None:
+    case = served.cases[model]
+    columns = case.columns
+
+    def shown(value: object) -> object:
+        return value.decode() if isinstance(value, bytes) else float(value)  # type: ignore[arg-type]
+
+    examples = [
+        # Without a category it is missing.
+        {name: shown(values[row]) for name, values in columns.items() if values[row] != b""}
+        for row in range(30)
+    ]
+    body = json.dumps({"examples": examples}).encode()
+    reply = served.server.request("POST", f"/v1/models/{model}:regress", body)
+    wanted = case.expected("columns")["predictions"][:30].astype("float32")
+    assert [np.float32(value) for value in reply.json()["results"]] == wanted.tolist()

@@ -276,6 +276,8 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name:
         (["iris.ubj", "wine.ubj"], None),
         (["model.py", "model.ubj"], "python"),
         (["iris.json"], None),
+        (["model.txt", "servable.json"], "lightgbm"),
+        (["iris.txt"], None),
     ],
 )
 def test_a_version_is_recognised_by_its_files(

@@ -6,6 +6,7 @@ mod batching;
 mod buffers;
 mod control_plane;
 mod errors;
+mod lightgbm;
 mod litert;
 mod metrics;
 mod onnx;
@@ -38,6 +39,8 @@ mod _core {
     use super::buffers::LentTensor;
     #[pymodule_export]
     use super::crc32c;
+    #[pymodule_export]
+    use super::lightgbm::PyLightGbm;
     #[pymodule_export]
     use super::litert::PyLiteRt;
     #[pymodule_export]

@@ -11,7 +11,7 @@ use crate::matrix::{COLUMN, Categories, Feature};
 /// The name of the matrix, for clients and inside.
 const MATRIX: &str = "inputs";
 /// The signature with one input a feature.
-const COLUMNS: &str = "columns";
+pub const COLUMNS: &str = "columns";
 const CONTRIBUTIONS: &str = "contributions";
 const COLUMNS_CONTRIBUTIONS: &str = "columns_contributions";
 

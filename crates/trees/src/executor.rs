@@ -1,6 +1,6 @@
 //! The executor of a model of boosted trees.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use servable_model::call::Call;
 use servable_model::error::{Result, ServingError, expect_memory};
@@ -52,13 +52,15 @@ pub trait Ensemble: Send + Sync + 'static {
     }
 }
 
-/// How large batches are divided among threads.
+/// How large batches are divided among threads, and how long runs may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunLimits {
     /// The maximum number of threads of a run; 0 and 1 for the calling thread only.
     pub threads: usize,
     /// The minimum number of rows for each thread.
     pub rows_per_thread: usize,
+    /// See [`Executor::longest_run`].
+    pub longest_run: Option<Duration>,
 }
 
 /// Runs a model.
@@ -226,6 +228,10 @@ impl<E: Ensemble> Executor for TreeExecutor<E> {
 
     fn runtime(&self) -> &'static str {
         E::RUNTIME
+    }
+
+    fn longest_run(&self) -> Option<Duration> {
+        self.limits.longest_run
     }
 
     fn own_threads(&self) -> Option<usize> {

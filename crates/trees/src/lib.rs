@@ -17,7 +17,7 @@ mod executor;
 mod matrix;
 mod numbers;
 
-pub use description::{Description, Labels, Output, signatures};
+pub use description::{COLUMNS, Description, Labels, Output, signatures};
 pub use executor::{Ensemble, Kind, RunLimits, TreeExecutor};
-pub use matrix::{Categories, Feature, Rows, UnknownCategory};
+pub use matrix::{Categories, Feature, MAX_FEATURES, Rows, UnknownCategory};
 pub use numbers::Cell;

@@ -15,6 +15,9 @@ pub(crate) const COLUMN: &str = "column/";
 /// How many rows of columns are gathered before the next ones: their part of the matrix stays in the cache.
 const ROWS_AT_A_TIME: usize = 256;
 
+/// The maximum number of features. More are a damaged file: a dense row would take megabytes.
+pub const MAX_FEATURES: usize = 1 << 20;
+
 /// One feature of a model.
 #[derive(Clone, Debug, Default)]
 pub struct Feature {

@@ -4,13 +4,10 @@ use std::ffi::CString;
 
 use servable_model::error::{Result, ServingError};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType};
-use servable_trees::{Description, Ensemble, Feature, Kind, Labels, Output, Rows, UnknownCategory};
+use servable_trees::{Description, Ensemble, Feature, Kind, Labels, MAX_FEATURES, Output, Rows, UnknownCategory};
 
 use crate::api::CategoryApi;
 use crate::booster::{Prediction, RawBooster};
-
-/// More are a damaged file: a dense row would take megabytes.
-const MAX_FEATURES: usize = 1 << 20;
 
 /// A loaded model.
 pub struct Model {

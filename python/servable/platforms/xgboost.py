@@ -91,7 +91,12 @@ class XGBoostPlatform(Platform):
             raise LoadError(f"{path} has no model; {self.contents}", code=Code.NOT_FOUND)
         return self._runtime.get().load_model(
             path_in(path, file),
-            tree_options(path, options.threads, options.rows_per_thread),
+            tree_options(
+                path,
+                options.threads,
+                options.rows_per_thread,
+                self.context.flags.max_run_seconds,
+            ),
             all_rounds=options.all_rounds,
             in_background=True,
         )
