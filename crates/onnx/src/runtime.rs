@@ -149,13 +149,18 @@ impl Runtime {
     fn no_cuda(&self, error: &ServingError) -> ServingError {
         let providers = self.providers().unwrap_or_default();
         let has_cuda = providers.iter().any(|name| name == "CUDAExecutionProvider");
-        let advice = if has_cuda {
-            "install its libraries with `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
+        // The rest is about the source of the runtime, and names the host.
+        let reason = error.text();
+        let reason = reason.split_once(" ; GPU=").map_or(&*reason, |(reason, _)| reason);
+        let advice = if !has_cuda {
+            "; install onnxruntime-gpu in place of onnxruntime"
+        } else if reason.contains("Failed to load library") {
+            "; install its libraries with `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
         } else {
-            "install onnxruntime-gpu in place of onnxruntime"
+            ""
         };
         let found = format!("ONNX Runtime {} has {}", self.version(), providers.join(", "));
-        let text = format!("provider \"cuda\" cannot be used: {}; {found}; {advice}", error.text());
+        let text = format!("provider \"cuda\" cannot be used: {reason}; {found}{advice}");
         ServingError::new(Code::FailedPrecondition, text)
     }
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from servable.errors import Code, LoadError, ServableError
+from servable.loaders._cuda import DRIVER, cuda_version, driver_problem, open_cuda_libraries
 from servable.loaders._wheels import WheelRuntime
 
 if TYPE_CHECKING:
@@ -13,6 +19,17 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("capi/libonnxruntime.so*", "capi/libonnxruntime*.dylib")
 """Wheels since 1.19 have it."""
+
+_log = logging.getLogger(__name__)
+
+_BUILD_INFO = "build_and_package_info.py"
+"""Beside the library."""
+_CUDA_LIBRARIES = (
+    "cudart", "nvJitLink", "nvrtc", "cublasLt", "cublas", "cufft", "curand", "cudnn",
+)  # fmt: skip
+
+_NOT_OPENED = "Failed to load library"
+"""What ONNX Runtime says of its library for GPUs if one of these is missing."""
 
 _OPTIMIZATIONS = ("none", "basic", "extended", "all")
 _PROVIDER = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
@@ -68,6 +85,39 @@ class OnnxOptions:
 def onnx_runtime() -> WheelRuntime[OnnxRuntime]:
     """The runtime of a server; nothing is opened yet."""
     return WheelRuntime("ONNX Runtime", "onnxruntime", _LIBRARIES, "onnx", _open)
+
+
+@contextmanager
+def cuda_libraries(runtime: WheelRuntime[OnnxRuntime], options: OnnxOptions) -> Iterator[None]:
+    """Open the CUDA libraries that ONNX Runtime uses, if the options name a GPU; the load runs inside the `with` block.
+
+    Missing libraries are added to the error that they cause, or logged: some models do not need them all.
+
+    Raises:
+        LoadError: There is no driver.
+    """
+    if not any(provider.startswith("cuda") for provider in options.providers):
+        yield
+        return
+    version = cuda_version(os.path.join(os.path.dirname(runtime.find()), _BUILD_INFO))
+    if version is None:  # the runtime reports it
+        yield
+        return
+    if (reason := driver_problem()) is not None:
+        raise LoadError(
+            f'provider "cuda" cannot be used: the driver\'s {DRIVER} cannot be opened: {reason}; '
+            "install the driver of the GPU, or pass it to the container",
+            code=Code.FAILED_PRECONDITION,
+        )
+    problems = "; ".join(open_cuda_libraries(version, _CUDA_LIBRARIES))
+    try:
+        yield
+    except ServableError as error:
+        if not problems or _NOT_OPENED not in error.message:
+            raise
+        raise LoadError(f"{error.message}; {problems}", code=error.code) from error
+    if problems:
+        _log.warning("Runs on the GPU may fail with operations that need them: %s", problems)
 
 
 def _open(library: str) -> OnnxRuntime:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 
 from servable.errors import Code, ConfigError, LoadError, ServableError
 from servable.loaders._op_libraries import OpPackages
+from servable.loaders._tensorflow_gpus import prepare_gpus
 
 if TYPE_CHECKING:
     from servable._server.border.gateway import TensorFlow
 
-_INSTALL = "install it with `pip install tensorflow-cpu`, or `pip install tensorflow` for GPUs"
+_INSTALL = (
+    "install it with `pip install tensorflow-cpu`, or `pip install 'tensorflow[and-cuda]'` for GPUs"
+)
 _NOT_INSTALLED = f"TensorFlow is not installed; {_INSTALL}"
 
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -39,6 +42,7 @@ def _open(directory: str) -> TensorFlow:
     # Only this needs the extension; everything above works, and is tested, without it.
     from servable._server.border.gateway import TensorFlow
 
+    prepare_gpus(directory)
     # The runtime's libraries read it when they are opened. Their INFO lines add nothing to ours. Child processes must
     # not inherit it.
     is_chosen = _LOG_LEVEL in os.environ
@@ -91,6 +95,11 @@ class TensorFlowRuntime:
         """The version of the runtime, once it is open."""
         runtime = self._runtime
         return None if runtime is None else runtime.version
+
+    def devices(self) -> list[tuple[str, str, int | None]]:
+        """Name, type and memory limit in bytes of each device; empty until the first load."""
+        runtime = self._runtime
+        return [] if runtime is None else runtime.devices()
 
     def get(self) -> TensorFlow:
         """The open runtime.

@@ -50,7 +50,7 @@ class WheelRuntime(Generic[Runtime]):
         Raises:
             LoadError: The package is not installed, or has no library.
         """
-        self._find()
+        self.find()
 
     def get(self) -> Runtime:
         """The open runtime.
@@ -60,14 +60,19 @@ class WheelRuntime(Generic[Runtime]):
         """
         with self._lock:
             if self._runtime is None:
-                library = self._find()
+                library = self.find()
                 try:
                     self._runtime = self._open(library)
                 except LoadError as error:
                     raise self._unusable(f"{error.message}; {self._install}") from error
             return self._runtime
 
-    def _find(self) -> str:
+    def find(self) -> str:
+        """The path of the library; it is not opened.
+
+        Raises:
+            LoadError: The package is not installed, or has no library.
+        """
         try:
             spec = importlib.util.find_spec(self._package)
         except (ImportError, ValueError):

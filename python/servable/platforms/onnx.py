@@ -10,7 +10,7 @@ from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._manifest import read_manifest
 from servable.loaders._native import NativeLoader
-from servable.loaders._onnx import OnnxOptions, onnx_runtime
+from servable.loaders._onnx import OnnxOptions, cuda_libraries, onnx_runtime
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -69,14 +69,16 @@ class OnnxPlatform(Platform):
             if name is None:
                 raise LoadError(f"{version}: want {self.contents}", code=Code.NOT_FOUND)
             manifest = read_manifest(version) if os.path.isdir(version) else None
-            return self._runtime.get().load(
-                path_in(version, name),
-                options,
-                self.context.flags.max_run_seconds,
-                feature_names=manifest.feature_names if manifest else (),
-                class_labels=[str(label) for label in manifest.class_labels] if manifest else (),
-                in_background=True,
-            )
+            labels = [str(label) for label in manifest.class_labels] if manifest else ()
+            with cuda_libraries(self._runtime, options):
+                return self._runtime.get().load(
+                    path_in(version, name),
+                    options,
+                    self.context.flags.max_run_seconds,
+                    feature_names=manifest.feature_names if manifest else (),
+                    class_labels=labels,
+                    in_background=True,
+                )
 
         return NativeLoader(version, load, ram_per_file_byte=_RAM_PER_FILE_BYTE)
 
