@@ -257,6 +257,14 @@ class TensorFlow:
     def version(self) -> str:
         """The version of the runtime, such as `2.21.0`."""
 
+    def devices(self) -> list[tuple[str, str, int | None]]:
+        """The devices that the runtime uses; empty until its first session, which configures them.
+
+        Returns:
+            Of each device: its name, such as `/job:localhost/replica:0/task:0/device:GPU:0`; its type, such as `GPU`;
+            the maximum memory that the runtime may use of it, in bytes, if that is known.
+        """
+
     def start_threads(self, options: SavedModelOptions) -> None:
         """Start the threads of the runtime that all models share, at the priority of the calling thread.
 

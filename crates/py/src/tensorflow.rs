@@ -36,6 +36,12 @@ impl PyTensorFlow {
         self.runtime.version()
     }
 
+    /// Name, type and memory limit of each device.
+    fn devices(&self) -> Vec<(&str, &str, Option<u64>)> {
+        let devices = self.runtime.devices().iter();
+        devices.map(|device| (device.name.as_str(), device.kind.as_str(), device.memory_limit_bytes)).collect()
+    }
+
     fn start_threads(&self, py: Python<'_>, options: SavedModelOptions) -> PyResult<()> {
         let LoadOptions { session_config, run_in_caller_thread, .. } = options.into();
         py.detach(|| self.runtime.start_threads(&session_config, run_in_caller_thread))

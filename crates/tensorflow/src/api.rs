@@ -26,6 +26,8 @@ macro_rules! opaque {
 }
 
 opaque! {
+    /// `TF_DeviceList`.
+    RawDeviceList
     /// `TF_Graph`.
     RawGraph
     /// `TF_Library`.
@@ -102,6 +104,13 @@ functions! {
             *mut RawSession, *const RawBuffer, *const RawOutput, *const *mut RawTensor, c_int, *const RawOutput,
             *mut *mut RawTensor, c_int, *const *const RawOperation, c_int, *mut RawBuffer, *mut RawStatus,
         );
+
+        session_list_devices = "TF_SessionListDevices" (*mut RawSession, *mut RawStatus) -> *mut RawDeviceList;
+        delete_device_list = "TF_DeleteDeviceList" (*mut RawDeviceList);
+        device_list_count = "TF_DeviceListCount" (*const RawDeviceList) -> c_int;
+        device_list_name = "TF_DeviceListName" (*const RawDeviceList, c_int, *mut RawStatus) -> *const c_char;
+        device_list_type = "TF_DeviceListType" (*const RawDeviceList, c_int, *mut RawStatus) -> *const c_char;
+        device_list_memory_bytes = "TF_DeviceListMemoryBytes" (*const RawDeviceList, c_int, *mut RawStatus) -> i64;
 
         load_library = "TF_LoadLibrary" (*const c_char, *mut RawStatus) -> *mut RawLibrary;
         get_op_list = "TF_GetOpList" (*mut RawLibrary) -> RawBuffer;

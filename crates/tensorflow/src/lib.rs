@@ -11,6 +11,7 @@
 //! - `api`: the table of C functions.
 //! - `status`, `string`, `tensor`: conversions between objects of the C API and of Rust.
 //! - `denormals`: flush-to-zero for kernels that run in a caller's thread.
+//! - `devices`: the devices of a session.
 //! - `termination`: an analysis that finds graphs whose runs may not terminate.
 //! - `pools`: thread pools for the runs of such graphs, which can be cancelled there.
 //! - `session`, `runtime`: the public interface.
@@ -20,6 +21,7 @@ compile_error!("tensors and TensorFlow's strings are handed over as little-endia
 
 mod api;
 mod denormals;
+mod devices;
 mod pools;
 mod runtime;
 mod session;
@@ -28,6 +30,7 @@ mod string;
 mod tensor;
 mod termination;
 
+pub use devices::Device;
 pub use runtime::{LoadOptions, LoadedModel, Runtime};
 pub use servable_native::OpenError;
 pub use session::Session;

@@ -5,14 +5,15 @@ use std::ffi::{CStr, CString, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use servable_codec::wire::{Malformed, Reader, Value};
 use servable_model::error::{Result, ServingError};
 use servable_native::OpenError;
 
-use crate::api::{Api, RawBuffer, RawSessionOptions};
+use crate::api::{Api, RawBuffer, RawSession, RawSessionOptions};
+use crate::devices::{self, Device};
 use crate::pools::{Pools, with_pools};
 use crate::session::{CALLER_THREAD, Graph, RunOptionsMessage, Session};
 use crate::status::Status;
@@ -28,6 +29,8 @@ pub struct Runtime {
     library_directory: PathBuf,
     have_started_threads: Mutex<bool>,
     pools: Arc<Pools>,
+    /// The devices of the first session: later sessions have the same.
+    devices: OnceLock<Vec<Device>>,
     /// The operations of libraries that were loaded. Nothing is known about their termination.
     foreign_operations: Mutex<HashSet<Box<str>>>,
 }
@@ -67,6 +70,7 @@ impl Runtime {
             library_directory: library_directory.to_owned(),
             have_started_threads: Mutex::default(),
             pools: Arc::default(),
+            devices: OnceLock::new(),
             foreign_operations: Mutex::default(),
         }))
     }
@@ -76,6 +80,26 @@ impl Runtime {
         // SAFETY: the text ends in a NUL and is static.
         let version = unsafe { CStr::from_ptr((self.api.version)()) };
         version.to_string_lossy().into_owned()
+    }
+
+    /// The devices of the runtime; empty before the first load, because TensorFlow configures devices with its first
+    /// session.
+    pub fn devices(&self) -> &[Device] {
+        self.devices.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps the devices of a session, unless they are known.
+    ///
+    /// # Safety
+    ///
+    /// The session must be alive and open.
+    unsafe fn note_devices(&self, session: NonNull<RawSession>) {
+        if self.devices.get().is_none() {
+            // SAFETY: the caller vouches for the session.
+            if let Ok(devices) = unsafe { devices::list(self.api, session.as_ptr()) } {
+                let _ = self.devices.set(devices);
+            }
+        }
     }
 
     /// Loads a library of operations, for all models that are loaded afterwards.
@@ -125,6 +149,8 @@ impl Runtime {
         let session = unsafe { (self.api.new_session)(graph.as_mut_ptr(), session_options.raw, status.as_mut_ptr()) };
         status.check()?;
         let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        // SAFETY: the session was just made.
+        unsafe { self.note_devices(session) };
         // SAFETY: the session was just made on this graph, and is ours. Dropping it closes it.
         drop(unsafe { Session::from_raw(self.api, session, graph, true, None, Termination::default()) });
         *have_started = true;
@@ -171,6 +197,8 @@ impl Runtime {
         };
         status.check()?;
         let session = NonNull::new(session).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
+        // SAFETY: the session was just made.
+        unsafe { self.note_devices(session) };
         let meta_graph = meta_graph.to_vec();
         let foreign = self.foreign_operations.lock().unwrap_or_else(PoisonError::into_inner);
         let termination = termination::of_meta_graph(&meta_graph, |operation| foreign.contains(operation));

@@ -66,6 +66,21 @@ fn the_runtime_says_its_version_and_can_be_opened_again() {
 }
 
 #[test]
+fn devices_are_known_after_the_first_session() {
+    if installation().is_none() {
+        return;
+    }
+    let directory = PathBuf::from(std::env::var_os("SERVABLE_TENSORFLOW_DIR").unwrap());
+    let runtime = Runtime::open(&directory).unwrap();
+    assert_eq!(runtime.devices(), []);
+    runtime.start_threads(&[], true).unwrap();
+    let devices = runtime.devices();
+    let processor = devices.iter().find(|device| device.kind == "CPU").expect("a processor");
+    assert!(processor.name.ends_with("/device:CPU:0"), "{processor:?}");
+    assert!(processor.memory_limit_bytes.is_some_and(|bytes| bytes >= 1 << 20), "{processor:?}");
+}
+
+#[test]
 fn a_library_of_operations_that_is_missing_is_named() {
     let Some(installed) = installation() else { return };
     let error = installed.runtime.load_library(Path::new("/no/such/operations.so")).unwrap_err();

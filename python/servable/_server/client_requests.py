@@ -48,7 +48,8 @@ class ClientRequests(ControlPlane):
             core: Serves the models; it has been started.
             shadow_statistics: Returns the counts of copied requests.
         """
-        self._parts = _Parts(core, ModelRepository(core), AdminApi(core, shadow_statistics))
+        api = AdminApi(core, shadow_statistics, self._metrics.tensorflow_devices)
+        self._parts = _Parts(core, ModelRepository(core), api)
         self._begun.set()
 
     def close(self) -> None:

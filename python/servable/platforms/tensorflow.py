@@ -152,7 +152,7 @@ class TensorFlowPlatform(Platform):
 def platforms(context: PlatformContext) -> Iterator[Platform]:
     """One platform from the flags, or those of `--platform_config_file`."""
     runtime = TensorFlowRuntime(op_libraries=op_libraries(context.flags))
-    context.metrics.show_tensorflow(runtime.version)
+    context.metrics.show_tensorflow(runtime.version, runtime.devices)
     for name, options in tensorflow_options(context).items():
         yield TensorFlowPlatform(name, context, runtime, options)
 

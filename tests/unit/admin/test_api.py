@@ -38,7 +38,8 @@ class Administered:
             CoreOptions(poll_wait_seconds=0, retry=RetryPolicy(max_retries)),
         )
         self.core.start(())
-        self.api = AdminApi(self.core, dict)
+        self.devices: list[tuple[str, str, int | None]] = []
+        self.api = AdminApi(self.core, dict, lambda: self.devices)
 
     def _publish(self, models: Sequence[PublishedModel]) -> None:
         self.published.update({model.name: model for model in models})
@@ -63,6 +64,20 @@ def admin(tmp_path: Path) -> Iterator[Administered]:
     made = Administered(tmp_path)
     yield made
     assert made.core.stop(10)
+
+
+def test_devices_are_listed(admin: Administered) -> None:
+    assert admin.call("GET", "/devices") == {"devices": []}
+    admin.devices = [
+        ("/job:localhost/replica:0/task:0/device:CPU:0", "CPU", 268435456),
+        ("/job:localhost/replica:0/task:0/device:GPU:1", "GPU", None),
+    ]
+    assert admin.call("GET", "/devices") == {
+        "devices": [
+            {"name": "CPU:0", "type": "CPU", "memory_limit_bytes": "268435456"},
+            {"name": "GPU:1", "type": "GPU"},
+        ]
+    }
 
 
 @pytest.fixture

@@ -106,3 +106,13 @@ def test_a_value_at_a_limit_counts_as_above_it() -> None:
     for value in (0.5, 1.0, 2.0, 7.0):
         distribution.add(value)
     assert (distribution.counts, distribution.sum) == ([1, 1, 2], 10.5)
+
+
+def test_gpus_are_shown_where_there_are_any() -> None:
+    metrics = ControlPlaneMetrics(clock=Clock())
+    name = "servable_gpu_memory_limit_bytes"
+    devices = [("/job:localhost/replica:0/task:0/device:CPU:0", "CPU", 268435456)]
+    metrics.show_tensorflow(lambda: "2.21.0", lambda: devices)
+    assert name not in {family.name for family in metrics.scrape()}
+    devices.append(("/job:localhost/replica:0/task:0/device:GPU:0", "GPU", 5 << 30))
+    assert points(metrics, name) == {("GPU:0",): 5 << 30}

@@ -31,6 +31,7 @@ from servable._server.admin.edits import (
 from servable._server.config.model_messages import model_from_json, model_json, models_text
 from servable._server.config.models import ModelConfig
 from servable._server.server_core import ServerCore
+from servable._server.telemetry.devices import Device, short_name
 from servable.errors import (
     Code,
     InvalidInputError,
@@ -109,19 +110,27 @@ class AppliedError(ServableError):
 class AdminApi:
     """The routes of the administration API. Safe to use from several threads."""
 
-    def __init__(self, core: ServerCore, shadow_statistics: ShadowStatistics) -> None:
+    def __init__(
+        self,
+        core: ServerCore,
+        shadow_statistics: ShadowStatistics,
+        devices: Callable[[], Sequence[Device]],
+    ) -> None:
         """Administer a core.
 
         Args:
             core: Serves the models.
             shadow_statistics: Returns the counts of copied requests.
+            devices: Returns the devices of TensorFlow.
         """
         self._core = core
         self._shadow_statistics = shadow_statistics
+        self._tensorflow_devices = devices
         name, label = r"/models/([^/]+)", r"/labels/([^/]+)"
         version = r"/versions/([^/]+)"
         routes: Sequence[tuple[str, str, Callable[..., Answer]]] = (
             ("GET", "/config", self._config),
+            ("GET", "/devices", self._devices),
             ("GET", "/models", self._models),
             ("GET", name, self._model),
             ("PUT", name, self._put_model),
@@ -173,6 +182,19 @@ class AdminApi:
                 return {"model_config_list": {"config": [model_json(m) for m in models]}}
             case other:
                 raise InvalidInputError(f"The format is json or text; got {other}")
+
+    def _devices(self, request: AdminRequest) -> Answer:
+        del request
+        return {
+            "devices": [
+                {
+                    "name": short_name(name),
+                    "type": kind,
+                    **({} if limit is None else {"memory_limit_bytes": str(limit)}),
+                }
+                for name, kind, limit in self._tensorflow_devices()
+            ]
+        }
 
     def _models(self, request: AdminRequest) -> Answer:
         del request

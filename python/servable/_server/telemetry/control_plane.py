@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from servable._server.telemetry.devices import Device, gpu_families
 from servable._server.telemetry.families import LATENCY_LIMITS, Counter, Family, Histogram
 from servable._server.telemetry.process import build_family, process_families
 from servable.errors import ServableError
@@ -26,6 +27,7 @@ class ControlPlaneMetrics:
             clock: Measures durations, in seconds.
         """
         self._tensorflow_version: Callable[[], str | None] = lambda: None
+        self._tensorflow_devices: Callable[[], Sequence[Device]] = tuple
         self._clock = clock
         self._load_attempts = Counter(
             "/tensorflow/cc/saved_model/load_attempt_count", ["model_path", "status"]
@@ -55,9 +57,17 @@ class ControlPlaneMetrics:
         )
         self._loading_since: dict[ServableId, float] = {}
 
-    def show_tensorflow(self, version: Callable[[], str | None]) -> None:
-        """Show the version of a runtime; the function is called at each scrape."""
-        self._tensorflow_version = version
+    def show_tensorflow(
+        self,
+        version: Callable[[], str | None],
+        devices: Callable[[], Sequence[Device]] = tuple,
+    ) -> None:
+        """Show the version and the devices of a runtime; the functions are called at each scrape."""
+        self._tensorflow_version, self._tensorflow_devices = version, devices
+
+    def tensorflow_devices(self) -> Sequence[Device]:
+        """The devices of TensorFlow in this process; empty until it has loaded a model."""
+        return self._tensorflow_devices()
 
     @contextmanager
     def saved_model_load(self, path: str) -> Iterator[None]:
@@ -133,6 +143,7 @@ class ControlPlaneMetrics:
             *(each.family() for each in counted),
             *process_families(),
             build_family(self._tensorflow_version()),
+            *gpu_families(self._tensorflow_devices()),
         ]
 
     def _micros_since(self, start: float) -> int:
