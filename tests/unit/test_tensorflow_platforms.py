@@ -9,7 +9,8 @@ import pytest
 from servable._server.config.batching import BATCHING_OFF, BatchingParameters, PlatformBatching
 from servable._server.config.flags import Flags
 from servable._server.config.options import check_flags
-from servable._server.config.text_proto import parse_bytes
+from servable._server.config.session_options import DEFAULT_SESSION_CONFIG
+from servable._server.config.text_proto import new_message, parse_bytes
 from servable.errors import Code, ConfigError
 from servable.platforms import PlatformContext, find_platforms
 from servable.platforms.tensorflow import TensorFlowOptions, tensorflow_options
@@ -44,7 +45,7 @@ def of_file(directory: Path, text: str, **changes: Any) -> dict[str, TensorFlowO
 
 
 def test_session_options_come_from_flags() -> None:
-    assert of_flags().saved_model.session_config == b""
+    assert session_config(of_flags()).gpu_options.allow_growth
     both = session_config(of_flags(tensorflow_session_parallelism=300))
     assert (both.intra_op_parallelism_threads, both.inter_op_parallelism_threads) == (300, 300)
     one = session_config(
@@ -53,6 +54,52 @@ def test_session_options_come_from_flags() -> None:
     assert (one.intra_op_parallelism_threads, one.inter_op_parallelism_threads) == (2, 0)
     gpu = session_config(of_flags(per_process_gpu_memory_fraction=0.25))
     assert gpu.gpu_options.per_process_gpu_memory_fraction == 0.25
+
+    # The message without options is written without protobuf.
+    grows: Any = new_message("tensorflow.ConfigProto")
+    grows.gpu_options.allow_growth = True
+    assert grows.SerializeToString() == DEFAULT_SESSION_CONFIG
+
+
+def test_the_memory_of_gpus_grows_unless_configured(tmp_path: Path) -> None:
+    assert session_config(of_flags(tensorflow_session_parallelism=3)).gpu_options.allow_growth
+    assert not session_config(
+        of_flags(per_process_gpu_memory_fraction=1.0)
+    ).gpu_options.allow_growth
+    file = tmp_path / "session.config"
+    for text, grows in (
+        ("allow_soft_placement: true", True),
+        ("gpu_options { visible_device_list: '1' }", False),
+    ):
+        file.write_text(text)
+        flags = {"tensorflow_session_config_file": str(file)}
+        assert session_config(of_flags(**flags)).gpu_options.allow_growth == grows
+        adapter = f"{ADAPTER} {{ legacy_config {{ session_config {{ {text} }} }} }}"
+        config = session_config(of_file(tmp_path, platform("p", adapter))["p"])
+        assert config.gpu_options.allow_growth == grows
+
+
+def test_platforms_that_configure_gpus_differently_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(*options: str) -> None:
+        text = " ".join(
+            platform(name, f"{ADAPTER} {{ legacy_config {{ session_config {{ {each} }} }} }}")
+            for name, each in zip("abc", options, strict=False)
+        )
+        of_file(tmp_path, text)
+
+    load("gpu_options { allow_growth: true }", "", "intra_op_parallelism_threads: 3")
+    assert "gpu_options" not in caplog.text
+    load("gpu_options { per_process_gpu_memory_fraction: 0.5 }", "")
+    assert (
+        "Platforms a and b have different gpu_options (per_process_gpu_memory_fraction: 0.5; "
+        "allow_growth: true). They apply to the whole process" in caplog.text
+    )
+    virtual = "gpu_options { experimental { virtual_devices { memory_limit_mb: 100 } } }"
+    for other in ("gpu_options { visible_device_list: '1' }", virtual):
+        with pytest.raises(ConfigError, match="Platforms a and c have different visible_device_l"):
+            load("", "", other)
 
 
 def test_flags_overwrite_the_session_file_even_with_zero(tmp_path: Path) -> None:
@@ -130,7 +177,10 @@ def test_a_file_names_platforms_and_replaces_flags(
     assert rewriting.auto_mixed_precision_onednn_bfloat16 == 1
     assert plain.saved_model.load_thread_pool == 1
     assert plain.warm_up == WarmUpOptions(recorded=False, automatic=True)
-    assert (gpu.saved_model.tags, gpu.saved_model.session_config) == (("serve", "gpu"), b"")
+    assert (gpu.saved_model.tags, gpu.saved_model.session_config) == (
+        ("serve", "gpu"),
+        DEFAULT_SESSION_CONFIG,
+    )
     assert gpu.saved_model.load_thread_pool is None
     assert gpu.warm_up == WarmUpOptions(recorded=True, iterations=3, automatic=True)
     assert plain.batching == BATCHING_OFF

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from servable._server.config.session_options import DEFAULT_SESSION_CONFIG
 from servable._server.config.text_proto import parse_bytes
 from servable._server.telemetry import ControlPlaneMetrics
 from servable.errors import (
@@ -265,7 +266,7 @@ def _names(directory: str) -> frozenset[str]:
 
 def _has_threads_of_its_own(session_config: bytes) -> bool:
     """Whether each session starts threads for its runs."""
-    if not session_config:
+    if session_config in (b"", DEFAULT_SESSION_CONFIG):  # without an import of protobuf
         return False
     config: Any = parse_bytes(session_config, "tensorflow.ConfigProto")
     return bool(config.use_per_session_threads or config.session_inter_op_thread_pool)

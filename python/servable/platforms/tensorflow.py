@@ -21,11 +21,14 @@ from servable._server.config.flags import Flags
 from servable._server.config.models import TENSORFLOW_PLATFORM
 from servable._server.config.options import op_libraries
 from servable._server.config.session_options import (
+    CONFIG_PROTO,
+    apply_memory_growth,
     apply_mixed_precision,
+    check_gpu_options,
     check_pools,
     session_config,
 )
-from servable._server.config.text_proto import parse_text_file
+from servable._server.config.text_proto import parse_bytes, parse_text_file
 from servable.errors import Code, ConfigError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._description import saved_model_signatures
@@ -190,7 +193,14 @@ def tensorflow_options(context: PlatformContext) -> Mapping[str, TensorFlowOptio
     message: Any = parse_text_file(flags.platform_config_file, PLATFORM_CONFIG_MAP)
     configs = message.platform_configs
     names = sorted(configs, key=lambda name: (name != TENSORFLOW_PLATFORM, name))
-    return {name: _of_message(flags, name, configs[name]) for name in names}
+    options = {name: _of_message(flags, name, configs[name]) for name in names}
+    check_gpu_options(
+        {
+            name: parse_bytes(each.saved_model.session_config, CONFIG_PROTO)
+            for name, each in options.items()
+        }
+    )
+    return options
 
 
 def _of_flags(context: PlatformContext) -> TensorFlowOptions:
@@ -226,6 +236,7 @@ def _of_message(flags: Flags, name: str, platform: Any) -> TensorFlowOptions:
         if getattr(config, field):
             _log.warning("Platform %s: %s has no effect here", name, field)
     check_pools(config.session_config)
+    apply_memory_growth(config.session_config)
     apply_mixed_precision(config.session_config, config.mixed_precision)
     has_pool = config.HasField("session_run_load_threadpool_index")
     return TensorFlowOptions(

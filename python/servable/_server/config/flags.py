@@ -113,7 +113,7 @@ class Flags:
         "file with a PlatformConfigMap message: named sets of load options, in place of flags",
     )
     per_process_gpu_memory_fraction: float = _flag(
-        "float", 0.0, "fraction of each GPU's memory to use; 0 for TensorFlow's default"
+        "float", 0.0, "fraction of each GPU's memory to reserve; 0 to use memory as it is needed"
     )
     saved_model_tags: str = _flag(
         "string", "serve", "comma-separated tags of the meta graph to load, matched exactly"

@@ -1,8 +1,12 @@
-"""The options of TensorFlow's sessions: a `tensorflow.ConfigProto` from a file and from flags."""
+"""The options of TensorFlow's sessions: a `tensorflow.ConfigProto` from a file and from flags.
+
+Options of GPUs are those of the process: TensorFlow configures each GPU for the first session, and keeps that for all.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servable._server.config.flags import Flags
@@ -11,13 +15,18 @@ from servable.errors import ConfigError
 
 CONFIG_PROTO = "tensorflow.ConfigProto"
 
+DEFAULT_SESSION_CONFIG = b"\x32\x02\x20\x01"
+"""A serialized message with `gpu_options { allow_growth: true }`."""
+
 _log = logging.getLogger(__name__)
 _ON = 1
 """`RewriterConfig.ON`."""
 
 
 def session_config(flags: Flags) -> bytes:
-    """The serialized session options of the flags; empty for the runtime's defaults.
+    """The serialized session options of the flags.
+
+    The memory of GPUs grows as it is needed, unless a fraction or the file says otherwise.
 
     Raises:
         ConfigError: The file cannot be read, or parallelism is set twice.
@@ -26,17 +35,55 @@ def session_config(flags: Flags) -> bytes:
     fraction = flags.per_process_gpu_memory_fraction
     is_plain = not (intra or inter or fraction or flags.mixed_precision)
     if is_plain and not flags.tensorflow_session_config_file:
-        return b""  # without an import of protobuf
+        return DEFAULT_SESSION_CONFIG  # without an import of protobuf
     config: Any = new_message(CONFIG_PROTO)
     if flags.tensorflow_session_config_file:
         config = parse_text_file(flags.tensorflow_session_config_file, CONFIG_PROTO)
         check_pools(config)
+    if not fraction:
+        apply_memory_growth(config)
     # As in TensorFlow Serving, even with zeros from flags that were not set.
     config.intra_op_parallelism_threads = intra
     config.inter_op_parallelism_threads = inter
     config.gpu_options.per_process_gpu_memory_fraction = fraction
     apply_mixed_precision(config, flags.mixed_precision)
     return bytes(config.SerializeToString())
+
+
+def apply_memory_growth(config: Any) -> None:
+    """Let the memory of GPUs grow as it is needed, unless the message has options of GPUs.
+
+    TensorFlow would reserve all memory for itself. Models of other kinds, models in worker processes and trial loads
+    would then find none.
+    """
+    if not config.HasField("gpu_options"):
+        config.gpu_options.allow_growth = True
+
+
+def check_gpu_options(configs: Mapping[str, Any]) -> None:
+    """Check that platforms agree on GPUs, which a process configures once.
+
+    Args:
+        configs: The session options of each platform.
+
+    Raises:
+        ConfigError: Platforms name different devices, so that models of one of them could not be loaded.
+    """
+    first, expected = "", None
+    for name, options in ((name, config.gpu_options) for name, config in configs.items()):
+        if expected is None:
+            first, expected = name, options
+        elif _devices(options) != _devices(expected):
+            raise ConfigError(
+                f"Platforms {first} and {name} have different visible_device_list or virtual_devices in "
+                "gpu_options, which apply to the whole process"
+            )
+        elif options != expected:
+            _log.warning(
+                "Platforms %s and %s have different gpu_options (%s; %s). They apply to the whole process: "
+                "those of the first model that is loaded take effect",
+                *(first, name, _one_line(expected), _one_line(options)),
+            )
 
 
 def check_pools(config: Any) -> None:
@@ -64,6 +111,14 @@ def apply_mixed_precision(config: Any, mixed_precision: str) -> None:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = _ON
     elif mixed_precision:
         _log.warning("mixed_precision %s has no effect: want bfloat16", mixed_precision)
+
+
+def _devices(options: Any) -> tuple[str, Sequence[Any]]:
+    return options.visible_device_list, list(options.experimental.virtual_devices)
+
+
+def _one_line(message: Any) -> str:
+    return " ".join(str(message).split()) or "none"
 
 
 def _parallelism(flags: Flags) -> tuple[int, int]:
