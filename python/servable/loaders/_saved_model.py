@@ -137,6 +137,7 @@ class SavedModelLoader:
                     raise
                 missing = error.message
                 self._runtime.provide_missing_operation(error)
+        self._runtime.log_gpus()
 
     def _require_permission(self) -> None:
         try:

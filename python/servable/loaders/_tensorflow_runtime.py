@@ -7,6 +7,7 @@ suffice.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from servable.loaders._tensorflow_gpus import prepare_gpus
 
 if TYPE_CHECKING:
     from servable._server.border.gateway import TensorFlow
+
+_log = logging.getLogger(__name__)
 
 _INSTALL = (
     "install it with `pip install tensorflow-cpu`, or `pip install 'tensorflow[and-cuda]'` for GPUs"
@@ -81,6 +84,7 @@ class TensorFlowRuntime:
         self._op_packages = op_packages or OpPackages()
         self._lock = threading.Lock()
         self._runtime: TensorFlow | None = None
+        self._has_logged_gpus = False
 
     def require_installed(self) -> None:
         """Check, without opening anything, whether models can be loaded at all.
@@ -100,6 +104,16 @@ class TensorFlowRuntime:
         """Name, type and memory limit in bytes of each device; empty until the first load."""
         runtime = self._runtime
         return [] if runtime is None else runtime.devices()
+
+    def log_gpus(self) -> None:
+        """Log the GPUs that TensorFlow uses, once there is a first model."""
+        with self._lock:
+            if self._has_logged_gpus:
+                return
+            self._has_logged_gpus = True
+        for name, kind, limit in self.devices():
+            if kind == "GPU":
+                _log.info("TensorFlow uses %s, and up to %s bytes of its memory", name, limit)
 
     def get(self) -> TensorFlow:
         """The open runtime.

@@ -37,6 +37,10 @@ class FakeTensorFlow:
         self.model = FakeModel()
         self.calls: list[str] = []
 
+    def devices(self) -> list[tuple[str, str, int | None]]:
+        prefix = "/job:localhost/replica:0/task:0/device:"
+        return [(f"{prefix}CPU:0", "CPU", 1 << 28), (f"{prefix}GPU:0", "GPU", 1 << 30)]
+
     def start_threads(self, options: SavedModelOptions) -> None:
         self.calls.append("start_threads")
 
@@ -50,6 +54,16 @@ class FakeTensorFlow:
 
 def runtime(tensorflow: Any) -> TensorFlowRuntime:
     return TensorFlowRuntime(find=lambda: "/somewhere", open_runtime=lambda directory: tensorflow)
+
+
+def test_gpus_are_logged_with_the_first_model(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    shared = runtime(FakeTensorFlow())
+    for version in (1, 2):
+        SavedModelLoader(f"/models/m/{version}", shared, SavedModelOptions()).load()
+    lines = [line for line in caplog.messages if line.startswith("TensorFlow uses ")]
+    name = "/job:localhost/replica:0/task:0/device:GPU:0"
+    assert lines == [f"TensorFlow uses {name}, and up to 1073741824 bytes of its memory"]
 
 
 def test_a_model_is_loaded_with_its_options_and_unloaded_once() -> None:
