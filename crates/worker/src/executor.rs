@@ -294,10 +294,15 @@ impl Workers {
         let mut state = self.state();
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
-        state.processes.values().chain(state.retired.values()).for_each(|process| process.hang_up());
+        let processes: Vec<_> = state.processes.values().chain(state.retired.values()).map(Arc::clone).collect();
         self.changed.notify_all();
         drop(state);
         drop(idle);
+        for process in processes {
+            // A worker closes its model once all its slots are closed.
+            drop(process.checker.lock().unwrap_or_else(PoisonError::into_inner).take());
+            process.hang_up();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -331,3 +331,14 @@ fn a_process_that_must_be_replaced_gets_no_further_request() {
     assert!(last.was_busy);
     assert_eq!(workers.condemned(number), None);
 }
+
+#[test]
+fn closing_closes_every_connection() {
+    let workers = Workers::new("m/1");
+    let (_, (mut control, ends)) = add(&workers, 2);
+    workers.close();
+    assert!(is_hung_up(&mut control));
+    for mut end in ends {
+        assert!(matches!(end.read(&mut [0]), Ok(0)), "a worker waits for it");
+    }
+}

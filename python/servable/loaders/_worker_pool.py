@@ -251,6 +251,12 @@ class WorkerPool:
             self.close()
             raise
 
+    def stop_replacing(self) -> None:
+        """Replace no worker that ends from now on. Called before the servable is unloaded, which ends them."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """End all workers, and wait for them. The servable must have been unloaded."""
         with self._changed:
@@ -385,6 +391,7 @@ class WorkerLoader:
         """End the workers."""
         pool, self._pool = self._pool, None
         if pool is not None:
+            pool.stop_replacing()
             pool.servable.unload()
             pool.close()
 

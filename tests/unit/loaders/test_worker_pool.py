@@ -224,6 +224,30 @@ def test_a_loader_can_load_again_after_an_unload(directory: Path) -> None:
     loader.unload()
 
 
+def test_an_unload_gives_models_time_to_close_and_replaces_no_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = """
+import pathlib, time
+from servable.signature import Signature, TensorSpec
+
+class Model:
+    X = {"x": TensorSpec("float32", [None])}
+    signatures = {"serving_default": Signature(X, X)}
+    def __init__(self, directory): self.directory = directory
+    def run(self, inputs): return inputs
+    def close(self):
+        time.sleep(0.6)
+        (self.directory / "closed").touch()
+"""
+    (tmp_path / "model.py").write_text(body)
+    loader = WorkerLoader("m/1", loading(tmp_path), lambda: 0)
+    loader.load()
+    loader.unload()
+    assert (tmp_path / "closed").exists()
+    assert "is replaced" not in caplog.text
+
+
 def test_a_trial_tells_what_a_load_would_end_with(directory: Path) -> None:
     processes = children()
     try_load("m/1", loading(directory))
