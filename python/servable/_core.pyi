@@ -190,6 +190,19 @@ class LiteRt:
             ServableError: The file cannot be read or is damaged, or needs operators that LiteRT lacks.
         """
 
+    @staticmethod
+    def tensor_bytes(path: str) -> int:
+        """Return the memory of the tensors of a run, with the shapes in a model file and without constants.
+
+        Nothing is loaded.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ServableError: The file cannot be read or is damaged.
+        """
+
 @final
 class OnnxRuntime:
     """The ONNX Runtime of an installed wheel, used through its C API.

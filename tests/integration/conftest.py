@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from support import models
+from support import tflite_models as tflite
 from support.server_process import ServerProcess
 
 PYTHON_MODELS = Path(__file__).parents[1] / "testdata/python_models"
+
+
+@pytest.fixture(scope="session")
+def tflite_models(model_cache: Path) -> Path:
+    """A base path for each model of the script."""
+    return models.exported(tflite.SCRIPT, model_cache)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import pytest
 from support import beside_tensorflow, models, tflite_damages
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer
+from support.tflite_models import entry, write_config
 
 WEIGHTS = np.arange(12, dtype=np.float32).reshape(4, 3) / 10
 ROWS = [[1.0, 2.0, 3.0, 4.0], [0.5, 0.0, -1.0, 2.0], [0.0, 0.0, 0.0, 0.0]]
@@ -31,24 +32,6 @@ OPTIONS = 'options { key: "interpreters" value: "2" } options { key: "threads" v
 def softmax(rows: Any) -> Any:
     raised = np.exp(rows - rows.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
-
-
-def entry(name: str, base_path: Path, options: str = "", platform: str = "tflite") -> str:
-    return (
-        f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "{platform}" '
-        f"servable_options {{ {options} }} }}\n"
-    )
-
-
-def write_config(file: Path, *entries: str) -> str:
-    file.write_text("model_config_list {\n" + "".join(entries) + "}\n")
-    return f"--model_config_file={file}"
-
-
-@pytest.fixture(scope="session")
-def tflite_models(model_cache: Path) -> Path:
-    """A base path for each model of the script."""
-    return models.exported(models.ROOT / "tests/testdata/convert_tflite_models.py", model_cache)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ pub(crate) struct Subgraph {
     pub(crate) inputs: Vec<usize>,
     /// Positions in `tensors`.
     pub(crate) outputs: Vec<usize>,
+    /// The maximum size of all tensors that are needed at the same time, without constants.
+    pub(crate) tensor_bytes: u64,
 }
 
 /// A tensor.
@@ -164,16 +166,26 @@ impl Subgraph {
         for &input in &inputs {
             has_value[input] = true;
         }
-        for operator in graph.tables(3)? {
+        let operators = graph.tables(3)?;
+        let mut lifetimes = Lifetimes::new(tensors.len(), operators.len());
+        for &input in &inputs {
+            lifetimes.extend(input, 0);
+        }
+        for (step, operator) in operators.iter().enumerate() {
             if operator.u32(0)? as usize >= operator_codes {
                 return Err(Damaged::new("has an operator of an unknown kind"));
             }
             for number in operator.numbers(1)?.unwrap_or_default() {
                 // An optional input that is absent is -1.
-                if number != -1 && !has_value[position(number, tensors.len())?] {
-                    let name = &tensors[number as usize].name;
+                if number == -1 {
+                    continue;
+                }
+                let input = position(number, tensors.len())?;
+                if !has_value[input] {
+                    let name = &tensors[input].name;
                     return Err(Damaged::new(format!("has an operator that reads \"{name}\" before it has a value")));
                 }
+                lifetimes.extend(input, step);
             }
             for number in operator.numbers(8)?.unwrap_or_default() {
                 if number != -1 {
@@ -182,14 +194,54 @@ impl Subgraph {
             }
             for number in operator.numbers(2)?.unwrap_or_default() {
                 if number != -1 {
-                    has_value[position(number, tensors.len())?] = true;
+                    let output = position(number, tensors.len())?;
+                    has_value[output] = true;
+                    lifetimes.extend(output, step);
                 }
             }
+        }
+        for &output in &outputs {
+            lifetimes.extend(output, operators.len());
         }
         if let Some(&output) = outputs.iter().find(|&&output| !has_value[output]) {
             return Err(Damaged::new(format!("has an output \"{}\" that no operator computes", tensors[output].name)));
         }
-        Ok(Self { tensors, inputs, outputs })
+        let tensor_bytes = lifetimes.bytes(&tensors, buffer_sizes);
+        Ok(Self { tensors, inputs, outputs, tensor_bytes })
+    }
+}
+
+/// The first and the last operator that uses each tensor, by position.
+struct Lifetimes {
+    of_tensors: Vec<Option<(usize, usize)>>,
+    operators: usize,
+}
+
+impl Lifetimes {
+    fn new(tensors: usize, operators: usize) -> Self {
+        Self { of_tensors: vec![None; tensors], operators }
+    }
+
+    fn extend(&mut self, tensor: usize, step: usize) {
+        let (first, last) = self.of_tensors[tensor].unwrap_or((step, step));
+        self.of_tensors[tensor] = Some((first.min(step), last.max(step)));
+    }
+
+    /// The maximum size of the tensors that are needed at the same time.
+    fn bytes(&self, tensors: &[TensorInfo], buffer_sizes: &[usize]) -> u64 {
+        let mut changes = vec![0_i128; self.operators + 2];
+        for (tensor, lifetime) in tensors.iter().zip(&self.of_tensors) {
+            if let (Some((first, last)), false) = (*lifetime, tensor.is_constant(buffer_sizes)) {
+                changes[first] += tensor.size();
+                changes[last + 1] -= tensor.size();
+            }
+        }
+        let mut needed = 0;
+        let sizes = changes.into_iter().map(|change| {
+            needed += change;
+            needed
+        });
+        sizes.max().map_or(0, |size| u64::try_from(size).unwrap_or(u64::MAX))
     }
 }
 
@@ -232,10 +284,19 @@ impl TensorInfo {
         Ok(info)
     }
 
+    fn is_constant(&self, buffer_sizes: &[usize]) -> bool {
+        buffer_sizes.get(self.buffer).is_some_and(|&size| size > 0)
+    }
+
+    /// The size in bytes; 0 for types without a counterpart, and for strings.
+    fn size(&self) -> i128 {
+        let size = dtype(self.element).and_then(DType::size).unwrap_or(0);
+        self.shape.iter().fold(size as i128, |product, &size| product * i128::from(size))
+    }
+
     /// Whether the tensor has a value before any operator has run.
     fn has_value(&self, buffer_sizes: &[usize]) -> bool {
-        let constant = buffer_sizes.get(self.buffer).is_some_and(|&size| size > 0);
-        constant || self.is_variable || self.is_external || self.shape.contains(&0)
+        self.is_constant(buffer_sizes) || self.is_variable || self.is_external || self.shape.contains(&0)
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn into_error(self, what: &str) -> ServingError {
+    pub(crate) fn into_error(self, what: &str) -> ServingError {
         let reason = if self.messages.is_empty() { format!("status {}", self.status) } else { self.messages };
         ServingError::internal(format!("{what}: {reason}"))
     }

@@ -29,6 +29,6 @@ mod split;
 mod strings;
 
 pub use model::Model;
-pub use runtime::{LoadOptions, LoadedModel, Runtime};
+pub use runtime::{LoadOptions, LoadedModel, Runtime, tensor_bytes};
 pub use servable_native::OpenError;
 pub use signatures::Naming;

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use servable_codec::example::features::Missing;
 use servable_model::error::{Code, Result, ServingError, expect_memory};
-use servable_model::signature::Signature;
+use servable_model::signature::{DEFAULT_SIGNATURE, Signature};
 use servable_model::tensor::{ALIGNMENT, AlignedBytes};
 use servable_native::OpenError;
+use servable_tabular::{CLASSIFICATION, Heads, Names, REGRESSION, heads_of};
 
 use crate::api::{Api, CPU, RawEnvironment, RawEnvironmentOption, RawOptions};
-use crate::file::ModelFile;
+use crate::file::{ModelFile, Subgraph};
 use crate::interpreter::{Interpreter, LoadedFile};
 use crate::model::Model;
 use crate::pool::Pool;
@@ -44,10 +46,13 @@ pub struct LoadOptions {
     pub interpreters: usize,
     /// The number of threads that a run uses.
     pub threads: usize,
-    /// The size of batches beyond which they are split into several runs; `None` to run them as they are.
+    /// The size of batches beyond which they are split into several runs, unless the model is for several rows; `None` to
+    /// run them as they are.
     pub rows_per_run: Option<usize>,
     /// The maximum duration of a run; `None` for no limit.
     pub longest_run: Option<Duration>,
+    /// What is known about features and classes beside the file, for [`Naming::Model`].
+    pub names: Names,
 }
 
 /// A loaded model, with its description.
@@ -58,6 +63,8 @@ pub struct LoadedModel {
     pub signature_defs: Bytes,
     /// Whether the model has no signatures, and one was made of its inputs and outputs.
     pub are_generated: bool,
+    /// The heads that answer examples; `None` if there are none, and for [`Naming::TensorFlowServing`].
+    pub heads: Option<Heads>,
     /// The model.
     pub model: Model,
 }
@@ -93,7 +100,7 @@ impl Runtime {
     /// `UNIMPLEMENTED` if it has operators that the runtime lacks; the text names them.
     pub fn load(&self, path: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         let bytes = read(path)?;
-        let file = ModelFile::parse(&bytes).map_err(|damaged| unbuildable(&format!("the file {}", damaged.0)))?;
+        let file = parse(&bytes)?;
         let mut signatures = Signatures::of(&file, options.naming)?;
         let loaded = Arc::new(self.load_file(bytes)?);
         let first = self.compile(&loaded, &signatures, options, &file)?;
@@ -102,16 +109,21 @@ impl Runtime {
         while interpreters.len() < options.interpreters {
             interpreters.push(self.compile(&loaded, &signatures, options, &file)?);
         }
+        let heads = match options.naming {
+            Naming::Model => heads(&signatures.by_name, &options.names),
+            Naming::TensorFlowServing => None,
+        };
         Ok(LoadedModel {
             signatures: signatures.by_name.clone(),
             signature_defs: signatures.definitions(),
             are_generated: signatures.are_generated,
+            heads,
             model: Model {
                 signatures,
                 interpreters: interpreters.len(),
                 has_state: file.has_state,
                 pool: Pool::new(interpreters),
-                rows_per_run: options.rows_per_run,
+                rows_per_run: options.rows_per_run.map(|rows| rows_of(&file.subgraphs[0]).unwrap_or(rows)),
                 longest_run: options.longest_run,
                 _file: loaded,
             },
@@ -177,7 +189,6 @@ fn allocate(
     for position in 0..signatures.graphs.len() {
         let graph = &signatures.graphs[position];
         let shapes = || graph.inputs.iter().map(|port| port.initial_shape.as_slice());
-        // A graph may need other sizes than those that stand for free dimensions.
         if let Err(failure) = interpreter.resize(position, graph, shapes()) {
             if ["unresolved custom op", "Select TensorFlow op", "Regular TensorFlow ops"]
                 .iter()
@@ -186,7 +197,12 @@ fn allocate(
                 let text = format!("LiteRT lacks operators of the model{}", custom_operators(file));
                 return Err(ServingError::unimplemented(text));
             }
-            continue;
+            // A graph may need other sizes than those that stand for free dimensions.
+            let has_free_sizes = graph.inputs.iter().any(|port| port.shape != port.initial_shape);
+            if naming == Naming::Model && has_free_sizes {
+                continue;
+            }
+            return Err(failure.into_error("Failed to allocate tensors"));
         }
         let is_one = |size: Option<&i64>| size == Some(&1);
         let has_batch_of_one = !graph.inputs.is_empty()
@@ -201,6 +217,37 @@ fn allocate(
         }
     }
     Ok(())
+}
+
+/// The heads of the default signature, unless the model has signatures of their names.
+fn heads(signatures: &BTreeMap<String, Signature>, names: &Names) -> Option<Heads> {
+    if [CLASSIFICATION, REGRESSION].iter().any(|name| signatures.contains_key(*name)) {
+        return None;
+    }
+    heads_of(signatures.get(DEFAULT_SIGNATURE)?, names, &Missing::Refused)
+}
+
+/// The number of rows of a run, if a graph is for several rows. TensorFlow Serving looks at graphs with one input.
+fn rows_of(graph: &Subgraph) -> Option<usize> {
+    let [input] = graph.inputs[..] else { return None };
+    let rows = *graph.tensors[input].shape.first()?;
+    usize::try_from(rows).ok().filter(|&rows| rows > 1)
+}
+
+/// The size of the tensors of all graphs of a model file in bytes, with the shapes in the file and without constants. A
+/// tensor shares its memory with those that are needed at other times.
+///
+/// # Errors
+///
+/// `NOT_FOUND` if the file cannot be read, `INVALID_ARGUMENT` if it is damaged.
+pub fn tensor_bytes(path: &Path) -> Result<u64> {
+    let bytes = read(path)?;
+    let file = parse(&bytes)?;
+    Ok(file.subgraphs.iter().map(|graph| graph.tensor_bytes).fold(0, u64::saturating_add))
+}
+
+fn parse(bytes: &[u8]) -> Result<ModelFile> {
+    ModelFile::parse(bytes).map_err(|damaged| unbuildable(&format!("the file {}", damaged.0)))
 }
 
 /// The names of custom operators of a model, for messages.

@@ -13,7 +13,6 @@
 //! - `threads`: the threads of a session.
 //! - `declared`: the inputs and outputs of a session.
 //! - `model_file`: the parts of a model file that the C API does not tell.
-//! - `heads`: which outputs answer a classification or a regression of examples.
 //! - `session`, `runtime`: the public interface.
 
 #[cfg(not(target_endian = "little"))]
@@ -22,7 +21,6 @@ compile_error!("tensors are handed over as little-endian memory");
 mod api;
 mod attendant;
 mod declared;
-mod heads;
 mod model_file;
 mod runtime;
 mod session;
@@ -30,7 +28,6 @@ mod status;
 mod threads;
 mod value;
 
-pub use heads::Names;
 pub use runtime::{LoadOptions, Optimization, Provider, Runtime, Threads};
 pub use servable_native::OpenError;
 pub use session::Session;

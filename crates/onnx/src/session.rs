@@ -6,17 +6,17 @@ use std::num::NonZero;
 use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
+use servable_codec::example::features::Missing;
 use servable_model::call::timed_out;
 use servable_model::error::{Result, ServingError};
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::Tensor;
-use servable_tabular::Heads;
+use servable_tabular::{Heads, Names, heads_of};
 
 use crate::api::{Api, RawSession, RawValue};
 use crate::attendant::Attendant;
 use crate::declared::{Declarations, Declared, Form};
-use crate::heads::{Names, heads};
 use crate::model_file::ModelFile;
 use crate::status::During;
 use crate::threads::ThreadStarter;
@@ -97,7 +97,7 @@ impl Session {
                 Form::Maps { are_numbers: false } => names.classes.sort(),
             }
         }
-        heads(&self.signature(), &names)
+        heads_of(&self.signature(), &names, &Missing::NotANumber)
     }
 
     fn input(&self, spec: &TensorSpec) -> Result<&Declared> {

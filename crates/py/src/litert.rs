@@ -9,7 +9,7 @@ use servable_server::serving::servable::Servable;
 
 use crate::errors;
 use crate::options::LiteRtOptions;
-use crate::servable::PyServable;
+use crate::servable::{PyServable, with_heads};
 
 /// The opened library.
 #[pyclass(name = "LiteRt", module = "servable._core", frozen)]
@@ -38,7 +38,16 @@ impl PyLiteRt {
         let options = options.into();
         PyServable::load(py, in_background, || {
             let loaded = self.runtime.load(&path, &options)?;
-            Ok(Servable::new(loaded.signatures, loaded.signature_defs, Box::new(loaded.model)))
+            let model = Box::new(loaded.model);
+            match loaded.heads {
+                None => Ok(Servable::new(loaded.signatures, loaded.signature_defs, model)),
+                heads => with_heads(model, loaded.signatures, heads),
+            }
         })
+    }
+
+    #[staticmethod]
+    fn tensor_bytes(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+        py.detach(|| servable_litert::tensor_bytes(&path)).map_err(|error| errors::to_python(py, &error))
     }
 }

@@ -4,17 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use servable_codec::metadata;
 use servable_model::error::Result;
-use servable_model::executor::Executor;
 use servable_model::signature::DEFAULT_SIGNATURE;
-use servable_onnx::{LoadOptions, Names, Runtime};
+use servable_onnx::{LoadOptions, Runtime};
 use servable_server::serving::servable::Servable;
-use servable_tabular::add_heads;
+use servable_tabular::Names;
 
 use crate::errors;
 use crate::options::OnnxOptions;
-use crate::servable::{PyServable, release_free_memory};
+use crate::servable::{PyServable, release_free_memory, with_heads};
 
 /// The opened library.
 #[pyclass(name = "OnnxRuntime", module = "servable._core", frozen)]
@@ -63,13 +61,8 @@ impl PyOnnxRuntime {
 impl PyOnnxRuntime {
     fn load_model(&self, path: &Path, options: &LoadOptions, names: Names) -> Result<Arc<Servable>> {
         let session = self.runtime.load(path, options)?;
-        let mut signatures = [(DEFAULT_SIGNATURE.to_owned(), session.signature())].into();
+        let signatures = [(DEFAULT_SIGNATURE.to_owned(), session.signature())].into();
         let heads = session.heads(names);
-        let mut executor: Box<dyn Executor> = Box::new(session);
-        if let Some(heads) = heads {
-            executor = add_heads(executor, &mut signatures, heads)?;
-        }
-        let signature_defs = metadata::signature_defs(&signatures);
-        Ok(Servable::new(signatures, signature_defs, executor))
+        with_heads(Box::new(session), signatures, heads)
     }
 }

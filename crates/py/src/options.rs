@@ -20,6 +20,7 @@ use servable_server::protocol::tfs_grpc::{Encoding, GrpcOptions};
 use servable_server::protocol::tfs_rest::RestOptions;
 use servable_server::router::Router;
 use servable_server::serving::ApiOptions;
+use servable_tabular::Names;
 use servable_tensorflow::LoadOptions;
 
 /// `servable._server.config.server_options.ServerOptions`.
@@ -257,6 +258,8 @@ pub(crate) struct LiteRtOptions {
     rows_per_run: usize,
     tensorflow_serving_names: bool,
     max_run_seconds: f64,
+    feature_names: Vec<String>,
+    class_labels: Vec<String>,
 }
 
 impl From<LiteRtOptions> for servable_litert::LoadOptions {
@@ -267,6 +270,7 @@ impl From<LiteRtOptions> for servable_litert::LoadOptions {
             threads: options.threads,
             rows_per_run: (options.rows_per_run > 0).then_some(options.rows_per_run),
             longest_run: longest(options.max_run_seconds),
+            names: Names { features: options.feature_names, classes: options.class_labels },
         }
     }
 }

@@ -9,11 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use servable_codec::metadata;
 use servable_model::error::{Code, ServingError};
-use servable_model::executor::RunOptions;
+use servable_model::executor::{Executor, RunOptions};
+use servable_model::signature::Signature;
 use servable_model::tensor::DType;
 use servable_server::serving::servable::Servable;
 use servable_server::serving::{ApiOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
+use servable_tabular::{Heads, add_heads};
 
 use crate::background::run_maybe_in_background;
 use crate::batching::PyBatchThreads;
@@ -202,6 +204,23 @@ impl PyServable {
         });
         unloaded.map_err(|error| errors::to_python(py, &error))
     }
+}
+
+/// The servable of an executor, with the signatures that its heads add.
+///
+/// # Errors
+///
+/// See [`add_heads`].
+pub(crate) fn with_heads(
+    mut executor: Box<dyn Executor>,
+    mut signatures: BTreeMap<String, Signature>,
+    heads: Option<Heads>,
+) -> Result<Arc<Servable>, ServingError> {
+    if let Some(heads) = heads {
+        executor = add_heads(executor, &mut signatures, heads)?;
+    }
+    let signature_defs = metadata::signature_defs(&signatures);
+    Ok(Servable::new(signatures, signature_defs, executor))
 }
 
 /// Returns free memory of the allocator to the system.

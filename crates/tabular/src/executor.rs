@@ -29,10 +29,7 @@ const PREFIX: &str = "example";
 /// `INVALID_ARGUMENT` if an input has an unknown rank, or a size other than the first that is unknown.
 pub fn features_of(signature: &Signature, missing: &Missing) -> Result<Vec<FeatureTensor>> {
     let tensor = |spec: &TensorSpec| {
-        let missing = match missing {
-            Missing::NotANumber if !is_float(spec.dtype) => Missing::Refused,
-            missing => missing.clone(),
-        };
+        let missing = missing_of(spec.dtype, missing);
         match spec.shape.as_deref() {
             Some([_, shape @ ..]) if shape.iter().all(|&size| size >= 0) => {
                 Ok(FeatureTensor::of(spec.dtype, Feature { name: spec.alias.clone(), shape: shape.to_vec(), missing }))
@@ -47,8 +44,13 @@ pub fn features_of(signature: &Signature, missing: &Missing) -> Result<Vec<Featu
     signature.inputs.iter().map(tensor).collect()
 }
 
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::FLOAT | DType::DOUBLE | DType::HALF | DType::BFLOAT16)
+/// What happens if an input of this dtype has no feature.
+pub(crate) fn missing_of(dtype: DType, missing: &Missing) -> Missing {
+    let is_float = matches!(dtype, DType::FLOAT | DType::DOUBLE | DType::HALF | DType::BFLOAT16);
+    match missing {
+        Missing::NotANumber if !is_float => Missing::Refused,
+        missing => missing.clone(),
+    }
 }
 
 /// Adds the signatures `classification` and `regression`, as far as the model has these heads, and wraps its executor in

@@ -5,7 +5,8 @@
 //!
 //! - [`Heads`] describes what a model computes from features. [`add_heads`] wraps its
 //!   [`Executor`](servable_model::executor::Executor), and adds the signatures `classification` and `regression`, which
-//!   take examples. REST, gRPC, metadata and batching then treat them like those of a `SavedModel`.
+//!   take examples. REST, gRPC, metadata and batching then treat them like those of a `SavedModel`. [`heads_of`] finds
+//!   the heads of a model that does not say what its outputs are.
 //! - [`dense`] joins columns to one matrix, for a runtime that takes its features as a matrix.
 //!
 //! A kind calls [`add_heads`] once when a model is loaded, before it describes its signatures as metadata:
@@ -39,9 +40,11 @@
 
 mod columns;
 mod executor;
+mod heads;
 mod numbers;
 mod outputs;
 
 pub use columns::dense;
 pub use executor::{CLASSIFICATION, REGRESSION, add_heads, features_of};
+pub use heads::{Names, heads_of};
 pub use outputs::{Classification, Heads, Labels, Scores};

@@ -20,7 +20,12 @@ class NativeLoader:
     """Loads one version directory; see `servable.lifecycle.Loader` for the contract."""
 
     def __init__(
-        self, path: str, load: Callable[[str], Servable], *, ram_per_file_byte: float = 1.2
+        self,
+        path: str,
+        load: Callable[[str], Servable],
+        *,
+        ram_per_file_byte: float = 1.2,
+        other_bytes: Callable[[str], int] | None = None,
     ) -> None:
         """Describe the load; nothing is read yet.
 
@@ -28,15 +33,22 @@ class NativeLoader:
             path: The version directory.
             load: Loads the model in it, without the interpreter's lock and at a low CPU priority.
             ram_per_file_byte: The memory of a loaded model, relative to the size of its files.
+            other_bytes: Returns the memory that does not depend on the size of the files.
         """
         self._path = path
         self._load = load
         self._ram_per_file_byte = ram_per_file_byte
+        self._other_bytes = other_bytes
         self._servable: Servable | None = None
 
     def estimate_resources(self) -> int:
-        """The memory of the loaded model, by the size of its files."""
-        return int(size_of_files(self._path) * self._ram_per_file_byte)
+        """The memory of the loaded model.
+
+        Raises:
+            ServableError: A file cannot be read.
+        """
+        other = self._other_bytes(self._path) if self._other_bytes else 0
+        return int(size_of_files(self._path) * self._ram_per_file_byte) + other
 
     def load(self) -> None:
         """Load the model.

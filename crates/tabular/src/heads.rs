@@ -1,9 +1,11 @@
 //! Which outputs are the scores and labels of a classifier, or the value of a regression.
 
-use servable_codec::example::features::{Feature, FeatureTensor, Missing};
+use servable_codec::example::features::{Feature, FeatureParser, FeatureTensor, Missing};
 use servable_model::signature::{Signature, TensorSpec};
 use servable_model::tensor::DType;
-use servable_tabular::{Classification, Heads, Labels, Scores, features_of};
+
+use crate::executor::{features_of, missing_of};
+use crate::outputs::{Classification, Heads, Labels, Scores};
 
 /// What is known about features and classes beside the signature.
 #[derive(Clone, Debug, Default)]
@@ -14,9 +16,12 @@ pub struct Names {
     pub classes: Vec<String>,
 }
 
-/// The heads of a model for `tensorflow.Example`; `None` if it has none, or examples cannot fill its inputs.
-pub(crate) fn heads(signature: &Signature, names: &Names) -> Option<Heads> {
-    let inputs = features(signature, &names.features)?;
+/// The heads of a model whose outputs are known only by their dtypes and shapes; `None` if it has none, or if examples
+/// cannot fill its inputs. `missing` is that of [`features_of`].
+#[must_use]
+pub fn heads_of(signature: &Signature, names: &Names, missing: &Missing) -> Option<Heads> {
+    let inputs = features(signature, &names.features, missing)?;
+    FeatureParser::new(inputs.clone()).ok()?;
     let classification = classification(signature, names);
     let regression = if classification.is_none() { regression(signature) } else { None };
     let has_heads = classification.is_some() || regression.is_some();
@@ -24,20 +29,17 @@ pub(crate) fn heads(signature: &Signature, names: &Names) -> Option<Heads> {
 }
 
 /// How inputs are made of features: the named columns of the only input, or each input as one feature.
-fn features(signature: &Signature, names: &[String]) -> Option<Vec<FeatureTensor>> {
+fn features(signature: &Signature, names: &[String], missing: &Missing) -> Option<Vec<FeatureTensor>> {
     if let ([input], false) = (signature.inputs.as_slice(), names.is_empty())
         && let Some(&[_, columns]) = input.shape.as_deref()
         && columns == names.len() as i64
     {
-        let feature = |name: &String| Feature { name: name.clone(), shape: Vec::new(), missing: missing(input.dtype) };
+        let missing = missing_of(input.dtype, missing);
+        let feature = |name: &String| Feature { name: name.clone(), shape: Vec::new(), missing: missing.clone() };
         return Some(vec![FeatureTensor::matrix(input.dtype, names.iter().map(feature).collect())]);
     }
-    let all = features_of(signature, &Missing::NotANumber).ok()?;
+    let all = features_of(signature, missing).ok()?;
     (!all.is_empty()).then_some(all)
-}
-
-fn missing(dtype: DType) -> Missing {
-    if is_float(dtype) { Missing::NotANumber } else { Missing::Refused }
 }
 
 fn is_float(dtype: DType) -> bool {
@@ -89,7 +91,7 @@ mod tests {
 
     fn found(outputs: &[TensorSpec], names: &Names) -> Option<Heads> {
         let inputs = vec![spec("x", DType::FLOAT, &[-1, 2])];
-        heads(&Signature { inputs, outputs: outputs.to_vec(), ..Signature::default() }, names)
+        heads_of(&Signature { inputs, outputs: outputs.to_vec(), ..Signature::default() }, names, &Missing::NotANumber)
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {
@@ -121,6 +123,19 @@ mod tests {
         assert!(regression(&[-1, 3]).is_none());
         assert!(regression(&[3]).is_none());
         assert!(found(&[spec("token", DType::INT64, &[-1])], &Names::default()).is_none());
+    }
+
+    #[test]
+    fn a_model_that_examples_cannot_fill_has_no_heads() {
+        let of = |inputs: Vec<TensorSpec>| {
+            let outputs = vec![spec("y", DType::FLOAT, &[-1])];
+            heads_of(&Signature { inputs, outputs, ..Signature::default() }, &Names::default(), &Missing::Refused)
+        };
+        assert!(of(vec![spec("x", DType::BOOL, &[-1, 2])]).is_some());
+        assert!(of(vec![spec("x", DType::COMPLEX64, &[-1, 2])]).is_none());
+        assert!(of(vec![spec("x", DType::FLOAT, &[-1, -1])]).is_none());
+        assert!(of(vec![spec("x", DType::FLOAT, &[-1]); 2]).is_none());
+        assert!(of(Vec::new()).is_none());
     }
 
     #[test]

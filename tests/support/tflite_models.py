@@ -1,0 +1,26 @@
+"""Configurations of servers with TensorFlow Lite models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support import models
+
+SCRIPT = models.ROOT / "tests/testdata/convert_tflite_models.py"
+
+
+def entry(name: str, base_path: Path, options: str = "") -> str:
+    """The configuration of a model, with the text of its `servable_options`."""
+    text = f"servable_options {{ {options} }} " if options else ""
+    return f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tflite" {text}}}\n'
+
+
+def write_config(file: Path, *entries: str) -> str:
+    """Write a file of models, and return the flag for it."""
+    file.write_text(config_list(*entries))
+    return f"--model_config_file={file}"
+
+
+def config_list(*entries: str) -> str:
+    """The text of a file of models."""
+    return "model_config_list {\n" + "".join(entries) + "}\n"
