@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sklearn.datasets import load_diabetes, load_iris
 from servable._server.config.models import ModelConfig
 from servable.lifecycle import ServableId
 from servable.platforms import PlatformContext, VersionDirectory, find_platforms
+from support import tflite_damages
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import COMMAND, ServerProcess, StartServer
 from support.tflite_models import config_list, entry, write_config
@@ -269,3 +271,54 @@ def test_a_model_without_memory_for_its_tensors_is_refused(
         (version,) = server.get("/v1/models/huge").json()["model_version_status"]
         assert "Failed to allocate tensors" in version["status"]["error_message"]
         assert server.predict("iris", ROW).status == 200
+
+
+@pytest.mark.parametrize("elsewhere", list(ELSEWHERE))
+def test_a_file_that_ends_its_process_is_a_failed_version_elsewhere(
+    elsewhere: str, tflite_models: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(tflite_models / "int8", served)
+    version = tmp_path / "2"
+    version.mkdir()
+    model = version / "model.tflite"
+    model.write_bytes(tflite_damages.hostile((served / "1/model.tflite").read_bytes()))
+    here = subprocess.run([COMMAND, "check", str(model)], capture_output=True, check=False)
+    assert here.returncode == -signal.SIGSEGV, "LiteRT survives it, so this test shows nothing"
+
+    config = write_config(tmp_path / "m.config", entry("m", served, ELSEWHERE[elsewhere]))
+    server = start_server({}, config)
+    server.wait_until_available("m")
+    version.rename(served / "2")
+    server.wait_until_state("m", 2, "END")
+    (status,) = server.get("/v1/models/m/versions/2").json()["model_version_status"]
+    assert "killed by SIGSEGV" in status["status"]["error_message"]
+    assert server.predict("m", {"inputs": [[1, 2, 3, 4]]}).status == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", list(ELSEWHERE))
+def test_no_damaged_file_ends_a_server_that_loads_it_elsewhere(
+    elsewhere: str, tflite_models: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    sound = (tflite_models / "linear/1/model.tflite").read_bytes()
+    for number in range(200):
+        version = tmp_path / "damaged" / str(number + 1)
+        version.mkdir(parents=True)
+        (version / "model.tflite").write_bytes(tflite_damages.damaged(sound, number))
+    options = f"{ELSEWHERE[elsewhere]} warmup {{ automatic: true }}"
+    damaged = entry("damaged", tmp_path / "damaged", options, "model_version_policy { all {} }")
+    config = write_config(tmp_path / "m.config", damaged, entry("iris", tflite_models / "iris"))
+    server = start_server({}, config, "--num_load_threads=2")
+    server.wait_until_available("iris")
+    end = time.monotonic() + 900
+    while not ((states := server.states("damaged")) and {*states.values()} <= {"AVAILABLE", "END"}):
+        assert time.monotonic() < end, states
+        assert server.predict("iris", ROW).status == 200
+        time.sleep(1)
+    loaded = [version for version, state in states.items() if state == "AVAILABLE"]
+    assert len(states) == 200
+    assert 0 < len(loaded) < 100
+    for version in loaded:
+        server.predict(f"damaged/versions/{version}", ROW)
+    assert server.predict("iris", ROW).status == 200

@@ -9,10 +9,10 @@ from support import models
 SCRIPT = models.ROOT / "tests/testdata/convert_tflite_models.py"
 
 
-def entry(name: str, base_path: Path, options: str = "") -> str:
-    """The configuration of a model, with the text of its `servable_options`."""
+def entry(name: str, base_path: Path, options: str = "", more: str = "") -> str:
+    """The configuration of a model, with the text of its `servable_options`, and more fields."""
     text = f"servable_options {{ {options} }} " if options else ""
-    return f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tflite" {text}}}\n'
+    return f'config {{ name: "{name}" base_path: "{base_path}" model_platform: "tflite" {text}{more}}}\n'
 
 
 def write_config(file: Path, *entries: str) -> str:
