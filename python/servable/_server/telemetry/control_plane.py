@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from servable._server.telemetry.devices import Device, gpu_families
+from servable._server.telemetry.devices import Device, gpu_family
 from servable._server.telemetry.families import LATENCY_LIMITS, Counter, Family, Histogram
 from servable._server.telemetry.process import build_family, process_families
 from servable.errors import ServableError
@@ -143,7 +143,7 @@ class ControlPlaneMetrics:
             *(each.family() for each in counted),
             *process_families(),
             build_family(self._tensorflow_version()),
-            *gpu_families(self._tensorflow_devices()),
+            gpu_family(self._tensorflow_devices()),
         ]
 
     def _micros_since(self, start: float) -> int:
