@@ -34,6 +34,7 @@ PLATFORMS = {
     "sklearn_table": "onnx",
     "sklearn_text": "onnx",
     "tensorflow": "tensorflow",
+    "xgboost": "xgboost",
 }
 """The kinds, and the platform that serves each."""
 LARGE = {"catboost": "onnx", "jax": "tensorflow", "sklearn_frame": "onnx", "torch": "onnx"}

@@ -207,7 +207,7 @@ class TestFindPlatforms:
         platforms = find_platforms(PlatformContext())
         assert platforms.keys() >= {"tensorflow", "python"}
         assert all(platform.name == name for name, platform in platforms.items())
-        assert set(code_platforms(platforms)) == {"python"}
+        assert set(code_platforms(platforms)) == {"pickle", "python", "skops"}
 
     def test_finds_those_of_other_distributions(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -335,6 +335,7 @@ mod tests {
                 options: [("threads".to_owned(), "2".to_owned())].into(),
                 process: true,
                 trial_load: true,
+                trusted: true,
             };
             let model = ModelConfig { name: "m".into(), servable_options: Some(options), ..Default::default() };
             let list = ModelConfigList { config: vec![model] };

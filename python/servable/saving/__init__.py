@@ -3,9 +3,9 @@
 ```python
 import servable
 
-servable.save(keras_model, "models/iris", example=X[:20])  # writes models/iris/1
+servable.save(classifier, "models/iris", example=X[:20])  # writes models/iris/1
 model = servable.load("models/iris")
-model(X[:3])                                               # {"output_0": array(...)}
+model(X[:3])                                              # {"labels": array(...), "probabilities": array(...)}
 ```
 
 Each file of `_kinds` converts the models of one framework. Nothing imports a framework that is not loaded already.

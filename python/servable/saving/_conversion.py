@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from servable.errors import SaveError
 from servable.loaders._manifest import Label
 from servable.saving._example import Example
-from servable.signature import DEFAULT_SIGNATURE
+from servable.signature import DEFAULT_SIGNATURE, Signature
 
 _KINDS = {
     "catboost": "catboost",
@@ -52,6 +52,7 @@ class Conversion:
         feature_names: The names of the columns, if they are known.
         class_labels: The labels of a classifier, in the order of its scores.
         signature_name: The signature that takes the example.
+        signatures: The signatures, for a platform that reads them from the manifest.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Conversion:
     feature_names: tuple[str, ...] = ()
     class_labels: tuple[Label, ...] = ()
     signature_name: str = DEFAULT_SIGNATURE
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
 
 
 Convert: TypeAlias = Callable[[Any, Example, Path], Conversion]

@@ -117,7 +117,7 @@ class LoadedModel:
         return f"<LoadedModel {self.kind} {self.path}>"
 
 
-def load(path: str | os.PathLike[str]) -> LoadedModel:
+def load(path: str | os.PathLike[str], *, trusted: bool = False) -> LoadedModel:
     """Open a model in this process, without a server.
 
     The code and the libraries that run it are those of the server, so the two agree. A version that `servable.save`
@@ -125,6 +125,7 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
 
     Args:
         path: A version directory or a model file of any kind, or a base path, whose newest version is taken.
+        trusted: Whether code in files such as pickles may be run, in a process for it.
 
     Returns:
         The model; close it, or use it in a `with` statement, to get its memory back.
@@ -136,11 +137,11 @@ def load(path: str | os.PathLike[str]) -> LoadedModel:
     directory = _version_directory(Path(path))
     manifest = read_manifest(directory) if directory.is_dir() else None
     if manifest is None:
-        return LoadedModel(directory, OpenVersion(directory), None)
+        return LoadedModel(directory, OpenVersion(directory, is_trusted=trusted), None)
     require_unchanged(directory, manifest)
     _require_releases(directory, manifest)
     try:
-        version = OpenVersion(directory, manifest.platform)
+        version = OpenVersion(directory, manifest.platform, is_trusted=trusted)
         try:
             _repeat_example(directory, version, manifest)
         except BaseException:

@@ -32,12 +32,15 @@ class OpenVersion:
         model: Runs it.
     """
 
-    def __init__(self, path: Path, platform: str | None = None) -> None:
+    def __init__(
+        self, path: Path, platform: str | None = None, *, is_trusted: bool = False
+    ) -> None:
         """Load a version.
 
         Args:
             path: The version directory, or the file of a kind that needs no directory.
             platform: The name of its platform; by default the one that recognises it.
+            is_trusted: Whether code in files such as pickles may be run, in a process for it.
 
         Raises:
             ServableError: It cannot be loaded.
@@ -51,7 +54,7 @@ class OpenVersion:
                 code=Code.UNIMPLEMENTED,
             )
         found.require_installed()
-        self._loader = _loader(path, found)
+        self._loader = _loader(path, found, is_trusted)
         self._loader.load()
         servable = cast("Servable", self._loader.servable)
         message: Any = parse_bytes(servable.signature_defs(), _SIGNATURE_DEF_MAP)
@@ -77,9 +80,11 @@ def _recognised(path: Path) -> str:
     return found
 
 
-def _loader(path: Path, platform: Platform) -> Loader:
+def _loader(path: Path, platform: Platform, is_trusted: bool) -> Loader:
     # Python models report where they are by this name.
     name = f"{path.parent.name}" if path.name.isdigit() else path.name
     version = int(path.name) if path.name.isdigit() else 1
-    model = ModelConfig(name=name, base_path=str(path.parent), platform=platform.name)
+    model = ModelConfig(
+        name=name, base_path=str(path.parent), platform=platform.name, trusted=is_trusted
+    )
     return platform.make_loader(ServableId(name, version), VersionDirectory(str(path), model))

@@ -35,14 +35,17 @@ def save(
 ) -> Path:
     """Write a model as a version that servers load, and prove on an example that it answers as the original does.
 
-    Models of Keras and TensorFlow become SavedModels, and functions of arrays become Python models. Tensors get the
-    dtypes and shapes of the example, with a free batch axis.
+    Models of scikit-learn, PyTorch and CatBoost become ONNX. Those of Keras, JAX and TensorFlow become SavedModels.
+    Those of XGBoost and LightGBM keep the format of their library. Tensors get the dtypes and shapes of the example,
+    with a free batch axis. The columns of a data frame become inputs of their names.
 
     The version appears as a whole or not at all. Beside the model, `servable.json` has the signature, the versions of
     libraries, class labels, feature names, a part of the example, and digests of all files.
 
     Args:
-        model: A model of Keras, a `tf.Module` or `tf.function`, or a Python function of arrays.
+        model: A fitted estimator or pipeline of scikit-learn; a model of XGBoost, LightGBM, CatBoost, Keras or PyTorch;
+            a `jax.jit` function; a `tf.Module` or `tf.function`; an ONNX `ModelProto`; the bytes of a TFLite model; a
+            Python function of arrays.
         path: The base path of the model, below which the version is written. It is made if it does not exist.
         example: Inputs as the model takes them: an array, a tuple of arrays, arrays by name, or a data frame. A few
             dozen representative rows make a good proof.
@@ -56,6 +59,7 @@ def save(
     Raises:
         SaveError: The model cannot be converted, a package is missing, the version exists, or the outputs differ. The
             message shows the rows that do. Nothing is written then.
+        Exception: Raised by the model for the example.
     """
     if not tolerance >= 0:
         raise SaveError(f"tolerance: got {tolerance}, want 0 or more")
@@ -80,7 +84,7 @@ def _first_manifest(conversion: Conversion, directory: Path) -> Manifest:
     return Manifest(
         kind=conversion.kind,
         platform=conversion.platform,
-        signatures={},
+        signatures=conversion.signatures,
         libraries={
             "servable": __version__,
             **{name: found for name, found in versions.items() if found},
@@ -101,7 +105,8 @@ def _prove(
 ) -> Manifest:
     """Run the written model on the example, as a server would, and compare."""
     try:
-        opened = OpenVersion(directory, conversion.platform)
+        # What is in memory has run its code already.
+        opened = OpenVersion(directory, conversion.platform, is_trusted=True)
     except (ServableError, ImportError) as error:
         raise SaveError(
             f"the {conversion.kind} model was converted, but cannot be loaded: {error}"

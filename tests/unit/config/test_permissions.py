@@ -63,6 +63,19 @@ def test_python_models_are_served_below_base_paths_of_the_start(tmp_path: Path) 
     permissions(tmp_path).check(saved(other))
 
 
+def test_code_in_files_is_trusted_by_the_start_only(tmp_path: Path) -> None:
+    model = python(tmp_path / "named")
+    trusted = replace(model, trusted=True)
+    within = permissions(tmp_path, model)
+    within.check(model)
+    assert "was not when the server was started" in refusal(within, trusted)
+    rules = ConfigRules(permissions=within)
+    with pytest.raises(ConfigError, match="--allow_python_models allows it"):
+        validate_models([trusted], current=[model], rules=rules)
+    permissions(tmp_path, trusted).check(trusted)
+    permissions(tmp_path, model, allow_python_models=True).check(trusted)
+
+
 def test_refusals_name_the_kind(tmp_path: Path) -> None:
     version = make_version(tmp_path / "m")
     within = replace(permissions(tmp_path), code_platforms=("python", "skops"))

@@ -29,6 +29,7 @@ EVERYTHING = ModelConfig(
     options={"threads": "2"},
     process=True,
     trial_load=True,
+    trusted=True,
     automatic_warm_up=True,
     remote_poll_wait_seconds=2.5,
     batching=ModelBatching(BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8))),

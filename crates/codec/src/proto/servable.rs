@@ -36,6 +36,9 @@ pub struct ModelOptions {
     /// failed, and the server goes on.
     #[prost(bool, tag = "13")]
     pub trial_load: bool,
+    /// Versions may be files that run code when they are read, such as pickles; a worker process reads them.
+    #[prost(bool, tag = "14")]
+    pub trusted: bool,
     /// How requests are joined into batches; as the flags say if neither is set.
     #[prost(oneof = "model_options::BatchingChoice", tags = "8, 9")]
     pub batching_choice: ::core::option::Option<model_options::BatchingChoice>,

@@ -86,6 +86,8 @@ def _fill(message: Any, model: ModelConfig) -> None:
         options.process = True
     if model.trial_load:
         options.trial_load = True
+    if model.trusted:
+        options.trusted = True
     options.options.update(model.options)
     if model.automatic_warm_up:
         options.warmup.automatic = True

@@ -62,6 +62,7 @@ class ModelConfig:
         python: Options of Python models.
         process: Load and run versions in a worker process.
         trial_load: Load each version in a process that then ends, before it is loaded in the server.
+        trusted: Versions may be files that run code when they are read, such as pickles.
         options: Options of the kind of servable, by name.
         remote_poll_wait_seconds: The interval of listings of a remote base path; 0 for the default.
         automatic_warm_up: Warm up versions without recorded requests with zeros.
@@ -80,6 +81,7 @@ class ModelConfig:
     python: PythonOptions = field(default_factory=PythonOptions)
     process: bool = False
     trial_load: bool = False
+    trusted: bool = False
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     automatic_warm_up: bool = False
     remote_poll_wait_seconds: float = 0.0
@@ -274,9 +276,9 @@ def _check_permissions(
     models: Sequence[ModelConfig], current: Sequence[ModelConfig], permissions: Permissions
 ) -> None:
     # The current models have been permitted: they must not prevent a change of others.
-    before = {model.name: (model.base_path, model.platform) for model in current}
+    before = {model.name: (model.base_path, model.platform, model.trusted) for model in current}
     for index, model in enumerate(models):
-        if before.get(model.name) != (model.base_path, model.platform):
+        if before.get(model.name) != (model.base_path, model.platform, model.trusted):
             try:
                 permissions.check(model)
             except ConfigError as error:
@@ -358,6 +360,7 @@ def _model(config: Any) -> ModelConfig:
         python=_python_options(config),
         process=config.servable_options.process,
         trial_load=config.servable_options.trial_load,
+        trusted=config.servable_options.trusted,
         options=MappingProxyType(dict(config.servable_options.options)),
         automatic_warm_up=config.servable_options.warmup.automatic,
         remote_poll_wait_seconds=config.servable_options.remote_poll_wait_seconds,

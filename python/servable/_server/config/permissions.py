@@ -30,6 +30,7 @@ class Permissions:
         code_platforms: The platforms whose versions contain code.
         all_python_models: Whether Python models may be served from every private directory (`--allow_python_models`).
         python_base_paths: The base paths of Python models that were named at the start.
+        trusted_base_paths: The base paths of models that had `trusted: true` at the start.
         reach: The stores from which versions may be fetched.
         code_stores: The stores of `--allowed_remote_stores`; Python code comes only from these.
         cache_directory: Where fetched versions are stored.
@@ -38,6 +39,7 @@ class Permissions:
     code_platforms: Collection[str]
     all_python_models: bool = False
     python_base_paths: tuple[str, ...] = ()
+    trusted_base_paths: tuple[str, ...] = ()
     reach: Reach = field(default_factory=Reach)
     code_stores: frozenset[Store] = frozenset()
     cache_directory: str = ""
@@ -52,6 +54,13 @@ class Permissions:
             self._check_store(model)
         if model.platform not in self.code_platforms:
             return
+        if model.trusted and not (
+            self.all_python_models or model.base_path in self.trusted_base_paths
+        ):
+            raise _denied(
+                f"Model {model.name} is trusted in {shown(model.base_path)}, and was not when the server was "
+                "started; --allow_python_models allows it"
+            )
         if is_remote(model.base_path):
             if store_of(model.base_path) not in self.code_stores:
                 raise _denied(
@@ -171,16 +180,17 @@ def start_permissions(
     """
     code_stores = allowed_stores(flags)
     named: Sequence[ModelConfig] = models or ()
-    python = tuple(model.base_path for model in named if model.platform in code_platforms)
+    code = [model for model in named if model.platform in code_platforms]
     if flags.model_config_file and why_not_trusted(flags.model_config_file, code_stores):
-        python = ()
+        code = []
         is_elsewhere = is_remote(flags.model_config_file)
         named = (models if first_models is None else first_models) or () if is_elsewhere else ()
     remote = tuple(model.base_path for model in named if is_remote(model.base_path))
     return Permissions(
         code_platforms,
         flags.allow_python_models,
-        python,
+        tuple(model.base_path for model in code),
+        tuple(model.base_path for model in code if model.trusted),
         Reach(code_stores | frozenset(_stores(remote)), remote),
         code_stores,
         os.fspath(cache_directory),

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from servable.errors import SaveError, ServableError
+from servable.errors import LoadError, SaveError, ServableError
+from servable.loaders._estimators import MATRIX, answers
 from servable.loaders._manifest import Label
-from servable.saving._conversion import Conversion, required
-from servable.saving._example import Example, array_of
-from servable.saving._onnx_graph import OPSETS, OnnxGraph
+from servable.loaders._stored_estimators import HARMLESS_TYPES, SKOPS_FILE
+from servable.saving._conversion import Conversion, required, version_of
+from servable.saving._example import Example, array_of, spec_of
+from servable.saving._onnx_graph import MODEL_FILE, OPSETS, OnnxGraph
 from servable.saving._opening import OpenVersion
-from servable.signature import TensorSpec
-
-_log = logging.getLogger(__name__)
+from servable.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _LIBRARIES = ("onnxruntime", "scikit-learn", "skl2onnx")
-_MATRIX = "inputs"
 _COLUMN = "column"
 
 
@@ -34,8 +34,7 @@ def convert(model: Any, example: Example, directory: Path) -> Conversion:
         name: array if specs[name].dtype == "bytes" else array.astype(specs[name].dtype)
         for name, array in inputs.items()
     }
-    _write(model, specs, expected, directory)
-    return Conversion(
+    converted = Conversion(
         kind="sklearn",
         platform="onnx",
         inputs=inputs,
@@ -44,11 +43,52 @@ def convert(model: Any, example: Example, directory: Path) -> Conversion:
         feature_names=_feature_names(model, example),
         class_labels=class_labels(model),
     )
+    try:
+        _write(model, specs, expected, directory)
+    except SaveError as error:
+        return _kept_in_python(model, specs, converted, directory, error)
+    return converted
+
+
+def _kept_in_python(
+    model: Any,
+    specs: Mapping[str, TensorSpec],
+    conversion: Conversion,
+    directory: Path,
+    reason: SaveError,
+) -> Conversion:
+    """Write an estimator that has no conversion by skops, for Python workers.
+
+    Raises:
+        SaveError: skops is not installed, or cannot write it.
+    """
+    try:
+        skops = required("skops.io", "skops")
+        (directory / MODEL_FILE).unlink(missing_ok=True)
+        skops.dump(model, directory / SKOPS_FILE)
+    except Exception as error:  # code of the estimator and of skops
+        raise SaveError(f"{reason.message}; nor can skops write it: {error}") from error
+    types = skops.get_untrusted_types(file=directory / SKOPS_FILE)
+    unknown = [name for name in types if name not in HARMLESS_TYPES]
+    advice = f" It needs `trusted: true`, for {', '.join(unknown)}." if unknown else ""
+    warnings.warn(
+        f"{reason.message}. It is saved by skops, and runs in a Python worker.{advice}",
+        stacklevel=4,
+    )
+    release = ".".join(str(version_of("scikit-learn")).split(".")[:2])
+    outputs = {name: spec_of(array, name) for name, array in conversion.expected.items()}
+    return replace(
+        conversion,
+        platform="skops",
+        libraries=("scikit-learn", "skops"),
+        requires={"scikit-learn": release},
+        signatures={DEFAULT_SIGNATURE: Signature(specs, outputs)},
+    )
 
 
 def _inputs(model: Any, example: Example) -> tuple[Mapping[str, Any], Any]:
     """The arrays that clients send, and what the original gets."""
-    name = (example.names or (_MATRIX,))[0]
+    name = (example.names or (MATRIX,))[0]
     if len(example.arrays) == 1 and not example.is_table:
         (array,) = example.arrays
         if array.dtype == object and array.ndim == 1:
@@ -86,26 +126,11 @@ def _answers(model: Any, given: Any) -> Mapping[str, Any]:
     Raises:
         SaveError: It has no method that answers a request.
     """
-    found: dict[str, Any] = {}
-    if hasattr(model, "predict"):
-        name = "labels" if hasattr(model, "classes_") or not _is_regressor(model) else "predictions"
-        found[name] = model.predict(given)
-        if hasattr(model, "predict_proba"):
-            found["probabilities"] = model.predict_proba(given)
-    elif hasattr(model, "transform"):
-        found["values"] = model.transform(given)
-    else:
-        raise SaveError(f"got a {type(model).__name__}, want one with `predict` or `transform`")
-    for name, value in found.items():
-        if isinstance(value, list):
-            raise SaveError(f"got {len(value)} outputs of `predict_proba`, want one")
-        if hasattr(value, "toarray"):
-            found[name] = value.toarray()
+    try:
+        found = answers(model, given)
+    except LoadError as error:
+        raise SaveError(error.message) from error
     return {name: array_of(value, f'output "{name}"') for name, value in found.items()}
-
-
-def _is_regressor(model: Any) -> bool:
-    return bool(required("sklearn.base", "sklearn").is_regressor(model))
 
 
 def class_labels(model: Any) -> tuple[Label, ...]:
@@ -158,8 +183,9 @@ def _graph(
         ]
     else:
         widest = TensorSpec(_common_dtype(specs), [None, len(specs)])
-        types = [(_MATRIX, _type_of(widest, floats))]
-    options = {id(model): {"zipmap": False}} if "probabilities" in expected else {}
+        types = [(MATRIX, _type_of(widest, floats))]
+    has_option = "probabilities" in expected and hasattr(model, "classes_")
+    options = {id(model): {"zipmap": False}} if has_option else {}
     try:
         converted = skl2onnx.convert_sklearn(
             model,

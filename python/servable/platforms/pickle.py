@@ -1,0 +1,63 @@
+"""Pickled estimators. Reading one runs any code, so it needs `trusted: true`, and happens in worker processes only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from servable.errors import Code, LoadError
+from servable.lifecycle import Loader, ServableId
+from servable.loaders._estimators import described
+from servable.loaders._stored_estimators import PICKLE_FILES, in_workers, open_pickle
+from servable.platforms import (
+    Platform,
+    PlatformContext,
+    SignatureDescription,
+    VersionDirectory,
+    declared_signatures,
+)
+
+
+class PicklePlatform(Platform):
+    """Reads pickles in workers, where the configuration of the model trusts them."""
+
+    contents = f"a pickled estimator is one of {', '.join(PICKLE_FILES)}"
+    runs_code = True
+    has_own_batch_threads = True
+    precedence = -10  # the original beside a converted model
+
+    def recognises(self, files: Collection[str]) -> bool:
+        """Whether there is a pickle."""
+        return any(name in files for name in PICKLE_FILES)
+
+    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
+        """Read the manifest; the pickle must not be read."""
+        return declared_signatures(described(directory).signatures)
+
+    def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
+        """Read the pickle in workers.
+
+        Raises:
+            LoadError: The configuration does not trust it.
+        """
+        model = directory.model
+        if not model.trusted:
+            raise LoadError(
+                f"{directory.path} is a pickled object: reading it runs any code that its author chose. Save the "
+                "model with `servable.save`; or set `servable_options { trusted: true }`, to read it in a worker "
+                "process",
+                code=Code.PERMISSION_DENIED,
+                may_pass=False,
+            )
+        loader = in_workers(
+            servable_id,
+            directory.path,
+            open_pickle,
+            processes=model.python.workers,
+            max_run_seconds=self.context.flags.max_run_seconds,
+        )
+        return self.completed(loader, directory)
+
+
+def platforms(context: PlatformContext) -> Iterator[Platform]:
+    """The only platform of pickles."""
+    yield PicklePlatform("pickle", context)
