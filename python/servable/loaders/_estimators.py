@@ -67,8 +67,7 @@ class EstimatorModel:
         """
         manifest = read_manifest(directory)
         with warnings.catch_warnings():
-            # Attributes of another release may mean something else.
-            warnings.simplefilter("error", _inconsistent_version())
+            _require_one_release()
             self._estimator = read(directory)
         self.signatures: Mapping[str, Signature] = (
             _derived(self._estimator) if manifest is None else manifest.signatures
@@ -99,6 +98,15 @@ class EstimatorModel:
 
     def close(self) -> None:
         """Leave the memory to the garbage collector."""
+
+
+def _require_one_release() -> None:
+    """Refuse what another release of scikit-learn wrote: its attributes may mean something else."""
+    try:
+        from sklearn.exceptions import InconsistentVersionWarning
+    except ImportError:  # reading the estimator reports it
+        return
+    warnings.simplefilter("error", InconsistentVersionWarning)
 
 
 def _decoded(array: Any) -> Any:
@@ -156,15 +164,6 @@ def described(directory: str) -> Manifest:
             f"{directory} has no servable.json, so that its signature is known once it is loaded"
         )
     return manifest
-
-
-def _inconsistent_version() -> type[Warning]:
-    try:
-        from sklearn.exceptions import InconsistentVersionWarning
-    except ImportError:
-        return DeprecationWarning
-    found: type[Warning] = InconsistentVersionWarning
-    return found
 
 
 def _unusable(message: str) -> LoadError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from servable.errors import FailedPreconditionError, LoadError
+from servable.errors import Code, FailedPreconditionError, LoadError, ServableError
 from servable.lifecycle._ids import ServableId
 from servable.loaders._size import size_of_files
 from servable.signature import Signature
@@ -128,3 +129,22 @@ class FunctionLoader:
         if self._servable is None:
             raise FailedPreconditionError(f"{self._path} is not loaded")
         return self._servable
+
+
+@contextlib.contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """Turn exceptions of code of others, which opens a model, into a `LoadError`.
+
+    Args:
+        path: The file or directory, for the message.
+    """
+    try:
+        yield
+    except (ServableError, MemoryError):
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"cannot load {path}: {type(error).__name__}: {error}",
+            code=Code.FAILED_PRECONDITION,
+            may_pass=False,
+        ) from error

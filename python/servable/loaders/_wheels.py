@@ -91,3 +91,21 @@ class WheelRuntime(Generic[Runtime]):
     @staticmethod
     def _unusable(message: str) -> LoadError:
         return LoadError(message, code=Code.FAILED_PRECONDITION)
+
+
+def require_package(name: str, package: str, *, extra: str) -> None:
+    """Find an installed package, without importing it.
+
+    Args:
+        name: What users call it, for messages.
+        package: The package.
+        extra: The extra of `servable` that installs it.
+
+    Raises:
+        LoadError: It is not installed; the message has the command.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise LoadError(
+            f"{name} is not installed; install it with `pip install 'servable[{extra}]'`",
+            code=Code.FAILED_PRECONDITION,
+        )

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from servable._server.config.batching import BATCHING_OFF, PlatformBatching, flags_batching
@@ -19,6 +20,8 @@ from servable.lifecycle._ids import ServableId
 from servable.lifecycle._loader import Loader
 from servable.loaders._batching import BatchingLoader, SharedBatchThreads
 from servable.loaders._description import SignatureDescription
+from servable.loaders._function import FunctionLoader, FunctionModel
+from servable.loaders._worker_pool import WorkerLoader
 from servable.warmup._replay import WarmUpLoader, WarmUpOptions
 
 if TYPE_CHECKING:
@@ -193,6 +196,33 @@ class Platform(abc.ABC):
             ConfigError: An option is unknown, or its value is invalid.
         """
         return parse_options(self.options_type, directory.model.options)
+
+    def in_workers(
+        self,
+        servable_id: ServableId,
+        directory: VersionDirectory,
+        open_model: Callable[[Path], FunctionModel],
+    ) -> Loader:
+        """The completed loader of a model that runs as a function of arrays, in worker processes.
+
+        Args:
+            servable_id: The version.
+            directory: Its directory. The configuration of its model has the number of workers, at least one.
+            open_model: Opens the model in a directory; pickled for the workers.
+        """
+        make_loader = partial(
+            FunctionLoader,
+            servable_id,
+            directory.path,
+            open_model,
+            max_run_seconds=self.context.flags.max_run_seconds,
+        )
+        loader: Loader = make_loader()
+        if self.context.role is Role.SERVER:
+            name = f"{servable_id.name}/{servable_id.version}"
+            processes = max(directory.model.python.workers, 1)
+            loader = WorkerLoader(name, make_loader, loader.estimate_resources, processes=processes)
+        return self.completed(loader, directory)
 
     def completed(self, loader: Loader, directory: VersionDirectory) -> Loader:
         """Wrap a loader, so that its version is batched and warmed up, unless another process does that."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._estimators import described
-from servable.loaders._stored_estimators import PICKLE_FILES, in_workers, open_pickle
+from servable.loaders._stored_estimators import PICKLE_FILES, open_pickle
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -39,8 +39,7 @@ class PicklePlatform(Platform):
         Raises:
             LoadError: The configuration does not trust it.
         """
-        model = directory.model
-        if not model.trusted:
+        if not directory.model.trusted:
             raise LoadError(
                 f"{directory.path} is a pickled object: reading it runs any code that its author chose. Save the "
                 "model with `servable.save`; or set `servable_options { trusted: true }`, to read it in a worker "
@@ -48,14 +47,7 @@ class PicklePlatform(Platform):
                 code=Code.PERMISSION_DENIED,
                 may_pass=False,
             )
-        loader = in_workers(
-            servable_id,
-            directory.path,
-            open_pickle,
-            processes=model.python.workers,
-            max_run_seconds=self.context.flags.max_run_seconds,
-        )
-        return self.completed(loader, directory)
+        return self.in_workers(servable_id, directory, open_pickle)
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._estimators import described
-from servable.loaders._stored_estimators import SKOPS_FILE, in_workers, open_skops
+from servable.loaders._stored_estimators import SKOPS_FILE, open_skops, require_skops
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -34,15 +34,12 @@ class SkopsPlatform(Platform):
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Read the estimator in workers."""
-        model = directory.model
-        loader = in_workers(
-            servable_id,
-            directory.path,
-            partial(open_skops, is_trusted=model.trusted),
-            processes=model.python.workers,
-            max_run_seconds=self.context.flags.max_run_seconds,
-        )
-        return self.completed(loader, directory)
+        open_model = partial(open_skops, is_trusted=directory.model.trusted)
+        return self.in_workers(servable_id, directory, open_model)
+
+    def require_installed(self) -> None:
+        """Find skops."""
+        require_skops()
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:
