@@ -59,3 +59,28 @@ def test_dir_lists_exactly_the_public_names() -> None:
     assert shown == {"Flags", "ModelServer", "__version__", "load", "save", *modules}, done.stderr
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = servable.nothing  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("real_extension")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import servable",
+        "from servable import Flags, ModelServer, load, save",
+        "import servable.cli",
+    ],
+)
+def test_importing_the_package_imports_no_framework(statement: str) -> None:
+    program = (
+        f"import sys; before = {{*sys.modules}}; {statement}; print(*{{*sys.modules}} - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "servable" in imported
+    frameworks = (
+        "numpy scipy pandas tensorflow keras jax torch onnx onnxruntime ai_edge_litert".split()
+    )
+    frameworks += "sklearn skl2onnx xgboost lightgbm catboost grpc httpx fsspec asyncio".split()
+    assert imported.isdisjoint(frameworks)
