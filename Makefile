@@ -85,7 +85,7 @@ compat: optimised ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='
 	@$(BIN)/python tests/compat/run.py $(if $(CASES),--cases "$(CASES)") \
 	    $(if $(RECORDINGS),--recordings $(RECORDINGS)) $(if $(SERVER),--server "$(SERVER)")
 
-bench: optimised ## Measure the server, as ratios; QUICK=1 takes about six minutes
+bench: optimised $(STAMPS)/comparisons ## Measure the server, as ratios; QUICK=1 takes about eight minutes
 	@$(BIN)/python benchmarks/serving/run.py $(if $(QUICK),--quick)
 
 stress: optimised ## Change, swap and load models for half an hour; QUICK=1 takes a few minutes
@@ -145,6 +145,13 @@ $(STAMPS)/frameworks: requirements-frameworks.lock $(STAMPS)/requirements
 	@rm -rf $(VENV)/frameworks
 	@$(STEP) "Installing CatBoost, JAX, pandas and skops" \
 	    $(BIN)/python -m pip install --no-deps --target $(VENV)/frameworks -r requirements-frameworks.lock
+	@touch $@
+
+# What benchmarks compare the server with.
+$(STAMPS)/comparisons: requirements-comparisons.lock $(STAMPS)/requirements
+	@rm -rf $(VENV)/comparisons
+	@$(STEP) "Installing FastAPI" \
+	    $(BIN)/python -m pip install --no-deps --target $(VENV)/comparisons -r requirements-comparisons.lock
 	@touch $@
 
 # What an installed package says of itself, such as its commands, comes from pyproject.toml.

@@ -5,8 +5,8 @@ usage: .venv/bin/python scripts/lock_requirements.py
 
 `make` installs requirements-dev.lock into .venv, and requirements-clients.lock into .venv/clients. The latter contains
 clients of other projects, in a separate environment because their requirements conflict with ours. `make` installs
-requirements-operations.lock into .venv/operations, and requirements-frameworks.lock into .venv/frameworks, without
-dependencies, because TensorFlow and NumPy are already there.
+requirements-operations.lock into .venv/operations, requirements-frameworks.lock into .venv/frameworks, and
+requirements-comparisons.lock into .venv/comparisons, without dependencies, because the rest is already there.
 
 Nothing is installed: pip only reports its choice, once for this interpreter, which must be Python 3.11 or later, and
 once for Python 3.10, whose newest releases are older.
@@ -148,7 +148,7 @@ def main() -> None:
         also=WITHOUT_REQUIREMENTS,
     )
     write("requirements-clients.lock", groups["clients"], without=NOT_OF_CLIENTS)
-    for group in ("operations", "frameworks"):
+    for group in ("operations", "frameworks", "comparisons"):
         write(f"requirements-{group}.lock", groups[group], options=["--no-deps"])
 
 

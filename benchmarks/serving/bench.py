@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from load import OUTPUT, REST_BODY, Call, Expectation, LoadResult, LoadRun, packed_output
-from processes import ServerProcess, running_server
+from processes import MODEL, ServerProcess, running_server
 
 CONNECTIONS = 16
 
@@ -67,6 +67,15 @@ class Bench:
             server.wait_until_answers(REST_BODY, OUTPUT)
             yield server
 
+    def model_flag(self, base_path: Path, kind: str, options: str = "") -> str:
+        """The flag for a server of one model, called `MODEL`, with its kind and its `servable_options`."""
+        config = self.scratch / f"{base_path.name}-{kind}-{len(options)}.config"
+        config.write_text(
+            f'model_config_list {{ config {{ name: "{MODEL}" base_path: "{base_path}" '
+            f'model_platform: "{kind}" servable_options {{ {options} }} }} }}'
+        )
+        return f"--model_config_file={config}"
+
     def batching(self, **parameters: int) -> tuple[str, str]:
         """The flags for batching with these `BatchingParameters`."""
         file = self.scratch / ("-".join(map(str, parameters.values())) + ".batching")
@@ -113,13 +122,24 @@ class Bench:
         )
 
 
-def save_answer(bench: Bench, server: ServerProcess, call: Call) -> Path:
-    """Save the server's answer to a call, after checking it, for the echo."""
-    path = bench.scratch / f"answer.{call.protocol}"
+def answer_file(call: Call) -> Path:
+    """The file of an answer, for the echo."""
+    return call.body.with_suffix(f".{call.protocol}-answer")
+
+
+def save_any_answer(bench: Bench, server: ServerProcess, call: Call) -> Path:
+    """Save the server's answer to a call, for the echo."""
+    path = answer_file(call)
     run = bench.load(
         server, call, Expectation(), connections=1, seconds=10, requests=1, save_answer=path
     )
     require_no_errors(run.result())
+    return path
+
+
+def save_answer(bench: Bench, server: ServerProcess, call: Call) -> Path:
+    """Save the server's answer to a call, after checking it, for the echo."""
+    path = save_any_answer(bench, server, call)
     answer = path.read_bytes()
     is_right = (
         json.loads(answer) == {"predictions": OUTPUT}

@@ -59,6 +59,18 @@ class LoadResult:
 
 
 @dataclass(frozen=True)
+class BatchRun:
+    """The results of a bare loop, or of the scheduler, for one combination of threads and batch size."""
+
+    intra_op_threads: int
+    threads: int
+    size: int
+    rows_per_second: float
+    cpu_micros: float
+    rows_per_run: float
+
+
+@dataclass(frozen=True)
 class Expectation:
     """The expected answer; for gRPC, the message.
 
@@ -142,7 +154,9 @@ def packed_output() -> bytes:
 
 
 def predict_request(
-    floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT), row: int | None = None
+    floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT),
+    row: int | None = None,
+    name: str = "x",
 ) -> bytes:
     """The `PredictRequest` that TensorFlow's Python client sends for a vector or a matrix.
 
@@ -151,6 +165,7 @@ def predict_request(
     Args:
         floats: The elements, four bytes each.
         row: The elements in a row of a matrix; `None` for a vector.
+        name: The name of the input.
     """
 
     def varint(value: int) -> bytes:
@@ -172,5 +187,5 @@ def predict_request(
     shape = b"".join(message(2, integer(1, size)) for size in sizes)
     tensor = integer(1, data_type_float) + message(2, shape) + message(4, floats)
     return message(1, message(1, MODEL.encode())) + message(
-        2, message(1, b"x") + message(2, tensor)
+        2, message(1, name.encode()) + message(2, tensor)
     )

@@ -8,11 +8,10 @@ import statistics
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from bench import FULL, Bench, Figure, require_no_errors, tensorflow_directory
-from load import GRPC_PREDICT, Call, Expectation, predict_request
+from bench import FULL, Bench, Figure, answer_file, save_any_answer, tensorflow_directory
+from load import GRPC_PREDICT, BatchRun, Call, Expectation, predict_request
 from measure_cpu import measure_load
 from processes import PREDICT_PATH, ServerProcess, running_echo, running_server
 
@@ -71,18 +70,6 @@ def measure_convolution(bench: Bench, show: Callable[[str], None]) -> list[Figur
     ]
 
 
-@dataclass(frozen=True)
-class BatchRun:
-    """The results of `model_batches` for one combination."""
-
-    intra_op_threads: int
-    threads: int
-    size: int
-    rows_per_second: float
-    cpu_micros: float
-    rows_per_run: float
-
-
 def measure_batches(
     bench: Bench,
     base_path: Path,
@@ -137,25 +124,6 @@ def measure_served(bench: Bench, base_path: Path, show: Callable[[str], None]) -
 
 ROWS = {"gRPC (8 images)": 8, "gRPC (32 images)": 32}
 """The number of images in a request of each kind of client, where it is not one."""
-
-
-def answer_file(call: Call) -> Path:
-    """The file of an answer, for the echo."""
-    return call.body.with_suffix(".answer")
-
-
-def save_any_answer(bench: Bench, server: ServerProcess, call: Call) -> None:
-    """Save the server's answer."""
-    run = bench.load(
-        server,
-        call,
-        Expectation(),
-        connections=1,
-        seconds=10,
-        requests=1,
-        save_answer=answer_file(call),
-    )
-    require_no_errors(run.result())
 
 
 def measure_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench import (
@@ -31,9 +31,9 @@ class CpuSample:
 
 @dataclass
 class CpuComparison:
-    """The rounds of one protocol: the server, and the two floors."""
+    """The rounds of one model and protocol: the server, and the two floors."""
 
-    protocol: str
+    name: str
     server: list[CpuSample] = field(default_factory=list)
     echo: list[CpuSample] = field(default_factory=list)
     bare_micros: list[float] = field(default_factory=list)
@@ -55,7 +55,7 @@ class CpuComparison:
             p99 = statistics.median(each.load.p99_micros for each in samples)
             spread = f"({min(cpu):.1f}–{max(cpu):.1f})"
             return (
-                f"  {self.protocol:<5} {name:<10} {statistics.median(cpu):>8.1f} {spread:<14}"
+                f"  {self.name:<16} {name:<10} {statistics.median(cpu):>8.1f} {spread:<14}"
                 f" {rate:>10.0f} {p50:>8.0f} {p99:>8.0f}"
             )
 
@@ -64,43 +64,56 @@ class CpuComparison:
         return [
             row("server", self.server),
             row("echo", self.echo),
-            f"  {'':<5} {'bare loop':<10} {bare:>8.1f} {spread}",
+            f"  {'':<16} {'bare loop':<10} {bare:>8.1f} {spread}",
         ]
 
 
 CPU_TABLE_HEAD = (
-    f"  {'':<16} {'CPU µs a request':<23} {'requests/s':>10} {'p50 µs':>8} {'p99 µs':>8}"
+    f"  {'':<27} {'CPU µs a request':<23} {'requests/s':>10} {'p50 µs':>8} {'p99 µs':>8}"
 )
 
 
 def measure_cpu(bench: Bench, show: Callable[[str], None]) -> list[Figure]:
     """CPU of a request against the floors: an echo on the same stack, and the model alone."""
-    calls = write_calls(bench.scratch)
-    comparisons = {call.protocol: CpuComparison(call.protocol) for call in calls}
-    with bench.server() as server:
-        answers = {call.protocol: save_answer(bench, server, call) for call in calls}
-        with running_echo(bench.programs / "echo", answers["rest"], answers["grpc"]) as echo:
-            for number in range(bench.effort.rounds):
-                bare = bare_loop_micros(bench)
-                for call in calls:
-                    comparison = comparisons[call.protocol]
-                    comparison.bare_micros.append(bare)
-                    expectation = Expectation(answer=answers[call.protocol])
-                    pair = [(server, comparison.server), (echo, comparison.echo)]
-                    # The order rotates, so that neither always runs after the other.
-                    for process, samples in pair if number % 2 == 0 else reversed(pair):
-                        samples.append(measure_load(bench, process, call, expectation))
     show(CPU_TABLE_HEAD)
-    for comparison in comparisons.values():
+    with bench.server() as server:
+        calls = write_calls(bench.scratch)
+        expected = [Expectation(answer=save_answer(bench, server, call)) for call in calls]
+        rest, grpc = compare_with_floors(
+            bench, "", server, calls, expected, lambda: bare_loop_micros(bench), show
+        )
+    figure = "CPU a request ÷ (echo + bare loop)"
+    return [
+        Figure(f"REST predict, {figure}", rest.ratio(), "×", 1.6),
+        Figure(f"gRPC Predict, {figure}", grpc.ratio(), "×", 1.6),
+    ]
+
+
+def compare_with_floors(
+    bench: Bench,
+    name: str,
+    server: ServerProcess,
+    calls: Sequence[Call],
+    expected: Sequence[Expectation],
+    bare_micros: Callable[[], float],
+    show: Callable[[str], None],
+) -> list[CpuComparison]:
+    """Measure the server and the floors in turns, and show the table; returns the comparison of each call."""
+    comparisons = [CpuComparison(f"{name} {call.protocol}".strip()) for call in calls]
+    answers = [each.answer for each in expected if each.answer is not None]
+    with running_echo(bench.programs / "echo", *answers) as echo:
+        for number in range(bench.effort.rounds):
+            bare = bare_micros()
+            for call, expectation, comparison in zip(calls, expected, comparisons, strict=True):
+                comparison.bare_micros.append(bare)
+                pair = [(server, comparison.server), (echo, comparison.echo)]
+                # The order rotates, so that neither always runs after the other.
+                for process, samples in pair if number % 2 == 0 else reversed(pair):
+                    samples.append(measure_load(bench, process, call, expectation))
+    for comparison in comparisons:
         for row in comparison.rows():
             show(row)
-    names = {"rest": "REST predict", "grpc": "gRPC Predict"}
-    return [
-        Figure(
-            f"{names[protocol]}, CPU a request ÷ (echo + bare loop)", comparison.ratio(), "×", 1.6
-        )
-        for protocol, comparison in comparisons.items()
-    ]
+    return comparisons
 
 
 def measure_load(

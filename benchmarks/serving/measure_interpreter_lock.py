@@ -14,8 +14,8 @@ from pathlib import Path
 from bench import CONNECTIONS, Bench, Figure, save_answer
 from load import OUTPUT, REST_BODY, Call, Expectation, write_calls
 from measure_cpu import WARM_UP_SECONDS, measure_load
-from native import NativeModel, native_model, served_kinds
-from processes import MODEL, ServerProcess, free_port, running
+from native import native_model, served_kinds
+from processes import ServerProcess, free_port, running
 
 MARGIN_SECONDS = 1.0
 """How much longer the lock is held than the load lasts."""
@@ -60,7 +60,9 @@ def measure_interpreter_lock(bench: Bench, show: Callable[[str], None]) -> list[
     figures = []
     show(f"  {'':<22} {'requests/s':<34} CPU µs a request")
     for kind in ("tensorflow", *served_kinds()):
-        base_path = bench.model.parent if kind == "tensorflow" else small_model(kind).base_path
+        base_path = (
+            bench.model.parent if kind == "tensorflow" else native_model(kind, "small").base_path
+        )
         with lockable_server(bench, kind, base_path) as locked:
             for call, expectation in calls_of(bench, kind, locked.server):
                 rounds = [
@@ -89,21 +91,17 @@ def calls_of(bench: Bench, kind: str, server: ServerProcess) -> list[tuple[Call,
         server.wait_until_answers(REST_BODY, OUTPUT)
         calls = write_calls(bench.scratch)
         return [(call, Expectation(answer=save_answer(bench, server, call))) for call in calls]
-    model = small_model(kind)
-    return [(model.call(bench), model.first_answer(bench, server))]
+    model = native_model(kind, "small")
+    call, _ = model.calls(bench, server)
+    return [(call, model.first_answer(bench, server, call))]
 
 
 @contextlib.contextmanager
 def lockable_server(bench: Bench, kind: str, base_path: Path) -> Iterator[LockedServer]:
     """Run the server for one model until the end of the block."""
     port = free_port()
-    config = bench.scratch / f"{kind}.config"
-    config.write_text(
-        f'model_config_list {{ config {{ name: "{MODEL}" base_path: "{base_path}"'
-        f' model_platform: "{kind}" }} }}\n'
-    )
     program = Path(__file__).with_name("hold_interpreter_lock.py")
-    flags = [f"--model_config_file={config}", f"--port={port}", "--rest_api_port=0"]
+    flags = [bench.model_flag(base_path, kind), f"--port={port}", "--rest_api_port=0"]
     with (
         bench.log.open("ab") as log,
         running(
@@ -114,11 +112,6 @@ def lockable_server(bench: Bench, kind: str, base_path: Path) -> Iterator[Locked
         ) as process,
     ):
         yield LockedServer(ServerProcess(process, port))
-
-
-def small_model(kind: str) -> NativeModel:
-    """The model of a kind that is quick to run."""
-    return native_model(f"{kind}_small")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import Bench, Figure, require_no_errors
 from load import GRPC_PREDICT, REST_BODY, Call, Expectation, predict_request, write_calls
 from measure_large import FLOATS
-from processes import MODEL, ServerProcess, free_port, running, server_command
+from processes import ServerProcess, running_with_flags
 
 LARGE_CONNECTIONS = 2
 
@@ -49,17 +49,8 @@ def _both(bench: Bench, base_path: Path) -> Iterator[tuple[ServerProcess, Server
 
 @contextlib.contextmanager
 def _server(bench: Bench, base_path: Path, options: str) -> Iterator[ServerProcess]:
-    config, port = bench.scratch / f"isolation-{len(options)}.config", free_port()
-    config.write_text(
-        f'model_config_list {{ config {{ name: "{MODEL}" base_path: "{base_path}" '
-        f'model_platform: "tensorflow" servable_options {{ {options} }} }} }}'
-    )
-    flags = [f"--model_config_file={config}", f"--port={port}", "--rest_api_port=0"]
-    with (
-        bench.log.open("ab") as output,
-        running([*server_command(), *flags], output.fileno()) as process,
-    ):
-        server = ServerProcess(process, port)
+    flag = bench.model_flag(base_path, "tensorflow", options)
+    with running_with_flags(bench.log, flag) as server:
         server.wait_until_answers(REST_BODY)
         yield server
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import QUICK, Bench, Figure
-from load import Expectation
+from load import BatchRun, Expectation
 from measure_convolution import (
     CLIENTS,
     GREEDY,
     ONE_THREAD,
-    BatchRun,
     measure_batches,
     write_image_calls,
 )

@@ -5,56 +5,114 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import Bench, require_no_errors
-from load import Call, Expectation
-from processes import PREDICT_PATH, ServerProcess
+from bench import Bench, save_any_answer
+from load import GRPC_PREDICT, BatchRun, Call, Expectation, predict_request
+from processes import METADATA_PATH, PREDICT_PATH, ServerProcess
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "target/benchmarks/models"
 
-KINDS = ("onnx", "tflite", "xgboost", "lightgbm")
+LIBRARIES = {
+    "onnx": ("onnxruntime", "capi/libonnxruntime.*"),
+    "tflite": ("ai_edge_litert", "libLiteRt.*"),
+    "xgboost": ("xgboost", "lib/libxgboost.*"),
+    "lightgbm": ("lightgbm", "lib/lib_lightgbm.*"),
+}
+"""The packages of the kinds, and where the libraries are in them."""
 
 
 @dataclass(frozen=True)
 class NativeModel:
     """A model, with a row of its input and the numbers that its library computes from it."""
 
+    kind: str
     base_path: Path
     row: tuple[float, ...]
     numbers: tuple[float, ...]
 
-    def call(self, bench: Bench) -> Call:
-        """A REST request with the row."""
-        body = bench.scratch / f"{self.base_path.name}.json"
-        body.write_text(json.dumps({"instances": [self.row]}))
-        return Call("rest", PREDICT_PATH, body)
+    def calls(self, bench: Bench, server: ServerProcess) -> tuple[Call, Call]:
+        """Wait for the first answer; returns requests with the row, over REST and over gRPC."""
+        rest = Call("rest", PREDICT_PATH, bench.scratch / f"{self.base_path.name}.json")
+        rest.body.write_text(json.dumps({"instances": [self.row]}))
+        server.wait_until_answers(rest.body.read_bytes())
+        metadata = json.loads(server.request("GET", METADATA_PATH)[1])["metadata"]
+        signature = metadata["signature_def"]["signature_def"]["serving_default"]
+        [(name, spec)] = signature["inputs"].items()
+        if spec["dtype"] != "DT_FLOAT":
+            raise RuntimeError(f"{self.base_path.name}: input of {spec['dtype']}, want DT_FLOAT")
+        grpc = Call("grpc", GRPC_PREDICT, bench.scratch / f"{self.base_path.name}.pb")
+        grpc.body.write_bytes(predict_request(self._packed_row(), len(self.row), name))
+        return rest, grpc
 
-    def first_answer(self, bench: Bench, server: ServerProcess) -> Expectation:
-        """Wait for the first answer, and check that it contains the numbers; all others must be equal to it."""
-        call = self.call(bench)
-        server.wait_until_answers(call.body.read_bytes())
-        path = bench.scratch / f"{self.base_path.name}.answer"
-        run = bench.load(
-            server, call, Expectation(), connections=1, seconds=10, requests=1, save_answer=path
+    def first_answer(self, bench: Bench, server: ServerProcess, call: Call) -> Expectation:
+        """Check that an answer contains the numbers; all others must be equal to it."""
+        answer = save_any_answer(bench, server, call)
+        found = answer.read_bytes()
+        candidates = (
+            list(numbers_in(json.loads(found))) if call.protocol == "rest" else floats_in(found)
         )
-        require_no_errors(run.result())
-        found = list(numbers_in(json.loads(path.read_bytes())))
-        count = len(self.numbers)
-        windows = (found[start : start + count] for start in range(len(found) - count + 1))
-        if not any(map(self._is_right, windows)):
-            raise RuntimeError(f"{self.base_path.name}: got {found}, want {self.numbers}")
-        return Expectation(answer=path)
+        self._require_numbers(candidates, 1 if call.protocol == "rest" else 4)
+        return Expectation(answer=answer)
 
-    def _is_right(self, found: list[float]) -> bool:
+    def bare_runs(
+        self,
+        bench: Bench,
+        sizes: Sequence[int] = (1,),
+        threads: int = 1,
+        intra_op_threads: int = 1,
+        seconds: float | None = None,
+    ) -> list[BatchRun]:
+        """Batches made by hand, in a bare loop over the C functions of the library."""
+        row = bench.scratch / f"{self.base_path.name}.row"
+        row.write_bytes(self._packed_row())
+        command = [
+            str(bench.programs / "native_batches"),
+            f"--kind={self.kind}",
+            f"--library={library(self.kind)}",
+            f"--model={next((self.base_path / '1').glob('model.*'))}",
+            f"--row={row}",
+            f"--numbers={len(self.numbers)}",
+            f"--sizes={','.join(map(str, sizes))}",
+            f"--threads={threads}",
+            f"--intra-op-threads={intra_op_threads}",
+            f"--seconds={seconds or bench.effort.seconds / 4}",
+        ]
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=120
+        ).stdout
+        runs = []
+        for line in printed.splitlines():
+            run = json.loads(line)
+            self._require_numbers(run.pop("answer"))
+            runs.append(BatchRun(intra_op_threads, **run))
+        return runs
+
+    def _packed_row(self) -> bytes:
+        return struct.pack(f"<{len(self.row)}f", *self.row)
+
+    def _require_numbers(self, found: Sequence[float], step: int = 1) -> None:
+        """Require the numbers in a row among others; `step` is the distance from one to the next."""
+        span = (len(self.numbers) - 1) * step + 1
+        windows = (found[start : start + span : step] for start in range(len(found) - span + 1))
+        if not any(map(self._are_right, windows)):
+            raise RuntimeError(f"{self.base_path.name}: got {found}, want {self.numbers}")
+
+    def _are_right(self, found: Sequence[float]) -> bool:
         pairs = zip(found, self.numbers, strict=True)
         return all(math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-5) for one, other in pairs)
+
+
+def floats_in(message: bytes) -> list[float]:
+    """What a message contains as floats at each position."""
+    return [struct.unpack_from("<f", message, at)[0] for at in range(len(message) - 3)]
 
 
 def numbers_in(value: Any) -> Iterator[float]:
@@ -69,15 +127,29 @@ def numbers_in(value: Any) -> Iterator[float]:
 def served_kinds() -> tuple[str, ...]:
     """The kinds that this version of the server has."""
     platforms = "servable.platforms."
-    return tuple(kind for kind in KINDS if importlib.util.find_spec(platforms + kind) is not None)
+    return tuple(
+        kind for kind in LIBRARIES if importlib.util.find_spec(platforms + kind) is not None
+    )
 
 
-def native_model(name: str) -> NativeModel:
-    """A model of `export_native_models.py`, such as `onnx_small`; made once for each version of that program."""
+def library(kind: str) -> Path:
+    """The C library of a kind, in the installed package."""
+    package, pattern = LIBRARIES[kind]
+    specification = importlib.util.find_spec(package)
+    if specification is None or not specification.submodule_search_locations:
+        raise RuntimeError(f"{package} is not installed")
+    return next(Path(specification.submodule_search_locations[0]).glob(pattern))
+
+
+def native_model(kind: str, size: str) -> NativeModel:
+    """A `small` or `large` model of `export_native_models.py`; made once for each version of that program."""
+    name = f"{kind}_{size}"
     script = HERE / "export_native_models.py"
     described = MODELS / f"{name}.json"
     if not described.exists() or described.stat().st_mtime < script.stat().st_mtime:
         command = [sys.executable, str(script), str(MODELS), name]
         subprocess.run(command, check=True, capture_output=True)
     description = json.loads(described.read_text())
-    return NativeModel(MODELS / name, tuple(description["row"]), tuple(description["numbers"]))
+    return NativeModel(
+        kind, MODELS / name, tuple(description["row"]), tuple(description["numbers"])
+    )

@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = "half_plus_two"
 PREDICT_PATH = f"/v1/models/{MODEL}:predict"
 STATUS_PATH = f"/v1/models/{MODEL}"
+METADATA_PATH = f"{STATUS_PATH}/metadata"
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -101,17 +102,25 @@ def running_server(base_path: Path, log: Path, *flags: str) -> Iterator[ServerPr
         log: The file of its output.
         flags: Further flags of the command line.
     """
+    own_flags = (f"--model_name={MODEL}", f"--model_base_path={base_path}")
+    with running_with_flags(log, *own_flags, *flags) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_with_flags(log: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Run the product; it may not answer yet.
+
+    Args:
+        log: The file of its output.
+        flags: The flags, without those for ports.
+    """
     port = free_port()
     # One port accepts both protocols; the other is disabled.
-    own_flags = [
-        f"--model_name={MODEL}",
-        f"--model_base_path={base_path}",
-        f"--port={port}",
-        "--rest_api_port=0",
-    ]
+    ports = (f"--port={port}", "--rest_api_port=0")
     with (
         log.open("ab") as output,
-        running([*server_command(), *own_flags, *flags], output.fileno()) as process,
+        running([*server_command(), *flags, *ports], output.fileno()) as process,
     ):
         yield ServerProcess(process, port)
 
@@ -147,7 +156,12 @@ def running_echo(program: Path, rest_answer: Path, grpc_answer: Path) -> Iterato
 
 @contextlib.contextmanager
 def running(
-    command: list[str], output: int, errors: int | None = None, *, stdin: int | None = None
+    command: list[str],
+    output: int,
+    errors: int | None = None,
+    *,
+    stdin: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the end of the block; then terminate it, and kill it if necessary.
 
@@ -156,10 +170,11 @@ def running(
         output: The file of its output, or `subprocess.PIPE`.
         errors: The file of its standard error; by default that of its output if it is a file, otherwise our own.
         stdin: The file of its input, or `subprocess.PIPE`; by default our own.
+        environment: Its environment; by default our own.
     """
     if errors is None and output >= 0:
         errors = output
-    process = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=errors)
+    process = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=errors, env=environment)
     try:
         yield process
     finally:

@@ -1,7 +1,7 @@
 """Measure the server against its floors and goals: `python run.py [--quick]`.
 
 Builds the helper programs, exports the model, and prints the results section by section, then every figure with its
-goal. README.md explains them. The whole run takes about twenty minutes, with `--quick` about six.
+goal. README.md explains them. The whole run takes about twenty-five minutes, with `--quick` about eight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from measure_interpreter_lock import measure_interpreter_lock
 from measure_isolation import measure_isolation
 from measure_json import measure_json
 from measure_large import measure_large
+from measure_native import measure_native
+from measure_native_batches import measure_native_batches
 from measure_objective import measure_objective
+from measure_pipeline import measure_pipeline
 from measure_python_batching import measure_python_batching
 from measure_row_costs import measure_row_costs
 from measure_scheduler import measure_scheduler
@@ -46,6 +49,8 @@ Measurement = Callable[[Bench, Callable[[str], None]], list[Figure]]
 # Start comes after CPU, so that the libraries of TensorFlow are in the page cache.
 MEASUREMENTS: dict[str, Measurement] = {
     "cpu": measure_cpu,
+    "native": measure_native,
+    "pipeline": measure_pipeline,
     "interpreter_lock": measure_interpreter_lock,
     "start": measure_start,
     "json": measure_json,
@@ -56,6 +61,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "scheduler": measure_scheduler,
     "convolution": measure_convolution,
     "row_costs": measure_row_costs,
+    "native_batches": measure_native_batches,
     "batching": measure_batching,
     "waits": measure_waits,
     "objective": measure_objective,

@@ -1,7 +1,9 @@
 //! Shared by the programs of the benchmarks.
 
+pub mod bare;
 pub mod client;
 pub mod load;
+pub mod rate;
 pub mod raw;
 
 use std::error::Error;

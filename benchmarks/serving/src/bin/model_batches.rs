@@ -6,13 +6,13 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use servable_benchmarks::{cpu_time, load_model};
 use servable_batch::{BatchingOptions, PoolOptions, Queue, Scheduler};
+use servable_benchmarks::load_model;
+use servable_benchmarks::rate::{Count, Sample};
 use servable_model::call::Call;
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::Signature;
@@ -50,9 +50,6 @@ struct Arguments {
     seconds: f64,
 }
 
-/// The duration of the warm-up of each combination.
-const WARM_UP: Duration = Duration::from_millis(100);
-
 fn main() -> Result<(), AnyError> {
     let arguments = Arguments::parse();
     let (session, signature) = load_model(&arguments.tensorflow, &arguments.model, arguments.intra_op_threads)?;
@@ -64,10 +61,7 @@ fn main() -> Result<(), AnyError> {
             } else {
                 arguments.scheduler(&model, threads, size)?
             };
-            println!(
-                r#"{{"threads": {threads}, "size": {size}, "rows_per_second": {:.1}, "cpu_micros": {:.3}, "rows_per_run": {:.2}}}"#,
-                sample.rows_per_second, sample.cpu_micros, sample.rows_per_run
-            );
+            println!(r#"{{"threads": {threads}, "size": {size}, {}}}"#, sample.members());
         }
     }
     Ok(())
@@ -100,53 +94,6 @@ impl Model {
     }
 }
 
-/// The result of one combination.
-struct Sample {
-    rows_per_second: f64,
-    cpu_micros: f64,
-    rows_per_run: f64,
-}
-
-/// The counters of threads or tasks.
-#[derive(Default)]
-struct Count {
-    rows: AtomicU64,
-    runs: AtomicU64,
-    is_over: AtomicBool,
-}
-
-impl Count {
-    fn ran(&self, rows: usize) {
-        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
-        self.runs.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Measures for the duration.
-    fn sample(&self, time: Duration) -> Sample {
-        let _end = Over(self);
-        let now = || (self.rows.load(Ordering::Relaxed), self.runs.load(Ordering::Relaxed), cpu_time(), Instant::now());
-        std::thread::sleep(WARM_UP);
-        let (first_rows, first_runs, first_cpu, start) = now();
-        std::thread::sleep(time);
-        let (rows, runs, cpu, end) = now();
-        let (rows, runs) = ((rows - first_rows) as f64, (runs - first_runs) as f64);
-        Sample {
-            rows_per_second: rows / (end - start).as_secs_f64(),
-            cpu_micros: cpu.saturating_sub(first_cpu).as_secs_f64() * 1e6 / rows,
-            rows_per_run: rows / runs,
-        }
-    }
-}
-
-/// Ends the work when it is dropped.
-struct Over<'a>(&'a Count);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.is_over.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Arguments {
     fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
@@ -157,7 +104,7 @@ impl Arguments {
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    while !count.is_over.load(Ordering::Relaxed) {
+                    while !count.is_over() {
                         model.run(vec![batch.clone()], &RunOptions::default()).expect("the model takes the batch");
                         count.ran(size);
                     }
@@ -198,7 +145,7 @@ impl Arguments {
 }
 
 async fn call_again_and_again(queue: Arc<Queue>, count: Arc<Count>, row: Tensor) -> servable_model::error::Result<()> {
-    while !count.is_over.load(Ordering::Relaxed) {
+    while !count.is_over() {
         drop(queue.submit(vec![row.clone()], Call::default())?.await?);
     }
     Ok(())
