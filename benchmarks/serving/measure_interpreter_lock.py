@@ -66,8 +66,8 @@ def measure_interpreter_lock(bench: Bench, show: Callable[[str], None]) -> list[
         with lockable_server(bench, kind, base_path) as locked:
             for call, expectation in calls_of(bench, kind, locked.server):
                 rounds = [
-                    measure_round(bench, locked, call, expectation)
-                    for _ in range(bench.effort.rounds)
+                    measure_round(bench, locked, call, expectation, is_held_first=number % 2 == 0)
+                    for number in range(bench.effort.rounds)
                 ]
                 rates = [held.rate / free.rate for held, free in rounds]
                 cpu = statistics.median(held.cpu_micros / free.cpu_micros for held, free in rounds)
@@ -123,12 +123,18 @@ class Sample:
 
 
 def measure_round(
-    bench: Bench, locked: LockedServer, call: Call, expectation: Expectation
+    bench: Bench,
+    locked: LockedServer,
+    call: Call,
+    expectation: Expectation,
+    *,
+    is_held_first: bool,
 ) -> tuple[Sample, Sample]:
-    """A load with the lock held, and one with the lock free."""
+    """A load with the lock held, and one with the lock free; the order rotates."""
+    free = None if is_held_first else measure(bench, locked.server, call, expectation)
     with locked.held(bench.effort.seconds + WARM_UP_SECONDS):
         held = measure(bench, locked.server, call, expectation)
-    return held, measure(bench, locked.server, call, expectation)
+    return held, free or measure(bench, locked.server, call, expectation)
 
 
 def measure(bench: Bench, server: ServerProcess, call: Call, expectation: Expectation) -> Sample:

@@ -101,6 +101,8 @@ impl Arguments {
 
     fn bare_loop(&self, model: &Model, threads: usize, size: usize) -> Result<Sample, AnyError> {
         let (count, batch) = (Count::default(), model.batch(size)?);
+        // The first run prepares the model, which may take longer than the warm-up.
+        model.run(vec![batch.clone()], &RunOptions::default())?;
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {

@@ -70,6 +70,7 @@ impl Arguments {
             for _ in 0..self.threads {
                 scope.spawn(|| {
                     let mut calls = model.calls(size).expect("the model takes the batch");
+                    calls.run().expect("the model takes the batch");
                     ready.wait();
                     while !count.is_over() {
                         calls.run().expect("the model takes the batch");
