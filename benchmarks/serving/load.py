@@ -157,15 +157,18 @@ def predict_request(
     floats: bytes = struct.pack(f"<{len(INPUT)}f", *INPUT),
     row: int | None = None,
     name: str = "x",
+    *,
+    are_doubles: bool = False,
 ) -> bytes:
     """The `PredictRequest` that TensorFlow's Python client sends for a vector or a matrix.
 
     Encoded by hand, so that only Python is required.
 
     Args:
-        floats: The elements, four bytes each.
+        floats: The elements, four bytes each, or eight for doubles.
         row: The elements in a row of a matrix; `None` for a vector.
         name: The name of the input.
+        are_doubles: Whether the elements are doubles.
     """
 
     def varint(value: int) -> bytes:
@@ -181,11 +184,11 @@ def predict_request(
     def integer(number: int, value: int) -> bytes:
         return bytes([number << 3]) + varint(value)
 
-    data_type_float = 1
-    elements = len(floats) // 4
+    data_type = 2 if are_doubles else 1
+    elements = len(floats) // (8 if are_doubles else 4)
     sizes = [elements] if row is None else [elements // row, row]
     shape = b"".join(message(2, integer(1, size)) for size in sizes)
-    tensor = integer(1, data_type_float) + message(2, shape) + message(4, floats)
+    tensor = integer(1, data_type) + message(2, shape) + message(4, floats)
     return message(1, message(1, MODEL.encode())) + message(
         2, message(1, name.encode()) + message(2, tensor)
     )

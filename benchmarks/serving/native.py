@@ -46,20 +46,21 @@ class NativeModel:
         metadata = json.loads(server.request("GET", METADATA_PATH)[1])["metadata"]
         signature = metadata["signature_def"]["signature_def"]["serving_default"]
         [(name, spec)] = signature["inputs"].items()
-        if spec["dtype"] != "DT_FLOAT":
-            raise RuntimeError(f"{self.base_path.name}: input of {spec['dtype']}, want DT_FLOAT")
+        letter = {"DT_FLOAT": "f", "DT_DOUBLE": "d"}[spec["dtype"]]
         grpc = Call("grpc", GRPC_PREDICT, bench.scratch / f"{self.base_path.name}.pb")
-        grpc.body.write_bytes(predict_request(self._packed_row(), len(self.row), name))
+        row = self._packed_row(letter)
+        request = predict_request(row, len(self.row), name, are_doubles=letter == "d")
+        grpc.body.write_bytes(request)
         return rest, grpc
 
     def first_answer(self, bench: Bench, server: ServerProcess, call: Call) -> Expectation:
         """Check that an answer contains the numbers; all others must be equal to it."""
         answer = save_any_answer(bench, server, call)
         found = answer.read_bytes()
-        candidates = (
-            list(numbers_in(json.loads(found))) if call.protocol == "rest" else floats_in(found)
-        )
-        self._require_numbers(candidates, 1 if call.protocol == "rest" else 4)
+        if call.protocol == "rest":
+            self._require_numbers(list(numbers_in(json.loads(found))))
+        else:
+            self._require_packed_numbers(found)
         return Expectation(answer=answer)
 
     def bare_runs(
@@ -95,24 +96,28 @@ class NativeModel:
             runs.append(BatchRun(intra_op_threads, **run))
         return runs
 
-    def _packed_row(self) -> bytes:
-        return struct.pack(f"<{len(self.row)}f", *self.row)
+    def _packed_row(self, letter: str = "f") -> bytes:
+        return struct.pack(f"<{len(self.row)}{letter}", *self.row)
 
-    def _require_numbers(self, found: Sequence[float], step: int = 1) -> None:
-        """Require the numbers in a row among others; `step` is the distance from one to the next."""
-        span = (len(self.numbers) - 1) * step + 1
-        windows = (found[start : start + span : step] for start in range(len(found) - span + 1))
+    def _require_numbers(self, found: Sequence[float]) -> None:
+        """Require the numbers in a row among others."""
+        count = len(self.numbers)
+        windows = (found[start : start + count] for start in range(len(found) - count + 1))
         if not any(map(self._are_right, windows)):
             raise RuntimeError(f"{self.base_path.name}: got {found}, want {self.numbers}")
+
+    def _require_packed_numbers(self, message: bytes) -> None:
+        """Require the numbers in a row in a message, as floats or doubles, at any position."""
+        for letter in "fd":
+            layout = struct.Struct(f"<{len(self.numbers)}{letter}")
+            for start in range(len(message) - layout.size + 1):
+                if self._are_right(layout.unpack_from(message, start)):
+                    return
+        raise RuntimeError(f"{self.base_path.name}: got {message!r}, want {self.numbers}")
 
     def _are_right(self, found: Sequence[float]) -> bool:
         pairs = zip(found, self.numbers, strict=True)
         return all(math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-5) for one, other in pairs)
-
-
-def floats_in(message: bytes) -> list[float]:
-    """What a message contains as floats at each position."""
-    return [struct.unpack_from("<f", message, at)[0] for at in range(len(message) - 3)]
 
 
 def numbers_in(value: Any) -> Iterator[float]:
