@@ -21,14 +21,13 @@ from servable.errors import (
 from servable.loaders._saved_model_files import (
     GRAPH,
     TEXT_GRAPH,
-    CutOffError,
-    ForwardFile,
     NeededFiles,
     needed_files_of,
     read_needed_files,
 )
 from servable.loaders._size import size_of_files
 from servable.loaders._tensorflow_runtime import TensorFlowRuntime
+from servable.loaders._wire import CutOffError, ForwardFile
 from servable.sources._model_files import explain_files
 
 if TYPE_CHECKING:

@@ -10,35 +10,24 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 from servable._server.config.text_proto import new_message
+from servable.loaders._wire import (
+    CutOffError,
+    ForwardFile,
+    LocalFile,
+    MalformedError,
+    Wire,
+    identity_of,
+)
 
 GRAPH, TEXT_GRAPH = "saved_model.pb", "saved_model.pbtxt"
 
-_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _MAX_NAME_BYTES = 4096
 _MAX_TEXT_BYTES = 64 << 20
 _MAX_OBJECTS = 100_000
 _ASSETS_COLLECTION = b"saved_model_assets"
-
-
-class ForwardFile(Protocol):
-    """A file that is read forwards, once.
-
-    Attributes:
-        size: The size in bytes, if it is known.
-    """
-
-    @property
-    def size(self) -> int | None:
-        """See the class."""
-
-    def read(self, count: int, /) -> bytes:
-        """The next bytes; fewer only at the end of the file."""
-
-    def skip(self, count: int, /) -> None:
-        """Skip bytes, also beyond the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +43,6 @@ class NeededFiles:
     assets: frozenset[str] = frozenset()
 
 
-class CutOffError(Exception):
-    """A graph is truncated: the rest is still to be written."""
-
-
-class _MalformedError(Exception):
-    """The bytes are no message."""
-
-
 def needed_files_of(directory: str) -> NeededFiles | None:
     """The files that the graph in a local directory needs; cached while the file is unchanged.
 
@@ -74,11 +55,10 @@ def needed_files_of(directory: str) -> NeededFiles | None:
     """
     path = os.path.join(directory, GRAPH)
     try:
-        stat = os.stat(path)
+        identity = identity_of(path)
     except FileNotFoundError:
         path = os.path.join(directory, TEXT_GRAPH)
-        stat = os.stat(path)
-    identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        identity = identity_of(path)
     return _needed_files_at(path, identity)
 
 
@@ -86,7 +66,7 @@ def needed_files_of(directory: str) -> NeededFiles | None:
 def _needed_files_at(path: str, identity: tuple[int, ...]) -> NeededFiles | None:
     del identity  # a part of the key
     with open(path, "rb") as file:
-        return read_needed_files(os.path.basename(path), _LocalFile(file))
+        return read_needed_files(os.path.basename(path), LocalFile(file))
 
 
 def read_needed_files(name: str, file: ForwardFile) -> NeededFiles | None:
@@ -106,13 +86,13 @@ def read_needed_files(name: str, file: ForwardFile) -> NeededFiles | None:
     if name == TEXT_GRAPH:
         text = file.read(_MAX_TEXT_BYTES + 1)
         return None if len(text) > _MAX_TEXT_BYTES else _read_text(text)
-    wire = _Wire(file)
+    wire = Wire(file)
     needed = []
     try:
         for number, length in wire.fields(file.size):
             if number == 2:  # SavedModel.meta_graphs
                 needed.append(_read_meta_graph(wire, length))
-    except _MalformedError:
+    except MalformedError:
         return None
     if not needed:
         raise CutOffError
@@ -122,7 +102,7 @@ def read_needed_files(name: str, file: ForwardFile) -> NeededFiles | None:
     )
 
 
-def _read_meta_graph(wire: _Wire, length: int) -> NeededFiles:
+def _read_meta_graph(wire: Wire, length: int) -> NeededFiles:
     has_saver, restores_objects = False, None
     assets: set[str] = set()
     for number, size in wire.fields(length):
@@ -141,14 +121,14 @@ def _read_meta_graph(wire: _Wire, length: int) -> NeededFiles:
     )
 
 
-def _read_asset(wire: _Wire, length: int) -> Iterator[str]:
+def _read_asset(wire: Wire, length: int) -> Iterator[str]:
     """The filename of an AssetFileDef."""
     for number, size in wire.fields(length):
         if number == 2 and 0 < size <= _MAX_NAME_BYTES:
             yield os.fsdecode(wire.take(size))
 
 
-def _read_collection(wire: _Wire, length: int) -> Iterator[str]:
+def _read_collection(wire: Wire, length: int) -> Iterator[str]:
     """The filenames in an entry of collection_def: key, value.any_list.value.value."""
     key = b""
     for number, size in wire.fields(length):
@@ -164,7 +144,7 @@ def _read_collection(wire: _Wire, length: int) -> Iterator[str]:
                             yield from _read_asset(wire, part_size)
 
 
-def _restores_objects(wire: _Wire, length: int) -> bool:
+def _restores_objects(wire: Wire, length: int) -> bool:
     """Whether an object of a SavedObjectGraph is restored from the files of variables."""
     count = 0
     for number, size in wire.fields(length):
@@ -200,91 +180,3 @@ def _view_has_variables(graph: Any) -> bool:
         node.HasField("variable") or node.saveable_objects or node.HasField("registered_saver")
         for node in graph.object_graph_def.nodes
     )
-
-
-class _LocalFile:
-    """A local file, as a `ForwardFile`."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size: int | None = os.fstat(file.fileno()).st_size
-
-    def read(self, count: int) -> bytes:
-        return self._file.read(count)
-
-    def skip(self, count: int) -> None:
-        self._file.seek(count, os.SEEK_CUR)
-
-
-class _Wire:
-    """The fields of messages in a file."""
-
-    def __init__(self, file: ForwardFile) -> None:
-        self._file = file
-        self._position = 0
-
-    def fields(self, length: int | None) -> Iterator[tuple[int, int]]:
-        """The length-delimited fields of the message at this position.
-
-        Unread content of a field is skipped.
-
-        Args:
-            length: The length of the message; `None` if it extends to the end of the file.
-
-        Yields:
-            The number and the length of each field.
-
-        Raises:
-            CutOffError: The file ends within a field.
-            _MalformedError: This is no message.
-        """
-        end = None if length is None else self._position + length
-        while end is None or self._position < end:
-            tag = self._varint(may_end=end is None)
-            if tag is None:
-                return
-            number, kind = tag >> 3, tag & 7
-            if tag == 0:
-                raise CutOffError  # space that was reserved for the file is filled with zeros
-            if kind == _BYTES:
-                size = self._varint() or 0
-                next_field = self._position + size
-                if self._file.size is not None and next_field > self._file.size:
-                    raise CutOffError
-                yield number, size
-                self._skip(next_field - self._position)
-            elif kind == _VARINT:
-                self._varint()
-            elif kind in (_FIXED_64, _FIXED_32):
-                self._skip(8 if kind == _FIXED_64 else 4)
-            else:
-                raise _MalformedError
-
-    def take(self, length: int) -> bytes:
-        """The content of a field."""
-        content = self._file.read(length)
-        self._position += len(content)
-        if len(content) < length:
-            raise CutOffError
-        return content
-
-    def _skip(self, count: int) -> None:
-        if count < 0:
-            raise _MalformedError  # a field was longer than its message
-        if count:
-            self._file.skip(count)
-            self._position += count
-
-    def _varint(self, *, may_end: bool = False) -> int | None:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._file.read(1)
-            if not byte:
-                if may_end and shift == 0:
-                    return None
-                raise CutOffError
-            self._position += 1
-            value |= (byte[0] & 0x7F) << shift
-            if byte[0] < 0x80:
-                return value
-        raise _MalformedError

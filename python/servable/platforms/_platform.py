@@ -25,7 +25,7 @@ from servable.loaders._worker_pool import WorkerLoader
 from servable.warmup._replay import WarmUpLoader, WarmUpOptions
 
 if TYPE_CHECKING:
-    from servable.loaders._saved_model_files import ForwardFile
+    from servable.loaders._wire import ForwardFile
     from servable.sources._configured import VersionDirectory
 
 
@@ -168,6 +168,11 @@ class Platform(abc.ABC):
             ServableError: It cannot be read.
             ImportError: A required package is not installed.
         """
+
+    def properties(self, directory: str) -> Mapping[str, str]:
+        """What the files tell about a version beside its signatures, by name, for people; raises nothing."""
+        del directory
+        return {}
 
     @abc.abstractmethod
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from servable.errors import Code, LoadError
+from servable.errors import Code, LoadError, ServableError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._manifest import read_manifest
 from servable.loaders._native import NativeLoader
 from servable.loaders._onnx import OnnxOptions, cuda_libraries, onnx_runtime
+from servable.loaders._onnx_file import (
+    has_external_data,
+    read_local,
+    read_model,
+    require_external_data,
+    size_of_external_data,
+)
+from servable.loaders._wire import CutOffError, ForwardFile
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -49,6 +57,37 @@ class OnnxPlatform(Platform):
         """Whether there is a model."""
         return model_file(files) is not None
 
+    def has_all_files(
+        self, files: Collection[str], open_file: Callable[[str], ForwardFile] | None = None
+    ) -> bool:
+        """Whether there is a model with its external data, as far as it can be opened."""
+        name = model_file(files)
+        if name is None:
+            return False
+        if open_file is None:
+            return True
+        try:
+            model = read_model(open_file(name))
+        except CutOffError:
+            return False
+        except (OSError, ServableError):
+            return True  # the load reports what is wrong
+        return model is None or model.files_inside().keys() <= set(files)
+
+    def is_complete(self, directory: str) -> bool:
+        """Whether there is a model with its external data."""
+        name = model_file(names_in(directory))
+        return name is not None and has_external_data(path_in(directory, name))
+
+    def properties(self, directory: str) -> Mapping[str, str]:
+        """Format, producer, operator sets and metadata of the model."""
+        name = model_file(names_in(directory))
+        try:
+            model = read_local(path_in(directory, name)) if name else None
+        except (CutOffError, OSError):
+            model = None
+        return model.properties if model else {}
+
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
         """Load the model, without optimising it."""
         return self._loader(directory, OnnxOptions(graph_optimization="none")).describe()
@@ -68,6 +107,7 @@ class OnnxPlatform(Platform):
             name = model_file(names_in(version))
             if name is None:
                 raise LoadError(f"{version}: want {self.contents}", code=Code.NOT_FOUND)
+            require_external_data(path_in(version, name))
             manifest = read_manifest(version) if os.path.isdir(version) else None
             labels = [str(label) for label in manifest.class_labels] if manifest else ()
             with cuda_libraries(self._runtime, options):
@@ -80,7 +120,16 @@ class OnnxPlatform(Platform):
                     in_background=True,
                 )
 
-        return NativeLoader(version, load, ram_per_file_byte=_RAM_PER_FILE_BYTE)
+        return NativeLoader(
+            version, load, ram_per_file_byte=_RAM_PER_FILE_BYTE, other_bytes=_ram_of_files_beside
+        )
+
+
+def _ram_of_files_beside(version: str) -> int:
+    """The memory for external data that are no part of the version, since that is a single file."""
+    if not os.path.isfile(version):
+        return 0
+    return int(size_of_external_data(version) * _RAM_PER_FILE_BYTE)
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:

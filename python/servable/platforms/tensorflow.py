@@ -46,8 +46,9 @@ from servable.loaders._saved_model import (
     has_saved_model_files,
     is_saved_model,
 )
-from servable.loaders._saved_model_files import GRAPH, TEXT_GRAPH, ForwardFile
+from servable.loaders._saved_model_files import GRAPH, TEXT_GRAPH
 from servable.loaders._tensorflow_runtime import TensorFlowRuntime
+from servable.loaders._wire import ForwardFile
 from servable.platforms import (
     Platform,
     PlatformContext,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from servable.loaders._saved_model_files import (
-    CutOffError,
     NeededFiles,
     needed_files_of,
     read_needed_files,
 )
+from servable.loaders._wire import CutOffError
 
 
 class Bytes:

@@ -20,6 +20,7 @@ from servable.platforms import Platform, PlatformContext, find_platforms
 
 _DEFAULT_URL = "http://localhost:8500"
 _MODELS_PATH = "/v1/models/"
+_LONGEST_PROPERTY = 500
 
 
 def run(program: str, arguments: Sequence[str]) -> int:
@@ -49,6 +50,8 @@ def run(program: str, arguments: Sequence[str]) -> int:
         return 1
     print(f"Model {model.name}, version {'unknown' if model.version is None else model.version}")
     print(f"in {model.place}")
+    for name, text in model.properties.items():
+        print(_property(name, text))
     for name, signature in model.signatures.items():
         print("\n" + "\n".join(_signature(model.name, url, address, name, signature)))
     return 0
@@ -63,8 +66,14 @@ def _described(options: argparse.Namespace) -> tuple[ModelDescription, str, str]
     platforms = find_platforms(PlatformContext(Flags(saved_model_tags=options.saved_model_tags)))
     model = _only_model(options, platforms)
     number, path = version_of(model, options.version)
-    signatures = platforms[model.platform].describe(path)
-    described = ModelDescription(options.name or model.name, number, path, signatures)
+    platform = platforms[model.platform]
+    described = ModelDescription(
+        options.name or model.name,
+        number,
+        path,
+        platform.describe(path),
+        platform.properties(path),
+    )
     url = options.url or _DEFAULT_URL
     return described, url, url.partition("://")[2]  # every port of this server takes gRPC
 
@@ -89,6 +98,13 @@ def _server(url: str, name: str | None) -> tuple[str, str]:
     if not name:
         raise InvalidInputError(f"Name the model: servable inspect {url} MODEL")
     return base.rstrip("/"), name
+
+
+def _property(name: str, text: str) -> str:
+    """A line for a property; a model can neither add lines nor control the terminal."""
+    shown = text if len(text) <= _LONGEST_PROPERTY else f"{text[:_LONGEST_PROPERTY]} ..."
+    line = f"{name}: {shown}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _signature(

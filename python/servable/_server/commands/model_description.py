@@ -7,7 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from servable._server.config.text_proto import new_message
@@ -27,12 +27,14 @@ class ModelDescription:
         version: The version number, if it is known.
         place: The source of the description.
         signatures: The signatures, by name.
+        properties: What the files tell beside the signatures, by name.
     """
 
     name: str
     version: int | None
     place: str
     signatures: Mapping[str, SignatureDescription]
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 def fetch(url: str, name: str, version: int | None) -> ModelDescription:
