@@ -607,10 +607,10 @@ class Workers:
             ServableError: No process was added, or its signatures cannot be read.
         """
 
-    def condemned(self, number: int) -> str | None:
+    def replacement_reason(self, number: int) -> str | None:
         """Why a process must be replaced, if that is not because it ended by itself, such as `hung, and was killed`."""
 
-    def lost(self, number: int, how: str) -> tuple[bool, bool]:
+    def remove(self, number: int, how: str) -> tuple[bool, bool]:
         """Remove a process that has ended.
 
         Args:

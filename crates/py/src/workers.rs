@@ -54,14 +54,14 @@ impl PyWorkers {
         })
     }
 
-    fn condemned(&self, number: u64) -> Option<String> {
-        self.workers.condemned(number)
+    fn replacement_reason(&self, number: u64) -> Option<String> {
+        self.workers.replacement_reason(number)
     }
 
-    fn lost(&self, py: Python<'_>, number: u64, how: &str) -> (bool, bool) {
+    fn remove(&self, py: Python<'_>, number: u64, how: &str) -> (bool, bool) {
         py.detach(|| {
-            let last = self.workers.lost(number, how);
-            (last.was_busy, last.has_answered)
+            let report = self.workers.remove(number, how);
+            (report.was_busy, report.has_answered)
         })
     }
 

@@ -24,7 +24,10 @@ mod frame;
 mod message;
 mod region;
 mod serve;
+mod slot;
+mod workers;
 
 pub use description::Description;
-pub use executor::{LastWords, WorkerExecutor, Workers};
+pub use executor::WorkerExecutor;
 pub use serve::{Model, serve};
+pub use workers::{ExitReport, Workers};

@@ -159,7 +159,7 @@ fn only_inputs_that_do_not_match_their_specs_are_checked_by_the_worker() {
 }
 
 /// Whether the other end of a control socket has been shut down.
-fn is_hung_up(control: &mut UnixStream) -> bool {
+fn is_disconnected(control: &mut UnixStream) -> bool {
     matches!(control.read(&mut [0]), Ok(0))
 }
 
@@ -172,11 +172,11 @@ fn a_run_whose_worker_ends_is_unavailable_and_the_next_waits_for_another() {
         let running = scope.spawn(|| run(&executor, text(""), None).expect_err("nobody answers"));
         (&ends[0]).read_exact(&mut [0; 4]).expect("a request is sent");
         drop(ends);
-        assert!(is_hung_up(&mut control), "the process is to be replaced");
-        assert_eq!(workers.condemned(number), None, "it has ended by itself");
+        assert!(is_disconnected(&mut control), "the process is to be replaced");
+        assert_eq!(workers.replacement_reason(number), None, "it has ended by itself");
         let next = scope.spawn(|| run(&executor, text("x"), None));
-        let last = workers.lost(number, "was killed by SIGKILL");
-        assert!(last.was_busy && !last.has_answered);
+        let report = workers.remove(number, "was killed by SIGKILL");
+        assert!(report.was_busy && !report.has_answered);
         let error = running.join().expect("no panic");
         assert_eq!(error.to_string(), "UNAVAILABLE: the worker of m/1 was killed by SIGKILL during the request");
         let (_, (_control, ends)) = add(&workers, 1);
@@ -192,7 +192,7 @@ fn without_a_worker_requests_are_refused_after_a_while_or_at_once_with_a_reason(
     let workers = Workers::new("m/1");
     let executor = executor(&workers);
     let (number, _ends) = add(&workers, 1);
-    workers.lost(number, "exited with status 7");
+    workers.remove(number, "exited with status 7");
     let start = Instant::now();
     let error = run(&executor, text(""), None).expect_err("there is no worker");
     assert!(start.elapsed() > Duration::from_secs(1));
@@ -220,7 +220,7 @@ fn a_busy_slot_is_waited_for_until_the_deadline() {
 }
 
 #[test]
-fn a_worker_that_hangs_is_condemned_some_time_after_the_deadline() {
+fn a_worker_that_hangs_is_replaced_some_time_after_the_deadline() {
     let workers = Workers::new("m/1");
     let executor = executor(&workers);
     let (number, (mut control, _ends)) = add(&workers, 1);
@@ -228,8 +228,8 @@ fn a_worker_that_hangs_is_condemned_some_time_after_the_deadline() {
     let expected = "DEADLINE_EXCEEDED: the worker of m/1 did not answer in time, and was restarted";
     // The deadline may already be over when a slot is looked for.
     if error.to_string() == expected {
-        assert_eq!(workers.condemned(number).as_deref(), Some("hung, and was killed"));
-        assert!(is_hung_up(&mut control));
+        assert_eq!(workers.replacement_reason(number).as_deref(), Some("hung, and was killed"));
+        assert!(is_disconnected(&mut control));
     }
     let error = run(&executor, text(""), Some(Instant::now() + Duration::from_millis(50))).expect_err("nobody answers");
     assert_eq!(error.code, Code::DeadlineExceeded);
@@ -249,9 +249,9 @@ fn answered_with(answer: Vec<u8>) -> (ServingError, Option<String>) {
     });
     let inputs = vec![bytes(100_000, 1)];
     let error = run(&executor, inputs, Some(Instant::now() + Duration::from_secs(20))).expect_err("it is damaged");
-    let condemned = workers.condemned(number);
+    let replacement_reason = workers.replacement_reason(number);
     drop(sender);
-    (error, condemned)
+    (error, replacement_reason)
 }
 
 fn framed(bytes: &[u8]) -> Vec<u8> {
@@ -280,8 +280,8 @@ fn damaged_replies_are_errors_and_the_process_is_replaced() {
         (framed(&of_region(0)), "a tensor is not in the shared memory"),
         (framed(&of_region(far)), "a tensor is not in the shared memory"),
     ] {
-        let (error, condemned) = answered_with(answer);
-        assert_eq!(condemned, Some(format!("sent a damaged message ({what}), and was killed")));
+        let (error, replacement_reason) = answered_with(answer);
+        assert_eq!(replacement_reason, Some(format!("sent a damaged message ({what}), and was killed")));
         let text = format!(
             "UNAVAILABLE: the worker of m/1 sent a damaged message ({what}), and was killed during the request"
         );
@@ -327,9 +327,9 @@ fn a_process_that_must_be_replaced_gets_no_further_request() {
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.text().contains("the last one sent a damaged message"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(30));
-    let last = workers.lost(number, "was killed by SIGKILL");
-    assert!(last.was_busy);
-    assert_eq!(workers.condemned(number), None);
+    let report = workers.remove(number, "was killed by SIGKILL");
+    assert!(report.was_busy);
+    assert_eq!(workers.replacement_reason(number), None);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn closing_closes_every_connection() {
     let workers = Workers::new("m/1");
     let (_, (mut control, ends)) = add(&workers, 2);
     workers.close();
-    assert!(is_hung_up(&mut control));
+    assert!(is_disconnected(&mut control));
     for mut end in ends {
         assert!(matches!(end.read(&mut [0]), Ok(0)), "a worker waits for it");
     }

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         loader = make_loader()
         loader.load()
     except BaseException as error:  # `sys.exit` in a model fails the load, as in the server
-        send_answer(control, FAILED, json.dumps(_told(error)).encode())
+        send_answer(control, FAILED, json.dumps(_error_document(error)).encode())
         return
     servable = cast("Servable", loader.servable)
     send_answer(control, LOADED, servable.description())
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         loader.unload()
 
 
-def _told(error: BaseException) -> dict[str, object]:
+def _error_document(error: BaseException) -> dict[str, object]:
     if isinstance(error, ServableError):
         return {"code": int(error.code), "message": error.message, "may_pass": error.may_pass}
     message = f"{type(error).__name__}: {error}"
@@ -76,9 +76,9 @@ def _end_with_the_server(control: socket.socket) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
-        hung_up = select.poll()
-        hung_up.register(control, 0)
-        hung_up.poll()
+        disconnected = select.poll()
+        disconnected.register(control, 0)
+        disconnected.poll()
         # The main thread detects it too, and gets some time to close the model.
         threading.Event().wait(_CLOSE_SECONDS)
         os._exit(1)

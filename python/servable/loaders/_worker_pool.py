@@ -122,18 +122,18 @@ class WorkerProcess:
             while self._control.recv(4096):
                 pass
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection: the process ends, and `load` and `wait` return. Called from any thread."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
-    def end(self, patience_seconds: float = _END_SECONDS) -> str:
+    def end(self, timeout_seconds: float = _END_SECONDS) -> str:
         """Ensure that the process has ended, and describe how."""
-        self.hang_up()
+        self.disconnect()
         for slot in self._slots:
             slot.close()
         try:
-            status = self.process.wait(patience_seconds)
+            status = self.process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
@@ -262,7 +262,7 @@ class WorkerPool:
         with self._changed:
             self._is_closed = True
             for worker in self._alive:
-                worker.hang_up()
+                worker.disconnect()
             self._changed.notify_all()
         self._workers.close()
         for thread in self._threads:
@@ -280,19 +280,19 @@ class WorkerPool:
                 if not is_loaded:
                     self._fail(LoadError(f"cannot start a worker: {error}"))
                     return
-                how, losses = self._cannot_replace(error), losses + 1
+                how, losses = self._report_failed_replacement(error), losses + 1
                 continue
-            self._note(worker, is_alive=True)
+            self._set_alive(worker, is_alive=True)
             try:
                 number = worker.join(self._workers, worker.load())
             except Exception as error:
                 worker.process.kill()
                 worker.end()
-                self._note(worker, is_alive=False)
+                self._set_alive(worker, is_alive=False)
                 if not is_loaded:
                     self._fail(error)
                     return
-                how, losses = self._cannot_replace(error), losses + 1
+                how, losses = self._report_failed_replacement(error), losses + 1
                 continue
             _log.info("The process %d runs %s", worker.process.pid, self._name)
             if not is_loaded:
@@ -301,12 +301,12 @@ class WorkerPool:
                     self._unloaded -= 1
                     self._changed.notify_all()
             worker.wait()
-            condemned = self._workers.condemned(number)
-            patience = _CLOSE_SECONDS if self._is_closed else _END_SECONDS
-            ended = worker.end(patience)
-            self._note(worker, is_alive=False)
-            how = condemned or ended
-            was_busy, has_answered = self._workers.lost(number, how)
+            replacement_reason = self._workers.replacement_reason(number)
+            timeout = _CLOSE_SECONDS if self._is_closed else _END_SECONDS
+            ended = worker.end(timeout)
+            self._set_alive(worker, is_alive=False)
+            how = replacement_reason or ended
+            was_busy, has_answered = self._workers.remove(number, how)
             losses = 1 if has_answered else losses + 1
             if not self._is_closed:
                 when = "" if was_busy else " while it was idle"
@@ -324,7 +324,7 @@ class WorkerPool:
                 self._changed.wait_for(lambda: self._is_closed, seconds)
         return not self._is_closed
 
-    def _cannot_replace(self, error: Exception) -> str:
+    def _report_failed_replacement(self, error: Exception) -> str:
         if not self._is_closed:
             _log.error("A worker of %s cannot be replaced: %s", self._name, error)
             self._workers.refuse(str(error))
@@ -335,12 +335,12 @@ class WorkerPool:
             self._load_error = self._load_error or error
             self._changed.notify_all()
 
-    def _note(self, worker: WorkerProcess, *, is_alive: bool) -> None:
+    def _set_alive(self, worker: WorkerProcess, *, is_alive: bool) -> None:
         with self._changed:
             if is_alive:
                 self._alive.add(worker)
                 if self._is_closed:
-                    worker.hang_up()
+                    worker.disconnect()
             else:
                 self._alive.discard(worker)
 
