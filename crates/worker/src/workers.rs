@@ -30,7 +30,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Workers {
     name: String,
     state: Mutex<State>,
-    changed: Condvar,
+    /// A slot or a process was added, or requests are refused.
+    available: Condvar,
+    /// A process was removed.
+    exited: Condvar,
 }
 
 #[derive(Default)]
@@ -91,7 +94,7 @@ impl Workers {
     ///
     /// `name` is the servable id, for messages.
     pub fn new(name: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), state: Mutex::default(), changed: Condvar::new() })
+        Arc::new(Self { name: name.into(), state: Mutex::default(), available: Condvar::new(), exited: Condvar::new() })
     }
 
     /// Adds a process that has loaded the version.
@@ -118,7 +121,7 @@ impl Workers {
         state.processes.insert(number, Arc::new(process));
         state.idle.extend(slots.into_iter().enumerate().map(|(index, slot)| ((index, number), slot)));
         (state.last_exit, state.refusal) = (None, None);
-        self.changed.notify_all();
+        self.available.notify_all();
         number
     }
 
@@ -139,7 +142,7 @@ impl Workers {
         if let Some((_, last)) = &mut state.last_exit {
             how.clone_into(last);
         }
-        self.changed.notify_all();
+        self.exited.notify_all();
         ExitReport {
             was_busy: process.as_ref().is_some_and(|process| closed.len() < process.slots),
             has_answered: process.is_some_and(|process| process.has_answered.load(Ordering::Relaxed)),
@@ -153,7 +156,7 @@ impl Workers {
         state.retired.insert(number, process);
         if state.processes.is_empty() {
             state.last_exit = Some((Instant::now(), how.to_owned()));
-            self.changed.notify_all();
+            self.available.notify_all();
         }
         let keys: Vec<_> = state.idle.keys().copied().filter(|&(_, process)| process == number).collect();
         keys.iter().filter_map(|key| state.idle.remove(key)).collect()
@@ -162,7 +165,7 @@ impl Workers {
     /// Refuses requests while there is no process, with this explanation, until one is added.
     pub fn refuse(&self, explanation: &str) {
         self.state().refusal = Some(explanation.to_owned());
-        self.changed.notify_all();
+        self.available.notify_all();
     }
 
     /// Refuses all further requests and closes all connections, so that the processes end.
@@ -171,7 +174,7 @@ impl Workers {
         state.is_closed = true;
         let idle = std::mem::take(&mut state.idle);
         let processes: Vec<_> = state.processes.values().chain(state.retired.values()).map(Arc::clone).collect();
-        self.changed.notify_all();
+        self.available.notify_all();
         drop(state);
         drop(idle);
         for process in processes {
@@ -216,10 +219,10 @@ impl Workers {
                 return Err(ServingError::new(Code::DeadlineExceeded, text));
             }
             state = match until {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.available.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(until) => {
                     let left = until.saturating_duration_since(Instant::now());
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.available.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
@@ -230,7 +233,7 @@ impl Workers {
         let mut state = self.state();
         if !state.is_closed && state.processes.contains_key(&process.number) {
             state.idle.insert((index, process.number), slot);
-            self.changed.notify_one();
+            self.available.notify_one();
         }
     }
 
@@ -280,7 +283,7 @@ impl Workers {
         }
         drop(self.retire(process.number, process.replacement_reason.get().map_or("ended", String::as_str)));
         let unknown = |_: &mut State| process.exit.get().is_none() && process.replacement_reason.get().is_none();
-        let waited = self.changed.wait_timeout_while(self.state(), EXIT_WAIT, unknown);
+        let waited = self.exited.wait_timeout_while(self.state(), EXIT_WAIT, unknown);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         let how = process.replacement_reason.get().or_else(|| process.exit.get()).map_or("ended", String::as_str);
         ServingError::new(Code::Unavailable, format!("the worker of {} {how} during the request", self.name))

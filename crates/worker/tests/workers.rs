@@ -342,3 +342,29 @@ fn closing_closes_every_connection() {
         assert!(matches!(end.read(&mut [0]), Ok(0)), "a worker waits for it");
     }
 }
+
+#[test]
+fn a_free_slot_goes_to_a_waiting_request_while_another_waits_for_the_exit_of_its_worker() {
+    let workers = Workers::new("m/1");
+    let executor = executor(&workers);
+    let (_ended, (mut control, ends)) = add(&workers, 1);
+    let (_, (_other_control, other_ends)) = add(&workers, 1);
+    for end in other_ends {
+        std::thread::spawn(move || serve(&Echo, end.into()));
+    }
+    std::thread::scope(|scope| {
+        let failing = scope.spawn(|| run(&executor, text(""), None));
+        (&ends[0]).read_exact(&mut [0; 4]).expect("a request is sent");
+        let sleeping = scope.spawn(|| run(&executor, text("sleep"), None));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(ends);
+        assert!(is_disconnected(&mut control));
+        std::thread::sleep(Duration::from_millis(50));
+        // The failed request waits for the description of the exit, which is not known for two seconds.
+        let start = Instant::now();
+        run(&executor, text(""), None).expect("the other worker echoes");
+        assert!(start.elapsed() < Duration::from_secs(1), "the free slot was not passed on");
+        sleeping.join().expect("no panic").expect("it echoes");
+        failing.join().expect("no panic").expect_err("its worker has ended");
+    });
+}
