@@ -392,10 +392,13 @@ def test_models_that_cannot_be_served_say_why(tmp_path: Path) -> None:
     wanted = {
         "packed": ("UNIMPLEMENTED", 'output "y": tensors of int4 are not supported'),
         "sequence": ("UNIMPLEMENTED", 'output "y": a sequence cannot be returned'),
-        "custom": ("FAILED_PRECONDITION", "com.acme:Fancy(-1) is not a registered function/op"),
-        "late_opset": ("FAILED_PRECONDITION", "Opset 999 is under development"),
-        "late_format": ("FAILED_PRECONDITION", "Unsupported model IR version: 999, max supported"),
-        "external": ("FAILED_PRECONDITION", "weights.bin"),
+        "custom": (
+            "FAILED_PRECONDITION",
+            "com.acme:Fancy(-1) is not a registered function/op; ONNX Runtime",
+        ),
+        "late_opset": ("FAILED_PRECONDITION", "the model has operator set 999; ONNX Runtime "),
+        "late_format": ("FAILED_PRECONDITION", "the model has IR version 999; ONNX Runtime "),
+        "external": ("NOT_FOUND", "external data 'weights.bin': No such file or directory"),
         "truncated": ("DATA_LOSS", "Protobuf parsing failed"),
         "cuda": ("FAILED_PRECONDITION", "install onnxruntime-gpu in place of onnxruntime"),
     }

@@ -48,7 +48,7 @@ pub(crate) struct Declarations {
 }
 
 impl Declarations {
-    /// Asks a session, and the file that it was loaded from.
+    /// The declarations of a session, and of the file that it was loaded from.
     ///
     /// # Errors
     ///
@@ -66,9 +66,9 @@ impl Declarations {
         // SAFETY: guaranteed by the caller.
         let (mut inputs, optional, outputs) = unsafe {
             (
-                Questions::about_inputs(api).ask(session, memory)?,
-                Questions::about_optional_inputs(api).ask(session, memory)?,
-                Questions::about_outputs(api).ask(session, memory)?,
+                TensorQueries::of_inputs(api).describe_all(session, memory)?,
+                TensorQueries::of_optional_inputs(api).describe_all(session, memory)?,
+                TensorQueries::of_outputs(api).describe_all(session, memory)?,
             )
         };
         let mut defaults = BTreeMap::new();
@@ -104,7 +104,7 @@ impl Declarations {
 }
 
 /// The functions of a session that describe its inputs, or its outputs.
-struct Questions {
+struct TensorQueries {
     api: &'static Api,
     role: &'static str,
     count: unsafe extern "C" fn(*const RawSession, *mut usize) -> Status,
@@ -112,8 +112,8 @@ struct Questions {
     type_info: unsafe extern "C" fn(*const RawSession, usize, *mut *mut RawTypeInfo) -> Status,
 }
 
-impl Questions {
-    fn about_inputs(api: &'static Api) -> Self {
+impl TensorQueries {
+    fn of_inputs(api: &'static Api) -> Self {
         Self {
             api,
             role: "input",
@@ -123,7 +123,7 @@ impl Questions {
         }
     }
 
-    fn about_optional_inputs(api: &'static Api) -> Self {
+    fn of_optional_inputs(api: &'static Api) -> Self {
         Self {
             api,
             role: "input",
@@ -133,7 +133,7 @@ impl Questions {
         }
     }
 
-    fn about_outputs(api: &'static Api) -> Self {
+    fn of_outputs(api: &'static Api) -> Self {
         Self {
             api,
             role: "output",
@@ -148,12 +148,12 @@ impl Questions {
     /// # Safety
     ///
     /// The session must be alive.
-    unsafe fn ask(&self, session: *const RawSession, memory: Memory) -> Result<Vec<Declared>> {
+    unsafe fn describe_all(&self, session: *const RawSession, memory: Memory) -> Result<Vec<Declared>> {
         let mut count = 0;
         // SAFETY: guaranteed by the caller.
         self.api.check(unsafe { (self.count)(session, &raw mut count) })?;
         // SAFETY: as above, and the indices are below the count.
-        let each = (0..count).map(|index| unsafe { self.ask_about(session, index, memory) });
+        let each = (0..count).map(|index| unsafe { self.describe(session, index, memory) });
         let mut all = each.collect::<Result<Vec<_>>>()?;
         all.sort_by(|one, other| one.spec.alias.cmp(&other.spec.alias));
         Ok(all)
@@ -162,7 +162,7 @@ impl Questions {
     /// # Safety
     ///
     /// The session must be alive, and have this index.
-    unsafe fn ask_about(&self, session: *const RawSession, index: usize, memory: Memory) -> Result<Declared> {
+    unsafe fn describe(&self, session: *const RawSession, index: usize, memory: Memory) -> Result<Declared> {
         let (api, mut text, mut info) = (self.api, ptr::null_mut(), ptr::null_mut());
         // SAFETY: guaranteed by the caller. The name is ours, ends in a NUL, and is freed once it is copied.
         let name = unsafe {
@@ -188,13 +188,13 @@ impl Questions {
 struct TypeInfo(&'static Api, *mut RawTypeInfo);
 
 /// The form, dtype and shape of a tensor as clients see it, or why they cannot see it.
-type Seen = Result<(Form, DType, Option<Vec<i64>>), String>;
+type ClientType = Result<(Form, DType, Option<Vec<i64>>), String>;
 
 /// The dtype and the shape of a tensor, or why clients cannot see it.
-type SeenTensor = Result<(DType, Option<Vec<i64>>), String>;
+type ClientTensor = Result<(DType, Option<Vec<i64>>), String>;
 
 impl TypeInfo {
-    fn form(&self) -> Result<Seen> {
+    fn form(&self) -> Result<ClientType> {
         let api = self.0;
         Ok(match self.kind()? {
             TENSOR => self.tensor()?.map(|(dtype, shape)| (Form::Tensor, dtype, shape)),
@@ -218,7 +218,7 @@ impl TypeInfo {
     }
 
     /// The matrix that stands for a sequence of such maps.
-    fn map_of_classes(&self) -> Result<Seen> {
+    fn map_of_classes(&self) -> Result<ClientType> {
         let (api, mut map, mut value) = (self.0, ptr::null(), ptr::null_mut());
         let mut key = 0;
         // SAFETY: the description is alive. The first result belongs to it, the last is ours.
@@ -239,7 +239,7 @@ impl TypeInfo {
         })
     }
 
-    fn tensor(&self) -> Result<SeenTensor> {
+    fn tensor(&self) -> Result<ClientTensor> {
         let (api, mut tensor) = (self.0, ptr::null());
         // SAFETY: the description is alive. The result belongs to it.
         let (element_type, shape) = unsafe {

@@ -9,8 +9,8 @@
 //!
 //! - `api`: the table of C functions.
 //! - `status`, `value`: conversions between objects of the C API and of Rust.
-//! - `attendant`: the thread that cancels runs at their deadline, and starts threads of sessions.
-//! - `threads`: the threads of a session.
+//! - `deadline_timer`: the thread that terminates runs at their deadline.
+//! - `threads`: the threads of sessions.
 //! - `declared`: the inputs and outputs of a session.
 //! - `model_file`: the parts of a model file that the C API does not tell.
 //! - `session`, `runtime`: the public interface.
@@ -19,7 +19,7 @@
 compile_error!("tensors are handed over as little-endian memory");
 
 mod api;
-mod attendant;
+mod deadline_timer;
 mod declared;
 mod model_file;
 mod runtime;

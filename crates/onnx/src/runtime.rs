@@ -12,10 +12,11 @@ use servable_model::error::{Code, Result, ServingError};
 use servable_native::OpenError;
 
 use crate::api::{Api, RawCudaOptions, RawEnv, RawSessionOptions, Status};
-use crate::attendant::Attendant;
+use crate::deadline_timer::DeadlineTimer;
 use crate::model_file::ModelFile;
 use crate::session::Session;
-use crate::threads::{ThreadStarter, join_thread, start_thread};
+use crate::status::with_version;
+use crate::threads::{ThreadSpawner, join_thread, start_thread};
 use crate::value::Memory;
 
 /// The lowest severity of messages that the runtime logs: errors.
@@ -32,7 +33,8 @@ pub struct Runtime {
     api: &'static Api,
     environment: *mut RawEnv,
     memory: Memory,
-    attendant: &'static Attendant,
+    timer: &'static DeadlineTimer,
+    spawner: &'static ThreadSpawner,
 }
 
 // SAFETY: the environment is not changed after it was made, and may be used by any thread.
@@ -103,10 +105,10 @@ impl Runtime {
     pub fn open(library: &Path) -> Result<Arc<Self>, OpenError> {
         let api = Api::open(library)?;
         let failed = |reason| OpenError::Library { path: library.to_owned(), reason };
-        let attendant = Attendant::start(api).map_err(failed)?;
+        let (timer, spawner) = (DeadlineTimer::start(api).map_err(failed)?, ThreadSpawner::start().map_err(failed)?);
         let environment = Environment::new(api).map_err(|error| failed(error.to_string()))?;
         let memory = default_memory(api).map_err(|error| failed(error.to_string()))?;
-        Ok(Arc::new(Self { api, environment: environment.keep(), memory, attendant }))
+        Ok(Arc::new(Self { api, environment: environment.keep(), memory, timer, spawner }))
     }
 
     /// The version of ONNX Runtime, such as `1.23.2`.
@@ -127,7 +129,7 @@ impl Runtime {
         let nul = |_| ServingError::invalid_argument("a path has a NUL byte in it");
         let path = CString::new(file.as_os_str().as_bytes()).map_err(nul)?;
         let session_options = SessionOptions::new(api)?;
-        let threads = session_options.configure(options, self.attendant)?;
+        session_options.configure(options, self.spawner)?;
         // Devices after the processor would get no operation.
         for provider in options.providers.iter().take_while(|provider| **provider != Provider::Cpu) {
             if let Provider::Cuda { device, memory_limit } = provider {
@@ -136,13 +138,15 @@ impl Runtime {
         }
         let mut raw = ptr::null_mut();
         // SAFETY: environment and options are alive, and the path ends in a NUL. The session is ours.
-        api.check(unsafe { (api.create_session)(self.environment, path.as_ptr(), session_options.raw, &raw mut raw) })?;
+        let status =
+            unsafe { (api.create_session)(self.environment, path.as_ptr(), session_options.raw, &raw mut raw) };
+        api.check(status).map_err(|error| with_version(error, self.version()))?;
         let raw = NonNull::new(raw).ok_or_else(|| ServingError::internal("the runtime returned no session"))?;
         // The runtime has read the file. If only it can, the worst is assumed of the model.
         let read = ModelFile::read(file);
         let read = read.unwrap_or_else(|_| ModelFile { has_loops: true, ..ModelFile::default() });
         // SAFETY: the session was just made.
-        unsafe { Session::from_raw(api, raw, self.memory, self.attendant, read, options.longest_run, threads) }
+        unsafe { Session::from_raw(api, raw, self.memory, self.timer, read, options.longest_run) }
     }
 
     /// The error for a GPU that cannot be used, with the package that is missing.
@@ -257,10 +261,9 @@ impl SessionOptions {
         Ok(Self { api, raw })
     }
 
-    /// Sets everything but devices. Returns what starts the threads of the session, which must outlive it.
-    fn configure(&self, options: &LoadOptions, attendant: &'static Attendant) -> Result<Option<Box<ThreadStarter>>> {
+    /// Sets everything but devices.
+    fn configure(&self, options: &LoadOptions, spawner: &'static ThreadSpawner) -> Result<()> {
         let api = self.api;
-        let mut starter = None;
         // SAFETY: the options are alive, texts end in a NUL, and the functions have the types that the runtime calls.
         unsafe {
             api.check((api.set_session_graph_optimization_level)(self.raw, options.optimization as c_int))?;
@@ -276,16 +279,14 @@ impl SessionOptions {
                 Threads::Own(number) => {
                     api.check((api.set_intra_op_num_threads)(self.raw, c_int::from(number.get())))?;
                     self.set_entry(c"session.intra_op.allow_spinning", c"0")?;
-                    let own = Box::new(ThreadStarter::new(attendant));
-                    let argument = ptr::from_ref(own.as_ref()).cast_mut().cast();
+                    let argument = ptr::from_ref(spawner).cast_mut().cast();
                     api.check((api.session_options_set_custom_thread_creation_options)(self.raw, argument))?;
                     api.check((api.session_options_set_custom_create_thread_fn)(self.raw, start_thread))?;
                     api.check((api.session_options_set_custom_join_thread_fn)(self.raw, join_thread))?;
-                    starter = Some(own);
                 }
             }
         }
-        Ok(starter)
+        Ok(())
     }
 
     fn set_entry(&self, key: &CStr, value: &CStr) -> Result<()> {

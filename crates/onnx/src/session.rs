@@ -15,11 +15,10 @@ use servable_model::tensor::Tensor;
 use servable_tabular::{Heads, Names, heads_of};
 
 use crate::api::{Api, RawSession, RawValue};
-use crate::attendant::Attendant;
+use crate::deadline_timer::DeadlineTimer;
 use crate::declared::{Declarations, Declared, Form};
 use crate::model_file::ModelFile;
 use crate::status::During;
-use crate::threads::ThreadStarter;
 use crate::value::{Input, Memory, RuntimeValue};
 
 /// An ONNX Runtime session.
@@ -31,15 +30,13 @@ pub struct Session {
     api: &'static Api,
     raw: NonNull<RawSession>,
     memory: Memory,
-    attendant: &'static Attendant,
+    timer: &'static DeadlineTimer,
     declarations: Declarations,
     /// The positions in `declarations`, by name.
     inputs: HashMap<Box<str>, usize>,
     outputs: HashMap<Box<str>, usize>,
     file: ModelFile,
     longest_run: Option<Duration>,
-    /// The threads of the session refer to it. Dropped after them.
-    _threads: Option<Box<ThreadStarter>>,
 }
 
 // SAFETY: `Run` may be called from several threads concurrently, and the session is not tied to the thread that made it.
@@ -61,15 +58,13 @@ impl Session {
         api: &'static Api,
         raw: NonNull<RawSession>,
         memory: Memory,
-        attendant: &'static Attendant,
+        timer: &'static DeadlineTimer,
         file: ModelFile,
         longest_run: Option<Duration>,
-        threads: Option<Box<ThreadStarter>>,
     ) -> Result<Self> {
         let (declarations, inputs, outputs) = (Declarations::default(), HashMap::new(), HashMap::new());
         // From here on, the session is freed on an error.
-        let mut session =
-            Self { api, raw, memory, attendant, declarations, inputs, outputs, file, longest_run, _threads: threads };
+        let mut session = Self { api, raw, memory, timer, declarations, inputs, outputs, file, longest_run };
         // SAFETY: the session is alive.
         session.declarations = unsafe { Declarations::of(api, raw.as_ptr(), memory, &session.file) }?;
         session.file.defaults.clear();
@@ -101,14 +96,14 @@ impl Session {
     }
 
     fn input(&self, spec: &TensorSpec) -> Result<&Declared> {
-        found(&self.inputs, &self.declarations.inputs, spec)
+        declaration(&self.inputs, &self.declarations.inputs, spec)
     }
 
     fn output(&self, spec: &TensorSpec) -> Result<&Declared> {
-        found(&self.outputs, &self.declarations.outputs, spec)
+        declaration(&self.outputs, &self.declarations.outputs, spec)
     }
 
-    fn take(&self, value: RuntimeValue, declared: &Declared, inputs: &[Input]) -> Result<Tensor> {
+    fn convert_output(&self, value: RuntimeValue, declared: &Declared, inputs: &[Input]) -> Result<Tensor> {
         let named = |error: ServingError| {
             let text = format!("output \"{}\": {}", declared.spec.alias, error.text());
             ServingError::new(error.code, text)
@@ -125,7 +120,11 @@ fn positions(all: &[Declared]) -> HashMap<Box<str>, usize> {
     all.iter().enumerate().map(|(position, declared)| (declared.spec.tensor_name.as_str().into(), position)).collect()
 }
 
-fn found<'a>(positions: &HashMap<Box<str>, usize>, all: &'a [Declared], spec: &TensorSpec) -> Result<&'a Declared> {
+fn declaration<'a>(
+    positions: &HashMap<Box<str>, usize>,
+    all: &'a [Declared],
+    spec: &TensorSpec,
+) -> Result<&'a Declared> {
     let position = positions.get(spec.tensor_name.as_str()).copied();
     let unknown = || ServingError::invalid_argument(format!("the model has no tensor \"{}\"", spec.tensor_name));
     position.and_then(|position| all.get(position)).ok_or_else(unknown)
@@ -159,7 +158,7 @@ impl Executor for Session {
 
     /// Runs the model in the calling thread, with the help of the threads that its options give it.
     ///
-    /// A run is cancelled soon after its deadline, before its next operation.
+    /// A run is terminated soon after its deadline, before its next operation.
     fn run(
         &self,
         signature: &Signature,
@@ -187,7 +186,7 @@ impl Executor for Session {
         let fetched = fetched.collect::<Result<Vec<_>>>()?;
         let fetched_names: Vec<*const c_char> = fetched.iter().map(|declared| declared.name.as_ptr()).collect();
         let mut slots = OutputSlots { api: self.api, slots: vec![ptr::null_mut(); fetched.len()] };
-        let (status, was_cancelled) = self.attendant.cancelled_at(options.deadline, |run_options| {
+        let (status, was_terminated) = self.timer.run_until(options.deadline, |run_options| {
             // SAFETY: session, options and values are alive, names end in a NUL, and all arrays have the right lengths.
             // The runtime keeps no pointer to any of them.
             unsafe {
@@ -204,11 +203,15 @@ impl Executor for Session {
             }
         });
         let result = self.api.check_during(During::Run, status);
-        if was_cancelled && result.is_err() {
+        if was_terminated && result.is_err() {
             return Err(timed_out());
         }
         result?;
-        fetched.iter().enumerate().map(|(slot, declared)| self.take(slots.take(slot)?, declared, &fed)).collect()
+        fetched
+            .iter()
+            .enumerate()
+            .map(|(slot, declared)| self.convert_output(slots.take(slot)?, declared, &fed))
+            .collect()
     }
 }
 

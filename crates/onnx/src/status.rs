@@ -76,6 +76,27 @@ fn without_places(text: &str) -> String {
     kept + rest
 }
 
+/// Adds the version of the runtime to the error of a model that is newer than the runtime, or needs other operators.
+pub(crate) fn with_version(error: ServingError, version: &str) -> ServingError {
+    let text = error.text();
+    let text = if let Some((opset, rest)) = text.split_once(" is under development and support for this is limited")
+        && let Some((_, opset)) = opset.rsplit_once("Opset ")
+        && let Some((_, supported)) = rest.rsplit_once("official support for domain ")
+    {
+        let supported = supported.trim_end_matches('.').replace(" is till opset", " up to");
+        format!("the model has operator set {opset}; ONNX Runtime {version} supports {supported}")
+    } else if let Some((_, versions)) = text.split_once("Unsupported model IR version: ") {
+        let versions =
+            versions.replace(", max supported IR version:", &format!("; ONNX Runtime {version} supports up to"));
+        format!("the model has IR version {versions}")
+    } else if text.contains("not a registered function/op") || text.contains("No Op registered for") {
+        format!("{text}; ONNX Runtime {version} has no such operator, and libraries of custom operators are not loaded")
+    } else {
+        return error;
+    };
+    ServingError::new(error.code, text)
+}
+
 /// The canonical code of an error.
 fn meaning(code: i32, during: During, text: &str) -> Code {
     match (code, during) {
@@ -106,6 +127,22 @@ mod tests {
         assert_eq!(without_places("x /onnxruntime_src/a.h:1 int f() const got 2"), "x got 2");
         assert_eq!(without_places("/onnxruntime_src/cut of"), "");
         assert_eq!(without_places("plain (text)"), "plain (text)");
+    }
+
+    #[test]
+    fn a_model_that_this_runtime_cannot_run_is_told_the_version() {
+        let of = |text: &str| with_version(ServingError::internal(text), "1.32.0").text().into_owned();
+        let text = "ONNX Runtime only *guarantees* support for models stamped with official released onnx opset versions. \
+                    Opset 999 is under development and support for this is limited. The operator schemas and or other \
+                    functionality may change. Current official support for domain ai.onnx is till opset 28.";
+        assert_eq!(of(text), "the model has operator set 999; ONNX Runtime 1.32.0 supports ai.onnx up to 28");
+        let text = "Load model from m failed:Unsupported model IR version: 999, max supported IR version: 14";
+        assert_eq!(of(text), "the model has IR version 999; ONNX Runtime 1.32.0 supports up to 14");
+        for text in ["com.acme:Fancy(-1) is not a registered function/op", "Error No Op registered for Nope with"] {
+            let wanted = "; ONNX Runtime 1.32.0 has no such operator, and libraries of custom operators are not loaded";
+            assert_eq!(of(text), format!("{text}{wanted}"));
+        }
+        assert_eq!(of("anything else"), "anything else");
     }
 
     #[test]

@@ -1,18 +1,48 @@
-//! The threads of one session, which the runtime asks for.
+//! The threads of sessions with a pool of their own, which the runtime asks for.
 
 use std::ffi::c_void;
+use std::io;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
 
-use crate::attendant::Attendant;
+/// A thread that starts the threads of sessions.
+///
+/// Sessions are created on threads of low priority, which the threads that they start would inherit.
+pub(crate) struct ThreadSpawner(Sender<Order>);
 
-/// Starts the threads of one session.
-pub(crate) struct ThreadStarter(&'static Attendant);
+/// The work of a thread, and the receiver of its handle.
+type Order = (Work, Sender<io::Result<JoinHandle<()>>>);
 
-impl ThreadStarter {
-    pub(crate) fn new(attendant: &'static Attendant) -> Self {
-        Self(attendant)
+static SPAWNER: OnceLock<Result<ThreadSpawner, String>> = OnceLock::new();
+
+impl ThreadSpawner {
+    /// The only one, which the first call starts. Threads inherit the priority of that caller.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the system gives no thread.
+    pub(crate) fn start() -> Result<&'static Self, String> {
+        let start = || {
+            let (orders, received) = channel::<Order>();
+            let builder = Builder::new().name("onnx-spawner".to_owned());
+            let spawn = move || {
+                for (work, started) in received {
+                    let builder = Builder::new().name("onnx-intra-op".to_owned());
+                    let _ = started.send(builder.spawn(move || work.execute()));
+                }
+            };
+            builder.spawn(spawn).map_err(|error| format!("no thread to start others: {error}"))?;
+            Ok(Self(orders))
+        };
+        SPAWNER.get_or_init(start).as_ref().map_err(Clone::clone)
+    }
+
+    fn spawn(&self, work: Work) -> Option<JoinHandle<()>> {
+        let (sender, started) = channel();
+        self.0.send((work, sender)).ok()?;
+        started.recv().ok()?.ok()
     }
 }
 
@@ -25,24 +55,26 @@ struct Work(unsafe extern "C" fn(*mut c_void), *mut c_void);
 // SAFETY: the runtime gives both for another thread.
 unsafe impl Send for Work {}
 
+impl Work {
+    fn execute(self) {
+        // SAFETY: guaranteed by the caller of `start_thread`.
+        unsafe { (self.0)(self.1) }
+    }
+}
+
 /// Starts a thread for the runtime. Returns null, which the runtime reports, if the system gives none.
 ///
 /// # Safety
 ///
-/// `starter` must be a [`ThreadStarter`]. The function must accept the argument in any thread.
+/// `spawner` must be a [`ThreadSpawner`]. The function must accept the argument in any thread.
 pub(crate) unsafe extern "C" fn start_thread(
-    starter: *mut c_void,
+    spawner: *mut c_void,
     function: unsafe extern "C" fn(*mut c_void),
     argument: *mut c_void,
 ) -> *mut c_void {
     // SAFETY: guaranteed by the caller.
-    let starter = unsafe { &*starter.cast::<ThreadStarter>() };
-    let work = Work(function, argument);
-    let thread = starter.0.start_thread(move || {
-        let Work(function, argument) = { work };
-        // SAFETY: guaranteed by the caller.
-        unsafe { function(argument) }
-    });
+    let spawner = unsafe { &*spawner.cast::<ThreadSpawner>() };
+    let thread = spawner.spawn(Work(function, argument));
     thread.map_or(ptr::null_mut(), |thread| Box::into_raw(Box::new(Thread::new(Some(thread)))).cast())
 }
 
