@@ -30,6 +30,11 @@ TRAIN = {
         "import sys, xgboost; from sklearn.datasets import load_iris; x, y = load_iris(return_X_y=True); "
         "xgboost.XGBClassifier(n_estimators=3).fit(x, y).save_model(sys.argv[1] + '/model.ubj')"
     ),
+    "lightgbm": (
+        "import sys, lightgbm; from sklearn.datasets import load_iris; x, y = load_iris(return_X_y=True); "
+        "booster = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(x, y).booster_; "
+        "booster.save_model(sys.argv[1] + '/model.txt')"
+    ),
 }
 
 
@@ -59,6 +64,7 @@ KINDS = {
     "tensorflow": Kind("tensorflow", "x", 0, {"instances": [1.0, 2.0]}),
     "onnx": Kind("onnx", "x", 2, {"instances": [[1, 2]]}),
     "tflite": Kind("tflite", "x", 4, {"instances": [[1, 2, 3, 4]]}),
+    "lightgbm": Kind("lightgbm", "inputs", 4, {"instances": [[5.1, 3.5, 1.4, 0.2]]}),
     "xgboost": Kind("xgboost", "inputs", 4, {"instances": [[5.1, 3.5, 1.4, 0.2]]}),
 }
 HERE = "here"

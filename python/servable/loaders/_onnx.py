@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from servable._server.border.gateway import OnnxRuntime
 
 _LIBRARIES = ("capi/libonnxruntime.so*", "capi/libonnxruntime*.dylib")
-"""Wheels since 1.19 have it."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class OnnxOptions:
 
 def onnx_runtime() -> WheelRuntime[OnnxRuntime]:
     """The runtime of a server; nothing is opened yet."""
-    return WheelRuntime("ONNX Runtime", "onnxruntime", _LIBRARIES, "onnx", _open)
+    return WheelRuntime("ONNX Runtime", "onnxruntime", _LIBRARIES, "onnx", _open, since="1.19")
 
 
 @contextmanager

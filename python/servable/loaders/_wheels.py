@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ class WheelRuntime(Generic[Runtime]):
         patterns: Sequence[str],
         extra: str,
         open_library: Callable[[str], Runtime],
+        *,
+        since: str = "",
     ) -> None:
         """Describe a runtime; nothing is searched or opened yet.
 
@@ -35,12 +39,14 @@ class WheelRuntime(Generic[Runtime]):
             patterns: Where the library may lie in the package, as patterns; the first that matches counts.
             extra: The extra of `servable` that installs it.
             open_library: Opens the library at a path.
+            since: The first version of the package with the library, for messages; empty for any.
         """
         self._name = name
         self._package = package
         self._patterns = patterns
         self._install = f"install it with `pip install 'servable[{extra}]'`"
         self._open = open_library
+        self._wanted = f", want version {since} or later" if since else ""
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
 
@@ -84,9 +90,18 @@ class WheelRuntime(Generic[Runtime]):
             found = [path for directory in directories for path in sorted(directory.glob(pattern))]
             if found:
                 return str(found[-1])
+        package = f"{self._name} {self._version()}".rstrip()
+        missing = " or ".join(self._patterns)
         raise self._unusable(
-            f"{self._name} in {directories[0]} has no {' or '.join(self._patterns)}; {self._install}"
+            f"{package} in {directories[0]} has no {missing}{self._wanted}; {self._install}"
         )
+
+    def _version(self) -> str:
+        """The version of the package; empty if it is unknown."""
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, LookupError):
+            distributions = importlib.metadata.packages_distributions()[self._package]
+            return importlib.metadata.version(distributions[0])
+        return ""
 
     @staticmethod
     def _unusable(message: str) -> LoadError:

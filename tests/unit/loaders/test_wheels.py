@@ -53,6 +53,20 @@ def test_a_package_without_the_library_is_named(package: Path) -> None:
     )
 
 
+def test_a_package_that_is_too_old_is_named_with_its_version(package: Path) -> None:
+    information = package.parent / "old_test-1.4.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: old-test\nVersion: 1.4\n")
+    (information / "top_level.txt").write_text(package.name)
+    old = WheelRuntime("Test Runtime", package.name, ["lib/x"], "test", str, since="1.19")
+    with pytest.raises(LoadError) as error:
+        old.get()
+    assert error.value.message == (
+        f"Test Runtime 1.4 in {package} has no lib/x, want version 1.19 or later; "
+        "install it with `pip install 'servable[test]'`"
+    )
+
+
 def test_a_library_that_cannot_be_opened_is_tried_again(package: Path) -> None:
     calls: list[str] = []
 
