@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from support import load_damaged
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import monitoring_flag
 from support.onnx_models import (
@@ -463,68 +464,15 @@ def test_an_unloaded_model_gives_its_memory_back(tmp_path: Path, grpc_client: Gr
         assert resident_megabytes(server) < before + 20
 
 
-DAMAGES = 200
-
-DAMAGED_LOADS = """
-import pathlib, random, sys
-{import_line}
-original = pathlib.Path(sys.argv[1]).read_bytes()
-for seed in range(int(sys.argv[2]), {damages}):
-    random.seed(seed)
-    data = bytearray(original)
-    if seed % 4 == 0:
-        del data[random.randrange(len(data)):]
-    for _ in range(random.randrange(1, 20)):
-        if data:
-            data[random.randrange(len(data))] = random.randrange(256)
-    path = pathlib.Path(sys.argv[3])
-    path.write_bytes(data)
-    print(seed, flush=True)
-    try:
-        {load}
-    except Exception:
-        pass
-print("end")
-"""
-
-OURS = (
-    (
-        "from servable.platforms import PlatformContext, find_platforms\n"
-        "platform = find_platforms(PlatformContext())['onnx']"
-    ),
-    "platform.describe(str(path))",
-)
-THEIRS = ("import onnxruntime", "onnxruntime.InferenceSession(str(path))")
-
-
-def crashes(way: tuple[str, str], model: Path, directory: Path) -> set[int]:
-    """The damages that end the process."""
-    directory.mkdir()
-    code = DAMAGED_LOADS.format(import_line=way[0], load=way[1], damages=DAMAGES)
-    found: set[int] = set()
-    start = 0
-    while True:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(model), str(start), str(directory / "damaged.onnx")],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        lines = done.stdout.split()
-        if lines[-1] == "end":
-            return found
-        start = int(lines[-1]) + 1
-        found.add(start - 1)
-
-
 def test_a_damaged_file_ends_no_process_that_the_loader_of_the_runtime_survives(
     tmp_path: Path, iris: tuple[Any, Any]
 ) -> None:
     pipeline, rows = iris
     model = tmp_path / "iris.onnx"
     onnx.save(converted(pipeline, rows[:1]), model)
-    assert crashes(OURS, model, tmp_path / "ours") <= crashes(THEIRS, model, tmp_path / "theirs")
+    tried, alone = load_damaged.crashes_of_servable_alone("onnx", model, tmp_path, 200)
+    assert alone == []
+    assert {"loaded"} < {each.text for each in tried}
 
 
 RUNTIMES = {

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import beside_tensorflow, models, tflite_damages
+from support import beside_tensorflow, load_damaged, models
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer
 from support.tflite_models import entry, write_config
@@ -241,28 +241,16 @@ def test_the_guide_leads_from_a_conversion_to_an_answer(
     assert server.predict(model, json.loads(sent)).json() == json.loads(answer)
 
 
-@pytest.mark.parametrize("name", ["linear", "strings"])
+@pytest.mark.parametrize("name", ["linear", "strings", "int8"])
 def test_damaged_files_end_no_process_unless_litert_ends_it_too(
-    tflite_models: Path, name: str
+    name: str, tflite_models: Path, tmp_path: Path
 ) -> None:
-    model, first, last = str(tflite_models / name / "1/model.tflite"), 0, 200
-
-    def attempt(loader: str, first: int, last: int) -> tuple[int, list[str]]:
-        program = [sys.executable, tflite_damages.__file__, loader, model, str(first), str(last)]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-        return done.returncode, done.stdout.splitlines()
-
-    outcomes: list[str] = []
-    while first < last:
-        status, lines = attempt("ours", first, last)
-        assert lines, "no damage was tried"
-        outcomes += lines
-        first = int(lines[-1].split()[0]) + 1
-        if status != 0:
-            crashed, _ = attempt("bare", first - 1, first)
-            assert crashed != 0, f"damage {first - 1} ends only the server: status {status}"
-    assert any("Cannot build FlatBufferModel from buffer" in outcome for outcome in outcomes)
-    assert any(outcome.endswith(" loaded") for outcome in outcomes)
+    model = tflite_models / name / "1/model.tflite"
+    tried, alone = load_damaged.crashes_of_servable_alone("tflite", model, tmp_path, 200)
+    assert alone == []
+    texts = [each.text for each in tried]
+    assert any("Cannot build FlatBufferModel from buffer" in text for text in texts)
+    assert "loaded" in texts
 
 
 @pytest.mark.parametrize("first", ["tensorflow", "litert"])

@@ -20,10 +20,10 @@ from sklearn.datasets import load_diabetes, load_iris
 from servable._server.config.models import ModelConfig
 from servable.lifecycle import ServableId
 from servable.platforms import PlatformContext, VersionDirectory, find_platforms
-from support import tflite_damages
+from support import load_damaged
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import COMMAND, ServerProcess, StartServer
-from support.tflite_models import config_list, entry, write_config
+from support.tflite_models import config_list, entry, hostile, write_config
 
 ROW = {"instances": [[1.0, 2.0, 3.0, 4.0]]}
 SIZES = "max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 8"
@@ -282,7 +282,7 @@ def test_a_file_that_ends_its_process_is_a_failed_version_elsewhere(
     version = tmp_path / "2"
     version.mkdir()
     model = version / "model.tflite"
-    model.write_bytes(tflite_damages.hostile((served / "1/model.tflite").read_bytes()))
+    model.write_bytes(hostile((served / "1/model.tflite").read_bytes()))
     here = subprocess.run([COMMAND, "check", str(model)], capture_output=True, check=False)
     assert here.returncode == -signal.SIGSEGV, "LiteRT survives it, so this test shows nothing"
 
@@ -301,24 +301,33 @@ def test_a_file_that_ends_its_process_is_a_failed_version_elsewhere(
 def test_no_damaged_file_ends_a_server_that_loads_it_elsewhere(
     elsewhere: str, tflite_models: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
-    sound = (tflite_models / "linear/1/model.tflite").read_bytes()
+    sound = (tflite_models / "int8/1/model.tflite").read_bytes()
+    aside, damaged = tmp_path / "aside", tmp_path / "damaged"
+    damaged.mkdir()
     for number in range(200):
-        version = tmp_path / "damaged" / str(number + 1)
+        version = aside / str(number + 1)
         version.mkdir(parents=True)
-        (version / "model.tflite").write_bytes(tflite_damages.damaged(sound, number))
+        data = hostile(sound) if number == 0 else load_damaged.damaged(sound, number)
+        (version / "model.tflite").write_bytes(data)
     options = f"{ELSEWHERE[elsewhere]} warmup {{ automatic: true }}"
-    damaged = entry("damaged", tmp_path / "damaged", options, "model_version_policy { all {} }")
-    config = write_config(tmp_path / "m.config", damaged, entry("iris", tflite_models / "iris"))
-    server = start_server({}, config, "--num_load_threads=2")
+    config = write_config(
+        tmp_path / "models.config",
+        entry("damaged", damaged, options, "model_version_policy { all {} }"),
+        entry("iris", tflite_models / "iris"),
+    )
+    server = start_server({}, config)
     server.wait_until_available("iris")
+    for version in aside.iterdir():
+        version.rename(damaged / version.name)
     end = time.monotonic() + 900
-    while not ((states := server.states("damaged")) and {*states.values()} <= {"AVAILABLE", "END"}):
+    states: dict[int, str] = {}
+    while len(states) < 200 or not {*states.values()} <= {"AVAILABLE", "END"}:
         assert time.monotonic() < end, states
         assert server.predict("iris", ROW).status == 200
         time.sleep(1)
+        states = server.states("damaged")
     loaded = [version for version, state in states.items() if state == "AVAILABLE"]
-    assert len(states) == 200
     assert 0 < len(loaded) < 100
-    for version in loaded:
-        server.predict(f"damaged/versions/{version}", ROW)
+    for number in loaded:
+        server.predict(f"damaged/versions/{number}", {"inputs": [[1, 2, 3, 4]]})
     assert server.predict("iris", ROW).status == 200

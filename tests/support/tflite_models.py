@@ -24,3 +24,18 @@ def write_config(file: Path, *entries: str) -> str:
 def config_list(*entries: str) -> str:
     """The text of a file of models."""
     return "model_config_list {\n" + "".join(entries) + "}\n"
+
+
+def hostile(model: bytes) -> bytes:
+    """The model without an input of its addition, which ends the process that loads it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    contents = schema.ModelT.InitFromPackedBuf(model)
+    graph = contents.subgraphs[0]
+    codes = [code.builtinCode for code in contents.operatorCodes]
+    addition = next(each for each in graph.operators if codes[each.opcodeIndex] == 0)
+    addition.inputs = [-1, *addition.inputs[1:]]
+    builder = flatbuffers.Builder(len(model))
+    builder.Finish(contents.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
