@@ -6,20 +6,9 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 
-use servable_native::{Library, OpenError, functions};
+use servable_native::{Library, OpenError, functions, opaque};
 
 use crate::file::MAX_RANK;
-
-/// Opaque objects of the C API. Only pointers to them are used here.
-macro_rules! opaque {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        pub(crate) struct $name {
-            _opaque: [u8; 0],
-        }
-    )*};
-}
 
 opaque! {
     /// `LiteRtEnvironmentT`.

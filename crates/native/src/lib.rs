@@ -89,6 +89,26 @@ impl Library {
     }
 }
 
+/// Declares the opaque objects of a C API, to which there are only pointers.
+///
+/// ```
+/// servable_native::opaque! {
+///     /// An object of the C library.
+///     RawObject
+/// }
+/// let none: *mut RawObject = std::ptr::null_mut();
+/// ```
+#[macro_export]
+macro_rules! opaque {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        pub(crate) struct $name {
+            _opaque: [u8; 0],
+        }
+    )*};
+}
+
 /// Defines the table of C functions of a runtime, and its look-up, from one list.
 ///
 /// Each field of the struct is named after its symbol:

@@ -7,21 +7,10 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
 
-use servable_native::{Library, OpenError, functions};
+use servable_native::{Library, OpenError, functions, opaque};
 
 /// The version of the table that has all entries below; ONNX Runtime 1.15 was the first with it.
 const VERSION: u32 = 15;
-
-/// Opaque objects of the C API. Only pointers to them are used here.
-macro_rules! opaque {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        pub(crate) struct $name {
-            _opaque: [u8; 0],
-        }
-    )*};
-}
 
 opaque! {
     /// `OrtAllocator`.

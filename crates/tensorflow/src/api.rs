@@ -6,24 +6,13 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 
-use servable_native::{Library, OpenError, functions};
+use servable_native::{Library, OpenError, functions, opaque};
 
 /// The names of the two libraries: the first has tensors and the registry of operations, the second everything else.
 #[cfg(not(target_os = "macos"))]
 const LIBRARIES: (&str, &str) = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2");
 #[cfg(target_os = "macos")]
 const LIBRARIES: (&str, &str) = ("libtensorflow_framework.2.dylib", "libtensorflow_cc.2.dylib");
-
-/// Opaque objects of the C API. Only pointers to them are used here.
-macro_rules! opaque {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        pub(crate) struct $name {
-            _opaque: [u8; 0],
-        }
-    )*};
-}
 
 opaque! {
     /// `TF_DeviceList`.
