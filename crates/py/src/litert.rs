@@ -9,7 +9,7 @@ use servable_server::serving::servable::Servable;
 
 use crate::errors;
 use crate::options::LiteRtOptions;
-use crate::servable::{PyServable, with_heads};
+use crate::servable::{PyServable, opened, with_heads};
 
 /// The opened library.
 #[pyclass(name = "LiteRt", module = "servable._core", frozen)]
@@ -21,10 +21,7 @@ pub(crate) struct PyLiteRt {
 impl PyLiteRt {
     #[new]
     fn new(py: Python<'_>, library: PathBuf) -> PyResult<Self> {
-        let runtime = py
-            .detach(|| Runtime::open(&library))
-            .map_err(|error| errors::named(py, "LoadError", &error.to_string()))?;
-        Ok(Self { runtime })
+        Ok(Self { runtime: opened(py, || Runtime::open(&library))? })
     }
 
     #[pyo3(signature = (path, options, *, in_background=false))]

@@ -10,9 +10,8 @@ use servable_onnx::{LoadOptions, Runtime};
 use servable_server::serving::servable::Servable;
 use servable_tabular::Names;
 
-use crate::errors;
 use crate::options::OnnxOptions;
-use crate::servable::{PyServable, release_free_memory, with_heads};
+use crate::servable::{PyServable, opened, release_free_memory, with_heads};
 
 /// The opened library.
 #[pyclass(name = "OnnxRuntime", module = "servable._core", frozen)]
@@ -24,10 +23,7 @@ pub(crate) struct PyOnnxRuntime {
 impl PyOnnxRuntime {
     #[new]
     fn new(py: Python<'_>, library: PathBuf) -> PyResult<Self> {
-        let runtime = py
-            .detach(|| Runtime::open(&library))
-            .map_err(|error| errors::named(py, "LoadError", &error.to_string()))?;
-        Ok(Self { runtime })
+        Ok(Self { runtime: opened(py, || Runtime::open(&library))? })
     }
 
     #[getter]

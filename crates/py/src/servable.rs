@@ -12,6 +12,7 @@ use servable_model::error::{Code, ServingError};
 use servable_model::executor::{Executor, RunOptions};
 use servable_model::signature::Signature;
 use servable_model::tensor::DType;
+use servable_native::OpenError;
 use servable_server::serving::servable::Servable;
 use servable_server::serving::{ApiOptions, arrange_inputs, predict_signature};
 use servable_server::warm_up::{self, Record};
@@ -204,6 +205,15 @@ impl PyServable {
         });
         unloaded.map_err(|error| errors::to_python(py, &error))
     }
+}
+
+/// Opens the library of a runtime, without the interpreter lock.
+///
+/// # Errors
+///
+/// A `LoadError` that names what is missing.
+pub(crate) fn opened<T: Send>(py: Python<'_>, open: impl FnOnce() -> Result<T, OpenError> + Send) -> PyResult<T> {
+    py.detach(open).map_err(|error| errors::named(py, "LoadError", &error.to_string()))
 }
 
 /// The servable of an executor, with the signatures that its heads add.

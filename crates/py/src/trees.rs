@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use servable_codec::example::features::{Feature, FeatureTensor, Missing};
-use servable_codec::metadata;
 use servable_model::error::Result;
-use servable_model::executor::Executor;
 use servable_model::signature::{DEFAULT_SIGNATURE, Signature};
 use servable_model::tensor::{DType, Strings, Tensor};
 use servable_server::serving::servable::Servable;
-use servable_tabular::{Classification, Heads, Scores, add_heads, features_of};
+use servable_tabular::{Classification, Heads, Scores, features_of};
 use servable_trees::{COLUMNS, Cell, Description, Ensemble, Labels, Output, RunLimits, TreeExecutor, signatures};
 
 use crate::options::longest;
+use crate::servable::with_heads;
 
 /// `servable.loaders._trees.TreeOptions`.
 #[derive(FromPyObject)]
@@ -48,19 +47,14 @@ impl TreeOptions {
     /// `INVALID_ARGUMENT` if names or labels do not fit the model.
     pub(crate) fn servable<E: Ensemble>(&self, ensemble: E, mut description: Description) -> Result<Arc<Servable>> {
         description.name_features(&self.feature_names)?;
-        let mut signatures = signatures(&description, E::Number::DTYPE);
+        let signatures = signatures(&description, E::Number::DTYPE);
         let heads = heads(&description, &signatures)?;
         let limits = RunLimits {
             threads: self.threads,
             rows_per_thread: self.rows_per_thread,
             longest_run: longest(self.max_run_seconds),
         };
-        let mut executor: Box<dyn Executor> = Box::new(TreeExecutor::new(ensemble, description, limits)?);
-        if let Some(heads) = heads {
-            executor = add_heads(executor, &mut signatures, heads)?;
-        }
-        let signature_defs = metadata::signature_defs(&signatures);
-        Ok(Servable::new(signatures, signature_defs, executor))
+        with_heads(Box::new(TreeExecutor::new(ensemble, description, limits)?), signatures, heads)
     }
 }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use servable_xgboost::{LoadOptions, Runtime};
 
-use crate::errors;
-use crate::servable::{PyServable, release_free_memory};
+use crate::servable::{PyServable, opened, release_free_memory};
 use crate::trees::TreeOptions;
 
 /// The opened library.
@@ -20,10 +19,7 @@ pub(crate) struct PyXgBoost {
 impl PyXgBoost {
     #[new]
     fn new(py: Python<'_>, library: PathBuf) -> PyResult<Self> {
-        let runtime = py
-            .detach(|| Runtime::open(&library))
-            .map_err(|error| errors::named(py, "LoadError", &error.to_string()))?;
-        Ok(Self { runtime })
+        Ok(Self { runtime: opened(py, || Runtime::open(&library))? })
     }
 
     #[getter]
