@@ -111,15 +111,17 @@ def packed_labels(path: str) -> tuple[str, ...]:
             texts = [
                 each
                 for each in archive.infolist()
-                if "label" in each.filename and each.filename.endswith(".txt")
+                if "label" in each.filename
+                and each.filename.endswith(".txt")
+                and each.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
             ]
             if not texts:
                 return ()
             shortest = min(texts, key=lambda each: (len(each.filename), each.filename))
             with archive.open(shortest) as file:
                 data = file.read(MAX_LABEL_BYTES + 1)
-    except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return ()  # the bytes at the end of the file are no archive
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return ()  # the file ends in no archive, or in a damaged one
     if len(data) > MAX_LABEL_BYTES:
         return ()
     return tuple(data.decode(errors="replace").splitlines())
