@@ -61,8 +61,6 @@ pub struct LoadedModel {
     pub signatures: BTreeMap<String, Signature>,
     /// A serialized `tensorflow.serving.SignatureDefMap`.
     pub signature_defs: Bytes,
-    /// Whether the model has no signatures, and one was made of its inputs and outputs.
-    pub are_generated: bool,
     /// The heads that answer examples; `None` if there are none, and for [`Naming::TensorFlowServing`].
     pub heads: Option<Heads>,
     /// The model.
@@ -116,7 +114,6 @@ impl Runtime {
         Ok(LoadedModel {
             signatures: signatures.by_name.clone(),
             signature_defs: signatures.definitions(),
-            are_generated: signatures.are_generated,
             heads,
             model: Model {
                 signatures,

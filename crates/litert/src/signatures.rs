@@ -56,8 +56,6 @@ pub(crate) struct Signatures {
     pub(crate) inputs: HashMap<String, Place>,
     /// The outputs of graphs, by tensor name.
     pub(crate) outputs: HashMap<String, Place>,
-    /// Whether the model has no signatures, and one was made.
-    pub(crate) are_generated: bool,
 }
 
 impl Signatures {
@@ -151,13 +149,12 @@ impl Signatures {
             graphs: vec![graph],
             inputs,
             outputs,
-            are_generated: false,
         })
     }
 
     /// One signature with the names of the tensors.
     fn of_tensors(file: &ModelFile, naming: Naming) -> Result<Self> {
-        let mut signatures = Self { are_generated: true, ..Self::default() };
+        let mut signatures = Self::default();
         let main = &file.subgraphs[0];
         let name = |end: &usize| main.tensors[*end].name.as_str();
         let places = |ends: &[usize]| -> BTreeMap<String, usize> {
