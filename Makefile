@@ -143,7 +143,7 @@ $(STAMPS)/operations: requirements-operations.lock $(STAMPS)/requirements
 # Likewise, for the tests of `servable.save`.
 $(STAMPS)/frameworks: requirements-frameworks.lock $(STAMPS)/requirements
 	@rm -rf $(VENV)/frameworks
-	@$(STEP) "Installing CatBoost, JAX, pandas and skops" \
+	@$(STEP) "Installing CatBoost, JAX, MLflow, PyTorch and skops" \
 	    $(BIN)/python -m pip install --no-deps --target $(VENV)/frameworks -r requirements-frameworks.lock
 	@touch $@
 

