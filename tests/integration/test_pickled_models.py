@@ -90,6 +90,10 @@ def test_a_pickle_is_refused_and_its_code_is_not_run(
         servable.load(tmp_path / "m")
     assert raised.value.code is Code.PERMISSION_DENIED
     subprocess.run([COMMAND, "inspect", tmp_path / "m"], capture_output=True, check=False)
+    command = [COMMAND, "check", tmp_path / "m"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "error: " in done.stdout
+    assert "is a pickled object: reading it runs any code" in done.stdout
     assert not trace.exists()
 
 
@@ -168,6 +172,12 @@ def test_an_estimator_without_a_conversion_is_saved_by_skops(
     with servable.load(version) as loaded:
         assert (loaded.kind, loaded.platform) == ("sklearn", "skops")
         assert loaded(X)["labels"].tolist() == model.predict(X).tolist()
+    # Columns keep their order, which is not that of their names.
+    columns = dict(zip("dcba", X.T, strict=True))
+    with pytest.warns(UserWarning, match="VotingClassifier cannot be converted to ONNX"):
+        version = servable.save(model, tmp_path / "columns", example=columns)
+    with servable.load(version) as loaded:
+        assert loaded(columns)["labels"].tolist() == model.predict(X).tolist()
     server = start(config(tmp_path / "m", "skops", trusted=False))
     server.wait_until_available("m")
     with Client(f"grpc://localhost:{server.port}") as client:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servable._server.config.text_proto import new_message
-from servable.errors import InvalidInputError, NotFoundError
+from servable.errors import InvalidInputError, LoadError, NotFoundError
 from servable.loaders._example_features import example_features
 from servable.signature import (
     DATA_TYPES,
@@ -64,6 +64,10 @@ class SignatureDescription:
     inputs: Mapping[str, TensorDescription]
     outputs: Mapping[str, TensorDescription]
     example: Mapping[str, Any] = field(default_factory=dict)
+
+
+class UndescribedError(LoadError):
+    """The signatures of a version are unknown until it is loaded."""
 
 
 def saved_model_signatures(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from servable.errors import Code, InvalidInputError, LoadError
+from servable.loaders._description import UndescribedError
 from servable.loaders._manifest import Manifest, read_manifest
 from servable.signature import DATA_TYPES, DEFAULT_SIGNATURE, Signature, TensorSpec
 
@@ -83,7 +85,7 @@ class EstimatorModel:
 
         specs = self.signatures[signature_name].inputs
         text = {
-            name: _decoded(inputs[name]) for name, spec in specs.items() if spec.dtype == "bytes"
+            name: decoded(inputs[name]) for name, spec in specs.items() if spec.dtype == "bytes"
         }
         arrays = {**inputs, **text}
         if len(specs) == 1:
@@ -109,7 +111,12 @@ def _require_one_release() -> None:
     warnings.simplefilter("error", InconsistentVersionWarning)
 
 
-def _decoded(array: Any) -> Any:
+def decoded(array: Any) -> Any:
+    """An array of bytes as one of text.
+
+    Raises:
+        InvalidInputError: An element is not UTF-8.
+    """
     import numpy as np
 
     try:
@@ -155,13 +162,17 @@ def _derived(estimator: Any) -> Mapping[str, Signature]:
 def described(directory: str) -> Manifest:
     """The manifest of a version that must not be read to describe it.
 
+    Args:
+        directory: The version, which may be a single file.
+
     Raises:
-        LoadError: There is none.
+        UndescribedError: There is none.
+        LoadError: It is damaged.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory) if os.path.isdir(directory) else None
     if manifest is None:
-        raise _unusable(
-            f"{directory} has no servable.json, so that its signature is known once it is loaded"
+        raise UndescribedError(
+            f"{directory} has no servable.json; its signature is known once it is loaded"
         )
     return manifest
 

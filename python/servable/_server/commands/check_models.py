@@ -13,6 +13,7 @@ from servable._server.remote.urls import is_remote, local_path
 from servable.errors import ServableError
 from servable.lifecycle._ids import ServableId
 from servable.lifecycle._source import AspiredVersion
+from servable.loaders._description import UndescribedError
 from servable.platforms import Platform, PlatformContext, SignatureDescription, VersionDirectory
 from servable.platforms._registry import PlatformAdapter, code_platforms
 from servable.sources._filesystem import FileSystemSource, MonitoredServable
@@ -81,10 +82,12 @@ def check_models(
                     report.error(str(error), path)
                     continue
             errors = report.errors
-            signatures = _check_version(path, platform, report, missing)
+            directory = VersionDirectory(path, model)
+            signatures = _check_version(
+                ServableId(model.name, number), directory, platform, report, missing
+            )
             check_batching(path, platform.batching, model.batching, signatures, report)
             if loads and report.errors == errors:
-                directory = VersionDirectory(path, model)
                 _load(ServableId(model.name, number), directory, platforms, report)
             served.versions.append(ServedVersion(number, path, tuple(labels), signatures))
         if not (model.labels_when_available or flags.allow_version_labels_for_unavailable_models):
@@ -125,21 +128,33 @@ def _wanted_versions(
 
 
 def _check_version(
-    path: str, platform: Platform, report: Report, reported: Collection[str]
+    servable_id: ServableId,
+    directory: VersionDirectory,
+    platform: Platform,
+    report: Report,
+    reported: Collection[str],
 ) -> Mapping[str, SignatureDescription]:
     """The signatures of a version; what is wrong with it goes into the report.
 
     Args:
-        path: The version.
+        servable_id: The version.
+        directory: Its directory, and the configuration of its model.
         platform: Its kind.
         report: Collects the findings.
         reported: Errors that are already in the report.
     """
+    path = directory.path
     if not platform.is_complete(path):
         report.error(f"Files are missing: {platform.contents}", path)
         return {}
     try:
+        platform.make_loader(
+            servable_id, directory
+        )  # which refuses options, and code without trust
         signatures = platform.describe(path)
+    except UndescribedError as error:
+        report.warning(str(error).removeprefix(f"{path}: "), path)
+        return {}
     except Exception as error:  # the border to code of others
         if str(error) not in reported:
             report.error(_told(error).removeprefix(f"{path}: "), path)
