@@ -87,7 +87,7 @@ def save(output: Path, *kinds: str) -> Mapping[str, Saved]:
         check=False,
     )
     if "No module named" in done.stderr and set(kinds) & set(LARGE):
-        pytest.skip(f"{done.stderr.splitlines()[-1]}; `make test-all` installs all but PyTorch")
+        pytest.skip(f"{done.stderr.splitlines()[-1]}; `make test-all` installs it")
     assert done.returncode == 0, done.stderr
     found = {}
     for kind in kinds:

@@ -48,7 +48,7 @@ def run(command: str, directory: Path, *, uses_frameworks: bool = False) -> str:
         check=False,
     )
     if uses_frameworks and "No module named" in done.stderr:
-        pytest.skip(f"{done.stderr.splitlines()[-1]}; `make test-all` installs all but PyTorch")
+        pytest.skip(f"{done.stderr.splitlines()[-1]}; `make test-all` installs it")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -127,10 +127,12 @@ class ServerProcess:
                 self.get("/v1/models/none")
                 return
 
-    def wait_until_available(self, *models: str, version: int | None = None) -> None:
+    def wait_until_available(
+        self, *models: str, version: int | None = None, within_seconds: float = START_SECONDS
+    ) -> None:
         """Wait until each model has an available version, or that version."""
         for model in models:
-            for _ in self._attempts(f"{model} is not available"):
+            for _ in self._attempts(f"{model} is not available", within_seconds):
                 states = self.states(model)
                 wanted = states.values() if version is None else [states.get(version)]
                 if "AVAILABLE" in wanted:
@@ -142,15 +144,15 @@ class ServerProcess:
             if self.states(model).get(version) == state:
                 return
 
-    def _attempts(self, complaint: str) -> Iterator[None]:
-        end = time.monotonic() + START_SECONDS
+    def _attempts(self, complaint: str, within_seconds: float = START_SECONDS) -> Iterator[None]:
+        end = time.monotonic() + within_seconds
         while time.monotonic() < end:
             if not self.is_running:
                 status = self.process.returncode
                 raise AssertionError(f"the server ended with status {status}:\n{self.log}")
             yield
             time.sleep(0.02)
-        raise AssertionError(f"{complaint} after {START_SECONDS} s:\n{self.log}")
+        raise AssertionError(f"{complaint} after {within_seconds} s:\n{self.log}")
 
     # ---- REST
 

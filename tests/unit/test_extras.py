@@ -80,5 +80,5 @@ def test_the_names_of_extras_are_those_of_pyproject() -> None:
     table = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     assert all(f"\n{extra} = [" in table for extra in EXTRAS)
     runtimes = {"tensorflow", "onnx", "tflite", "xgboost", "lightgbm"}
-    frameworks = {"catboost", "jax", "keras", "skops", "sklearn", "torch"}
+    frameworks = {"catboost", "jax", "keras", "mlflow", "skops", "sklearn", "torch"}
     assert {*import_extra.SCHEMES, "python", "client", *runtimes, *frameworks} == set(EXTRAS)

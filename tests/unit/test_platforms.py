@@ -207,7 +207,7 @@ class TestFindPlatforms:
         platforms = find_platforms(PlatformContext())
         assert platforms.keys() >= {"tensorflow", "python"}
         assert all(platform.name == name for name, platform in platforms.items())
-        assert set(code_platforms(platforms)) == {"pickle", "python", "skops"}
+        assert set(code_platforms(platforms)) == {"mlflow", "pickle", "python", "skops", "torch"}
 
     def test_finds_those_of_other_distributions(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -278,6 +278,13 @@ def install(directory: Path, monkeypatch: pytest.MonkeyPatch, module: str, name:
         (["iris.json"], None),
         (["model.txt", "servable.json"], "lightgbm"),
         (["iris.txt"], None),
+        (["model.pt2", "model.pt"], "torch"),
+        (["iris.pt"], "torch"),
+        (["iris.pt", "wine.pt"], None),
+        (["model.pt", "model.onnx"], "onnx"),
+        (["weights.pt", "model.py"], "python"),
+        (["MLmodel", "model.pkl", "conda.yaml"], "mlflow"),
+        (["MLmodel", "model.onnx"], "onnx"),
     ],
 )
 def test_a_version_is_recognised_by_its_files(

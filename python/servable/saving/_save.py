@@ -36,16 +36,17 @@ def save(
     """Write a model as a version that servers load, and prove on an example that it answers as the original does.
 
     Models of scikit-learn, PyTorch and CatBoost become ONNX. Those of Keras, JAX and TensorFlow become SavedModels.
-    Those of XGBoost and LightGBM keep the format of their library. Tensors get the dtypes and shapes of the example,
-    with a free batch axis. The columns of a data frame become inputs of their names.
+    Those of XGBoost and LightGBM keep the format of their library, and so do estimators and modules without a
+    conversion to ONNX. Tensors get the dtypes and shapes of the example, with a free batch axis. The columns of a data
+    frame become inputs of their names.
 
     The version appears as a whole or not at all. Beside the model, `servable.json` has the signature, the versions of
     libraries, class labels, feature names, a part of the example, and digests of all files.
 
     Args:
         model: A fitted estimator or pipeline of scikit-learn; a model of XGBoost, LightGBM, CatBoost, Keras or PyTorch;
-            a `jax.jit` function; a `tf.Module` or `tf.function`; an ONNX `ModelProto`; the bytes of a TFLite model; a
-            Python function of arrays.
+            a program of `torch.export` or TorchScript; a `jax.jit` function; a `tf.Module` or `tf.function`; an ONNX
+            `ModelProto`; the bytes of a TFLite model; a Python function of arrays.
         path: The base path of the model, below which the version is written. It is made if it does not exist.
         example: Inputs as the model takes them: an array, a tuple of arrays, arrays by name, or a data frame. A few
             dozen representative rows make a good proof.
@@ -132,7 +133,8 @@ def _prove(
         opened.close()
     return replace(
         manifest,
-        signatures=signatures,
+        # Platforms that read these from the manifest need the order of the inputs.
+        signatures=conversion.signatures or signatures,
         example=example,
         tolerance=tolerance,
         largest_difference=differences,

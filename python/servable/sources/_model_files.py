@@ -10,10 +10,10 @@ _LOAD_AND_SAVE = f"load it in Python, and {_SAVE.replace('{model}', 'model')}"
 _KERAS = f"a Keras model; {_SAVE.replace('{model}', 'keras.saving.load_model({file!r})')}"
 _CODE = 'serve it with a few lines of Python (model_platform: "python"): a `model.py` that loads it'
 _PICKLE = f"a pickled object, which runs code when it is loaded; {_LOAD_AND_SAVE}"
-_TORCH = f"a PyTorch model; {_LOAD_AND_SAVE}"
 _WEIGHTS = f"the weights of a model; {_LOAD_AND_SAVE}, or {_CODE}"
 _ARCHIVE = "an archive; unpack it, archives are not served"
 _SERVED = "served by `servable {file}`, or with model_platform: "
+_TORCH = f'a PyTorch model, {_SERVED}"torch"'
 _FORMATS = {
     ".keras": _KERAS,
     ".h5": _KERAS,
@@ -23,8 +23,8 @@ _FORMATS = {
     ".ubj": f'an XGBoost model, {_SERVED}"xgboost"',
     ".pb": "a graph without the rest of a SavedModel; export the model as a SavedModel",
     ".pt": _TORCH,
-    ".pth": _TORCH,
     ".pt2": _TORCH,
+    ".pth": f"a pickled object of PyTorch; {_LOAD_AND_SAVE}",
     ".cbm": f"a CatBoost model; {_LOAD_AND_SAVE}",
     ".ckpt": f"a checkpoint; {_LOAD_AND_SAVE}",
     ".safetensors": _WEIGHTS,
