@@ -32,6 +32,7 @@ functions! {
         load_model = "LGBM_BoosterLoadModelFromString" (*const c_char, *mut c_int, *mut Handle) -> c_int;
         free = "LGBM_BoosterFree" (Handle) -> c_int;
         num_feature = "LGBM_BoosterGetNumFeature" (Handle, *mut c_int) -> c_int;
+        num_trees = "LGBM_BoosterNumberOfTotalModel" (Handle, *mut c_int) -> c_int;
         num_predict = "LGBM_BoosterCalcNumPredict" (Handle, c_int, c_int, c_int, c_int, *mut i64) -> c_int;
 
         predict = "LGBM_BoosterPredictForMat" (

@@ -24,12 +24,20 @@ unsafe impl Send for RawBooster {}
 unsafe impl Sync for RawBooster {}
 
 impl RawBooster {
-    /// Reads the text of a model.
-    pub(crate) fn load(api: &'static Api, text: &CStr) -> Result<Self> {
+    /// Reads the text of a model with this number of trees.
+    pub(crate) fn load(api: &'static Api, text: &CStr, trees: usize) -> Result<Self> {
         let (mut iterations, mut handle) = (0, ptr::null_mut());
         // SAFETY: the text ends in a NUL; the results are written, and the handle becomes ours.
         check(api, unsafe { (api.load_model)(text.as_ptr(), &raw mut iterations, &raw mut handle) })?;
-        Ok(Self { api, handle })
+        let booster = Self { api, handle };
+        let mut found = 0;
+        // SAFETY: the result is written.
+        check(api, unsafe { (api.num_trees)(handle, &raw mut found) })?;
+        if usize::try_from(found) != Ok(trees) {
+            // The library ignores what follows the first line that it does not know.
+            return Err(ServingError::internal(format!("the library read {found} trees, want {trees}")));
+        }
+        Ok(booster)
     }
 
     pub(crate) fn num_feature(&self) -> Result<usize> {

@@ -1,10 +1,14 @@
 //! What the text of a model says about features and predictions.
 
 use serde_json::Value;
+use servable_model::error::{Code, Result, ServingError};
 use servable_trees::{Categories, Feature};
 
 /// The line behind the trees in which the Python package stores the categories of a data frame.
 const CATEGORIES: &str = "pandas_categorical:";
+const TREE_SIZES: &str = "tree_sizes";
+/// The beginning of the first line of a tree.
+pub(crate) const TREE: &str = "Tree=";
 
 /// The lines in front of the trees, as keys and values, and the categories behind them.
 pub(crate) struct Header<'a> {
@@ -15,13 +19,40 @@ pub(crate) struct Header<'a> {
 impl<'a> Header<'a> {
     /// Reads the text of a model.
     pub(crate) fn of(text: &'a str) -> Self {
-        let lines = text.lines().take_while(|line| !line.starts_with("Tree="));
+        let lines = text.lines().take_while(|line| !line.starts_with(TREE));
         let lines = lines.filter_map(|line| line.split_once('=')).collect();
         Self { lines, categories: text.lines().next_back().and_then(|line| line.strip_prefix(CATEGORIES)) }
     }
 
+    /// The value of a key; of its last line, as in the library.
     fn value(&self, key: &str) -> Option<&'a str> {
-        self.lines.iter().find(|(found, _)| *found == key).map(|(_, value)| *value)
+        self.lines.iter().rfind(|(found, _)| *found == key).map(|(_, value)| *value)
+    }
+
+    fn number(&self, key: &str) -> Result<usize> {
+        let value = self.value(key).unwrap_or_default();
+        let number = value.parse::<u32>().map(|number| number as usize);
+        number.map_err(|_| ServingError::new(Code::DataLoss, format!("{key}: got {value:?}, want a number")))
+    }
+
+    /// The number of features.
+    pub(crate) fn columns(&self) -> Result<usize> {
+        Ok(self.number("max_feature_idx")? + 1)
+    }
+
+    /// The number of results of a row, and of trees for each iteration and for each class of the objective.
+    pub(crate) fn classes(&self) -> Result<[usize; 3]> {
+        let classes = self.number("num_class")?;
+        let has_trees = self.value("num_tree_per_iteration").is_some();
+        let trees = if has_trees { self.number("num_tree_per_iteration")? } else { classes };
+        let parameters = self.value("objective").unwrap_or_default().split_whitespace();
+        let of_objective = parameters.filter_map(|each| each.strip_prefix("num_class:")).next_back();
+        Ok([classes, trees, of_objective.map_or(Some(classes), |each| each.parse().ok()).unwrap_or_default()])
+    }
+
+    /// The number of trees; `None` in old formats.
+    pub(crate) fn trees(&self) -> Option<usize> {
+        self.value(TREE_SIZES).map(|sizes| sizes.split_whitespace().count())
     }
 
     /// The format of the file, such as `v4`.
@@ -32,6 +63,10 @@ impl<'a> Header<'a> {
     /// The name of the objective, without its parameters; empty for a custom one.
     pub(crate) fn objective(&self) -> &'a str {
         self.value("objective").and_then(|value| value.split_whitespace().next()).unwrap_or_default()
+    }
+
+    pub(crate) fn has_damaged_categories(&self) -> bool {
+        self.categories.is_some_and(|json| serde_json::from_str::<Value>(json).is_err())
     }
 
     /// The features, if the header describes this many.
@@ -60,6 +95,26 @@ impl<'a> Header<'a> {
         }
         features
     }
+}
+
+/// Removes the sizes of the trees. Without them the library reads one tree after the other, and reports damage. With
+/// them it uses threads, and damage ends the process.
+pub(crate) fn remove_tree_sizes(text: &mut String) {
+    while let Some((start, len)) = tree_sizes(text) {
+        text.replace_range(start..start + len, "");
+    }
+}
+
+/// The place of the first line with the sizes of the trees.
+fn tree_sizes(text: &str) -> Option<(usize, usize)> {
+    let mut start = 0;
+    for line in text.split_inclusive('\n').take_while(|line| !line.starts_with(TREE)) {
+        if line.split('=').next() == Some(TREE_SIZES) {
+            return Some((start, line.len()));
+        }
+        start += line.len();
+    }
+    None
 }
 
 /// The categories of each column of a data frame that has any.

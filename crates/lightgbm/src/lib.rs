@@ -6,12 +6,14 @@
 //!
 //! - `api`: the table of C functions.
 //! - `booster`: an owned booster.
+//! - `check`: checks of the trees, which the library trusts.
 //! - `header`: what the text of a model says about features and predictions.
 //! - `model`: copies of a booster as an ensemble of trees.
 //! - `runtime`: the public interface.
 
 mod api;
 mod booster;
+mod check;
 mod header;
 mod model;
 mod runtime;

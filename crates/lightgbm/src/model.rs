@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use servable_model::error::{Result, ServingError};
-use servable_model::tensor::DType;
+use servable_model::tensor::{ALIGNMENT, AlignedBytes, DType};
 use servable_trees::{Description, Ensemble, Kind, Labels, MAX_FEATURES, Output, Rows, UnknownCategory};
 
 use crate::booster::{FastConfig, RawBooster};
@@ -40,7 +40,7 @@ impl Model {
         let width = first.width(Kind::Predictions)?;
         let contributions = first.width(Kind::Contributions)?;
         let output = match header.objective() {
-            "binary" => Output::Binary(labels),
+            "binary" if width == 1 => Output::Binary(labels),
             "multiclass" | "multiclassova" => Output::Multiclass(labels),
             "lambdarank" | "rank_xendcg" => Output::Values("scores"),
             _ => Output::Values("predictions"),
@@ -51,6 +51,13 @@ impl Model {
             let text = format!("got {width} predictions and {contributions} contributions for {columns} features");
             return Err(ServingError::internal(text));
         }
+        // A model that cannot predict must fail here, not at the first request. Bytes of ones are NaN.
+        let row = AlignedBytes::from_slice(ALIGNMENT, &vec![0xff; columns * size_of::<f64>()]);
+        let row = Rows::new(DType::DOUBLE, 1, columns, &row).expect("aligned memory of one row");
+        first.predict(row, Kind::Predictions, &mut vec![0.0; width])?;
+        // The library has no contributions for linear trees.
+        let has_contributions = first.predict(row, Kind::Contributions, &mut vec![0.0; contributions]).is_ok();
+        let contribution_groups = if has_contributions { contribution_groups } else { 0 };
         let copies = boosters.into_iter().map(|booster| Copied::new(booster, columns)).collect::<Result<_>>()?;
         let description = Description { features, width, output, contribution_groups };
         Ok(Self { description, boosters: Boosters { copies } })

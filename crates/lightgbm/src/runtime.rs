@@ -12,7 +12,8 @@ use servable_trees::Labels;
 
 use crate::api::Api;
 use crate::booster::RawBooster;
-use crate::header::Header;
+use crate::check::check;
+use crate::header::{Header, remove_tree_sizes};
 use crate::model::Model;
 
 /// The `LightGBM` of an installed wheel. Its library is never unloaded.
@@ -56,10 +57,14 @@ impl Runtime {
             failed(code, &error.to_string())
         })?;
         let no_text = || failed(Code::DataLoss, "got bytes that are no text, want a model that save_model wrote");
+        let mut text = String::from_utf8(text).map_err(|_| no_text())?;
+        let trees = check(&text).map_err(|error| failed(error.code, &error.text()))?;
+        remove_tree_sizes(&mut text);
         let text = CString::new(text).map_err(|_| no_text())?;
         let header = Header::of(text.to_str().map_err(|_| no_text())?);
         self.api.redirect_log();
-        let boosters = (0..options.copies.max(1)).map(|_| RawBooster::load(self.api, &text)).collect::<Result<_>>();
+        let boosters =
+            (0..options.copies.max(1)).map(|_| RawBooster::load(self.api, &text, trees)).collect::<Result<_>>();
         boosters.and_then(|boosters| Model::new(boosters, &header, options.labels)).map_err(|error| {
             let format = header.format().map_or_else(String::new, |format| format!(" (a file of format {format})"));
             failed(Code::DataLoss, &format!("{}{format}", error.text()))
