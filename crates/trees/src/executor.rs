@@ -277,3 +277,134 @@ fn labelled(labels: &Labels, classes: impl ExactSizeIterator<Item = usize>) -> T
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use servable_model::error::Code;
+    use servable_model::signature::DEFAULT_SIGNATURE;
+
+    use super::*;
+    use crate::description::{COLUMNS, signatures};
+    use crate::matrix::{Categories, Feature};
+
+    /// Returns the sum of each row, and each value with the sum as its contributions.
+    struct Sums;
+
+    impl Ensemble for Sums {
+        type Number = f32;
+        const PLATFORM: &'static str = "sums";
+        const RUNTIME: &'static str = "sums";
+        const UNKNOWN_CATEGORY: UnknownCategory = UnknownCategory::Refused;
+
+        fn predict(&self, rows: Rows<'_>, kind: Kind, results: &mut [f32]) -> Result<()> {
+            let values: Vec<f32> = rows.bytes().as_chunks().0.iter().map(|&each| f32::from_le_bytes(each)).collect();
+            let width = results.len() / rows.len();
+            for (row, results) in values.chunks_exact(rows.columns()).zip(results.chunks_exact_mut(width)) {
+                let sum = row.iter().sum();
+                match kind {
+                    Kind::Predictions => results.fill(sum),
+                    Kind::Contributions => {
+                        results[..row.len()].copy_from_slice(row);
+                        results[row.len()] = sum;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn description(output: Output, width: usize) -> Description {
+        let color = Feature { name: "color".into(), categories: Some(Categories::of_strings([&b"blue"[..], b"gold"])) };
+        let features = vec![Feature { name: "size".into(), categories: None }, color];
+        Description { features, width, output, contribution_groups: 1 }
+    }
+
+    fn run(
+        output: Output,
+        signature: &str,
+        inputs: Vec<Tensor>,
+        limits: RunLimits,
+        options: &RunOptions,
+    ) -> Result<Vec<Tensor>> {
+        let description = description(output, 1);
+        let signature = signatures(&description, DType::FLOAT).remove(signature).unwrap();
+        let outputs: Vec<usize> = (0..signature.outputs.len()).collect();
+        TreeExecutor::new(Sums, description, limits)?.run(&signature, inputs, &outputs, options)
+    }
+
+    const ONE_THREAD: RunLimits = RunLimits { threads: 1, rows_per_thread: 1, longest_run: None };
+
+    fn floats(tensor: &Tensor) -> Vec<f32> {
+        let servable_model::tensor::Elements::Numbers(buffer) = tensor.elements() else { panic!("no numbers") };
+        buffer.as_ref().as_chunks().0.iter().map(|&each| f32::from_le_bytes(each)).collect()
+    }
+
+    fn matrix(rows: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * 2).map(|each| each as f32).collect();
+        tensor(&values, &[rows, 2])
+    }
+
+    #[test]
+    fn threads_and_blocks_do_not_change_results() {
+        let rows = 2 * BLOCK_ROWS + 17;
+        let wanted: Vec<f32> = (0..rows).map(|row| (4 * row + 1) as f32).collect();
+        for (threads, rows_per_thread) in [(1, 1), (3, 1), (3, 1000), (64, 1), (0, 0)] {
+            let limits = RunLimits { threads, rows_per_thread, longest_run: None };
+            let found = run(Output::Values("y"), DEFAULT_SIGNATURE, vec![matrix(rows)], limits, &RunOptions::default());
+            assert_eq!(floats(&found.unwrap()[0]), wanted);
+        }
+    }
+
+    #[test]
+    fn a_run_ends_between_blocks_at_its_deadline() {
+        let options = RunOptions { deadline: Some(Instant::now()) };
+        let run = |rows| run(Output::Values("y"), DEFAULT_SIGNATURE, vec![matrix(rows)], ONE_THREAD, &options);
+        assert_eq!(run(BLOCK_ROWS + 1).unwrap_err().code, Code::DeadlineExceeded);
+        // What is one call of the library cannot be interrupted.
+        assert!(run(BLOCK_ROWS).is_ok());
+    }
+
+    #[test]
+    fn columns_are_gathered_by_category() {
+        let strings = |strings: &[&str]| {
+            Tensor::from_strings(vec![strings.len() as i64], strings.iter().copied().collect::<Strings>())
+        };
+        // In the order of names, as in the signature.
+        let columns = |colors: &[&str]| vec![strings(colors), tensor(&[1.0_f32, 2.0, 3.0], &[3, 1])];
+        let run = |colors: &[&str], signature| {
+            run(Output::Values("y"), signature, columns(colors), ONE_THREAD, &RunOptions::default())
+        };
+        let found = run(&["gold", "blue", ""], "columns_contributions").unwrap();
+        let found = floats(&found[0]);
+        assert_eq!(found[..6], [1.0, 1.0, 2.0, 2.0, 0.0, 2.0]);
+        assert_eq!(found[6..7], [3.0]);
+        assert!(found[7].is_nan() && found[8].is_nan());
+        for (colors, complaint) in [
+            (&["gold", "green", ""][..], "input \"color\": the model has no category \"green\""),
+            (&["gold", "blue"], "input \"size\" has 3 rows, and input \"color\" 2"),
+        ] {
+            assert_eq!(run(colors, COLUMNS).unwrap_err().text(), complaint);
+        }
+    }
+
+    #[test]
+    fn a_binary_model_returns_both_probabilities_and_labels() {
+        let labels = || Labels::Texts(vec!["no".into(), "yes".into()]);
+        let rows = tensor(&[0.25_f32, 0.0, 0.25, 0.5], &[2, 2]);
+        let found = run(Output::Binary(labels()), DEFAULT_SIGNATURE, vec![rows], ONE_THREAD, &RunOptions::default());
+        let [names, probabilities] = &found.unwrap()[..] else { panic!("two outputs") };
+        assert_eq!(floats(probabilities), [0.75, 0.25, 0.25, 0.75]);
+        let servable_model::tensor::Elements::Strings(names) = names.elements() else { panic!("no strings") };
+        assert_eq!([names.get(0), names.get(1)], [b"no", b"yes".as_slice()]);
+        let three = description(Output::Multiclass(labels()), 3);
+        let error = TreeExecutor::new(Sums, three, ONE_THREAD).err().unwrap();
+        assert_eq!(error.text(), "got 2 class labels, want 3 as the model has");
+    }
+
+    #[test]
+    fn the_first_of_the_largest_scores_counts() {
+        assert_eq!(largest(&[1.0_f32, 3.0, 3.0]), 1);
+        assert_eq!(largest(&[1.0, f32::NAN, 3.0]), 1);
+        assert_eq!(largest(&[f64::NEG_INFINITY]), 0);
+    }
+}
