@@ -83,7 +83,7 @@ class OnnxOptions:
 
 def onnx_runtime() -> WheelRuntime[OnnxRuntime]:
     """The runtime of a server; nothing is opened yet."""
-    return WheelRuntime("ONNX Runtime", "onnxruntime", _LIBRARIES, "onnx", _open, since="1.19")
+    return WheelRuntime("ONNX Runtime", "onnxruntime", _LIBRARIES, "onnx", _open)
 
 
 @contextmanager

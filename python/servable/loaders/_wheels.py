@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import importlib.util
+import re
 import threading
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,8 +28,6 @@ class WheelRuntime(Generic[Runtime]):
         patterns: Sequence[str],
         extra: str,
         open_library: Callable[[str], Runtime],
-        *,
-        since: str = "",
     ) -> None:
         """Describe a runtime; nothing is searched or opened yet.
 
@@ -39,14 +37,13 @@ class WheelRuntime(Generic[Runtime]):
             patterns: Where the library may lie in the package, as patterns; the first that matches counts.
             extra: The extra of `servable` that installs it.
             open_library: Opens the library at a path.
-            since: The first version of the package with the library, for messages; empty for any.
         """
         self._name = name
         self._package = package
         self._patterns = patterns
+        self._extra = extra
         self._install = f"install it with `pip install 'servable[{extra}]'`"
         self._open = open_library
-        self._wanted = f", want version {since} or later" if since else ""
         self._lock = threading.Lock()
         self._runtime: Runtime | None = None
 
@@ -70,7 +67,9 @@ class WheelRuntime(Generic[Runtime]):
                 try:
                     self._runtime = self._open(library)
                 except LoadError as error:
-                    raise self._unusable(f"{error.message}; {self._install}") from error
+                    raise self._unusable(
+                        f"{error.message}; {self._versions()}{self._install}"
+                    ) from error
             return self._runtime
 
     def find(self) -> str:
@@ -90,18 +89,21 @@ class WheelRuntime(Generic[Runtime]):
             found = [path for directory in directories for path in sorted(directory.glob(pattern))]
             if found:
                 return str(found[-1])
-        package = f"{self._name} {self._version()}".rstrip()
-        missing = " or ".join(self._patterns)
         raise self._unusable(
-            f"{package} in {directories[0]} has no {missing}{self._wanted}; {self._install}"
+            f"{self._name} in {directories[0]} has no {' or '.join(self._patterns)}; "
+            f"{self._versions()}{self._install}"
         )
 
-    def _version(self) -> str:
-        """The version of the package; empty if it is unknown."""
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError, LookupError):
-            distributions = importlib.metadata.packages_distributions()[self._package]
-            return importlib.metadata.version(distributions[0])
-        return ""
+    def _versions(self) -> str:
+        """Which version is installed, and which is wanted; empty if metadata are missing."""
+        of_extra = re.compile(rf"""(.*?);.*\bextra == ['"]{self._extra}['"]""")
+        try:
+            distribution, *_ = packages_distributions()[self._package]
+            found = version(distribution)
+            wanted, *_ = filter(None, map(of_extra.match, requires("servable") or ()))
+        except (PackageNotFoundError, LookupError, ValueError):
+            return ""
+        return f"found {distribution} {found}, want {wanted[1].strip()}; "
 
     @staticmethod
     def _unusable(message: str) -> LoadError:

@@ -53,20 +53,6 @@ def test_a_package_without_the_library_is_named(package: Path) -> None:
     )
 
 
-def test_a_package_that_is_too_old_is_named_with_its_version(package: Path) -> None:
-    information = package.parent / "old_test-1.4.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Name: old-test\nVersion: 1.4\n")
-    (information / "top_level.txt").write_text(package.name)
-    old = WheelRuntime("Test Runtime", package.name, ["lib/x"], "test", str, since="1.19")
-    with pytest.raises(LoadError) as error:
-        old.get()
-    assert error.value.message == (
-        f"Test Runtime 1.4 in {package} has no lib/x, want version 1.19 or later; "
-        "install it with `pip install 'servable[test]'`"
-    )
-
-
 def test_a_library_that_cannot_be_opened_is_tried_again(package: Path) -> None:
     calls: list[str] = []
 
@@ -82,3 +68,19 @@ def test_a_library_that_cannot_be_opened_is_tried_again(package: Path) -> None:
     assert error.value.code is Code.FAILED_PRECONDITION
     assert opened.get() == opened.get() == str(package / "lib" / "libtest.so.1.9")
     assert len(calls) == 2
+
+
+def test_versions_are_named_if_the_library_cannot_be_used(package: Path) -> None:
+    metadata = package.parent / "test_wheel-0.9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: test-wheel\nVersion: 0.9\n")
+    (metadata / "top_level.txt").write_text(package.name)
+
+    def open_library(path: str) -> str:
+        raise LoadError(f"{path} does not export test")
+
+    old = WheelRuntime("Test", package.name, ["lib/*"], "lightgbm", open_library)
+    with pytest.raises(LoadError) as error:
+        old.get()
+    assert "does not export test; found test-wheel 0.9, want lightgbm>=" in error.value.message
+    assert error.value.message.endswith("; install it with `pip install 'servable[lightgbm]'`")
