@@ -1,13 +1,13 @@
 //! Runs in worker processes: the server's executor, the loop of the worker, and what passes between the two.
 //!
 //! A worker process loads one version and answers on a number of connections, its *slots*. A slot carries one request at
-//! a time. The server has a thread inside [`Workers::run`] for each slot that is in use, and the worker a thread inside
-//! [`serve`] for each slot.
+//! a time. The server has a thread inside `Workers::run` for each slot that is in use, and the worker a thread inside
+//! [`serve()`] for each slot.
 //!
 //! | what | passes through |
 //! |---|---|
-//! | dtypes, shapes, signatures, errors, tensors of a few kilobytes | the socket of the slot, in frames ([`message`]) |
-//! | larger tensors | memory that both processes map ([`region`]) |
+//! | dtypes, shapes, signatures, errors, tensors of a few kilobytes | the socket of the slot, in frames (`message`) |
+//! | larger tensors | memory that both processes map (`region`) |
 //!
 //! **The server does not trust the worker.** A library that crashes may first write anywhere. A frame is private memory
 //! once it has been received, and each number in it is checked. Shared memory has nothing but elements of tensors, which

@@ -99,7 +99,7 @@ impl Workers {
 
     /// Adds a process that has loaded the version.
     ///
-    /// Each of `slots` is a connected stream socket with a call of [`serve`](crate::serve) at its other end; the last one
+    /// Each of `slots` is a connected stream socket with a call of [`serve`](crate::serve()) at its other end; the last one
     /// checks inputs, so there are at least two. `control` is shut down when the process must be replaced.
     ///
     /// Returns the number of the process.
