@@ -66,7 +66,7 @@ def test_dir_lists_exactly_the_public_names() -> None:
     "statement",
     [
         "import servable",
-        "from servable import Flags, ModelServer, load, save",
+        "from servable import Flags, ModelServer",
         "import servable.cli",
     ],
 )
