@@ -187,5 +187,5 @@ def test_damaged_models_end_no_server_that_loads_them_elsewhere(
 
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(load, range(200)))
-    assert outcomes.count("") > 5, "some damages do no harm"
+    assert "" in outcomes, "some damages do no harm"
     assert sum("Protobuf parsing failed" in outcome for outcome in outcomes) > 20
