@@ -102,9 +102,16 @@ def where(name: str) -> str:
 
 
 def locked(lock: str) -> Collection[str]:
-    """The normalised names of the packages in a lock file."""
-    found = (line.partition("==")[0] for line in (ROOT / lock).read_text().splitlines())
-    return {normalized(name) for name in found if not name.startswith("#")}
+    """The normalised names of the packages that a lock file has for every Python."""
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / lock).read_text().splitlines():
+        name, is_pinned, rest = line.partition("==")
+        if is_pinned:
+            pythons = {FROM_3_11, FOR_3_10}
+            found.setdefault(normalized(name), set()).update(
+                {python for python in pythons if python in rest} or pythons
+            )
+    return {name for name, pythons in found.items() if len(pythons) == 2}
 
 
 def lines(newest: Mapping[str, str], for_3_10: Mapping[str, str]) -> list[str]:
