@@ -18,7 +18,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from support import load_damaged
 from support.grpc_client import GrpcClient, RpcError
 from support.metrics_page import monitoring_flag
 from support.onnx_models import (
@@ -462,17 +461,6 @@ def test_an_unloaded_model_gives_its_memory_back(tmp_path: Path, grpc_client: Gr
         grpc_client.call("reload", server.port, f"model_config_list {{ {small} }}")
         server.wait_until_state("big", 1, "END")
         assert resident_megabytes(server) < before + 20
-
-
-def test_a_damaged_file_ends_no_process_that_the_loader_of_the_runtime_survives(
-    tmp_path: Path, iris: tuple[Any, Any]
-) -> None:
-    pipeline, rows = iris
-    model = tmp_path / "iris.onnx"
-    onnx.save(converted(pipeline, rows[:1]), model)
-    tried, alone = load_damaged.crashes_of_servable_alone("onnx", model, tmp_path, 200)
-    assert alone == []
-    assert {"loaded"} < {each.text for each in tried}
 
 
 RUNTIMES = {

@@ -5,22 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import helper
 
-from servable._server.config.models import ModelConfig
 from servable.errors import ServableError
-from servable.lifecycle import ServableId
-from servable.platforms import PlatformContext, find_platforms
-from servable.platforms._registry import PlatformAdapter
-from servable.sources._configured import VersionDirectory
 from support.onnx_models import (
-    converted,
-    iris_classifier,
     large,
     scaled,
     write_version,
@@ -138,54 +130,3 @@ def test_a_runtime_that_is_too_old_is_named_with_what_is_wanted(tmp_path: Path) 
         OnnxRuntime(str(library))
     wanted = "has version 1.14.1, want 1.15 or later of the same major version"
     assert wanted in raised.value.message
-
-
-def damaged(model: bytes, number: int) -> bytes:
-    """The model with some damages, the same for the same number."""
-    import random
-
-    chance = random.Random(number)
-    data = bytearray(model)
-    if number % 4 == 0:
-        del data[chance.randrange(len(data)) :]
-    for _ in range(chance.randrange(1, 20)):
-        if data:
-            data[chance.randrange(len(data))] = chance.randrange(256)
-    return bytes(data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("option", ["trial_load", "process"])
-def test_damaged_models_end_no_server_that_loads_them_elsewhere(
-    option: str, tmp_path: Path
-) -> None:
-    pipeline, rows = iris_classifier()
-    model = converted(pipeline, rows[:1], zipmap=False).SerializeToString()
-    adapter = PlatformAdapter(find_platforms(PlatformContext()))
-
-    def load(number: int) -> str:
-        version = tmp_path / str(number)
-        version.mkdir()
-        (version / "model.onnx").write_bytes(damaged(model, number))
-        settings = ModelConfig(
-            "m",
-            str(tmp_path),
-            platform="onnx",
-            process=option == "process",
-            trial_load=option == "trial_load",
-        )
-        loader = adapter.adapt(
-            ServableId("m", number + 1), VersionDirectory(str(version), settings)
-        )
-        try:
-            loader.load()
-        except ServableError as error:
-            return error.message
-        loader.servable.warm_up_with_zeros(1)
-        loader.unload()
-        return ""
-
-    with ThreadPoolExecutor(3) as pool:
-        outcomes = list(pool.map(load, range(200)))
-    assert "" in outcomes, "some damages do no harm"
-    assert sum("Protobuf parsing failed" in outcome for outcome in outcomes) > 20

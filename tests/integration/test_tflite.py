@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import beside_tensorflow, load_damaged, models
+from support import beside_tensorflow, models
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import ServerProcess, StartServer
 from support.tflite_models import entry, write_config
@@ -239,18 +239,6 @@ def test_the_guide_leads_from_a_conversion_to_an_answer(
     ((sent, model),) = re.findall(r"curl -d '(.*)' localhost:8501/v1/models/(\w+):predict", guide)
     (answer,) = re.findall(r"(?ms)^```json\n(.*?)^```$", guide)
     assert server.predict(model, json.loads(sent)).json() == json.loads(answer)
-
-
-@pytest.mark.parametrize("name", ["linear", "strings", "int8"])
-def test_damaged_files_end_no_process_unless_litert_ends_it_too(
-    name: str, tflite_models: Path, tmp_path: Path
-) -> None:
-    model = tflite_models / name / "1/model.tflite"
-    tried, alone = load_damaged.crashes_of_servable_alone("tflite", model, tmp_path, 200)
-    assert alone == []
-    texts = [each.text for each in tried]
-    assert any("Cannot build FlatBufferModel from buffer" in text for text in texts)
-    assert "loaded" in texts
 
 
 @pytest.mark.parametrize("first", ["tensorflow", "litert"])

@@ -20,7 +20,6 @@ from sklearn.datasets import load_diabetes, load_iris
 from servable._server.config.models import ModelConfig
 from servable.lifecycle import ServableId
 from servable.platforms import PlatformContext, VersionDirectory, find_platforms
-from support import load_damaged
 from support.grpc_client import GrpcClient, RpcError
 from support.server_process import COMMAND, ServerProcess, StartServer
 from support.tflite_models import config_list, entry, hostile, write_config
@@ -294,40 +293,3 @@ def test_a_file_that_ends_its_process_is_a_failed_version_elsewhere(
     (status,) = server.get("/v1/models/m/versions/2").json()["model_version_status"]
     assert "killed by SIGSEGV" in status["status"]["error_message"]
     assert server.predict("m", {"inputs": [[1, 2, 3, 4]]}).status == 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("elsewhere", list(ELSEWHERE))
-def test_no_damaged_file_ends_a_server_that_loads_it_elsewhere(
-    elsewhere: str, tflite_models: Path, tmp_path: Path, start_server: StartServer
-) -> None:
-    sound = (tflite_models / "int8/1/model.tflite").read_bytes()
-    aside, damaged = tmp_path / "aside", tmp_path / "damaged"
-    damaged.mkdir()
-    for number in range(200):
-        version = aside / str(number + 1)
-        version.mkdir(parents=True)
-        data = hostile(sound) if number == 0 else load_damaged.damaged(sound, number)
-        (version / "model.tflite").write_bytes(data)
-    options = f"{ELSEWHERE[elsewhere]} warmup {{ automatic: true }}"
-    config = write_config(
-        tmp_path / "models.config",
-        entry("damaged", damaged, options, "model_version_policy { all {} }"),
-        entry("iris", tflite_models / "iris"),
-    )
-    server = start_server({}, config)
-    server.wait_until_available("iris")
-    for version in aside.iterdir():
-        version.rename(damaged / version.name)
-    end = time.monotonic() + 900
-    states: dict[int, str] = {}
-    while len(states) < 200 or not {*states.values()} <= {"AVAILABLE", "END"}:
-        assert time.monotonic() < end, states
-        assert server.predict("iris", ROW).status == 200
-        time.sleep(1)
-        states = server.states("damaged")
-    loaded = [version for version, state in states.items() if state == "AVAILABLE"]
-    assert 0 < len(loaded) < 100
-    for number in loaded:
-        server.predict(f"damaged/versions/{number}", {"inputs": [[1, 2, 3, 4]]})
-    assert server.predict("iris", ROW).status == 200
