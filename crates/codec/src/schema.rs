@@ -133,6 +133,9 @@ const MODEL_OPTIONS: &Schema = &[
     (9, Varint),
     (10, Message(&[(1, Kind::Fixed64), (2, Text), (3, Varint), (4, Varint), (5, Varint), (6, Varint)])),
     (11, Entry(&[(1, Text), (2, Text)])),
+    (12, Varint),
+    (13, Varint),
+    (14, Varint),
 ];
 const MODEL_CONFIG: &Schema = &[
     (1, Text),
