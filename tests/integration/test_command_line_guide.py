@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from servable._server.config.flags import Flags
+from servable._server.config.session_options import DEFAULT_SESSION_CONFIG
 from servable.platforms import PlatformContext, find_platforms
 from servable.platforms.tensorflow import TensorFlowPlatform
 from support.server_process import COMMAND, ServerProcess
@@ -45,4 +46,4 @@ def test_the_platforms_are_read(tmp_path: Path) -> None:
     two_threads = platforms["two_threads"]
     assert isinstance(two_threads, TensorFlowPlatform)
     assert two_threads.warm_up.recorded
-    assert two_threads.options.saved_model.session_config == b"\x10\x02"
+    assert two_threads.options.saved_model.session_config == b"\x10\x02" + DEFAULT_SESSION_CONFIG
