@@ -88,15 +88,14 @@ class Operator:
         """The worker processes of a model, among the server's children."""
         if not model.workers:
             return []
-        found = []
+        name, found = os.fsencode(f"{model.name}/"), []
         for directory in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 parent = (directory / "stat").read_text().rpartition(")")[2].split()[1]
                 command = (directory / "cmdline").read_bytes().split(b"\0")
-                # For a version that is a link, the path of the worker is the link's target.
-                if int(parent) == self._server.process.pid and any(
-                    os.fsencode(f"/{model.name}/") in part for part in command
-                ):
+                is_child = int(parent) == self._server.process.pid
+                # Workers have the version they run, such as `rude/1`, in their command line.
+                if is_child and any(part.startswith(name) for part in command):
                     found.append(int(directory.name))
         return found
 
