@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from servable.errors import Code, LoadError
+from servable.loaders._trust import RUNS_ANY_CODE, untrusted
 
 MODEL_FILES = ("model.pt2", "model.pt")
 SUFFIXES = (".pt2", ".pt")
@@ -28,7 +29,7 @@ class TorchFormat(Enum):
 _WHY_TRUST = {
     TorchFormat.PROGRAM: "PyTorch reads it with pickle, which runs any code that its author chose",
     TorchFormat.PACKAGE: "it contains a library in machine code, which runs in the process that opens it",
-    TorchFormat.PICKLE: "reading it runs any code that its author chose",
+    TorchFormat.PICKLE: RUNS_ANY_CODE,
 }
 
 
@@ -71,14 +72,8 @@ def require_trust(file: Path, found: TorchFormat, *, is_trusted: bool) -> None:
         LoadError: It is not trusted; the message has the reason.
     """
     reason = _WHY_TRUST.get(found)
-    if reason is None or is_trusted:
-        return
-    raise LoadError(
-        f"{file} is {found.value}: {reason}. Save the module with `servable.save`; or set "
-        "`servable_options { trusted: true }`, to read the file in a worker process",
-        code=Code.PERMISSION_DENIED,
-        may_pass=False,
-    )
+    if reason is not None and not is_trusted:
+        raise untrusted(file, found.value, reason)
 
 
 def _format_of(file: Path, names: Collection[str]) -> TorchFormat:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._description import UndescribedError
 from servable.loaders._mlflow import open_mlflow, require_mlflow
 from servable.loaders._mlflow_signature import DESCRIPTION_FILE, read_description
+from servable.loaders._trust import untrusted
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -50,13 +50,7 @@ class MLflowPlatform(Platform):
             LoadError: The configuration does not trust it.
         """
         if not directory.model.trusted:
-            raise LoadError(
-                f"{directory.path} is a Python function of MLflow: reading it runs any code that its author chose. "
-                "Save the model with `servable.save`; or set `servable_options { trusted: true }`, to read it in a "
-                "worker process",
-                code=Code.PERMISSION_DENIED,
-                may_pass=False,
-            )
+            raise untrusted(directory.path, "a Python function of MLflow")
         return self.in_workers(servable_id, directory, open_mlflow)
 
     def require_installed(self) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from servable.errors import Code, LoadError
 from servable.lifecycle import Loader, ServableId
 from servable.loaders._estimators import described
 from servable.loaders._stored_estimators import PICKLE_FILES, open_pickle
+from servable.loaders._trust import untrusted
 from servable.platforms import (
     Platform,
     PlatformContext,
@@ -40,13 +40,7 @@ class PicklePlatform(Platform):
             LoadError: The configuration does not trust it.
         """
         if not directory.model.trusted:
-            raise LoadError(
-                f"{directory.path} is a pickled object: reading it runs any code that its author chose. Save the "
-                "model with `servable.save`; or set `servable_options { trusted: true }`, to read it in a worker "
-                "process",
-                code=Code.PERMISSION_DENIED,
-                may_pass=False,
-            )
+            raise untrusted(directory.path, "a pickled object")
         return self.in_workers(servable_id, directory, open_pickle)
 
 
