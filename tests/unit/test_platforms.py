@@ -99,6 +99,7 @@ def test_each_model_goes_to_its_platform_with_the_configuration_in_force(tmp_pat
         (tmp_path / name / "1").mkdir(parents=True)
         models.append(ModelConfig(name, str(tmp_path / name), name))
     core.start(models[:1])
+    wait_for(lambda: platforms["tensorflow"].loaded)
     core.reload(models)
     core.reload(models[1:])
     for model in models:
