@@ -80,6 +80,13 @@ impl Failure {
     }
 }
 
+/// The memory of one output of a run.
+enum OutputMemory {
+    Own(Memory),
+    /// That of an earlier input or output, which is the same tensor; inputs are counted first.
+    Same(usize),
+}
+
 impl Interpreter {
     /// Takes over a compiled model.
     ///
@@ -197,7 +204,7 @@ impl Interpreter {
             if let Some(same) = *same {
                 // Other memory for the same tensor would take the place of the first.
                 buffers.add_again(same);
-                memories.push(None);
+                memories.push(OutputMemory::Same(same));
                 continue;
             }
             let (size, mut memory) = if port.dtype == DType::STRING {
@@ -207,7 +214,7 @@ impl Interpreter {
                 (size, Memory::with_capacity(size)?)
             };
             buffers.add(port.dtype, shape, memory.as_mut_ptr(), size)?;
-            memories.push(Some(memory));
+            memories.push(OutputMemory::Own(memory));
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
@@ -243,17 +250,15 @@ impl Interpreter {
         for (output, memory) in memories.into_iter().enumerate() {
             let (port, shape) = (&graph.outputs[output], &self.states[position].output_shapes[output]);
             tensors.push(match memory {
-                None => match graph.same_tensors[output].expect("it has no memory of its own") {
-                    input if input < fed.len() => fed[input].tensor.clone(),
-                    output => tensors[output - fed.len()].clone(),
-                },
-                Some(memory) if port.dtype == DType::STRING => {
+                OutputMemory::Same(input) if input < fed.len() => fed[input].tensor.clone(),
+                OutputMemory::Same(place) => tensors[place - fed.len()].clone(),
+                OutputMemory::Own(memory) if port.dtype == DType::STRING => {
                     let strings = strings::unpack(memory.bytes());
                     let strings = strings.filter(|strings| Some(strings.len()) == element_count(shape));
                     let wrong = || ServingError::internal(format!("output \"{}\" has broken strings", port.alias));
                     Tensor::from_strings(shape.clone(), strings.ok_or_else(wrong)?)
                 }
-                Some(memory) => {
+                OutputMemory::Own(memory) => {
                     let size = memory.capacity();
                     // SAFETY: the run has succeeded, and each output is computed by an operator, or is a constant, which
                     // was checked with the file. The memory has the size of the output.
