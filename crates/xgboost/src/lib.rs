@@ -6,13 +6,18 @@
 //!
 //! - `api`: the table of C functions.
 //! - `booster`: an owned booster, and conversions of what the C functions return.
+//! - `check`, `document`, `tree`: checks of a file, which the library trusts.
 //! - `model`: the booster as an ensemble of trees, and what it predicts.
 //! - `runtime`: the public interface.
 
 mod api;
 mod booster;
+mod check;
+mod document;
+mod fields;
 mod model;
 mod runtime;
+mod tree;
 
 pub use model::{Booster, Model};
 pub use runtime::{LoadOptions, Runtime};

@@ -13,6 +13,7 @@ use servable_trees::Labels;
 
 use crate::api::{Api, CategoryApi};
 use crate::booster::RawBooster;
+use crate::check::check;
 use crate::model::Model;
 
 /// The end of a file that is searched for the version of the library that wrote it.
@@ -34,6 +35,9 @@ pub struct LoadOptions {
 }
 
 type Version = (u32, u32, u32);
+
+/// The first version that has the values of leaves with several results in a field of their own.
+const WITH_LEAF_WEIGHTS: Version = (3, 2, 0);
 
 impl Runtime {
     /// Loads the library.
@@ -75,7 +79,8 @@ impl Runtime {
         })?;
         let c_path = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| ServingError::invalid_argument("a path has a NUL byte in it"))?;
-        let model = RawBooster::new(self.api).and_then(|mut booster| {
+        let model = self.check(&mut file, path).and_then(|()| {
+            let mut booster = RawBooster::new(self.api)?;
             booster.load_model(&c_path)?;
             Model::new(booster, self.categories.as_ref(), options.all_rounds, options.labels)
         });
@@ -92,6 +97,16 @@ impl Runtime {
                 },
             )
         })
+    }
+}
+
+impl Runtime {
+    /// Checks a file before the library reads it.
+    fn check(&self, file: &mut File, path: &Path) -> Result<()> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| ServingError::internal(error.to_string()))?;
+        let is_json = path.extension().is_some_and(|suffix| suffix == "json");
+        check(&bytes, is_json, self.numbers() >= WITH_LEAF_WEIGHTS)
     }
 }
 
