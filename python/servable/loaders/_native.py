@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from servable._server.config.text_proto import parse_bytes
 from servable.errors import FailedPreconditionError
+from servable.lifecycle._loader import Loader
 from servable.loaders._description import SignatureDescription, described
 from servable.loaders._size import size_of_files
 
@@ -71,15 +72,20 @@ class NativeLoader:
             raise FailedPreconditionError(f"{self._path} is not loaded")
         return self._servable
 
-    def describe(self) -> Mapping[str, SignatureDescription]:
-        """Load the model, take its signatures, and unload it.
 
-        Raises:
-            ServableError: As `load`.
-        """
-        self.load()
-        try:
-            message: Any = parse_bytes(self.servable.signature_defs(), _SIGNATURE_DEF_MAP)
-            return described(message.signature_def)
-        finally:
-            self.unload()
+def loaded_signatures(loader: Loader) -> Mapping[str, SignatureDescription]:
+    """Load a version, take its signatures, and unload it.
+
+    Args:
+        loader: Its servable is one of the extension.
+
+    Raises:
+        ServableError: As `load`.
+    """
+    loader.load()
+    try:
+        servable = cast("Servable", loader.servable)
+        message: Any = parse_bytes(servable.signature_defs(), _SIGNATURE_DEF_MAP)
+        return described(message.signature_def)
+    finally:
+        loader.unload()

@@ -19,6 +19,9 @@ class WheelRuntime(Generic[Runtime]):
     """The runtime in an installed package, opened when the first model needs it.
 
     Its libraries stay open for the life of the process. Safe to use from several threads.
+
+    Attributes:
+        name: What users call it.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class WheelRuntime(Generic[Runtime]):
             extra: The extra of `servable` that installs it.
             open_library: Opens the library at a path.
         """
-        self._name = name
+        self.name = name
         self._package = package
         self._patterns = patterns
         self._extra = extra
@@ -83,14 +86,14 @@ class WheelRuntime(Generic[Runtime]):
         except (ImportError, ValueError):
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise self._unusable(f"{self._name} is not installed; {self._install}")
+            raise self._unusable(f"{self.name} is not installed; {self._install}")
         directories = [Path(place) for place in spec.submodule_search_locations]
         for pattern in self._patterns:
             found = [path for directory in directories for path in sorted(directory.glob(pattern))]
             if found:
                 return str(found[-1])
         raise self._unusable(
-            f"{self._name} in {directories[0]} has no {' or '.join(self._patterns)}; "
+            f"{self.name} in {directories[0]} has no {' or '.join(self._patterns)}; "
             f"{self._versions()}{self._install}"
         )
 

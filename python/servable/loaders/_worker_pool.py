@@ -46,6 +46,19 @@ LOADED, FAILED = b"L", b"F"
 """The first byte of a worker's answer: a description follows, or the error as JSON."""
 
 
+class WorkerDiedError(LoadError):
+    """A worker ended before it had loaded its version.
+
+    Attributes:
+        end: How, such as `was killed by SIGSEGV`.
+    """
+
+    def __init__(self, end: str) -> None:
+        """Make the error."""
+        super().__init__(f"the worker {end}", code=Code.INTERNAL)
+        self.end = end
+
+
 class WorkerProcess:
     """One process, which is asked to load a version.
 
@@ -94,11 +107,12 @@ class WorkerProcess:
             Its description, for `Workers.add`.
 
         Raises:
-            LoadError: The load failed, or the process died.
+            LoadError: The load failed.
+            WorkerDiedError: The process died.
         """
         answer = self._receive()
         if answer is None:
-            raise LoadError(f"the worker {self.end()}", code=Code.INTERNAL)
+            raise WorkerDiedError(self.end())
         if answer[:1] == LOADED:
             return answer[1:]
         raise _load_error(answer[1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ from servable.loaders._wheels import WheelRuntime
 from servable.platforms import (
     Platform,
     PlatformContext,
-    SignatureDescription,
     VersionDirectory,
 )
+from servable.platforms._native import NativePlatform
 from servable.platforms._platform import names_in, path_in
 
 if TYPE_CHECKING:
@@ -57,19 +57,12 @@ class LightGBMOptions:
                 )
 
 
-class LightGBMPlatform(Platform):
+class LightGBMPlatform(NativePlatform):
     """Runs models with LightGBM's C API."""
 
     contents = "a LightGBM model is model.txt"
     serves_files = True
     options_type = LightGBMOptions
-
-    def __init__(
-        self, name: str, context: PlatformContext, runtime: WheelRuntime[LightGBM]
-    ) -> None:
-        """Combine a context and the runtime; nothing is opened yet."""
-        super().__init__(name, context)
-        self._runtime = runtime
 
     def recognises(self, files: Collection[str]) -> bool:
         """Whether there is a file of this name."""
@@ -79,19 +72,15 @@ class LightGBMPlatform(Platform):
         """Whether there is a file of this name; a text file that is configured may have any name."""
         return bool(_model_file(directory))
 
-    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Load the model."""
-        return self._loader(directory, LightGBMOptions(boosters=1)).describe()
+    def describing_loader(self, directory: str) -> Loader:
+        """Load the model once."""
+        return self._loader(directory, LightGBMOptions(boosters=1))
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Load with LightGBM's C API."""
         del servable_id
         loader = self._loader(directory.path, self.options_of(directory))
         return self.completed(loader, directory)
-
-    def require_installed(self) -> None:
-        """Find LightGBM."""
-        self._runtime.require_installed()
 
     def _loader(self, path: str, options: LightGBMOptions) -> NativeLoader:
         return _CopyingLoader(
@@ -109,7 +98,7 @@ class LightGBMPlatform(Platform):
         file = _model_file(path)
         if not file:
             raise LoadError(f"{path} has no model; {self.contents}", code=Code.NOT_FOUND)
-        return self._runtime.get().load_model(
+        servable: Servable = self.runtime.get().load_model(
             path_in(path, file),
             tree_options(
                 path,
@@ -120,6 +109,7 @@ class LightGBMPlatform(Platform):
             copies=self._copies(path, options),
             in_background=True,
         )
+        return servable
 
 
 class _CopyingLoader(NativeLoader):

@@ -22,11 +22,11 @@ from servable.loaders._wire import CutOffError, ForwardFile
 from servable.platforms import (
     Platform,
     PlatformContext,
-    SignatureDescription,
     VersionDirectory,
     names_in,
     path_in,
 )
+from servable.platforms._native import NativePlatform
 
 if TYPE_CHECKING:
     from servable._server.border.gateway import Servable
@@ -38,7 +38,7 @@ _RAM_PER_FILE_BYTE = 2.0
 """During a load: the parsed file, and the weights in the layout of the kernels."""
 
 
-class OnnxPlatform(Platform):
+class OnnxPlatform(NativePlatform):
     """Loads models with ONNX Runtime's C API."""
 
     contents = (
@@ -50,8 +50,7 @@ class OnnxPlatform(Platform):
 
     def __init__(self, name: str, context: PlatformContext) -> None:
         """Make the platform; nothing is opened yet."""
-        super().__init__(name, context)
-        self._runtime = onnx_runtime()
+        super().__init__(name, context, onnx_runtime())
 
     def recognises(self, files: Collection[str]) -> bool:
         """Whether there is a model."""
@@ -88,19 +87,15 @@ class OnnxPlatform(Platform):
             model = None
         return model.properties if model else {}
 
-    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Load the model, without optimising it."""
-        return self._loader(directory, OnnxOptions(graph_optimization="none")).describe()
+    def describing_loader(self, directory: str) -> Loader:
+        """Load the model without optimising it."""
+        return self._loader(directory, OnnxOptions(graph_optimization="none"))
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Load with ONNX Runtime's C API."""
         del servable_id
         loader = self._loader(directory.path, self.options_of(directory))
         return self.completed(loader, directory)
-
-    def require_installed(self) -> None:
-        """Find ONNX Runtime."""
-        self._runtime.require_installed()
 
     def _loader(self, version: str, options: OnnxOptions) -> NativeLoader:
         def load(version: str) -> Servable:
@@ -110,8 +105,8 @@ class OnnxPlatform(Platform):
             require_external_data(path_in(version, name))
             manifest = read_manifest(version) if os.path.isdir(version) else None
             labels = [str(label) for label in manifest.class_labels] if manifest else ()
-            with cuda_libraries(self._runtime, options):
-                return self._runtime.get().load(
+            with cuda_libraries(self.runtime, options):
+                servable: Servable = self.runtime.get().load(
                     path_in(version, name),
                     options,
                     self.context.flags.max_run_seconds,
@@ -119,6 +114,7 @@ class OnnxPlatform(Platform):
                     class_labels=labels,
                     in_background=True,
                 )
+                return servable
 
         return NativeLoader(
             version, load, ram_per_file_byte=_RAM_PER_FILE_BYTE, other_bytes=_ram_of_files_beside

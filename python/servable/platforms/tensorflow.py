@@ -39,7 +39,6 @@ from servable.loaders._litert import (
     litert_runtime,
     rows_per_run,
 )
-from servable.loaders._native import NativeLoader
 from servable.loaders._saved_model import (
     SavedModelLoader,
     SavedModelOptions,
@@ -57,6 +56,7 @@ from servable.platforms import (
     names_in,
     path_in,
 )
+from servable.platforms._native import described_elsewhere
 from servable.warmup import WarmUpOptions
 
 _log = logging.getLogger(__name__)
@@ -123,16 +123,16 @@ class TensorFlowPlatform(Platform):
         return self._prefers_lite(names_in(directory)) or is_saved_model(directory)
 
     def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Read the meta graph with the configured tags, or load the TensorFlow Lite model."""
+        """Read the meta graph with the configured tags, or load the TensorFlow Lite model in another process."""
         if self._prefers_lite(names_in(directory)):
-            return self._lite_loader(directory).describe()
+            return described_elsewhere(self, self._litert, directory)
         return saved_model_signatures(directory, self.options.saved_model.tags)
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Load with TensorFlow's C API, or with LiteRT's."""
         del servable_id
         if self._prefers_lite(names_in(directory.path)):
-            return self.completed(self._lite_loader(directory.path), directory)
+            return self.completed(self.describing_loader(directory.path), directory)
         options, metrics = self.options.saved_model, self.context.metrics
         loader = SavedModelLoader(directory.path, self._runtime, options, metrics)
         return self.completed(loader, directory)
@@ -148,7 +148,8 @@ class TensorFlowPlatform(Platform):
     def _prefers_lite(self, files: Collection[str]) -> bool:
         return self.options.lite is not None and MODEL_FILE in files
 
-    def _lite_loader(self, directory: str) -> NativeLoader:
+    def describing_loader(self, directory: str) -> Loader:
+        """Load the TensorFlow Lite model."""
         options = self.options.lite or LiteRtOptions()
         return litert_loader(path_in(directory, MODEL_FILE), self._litert, options)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from servable.lifecycle import Loader, ServableId
@@ -16,11 +16,11 @@ from servable.loaders._litert import (
 from servable.platforms import (
     Platform,
     PlatformContext,
-    SignatureDescription,
     VersionDirectory,
     names_in,
     path_in,
 )
+from servable.platforms._native import NativePlatform
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TFLiteOptions:
                 raise ValueError(f'option "{name}": got {value}, want {least} to 1024')
 
 
-class TFLitePlatform(Platform):
+class TFLitePlatform(NativePlatform):
     """Loads TensorFlow Lite models with LiteRT."""
 
     contents = "a TensorFlow Lite model is model.tflite, or the only file that ends in .tflite"
@@ -55,16 +55,15 @@ class TFLitePlatform(Platform):
 
     def __init__(self, name: str, context: PlatformContext) -> None:
         """Make the platform; nothing is opened yet."""
-        super().__init__(name, context)
-        self._runtime = litert_runtime()
+        super().__init__(name, context, litert_runtime())
 
     def recognises(self, files: Collection[str]) -> bool:
         """Whether there is a model file."""
         return model_file(files) is not None
 
-    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Load the model, and take its signatures."""
-        return litert_loader(self._path(directory), self._runtime, LiteRtOptions()).describe()
+    def describing_loader(self, directory: str) -> Loader:
+        """Load the model with one interpreter."""
+        return litert_loader(self._path(directory), self.runtime, LiteRtOptions())
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Load with LiteRT's C API."""
@@ -76,12 +75,8 @@ class TFLitePlatform(Platform):
             rows_per_run=rows_per_run(flags.num_tflite_interpreters_per_pool),
             max_run_seconds=flags.max_run_seconds,
         )
-        loader = litert_loader(self._path(directory.path), self._runtime, options)
+        loader = litert_loader(self._path(directory.path), self.runtime, options)
         return self.completed(loader, directory)
-
-    def require_installed(self) -> None:
-        """Find LiteRT."""
-        self._runtime.require_installed()
 
     @staticmethod
     def _path(version: str) -> str:

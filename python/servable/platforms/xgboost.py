@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from servable.loaders._wheels import WheelRuntime
 from servable.platforms import (
     Platform,
     PlatformContext,
-    SignatureDescription,
     VersionDirectory,
 )
+from servable.platforms._native import NativePlatform
 from servable.platforms._platform import names_in, path_in
 
 if TYPE_CHECKING:
@@ -51,34 +51,25 @@ class XGBoostOptions:
                 raise ValueError(f'option "{name}": got {getattr(self, name)}, want 1 or more')
 
 
-class XGBoostPlatform(Platform):
+class XGBoostPlatform(NativePlatform):
     """Runs models with XGBoost's C API."""
 
     contents = "an XGBoost model is model.ubj, model.json, or one file that ends in .ubj"
     serves_files = True
     options_type = XGBoostOptions
 
-    def __init__(self, name: str, context: PlatformContext, runtime: WheelRuntime[XGBoost]) -> None:
-        """Combine a context and the runtime; nothing is opened yet."""
-        super().__init__(name, context)
-        self._runtime = runtime
-
     def recognises(self, files: Collection[str]) -> bool:
         """Whether there is a file of such a name."""
         return bool(_model_file(files))
 
-    def describe(self, directory: str) -> Mapping[str, SignatureDescription]:
-        """Load the model."""
-        return self._loader(directory, XGBoostOptions()).describe()
+    def describing_loader(self, directory: str) -> Loader:
+        """Load the model with default options."""
+        return self._loader(directory, XGBoostOptions())
 
     def make_loader(self, servable_id: ServableId, directory: VersionDirectory) -> Loader:
         """Load with XGBoost's C API."""
         del servable_id
         return self.completed(self._loader(directory.path, self.options_of(directory)), directory)
-
-    def require_installed(self) -> None:
-        """Find XGBoost."""
-        self._runtime.require_installed()
 
     def _loader(self, path: str, options: Any) -> NativeLoader:
         suffix = os.path.splitext(_model_file(names_in(path)))[1]
@@ -89,7 +80,7 @@ class XGBoostPlatform(Platform):
         file = _model_file(names_in(path))
         if not file:
             raise LoadError(f"{path} has no model; {self.contents}", code=Code.NOT_FOUND)
-        return self._runtime.get().load_model(
+        servable: Servable = self.runtime.get().load_model(
             path_in(path, file),
             tree_options(
                 path,
@@ -100,6 +91,7 @@ class XGBoostPlatform(Platform):
             all_rounds=options.all_rounds,
             in_background=True,
         )
+        return servable
 
 
 def platforms(context: PlatformContext) -> Iterator[Platform]:

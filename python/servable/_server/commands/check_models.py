@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from servable._server.commands.check_batching import check_batching
 from servable._server.commands.report import Report, ServedModel, ServedVersion
@@ -170,9 +171,10 @@ def _load(
     platforms: Mapping[str, Platform],
     report: Report,
 ) -> None:
-    """Load a version as a server does, and unload it."""
+    """Load a version as a server does, and unload it; in another process, which a damaged file may crash."""
+    elsewhere = replace(directory, model=replace(directory.model, process=True))
     try:
-        loader = PlatformAdapter(platforms).adapt(servable_id, directory)
+        loader = PlatformAdapter(platforms).adapt(servable_id, elsewhere)
         loader.load()
         loader.unload()
     except Exception as error:  # the border to code of others
