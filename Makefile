@@ -8,8 +8,12 @@ STAMPS := $(VENV)/stamps
 STEP := scripts/step
 MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) PATH="$(abspath $(BIN)):$(PATH)" $(BIN)/maturin
 EXTENSION := $(BIN)/python scripts/extension.py
+# One process for each CPU. The tests of a file share servers.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 # GNU make of some systems is 3.81: no multi-target patterns, no .ONESHELL.
 PYTHON_SOURCES := python tests examples scripts benchmarks
+# The tests start hundreds of servers. Without bytecode, each would compile the package first.
+unexport PYTHONDONTWRITEBYTECODE
 # For workspaces beside the main one: what they share with it is compiled once.
 BESIDE := --locked --target-dir target --manifest-path
 
@@ -76,10 +80,10 @@ test-rust: $(STAMPS)/runtime-models $(VENV)/parsed-examples.jsonl ## Only the Ru
 	@$(STEP) "Testing Rust" scripts/test-rust $(VENV)/runtime-models $(VENV)/parsed-examples.jsonl
 
 test-python: extension $(STAMPS)/clients ## Only the Python tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: test-rust extension $(STAMPS)/clients $(STAMPS)/operations $(STAMPS)/frameworks ## Every test, the slow ones and the chaos included
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 compat: optimised ## Compare with TensorFlow Serving; or CASES=file RECORDINGS='file ...' SERVER=command
 	@$(BIN)/python tests/compat/run.py $(if $(CASES),--cases "$(CASES)") \
