@@ -16,6 +16,7 @@ from servable._server.config.api_keys import ApiKey
 from servable._server.config.batching import BatchingParameters
 from servable._server.config.server_options import ServerOptions
 from servable._server.config.tls import TlsCredentials
+from servable.loaders._embeddings import EmbeddingsOptions
 from servable.loaders._litert import LiteRtOptions
 from servable.loaders._onnx import OnnxOptions
 from servable.loaders._saved_model import SavedModelOptions
@@ -38,6 +39,7 @@ __all__ = [
     "Workers",
     "XGBoost",
     "crc32c",
+    "load_embeddings",
 ]
 
 COMMIT: str
@@ -45,6 +47,27 @@ COMMIT: str
 
 def crc32c(data: bytes) -> int:
     """Return the CRC-32C (Castagnoli) checksum, which TFRecord files use."""
+
+def load_embeddings(
+    path: str,
+    keys: str | None,
+    options: EmbeddingsOptions,
+    *,
+    max_run_seconds: float = 0.0,
+    in_background: bool = False,
+) -> Servable:
+    """Open a table of embeddings.
+
+    Args:
+        path: The file; its suffix tells the format.
+        keys: A file with the keys of the rows of an array, one a line.
+        options: How it is opened and served.
+        max_run_seconds: The longest run; 0 for no limit.
+        in_background: Load on a thread of low priority.
+
+    Raises:
+        ServableError: A file is missing or damaged, or an option does not fit the table.
+    """
 
 @final
 class BatchThreads:

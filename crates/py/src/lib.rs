@@ -5,6 +5,7 @@ mod background;
 mod batching;
 mod buffers;
 mod control_plane;
+mod embeddings;
 mod errors;
 mod lightgbm;
 mod litert;
@@ -39,6 +40,8 @@ mod _core {
     use super::buffers::LentTensor;
     #[pymodule_export]
     use super::crc32c;
+    #[pymodule_export]
+    use super::embeddings::load_embeddings;
     #[pymodule_export]
     use super::lightgbm::PyLightGbm;
     #[pymodule_export]

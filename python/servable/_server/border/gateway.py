@@ -23,6 +23,7 @@ from servable._core import (
     Workers,
     XGBoost,
     crc32c,
+    load_embeddings,
 )
 from servable._server.config.traffic import Shadow, TrafficSplit
 from servable.errors import Code
@@ -44,6 +45,7 @@ __all__ = [
     "Workers",
     "XGBoost",
     "crc32c",
+    "load_embeddings",
 ]
 
 
