@@ -92,16 +92,17 @@ def test_a_model_that_hangs_holds_up_no_other(
     def obey(model: str, order: str) -> Reply:
         return server.predict(model, {"inputs": [order]})
 
-    def queue() -> dict[str, int]:
+    def batches() -> list[int]:
+        """Those that run, and those that wait."""
         (version,) = server.get("/v1/models/hangs/batching").json()["versions"]
-        return dict(version["queues"][0]) if version["queues"] else {}
+        queue = version["queues"][0] if version["queues"] else {}
+        return [queue.get("running_batches"), queue.get("waiting_batches")]
 
     with ThreadPoolExecutor(6) as threads:
-        hanging = [threads.submit(obey, "hangs", "sleep 60") for _ in range(6)]
-        # All its threads hang, and its queue is full.
-        wait_for(
-            lambda: [queue().get(f"{what}_batches") for what in ("running", "waiting")] == [2, 4]
-        )
+        hanging = [threads.submit(obey, "hangs", "sleep 60") for _ in range(2)]
+        wait_for(lambda: batches() == [2, 0])
+        hanging += [threads.submit(obey, "hangs", "sleep 60") for _ in range(4)]
+        wait_for(lambda: batches() == [2, 4])
         assert obey("hangs", "").status == 503
         start = time.monotonic()
         for _ in range(20):

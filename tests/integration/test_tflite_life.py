@@ -203,6 +203,8 @@ def test_runs_of_one_long_operator_keep_no_caller_and_few_threads(
     with ServerProcess(flags, directory=tmp_path) as server:
         server.wait_until_available("product", "iris")
         assert server.predict("product", {"inputs": 10}).json() == {"outputs": 1000.0}
+        # After a quick run, a long one may be on the thread of its connection, and is answered when it ends.
+        assert server.predict("product", {"inputs": 6000}).status in (200, 504)
         with ThreadPoolExecutor(16) as threads:
             assert max(threads.map(seconds_of_a_long_run, range(16))) < 5
         tasks = Path(f"/proc/{server.process.pid}/task")
