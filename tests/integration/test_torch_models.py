@@ -1,6 +1,6 @@
 """Files that PyTorch wrote, served by PyTorch in worker processes; they answer as the original does."""
 
-# TorchScript reads the comment `type: ignore` as types of its own.
+# TorchScript parses comments that begin with `type:` as annotations, `type: ignore` too.
 # mypy: allow-untyped-defs
 from __future__ import annotations
 

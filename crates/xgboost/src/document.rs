@@ -1,8 +1,8 @@
 //! The document in a model file, in JSON or UBJSON, as `XGBoost` writes it.
 //!
-//! The library's readers trust it: a length that is out of range reads other memory, and an array without an end is read
-//! for ever. Here each length is compared with the file. The values borrow the file; nothing is converted before it is
-//! asked for.
+//! The parsers of the library do not check it: a length out of range reads beyond the buffer, and an array without an
+//! end is an endless loop. Here each length is checked against the size of the file. Values borrow the file, and
+//! numbers are parsed when they are read.
 
 mod json;
 mod ubjson;
